@@ -1,0 +1,199 @@
+"""Builds `pipert_shm._native`, the binding of csrc/ (cffi, API mode).
+
+The declarations below are the part of the headers that Python uses; the C compiler checks them against the headers.
+"""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).resolve().parent
+SOURCES = ["ring.c", "queue.c", "bell.c", "control.c", "process.c", "port.c"]
+
+DECLARATIONS = """
+#define PSHM_PRODUCER ...
+#define PSHM_RINGS ...
+#define PSHM_OUTS ...
+#define PSHM_INS ...
+#define PSHM_BUCKETS ...
+#define PSHM_MESSAGE_BYTES ...
+#define PSHM_MESSAGE_SLOTS ...
+#define PSHM_REASONS ...
+#define PSHM_POLICY_DROP_OLDEST ...
+#define PSHM_POLICY_DROP_NEWEST ...
+#define PSHM_POLICY_BLOCK ...
+#define PSHM_REASON_OLDEST ...
+#define PSHM_REASON_NEWEST ...
+#define PSHM_REASON_TIMEOUT ...
+#define PSHM_REASON_NO_SLOT ...
+#define PSHM_REASON_ENDED ...
+#define PSHM_REASON_STOPPED ...
+#define PSHM_REASON_ERROR ...
+#define PSHM_EDGE_FREE ...
+#define PSHM_EDGE_LIVE ...
+#define PSHM_EDGE_CLOSING ...
+#define PSHM_OK ...
+#define PSHM_NOTICE ...
+#define PSHM_TIMED_OUT ...
+#define PSHM_CLOSED ...
+#define PSHM_UNMAPPED ...
+#define PSHM_FULL ...
+#define PSHM_PROTOCOL ...
+
+uint64_t pshm_now(void);
+uint64_t pshm_histogram_value(uint32_t bucket);
+void pshm_histogram_add(uint64_t *histogram, uint64_t ns);
+
+uint64_t pshm_ring_bytes(uint32_t slots, uint64_t slot_bytes);
+typedef struct pshm_ring_head pshm_ring_head;
+void pshm_ring_format(pshm_ring_head *head, uint32_t index, uint32_t owner, uint32_t slots, uint64_t slot_bytes);
+
+typedef struct { ...; } pshm_queue_words;
+void pshm_queue_format(pshm_queue_words *words);
+
+typedef struct pshm_edge_record {
+    uint32_t state;
+    uint32_t sender;
+    uint32_t receiver;
+    uint32_t bit;
+    uint32_t local;
+    uint32_t policy;
+    uint32_t capacity;
+    uint32_t borrow_cap;
+    uint64_t timeout_ns;
+    uint32_t receiver_ended;
+    uint64_t sent;
+    uint64_t dropped[...];
+    uint64_t received;
+    uint64_t private_bytes;
+    uint64_t protocol_errors;
+    uint64_t hop[...];
+    pshm_queue_words queue;
+    ...;
+} pshm_edge_record;
+
+typedef struct pshm_routine_record {
+    uint32_t state;
+    uint32_t flow;
+    uint64_t received;
+    uint64_t sent;
+    uint64_t errors;
+    uint64_t logs_lost;
+    uint64_t copied_bytes;
+    uint64_t in_band_bytes;
+    uint64_t busy_ns;
+    uint64_t age[...];
+    ...;
+} pshm_routine_record;
+
+typedef struct { ...; } pshm_queue;
+typedef struct pshm_edge { pshm_queue queue; ...; } pshm_edge;
+typedef struct { ...; } pshm_control;
+uint64_t pshm_control_bytes(uint32_t routines, uint32_t edges, uint32_t cells);
+void pshm_control_format(void *memory, uint32_t routines, uint32_t edges, uint32_t cells, uint64_t budget);
+uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes);
+void pshm_control_refund(const pshm_control *control, uint64_t bytes);
+pshm_edge_record *pshm_control_edge(const pshm_control *control, uint32_t number);
+pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t number);
+void pshm_control_ring(const pshm_control *control, uint32_t number);
+bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number);
+uint32_t pshm_control_claim_ring(const pshm_control *control, uint32_t owner, uint64_t *serial);
+void pshm_control_publish_ring(const pshm_control *control, uint32_t ring);
+void pshm_control_release_ring(const pshm_control *control, uint32_t ring);
+uint64_t pshm_control_serial(const pshm_control *control, uint32_t ring);
+uint32_t pshm_queue_depth(const pshm_queue *queue);
+void pshm_queue_close(pshm_queue *queue);
+void pshm_queue_reopen(pshm_queue *queue);
+
+typedef struct { uint32_t slots; uint32_t owner; uint64_t slot_bytes; ...; } pshm_ring;
+typedef struct pshm_mapping { pshm_ring ring; ...; } pshm_mapping;
+typedef struct { pshm_control control; ...; } pshm_process;
+pshm_process *pshm_process_open(void *memory, uint64_t bytes);
+bool pshm_process_close(pshm_process *process);
+int pshm_process_map(pshm_process *process, uint32_t ring, uint64_t serial, int fd, uint64_t bytes, bool writable);
+pshm_mapping *pshm_process_find(pshm_process *process, uint32_t ring);
+void pshm_process_release(pshm_process *process, uint64_t descriptor);
+uint32_t pshm_process_borrowed(const pshm_process *process, uint32_t edge);
+uint32_t pshm_process_leases(pshm_process *process, uint32_t ring);
+uint32_t pshm_ring_used(const pshm_ring *ring);
+uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits);
+uint32_t pshm_ring_holders(const pshm_ring *ring, uint32_t slot);
+void pshm_release(void *address);
+bool pshm_guard(int fd);
+void pshm_unguard(int fd);
+
+typedef struct pshm_post {
+    uint64_t outs;
+    uint64_t token;
+    uint64_t message;
+    uint32_t slots;
+    uint64_t slot[...];
+    uint32_t lost;
+    uint32_t lost_out[...];
+    uint64_t lost_token[...];
+    ...;
+} pshm_post;
+
+typedef struct pshm_delivery {
+    uint32_t place;
+    uint32_t local;
+    uint64_t token;
+    uint32_t unmapped;
+    uint32_t over_cap;
+    uint64_t received_ns;
+    uint64_t sequence;
+    uint64_t captured_ns;
+    uint64_t sent_ns;
+    uint32_t origin;
+    uint32_t kind;
+    uint32_t hops;
+    uint32_t slots;
+    uint64_t slot[...];
+    void *address[...];
+    uint64_t slot_bytes[...];
+    uint32_t body_bytes;
+    uint8_t body[...];
+    ...;
+} pshm_delivery;
+
+typedef struct { ...; } pshm_port;
+pshm_port *pshm_port_open(pshm_process *process, uint32_t routine);
+void pshm_port_close(pshm_port *port);
+uint32_t pshm_port_add_out(pshm_port *port, uint32_t edge);
+uint32_t pshm_port_add_in(pshm_port *port, uint32_t edge);
+void pshm_port_remove_out(pshm_port *port, uint32_t out);
+void pshm_port_notify(pshm_port *port);
+bool pshm_port_noticed(pshm_port *port);
+int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, bool wait, uint64_t *descriptor, void **address);
+bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, uint64_t bytes, uint64_t *descriptor,
+                         uint64_t *offset);
+int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t sequence, uint64_t captured_ns,
+                   uint32_t origin, uint32_t kind, uint32_t hops, const void *body, uint32_t bytes);
+int pshm_port_resume(pshm_port *port, pshm_post *post);
+void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason);
+int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout_ns);
+int pshm_port_take(pshm_port *port, pshm_delivery *delivery);
+void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason);
+void pshm_port_close_outs(pshm_port *port);
+void pshm_port_end_ins(pshm_port *port);
+
+void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset);
+int munmap(void *address, size_t length);
+#define PROT_READ ...
+#define PROT_WRITE ...
+#define MAP_SHARED ...
+"""
+
+ffibuilder = FFI()
+ffibuilder.cdef(DECLARATIONS)
+ffibuilder.set_source(
+    "pipert_shm._native",
+    '#include <sys/mman.h>\n#include "port.h"\n',
+    sources=[f"csrc/{source}" for source in SOURCES],
+    include_dirs=["csrc"],
+    depends=[f"csrc/{header.name}" for header in HERE.glob("*.h")],
+    extra_compile_args=["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra"],
+)
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)

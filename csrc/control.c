@@ -1,0 +1,163 @@
+#include "control.h"
+
+static uint64_t round_up(uint64_t n, uint64_t to) {
+    return (n + to - 1) / to * to;
+}
+
+static uint64_t edge_stride(uint32_t cells) {
+    return round_up(sizeof(pshm_edge_record) + (uint64_t)cells * sizeof(uint64_t),
+                    PSHM_CACHE_LINE);
+}
+
+static uint64_t routines_at(void) {
+    return round_up(sizeof(pshm_control_head), PSHM_CACHE_LINE);
+}
+
+static uint64_t edges_at(uint32_t routines) {
+    return routines_at() + (uint64_t)routines * sizeof(pshm_routine_record);
+}
+
+uint64_t pshm_control_bytes(uint32_t routines, uint32_t edges, uint32_t cells) {
+    bool power_of_two = cells != 0 && (cells & (cells - 1)) == 0;
+    if (routines == 0 || routines > 0xffffu || edges > 0xffffu || !power_of_two ||
+        cells > 0x10000u)
+        return 0;
+    return edges_at(routines) + edges * edge_stride(cells);
+}
+
+void pshm_control_format(void *memory, uint32_t routines, uint32_t edges, uint32_t cells,
+                         uint64_t budget) {
+    pshm_control_head *head = memory;
+    head->version = PSHM_VERSION;
+    head->routines = routines;
+    head->edges = edges;
+    head->cells = cells;
+    atomic_store_explicit(&head->next_serial, 1, memory_order_relaxed);
+    atomic_store_explicit(&head->memory_left, budget, memory_order_relaxed);
+    head->magic = PSHM_MAGIC;
+}
+
+bool pshm_control_attach(pshm_control *control, void *memory, uint64_t bytes) {
+    pshm_control_head *head = memory;
+    if (bytes < sizeof *head || head->magic != PSHM_MAGIC || head->version != PSHM_VERSION)
+        return false;
+    pshm_control seen = {.head = head,
+                         .routines = head->routines,
+                         .edges = head->edges,
+                         .cells = head->cells};
+    uint64_t needed = pshm_control_bytes(seen.routines, seen.edges, seen.cells);
+    if (needed == 0 || needed > bytes) return false;
+    seen.edge_stride = (uint32_t)edge_stride(seen.cells);
+    seen.routine = (pshm_routine_record *)((uint8_t *)memory + routines_at());
+    seen.edge_base = (uint8_t *)memory + edges_at(seen.routines);
+    *control = seen;
+    return true;
+}
+
+pshm_edge_record *pshm_control_edge(const pshm_control *control, uint32_t number) {
+    if (number >= control->edges) return NULL;
+    return (pshm_edge_record *)(control->edge_base + (uint64_t)number * control->edge_stride);
+}
+
+pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t number) {
+    return number < control->routines ? &control->routine[number] : NULL;
+}
+
+void pshm_control_ring(const pshm_control *control, uint32_t number) {
+    pshm_routine_record *record = pshm_control_routine(control, number);
+    if (record != NULL) pshm_bell_ring_always(&record->bell);
+}
+
+bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number) {
+    pshm_edge_record *record = pshm_control_edge(control, number);
+    if (record == NULL) return false;
+    uint32_t bit = record->bit;
+    pshm_edge seen = {.record = record,
+                      .number = number,
+                      .sender = record->sender,
+                      .receiver = record->receiver,
+                      .local = record->local != 0,
+                      .policy = record->policy,
+                      .borrow_cap = record->borrow_cap,
+                      .timeout_ns = record->timeout_ns,
+                      .queue = {.words = &record->queue,
+                                .capacity = record->capacity,
+                                .mask = control->cells - 1}};
+    if (seen.sender >= control->routines || seen.receiver >= control->routines) return false;
+    if (seen.queue.capacity == 0 || seen.queue.capacity > control->cells) return false;
+    if (!seen.local) {
+        if (bit == 0 || bit > 31) return false;
+        seen.mask = 1u << bit;
+    }
+    *edge = seen;
+    return true;
+}
+
+uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes) {
+    _Atomic uint64_t *left = &control->head->memory_left;
+    uint64_t before = atomic_load_explicit(left, memory_order_relaxed);
+    do {
+        if (before < bytes) return before;
+        /* relaxed: a sum, nothing is published by it */
+    } while (!atomic_compare_exchange_weak_explicit(left, &before, before - bytes,
+                                                    memory_order_relaxed, memory_order_relaxed));
+    return before;
+}
+
+void pshm_control_refund(const pshm_control *control, uint64_t bytes) {
+    atomic_fetch_add_explicit(&control->head->memory_left, bytes, memory_order_relaxed);
+}
+
+uint32_t pshm_control_claim_ring(const pshm_control *control, uint32_t owner, uint64_t *serial) {
+    pshm_control_head *head = control->head;
+    /* relaxed: serials only have to differ */
+    *serial = atomic_fetch_add_explicit(&head->next_serial, 1, memory_order_relaxed);
+    for (uint32_t n = 0; n < PSHM_RINGS; n++) {
+        uint64_t none = 0;
+        /* acq_rel: the place's last user is done with it */
+        if (atomic_compare_exchange_strong_explicit(&head->ring[n].serial, &none, *serial,
+                                                    memory_order_acq_rel, memory_order_relaxed)) {
+            head->ring[n].owner = owner;
+            return n;
+        }
+    }
+    return PSHM_RINGS;
+}
+
+void pshm_control_publish_ring(const pshm_control *control, uint32_t ring) {
+    if (ring >= PSHM_RINGS) return;
+    /* release: the segment is formatted before it is found */
+    atomic_store_explicit(&control->head->ring[ring].ready, 1, memory_order_release);
+}
+
+void pshm_control_release_ring(const pshm_control *control, uint32_t ring) {
+    if (ring >= PSHM_RINGS) return;
+    atomic_store_explicit(&control->head->ring[ring].ready, 0, memory_order_relaxed);
+    /* release: claimed again only after the above */
+    atomic_store_explicit(&control->head->ring[ring].serial, 0, memory_order_release);
+    atomic_fetch_add_explicit(&control->head->epoch, 1, memory_order_release);
+}
+
+uint64_t pshm_control_serial(const pshm_control *control, uint32_t ring) {
+    if (ring >= PSHM_RINGS) return 0;
+    /* acquire: pairs with publish */
+    if (atomic_load_explicit(&control->head->ring[ring].ready, memory_order_acquire) == 0) return 0;
+    return atomic_load_explicit(&control->head->ring[ring].serial, memory_order_acquire);
+}
+
+void pshm_histogram_add(uint64_t *histogram, uint64_t ns) {
+    uint64_t bucket = ns;
+    if (ns >= 16) {
+        uint32_t power = 63u - (uint32_t)__builtin_clzll(ns);
+        bucket = (power - 3u) * 16u + ((ns >> (power - 4u)) & 15u);
+    }
+    if (bucket >= PSHM_BUCKETS) bucket = PSHM_BUCKETS - 1;
+    pshm_count(&histogram[bucket], 1);
+}
+
+uint64_t pshm_histogram_value(uint32_t bucket) {
+    if (bucket < 16) return bucket;
+    uint32_t shift = bucket / 16u - 1u;
+    uint64_t low = (uint64_t)(16u + bucket % 16u) << shift;
+    return low + ((1ull << shift) >> 1);
+}

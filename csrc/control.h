@@ -1,0 +1,173 @@
+/* control: the one segment that all processes of a pipe map read-write.
+ *
+ * It holds what a pipe's size fixes at build time: a record per routine (bell,
+ * counters), a record per edge incarnation (policy, counters, queue) and the
+ * table of rings. The creator formats it before anyone else maps it; geometry
+ * and names are never written again, so each process copies and checks them
+ * once (pshm_control_attach, pshm_edge_attach).
+ *
+ * Counters are plain 64-bit words, written with relaxed atomics and read by
+ * anyone at any time: they cost their writer one store.
+ */
+#ifndef PSHM_CONTROL_H
+#define PSHM_CONTROL_H
+
+#include "bell.h"
+#include "queue.h"
+
+#define PSHM_VERSION 1u
+#define PSHM_RINGS 1024u    /* rings that exist at one time */
+#define PSHM_BUCKETS 608u   /* of a latency histogram, see pshm_histogram_add */
+#define PSHM_FOREVER UINT64_MAX
+
+enum pshm_policy { PSHM_POLICY_DROP_OLDEST, PSHM_POLICY_DROP_NEWEST, PSHM_POLICY_BLOCK };
+
+/* Why a message was not delivered on an edge. */
+enum pshm_reason {
+    PSHM_REASON_OLDEST,  /* evicted by a newer one */
+    PSHM_REASON_NEWEST,  /* came to a full queue */
+    PSHM_REASON_TIMEOUT, /* a blocked sender's time ran out */
+    PSHM_REASON_NO_SLOT, /* no free slot in the sender's ring */
+    PSHM_REASON_ENDED,   /* the receiver had ended */
+    PSHM_REASON_STOPPED, /* the pipe was killed with it unsent */
+    PSHM_REASON_ERROR,   /* it could not be encoded or decoded */
+    PSHM_REASONS
+};
+
+enum pshm_edge_state { PSHM_EDGE_FREE, PSHM_EDGE_LIVE, PSHM_EDGE_CLOSING };
+
+typedef struct pshm_edge_record {
+    uint32_t state; /* enum pshm_edge_state, atomic */
+    uint32_t sender;
+    uint32_t receiver;
+    uint32_t bit;   /* holder bit number, 1 to 31; 0 for a local edge */
+    uint32_t local; /* both ends in one process: cells are tokens */
+    uint32_t policy;
+    uint32_t capacity;
+    uint32_t borrow_cap;     /* slots that the receiver may hold at a time */
+    uint64_t timeout_ns;     /* of a blocked sender; PSHM_FOREVER for none */
+    uint32_t receiver_ended; /* atomic: the receiver takes no more */
+    uint32_t reserved;
+    /* written by the sender */
+    _Alignas(PSHM_CACHE_LINE) uint64_t sent;
+    uint64_t dropped[PSHM_REASONS];
+    /* written by the receiver */
+    _Alignas(PSHM_CACHE_LINE) uint64_t received;
+    uint64_t private_bytes;   /* buffer bytes copied on receipt */
+    uint64_t protocol_errors; /* a descriptor that did not match its slot */
+    uint64_t hop[PSHM_BUCKETS]; /* ns from publish to receipt */
+    pshm_queue_words queue;
+} pshm_edge_record;
+
+typedef struct pshm_routine_record {
+    pshm_bell bell;
+    uint32_t state; /* atomic, the launcher's and the flow's word */
+    uint32_t flow;
+    uint64_t received;
+    uint64_t sent;
+    uint64_t errors;
+    uint64_t logs_lost;
+    uint64_t copied_bytes;  /* buffer bytes copied into a slot to send them */
+    uint64_t in_band_bytes; /* pickled bytes that stood in messages */
+    uint64_t busy_ns;           /* spent in main_logic */
+    uint64_t age[PSHM_BUCKETS]; /* ns from capture to receipt */
+} pshm_routine_record;
+
+/* serial is 0 while the place is free; a ring's segment is named by it, so
+ * names never repeat though places do. */
+typedef struct pshm_ring_entry {
+    _Atomic uint64_t serial;
+    _Atomic uint32_t ready;
+    uint32_t owner;
+} pshm_ring_entry;
+
+typedef struct pshm_control_head {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t routines;
+    uint32_t edges;
+    uint32_t cells; /* per queue, a power of two */
+    uint32_t reserved;
+    _Atomic uint64_t next_serial;
+    _Atomic uint64_t epoch; /* moves whenever a ring goes */
+    _Atomic uint64_t memory_left; /* bytes that rings may still take */
+    pshm_ring_entry ring[PSHM_RINGS];
+} pshm_control_head;
+
+/* A process's own handle. */
+typedef struct pshm_control {
+    pshm_control_head *head;
+    uint32_t routines;
+    uint32_t edges;
+    uint32_t cells;
+    uint32_t edge_stride;
+    pshm_routine_record *routine;
+    uint8_t *edge_base;
+} pshm_control;
+
+/* A process's own handle on an edge. */
+typedef struct pshm_edge {
+    pshm_edge_record *record;
+    uint32_t number;
+    uint32_t sender;
+    uint32_t receiver;
+    uint32_t mask; /* 1 << bit, 0 for a local edge */
+    bool local;
+    uint32_t policy;
+    uint32_t borrow_cap;
+    uint64_t timeout_ns;
+    pshm_queue queue;
+} pshm_edge;
+
+/* Bytes of a control segment; 0 if the counts are out of range. */
+uint64_t pshm_control_bytes(uint32_t routines, uint32_t edges, uint32_t cells);
+
+/* Writes the head of a fresh, zeroed segment. Creator only. */
+void pshm_control_format(void *memory, uint32_t routines, uint32_t edges, uint32_t cells,
+                         uint64_t budget);
+
+/* Fills a handle; false when the memory is not a sound control segment. */
+bool pshm_control_attach(pshm_control *control, void *memory, uint64_t bytes);
+
+/* The record of an edge or a routine, NULL when out of range. */
+pshm_edge_record *pshm_control_edge(const pshm_control *control, uint32_t number);
+pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t number);
+
+/* Makes a routine look at its queues again, whether it seems to sleep or not.
+ * Any process. */
+void pshm_control_ring(const pshm_control *control, uint32_t number);
+
+/* Fills a handle on a live edge; false when its record is out of range. */
+bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number);
+
+/* Takes `bytes` of the memory budget, or nothing when that much is not left;
+ * returns what was left before. pshm_control_refund gives back. Any process;
+ * lock-free. */
+uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes);
+void pshm_control_refund(const pshm_control *control, uint64_t bytes);
+
+/* Claims a place and a serial for a new ring; its number, or PSHM_RINGS when
+ * all are taken. Any process; lock-free. */
+uint32_t pshm_control_claim_ring(const pshm_control *control, uint32_t owner, uint64_t *serial);
+
+/* Makes a claimed ring known (its segment exists and is formatted), or gives a
+ * place back (its segment is unlinked). The ring's creator. */
+void pshm_control_publish_ring(const pshm_control *control, uint32_t ring);
+void pshm_control_release_ring(const pshm_control *control, uint32_t ring);
+
+/* The serial of a published ring, 0 where there is none. Any process. */
+uint64_t pshm_control_serial(const pshm_control *control, uint32_t ring);
+
+/* Adds to a counter that others only read, or that others add to as well. */
+static inline void pshm_count(uint64_t *counter, uint64_t n) {
+    __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+/* Adds a duration to a histogram: 16 linear steps per power of two, so a
+ * bucket is at most 1/16 wide of its value. The last bucket is open. */
+void pshm_histogram_add(uint64_t *histogram, uint64_t ns);
+
+/* The duration, ns, in the middle of a bucket. */
+uint64_t pshm_histogram_value(uint32_t bucket);
+
+#endif

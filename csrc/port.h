@@ -1,0 +1,157 @@
+/* port: a routine's end of all its edges; one call to send, one to receive.
+ *
+ * A port belongs to its routine's thread: every function but pshm_port_notify
+ * is for that thread alone. The functions that can sleep return with
+ * PSHM_NOTICE as soon as pshm_port_notify was called.
+ *
+ * A message lies in a slot of its sender's message ring: the head below, then
+ * the descriptors of the payload slots that it names, then a body that C does
+ * not look into. On each edge the message slot and every payload slot carry
+ * the edge's bit from before the push until the receiver, or an eviction,
+ * drops it. On a local edge (both routines in one process) the cell is a token
+ * that stands for a Python object.
+ */
+#ifndef PSHM_PORT_H
+#define PSHM_PORT_H
+
+#include "process.h"
+
+#define PSHM_OUTS 64u
+#define PSHM_INS 256u
+#define PSHM_MESSAGE_BYTES 4096u
+#define PSHM_MESSAGE_SLOTS 32u
+
+enum pshm_status {
+    PSHM_OK,
+    PSHM_NOTICE,    /* the routine's thread is wanted elsewhere */
+    PSHM_TIMED_OUT, /* nothing came, or no slot became free, in time */
+    PSHM_CLOSED,    /* every incoming stream has ended and was consumed */
+    PSHM_UNMAPPED,  /* map ring delivery.unmapped, then pshm_port_take */
+    PSHM_FULL,      /* no slot, and the policies say drop */
+    PSHM_PROTOCOL   /* a message that contradicts its slots: counted, skipped */
+};
+
+typedef struct pshm_message {
+    uint64_t sequence;
+    uint64_t captured_ns;
+    uint64_t sent_ns;
+    uint32_t origin; /* routine number of the source */
+    uint32_t bytes;  /* of the body */
+    uint16_t slots;
+    uint16_t kind; /* Python's */
+    uint32_t hops; /* Python's */
+    uint64_t slot[];
+} pshm_message;
+
+/* One message on its way out. `outs` are bits of the port's outgoing edges. */
+typedef struct pshm_post {
+    uint64_t outs;    /* still to be served */
+    uint64_t token;   /* for the local ones */
+    uint64_t message; /* its slot, held while any is to be served */
+    uint64_t deadline[PSHM_OUTS];
+    uint32_t slots; /* payload slots, one lease each, ended by the send */
+    uint64_t slot[PSHM_MESSAGE_SLOTS];
+    uint32_t lost; /* local tokens that no receiver will ask for */
+    uint32_t lost_out[2 * PSHM_OUTS];
+    uint64_t lost_token[2 * PSHM_OUTS];
+} pshm_post;
+
+/* One message that came in. */
+typedef struct pshm_delivery {
+    uint32_t place; /* index of the incoming edge */
+    uint32_t local; /* then token is all there is */
+    uint64_t token;
+    uint64_t cell;
+    uint32_t unmapped; /* with PSHM_UNMAPPED: the ring to map */
+    uint32_t over_cap; /* the receiver holds its share: hand out copies */
+    uint64_t received_ns;
+    uint64_t sequence;
+    uint64_t captured_ns;
+    uint64_t sent_ns;
+    uint32_t origin;
+    uint32_t kind;
+    uint32_t hops;
+    uint32_t slots; /* one lease each, ended by the receiver's exporters */
+    uint64_t slot[PSHM_MESSAGE_SLOTS];
+    void *address[PSHM_MESSAGE_SLOTS];
+    uint64_t slot_bytes[PSHM_MESSAGE_SLOTS];
+    uint32_t body_bytes;
+    uint8_t body[PSHM_MESSAGE_BYTES];
+} pshm_delivery;
+
+typedef struct pshm_port {
+    pshm_process *process;
+    pshm_routine_record *record;
+    uint32_t routine;
+    _Atomic uint32_t notice;
+    uint32_t outs; /* edges in out[]; a removed one leaves its place free */
+    uint32_t ins;
+    uint32_t next; /* incoming edge whose turn it is */
+    pshm_edge out[PSHM_OUTS];
+    pshm_edge in[PSHM_INS];
+} pshm_port;
+
+/* NULL when memory is short or there is no such routine. */
+pshm_port *pshm_port_open(pshm_process *process, uint32_t routine);
+void pshm_port_close(pshm_port *port);
+
+/* Adds an edge; its index, or UINT32_MAX when the edge is not sound or there is
+ * no place. */
+uint32_t pshm_port_add_out(pshm_port *port, uint32_t edge);
+uint32_t pshm_port_add_in(pshm_port *port, uint32_t edge);
+
+/* Frees an outgoing edge's place, when nothing is being sent. */
+void pshm_port_remove_out(pshm_port *port, uint32_t out);
+
+/* Asks the port's thread out of whatever it sleeps in. Any thread. */
+void pshm_port_notify(pshm_port *port);
+
+/* Takes the notice back; whether there was one. */
+bool pshm_port_noticed(pshm_port *port);
+
+/* A slot of ring `ring`, which this process owns, under one new lease. Short
+ * of slots, by the policies of `outs`: evicts the oldest unread message of a
+ * drop_oldest edge, else waits for a block edge (until the latest of their
+ * time-outs, or not at all where `wait` is false), else PSHM_FULL. Edges that
+ * lose a message count it as no_slot; `lost` tokens do not occur here. */
+int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, bool wait,
+                      uint64_t *descriptor, void **address);
+
+/* Where [address, +bytes) lies in one slot held by this process that could be
+ * sent on `outs` as it is: takes a lease on it, returns true. Not so when one
+ * of the edges still holds that slot. */
+bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, uint64_t bytes,
+                         uint64_t *descriptor, uint64_t *offset);
+
+/* Sends a message: slot, holds, end of the caller's leases, push, ring; in this
+ * order, so that a receiver may be the only holder. Blocks by the policy.
+ * PSHM_NOTICE: post->outs are still to be served, by pshm_port_resume.
+ * PSHM_FULL: there was no message slot; nothing was sent, all is counted. */
+int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t sequence,
+                   uint64_t captured_ns, uint32_t origin, uint32_t kind, uint32_t hops,
+                   const void *body, uint32_t bytes);
+int pshm_port_resume(pshm_port *port, pshm_post *post);
+
+/* Gives up what is still to be served, counted under `reason`; post->lost as
+ * ever. With a message slot or without, with leases or without. */
+void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason);
+
+/* The next message of the incoming edges, in turn. Sleeps `timeout_ns` at the
+ * most; a signal ends it early, with PSHM_TIMED_OUT. */
+int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout_ns);
+
+/* The rest of a receive, after PSHM_UNMAPPED. */
+int pshm_port_take(pshm_port *port, pshm_delivery *delivery);
+
+/* Ends the leases of a delivery that nobody will look at, and moves it from
+ * received to dropped, under `reason`. */
+void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason);
+
+/* Ends every outgoing stream, in order. */
+void pshm_port_close_outs(pshm_port *port);
+
+/* Takes no more: senders drop what they have for this port, blocked ones go on.
+ * What waits in the queues is the caller's to receive and discard. */
+void pshm_port_end_ins(pshm_port *port);
+
+#endif

@@ -1,0 +1,315 @@
+#include "process.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define GUARDED 1024
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pshm_process *processes;
+static int guarded[GUARDED];
+static size_t guarded_count;
+
+/* A lock held by another thread at fork would stay held in the child. */
+static void before_fork(void) {
+    pthread_mutex_lock(&lock);
+}
+
+static void after_fork_in_parent(void) {
+    pthread_mutex_unlock(&lock);
+}
+
+static void after_fork_in_child(void) {
+    for (pshm_process *p = processes; p != NULL; p = p->next) p->foreign = true;
+    for (size_t i = 0; i < guarded_count; i++) close(guarded[i]);
+    guarded_count = 0;
+    pthread_mutex_unlock(&lock);
+}
+
+__attribute__((constructor)) static void watch_forks(void) {
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+bool pshm_guard(int fd) {
+    pthread_mutex_lock(&lock);
+    bool room = guarded_count < GUARDED;
+    if (room) guarded[guarded_count++] = fd;
+    pthread_mutex_unlock(&lock);
+    return room;
+}
+
+void pshm_unguard(int fd) {
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < guarded_count; i++) {
+        if (guarded[i] != fd) continue;
+        guarded[i] = guarded[--guarded_count];
+        break;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+pshm_process *pshm_process_open(void *memory, uint64_t bytes) {
+    pshm_process *process = calloc(1, sizeof *process);
+    if (process == NULL) return NULL;
+    if (!pshm_control_attach(&process->control, memory, bytes)) {
+        free(process);
+        return NULL;
+    }
+    process->borrowed = calloc((size_t)process->control.edges + 1, sizeof *process->borrowed);
+    if (process->borrowed == NULL) {
+        free(process);
+        return NULL;
+    }
+    pthread_mutex_lock(&lock);
+    process->next = processes;
+    processes = process;
+    pthread_mutex_unlock(&lock);
+    return process;
+}
+
+static void unmap(pshm_process *process, uint32_t ring) {
+    pshm_mapping *mapping = process->mapping[ring];
+    munmap(mapping->head, mapping->ring.payload_offset);
+    munmap(mapping->read, mapping->payload_bytes);
+    if (mapping->write != NULL) munmap(mapping->write, mapping->payload_bytes);
+    process->mapping[ring] = NULL;
+    free(mapping);
+}
+
+static uint32_t leases(const pshm_mapping *mapping) {
+    uint32_t count = 0;
+    for (uint32_t n = 0; n < mapping->ring.slots; n++) count += mapping->lease[n].count;
+    return count;
+}
+
+bool pshm_process_close(pshm_process *process) {
+    pthread_mutex_lock(&lock);
+    for (uint32_t r = 0; r < PSHM_RINGS && !process->foreign; r++) {
+        if (process->mapping[r] != NULL && leases(process->mapping[r]) != 0) {
+            pthread_mutex_unlock(&lock);
+            return false;
+        }
+    }
+    for (pshm_process **p = &processes; *p != NULL; p = &(*p)->next) {
+        if (*p != process) continue;
+        *p = process->next;
+        break;
+    }
+    for (uint32_t r = 0; r < PSHM_RINGS; r++)
+        if (process->mapping[r] != NULL) unmap(process, r);
+    pthread_mutex_unlock(&lock);
+    free(process->borrowed);
+    free(process);
+    return true;
+}
+
+static void *map_part(int fd, uint64_t bytes, uint64_t offset, int protection) {
+    return mmap(NULL, bytes, protection, MAP_SHARED, fd, (off_t)offset);
+}
+
+/* Everything that can fail, before anything is put in place. */
+static int map_ring(pshm_mapping **made, uint32_t ring, int fd, uint64_t bytes, bool writable) {
+    uint64_t probe_bytes = sizeof(pshm_ring_head);
+    if (bytes < probe_bytes) return EINVAL;
+    pshm_ring_head *probe = map_part(fd, probe_bytes, 0, PROT_READ);
+    if (probe == MAP_FAILED) return errno;
+    pshm_ring geometry;
+    bool sound = pshm_ring_attach(&geometry, probe, bytes, ring);
+    munmap(probe, probe_bytes);
+    if (!sound) return EINVAL;
+
+    pshm_mapping *mapping = calloc(1, sizeof *mapping + geometry.slots * sizeof(pshm_lease));
+    if (mapping == NULL) return ENOMEM;
+    mapping->payload_bytes = geometry.slots * geometry.slot_bytes;
+    mapping->head = map_part(fd, geometry.payload_offset, 0, PROT_READ | PROT_WRITE);
+    mapping->read =
+        map_part(fd, mapping->payload_bytes, geometry.payload_offset, PROT_READ);
+    mapping->write = writable ? map_part(fd, mapping->payload_bytes, geometry.payload_offset,
+                                         PROT_READ | PROT_WRITE)
+                              : NULL;
+    int error = errno;
+    if (mapping->head == MAP_FAILED || (void *)mapping->read == MAP_FAILED ||
+        (void *)mapping->write == MAP_FAILED) {
+        if (mapping->head != MAP_FAILED) munmap(mapping->head, geometry.payload_offset);
+        if ((void *)mapping->read != MAP_FAILED) munmap(mapping->read, mapping->payload_bytes);
+        free(mapping);
+        return error;
+    }
+    mapping->ring = geometry;
+    mapping->ring.slot = ((pshm_ring_head *)mapping->head)->slot;
+    *made = mapping;
+    return 0;
+}
+
+int pshm_process_map(pshm_process *process, uint32_t ring, uint64_t serial, int fd,
+                     uint64_t bytes, bool writable) {
+    if (ring >= PSHM_RINGS) return EINVAL;
+    pshm_mapping *mapping = NULL;
+    int error = map_ring(&mapping, ring, fd, bytes, writable);
+    if (error != 0) return error;
+    mapping->serial = serial;
+    pthread_mutex_lock(&lock);
+    if (process->mapping[ring] != NULL) unmap(process, ring);
+    process->mapping[ring] = mapping;
+    if (ring >= process->places) process->places = ring + 1;
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+pshm_mapping *pshm_process_find(pshm_process *process, uint32_t ring) {
+    if (ring >= PSHM_RINGS) return NULL;
+    pshm_mapping *mapping = process->mapping[ring];
+    if (mapping == NULL || mapping->serial != pshm_control_serial(&process->control, ring))
+        return NULL;
+    return mapping;
+}
+
+void pshm_process_prune(pshm_process *process) {
+    uint64_t epoch = atomic_load_explicit(&process->control.head->epoch, memory_order_acquire);
+    pthread_mutex_lock(&lock);
+    if (process->seen_epoch != epoch) {
+        process->seen_epoch = epoch;
+        for (uint32_t r = 0; r < PSHM_RINGS; r++) {
+            pshm_mapping *mapping = process->mapping[r];
+            if (mapping != NULL && leases(mapping) == 0 &&
+                mapping->serial != pshm_control_serial(&process->control, r))
+                unmap(process, r);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+void pshm_process_lease(pshm_process *process, pshm_mapping *mapping, uint64_t descriptor,
+                        uint32_t bits, uint32_t edge) {
+    pshm_lease *lease = &mapping->lease[pshm_descriptor_slot(descriptor) % mapping->ring.slots];
+    pthread_mutex_lock(&lock);
+    if (lease->count++ == 0) {
+        lease->bits = 0;
+        lease->generation = pshm_descriptor_generation(descriptor);
+    }
+    if ((bits & ~lease->bits & ~PSHM_PRODUCER) != 0) {
+        mapping->edge_of_bit[__builtin_ctz(bits)] = edge;
+        process->borrowed[edge]++;
+    }
+    lease->bits |= bits;
+    pthread_mutex_unlock(&lock);
+}
+
+static void ring_owner(pshm_process *process, uint32_t owner) {
+    pshm_routine_record *record = pshm_control_routine(&process->control, owner);
+    if (record != NULL) pshm_bell_ring(&record->bell);
+}
+
+/* Counts a lease down under the lock; the bits to drop, if it was the last. */
+static uint32_t lease_ended(pshm_process *process, pshm_mapping *mapping, uint64_t descriptor) {
+    pshm_lease *lease = &mapping->lease[pshm_descriptor_slot(descriptor)];
+    if (lease->count == 0 || lease->generation != pshm_descriptor_generation(descriptor)) return 0;
+    if (--lease->count != 0) return 0;
+    uint32_t bits = lease->bits;
+    lease->bits = 0;
+    for (uint32_t left = bits & ~PSHM_PRODUCER; left != 0; left &= left - 1)
+        process->borrowed[mapping->edge_of_bit[__builtin_ctz(left)]]--;
+    return bits;
+}
+
+/* The slot's words stay mapped meanwhile: bits still stand in the slot, so the
+ * ring can't be gone and nobody prunes its mapping. */
+static void drop_bits(pshm_process *process, pshm_mapping *mapping, uint64_t descriptor,
+                      uint32_t bits) {
+    uint32_t owner = mapping->ring.owner;
+    if (bits == 0) return;
+    if (pshm_ring_drop(&mapping->ring, descriptor, bits) == 0) ring_owner(process, owner);
+}
+
+void pshm_process_release(pshm_process *process, uint64_t descriptor) {
+    uint32_t ring = pshm_descriptor_ring(descriptor);
+    if (ring >= PSHM_RINGS) return;
+    pthread_mutex_lock(&lock);
+    pshm_mapping *mapping = process->foreign ? NULL : process->mapping[ring];
+    uint32_t bits = 0;
+    if (mapping != NULL && pshm_descriptor_slot(descriptor) < mapping->ring.slots)
+        bits = lease_ended(process, mapping, descriptor);
+    pthread_mutex_unlock(&lock);
+    if (mapping != NULL) drop_bits(process, mapping, descriptor, bits);
+}
+
+void pshm_process_drop(pshm_process *process, uint64_t descriptor, uint32_t bits) {
+    pshm_mapping *mapping = pshm_process_find(process, pshm_descriptor_ring(descriptor));
+    if (mapping != NULL) drop_bits(process, mapping, descriptor, bits);
+}
+
+uint32_t pshm_process_leases(pshm_process *process, uint32_t ring) {
+    pthread_mutex_lock(&lock);
+    uint32_t count = 0;
+    if (ring < PSHM_RINGS && process->mapping[ring] != NULL)
+        count = leases(process->mapping[ring]);
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
+uint32_t pshm_process_borrowed(const pshm_process *process, uint32_t edge) {
+    if (edge >= process->control.edges) return 0;
+    return __atomic_load_n(&process->borrowed[edge], __ATOMIC_RELAXED);
+}
+
+/* Offset of an address in a ring's payload, by either mapping; or UINT64_MAX. */
+static uint64_t payload_offset(const pshm_mapping *mapping, const void *address) {
+    uintptr_t at = (uintptr_t)address;
+    uintptr_t read = (uintptr_t)mapping->read, write = (uintptr_t)mapping->write;
+    if (at >= read && at - read < mapping->payload_bytes) return at - read;
+    if (write != 0 && at >= write && at - write < mapping->payload_bytes) return at - write;
+    return UINT64_MAX;
+}
+
+static pshm_mapping *mapping_at(pshm_process *process, const void *address, uint64_t *offset) {
+    for (uint32_t r = 0; r < process->places; r++) {
+        pshm_mapping *mapping = process->mapping[r];
+        if (mapping == NULL) continue;
+        *offset = payload_offset(mapping, address);
+        if (*offset != UINT64_MAX) return mapping;
+    }
+    return NULL;
+}
+
+bool pshm_process_reference(pshm_process *process, const void *address, uint64_t bytes,
+                            uint64_t *descriptor, uint64_t *offset) {
+    bool held = false;
+    pthread_mutex_lock(&lock);
+    uint64_t at = 0;
+    pshm_mapping *mapping = process->foreign ? NULL : mapping_at(process, address, &at);
+    if (mapping != NULL) {
+        uint32_t slot = (uint32_t)(at / mapping->ring.slot_bytes);
+        uint64_t in_slot = at % mapping->ring.slot_bytes;
+        pshm_lease *lease = &mapping->lease[slot];
+        if (lease->count != 0 && bytes <= mapping->ring.slot_bytes - in_slot) {
+            lease->count++;
+            *descriptor = pshm_descriptor(mapping->ring.index, slot, lease->generation);
+            *offset = in_slot;
+            held = true;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return held;
+}
+
+void pshm_release(void *address) {
+    pthread_mutex_lock(&lock);
+    pshm_process *process = processes;
+    pshm_mapping *mapping = NULL;
+    uint64_t at = 0, descriptor = 0;
+    uint32_t bits = 0;
+    for (; process != NULL; process = process->next) {
+        mapping = mapping_at(process, address, &at);
+        if (mapping != NULL) break;
+    }
+    if (mapping != NULL && !process->foreign) {
+        uint32_t slot = (uint32_t)(at / mapping->ring.slot_bytes);
+        descriptor = pshm_descriptor(mapping->ring.index, slot, mapping->lease[slot].generation);
+        bits = lease_ended(process, mapping, descriptor);
+    }
+    pthread_mutex_unlock(&lock);
+    if (bits != 0) drop_bits(process, mapping, descriptor, bits);
+}

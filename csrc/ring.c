@@ -1,0 +1,116 @@
+#include "ring.h"
+
+#define PAGE 4096u
+
+static uint64_t head_bytes(uint32_t slots) {
+    uint64_t bytes = sizeof(pshm_ring_head) + (uint64_t)slots * sizeof(pshm_slot);
+    return (bytes + PAGE - 1) / PAGE * PAGE;
+}
+
+uint64_t pshm_ring_bytes(uint32_t slots, uint64_t slot_bytes) {
+    if (slots == 0 || slots > 0xffffu || slot_bytes == 0 || slot_bytes > (1ull << 40)) return 0;
+    return head_bytes(slots) + slots * slot_bytes;
+}
+
+void pshm_ring_format(pshm_ring_head *head, uint32_t index, uint32_t owner, uint32_t slots,
+                      uint64_t slot_bytes) {
+    head->slots = slots;
+    head->owner = owner;
+    head->index = index;
+    head->slot_bytes = slot_bytes;
+    head->payload_offset = head_bytes(slots);
+    head->magic = PSHM_MAGIC;
+}
+
+bool pshm_ring_attach(pshm_ring *ring, pshm_ring_head *head, uint64_t bytes, uint32_t index) {
+    if (bytes < sizeof(pshm_ring_head) || head->magic != PSHM_MAGIC) return false;
+    pshm_ring seen = {.slot = head->slot,
+                      .slots = head->slots,
+                      .index = index,
+                      .owner = head->owner,
+                      .slot_bytes = head->slot_bytes};
+    uint64_t needed = pshm_ring_bytes(seen.slots, seen.slot_bytes);
+    if (head->index != index || needed == 0 || needed > bytes) return false;
+    seen.payload_offset = head_bytes(seen.slots);
+    *ring = seen;
+    return true;
+}
+
+uint64_t pshm_ring_alloc(pshm_ring *ring, _Atomic uint32_t *cursor) {
+    uint32_t slots = ring->slots;
+    uint32_t start = atomic_load_explicit(cursor, memory_order_relaxed);
+    for (uint32_t i = 0; i < slots; i++) {
+        uint32_t n = (start + i) % slots;
+        _Atomic uint64_t *word = &ring->slot[n].word;
+        uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
+        if ((uint32_t)old != 0) continue;
+        uint32_t generation = (uint32_t)(old >> 32) + 1;
+        uint64_t taken = (uint64_t)generation << 32 | PSHM_PRODUCER;
+        /* acquire: pairs with the release of the drop that freed it */
+        if (atomic_compare_exchange_strong_explicit(word, &old, taken, memory_order_acquire,
+                                                    memory_order_relaxed)) {
+            atomic_store_explicit(cursor, n + 1, memory_order_relaxed);
+            return pshm_descriptor(ring->index, n, generation);
+        }
+    }
+    return PSHM_NO_SLOT;
+}
+
+static _Atomic uint64_t *word_of(pshm_ring *ring, uint64_t descriptor) {
+    return &ring->slot[pshm_descriptor_slot(descriptor) % ring->slots].word;
+}
+
+bool pshm_ring_hold(pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
+    _Atomic uint64_t *word = word_of(ring, descriptor);
+    uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
+    do {
+        if ((uint32_t)(old >> 32) != pshm_descriptor_generation(descriptor)) return false;
+        if ((uint32_t)old == 0 || ((uint32_t)old & bits) != 0) return false;
+        /* relaxed: the push that names the slot publishes the bit */
+    } while (!atomic_compare_exchange_weak_explicit(word, &old, old | bits, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return true;
+}
+
+uint32_t pshm_ring_drop(pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
+    _Atomic uint64_t *word = word_of(ring, descriptor);
+    uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
+    do {
+        if ((uint32_t)(old >> 32) != pshm_descriptor_generation(descriptor)) return UINT32_MAX;
+        if (((uint32_t)old & bits) == 0) return UINT32_MAX;
+        /* seq_cst: releases our reads, and orders the bell's flag after it */
+    } while (!atomic_compare_exchange_weak_explicit(word, &old, old & ~(uint64_t)bits,
+                                                    memory_order_seq_cst, memory_order_relaxed));
+    return (uint32_t)old & ~bits;
+}
+
+uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits) {
+    uint32_t found = 0;
+    for (uint32_t n = 0; n < ring->slots; n++) {
+        /* seq_cst: as for drop, one slot at a time */
+        uint64_t old = atomic_fetch_and_explicit(&ring->slot[n].word, ~(uint64_t)bits,
+                                                 memory_order_seq_cst);
+        if (((uint32_t)old & bits) != 0) found++;
+    }
+    return found;
+}
+
+uint32_t pshm_ring_holders(const pshm_ring *ring, uint32_t slot) {
+    /* acquire: a slot seen free is free of its readers too */
+    return (uint32_t)atomic_load_explicit(&ring->slot[slot % ring->slots].word,
+                                          memory_order_acquire);
+}
+
+bool pshm_ring_holds(const pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
+    uint32_t slot = pshm_descriptor_slot(descriptor) % ring->slots;
+    uint64_t word = atomic_load_explicit(&ring->slot[slot].word, memory_order_acquire);
+    return (uint32_t)(word >> 32) == pshm_descriptor_generation(descriptor) &&
+           ((uint32_t)word & bits) != 0;
+}
+
+uint32_t pshm_ring_used(const pshm_ring *ring) {
+    uint32_t used = 0;
+    for (uint32_t n = 0; n < ring->slots; n++)
+        if (pshm_ring_holders(ring, n) != 0) used++;
+    return used;
+}

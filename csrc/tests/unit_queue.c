@@ -1,0 +1,101 @@
+/* unit_queue: what each function of queue and bell promises when nobody else is
+ * at work. */
+#include "stress.h"
+
+static void queue_fill(uint32_t capacity, uint32_t cells, uint64_t start) {
+    pshm_queue queue = pshm_test_queue(capacity, cells, start);
+    uint64_t cell = 77;
+    EXPECT(!pshm_queue_pop(&queue, &cell));
+    EXPECT(cell == 77);
+    for (uint64_t round = 0; round < 3; round++) {
+        for (uint32_t n = 0; n < capacity; n++) {
+            EXPECT(pshm_queue_depth(&queue) == n);
+            EXPECT(pshm_queue_push(&queue, round << 32 | n));
+        }
+        EXPECT(pshm_queue_depth(&queue) == capacity);
+        EXPECT(!pshm_queue_push(&queue, UINT64_MAX));
+        EXPECT(pshm_queue_depth(&queue) == capacity);
+        for (uint32_t n = 0; n < capacity; n++)
+            EXPECT(pshm_queue_pop(&queue, &cell) && cell == (round << 32 | n));
+        EXPECT(!pshm_queue_pop(&queue, &cell));
+        EXPECT(pshm_queue_depth(&queue) == 0);
+    }
+}
+
+static void queue_full_and_empty(void) {
+    queue_fill(1, 1, 0);
+    queue_fill(3, 4, 0);
+    queue_fill(4, 4, UINT32_MAX - 1);
+    queue_fill(5, 8, UINT32_MAX - 2);
+    queue_fill(4, 4, UINT64_MAX - 1);
+}
+
+static void queue_evict(void) {
+    pshm_queue queue = pshm_test_queue(2, 2, 0);
+    uint64_t cell;
+    for (uint64_t n = 1; n <= 2; n++) EXPECT(pshm_queue_push(&queue, n));
+    EXPECT(pshm_queue_pop(&queue, &cell) && cell == 1);
+    EXPECT(pshm_queue_push(&queue, 3));
+    EXPECT(!pshm_queue_push(&queue, 4));
+    EXPECT(pshm_queue_pop(&queue, &cell) && cell == 2);
+    EXPECT(pshm_queue_pop(&queue, &cell) && cell == 3);
+}
+
+static void queue_close(void) {
+    pshm_queue queue = pshm_test_queue(2, 2, PSHM_TEST_START);
+    uint64_t cell;
+    EXPECT(!pshm_queue_finished(&queue));
+    EXPECT(pshm_queue_push(&queue, 1) && pshm_queue_push(&queue, 2));
+    pshm_queue_close(&queue);
+    EXPECT(!pshm_queue_finished(&queue));
+    EXPECT(pshm_queue_pop(&queue, &cell) && cell == 1);
+    EXPECT(!pshm_queue_finished(&queue));
+    EXPECT(pshm_queue_pop(&queue, &cell) && cell == 2);
+    EXPECT(pshm_queue_finished(&queue));
+    EXPECT(pshm_queue_finished(&queue)); /* sticky */
+    pshm_queue_reopen(&queue);
+    EXPECT(!pshm_queue_finished(&queue));
+    EXPECT(pshm_queue_push(&queue, 3));
+    EXPECT(pshm_queue_pop(&queue, &cell) && cell == 3);
+    EXPECT(!pshm_queue_finished(&queue));
+    pshm_queue_close(&queue);
+    EXPECT(pshm_queue_finished(&queue)); /* an empty one ends at once */
+    pshm_queue_format(queue.words);
+    EXPECT(!pshm_queue_finished(&queue) && pshm_queue_depth(&queue) == 0);
+}
+
+static void bell(void) {
+    pshm_bell *bell = pshm_test_memory(sizeof *bell);
+    pshm_bell_ring(bell); /* nobody waits: not even counted */
+    EXPECT(atomic_load(&bell->word) == 0);
+    pshm_bell_ring_always(bell);
+    EXPECT(atomic_load(&bell->word) == 1);
+
+    void (*const ringer[])(pshm_bell *) = {pshm_bell_ring, pshm_bell_ring_always};
+    for (uint32_t n = 0; n < 2; n++) {
+        uint32_t word = pshm_bell_arm(bell);
+        ringer[n](bell);
+        uint64_t started = pshm_now();
+        pshm_bell_wait(bell, word, PSHM_TEST_PATIENCE_NS);
+        CHECK(pshm_now() - started < PSHM_TEST_PATIENCE_NS, "slept through a ring");
+        pshm_bell_disarm(bell);
+    }
+    EXPECT(atomic_load(&bell->word) == 3);
+    pshm_bell_ring(bell);
+    EXPECT(atomic_load(&bell->word) == 3);
+
+    atomic_store(&bell->word, UINT32_MAX);
+    uint32_t word = pshm_bell_arm(bell);
+    EXPECT(word == UINT32_MAX);
+    pshm_bell_ring(bell);
+    EXPECT(atomic_load(&bell->word) == 0);
+    pshm_bell_wait(bell, 0, 1000000); /* rung by nobody: its time runs out */
+    pshm_bell_wait(bell, 0, 0);
+}
+
+void pshm_unit_queue(void) {
+    pshm_test_unit("queue: full and empty", queue_full_and_empty);
+    pshm_test_unit("queue: evict", queue_evict);
+    pshm_test_unit("queue: close", queue_close);
+    pshm_test_unit("bell", bell);
+}

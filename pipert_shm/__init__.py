@@ -1,0 +1,106 @@
+"""A shared-memory, zero-copy frame pipeline for video analytics.
+
+Layers, each importing only from those before it:
+
+    errors -> native -> memory -> codec -> data, events, transmit -> routine -> wire -> plan -> channel, logs, ports -> flow
+    -> launcher -> statistics, tap -> pipe -> api, cli; video beside
+
+Every public name has one home, and is re-exported here once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipert_shm.data import Data, FrameData, Hop, Meta
+from pipert_shm.errors import (
+    EndOfStream,
+    FloatingRoutine,
+    FlowDied,
+    NoFreeSlot,
+    PayloadError,
+    PipeFailed,
+    PipertError,
+    PipeStateError,
+    RoutineError,
+    SharedMemoryFull,
+    UniqueRoutineName,
+    UnknownEvent,
+    UnknownTarget,
+    WiresValidation,
+)
+from pipert_shm.events import (
+    KILL_EVENT_NAME,
+    LOG_DATA,
+    START_EVENT_NAME,
+    STOP_EVENT_NAME,
+    UNLINK,
+    UNLINK_EVENT_NAME,
+    events,
+)
+from pipert_shm.pipe import Pipe
+from pipert_shm.routine import DestinationRoutine, FPSRoutine, MiddleRoutine, Routine, SourceRoutine
+from pipert_shm.statistics import Latency, PipeStatistics, RoutineStatistics, WireStatistics
+from pipert_shm.tap import Tap
+from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
+from pipert_shm.wire import QueueNetwork, Wire
+
+if TYPE_CHECKING:
+    from pipert_shm.api import APIWrapper, create_app
+
+__all__ = [
+    "KILL_EVENT_NAME",
+    "LOG_DATA",
+    "START_EVENT_NAME",
+    "STOP_EVENT_NAME",
+    "UNLINK",
+    "UNLINK_EVENT_NAME",
+    "APIWrapper",
+    "BasicTransmitter",
+    "Data",
+    "DataTransmitter",
+    "DestinationRoutine",
+    "EndOfStream",
+    "FPSRoutine",
+    "FloatingRoutine",
+    "FlowDied",
+    "FrameData",
+    "Hop",
+    "Latency",
+    "Meta",
+    "MiddleRoutine",
+    "NoFreeSlot",
+    "PayloadError",
+    "Pipe",
+    "PipeFailed",
+    "PipeStateError",
+    "PipeStatistics",
+    "PipertError",
+    "QueueNetwork",
+    "Routine",
+    "RoutineError",
+    "RoutineStatistics",
+    "SharedMemoryFull",
+    "SharedMemoryTransmitter",
+    "SourceRoutine",
+    "Tap",
+    "UniqueRoutineName",
+    "UnknownEvent",
+    "UnknownTarget",
+    "Wire",
+    "WireStatistics",
+    "WiresValidation",
+    "create_app",
+    "events",
+]
+
+_LAZY = {"APIWrapper": "pipert_shm.api", "create_app": "pipert_shm.api"}
+
+
+def __getattr__(name: str) -> Any:
+    """FastAPI and the like load when they are first asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

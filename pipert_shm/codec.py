@@ -1,0 +1,322 @@
+"""How a payload becomes a message and back.
+
+A message names slots and carries a small body. An array whose memory lies in a slot that this process holds (a received or a
+loaned frame, or any view of one) is sent by reference: slot, offset, shape, strides, dtype. Every other buffer of at least
+`threshold` bytes is copied, 64-byte aligned, into one fresh slot. The rest is a pickle (protocol 5) in the body, or in that
+slot where it is too large. A bare array takes a path without pickle.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import dataclasses
+import io
+import pickle
+import struct
+from collections import ChainMap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from pipert_shm import native
+from pipert_shm.errors import PayloadError
+from pipert_shm.memory import MESSAGE_SLOT_BYTES, Slots
+
+THRESHOLD = 4096
+ALIGNMENT = 64
+
+PICKLE = 0
+ARRAY = 1
+
+HOP = struct.Struct("=QQQ")  # routine, sent ns, received ns
+_ARRAY_HEAD = struct.Struct("=QBB")  # offset, dimensions, length of the dtype's text
+_PICKLE_HEAD = struct.Struct("=IIQ?")  # buffers, bytes of table and stream, their offset in slot 0, whether they are there
+_BUFFER = struct.Struct("=HQQ")  # slot, offset, bytes (0: the whole slot)
+
+_MESSAGE_HEAD = 40
+_MARKER = pickle.PickleBuffer(b"\0")
+
+
+def _align(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def _is_plain(dtype: np.dtype[Any]) -> bool:
+    """Whether the dtype's text says all of it."""
+    return dtype.names is None and dtype.subdtype is None and not dtype.hasobject
+
+
+def _array_on(buffer: memoryview, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any) -> np.ndarray:
+    # By way of frombuffer: np.ndarray(buffer=memoryview) would stand on what is behind the view, and could be made writable.
+    return np.ndarray(shape, dtype, np.frombuffer(buffer, np.uint8), offset, strides)
+
+
+def _array_of(data: bytes, shape: tuple[int, ...], dtype: Any, order: str) -> np.ndarray:
+    return np.ndarray(shape, dtype, data, order="F" if order == "F" else "C")
+
+
+def _order(array: np.ndarray) -> str:
+    return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+
+
+def _extent(array: np.ndarray) -> tuple[int, int, int]:
+    """First address, lowest address and span in bytes of an array's memory."""
+    first: int = array.__array_interface__["data"][0]
+    if array.flags.c_contiguous:
+        return first, first, array.nbytes
+    low, high = first, first + array.itemsize
+    for length, stride in zip(array.shape, array.strides, strict=True):
+        reach = (length - 1) * stride
+        if reach < 0:
+            low += reach
+        else:
+            high += reach
+    return first, low, high - low
+
+
+class Encoder:
+    """Turns one routine's payloads into messages. The routine's thread only.
+
+    :param reach: numbers of the routines whose rings this routine's wires can carry; others' frames are copied.
+    """
+
+    def __init__(self, port: native.Port, slots: Slots, name: str, reach: frozenset[int]) -> None:
+        self._port = port
+        self._slots = slots
+        self._name = name
+        self._reach = reach
+        self._threshold = THRESHOLD
+        self._dtypes: dict[np.dtype[Any], bytes] = {}
+        self._stream = io.BytesIO()
+        self._referencing = self._pickler({np.ndarray: self._reduce_array}, self._take_buffer)
+        self._plain = pickle.Pickler(self._stream, 5)
+        self.copied_bytes = 0
+        self.in_band_bytes = 0
+        # of the message being encoded
+        self._post = native.Post()
+        self._outs = 0
+        self._table: list[tuple[int, int, int]] = []
+        self._packed: list[tuple[int, np.ndarray]] = []
+        self._packed_bytes = 0
+        self._slot_index: dict[int, int] = {}
+
+    def _pickler(self, reducers: dict[type, Callable[[Any], Any]], take: Callable[[pickle.PickleBuffer], bool]) -> pickle.Pickler:
+        pickler = pickle.Pickler(self._stream, 5, buffer_callback=take)
+        pickler.dispatch_table = ChainMap(reducers, copyreg.dispatch_table)
+        return pickler
+
+    def encode(
+        self,
+        post: native.Post,
+        payload: object,
+        outs: int,
+        hops: bytes,
+        *,
+        in_band: bool = False,
+        threshold: int = THRESHOLD,
+    ) -> tuple[int, bytes]:
+        """Puts the payload's buffers into slots of `post` (one lease each); returns kind and body.
+
+        :param outs: the outgoing edges it goes to.
+        :param hops: the bytes that the body starts with.
+        :param threshold: bytes from which on a buffer goes to a slot.
+        :param in_band: no references, no shared buffers: the receiver gets writable copies.
+        :raises PayloadError: when it does not pickle.
+        :raises NoFreeSlot, SharedMemoryFull, Stopping: see `Slots.reserve`. In any case nothing is held then.
+        """
+        self._post, self._outs, self._threshold = post, outs, threshold
+        self.copied_bytes = self.in_band_bytes = 0
+        self._table, self._packed, self._packed_bytes = [], [], 0
+        self._slot_index = {}
+        try:
+            if type(payload) is np.ndarray and not in_band and payload.nbytes >= self._threshold and _is_plain(payload.dtype):
+                return ARRAY, hops + self._encode_array(payload)
+            return PICKLE, hops + self._encode_pickle(payload, hops, in_band)
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            self._packed = []
+
+    def _let_go(self) -> None:
+        post = self._post.post
+        for index in range(post.slots):
+            self._port.process.release(post.slot[index])
+        post.slots = 0
+
+    # a bare array
+
+    def _encode_array(self, array: np.ndarray) -> bytes:
+        placed = self._reference(array)
+        if placed is None:
+            offset = self._pack_later(array)
+            self._write_packed()
+            strides = self._packed_strides(array)
+        else:
+            _, offset = placed
+            strides = array.strides
+        text = self._dtypes.get(array.dtype)
+        if text is None:
+            text = self._dtypes[array.dtype] = array.dtype.str.encode()
+        n = array.ndim
+        return _ARRAY_HEAD.pack(offset, n, len(text)) + struct.pack(f"={2 * n}q", *array.shape, *strides) + text
+
+    def _reference(self, array: np.ndarray) -> tuple[int, int] | None:
+        """Slot index and offset of the array's first element, where it can be sent as it lies."""
+        first, low, span = _extent(array)
+        found = self._port.reference(self._outs, low, span)
+        if found is None:
+            return None
+        descriptor, offset = found
+        index = self._slot_index.get(descriptor)
+        if index is not None:
+            self._port.process.release(descriptor)  # one lease per slot and message
+        else:
+            # One slot is kept for what has to be packed.
+            full = len(self._slot_index) >= native.MESSAGE_SLOTS - 1
+            if full or self._port.process.ring_owner(descriptor >> 48) not in self._reach:
+                self._port.process.release(descriptor)
+                return None
+            index = self._slot_index[descriptor] = self._post.add_slot(descriptor)
+        if array.flags.writeable:
+            array.flags.writeable = False
+        return index, offset + first - low
+
+    # everything else
+
+    def _reduce_array(self, array: np.ndarray) -> Any:
+        if array.dtype.hasobject:
+            return array.__reduce__()
+        dtype: Any = array.dtype.str if _is_plain(array.dtype) else array.dtype
+        if array.nbytes < self._threshold:
+            order = _order(array)
+            return _array_of, (array.tobytes(order="F" if order == "F" else "C"), array.shape, dtype, order)
+        placed = self._reference(array)
+        if placed is None:
+            index, offset, strides = -1, self._pack_later(array), self._packed_strides(array)
+        else:
+            (index, offset), strides = placed, array.strides
+        self._table.append((index, 0, 0))
+        return _array_on, (_MARKER, offset, array.shape, strides, dtype)
+
+    def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        """Pickle's callback: whether the buffer goes in band."""
+        if buffer is _MARKER:
+            return False
+        raw = buffer.raw()
+        if raw.nbytes < self._threshold:
+            return True
+        array = np.frombuffer(raw, np.uint8)
+        self._table.append((-1, self._pack_later(array), array.nbytes))
+        return False
+
+    def _pack_later(self, array: np.ndarray) -> int:
+        offset = _align(self._packed_bytes)
+        self._packed.append((offset, array))
+        self._packed_bytes = offset + array.nbytes
+        return offset
+
+    @staticmethod
+    def _packed_strides(array: np.ndarray) -> tuple[int, ...]:
+        strides, size = [], array.itemsize
+        fortran = _order(array) == "F"
+        for length in array.shape if fortran else reversed(array.shape):
+            strides.append(size)
+            size *= length
+        return tuple(strides if fortran else reversed(strides))
+
+    def _write_packed(self) -> int:
+        """Copies what was put off into one fresh slot; its index in the message."""
+        descriptor, address = self._slots.reserve(self._packed_bytes, self._outs, wait=True)
+        index = self._post.add_slot(descriptor)
+        memory = native.writable_memory(address, self._packed_bytes)
+        for offset, array in self._packed:
+            target = np.ndarray(array.shape, array.dtype, memory, offset, self._packed_strides(array))
+            np.copyto(target, array)
+            self.copied_bytes += array.nbytes
+        return index
+
+    def _dump(self, payload: object, in_band: bool) -> memoryview:
+        self._stream.seek(0)
+        self._stream.truncate()
+        pickler = self._plain if in_band else self._referencing
+        try:
+            pickler.dump(payload)
+        except Exception as error:
+            raise PayloadError(self._name, *_find_culprit(payload, error)) from error
+        finally:
+            pickler.clear_memo()  # it keeps what it has pickled alive
+        return self._stream.getbuffer()
+
+    def _encode_pickle(self, payload: object, hops: bytes, in_band: bool) -> bytes:
+        stream = self._dump(payload, in_band)
+        packed_index = len(self._slot_index)
+        table = b"".join(_BUFFER.pack(packed_index if slot < 0 else slot, offset, size) for slot, offset, size in self._table)
+        size = len(table) + len(stream)
+        slots = packed_index + bool(self._packed)
+        if len(hops) + _PICKLE_HEAD.size + size + _MESSAGE_HEAD + 8 * slots <= MESSAGE_SLOT_BYTES:
+            if self._packed:
+                self._write_packed()
+            self.in_band_bytes = len(stream)
+            body = _PICKLE_HEAD.pack(len(self._table), size, 0, False) + table + stream
+            stream.release()
+            return body
+        blob = np.frombuffer(table + stream, np.uint8)
+        stream.release()
+        offset = self._pack_later(blob)
+        index = self._write_packed()
+        return _PICKLE_HEAD.pack(len(self._table), size, offset, True) + struct.pack("=H", index)
+
+
+def _find_culprit(payload: object, error: Exception, where: str = "data", depth: int = 4) -> tuple[str, str]:
+    """Which part of a payload does not pickle, as a path, and why."""
+    for name, part in _parts(payload, where):
+        try:
+            pickle.dumps(part, 5)
+        except Exception as inner:
+            return _find_culprit(part, inner, name, depth - 1) if depth else (name, str(inner))
+    return f"{where} ({type(payload).__name__})", str(error)
+
+
+def _parts(payload: object, where: str) -> Iterator[tuple[str, object]]:
+    if isinstance(payload, dict):
+        for key, value in payload.items():
+            yield f"{where}[{key!r}]", value
+    elif isinstance(payload, list | tuple | set | frozenset):
+        for index, value in enumerate(payload):
+            yield f"{where}[{index}]", value
+    elif dataclasses.is_dataclass(payload):
+        for field in dataclasses.fields(payload):
+            yield f"{where}.{field.name}", getattr(payload, field.name, None)
+    elif hasattr(payload, "__dict__"):
+        for name, value in vars(payload).items():
+            yield f"{where}.{name}", value
+
+
+_DTYPES: dict[bytes, np.dtype[Any]] = {}
+
+
+def decode(kind: int, body: memoryview, buffers: list[memoryview]) -> object:
+    """The payload of a message, its arrays standing on `buffers` (one per slot).
+
+    :param body: what `Encoder.encode` returned, less the hops.
+    """
+    if kind == ARRAY:
+        offset, n, text_bytes = _ARRAY_HEAD.unpack_from(body)
+        numbers = struct.unpack_from(f"={2 * n}q", body, _ARRAY_HEAD.size)
+        start = _ARRAY_HEAD.size + 16 * n
+        text = bytes(body[start : start + text_bytes])
+        dtype = _DTYPES.get(text)
+        if dtype is None:
+            dtype = _DTYPES[text] = np.dtype(text.decode())
+        return _array_on(buffers[0], offset, numbers[:n], numbers[n:], dtype)
+    count, size, offset, elsewhere = _PICKLE_HEAD.unpack_from(body)
+    if elsewhere:
+        (index,) = struct.unpack_from("=H", body, _PICKLE_HEAD.size)
+        blob = buffers[index][offset : offset + size]
+    else:
+        blob = body[_PICKLE_HEAD.size : _PICKLE_HEAD.size + size]
+    table = [_BUFFER.unpack_from(blob, i * _BUFFER.size) for i in range(count)]
+    out_of_band = [buffers[slot][at : at + n] if n else buffers[slot] for slot, at, n in table]
+    return pickle.loads(blob[count * _BUFFER.size :], buffers=out_of_band)

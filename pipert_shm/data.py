@@ -1,0 +1,88 @@
+"""Payload classes, and what is known of a message besides its payload."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipert_shm.codec import HOP
+from pipert_shm.native import now_ns
+
+
+@dataclass
+class Data:
+    """Base class of payloads; subclass it as a dataclass and add fields.
+
+    Any picklable object may be a payload: a `Data`, a dict, an ndarray.
+
+    >>> @dataclass
+    ... class Reading(Data):
+    ...     value: float
+    >>> Reading(21.5)
+    Reading(additional_data={}, value=21.5)
+    """
+
+    additional_data: dict[Any, Any] = field(default_factory=dict, init=False)
+
+
+class FrameData(Data, ABC):
+    """A payload that carries a frame; what `log_data` shows of it is `get_frame()`."""
+
+    @abstractmethod
+    def get_frame(self) -> np.ndarray:
+        """The frame: (height, width, 3) uint8, BGR."""
+
+
+class Hop(NamedTuple):
+    """One hand-over: to which routine, when it was published, when it was received (CLOCK_MONOTONIC, ns)."""
+
+    routine: str
+    sent_ns: int
+    received_ns: int
+
+
+class Meta:
+    """What is known of the message in hand: `self.meta` inside `main_logic`.
+
+    What a middle routine returns inherits the meta of the message it was made from.
+
+    Attributes:
+        sequence: number of the message at its origin, from 0.
+        captured_ns: when the origin had it, CLOCK_MONOTONIC, ns. A source may set it inside `main_logic`; else it is the time at
+            which `main_logic` returned.
+    """
+
+    __slots__ = ("_hops", "_names", "captured_ns", "origin_number", "sequence")
+
+    def __init__(self, names: tuple[str, ...], origin: int, sequence: int, captured_ns: int = 0, hops: bytes = b"") -> None:
+        self._names = names
+        self._hops = hops
+        self.origin_number = origin
+        self.sequence = sequence
+        self.captured_ns = captured_ns
+
+    @property
+    def origin(self) -> str:
+        """Name of the source."""
+        return self._names[self.origin_number]
+
+    @property
+    def capture_time(self) -> float:
+        """When the origin had it, as seconds since the epoch (`time.time()`)."""
+        return time.time() - (now_ns() - self.captured_ns) / 1e9
+
+    @property
+    def raw_hops(self) -> bytes:
+        return self._hops
+
+    @property
+    def hops(self) -> tuple[Hop, ...]:
+        """The hand-overs so far, oldest first; the last one is to this routine. The last 16 are kept."""
+        return tuple(Hop(self._names[routine], sent, received) for routine, sent, received in HOP.iter_unpack(self._hops))
+
+    def __repr__(self) -> str:
+        return f"Meta(origin={self.origin!r}, sequence={self.sequence}, captured_ns={self.captured_ns}, hops={self.hops})"

@@ -1,0 +1,178 @@
+"""What can go wrong, by who must act. `PipertError` is the root of all of it."""
+
+from __future__ import annotations
+
+__all__ = [
+    "EndOfStream",
+    "FloatingRoutine",
+    "FlowDied",
+    "NoFreeSlot",
+    "PayloadError",
+    "PipeFailed",
+    "PipeStateError",
+    "PipertError",
+    "RoutineError",
+    "SharedMemoryFull",
+    "UniqueRoutineName",
+    "UnknownEvent",
+    "UnknownTarget",
+    "WiresValidation",
+]
+
+
+class PipertError(Exception):
+    """Root of every error that pipert_shm raises."""
+
+
+class EndOfStream(PipertError):
+    """Raised by a routine's `main_logic` to say that it has no more to send.
+
+    Not a failure: the routine's `cleanup()` runs, its outgoing wires end after what was already sent, and each receiver ends in
+    turn when it has consumed all of its inputs.
+    """
+
+
+class RoutineError(PipertError):
+    """A routine is not fit to run; whoever wrote it must act. Raised by `create_flow()` and `build()`.
+
+    Attributes:
+        routine: the routine's name.
+    """
+
+    def __init__(self, routine: str, message: str) -> None:
+        super().__init__(f"routine {routine!r}: {message}")
+        self.routine = routine
+
+
+class UniqueRoutineName(RoutineError):
+    """Two routines of one pipe have the same name."""
+
+
+class FloatingRoutine(RoutineError):
+    """A routine has no wire at all."""
+
+
+class WiresValidation(PipertError):
+    """The wires do not make a pipeline: a cycle, a pair wired twice, a routine that is in no flow, too many receivers."""
+
+
+class UnknownEvent(PipertError):
+    """No targeted routine handles the event, or none takes these parameters. Raised by `notify_event()`.
+
+    Attributes:
+        event: the event's name.
+        known: the events that the targeted routines handle.
+    """
+
+    def __init__(self, event: str, known: list[str], message: str | None = None) -> None:
+        super().__init__(message or f"no routine that was addressed handles the event {event!r}; they handle: {', '.join(known)}")
+        self.event = event
+        self.known = known
+
+
+class UnknownTarget(PipertError):
+    """An event was addressed to a flow or a routine that does not exist. Raised by `notify_event()`.
+
+    Attributes:
+        target: the name that is not known.
+        known: the names that are.
+    """
+
+    def __init__(self, kind: str, target: str, known: list[str]) -> None:
+        super().__init__(f"there is no {kind} {target!r}; there are: {', '.join(known) or 'none'}")
+        self.target = target
+        self.known = known
+
+
+class PipeStateError(PipertError):
+    """The call does not fit the pipe's state: not built yet, built already, or ended."""
+
+
+class SharedMemoryFull(PipertError):
+    """/dev/shm is too small for the frames; whoever runs the machine or the container must act.
+
+    Attributes:
+        needed: bytes that were asked for.
+        free: bytes that could be had.
+        name: what they were for.
+    """
+
+    def __init__(self, name: str, needed: int, free: int) -> None:
+        super().__init__(
+            f"{name} needs {needed:,} bytes of shared memory and {free:,} are free in /dev/shm; give it more "
+            f"(Docker: --shm-size={_megabytes(2 * needed)}m, compose: shm_size; else: mount -o remount,size=… /dev/shm), "
+            f"or use smaller frames, shorter queues or a larger memory_budget"
+        )
+        self.needed = needed
+        self.free = free
+        self.name = name
+
+    def __reduce__(self) -> tuple[type[SharedMemoryFull], tuple[str, int, int]]:
+        return SharedMemoryFull, (self.name, self.needed, self.free)
+
+
+def _megabytes(count: int) -> int:
+    return max(64, -(-count // 1_000_000))
+
+
+class NoFreeSlot(PipertError):
+    """Every slot of the routine's ring is held; somebody keeps frames, or downstream is slower than the wires allow.
+
+    Attributes:
+        routine: whose ring it is.
+        slots: how many slots the ring has.
+        holders: how many of them each holder keeps, by name.
+    """
+
+    def __init__(self, routine: str, slots: int, holders: dict[str, int]) -> None:
+        kept = ", ".join(f"{name} holds {count}" for name, count in sorted(holders.items()))
+        super().__init__(f"all {slots} slots of {routine!r} are in use: {kept or 'they were just freed'}")
+        self.routine = routine
+        self.slots = slots
+        self.holders = holders
+
+
+class PayloadError(PipertError):
+    """What `main_logic` returned can't be sent to another process. The message is dropped and counted as `error`; the routine goes on.
+
+    Attributes:
+        routine: who returned it.
+        field: where in the payload the culprit sits, such as `data.additional_data['lock']`.
+    """
+
+    def __init__(self, routine: str, field: str, reason: str) -> None:
+        super().__init__(f"routine {routine!r} returned something that can't be sent to another flow: {field}: {reason}")
+        self.routine = routine
+        self.field = field
+
+
+class FlowDied(PipertError):
+    """A flow's process ended without being asked to.
+
+    Attributes:
+        flow: the flow's name.
+        exit_code: its exit status, or the negative number of the signal that ended it.
+    """
+
+    def __init__(self, flow: str, exit_code: int) -> None:
+        how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with status {exit_code}"
+        super().__init__(f"flow {flow!r} {how}")
+        self.flow = flow
+        self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[type[FlowDied], tuple[str, int]]:
+        return FlowDied, (self.flow, self.exit_code)
+
+
+class PipeFailed(PipertError):
+    """Raised by `join()` when a part of the pipe failed for good.
+
+    Attributes:
+        causes: what failed, in order: a text per routine whose setup, cleanup or memory failed, and per flow that died.
+        exit_codes: exit status (negative: signal) of each flow that died.
+    """
+
+    def __init__(self, causes: list[str], exit_codes: dict[str, int]) -> None:
+        super().__init__("; ".join(causes))
+        self.causes = causes
+        self.exit_codes = exit_codes

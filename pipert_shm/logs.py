@@ -1,0 +1,64 @@
+"""Log records: from the flows' loggers to the one that was given to the pipe, in the parent.
+
+A flow formats a record and sends it without waiting; where there is no room, the record is lost and counted against the routine.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import Any
+
+from pipert_shm.channel import Channel
+
+LONGEST_TEXT = 32_000
+
+_KEPT = ("name", "levelno", "levelname", "created", "msecs", "pathname", "filename", "module", "lineno", "funcName", "process")
+
+
+class ForwardingHandler(logging.Handler):
+    """Sends records to the parent; never blocks.
+
+    :param lost: called once for each record that could not be sent.
+    """
+
+    def __init__(self, channel: Channel, flow: str, routine: str, lost: Any) -> None:
+        super().__init__()
+        self._channel = channel
+        self._context = {"processName": flow, "threadName": routine, "flow": flow, "routine": routine}
+        self._lost = lost
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = {name: getattr(record, name) for name in _KEPT}
+        try:
+            fields["msg"] = _shortened(record.getMessage())
+            if record.exc_info and record.exc_info[0] is not None:
+                fields["exc_text"] = _shortened("".join(traceback.format_exception(*record.exc_info)).rstrip())
+            fields["sequence"] = getattr(record, "sequence", None)
+            self._channel.send({**fields, **self._context})
+        except BlockingIOError:
+            self._lost()
+        except OSError:
+            self._lost()  # the parent is gone, and with it everyone who would read this
+        except Exception:
+            self.handleError(record)  # as every handler of the standard library: a bad format string
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… ({len(text):,} characters)"
+
+
+def forwarding_logger(name: str, handler: ForwardingHandler) -> logging.Logger:
+    """The logger of this name, its records going to the parent only. Levels are inherited as ever."""
+    logger = logging.getLogger(name)
+    logger.handlers = [handler]
+    logger.propagate = False
+    return logger
+
+
+def replay(fields: dict[str, Any]) -> None:
+    """Gives a record that came from a flow to the parent's logger of its name."""
+    record = logging.makeLogRecord(fields)
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)

@@ -1,0 +1,332 @@
+"""Shared-memory segments, and the rings in them.
+
+A pipe has one control segment, `/dev/shm/pipert-<id>-c`, and one segment per ring, `/dev/shm/pipert-<id>-<serial>`. The id is
+random and serials only grow, so no name is ever used twice. Every process of a pipe keeps a shared lock (open file description
+lock) on the control segment; the kernel lets go of it when the process dies, however it dies. A pipe whose control segment can be
+locked exclusively has no process left, and `sweep_stale()` removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import secrets
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import posix_ipc
+
+from pipert_shm import native
+from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
+
+SHM = Path("/dev/shm")
+PREFIX = "pipert-"
+CONTROL = "c"
+MODE = 0o600
+PAGE = mmap.PAGESIZE
+MESSAGE_SLOT_BYTES = 4096
+FEWEST_SLOTS = 3
+GROWTH = 1.5
+
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+def new_pipe_id() -> str:
+    return secrets.token_hex(6)
+
+
+def _name(pipe_id: str, part: str | int) -> str:
+    return f"/{PREFIX}{pipe_id}-{part}"
+
+
+def free_bytes() -> int:
+    """What /dev/shm has free now."""
+    status = os.statvfs(SHM)
+    return status.f_bavail * status.f_frsize
+
+
+def create_segment(name: str, size: int, purpose: str) -> int:
+    """Makes a segment, mode 0600, with all of its memory, and returns its file descriptor.
+
+    :raises SharedMemoryFull: when /dev/shm has less than `size` bytes left; nothing is left behind then.
+    :raises OSError: when /dev/shm can't be written to.
+    """
+    try:
+        segment = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=MODE)
+    except posix_ipc.PermissionsError as error:
+        raise PermissionError(f"can't create {name} in {SHM}: it is read-only or not ours to write") from error
+    try:
+        os.ftruncate(segment.fd, size)
+        # Memory that is promised now can't turn into a SIGBUS later.
+        os.posix_fallocate(segment.fd, 0, size)
+    except OSError as error:
+        free = free_bytes() + os.fstat(segment.fd).st_blocks * 512
+        segment.close_fd()
+        segment.unlink()
+        raise SharedMemoryFull(purpose, size, free) from error
+    return segment.fd
+
+
+def _unlink(name: str) -> None:
+    try:
+        posix_ipc.unlink_shared_memory(name)
+    except posix_ipc.ExistentialError:
+        return  # somebody else was faster: it is gone, which is all that was wanted
+
+
+def unlink_pipe(pipe_id: str) -> None:
+    """Removes every segment of a pipe from /dev/shm, the control segment last. Mapped memory stays valid."""
+    control = _name(pipe_id, CONTROL)
+    for path in SHM.glob(f"{PREFIX}{pipe_id}-*"):
+        if f"/{path.name}" != control:
+            _unlink(f"/{path.name}")
+    _unlink(control)
+
+
+def _lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def pipe_ids() -> list[str]:
+    """The pipes that have segments in /dev/shm, alive or not."""
+    return sorted({path.name[len(PREFIX) :].rsplit("-", 1)[0] for path in SHM.glob(f"{PREFIX}*-*")})
+
+
+def is_stale(pipe_id: str) -> bool:
+    """Whether no process of this pipe is left. Pipes of other users, which we may not open, count as alive."""
+    try:
+        segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
+    except posix_ipc.ExistentialError:
+        return True
+    except posix_ipc.PermissionsError:
+        return False
+    try:
+        return _lock(segment.fd, fcntl.F_WRLCK)
+    finally:
+        segment.close_fd()
+
+
+def sweep_stale() -> list[str]:
+    """Removes what pipes without a living process left in /dev/shm; their ids. A pipe that runs is never touched."""
+    stale = [pipe_id for pipe_id in pipe_ids() if is_stale(pipe_id)]
+    for pipe_id in stale:
+        unlink_pipe(pipe_id)
+    return stale
+
+
+class ControlSegment:
+    """A pipe's control segment, mapped here and locked as in use by this process.
+
+    Forked children inherit the mapping but not the lock: each process of a pipe opens its own.
+    """
+
+    def __init__(self, pipe_id: str, fd: int, address: int, size: int) -> None:
+        self.pipe_id = pipe_id
+        self.size = size
+        self._fd = fd
+        self._address = address
+        self.process = native.Process(address, size)
+
+    @classmethod
+    def create(cls, routines: int, edges: int, cells: int, budget: int) -> ControlSegment:
+        """:raises SharedMemoryFull: when /dev/shm is too small for it."""
+        size = native.control_bytes(routines, edges, cells)
+        if not size:
+            raise ValueError(f"no control segment for {routines} routines and {edges} edges of {cells} cells")
+        while True:
+            pipe_id = new_pipe_id()
+            fd = create_segment(_name(pipe_id, CONTROL), size, "the pipe's control segment")
+            # A sweep that came between creation and lock has unlinked it: then a new one.
+            if _lock(fd, fcntl.F_RDLCK) and os.fstat(fd).st_nlink:
+                break
+            os.close(fd)
+        native.guard(fd)
+        address = native.map_shared(fd, size)
+        native.format_control(address, routines, edges, cells, budget)
+        return cls(pipe_id, fd, address, size)
+
+    @classmethod
+    def open(cls, pipe_id: str) -> ControlSegment:
+        """:raises posix_ipc.ExistentialError: when there is no such pipe."""
+        segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
+        _lock(segment.fd, fcntl.F_RDLCK)
+        native.guard(segment.fd)
+        return cls(pipe_id, segment.fd, native.map_shared(segment.fd, segment.size), segment.size)
+
+    def close(self) -> None:
+        """Lets go of the lock. The mapping stays, for counters and for views that outlive the pipe."""
+        if self._fd >= 0:
+            native.unguard(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def unmap(self) -> bool:
+        """Unmaps everything. False, and nothing done, while a view of a slot lives."""
+        if not self.process.close():
+            return False
+        if self._address:
+            native.unmap(self._address, self.size)
+            self._address = 0
+        return True
+
+
+def _page_up(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
+def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int, purpose: str) -> int:
+    """Makes a ring for routine number `owner` and maps it here, writable; its number.
+
+    It gets `slots` slots where the pipe's budget and /dev/shm allow, else as many as there is room for.
+
+    :raises SharedMemoryFull: when there is no room for the fewest that work.
+    """
+    process = segment.process
+    slot_bytes = _page_up(slot_bytes)
+    free = min(process.spend(0), free_bytes())
+    head = native.ring_bytes(slots, slot_bytes) - slots * slot_bytes
+    fitting = min(slots, max(0, free - head) // slot_bytes)
+    fewest = min(slots, FEWEST_SLOTS)
+    if fitting < fewest:
+        raise SharedMemoryFull(f"{purpose} ({fewest} slots of {slot_bytes:,} bytes)", head + fewest * slot_bytes, free)
+    size = native.ring_bytes(fitting, slot_bytes)
+    claimed = process.claim_ring(owner)
+    if claimed is None:
+        raise SharedMemoryFull(f"{purpose} (the pipe has {native.RINGS} rings already)", size, 0)
+    ring, serial = claimed
+    try:
+        if process.spend(size) < size:
+            raise SharedMemoryFull(purpose, size, process.spend(0))
+        try:
+            fd = create_segment(_name(segment.pipe_id, serial), size, purpose)
+        except BaseException:
+            process.refund(size)
+            raise
+    except BaseException:
+        process.release_ring(ring)
+        raise
+    try:
+        address = native.map_shared(fd, PAGE)
+        native.format_ring(address, ring, owner, fitting, slot_bytes)
+        native.unmap(address, PAGE)
+        process.map_ring(ring, serial, fd, size, writable=True)
+    finally:
+        os.close(fd)
+    process.publish_ring(ring)
+    return ring
+
+
+def open_ring(segment: ControlSegment, ring: int, *, writable: bool = False) -> None:
+    """Maps a published ring here.
+
+    :raises LookupError: when there is no such ring.
+    """
+    serial = segment.process.serial(ring)
+    if not serial:
+        raise LookupError(f"a message names ring {ring}, which does not exist")
+    shm = posix_ipc.SharedMemory(_name(segment.pipe_id, serial))
+    try:
+        segment.process.map_ring(ring, serial, shm.fd, shm.size, writable=writable)
+    finally:
+        shm.close_fd()
+
+
+def remove_ring(segment: ControlSegment, ring: int, size: int) -> None:
+    """Unlinks a ring of which every slot is free, and gives its memory back to the budget. The owner only."""
+    serial = segment.process.serial(ring)
+    segment.process.release_ring(ring)
+    segment.process.refund(size)
+    _unlink(_name(segment.pipe_id, serial))
+
+
+class Stopping(Exception):  # noqa: N818 - not an error: the routine's thread is wanted elsewhere
+    """Unwinds a routine that waits for a slot when it is stopped; never reaches user code's caller."""
+
+
+class Slots:
+    """The payload slots of one routine: where it loans from and packs into. The routine's thread only.
+
+    A payload larger than the slots makes the routine move to a ring of larger slots; the old ring goes as soon as the last of
+    its slots is free.
+
+    :param slots: how many slots the ring gets where memory allows.
+    """
+
+    def __init__(self, segment: ControlSegment, port: native.Port, number: int, name: str, slots: int) -> None:
+        self._segment = segment
+        self._port = port
+        self._number = number
+        self._name = name
+        self._slots = slots
+        self._ring = -1
+        self._slot_bytes = 0
+        self._old: list[tuple[int, int]] = []
+        self.edge_names: dict[int, str] = {}
+
+    def adopt(self, ring: int, slot_bytes: int) -> None:
+        """Uses a ring that was made for this routine at build time."""
+        if self._segment.process.ring_owner(ring) is None:
+            open_ring(self._segment, ring, writable=True)
+        self._ring, self._slot_bytes = ring, _page_up(slot_bytes)
+
+    def _fit(self, size: int) -> None:
+        if self._old:
+            self._drop_old()
+        if size <= self._slot_bytes:
+            return
+        wanted = size if not self._slot_bytes else max(size, int(self._slot_bytes * GROWTH))
+        ring = create_ring(self._segment, self._number, self._slots, wanted, f"the ring of {self._name!r}")
+        if self._ring >= 0:
+            self._old.append((self._ring, self._slot_bytes))
+        self._ring, self._slot_bytes = ring, _page_up(wanted)
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        process = self._segment.process
+        for ring, slot_bytes in list(self._old):
+            holders = process.holders(ring)
+            if holders is not None and not any(holders):
+                remove_ring(self._segment, ring, native.ring_bytes(len(holders), slot_bytes))
+                self._old.remove((ring, slot_bytes))
+
+    def reserve(self, size: int, outs: int, *, wait: bool) -> tuple[int, int]:
+        """A free slot of at least `size` bytes: its descriptor and address, under one lease of the caller's.
+
+        Short of slots, by the policies of `outs`: the oldest unread message of a drop_oldest wire gives way, a block wire waits.
+
+        :raises NoFreeSlot: when all slots are held and the policies don't wait, or waited long enough.
+        :raises SharedMemoryFull: when there is no memory for slots of that size.
+        :raises Stopping: when the routine is stopped meanwhile.
+        """
+        self._fit(size)
+        status, descriptor, address = self._port.reserve(outs, self._ring, wait=wait)
+        if status == native.OK:
+            return descriptor, address
+        if status == native.NOTICE:
+            raise Stopping
+        holders = self._segment.process.holders(self._ring) or []
+        raise NoFreeSlot(self._name, len(holders), self.count_holders(holders))
+
+    def count_holders(self, holders: Iterable[int]) -> dict[str, int]:
+        """How many slots each holder keeps, by name."""
+        counts: Counter[str] = Counter()
+        for bits in holders:
+            for bit in range(32):
+                if bits >> bit & 1:
+                    name = f"{self._name} (being written, or a loan)" if bit == 0 else self.edge_names.get(bit, f"bit {bit}")
+                    counts[name] += 1
+        return dict(counts)
+
+    def loan(self, shape: tuple[int, ...], dtype: np.dtype[np.generic], outs: int, *, wait: bool) -> np.ndarray:
+        """A writable array in a slot; released when it dies, or sent where it lies."""
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        _, address = self.reserve(max(size, 1), outs, wait=wait)
+        return np.ndarray(shape, dtype, native.loan(address, max(size, 1)))

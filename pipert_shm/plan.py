@@ -1,0 +1,302 @@
+"""What `build()` decides: roles, edges, holder bits and ring sizes. Pure computation on the graph, nothing is made yet."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipert_shm import native
+from pipert_shm.errors import FloatingRoutine, RoutineError, UniqueRoutineName, WiresValidation
+from pipert_shm.events import Audience, handlers_of
+from pipert_shm.routine import Role, Routine, logic_of
+from pipert_shm.transmit import DataTransmitter
+from pipert_shm.wire import Policy, Wire
+
+BITS = range(1, 32)
+BORROW_CAP = 2
+LOANS = 2
+IN_PASSING = 2  # held but not pushed, evicted but not dropped
+
+
+@dataclass(slots=True)
+class EdgePlan:
+    """One sender to one receiver."""
+
+    number: int
+    sender: int
+    receiver: int
+    policy: Policy
+    capacity: int
+    timeout: float | None
+    transmitter: DataTransmitter
+    local: bool
+    bit: int = 0
+    borrow_cap: int = BORROW_CAP
+
+    @property
+    def timeout_ns(self) -> int:
+        return native.FOREVER if self.timeout is None else int(self.timeout * 1e9)
+
+
+@dataclass(slots=True)
+class RoutinePlan:
+    """One routine: its edges, and what its process needs to know to run it.
+
+    Attributes:
+        reach: numbers of the routines whose frames it may forward by reference.
+        slots: payload slots that its ring should have; 0 when nothing of it leaves the flow.
+    """
+
+    number: int
+    routine: Routine
+    flow: str
+    role: Role
+    logic: Callable[..., Any]
+    ins: list[EdgePlan] = field(default_factory=list)
+    outs: list[EdgePlan] = field(default_factory=list)
+    reach: frozenset[int] = frozenset()
+    slots: int = 0
+
+    @property
+    def message_slots(self) -> int:
+        remote = [edge for edge in self.outs if not edge.local]
+        return sum(edge.capacity + 1 + IN_PASSING for edge in remote) + 1 if remote else 0
+
+
+@dataclass(slots=True)
+class Plan:
+    """The whole graph, routines in the order of their flows."""
+
+    flows: dict[str, list[RoutinePlan]]
+    routines: list[RoutinePlan]
+    edges: list[EdgePlan]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(plan.routine.name for plan in self.routines)
+
+    def find(self, name: str) -> RoutinePlan | None:
+        return next((plan for plan in self.routines if plan.routine.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """A pipe's settings for wires that don't say."""
+
+    policy: Policy
+    capacity: int
+    timeout: float | None
+    transmitter: DataTransmitter
+
+
+def make_plan(flows: dict[str, Sequence[Routine]], wires: Iterable[Wire], defaults: Defaults) -> Plan:
+    """Checks the graph and plans it.
+
+    :raises UniqueRoutineName, FloatingRoutine, RoutineError: for a routine that does not fit.
+    :raises WiresValidation: for wires that don't.
+    """
+    flow_of = _check_names(flows)
+    pairs = _pairs(wires, flow_of)
+    order = _topological([routine for routines in flows.values() for routine in routines], [pair[:2] for pair in pairs])
+
+    numbers = {id(routine): number for number, routine in enumerate(r for rs in flows.values() for r in rs)}
+    edges = []
+    for number, (source, destination, wire) in enumerate(pairs):
+        policy = wire.policy or defaults.policy
+        timeout = wire.timeout if wire.timeout is not None or wire.policy is not None else defaults.timeout
+        edges.append(
+            EdgePlan(
+                number=number,
+                sender=numbers[id(source)],
+                receiver=numbers[id(destination)],
+                policy=policy,
+                capacity=wire.capacity or defaults.capacity,
+                timeout=timeout,
+                transmitter=wire.data_transmitter or defaults.transmitter,
+                local=flow_of[id(source)] == flow_of[id(destination)],
+            )
+        )
+    planned_flows = {}
+    for flow, routines in flows.items():
+        planned_flows[flow] = [_plan_routine(numbers[id(routine)], routine, flow, edges) for routine in routines]
+    routines_planned = [plan for plans in planned_flows.values() for plan in plans]
+    plan = Plan(planned_flows, routines_planned, edges)
+    _assign_reach(plan, [numbers[id(routine)] for routine in order])
+    _assign_bits(plan)
+    _assign_slots(plan)
+    return plan
+
+
+def audience_of(plan: Plan) -> Audience:
+    """Who can be addressed by events."""
+    import inspect
+
+    handlers = {}
+    for item in plan.routines:
+        handlers[item.routine.name] = {
+            event: tuple(inspect.signature(getattr(item.routine, method)) for method in methods)
+            for event, methods in handlers_of(type(item.routine)).items()
+        }
+    return Audience({flow: tuple(p.routine.name for p in plans) for flow, plans in plan.flows.items()}, handlers)
+
+
+# ---- checks -------------------------------------------------------------------------------------------------------------------
+
+
+def _check_names(flows: dict[str, Sequence[Routine]]) -> dict[int, str]:
+    seen: dict[str, str] = {}
+    flow_of = {}
+    for flow, routines in flows.items():
+        for routine in routines:
+            if routine.name in seen:
+                raise UniqueRoutineName(
+                    routine.name, f"there are two of this name (flows {seen[routine.name]!r} and {flow!r}); give each its own"
+                )
+            seen[routine.name] = flow
+            flow_of[id(routine)] = flow
+    return flow_of
+
+
+def _pairs(wires: Iterable[Wire], flow_of: dict[int, str]) -> list[tuple[Routine, Routine, Wire]]:
+    pairs = []
+    seen: set[tuple[int, int]] = set()
+    for wire in wires:
+        for destination in wire.destinations:
+            for routine in (wire.source, destination):
+                if id(routine) not in flow_of:
+                    raise WiresValidation(f"{wire!r}: routine {routine.name!r} is in no flow of this pipe")
+            pair = (id(wire.source), id(destination))
+            if pair in seen:
+                raise WiresValidation(f"{wire.source.name!r} is wired to {destination.name!r} twice")
+            seen.add(pair)
+            pairs.append((wire.source, destination, wire))
+    return pairs
+
+
+def _topological(routines: list[Routine], pairs: list[tuple[Routine, Routine]]) -> list[Routine]:
+    """Senders before receivers.
+
+    :raises WiresValidation: when there is a cycle; it names one.
+    """
+    following: dict[int, list[Routine]] = {id(routine): [] for routine in routines}
+    for source, destination in pairs:
+        following[id(source)].append(destination)
+    order: list[Routine] = []
+    state: dict[int, str] = {}
+    path: list[Routine] = []
+
+    def visit(routine: Routine) -> None:
+        if state.get(id(routine)) == "done":
+            return
+        if state.get(id(routine)) == "open":
+            start = next(i for i, other in enumerate(path) if other is routine)
+            names = " -> ".join(repr(other.name) for other in [*path[start:], routine])
+            raise WiresValidation(f"the wires make a cycle: {names}")
+        state[id(routine)] = "open"
+        path.append(routine)
+        for other in following[id(routine)]:
+            visit(other)
+        path.pop()
+        state[id(routine)] = "done"
+        order.append(routine)
+
+    for routine in routines:
+        visit(routine)
+    return order[::-1]
+
+
+def _plan_routine(number: int, routine: Routine, flow: str, edges: list[EdgePlan]) -> RoutinePlan:
+    ins = [edge for edge in edges if edge.receiver == number]
+    outs = [edge for edge in edges if edge.sender == number]
+    if not ins and not outs:
+        raise FloatingRoutine(routine.name, f"in flow {flow!r} it is wired to no other routine")
+    role = Role.SOURCE if not ins else Role.MIDDLE if outs else Role.DESTINATION
+    if routine.role is Role.SOURCE and ins:
+        raise RoutineError(routine.name, "a SourceRoutine takes no messages, but a wire leads to it")
+    if routine.role is Role.DESTINATION and outs:
+        raise RoutineError(routine.name, "a DestinationRoutine sends nothing, but a wire leads from it")
+    if routine.role in (Role.MIDDLE, Role.DESTINATION) and not ins:
+        raise FloatingRoutine(routine.name, f"a {type(routine).__name__} needs a wire that leads to it")
+    role = routine.role or role
+    for name, count, limit in (("receivers", len(outs), native.OUTS), ("senders", len(ins), native.INS)):
+        if count > limit:
+            raise WiresValidation(f"routine {routine.name!r} has {count} {name}; at most {limit} can be wired to one routine")
+    _refuse_unforkable(routine)
+    return RoutinePlan(number, routine, flow, role, logic_of(routine, role), ins, outs)
+
+
+def _refuse_unforkable(routine: Routine) -> None:
+    """:raises RoutineError: when an attribute can't cross a fork."""
+    for name, value in vars(routine).items():
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else (value,)
+        for item in (value, *values):
+            what = _unforkable(item)
+            if what:
+                raise RoutineError(routine.name, f"attribute {name!r} holds {what}, which does not survive a fork: open it in setup()")
+
+
+def _unforkable(value: object) -> str | None:
+    if isinstance(value, threading.Thread):
+        return "a thread"
+    socket = sys.modules.get("socket")
+    if socket is not None and isinstance(value, socket.socket):
+        return "a socket"
+    kind = type(value)
+    if kind.__module__.split(".")[0] == "cv2" and kind.__name__ in ("VideoCapture", "VideoWriter") and value.isOpened():  # type: ignore[attr-defined]
+        return f"an open cv2.{kind.__name__}"
+    if kind.__module__.split(".")[0] == "torch" and getattr(value, "is_cuda", False) is True:
+        return "a CUDA tensor"
+    return None
+
+
+# ---- reach, bits, slots -------------------------------------------------------------------------------------------------------
+
+
+def _assign_reach(plan: Plan, order: list[int]) -> None:
+    for number in order:
+        routine = plan.routines[number]
+        upstream = [plan.routines[edge.sender].reach for edge in routine.ins]
+        routine.reach = frozenset({number}).union(*upstream)
+
+
+def _assign_bits(plan: Plan) -> None:
+    """One holder bit per remote edge: edges whose messages can reach one ring need different ones.
+
+    Where 31 do not suffice, a routine's wires carry copies of what came from upstream, so that they need a bit in its own ring
+    only.
+
+    :raises WiresValidation: when not even that is enough.
+    """
+    for routine in plan.routines:
+        remote = [edge for edge in routine.outs if not edge.local]
+        if remote and not _take_bits(plan, routine, remote):
+            routine.reach = frozenset({routine.number})
+            if not _take_bits(plan, routine, remote):
+                raise WiresValidation(
+                    f"routine {routine.routine.name!r} sends to {len(remote)} routines in other flows; at most {len(BITS)} can "
+                    f"hold its frames"
+                )
+
+
+def _take_bits(plan: Plan, routine: RoutinePlan, remote: list[EdgePlan]) -> bool:
+    taken = {edge.bit for edge in plan.edges if edge.bit and plan.routines[edge.sender].reach & routine.reach}
+    free = [bit for bit in BITS if bit not in taken]
+    if len(free) < len(remote):
+        return False
+    for edge, bit in zip(remote, free, strict=False):
+        edge.bit = bit
+    return True
+
+
+def _assign_slots(plan: Plan) -> None:
+    for routine in plan.routines:
+        carrying = [edge for edge in plan.edges if routine.number in plan.routines[edge.sender].reach]
+        remote = [edge for edge in carrying if not edge.local]
+        if not remote:
+            continue
+        held_in_flows = sum(edge.capacity + 1 for edge in carrying if edge.local)
+        held_by_edges = sum(edge.capacity + edge.borrow_cap + IN_PASSING for edge in remote)
+        routine.slots = held_by_edges + held_in_flows + LOANS + 1

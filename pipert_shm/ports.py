@@ -1,0 +1,280 @@
+"""A running routine's outgoing and incoming wires: payloads to messages and back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pipert_shm import native
+from pipert_shm.codec import HOP, Encoder, decode
+from pipert_shm.data import Meta
+from pipert_shm.errors import NoFreeSlot
+from pipert_shm.memory import MESSAGE_SLOT_BYTES, ControlSegment, Slots, Stopping, create_ring, open_ring
+from pipert_shm.plan import EdgePlan
+from pipert_shm.transmit import DataTransmitter
+
+MOST_HOPS = 16
+
+LocalMessages = dict[int, tuple[Any, Meta, int]]
+
+
+class _Group:
+    """The outgoing edges that share a transmitter: one message serves them all."""
+
+    __slots__ = ("in_band", "local", "outs", "remote", "threshold", "transform")
+
+    def __init__(self, transmitter: DataTransmitter) -> None:
+        self.transform = transmitter.transmit()
+        self.in_band = transmitter.in_band
+        self.threshold = transmitter.data_size_threshold
+        self.outs = 0
+        self.remote = 0
+        self.local: list[int] = []
+
+
+class Outbox:
+    """What a routine sends by. The routine's thread only, but for `loan` with `wait=False`.
+
+    :param local: per edge number, the payloads that wait within this process.
+    """
+
+    def __init__(
+        self,
+        segment: ControlSegment,
+        port: native.Port,
+        number: int,
+        name: str,
+        reach: frozenset[int],
+        slots: int,
+        message_slots: int,
+        local: dict[int, LocalMessages],
+    ) -> None:
+        self._port = port
+        self._number = number
+        self._name = name
+        self._segment = segment
+        self._record = native.RoutineRecord(segment.process, number)
+        self._local = local
+        self._groups: dict[int, _Group] = {}
+        self._edges: dict[int, int] = {}
+        self._post = native.Post()
+        self._token = 0
+        self._unsent: deque[tuple[_Group, Any, Meta]] = deque()
+        self._stuck = False
+        self._message_slots = message_slots
+        self._messages = -1
+        self.slots = Slots(segment, port, number, name, slots)
+        self._encoder = Encoder(port, self.slots, name, reach)
+
+    def add(self, edge: EdgePlan) -> None:
+        out = self._port.add_out(edge.number)
+        self._edges[out] = edge.number
+        group = self._groups.setdefault(id(edge.transmitter), _Group(edge.transmitter))
+        group.outs |= 1 << out
+        if edge.local:
+            group.local.append(out)
+            return
+        group.remote |= 1 << out
+        if self._messages < 0:
+            purpose = f"the messages of {self._name!r}"
+            self._messages = create_ring(self._segment, self._number, max(self._message_slots, 8), MESSAGE_SLOT_BYTES, purpose)
+
+    def remove(self, edge: int) -> bool:
+        """Sends no more on an edge: its stream ends with what was sent. False when the edge is not one of ours."""
+        out = next((out for out, number in self._edges.items() if number == edge), None)
+        if out is None:
+            return False
+        del self._edges[out]
+        for group in self._groups.values():
+            group.outs &= ~(1 << out)
+            group.remote &= ~(1 << out)
+            if out in group.local:
+                group.local.remove(out)
+        native.EdgeRecord(self._segment.process, edge).close()
+        self._port.remove_out(out)
+        return True
+
+    @property
+    def edges(self) -> list[int]:
+        return list(self._edges.values())
+
+    @property
+    def leaves_flow(self) -> bool:
+        """Whether any wire leads to another process."""
+        return any(group.remote for group in self._groups.values())
+
+    @property
+    def outs(self) -> int:
+        outs = 0
+        for group in self._groups.values():
+            outs |= group.outs
+        return outs
+
+    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, wait: bool) -> np.ndarray:
+        return self.slots.loan(shape, dtype, self.outs, wait=wait)
+
+    def send(self, payload: list[Any], meta: Meta) -> None:
+        """Sends the one payload that is in the list, and takes it out, so that nobody here holds it when it is received.
+
+        :raises Stopping: when it is interrupted; what is not yet sent waits for `flush`.
+        :raises PayloadError, SharedMemoryFull: the message is dropped then, and counted.
+        """
+        data = payload.pop()
+        for group in self._groups.values():
+            if group.outs:
+                self._unsent.append((group, data, meta))
+        del data
+        self.flush()
+
+    def flush(self) -> None:
+        """Goes on with what an interruption left unsent."""
+        if self._stuck:
+            self._finish(self._port.resume(self._post))
+        while self._unsent:
+            self._send_next()
+
+    def abandon(self) -> None:
+        """Gives up what is unsent, counted as stopped."""
+        reason = native.REASONS["stopped"]
+        if self._stuck:
+            self._port.abandon(self._post, reason)
+            self._forget_lost()
+            self._stuck = False
+        for group, _, _ in self._unsent:
+            self._drop(group.outs, reason)
+        self._unsent.clear()
+
+    def _drop(self, outs: int, reason: int) -> None:
+        self._post.begin(outs, 0)
+        self._port.abandon(self._post, reason)
+        self._post.take_lost()
+
+    def _send_next(self) -> None:
+        group, payload, meta = self._unsent.popleft()
+        post = self._post
+        self._token += 1
+        post.begin(group.outs, self._token)
+        kind, body, hops = 0, b"", meta.raw_hops
+        try:
+            data = group.transform(payload)
+            if group.remote:
+                kind, body = self._encoder.encode(
+                    post, data, group.remote, hops, in_band=group.in_band, threshold=group.threshold
+                )
+                self._record.count_sending(copied=self._encoder.copied_bytes, in_band=self._encoder.in_band_bytes)
+        except Stopping:
+            self._unsent.appendleft((group, payload, meta))
+            raise
+        except NoFreeSlot:
+            # As the wires' policies say: not an error. Wires within the flow need no slot.
+            self._drop(group.remote, native.REASONS["no_slot"])
+            post.begin(group.outs & ~group.remote, self._token)
+        except BaseException:
+            self._drop(group.outs, native.REASONS["error"])
+            raise
+        for out in group.local:
+            self._local[self._edges[out]][self._token] = (data, meta, native.now_ns())
+        payload = data = None
+        ring = self._messages if group.remote else 0
+        status = self._port.send(
+            post, ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(hops) // HOP.size, body
+        )
+        self._finish(status)
+
+    def _finish(self, status: int) -> None:
+        self._forget_lost()
+        self._stuck = status == native.NOTICE
+        if self._stuck:
+            raise Stopping
+        if status != native.OK:
+            self._port.abandon(self._post, native.REASONS["no_slot"])
+            self._forget_lost()
+
+    def _forget_lost(self) -> None:
+        for out, token in self._post.take_lost():
+            self._local[self._edges[out]].pop(token, None)
+
+
+class Inbox:
+    """What a routine receives by. The routine's thread only.
+
+    :param names: of all routines, by number.
+    """
+
+    def __init__(
+        self, segment: ControlSegment, port: native.Port, number: int, names: tuple[str, ...], local: dict[int, LocalMessages]
+    ) -> None:
+        self._segment = segment
+        self._port = port
+        self._number = number
+        self._names = names
+        self._local = local
+        self._record = native.RoutineRecord(segment.process, number)
+        self._edges: list[EdgePlan] = []
+        self._records: list[native.EdgeRecord] = []
+        self._receive: list[Callable[[Any], Any]] = []
+        self.over_cap: EdgePlan | None = None
+
+    def add(self, edge: EdgePlan) -> None:
+        self._port.add_in(edge.number)
+        self._edges.append(edge)
+        self._records.append(native.EdgeRecord(self._segment.process, edge.number))
+        self._receive.append(edge.transmitter.receive())
+        if edge.local:
+            self._local.setdefault(edge.number, {})
+
+    def receive(self, timeout_ns: int = native.FOREVER) -> int:
+        """Waits for the next message; native.OK when there is one, which `take` gives."""
+        status = self._port.receive(timeout_ns)
+        while status == native.UNMAPPED:
+            open_ring(self._segment, self._port.delivery.unmapped)
+            status = self._port.take()
+        return status
+
+    def take(self) -> tuple[Any, Meta]:
+        """The message that `receive` found.
+
+        :raises Exception: what unpickling, or the wire's own transmitter, raised; the message is then dropped and counted.
+        """
+        delivery = self._port.delivery
+        place = delivery.place
+        if delivery.local:
+            return self._take_local(place, delivery.token, delivery.received_ns)
+        body = self._port.body()
+        hops_end = delivery.hops * HOP.size
+        hops = bytes(body[:hops_end])[-(MOST_HOPS - 1) * HOP.size :]
+        hops += HOP.pack(self._number, delivery.sent_ns, delivery.received_ns)
+        meta = Meta(self._names, delivery.origin, delivery.sequence, delivery.captured_ns, hops)
+        over_cap = delivery.over_cap and delivery.slots
+        buffers = self._port.delivered_slots()
+        try:
+            if over_cap:
+                self.over_cap = self._edges[place]
+                self._records[place].count_private(sum(len(buffer) for buffer in buffers))
+                buffers = [memoryview(bytes(buffer)) for buffer in buffers]
+            return self._receive[place](decode(delivery.kind, body[hops_end:], buffers)), meta
+        except Exception:
+            self._port.discard(native.REASONS["error"])
+            raise
+
+    def _take_local(self, place: int, token: int, received_ns: int) -> tuple[Any, Meta]:
+        payload, meta, sent_ns = self._local[self._edges[place].number].pop(token)
+        hops = meta.raw_hops[-(MOST_HOPS - 1) * HOP.size :] + HOP.pack(self._number, sent_ns, received_ns)
+        self._records[place].count_hop(received_ns - sent_ns)
+        self._record.count_age(received_ns - meta.captured_ns)
+        own = Meta(self._names, meta.origin_number, meta.sequence, meta.captured_ns, hops)
+        return self._receive[place](payload), own
+
+    def end(self) -> None:
+        """Takes no more; what waits is dropped, counted as `ended`."""
+        self._port.end_ins()
+        while (status := self.receive(0)) in (native.OK, native.PROTOCOL, native.NOTICE):
+            if status == native.NOTICE:
+                self._port.noticed()
+            elif status == native.OK:
+                if self._port.delivery.local:
+                    self._local[self._edges[self._port.delivery.place].number].pop(self._port.delivery.token)
+                self._port.discard(native.REASONS["ended"])

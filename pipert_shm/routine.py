@@ -1,0 +1,188 @@
+"""Routines: what users write."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from pipert_shm.data import Meta
+from pipert_shm.errors import PipeStateError, RoutineError
+from pipert_shm.events import UPDATE_FPS_NAME
+
+
+class Role(Enum):
+    """What a routine does with messages: makes them, turns them into others, or takes them."""
+
+    SOURCE = "source"
+    MIDDLE = "middle"
+    DESTINATION = "destination"
+
+
+class Runtime(Protocol):
+    """What a routine asks of the process that runs it."""
+
+    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray: ...
+
+
+Notifier = Callable[..., None]
+
+
+class Routine:
+    """One step of a pipe: `setup()`, then `main_logic` again and again, then `cleanup()`.
+
+    Subclass `SourceRoutine`, `MiddleRoutine` or `DestinationRoutine`; a direct subclass takes its role from its wires.
+
+    All three methods run on the routine's own thread in its flow's process. The object that you made stays in the process that
+    built the pipe: attributes that a running routine sets are not seen there.
+
+    :param name: unique in its pipe; by default the class name and a number.
+
+    Attributes:
+        name: the routine's name.
+        flow_name: the flow that it is in, once it is in one.
+        meta: what is known of the message in hand, inside `main_logic`.
+    """
+
+    role: ClassVar[Role | None] = None
+    _counters: ClassVar[defaultdict[str, int]] = defaultdict(int)
+
+    def __init__(self, name: str | None = None) -> None:
+        if name is None:
+            kind = type(self).__name__
+            name = f"{kind}-{Routine._counters[kind]}"
+            Routine._counters[kind] += 1
+        self.name: str = name
+        self.flow_name: str | None = None
+        self.meta = Meta((name,), 0, 0)
+        self._logger: logging.Logger = logging.getLogger(name)
+        self._const_fps: float = 0.0
+        self._output_bytes = 0
+        self._notifier: Notifier | None = None
+        self._runtime: Runtime | None = None
+
+    def setup(self) -> None:
+        """Called before the first `main_logic` of each start; open files, cameras and models here."""
+
+    def cleanup(self) -> None:
+        """Called after the last `main_logic` of each run; close here what `setup()` opened."""
+
+    def loan(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> np.ndarray:
+        """A writable array in shared memory, with whatever it held before.
+
+        Returned from `main_logic`, alone or anywhere inside a payload, it is sent where it lies, with no copy, and turns
+        read-only (older views of it don't: let go of them). One that is never sent is given back when it dies.
+
+        Without shared memory (no wire leaves the flow, or the routine does not run in a flow) it is a plain array.
+
+        :param shape: as of `numpy.empty`.
+        :raises NoFreeSlot: when every slot of the ring is held; where a wire's policy is `block` it waits first.
+        :raises SharedMemoryFull: when there is no memory for it.
+        """
+        if self._runtime is None:
+            return np.empty(shape, dtype)
+        return self._runtime.loan(tuple(shape), np.dtype(dtype))
+
+    def declare_output(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> None:
+        """Says how large the frames are that this routine loans or sends, so that `build()` can make room for them, or say that
+        there is too little. Call it in `__init__`; without it the ring is made for the first frame.
+        """
+        self._output_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+
+    def set_const_fps(self, fps: float) -> None:
+        """Calls `main_logic` at most `fps` times a second, at even intervals; 0 takes the limit away.
+
+        :raises ValueError: when `fps` is negative.
+        """
+        if fps < 0:
+            raise ValueError(f"fps must be positive, or 0 for no limit, not {fps}")
+        self._const_fps = float(fps)
+        if self._runtime is None and self._notifier is not None:
+            self._notifier(UPDATE_FPS_NAME, specific_routine=self.name, only_if_built=True, fps=fps)
+
+    def notify_event(
+        self,
+        event_name: str,
+        routines_by_flow: dict[str, Iterable[str]] | None = None,
+        specific_routine: str | None = None,
+        **event_parameters: Any,
+    ) -> None:
+        """Notifies an event, as `Pipe.notify_event` does, from within a routine or from outside.
+
+        :raises UnknownEvent, UnknownTarget: when nobody would get it.
+        :raises PipeStateError: when the routine is in no pipe.
+        """
+        if self._notifier is None:
+            raise PipeStateError(f"routine {self.name!r} is in no pipe yet: create_flow() first")
+        self._notifier(event_name, routines_by_flow, specific_routine, **event_parameters)
+
+
+class SourceRoutine(Routine):
+    """A routine that makes messages: `main_logic()` returns one, or None for nothing, or raises `EndOfStream`."""
+
+    role = Role.SOURCE
+
+    def main_logic(self) -> Any:
+        raise NotImplementedError
+
+
+class MiddleRoutine(Routine):
+    """A routine that turns messages into others: `main_logic(data)` returns one, or None for nothing."""
+
+    role = Role.MIDDLE
+
+    def main_logic(self, data: Any) -> Any:
+        raise NotImplementedError
+
+
+class DestinationRoutine(Routine):
+    """A routine that takes messages: `main_logic(data)`."""
+
+    role = Role.DESTINATION
+
+    def main_logic(self, data: Any) -> None:
+        raise NotImplementedError
+
+
+class FPSRoutine(Routine):
+    """A routine whose role is inferred from its wires: `main_logic(data=None)`. PipeRT2's base class."""
+
+    def main_logic(self, data: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def logic_of(routine: Routine, role: Role) -> Callable[..., Any]:
+    """The routine's `main_logic`, callable with no argument for a source and with the payload for the others.
+
+    :raises RoutineError: when there is none, or its signature does not fit the role.
+    """
+    logic = getattr(routine, "main_logic", None)
+    if not callable(logic) or getattr(logic, "__func__", None) in _PLACEHOLDERS:
+        raise RoutineError(routine.name, f"{type(routine).__name__} has no main_logic")
+    signature = inspect.signature(logic)
+    arguments: tuple[None, ...] = () if role is Role.SOURCE else (None,)
+    if _takes(signature, arguments):
+        return logic
+    if role is Role.SOURCE and routine.role is None and _takes(signature, (None,)):
+        return lambda: logic(None)
+    wanted = "main_logic(self)" if role is Role.SOURCE else "main_logic(self, data)"
+    raise RoutineError(
+        routine.name, f"as a {role.value} it needs {wanted}, but {type(routine).__name__} has main_logic{signature}"
+    )
+
+
+_PLACEHOLDERS = {cls.main_logic for cls in (SourceRoutine, MiddleRoutine, DestinationRoutine, FPSRoutine)}
+
+
+def _takes(signature: inspect.Signature, arguments: tuple[None, ...]) -> bool:
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,154 @@
+"""What a pipe has done: counters read out of shared memory, at no cost to the flows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from pipert_shm import native
+from pipert_shm.flow import State
+from pipert_shm.memory import ControlSegment
+from pipert_shm.plan import Plan
+from pipert_shm.wire import Policy
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A distribution of durations, from a histogram whose buckets are 1/16 of their value wide.
+
+    Attributes:
+        counts: how many durations fell into each bucket.
+    """
+
+    counts: tuple[int, ...]
+
+    @cached_property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    def percentile_us(self, percent: float) -> float:
+        """The duration, microseconds, that `percent` of all stay below; nan where there is none."""
+        rank = percent / 100 * self.count
+        below = 0
+        for bucket, number in enumerate(self.counts):
+            below += number
+            if number and below >= rank:
+                return native.BUCKET_NS[bucket] / 1000
+        return float("nan")
+
+    @property
+    def p50_us(self) -> float:
+        return self.percentile_us(50)
+
+    @property
+    def p99_us(self) -> float:
+        return self.percentile_us(99)
+
+
+@dataclass(frozen=True)
+class WireStatistics:
+    """One sender to one receiver. `sent` = `received` + `dropped` + `waiting`, but for what is on its way right now.
+
+    Attributes:
+        sent: messages that the sender offered to this wire.
+        received: messages that the receiver got.
+        waiting: messages in the queue now.
+        dropped: messages that were lost, by reason: `oldest` (evicted by a newer one), `newest` (came to a full queue), `timeout`
+            (a blocked sender's time ran out), `no_slot` (no free slot in the sender's ring), `ended` (the receiver had ended),
+            `stopped` (the pipe was killed before they were sent), `error` (they could not be encoded or decoded).
+        private_bytes: bytes that were copied on receipt, since the receiver kept more frames than its share.
+        hop: from publication to receipt.
+    """
+
+    sender: str
+    receiver: str
+    policy: Policy
+    capacity: int
+    sent: int
+    received: int
+    waiting: int
+    dropped: dict[str, int]
+    private_bytes: int
+    protocol_errors: int
+    hop: Latency
+
+    @property
+    def lost(self) -> int:
+        """Messages that were lost, for any reason."""
+        return sum(self.dropped.values())
+
+
+@dataclass(frozen=True)
+class RoutineStatistics:
+    """One routine.
+
+    Attributes:
+        state: `built`, `running`, `stopped`, `ended` or `failed`.
+        received: messages taken from all of its wires.
+        sent: messages sent (once each, however many receivers).
+        errors: exceptions in `main_logic`, `setup`, `cleanup` and event handlers, and messages that could not be sent or decoded.
+        logs_lost: log records that did not reach the parent, which was too slow.
+        copied_bytes: bytes of buffers that had to be copied into shared memory to be sent; frames that were loaned or forwarded
+            don't count.
+        in_band_bytes: bytes that were pickled.
+        busy_s: seconds spent in `main_logic`.
+        age: from capture to receipt.
+    """
+
+    name: str
+    flow: str
+    state: str
+    received: int
+    sent: int
+    errors: int
+    logs_lost: int
+    copied_bytes: int
+    in_band_bytes: int
+    busy_s: float
+    age: Latency
+
+
+@dataclass(frozen=True)
+class PipeStatistics:
+    """A pipe at one moment.
+
+    Attributes:
+        time_s: CLOCK_MONOTONIC, seconds: the rates between two of these are differences over it.
+        routines: by name.
+        wires: by (sender, receiver).
+    """
+
+    time_s: float
+    routines: dict[str, RoutineStatistics]
+    wires: dict[tuple[str, str], WireStatistics]
+
+
+def read_statistics(plan: Plan, segment: ControlSegment) -> PipeStatistics:
+    """Reads the counters of a pipe's control segment. Any thread, at any time."""
+    names = plan.names
+    routines = {}
+    for item in plan.routines:
+        record = native.RoutineRecord(segment.process, item.number)
+        counters = record.counters()
+        routines[names[item.number]] = RoutineStatistics(
+            name=names[item.number],
+            flow=item.flow,
+            state=State(record.state).name.lower(),
+            busy_s=counters.pop("busy_ns") / 1e9,
+            age=Latency(tuple(record.age_histogram())),
+            **counters,
+        )
+    wires = {}
+    for edge in plan.edges:
+        edge_record = native.EdgeRecord(segment.process, edge.number)
+        wires[names[edge.sender], names[edge.receiver]] = WireStatistics(
+            sender=names[edge.sender],
+            receiver=names[edge.receiver],
+            policy=edge.policy,
+            capacity=edge.capacity,
+            waiting=edge_record.waiting(),
+            dropped=edge_record.dropped(),
+            hop=Latency(tuple(edge_record.hop_histogram())),
+            **edge_record.counters(),
+        )
+    return PipeStatistics(native.now_ns() / 1e9, routines, wires)

@@ -1,0 +1,103 @@
+"""Taps: a routine's outputs, in the process that built the pipe."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+from pipert_shm import native
+from pipert_shm.data import Meta
+from pipert_shm.errors import PipeStateError
+from pipert_shm.memory import ControlSegment
+from pipert_shm.plan import EdgePlan
+from pipert_shm.ports import Inbox
+
+
+class Tap:
+    """An iterator over the newest outputs of a routine; ends when the routine or the pipe does.
+
+    It is a wire of capacity 1 that drops the oldest: whoever reads slowly misses messages, and never slows the pipe. Arrays are
+    read-only views of shared memory; keep only a few of them at a time, or copies. Use it from one thread; `close()` may come from
+    another.
+
+    Attributes:
+        meta: what is known of the last output that was read.
+    """
+
+    def __init__(self, segment: ControlSegment, edge: EdgePlan, names: tuple[str, ...], on_close: Callable[[int], None]) -> None:
+        self.meta: Meta | None = None
+        self.edge = edge
+        self._segment = segment
+        self._on_close = on_close
+        self._port = native.Port(segment.process, edge.receiver)
+        self._inbox = Inbox(segment, self._port, edge.receiver, names, {})
+        self._inbox.add(edge)
+        self._over = threading.Event()
+        self._closed = False
+        self.released = False  # whether the sender sends on it no more
+
+    def read(self, timeout: float | None = None) -> Any:
+        """The next output.
+
+        :param timeout: seconds to wait for it; None: as long as it takes.
+        :raises TimeoutError: when none came in time.
+        :raises StopIteration: when there will be none.
+        """
+        deadline = native.FOREVER if timeout is None else native.now_ns() + int(timeout * 1e9)
+        while not self._closed:
+            left = native.FOREVER if timeout is None else max(0, deadline - native.now_ns())
+            status = self._inbox.receive(left)
+            if status == native.OK:
+                payload, self.meta = self._inbox.take()
+                return payload
+            if status == native.CLOSED:
+                break
+            if status == native.NOTICE:
+                self._port.noticed()
+                if not self._over.is_set():
+                    continue
+                if self._inbox.receive(0) != native.OK:  # what was sent before the end still counts
+                    break
+                payload, self.meta = self._inbox.take()
+                return payload
+            elif status == native.TIMED_OUT and timeout is not None and native.now_ns() >= deadline:
+                raise TimeoutError(f"no output within {timeout} s")
+        raise StopIteration
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self.read()
+
+    def __enter__(self) -> Tap:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the wire away. Arrays that were read stay valid."""
+        if not self._closed:
+            self._closed = True
+            self.end()
+            self._on_close(self.edge.number)
+
+    def end(self) -> None:
+        """Makes a reader stop: there will be no more."""
+        self._over.set()
+        self._port.notify()
+
+    def recycle(self) -> bool:
+        """After the sender let go: drops what waits. Whether nothing of the edge is held any more, so that it can be used again."""
+        self._inbox.end()
+        if self._segment.process.borrowed(self.edge.number):
+            return False
+        native.EdgeRecord(self._segment.process, self.edge.number).state = native.EDGE_FREE
+        return True
+
+
+def no_tap(reason: str) -> PipeStateError:
+    return PipeStateError(f"can't tap: {reason}")

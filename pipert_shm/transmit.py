@@ -1,0 +1,54 @@
+"""Data transmitters: how the payloads of a wire travel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pipert_shm.codec import THRESHOLD
+
+
+def _as_it_is(data: Any) -> Any:
+    return data
+
+
+class DataTransmitter:
+    """How the payloads of a wire travel; subclass it to change them on the way.
+
+    `transmit()` returns the function that the sender applies to each payload, `receive()` the one that the receiver applies.
+    What the first returns travels through shared memory; the pair is applied on wires within a flow too.
+
+    Attributes:
+        in_band: buffers travel inside the message, so that the receiver gets writable copies.
+        data_size_threshold: buffers of at least this many bytes go to shared memory.
+    """
+
+    in_band: bool = False
+    data_size_threshold: int = THRESHOLD
+
+    def transmit(self) -> Callable[[Any], Any]:
+        return _as_it_is
+
+    def receive(self) -> Callable[[Any], Any]:
+        return _as_it_is
+
+
+class SharedMemoryTransmitter(DataTransmitter):
+    """The default: frames are written once into shared memory, and receivers get read-only views of them.
+
+    :param data_size_threshold: buffers of at least this many bytes go to shared memory; smaller ones are pickled.
+    """
+
+    def __init__(self, data_size_threshold: int = THRESHOLD) -> None:
+        if data_size_threshold < 1:
+            raise ValueError(f"data_size_threshold must be at least 1 byte, not {data_size_threshold}")
+        self.data_size_threshold = data_size_threshold
+
+
+class BasicTransmitter(DataTransmitter):
+    """Everything is pickled: the receiver gets writable copies, at the price of copying each frame twice.
+
+    The way of least change for code that writes into the frames that it receives.
+    """
+
+    in_band = True
