@@ -8,7 +8,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ["ring.c", "queue.c", "bell.c", "control.c", "process.c", "port.c"]
+SOURCES = ["ring.c", "queue.c", "bell.c", "control.c", "process.c", "port.c", "send.c", "receive.c"]
 
 DECLARATIONS = """
 #define PSHM_PRODUCER ...
@@ -111,6 +111,7 @@ typedef struct { pshm_control control; ...; } pshm_process;
 pshm_process *pshm_process_open(void *memory, uint64_t bytes);
 bool pshm_process_close(pshm_process *process);
 int pshm_process_map(pshm_process *process, uint32_t ring, uint64_t serial, int fd, uint64_t bytes, bool writable);
+void pshm_process_prune(pshm_process *process);
 pshm_mapping *pshm_process_find(pshm_process *process, uint32_t ring);
 void pshm_process_release(pshm_process *process, uint64_t descriptor);
 uint32_t pshm_process_borrowed(const pshm_process *process, uint32_t edge);
@@ -126,6 +127,7 @@ typedef struct pshm_post {
     uint64_t outs;
     uint64_t token;
     uint64_t message;
+    uint32_t offered;
     uint32_t slots;
     uint64_t slot[...];
     uint32_t lost;
@@ -164,7 +166,7 @@ uint32_t pshm_port_add_in(pshm_port *port, uint32_t edge);
 void pshm_port_remove_out(pshm_port *port, uint32_t out);
 void pshm_port_notify(pshm_port *port);
 bool pshm_port_noticed(pshm_port *port);
-int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, bool wait, uint64_t *descriptor, void **address);
+int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *descriptor, void **address);
 bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, uint64_t bytes, uint64_t *descriptor,
                          uint64_t *offset);
 int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t sequence, uint64_t captured_ns,

@@ -48,6 +48,7 @@ typedef struct pshm_post {
     uint64_t outs;    /* still to be served */
     uint64_t token;   /* for the local ones */
     uint64_t message; /* its slot, held while any is to be served */
+    uint32_t offered; /* whether its edges have counted it as sent */
     uint64_t deadline[PSHM_OUTS];
     uint32_t slots; /* payload slots, one lease each, ended by the send */
     uint64_t slot[PSHM_MESSAGE_SLOTS];
@@ -112,10 +113,9 @@ bool pshm_port_noticed(pshm_port *port);
 /* A slot of ring `ring`, which this process owns, under one new lease. Short
  * of slots, by the policies of `outs`: evicts the oldest unread message of a
  * drop_oldest edge, else waits for a block edge (until the latest of their
- * time-outs, or not at all where `wait` is false), else PSHM_FULL. Edges that
- * lose a message count it as no_slot; `lost` tokens do not occur here. */
-int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, bool wait,
-                      uint64_t *descriptor, void **address);
+ * time-outs), else PSHM_FULL. Edges that lose a message count it as no_slot. */
+int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *descriptor,
+                      void **address);
 
 /* Where [address, +bytes) lies in one slot held by this process that could be
  * sent on `outs` as it is: takes a lease on it, returns true. Not so when one

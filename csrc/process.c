@@ -70,13 +70,17 @@ pshm_process *pshm_process_open(void *memory, uint64_t bytes) {
     return process;
 }
 
-static void unmap(pshm_process *process, uint32_t ring) {
-    pshm_mapping *mapping = process->mapping[ring];
+static void free_mapping(pshm_mapping *mapping) {
     munmap(mapping->head, mapping->ring.payload_offset);
     munmap(mapping->read, mapping->payload_bytes);
     if (mapping->write != NULL) munmap(mapping->write, mapping->payload_bytes);
-    process->mapping[ring] = NULL;
     free(mapping);
+}
+
+static void unmap(pshm_process *process, uint32_t ring) {
+    pshm_mapping *mapping = process->mapping[ring];
+    __atomic_store_n(&process->mapping[ring], NULL, __ATOMIC_RELEASE);
+    free_mapping(mapping);
 }
 
 static uint32_t leases(const pshm_mapping *mapping) {
@@ -152,8 +156,19 @@ int pshm_process_map(pshm_process *process, uint32_t ring, uint64_t serial, int 
     if (error != 0) return error;
     mapping->serial = serial;
     pthread_mutex_lock(&lock);
-    if (process->mapping[ring] != NULL) unmap(process, ring);
-    process->mapping[ring] = mapping;
+    pshm_mapping *present = process->mapping[ring];
+    if (present != NULL && present->serial == serial) {
+        /* Another thread of ours was faster: its leases stand on that one. */
+        if (present->write == NULL) {
+            present->write = mapping->write;
+            mapping->write = NULL;
+        }
+        free_mapping(mapping);
+        pthread_mutex_unlock(&lock);
+        return 0;
+    }
+    if (present != NULL) unmap(process, ring);
+    __atomic_store_n(&process->mapping[ring], mapping, __ATOMIC_RELEASE);
     if (ring >= process->places) process->places = ring + 1;
     pthread_mutex_unlock(&lock);
     return 0;
@@ -161,7 +176,7 @@ int pshm_process_map(pshm_process *process, uint32_t ring, uint64_t serial, int 
 
 pshm_mapping *pshm_process_find(pshm_process *process, uint32_t ring) {
     if (ring >= PSHM_RINGS) return NULL;
-    pshm_mapping *mapping = process->mapping[ring];
+    pshm_mapping *mapping = __atomic_load_n(&process->mapping[ring], __ATOMIC_ACQUIRE);
     if (mapping == NULL || mapping->serial != pshm_control_serial(&process->control, ring))
         return NULL;
     return mapping;

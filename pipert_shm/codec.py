@@ -101,9 +101,12 @@ class Encoder:
         self._packed_bytes = 0
         self._slot_index: dict[int, int] = {}
 
-    def _pickler(self, reducers: dict[type, Callable[[Any], Any]], take: Callable[[pickle.PickleBuffer], bool]) -> pickle.Pickler:
+    def _pickler(
+        self, reducers: dict[type, Callable[[Any], Any]], take: Callable[[pickle.PickleBuffer], bool]
+    ) -> pickle.Pickler:
         pickler = pickle.Pickler(self._stream, 5, buffer_callback=take)
-        pickler.dispatch_table = ChainMap(reducers, copyreg.dispatch_table)
+        table: ChainMap[type, Callable[[Any], Any]] = ChainMap(reducers, copyreg.dispatch_table)
+        pickler.dispatch_table = table
         return pickler
 
     def encode(
@@ -144,6 +147,19 @@ class Encoder:
         for index in range(post.slots):
             self._port.process.release(post.slot[index])
         post.slots = 0
+
+    def freeze(self, payload: object, depth: int = 4) -> None:
+        """Makes the loans in a payload that stays in this process read-only, as far as they are found without pickling it."""
+        if isinstance(payload, np.ndarray):
+            if payload.flags.writeable:
+                _, low, span = _extent(payload)
+                found = self._port.reference(0, low, span)
+                if found is not None:
+                    self._port.process.release(found[0])
+                    payload.flags.writeable = False
+        elif depth and not isinstance(payload, str | bytes | int | float):
+            for _, part in _parts(payload, ""):
+                self.freeze(part, depth - 1)
 
     # a bare array
 
@@ -228,7 +244,7 @@ class Encoder:
 
     def _write_packed(self) -> int:
         """Copies what was put off into one fresh slot; its index in the message."""
-        descriptor, address = self._slots.reserve(self._packed_bytes, self._outs, wait=True)
+        descriptor, address = self._slots.reserve(self._packed_bytes, self._outs)
         index = self._post.add_slot(descriptor)
         memory = native.writable_memory(address, self._packed_bytes)
         for offset, array in self._packed:

@@ -52,8 +52,8 @@ class Meta:
 
     Attributes:
         sequence: number of the message at its origin, from 0.
-        captured_ns: when the origin had it, CLOCK_MONOTONIC, ns. A source may set it inside `main_logic`; else it is the time at
-            which `main_logic` returned.
+        captured_ns: when the origin had it, CLOCK_MONOTONIC, ns. A source may set it inside `main_logic`; else it is the time
+            at which `main_logic` returned.
     """
 
     __slots__ = ("_hops", "_names", "captured_ns", "origin_number", "sequence")
@@ -77,6 +77,7 @@ class Meta:
 
     @property
     def raw_hops(self) -> bytes:
+        """The hand-overs as they stand in a message."""
         return self._hops
 
     @property

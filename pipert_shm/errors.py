@@ -65,7 +65,9 @@ class UnknownEvent(PipertError):
     """
 
     def __init__(self, event: str, known: list[str], message: str | None = None) -> None:
-        super().__init__(message or f"no routine that was addressed handles the event {event!r}; they handle: {', '.join(known)}")
+        super().__init__(
+            message or f"no routine that was addressed handles the event {event!r}; they handle: {', '.join(known)}"
+        )
         self.event = event
         self.known = known
 
@@ -133,7 +135,9 @@ class NoFreeSlot(PipertError):
 
 
 class PayloadError(PipertError):
-    """What `main_logic` returned can't be sent to another process. The message is dropped and counted as `error`; the routine goes on.
+    """What `main_logic` returned can't be sent to another process.
+
+    The message is dropped and counted as `error`; the routine goes on.
 
     Attributes:
         routine: who returned it.

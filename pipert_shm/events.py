@@ -27,9 +27,9 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 def events(name: str) -> Callable[[_Method], _Method]:
     """Marks a routine's method as a handler of the event `name`.
 
-    The mark is inherited, also by a method that overrides the marked one. An event may have several handlers, and a method may
-    handle several events. A handler runs in its routine's process, beside `main_logic`, on the flow's control thread: it may set
-    attributes that `main_logic` reads, and should return soon. An exception in it is logged, and nothing else.
+    The mark is inherited, also by a method that overrides the marked one. An event may have several handlers, and a method
+    may handle several events. A handler runs in its routine's process, beside `main_logic`, on the flow's control thread: it
+    may set attributes that `main_logic` reads, and should return soon. An exception in it is logged, and nothing else.
 
     >>> class Zoom:
     ...     @events("zoom")

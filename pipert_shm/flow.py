@@ -1,32 +1,25 @@
 """A flow's process: a thread per routine, and the main thread for control.
 
-Forked by the launcher; never returns to its caller. A routine's thread rests on a queue of commands until it is started, and is
-called out of whatever it waits in by the port's notice.
+Forked by the launcher; never returns to its caller.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
-
-import numpy as np
 
 from pipert_shm import native
 from pipert_shm.channel import Channel
-from pipert_shm.data import FrameData, Meta
-from pipert_shm.errors import EndOfStream, SharedMemoryFull
 from pipert_shm.events import (
     KILL_EVENT_NAME,
     LOG_DATA,
+    START_EVENT_NAME,
     STOP_EVENT_NAME,
     UNLINK_EVENT_NAME,
     UPDATE_FPS_NAME,
@@ -36,332 +29,12 @@ from pipert_shm.events import (
     handlers_of,
 )
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
-from pipert_shm.memory import ControlSegment, Stopping
-from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
-from pipert_shm.ports import Inbox, LocalMessages, Outbox
-from pipert_shm.routine import Role
+from pipert_shm.memory import ControlSegment
+from pipert_shm.plan import Plan
+from pipert_shm.ports import LocalMessages
+from pipert_shm.runner import Runner, Shutdown, Start, Stop, describe
 
 SWITCH_INTERVAL = 0.0005  # with Python's default a busy sibling thread adds 5 ms to each hop
-LONGEST_WAIT = 86_400.0
-
-
-class State(IntEnum):
-    """A routine's state, as it stands in its record in the control segment."""
-
-    BUILT = 0
-    RUNNING = 1
-    STOPPED = 2
-    ENDED = 3
-    FAILED = 4
-
-    @property
-    def over(self) -> bool:
-        """Whether it goes on only after a new start."""
-        return self in (State.ENDED, State.FAILED)
-
-
-@dataclass(slots=True)
-class Start:
-    """Command: run, under this number."""
-
-    run: int
-
-
-class Stop:
-    """Command: end the run after the message in hand."""
-
-
-class Shutdown:
-    """Command: end the run and the thread."""
-
-
-@dataclass(slots=True)
-class Call:
-    """Command: do this on the routine's thread, between messages."""
-
-    action: Callable[[], None]
-
-
-class Runner:
-    """One routine at work. Public methods are for the control thread."""
-
-    def __init__(self, flow: FlowProcess, plan: RoutinePlan, local: dict[int, LocalMessages], ring: tuple[int, int] | None) -> None:
-        self.routine = plan.routine
-        self._flow = flow
-        self._plan = plan
-        self._logic = plan.logic
-        self._logger = plan.routine._logger
-        segment, names = flow.segment, flow.plan.names
-        self.record = native.RoutineRecord(segment.process, plan.number)
-        self._port = native.Port(segment.process, plan.number)
-        self._outbox = Outbox(
-            segment, self._port, plan.number, plan.routine.name, plan.reach, plan.slots, plan.message_slots, local
-        )
-        self._outbox.slots.edge_names = flow.edge_names
-        self._inbox = Inbox(segment, self._port, plan.number, names, local)
-        for edge in plan.ins:
-            self._inbox.add(edge)
-        for edge in plan.outs:
-            self._outbox.add(edge)
-        if ring is not None:
-            self._outbox.slots.adopt(*ring)
-        self._names = names
-        self._commands: queue.SimpleQueue[Start | Stop | Shutdown | Call] = queue.SimpleQueue()
-        self._woken = threading.Event()
-        self._stopping = False
-        self._shut = False
-        self._run_number = 0
-        self._sequence = 0
-        self._due = 0.0
-        self._redo: tuple[Any, Meta] | None = None
-        self._hand: list[Any] = []
-        self._warned_of_cap: set[int] = set()
-        self.log_data = False
-        self._thread = threading.Thread(target=self._serve, name=plan.routine.name, daemon=True)
-        plan.routine._runtime = self
-
-    def start_thread(self) -> None:
-        self._thread.start()
-
-    def command(self, command: Start | Stop | Shutdown | Call) -> None:
-        self._commands.put(command)
-        self._woken.set()
-        self._port.notify()
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def add_out(self, edge: EdgePlan, then: Callable[[], None]) -> None:
-        def add() -> None:
-            self._outbox.add(edge)
-            then()
-
-        self.command(Call(add))
-
-    def remove_out(self, edge: int, then: Callable[[], None]) -> None:
-        def remove() -> None:
-            self._outbox.remove(edge)
-            then()
-
-        self.command(Call(remove))
-
-    # ---- the routine's thread -------------------------------------------------------------------------------------------------
-
-    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        if not self._outbox.leaves_flow:
-            return np.empty(shape, dtype)
-        own_thread = threading.current_thread() is self._thread
-        while True:
-            try:
-                return self._outbox.loan(shape, dtype, wait=own_thread)
-            except Stopping:
-                if self._obey():
-                    raise
-
-    def _serve(self) -> None:
-        while not self._shut:
-            command = self._commands.get()
-            if isinstance(command, Start):
-                self._run_number = command.run
-                self._run()
-            elif isinstance(command, Call):
-                command.action()
-            elif isinstance(command, Shutdown):
-                self._shut = True
-            elif self.record.state == State.BUILT:
-                self._set_state(State.STOPPED)
-        self._outbox.abandon()
-
-    def _obey(self) -> bool:
-        """Takes the commands that came while running; whether the run is to end."""
-        self._port.noticed()
-        self._woken.clear()
-        while not self._stopping:
-            try:
-                command = self._commands.get_nowait()
-            except queue.Empty:
-                break
-            if isinstance(command, Call):
-                command.action()
-            elif isinstance(command, Stop | Shutdown):
-                self._stopping = True
-                self._shut = isinstance(command, Shutdown)
-        return self._stopping
-
-    def _set_state(self, state: State, cause: str = "") -> None:
-        self.record.state = state
-        self._flow.report("state", self._plan.number, self._run_number, int(state), cause)
-
-    def _run(self) -> None:
-        self._stopping = False
-        self._set_state(State.RUNNING)
-        try:
-            self.routine.setup()
-        except BaseException as error:
-            state, cause = State.FAILED, self._failed("setup", error)
-        else:
-            state, cause = self._run_logic()
-            try:
-                self.routine.cleanup()
-            except BaseException as error:
-                state, cause = State.FAILED, self._failed("cleanup", error)
-        if state.over:
-            self._outbox.abandon()
-            self._port.close_outs()
-            self._inbox.end()
-        self._set_state(state, cause)
-
-    def _failed(self, where: str, error: BaseException) -> str:
-        self.record.count_error()
-        self._logger.error("%s failed: %s", where, _describe(error), exc_info=error)
-        return f"{where} of routine {self.routine.name!r} failed: {_describe(error)}"
-
-    def _run_logic(self) -> tuple[State, str]:
-        self._due = 0.0
-        turn = self._produce if self._plan.role is Role.SOURCE else self._consume
-        try:
-            while not self._stopping:
-                try:
-                    self._outbox.flush()
-                    turn()
-                except Stopping:
-                    self._obey()
-            return State.STOPPED, ""
-        except EndOfStream:
-            return State.ENDED, ""
-        except SharedMemoryFull as error:
-            self._logger.error("%s", error)
-            self.record.count_error()
-            return State.FAILED, str(error)
-
-    def _produce(self) -> None:
-        if self._woken.is_set() and self._obey():
-            return
-        self._pace()
-        if self._stopping:
-            return
-        meta = Meta(self._names, self._plan.number, self._sequence)
-        if self._apply(None, meta):
-            self._sequence += 1
-
-    def _consume(self) -> None:
-        self._pace()
-        if self._stopping:
-            return
-        if self._redo is not None:
-            (payload, meta), self._redo = self._redo, None
-        else:
-            status = self._inbox.receive()
-            if status == native.CLOSED:
-                raise EndOfStream
-            if status == native.NOTICE:
-                self._obey()
-                return
-            if status == native.PROTOCOL:
-                self.record.count_error()
-                self._logger.error("a message did not match its slots; it is skipped. This is a bug, please report it")
-            if status != native.OK:
-                return
-            try:
-                payload, meta = self._inbox.take()
-            except Exception as error:
-                self.record.count_error()
-                self._logger.error("a message could not be decoded: %s", _describe(error), exc_info=error)
-                return
-            if self._inbox.over_cap is not None:
-                self._warn_of_cap()
-        holder = [payload]
-        del payload
-        self._apply(holder, meta)
-
-    def _warn_of_cap(self) -> None:
-        edge, self._inbox.over_cap = self._inbox.over_cap, None
-        if edge is None or edge.number in self._warned_of_cap:
-            return
-        self._warned_of_cap.add(edge.number)
-        self._logger.warning(
-            "it keeps more than %d frames of %r; further ones are handed over as private copies (shown once)",
-            edge.borrow_cap,
-            self._names[edge.sender],
-        )
-
-    def _apply(self, holder: list[Any] | None, meta: Meta) -> bool:
-        """One call of main_logic, and the sending of its result; whether there was one."""
-        self.routine.meta = meta
-        if self.log_data and holder is not None:
-            self._log_payload("input", holder[0])
-        started = native.now_ns()
-        try:
-            result = self._logic() if holder is None else self._logic(holder[0])
-        except Stopping:
-            if holder is not None:
-                self._redo = (holder.pop(), meta)
-            raise
-        except (EndOfStream, SharedMemoryFull):
-            raise
-        except BaseException as error:
-            self.record.count_error()
-            self._logger.error(
-                "main_logic failed on message %d: %s", meta.sequence, _describe(error), exc_info=error,
-                extra={"sequence": meta.sequence},
-            )
-            return False
-        finally:
-            ended = native.now_ns()
-            self.record.count_busy(ended - started)
-            if holder is not None:
-                holder.clear()  # what is forwarded must not be held here too
-        if result is None:
-            return False
-        if self.log_data:
-            self._log_payload("output", result)
-        if not meta.captured_ns:
-            meta.captured_ns = ended
-        self._hand.append(result)
-        del result
-        self._send(meta)
-        return True
-
-    def _send(self, meta: Meta) -> None:
-        try:
-            self._outbox.send(self._hand, meta)
-        except (Stopping, SharedMemoryFull):
-            raise
-        except Exception as error:
-            self.record.count_error()
-            self._logger.error("message %d was not sent: %s", meta.sequence, _describe(error), extra={"sequence": meta.sequence})
-
-    def _log_payload(self, what: str, payload: object) -> None:
-        frame = payload.get_frame() if isinstance(payload, FrameData) else payload
-        text = f"{frame.dtype} array {frame.shape}" if isinstance(frame, np.ndarray) else repr(frame)[:200]
-        self._logger.info("%s: %s", what, text)
-
-    def _pace(self) -> None:
-        """Rests until the next call is due; the deadlines are absolute, so that lateness does not add up."""
-        fps = self.routine._const_fps
-        if fps <= 0:
-            return
-        now = time.monotonic()
-        self._due = max(self._due + 1.0 / fps, now - 1.0 / fps) if self._due else now
-        while (left := self._due - time.monotonic()) > 0:
-            if self._woken.wait(min(left, LONGEST_WAIT)) and self._obey():
-                return
-
-    def unlink(self, names: tuple[str, ...], target: str) -> None:
-        """Takes the wire to `target` away, in order: what was sent on it still arrives."""
-
-        def remove() -> None:
-            for edge in self._plan.outs:
-                if names[edge.receiver] == target and self._outbox.remove(edge.number):
-                    self._flow.ring(edge.receiver)
-                    return
-            self._logger.warning("unlink: there is no wire to %r", target)
-
-        self.command(Call(remove))
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 class FlowProcess:
@@ -377,12 +50,12 @@ class FlowProcess:
         pipe_id: str,
         control: Channel,
         logs: Channel,
-        logger_name: str,
+        logger: logging.Logger,
         audience: Audience,
         rings: dict[int, tuple[int, int]],
     ) -> None:
-        self.name = name
         self.plan = plan
+        self._logger = logger
         self.segment = ControlSegment.open(pipe_id)
         self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}
         self._control = control
@@ -394,10 +67,9 @@ class FlowProcess:
             routine = item.routine
             record = native.RoutineRecord(self.segment.process, item.number)
             handler = ForwardingHandler(logs, name, routine.name, record.count_lost_log)
-            routine._logger = forwarding_logger(f"{logger_name}.{name}.{routine.name}", handler)
+            routine._logger = forwarding_logger(f"{logger.name}.{routine.name}", handler)
             routine._notifier = self._notify
             self.runners[routine.name] = Runner(self, item, local, rings.get(item.number))
-        self._logger = forwarding_logger(f"{logger_name}.{name}", ForwardingHandler(logs, name, name, lambda: None))
 
     def report(self, *message: Any) -> None:
         """Tells the launcher. Any thread."""
@@ -441,7 +113,7 @@ class FlowProcess:
         if what == "start":
             for name, run in details[0]:
                 self.runners[name].command(Start(run))
-                self._handle(Event("start", (name,)))
+                self._handle(Event(START_EVENT_NAME, (name,)))
         elif what == "event":
             event: Event = details[0]
             if event.name == STOP_EVENT_NAME:
@@ -470,11 +142,9 @@ class FlowProcess:
                     self._call(runner, getattr(runner.routine, method), event)
             except Exception as error:
                 runner.record.count_error()
-                runner.routine._logger.error("event %r failed: %s", event.name, _describe(error), exc_info=error)
+                runner.routine._logger.error("event %r failed: %s", event.name, describe(error), exc_info=error)
 
     def _call(self, runner: Runner, handler: Callable[..., Any], event: Event) -> None:
-        import inspect
-
         params = accepted(inspect.signature(handler), event.params)
         ignored = sorted(set(event.params) - set(params))
         if ignored:
@@ -499,11 +169,13 @@ def run_flow(
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
     control.keep()
-    logs.set_blocking(False)
+    logs.keep().set_blocking(False)
+    logger = forwarding_logger(f"{logger_name}.{name}", ForwardingHandler(logs, name, name, lambda: None))
     try:
-        FlowProcess(name, plan, pipe_id, control, logs, logger_name, audience, rings).serve()
-    except Exception:
-        logging.getLogger(f"{logger_name}.{name}").exception("flow %r failed", name)
+        FlowProcess(name, plan, pipe_id, control, logs, logger, audience, rings).serve()
+    except Exception as error:
+        logger.exception("flow %r failed", name)
+        control.send("failed", f"flow {name!r} failed: {describe(error)}")
         return 1
     finally:
         logging.shutdown()

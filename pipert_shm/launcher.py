@@ -1,8 +1,8 @@
 """The launcher: a small single-threaded process that forks the flows, orders events, and sees the flows' deaths.
 
-The parent forks it at `build()`; it holds the routine objects as they were then, so routines need not pickle and a flow is never
-forked from a process with threads. What the kernel says is what counts: a flow is dead when its pidfd says so, and everyone ends
-when the channel to whom they obey is closed.
+The parent forks it at `build()`; it holds the routine objects as they were then, so routines need not pickle and a flow is
+never forked from a process with threads. What the kernel says is what counts: a flow is dead when its pidfd says so, and
+everyone ends when the channel to whom they obey is closed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from pipert_shm import native
 from pipert_shm.channel import Channel
 from pipert_shm.errors import FlowDied
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, STOP_EVENT_NAME, Audience, Event
-from pipert_shm.flow import State, exit_process, run_flow, take_own_signals
+from pipert_shm.flow import exit_process, run_flow, take_own_signals
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment, unlink_pipe
 from pipert_shm.plan import BITS, EdgePlan, Plan
+from pipert_shm.runner import State
 from pipert_shm.transmit import SharedMemoryTransmitter
 
 
@@ -96,7 +97,7 @@ class Launcher:
             if self._kill_by is not None and time.monotonic() >= self._kill_by:
                 self._kill_now()
 
-    # ---- flows ----------------------------------------------------------------------------------------------------------------
+    # ---- flows -----------------------------------------------------------------------------------
 
     def _fork(self, name: str) -> None:
         ours, theirs = Channel.pair()
@@ -121,6 +122,7 @@ class Launcher:
             )
         finally:
             exit_process(status)
+        raise AssertionError("a forked process ends above")
 
     def _send(self, child: _Child, *message: Any) -> None:
         child.outbox.append(message)
@@ -159,7 +161,7 @@ class Launcher:
             self._ready += 1
             if self._ready == len(self._plan.flows):
                 self._tell("ready")
-        elif what in ("tapped", "untapped"):
+        elif what in ("failed", "tapped", "untapped"):
             self._tell(*message)
 
     def _bury(self, child: _Child) -> None:
@@ -204,10 +206,10 @@ class Launcher:
     def _kill_now(self) -> None:
         for child in self._children.values():
             self._logger.warning("flow %r did not end within %g s and is killed", child.name, self._order.grace)
-            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)  # type: ignore[attr-defined]
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
         self._kill_by = time.monotonic() + 60
 
-    # ---- the parent -----------------------------------------------------------------------------------------------------------
+    # ---- the parent ------------------------------------------------------------------------------
 
     def _tell(self, *message: Any) -> None:
         if self._parent_gone:
@@ -232,7 +234,7 @@ class Launcher:
         elif what == "untap":
             self._untap(details[0])
 
-    # ---- events ---------------------------------------------------------------------------------------------------------------
+    # ---- events ----------------------------------------------------------------------------------
 
     def _dispatch(self, event: Event) -> None:
         if event.name == KILL_EVENT_NAME:
@@ -284,7 +286,7 @@ class Launcher:
         for child in list(self._children.values()):
             self._send(child, KILL_EVENT_NAME)
 
-    # ---- taps -----------------------------------------------------------------------------------------------------------------
+    # ---- taps ------------------------------------------------------------------------------------
 
     def _tap(self, name: str) -> None:
         """Makes an edge from a routine to the parent, or says why there can't be one."""
@@ -315,6 +317,7 @@ class Launcher:
             transmitter=SharedMemoryTransmitter(),
             local=False,
             bit=bit,
+            borrow_cap=1,
         )
         records[place].format(
             sender=edge.sender,
@@ -344,9 +347,7 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         parent.keep()
         logs.set_blocking(False)
         gc.freeze()  # what is here now is shared with every flow: keep the collector from touching it
-        forwarding_logger(
-            order.logger_name, ForwardingHandler(logs, "launcher", "launcher", lambda: None)
-        )
+        forwarding_logger(order.logger_name, ForwardingHandler(logs, "launcher", "launcher", lambda: None))
         Launcher(order, parent, logs).run()
         status = 0
     except BaseException:
@@ -354,3 +355,4 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
     finally:
         unlink_pipe(order.pipe_id)
         exit_process(status)
+    raise AssertionError("a forked process ends above")

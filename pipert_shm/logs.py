@@ -1,6 +1,7 @@
 """Log records: from the flows' loggers to the one that was given to the pipe, in the parent.
 
-A flow formats a record and sends it without waiting; where there is no room, the record is lost and counted against the routine.
+A flow formats a record and sends it without waiting; where there is no room, the record is lost and counted against the
+routine.
 """
 
 from __future__ import annotations

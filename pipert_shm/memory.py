@@ -1,13 +1,14 @@
 """Shared-memory segments, and the rings in them.
 
-A pipe has one control segment, `/dev/shm/pipert-<id>-c`, and one segment per ring, `/dev/shm/pipert-<id>-<serial>`. The id is
-random and serials only grow, so no name is ever used twice. Every process of a pipe keeps a shared lock (open file description
-lock) on the control segment; the kernel lets go of it when the process dies, however it dies. A pipe whose control segment can be
-locked exclusively has no process left, and `sweep_stale()` removes it.
+A pipe has one control segment, `/dev/shm/pipert-<id>-c`, and one segment per ring, `/dev/shm/pipert-<id>-<serial>`. The id
+is random and serials only grow, so no name is ever used twice. Every process of a pipe keeps a shared lock (an open file
+description lock) on the control segment; the kernel lets go of it when the process dies, however it dies. A pipe whose
+control segment can be locked exclusively has no process left, and `sweep_stale()` removes it.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -46,7 +47,8 @@ def _name(pipe_id: str, part: str | int) -> str:
 def free_bytes() -> int:
     """What /dev/shm has free now."""
     status = os.statvfs(SHM)
-    return status.f_bavail * status.f_frsize
+    free: int = status.f_bavail * status.f_frsize
+    return free
 
 
 def create_segment(name: str, size: int, purpose: str) -> int:
@@ -59,16 +61,19 @@ def create_segment(name: str, size: int, purpose: str) -> int:
         segment = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=MODE)
     except posix_ipc.PermissionsError as error:
         raise PermissionError(f"can't create {name} in {SHM}: it is read-only or not ours to write") from error
+    fd: int = segment.fd
     try:
-        os.ftruncate(segment.fd, size)
+        os.ftruncate(fd, size)
         # Memory that is promised now can't turn into a SIGBUS later.
-        os.posix_fallocate(segment.fd, 0, size)
+        os.posix_fallocate(fd, 0, size)
     except OSError as error:
-        free = free_bytes() + os.fstat(segment.fd).st_blocks * 512
+        free = free_bytes() + os.fstat(fd).st_blocks * 512
         segment.close_fd()
         segment.unlink()
+        if error.errno != errno.ENOSPC:
+            raise
         raise SharedMemoryFull(purpose, size, free) from error
-    return segment.fd
+    return fd
 
 
 def _unlink(name: str) -> None:
@@ -244,10 +249,11 @@ def remove_ring(segment: ControlSegment, ring: int, size: int) -> None:
     serial = segment.process.serial(ring)
     segment.process.release_ring(ring)
     segment.process.refund(size)
+    segment.process.prune()
     _unlink(_name(segment.pipe_id, serial))
 
 
-class Stopping(Exception):  # noqa: N818 - not an error: the routine's thread is wanted elsewhere
+class Stopping(Exception):
     """Unwinds a routine that waits for a slot when it is stopped; never reaches user code's caller."""
 
 
@@ -270,6 +276,7 @@ class Slots:
         self._slot_bytes = 0
         self._old: list[tuple[int, int]] = []
         self.edge_names: dict[int, str] = {}
+        self.loaned = False  # whether there was ever a loan
 
     def adopt(self, ring: int, slot_bytes: int) -> None:
         """Uses a ring that was made for this routine at build time."""
@@ -297,17 +304,18 @@ class Slots:
                 remove_ring(self._segment, ring, native.ring_bytes(len(holders), slot_bytes))
                 self._old.remove((ring, slot_bytes))
 
-    def reserve(self, size: int, outs: int, *, wait: bool) -> tuple[int, int]:
+    def reserve(self, size: int, outs: int) -> tuple[int, int]:
         """A free slot of at least `size` bytes: its descriptor and address, under one lease of the caller's.
 
-        Short of slots, by the policies of `outs`: the oldest unread message of a drop_oldest wire gives way, a block wire waits.
+        Short of slots, by the policies of `outs`: the oldest unread message of a drop_oldest wire gives way, a block wire
+        waits.
 
         :raises NoFreeSlot: when all slots are held and the policies don't wait, or waited long enough.
         :raises SharedMemoryFull: when there is no memory for slots of that size.
         :raises Stopping: when the routine is stopped meanwhile.
         """
         self._fit(size)
-        status, descriptor, address = self._port.reserve(outs, self._ring, wait=wait)
+        status, descriptor, address = self._port.reserve(outs, self._ring)
         if status == native.OK:
             return descriptor, address
         if status == native.NOTICE:
@@ -325,8 +333,9 @@ class Slots:
                     counts[name] += 1
         return dict(counts)
 
-    def loan(self, shape: tuple[int, ...], dtype: np.dtype[np.generic], outs: int, *, wait: bool) -> np.ndarray:
+    def loan(self, shape: tuple[int, ...], dtype: np.dtype[np.generic], outs: int) -> np.ndarray:
         """A writable array in a slot; released when it dies, or sent where it lies."""
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        _, address = self.reserve(max(size, 1), outs, wait=wait)
+        _, address = self.reserve(max(size, 1), outs)
+        self.loaned = True
         return np.ndarray(shape, dtype, native.loan(address, max(size, 1)))

@@ -11,8 +11,8 @@ from typing import Any
 
 from pipert_shm import _native
 
-_ffi: Any = _native.ffi
-_lib: Any = _native.lib
+_ffi = _native.ffi
+_lib = _native.lib
 
 OK: int = _lib.PSHM_OK
 NOTICE: int = _lib.PSHM_NOTICE
@@ -314,6 +314,10 @@ class Process:
         serial: int = _lib.pshm_control_serial(self.control, ring)
         return serial
 
+    def prune(self) -> None:
+        """Unmaps the rings that are gone."""
+        _lib.pshm_process_prune(self._process)
+
     def ring_owner(self, ring: int) -> int | None:
         """Routine number of the producer of a ring that is mapped here."""
         mapping = _lib.pshm_process_find(self._process, ring)
@@ -377,6 +381,7 @@ class Post:
         post.slots = 0
         post.lost = 0
         post.message = FOREVER
+        post.offered = 0
 
     def add_slot(self, descriptor: int) -> int:
         """Adds a payload slot, on which the caller has a lease; its index."""
@@ -438,18 +443,16 @@ class Port:
         noticed: bool = _lib.pshm_port_noticed(self._port)
         return noticed
 
-    def reserve(self, outs: int, ring: int, *, wait: bool) -> tuple[int, int, int]:
+    def reserve(self, outs: int, ring: int) -> tuple[int, int, int]:
         """(status, descriptor, address) of a slot in an own ring, under one new lease."""
-        status = _lib.pshm_port_reserve(self._port, outs, ring, wait, self._descriptor, self._address)
+        status = _lib.pshm_port_reserve(self._port, outs, ring, self._descriptor, self._address)
         if status != OK:
             return status, 0, 0
         return OK, self._descriptor[0], int(_ffi.cast("uintptr_t", self._address[0]))
 
     def reference(self, outs: int, address: int, size: int) -> tuple[int, int] | None:
         """(descriptor, offset) of the slot that this memory lies in, under one new lease; None where it must be copied."""
-        if _lib.pshm_port_reference(
-            self._port, outs, _ffi.cast("void *", address), size, self._descriptor, self._offset
-        ):
+        if _lib.pshm_port_reference(self._port, outs, _ffi.cast("void *", address), size, self._descriptor, self._offset):
             return self._descriptor[0], self._offset[0]
         return None
 

@@ -5,31 +5,22 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import selectors
 import sys
-import threading
-import warnings
-import weakref
 from collections.abc import Iterable
+from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
-from pipert_shm import native
-from pipert_shm.channel import Channel
-from pipert_shm.errors import FlowDied, PipeFailed, PipertError, PipeStateError, SharedMemoryFull, UnknownTarget
-from pipert_shm.events import KILL_EVENT_NAME, LIFECYCLE_EVENTS, START_EVENT_NAME, STOP_EVENT_NAME, Audience, handlers_of
-from pipert_shm.launcher import LaunchOrder, launch
-from pipert_shm.logs import replay
-from pipert_shm.memory import ControlSegment, create_ring, free_bytes, sweep_stale, unlink_pipe
-from pipert_shm.plan import Defaults, Plan, audience_of, make_plan
+from pipert_shm.errors import PipeFailed, PipertError, PipeStateError, UnknownTarget
+from pipert_shm.events import KILL_EVENT_NAME, LIFECYCLE_EVENTS, START_EVENT_NAME, STOP_EVENT_NAME, Event, handlers_of
+from pipert_shm.memory import sweep_stale
+from pipert_shm.plan import Defaults, audience_of, make_plan
 from pipert_shm.routine import Routine
+from pipert_shm.session import Session
 from pipert_shm.statistics import PipeStatistics, read_statistics
-from pipert_shm.tap import Tap, no_tap
+from pipert_shm.tap import Tap
 from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import Policy, QueueNetwork, Wire, check_queue
-
-TAPS = 8
-LEAST_CELLS = 16
 
 _running: set[Pipe] = set()
 
@@ -37,8 +28,8 @@ _running: set[Pipe] = set()
 class Pipe:
     """Flows of routines, and the wires between them.
 
-    A context manager: leaving the `with` block waits for the end of the pipe (`join()`), or kills it when the block raised. A pipe
-    that is still running when the interpreter exits is waited for; Ctrl-C ends it.
+    A context manager: leaving the `with` block waits for the end of the pipe (`join()`), or kills it when the block raised.
+    A pipe that is still running when the interpreter exits is waited for; Ctrl-C ends it.
 
     Methods may be called from any thread of the process that made the pipe.
 
@@ -79,23 +70,12 @@ class Pipe:
         self._grace = grace_period
         self._flows: dict[str, list[Routine]] = {}
         self._wires: list[Wire] = []
-        self._plan: Plan | None = None
-        self._audience: Audience | None = None
         self._early: list[tuple[str, dict[str, Iterable[str]] | None, str | None, dict[str, Any]]] = []
+        self._session: Session | None = None
         self._started = False
         self._owner = os.getpid()
-        self._lock = threading.Lock()
-        self._answers: dict[str, Any] = {}
-        self._answered = threading.Condition(self._lock)
-        self._ready = threading.Event()
-        self._over = threading.Event()
-        self._gone = threading.Event()
-        self._causes: list[str] = []
-        self._exit_codes: dict[str, int] = {}
-        self._taps: dict[int, Tap] = {}
-        self._tapping = threading.Lock()
 
-    # ---- building -------------------------------------------------------------------------------------------------------------
+    # ---- building --------------------------------------------------------------------------------
 
     def create_flow(
         self, flow_name: str, auto_wire: bool, *routines: Routine, data_transmitter: DataTransmitter | None = None
@@ -124,7 +104,7 @@ class Pipe:
             routine._logger = self.logger.getChild(f"{flow_name}.{routine.name}")
         self._flows[flow_name] = list(routines)
         if auto_wire:
-            self._wires += [Wire(a, b, data_transmitter) for a, b in zip(routines, routines[1:], strict=False)]
+            self._wires += [Wire(a, b, data_transmitter) for a, b in pairwise(routines)]
 
     def link(self, *wires: Wire) -> None:
         """Adds wires.
@@ -149,81 +129,14 @@ class Pipe:
         audience = audience_of(plan)
         early = [audience.address(*event) for event in self._early]
         sweep_stale()
-        segment = self._make_segment(plan)
-        try:
-            rings = self._make_rings(plan, segment)
-        except BaseException:
-            segment.close()
-            segment.unmap()
-            unlink_pipe(segment.pipe_id)
-            raise
-        self._plan, self._audience, self._segment = plan, audience, segment
-        self._launch(plan, audience, rings)
-        self._ready.wait()
-        if self._causes:
-            self._shut_down()
-            raise PipeFailed(self._causes, self._exit_codes)
-        for event in early:
-            self._send_event(event)
-
-    def _make_segment(self, plan: Plan) -> ControlSegment:
-        budget = self._memory_budget if self._memory_budget is not None else free_bytes() // 2
-        largest = max((edge.capacity for edge in plan.edges), default=1)
-        cells = max(LEAST_CELLS, 1 << (largest - 1).bit_length())
-        segment = ControlSegment.create(len(plan.routines) + TAPS, len(plan.edges) + TAPS, cells, budget)
-        for edge in plan.edges:
-            native.EdgeRecord(segment.process, edge.number).format(
-                sender=edge.sender,
-                receiver=edge.receiver,
-                bit=edge.bit,
-                policy=native.POLICIES[edge.policy],
-                capacity=edge.capacity,
-                borrow_cap=edge.borrow_cap,
-                timeout_ns=edge.timeout_ns,
-            )
-        return segment
-
-    @staticmethod
-    def _make_rings(plan: Plan, segment: ControlSegment) -> dict[int, tuple[int, int]]:
-        rings = {}
-        for item in plan.routines:
-            size = item.routine._output_bytes
-            if size and item.slots:
-                purpose = f"the ring of {item.routine.name!r}"
-                rings[item.number] = (create_ring(segment, item.number, item.slots, size, purpose), size)
-        return rings
-
-    def _launch(self, plan: Plan, audience: Audience, rings: dict[int, tuple[int, int]]) -> None:
-        ours, theirs = Channel.pair()
-        logs, logs_in = Channel.pair()
-        order = LaunchOrder(
-            plan=plan,
-            pipe_id=self._segment.pipe_id,
-            audience=audience,
-            logger_name=self.logger.name,
-            taps=(len(plan.routines), TAPS, len(plan.edges)),
-            rings=rings,
-            grace=self._grace,
-        )
-        ours.keep()
-        logs.keep()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        with warnings.catch_warnings():
-            # Forking a process with threads is unsafe for what the child then shares with them; the launcher only
-            # runs code of its own, on one thread.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self._launcher = os.fork()
-        if self._launcher == 0:
-            launch(order, theirs, logs_in)
-        theirs.close()
-        logs_in.close()
-        self._channel, self._logs = ours, logs
+        session = Session(plan, audience, self.logger, self._memory_budget, self._grace)
+        session.launch()
+        self._session = session
         _running.add(self)
-        self._listener = threading.Thread(target=self._listen, name=f"pipe-{self._segment.pipe_id}", daemon=True)
-        self._listener.start()
+        for event in early:
+            self._send(event)
 
-    # ---- events ---------------------------------------------------------------------------------------------------------------
+    # ---- events ----------------------------------------------------------------------------------
 
     def notify_event(
         self,
@@ -232,11 +145,11 @@ class Pipe:
         specific_routine: str | None = None,
         **event_parameters: Any,
     ) -> None:
-        """Notifies routines of an event. Returns when it is on its way; events arrive in the order in which they were notified.
+        """Notifies routines of an event. Returns when it is on its way; events arrive in the order of notification.
 
         Before `build()` events are kept, and delivered by it.
 
-        :param specific_flow_routines: `{flow: [routines]}`; an empty list stands for all routines of the flow. By default all flows.
+        :param specific_flow_routines: `{flow: [routines]}`; an empty list stands for all of the flow. By default all flows.
         :param specific_routine: one routine, in whichever flow.
         :param event_parameters: passed to the handlers, to each those that it takes. They have to pickle.
         :raises UnknownEvent: when none of the addressed routines handles it, or a parameter is missing.
@@ -254,112 +167,29 @@ class Pipe:
         **params: Any,
     ) -> None:
         flow_routines = {flow: list(routines) for flow, routines in (flow_routines or {}).items()}
-        if self._audience is None:
+        if self._session is None:
             if not only_if_built:
                 self._early.append((event_name, flow_routines, specific_routine, params))
             return
-        event = self._audience.address(event_name, flow_routines, specific_routine, params)
-        if self._gone.is_set():
+        event = self._session.audience.address(event_name, flow_routines, specific_routine, params)
+        if self._session.gone.is_set():
             if event_name == KILL_EVENT_NAME or only_if_built:
                 return
             raise PipeStateError(f"the pipe has ended; it can't take the event {event_name!r}")
-        self._send_event(event)
+        self._send(event)
 
-    def _send_event(self, event: Any) -> None:
+    def _send(self, event: Event) -> None:
+        session = self._built()
         if event.name == START_EVENT_NAME:
             self._started = True
-        elif event.name == STOP_EVENT_NAME and len(event.routines) == len(self._built().routines):
+        elif event.name == STOP_EVENT_NAME and len(event.routines) == len(session.plan.routines):
             self._started = False
-        self._tell("event", event)
+        session.send(event)
 
-    def _tell(self, *message: Any) -> None:
-        with self._lock:
-            try:
-                self._channel.send(*message)
-            except (BrokenPipeError, ConnectionError):
-                self.logger.debug("the launcher is gone: %s was not sent", message[0])
-
-    # ---- what comes back ------------------------------------------------------------------------------------------------------
-
-    def _listen(self) -> None:
-        """The listener thread: the launcher's messages, and the flows' log records."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._logs, selectors.EVENT_READ, self._hear_log)
-            selector.register(self._channel, selectors.EVENT_READ, self._hear_launcher)
-            while not self._gone.is_set():
-                for key, _ in selector.select():
-                    if not key.data():
-                        selector.unregister(key.fileobj)
-        self._ready.set()
-        self._over.set()
-        for tap in list(self._taps.values()):
-            tap.end()
-
-    def _hear_log(self) -> bool:
-        message = self._logs.receive()
-        if message is None:
-            return False
-        try:
-            replay(message[0])
-        except Exception:
-            # A handler of the user's raised. It must not end the listener, nor be silent.
-            self.logger.exception("a log handler failed")
-        return True
-
-    def _hear_launcher(self) -> bool:
-        message = self._channel.receive()
-        if message is None:
-            self._end_launcher()
-            return False
-        what, *details = message
-        if what == "ready":
-            self._ready.set()
-        elif what == "ended":
-            self._over.set()
-        elif what == "failed":
-            self._causes.append(details[0])
-        elif what == "died":
-            flow, exit_code = details
-            self._exit_codes[flow] = exit_code
-            self._causes.append(str(FlowDied(flow, exit_code)))
-            self._ready.set()
-        elif what == "untapped":
-            if details[0] in self._taps:
-                self._taps[details[0]].released = True
-        else:
-            with self._answered:
-                self._answers[what] = details[0]
-                self._answered.notify_all()
-        return True
-
-    def _end_launcher(self) -> None:
-        """The launcher's end of the channel is closed: it is gone, and all of its flows with it, or about to be."""
-        try:
-            _, status = os.waitpid(self._launcher, 0)
-            exit_code = os.waitstatus_to_exitcode(status)
-        except ChildProcessError:
-            exit_code = 0  # reaped by somebody else in this process, who has its status
-        if exit_code:
-            self._causes.append(str(FlowDied("launcher", exit_code)))
-        self._drain_logs()
-        unlink_pipe(self._segment.pipe_id)
-        with self._answered:
-            self._gone.set()
-            self._answered.notify_all()
-
-    def _drain_logs(self) -> None:
-        self._logs.set_blocking(False)
-        while True:
-            try:
-                if not self._hear_log():
-                    return
-            except BlockingIOError:
-                return
-
-    # ---- waiting --------------------------------------------------------------------------------------------------------------
+    # ---- waiting ---------------------------------------------------------------------------------
 
     def join(self, to_kill: bool = False) -> None:
-        """Waits until every routine has ended (`EndOfStream`), or the pipe was killed; then all its processes and memory are gone.
+        """Waits until every routine has ended (`EndOfStream`) or the pipe was killed; then its processes and memory are gone.
 
         Ctrl-C meanwhile kills the pipe, and `join` returns when that is done.
 
@@ -367,42 +197,23 @@ class Pipe:
         :raises PipeFailed: when a routine failed for good or a flow's process died.
         :raises PipeStateError: when it is not built.
         """
-        self._built()
+        session = self._built()
         if to_kill:
-            self._kill()
+            session.kill()
         try:
-            self._over.wait()
+            session.over.wait()
         except KeyboardInterrupt:
             self.logger.info("interrupted: the pipe is killed")
-        self._shut_down()
-        if self._causes:
-            raise PipeFailed(list(self._causes), dict(self._exit_codes))
-
-    def _kill(self) -> None:
-        if not self._gone.is_set():
-            self._send_event(self._require_audience().address(KILL_EVENT_NAME, None, None, {}))
-
-    def _shut_down(self) -> None:
-        self._kill()
-        while not self._gone.is_set():
-            try:
-                self._gone.wait()
-            except KeyboardInterrupt:
-                self.logger.info("interrupted again: flows have %g s to end, then they are killed", self._grace)
-        self._listener.join()
-        if self in _running:
-            _running.discard(self)
-            self._channel.close()
-            self._logs.close()
-            self._segment.close()
-            # Statistics and views outlive the pipe's end; its mappings go with this object.
-            weakref.finalize(self, self._segment.unmap).atexit = False
+        session.end()
+        _running.discard(self)
+        if session.causes:
+            raise PipeFailed(list(session.causes), dict(session.exit_codes))
 
     def __enter__(self) -> Pipe:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._plan is None:
+        if self._session is None:
             return
         if error is None:
             self.join()
@@ -412,7 +223,7 @@ class Pipe:
         except PipeFailed as failure:
             self.logger.error("%s", failure)
 
-    # ---- looking at it --------------------------------------------------------------------------------------------------------
+    # ---- looking at it ---------------------------------------------------------------------------
 
     def get_pipe_structure(self) -> dict[str, list[Any]]:
         """The routines with their flows and events, and the events that every routine knows.
@@ -441,7 +252,8 @@ class Pipe:
 
         :raises PipeStateError: when the pipe is not built.
         """
-        return read_statistics(self._built(), self._segment)
+        session = self._built()
+        return read_statistics(session.plan, session.segment)
 
     def tap(self, routine: Routine | str) -> Tap:
         """An iterator over the newest outputs of a routine, in this process. For notebooks, previews and tests.
@@ -449,57 +261,22 @@ class Pipe:
         :raises UnknownTarget: when there is no such routine.
         :raises PipeStateError: when the pipe is not built or has ended, or all taps are in use.
         """
-        plan = self._built()
+        session = self._built()
         name = routine if isinstance(routine, str) else routine.name
-        item = plan.find(name)
-        if item is None:
-            raise UnknownTarget("routine", name, list(plan.names))
-        with self._tapping:
-            self._recycle_taps()
-            edge_or_reason = self._ask("tapped", "no_tap", "tap", name)
-            if isinstance(edge_or_reason, str):
-                raise no_tap(edge_or_reason)
-            tap = Tap(self._segment, edge_or_reason, plan.names, self._untap)
-            self._taps[edge_or_reason.number] = tap
-            return tap
+        if session.plan.find(name) is None:
+            raise UnknownTarget("routine", name, list(session.plan.names))
+        return session.tap(name)
 
-    def _ask(self, answer: str, refusal: str, *message: Any) -> Any:
-        if self._gone.is_set():
-            raise no_tap("the pipe has ended")
-        self._tell(*message)
-        with self._answered:
-            self._answered.wait_for(lambda: answer in self._answers or refusal in self._answers or self._gone.is_set())
-            for key in (answer, refusal):
-                if key in self._answers:
-                    return self._answers.pop(key)
-        raise no_tap("the pipe has ended")
-
-    def _untap(self, edge: int) -> None:
-        with self._tapping:
-            if not self._gone.is_set():
-                self._tell("untap", edge)
-
-    def _recycle_taps(self) -> None:
-        """Gives back the places of taps that were closed, and of which no array lives."""
-        for number, tap in list(self._taps.items()):
-            if tap.released and tap.recycle():
-                del self._taps[number]
-
-    # ---- state ----------------------------------------------------------------------------------------------------------------
+    # ---- state -----------------------------------------------------------------------------------
 
     def _require_unbuilt(self, what: str) -> None:
-        if self._plan is not None:
+        if self._session is not None:
             raise PipeStateError(f"{what}() comes before build(), and this pipe is built")
 
-    def _built(self) -> Plan:
-        if self._plan is None:
+    def _built(self) -> Session:
+        if self._session is None:
             raise PipeStateError("the pipe is not built yet: call build() first")
-        return self._plan
-
-    def _require_audience(self) -> Audience:
-        if self._audience is None:
-            raise PipeStateError("the pipe is not built yet: call build() first")
-        return self._audience
+        return self._session
 
 
 @atexit.register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from pipert_shm.wire import Policy, Wire
 BITS = range(1, 32)
 BORROW_CAP = 2
 LOANS = 2
+TAP_SLOTS = 3  # one tap: a message that waits, one that is read, one in passing
 IN_PASSING = 2  # held but not pushed, evicted but not dropped
 
 
@@ -132,8 +134,6 @@ def make_plan(flows: dict[str, Sequence[Routine]], wires: Iterable[Wire], defaul
 
 def audience_of(plan: Plan) -> Audience:
     """Who can be addressed by events."""
-    import inspect
-
     handlers = {}
     for item in plan.routines:
         handlers[item.routine.name] = {
@@ -143,7 +143,7 @@ def audience_of(plan: Plan) -> Audience:
     return Audience({flow: tuple(p.routine.name for p in plans) for flow, plans in plan.flows.items()}, handlers)
 
 
-# ---- checks -------------------------------------------------------------------------------------------------------------------
+# ---- checks --------------------------------------------------------------------------------------
 
 
 def _check_names(flows: dict[str, Sequence[Routine]]) -> dict[int, str]:
@@ -235,7 +235,9 @@ def _refuse_unforkable(routine: Routine) -> None:
         for item in (value, *values):
             what = _unforkable(item)
             if what:
-                raise RoutineError(routine.name, f"attribute {name!r} holds {what}, which does not survive a fork: open it in setup()")
+                raise RoutineError(
+                    routine.name, f"attribute {name!r} holds {what}, which does not survive a fork: open it in setup()"
+                )
 
 
 def _unforkable(value: object) -> str | None:
@@ -252,7 +254,7 @@ def _unforkable(value: object) -> str | None:
     return None
 
 
-# ---- reach, bits, slots -------------------------------------------------------------------------------------------------------
+# ---- reach, bits, slots --------------------------------------------------------------------------
 
 
 def _assign_reach(plan: Plan, order: list[int]) -> None:
@@ -299,4 +301,4 @@ def _assign_slots(plan: Plan) -> None:
             continue
         held_in_flows = sum(edge.capacity + 1 for edge in carrying if edge.local)
         held_by_edges = sum(edge.capacity + edge.borrow_cap + IN_PASSING for edge in remote)
-        routine.slots = held_by_edges + held_in_flows + LOANS + 1
+        routine.slots = held_by_edges + held_in_flows + LOANS + TAP_SLOTS + 1

@@ -12,8 +12,8 @@ from pipert_shm import native
 from pipert_shm.codec import HOP, Encoder, decode
 from pipert_shm.data import Meta
 from pipert_shm.errors import NoFreeSlot
-from pipert_shm.memory import MESSAGE_SLOT_BYTES, ControlSegment, Slots, Stopping, create_ring, open_ring
-from pipert_shm.plan import EdgePlan
+from pipert_shm.memory import FEWEST_SLOTS, MESSAGE_SLOT_BYTES, ControlSegment, Slots, Stopping, create_ring, open_ring
+from pipert_shm.plan import TAP_SLOTS, EdgePlan
 from pipert_shm.transmit import DataTransmitter
 
 MOST_HOPS = 16
@@ -36,7 +36,7 @@ class _Group:
 
 
 class Outbox:
-    """What a routine sends by. The routine's thread only, but for `loan` with `wait=False`.
+    """What a routine sends by. The routine's thread only.
 
     :param local: per edge number, the payloads that wait within this process.
     """
@@ -60,13 +60,14 @@ class Outbox:
         self._local = local
         self._groups: dict[int, _Group] = {}
         self._edges: dict[int, int] = {}
+        self._removed: list[int] = []
         self._post = native.Post()
         self._token = 0
         self._unsent: deque[tuple[_Group, Any, Meta]] = deque()
         self._stuck = False
         self._message_slots = message_slots
         self._messages = -1
-        self.slots = Slots(segment, port, number, name, slots)
+        self.slots = Slots(segment, port, number, name, max(slots, FEWEST_SLOTS + TAP_SLOTS))
         self._encoder = Encoder(port, self.slots, name, reach)
 
     def add(self, edge: EdgePlan) -> None:
@@ -95,6 +96,7 @@ class Outbox:
                 group.local.remove(out)
         native.EdgeRecord(self._segment.process, edge).close()
         self._port.remove_out(out)
+        self._removed.append(edge)
         return True
 
     @property
@@ -113,8 +115,13 @@ class Outbox:
             outs |= group.outs
         return outs
 
-    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, wait: bool) -> np.ndarray:
-        return self.slots.loan(shape, dtype, self.outs, wait=wait)
+    def close_removed(self) -> None:
+        """Ends the streams of removed edges again, after a start has opened all of them."""
+        for edge in self._removed:
+            native.EdgeRecord(self._segment.process, edge).close()
+
+    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        return self.slots.loan(shape, dtype, self.outs)
 
     def send(self, payload: list[Any], meta: Meta) -> None:
         """Sends the one payload that is in the list, and takes it out, so that nobody here holds it when it is received.
@@ -165,6 +172,8 @@ class Outbox:
                     post, data, group.remote, hops, in_band=group.in_band, threshold=group.threshold
                 )
                 self._record.count_sending(copied=self._encoder.copied_bytes, in_band=self._encoder.in_band_bytes)
+            elif self.slots.loaned:
+                self._encoder.freeze(data)
         except Stopping:
             self._unsent.appendleft((group, payload, meta))
             raise

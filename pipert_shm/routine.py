@@ -28,7 +28,8 @@ class Role(Enum):
 class Runtime(Protocol):
     """What a routine asks of the process that runs it."""
 
-    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray: ...
+    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """See `Routine.loan`."""
 
 
 Notifier = Callable[..., None]
@@ -129,6 +130,7 @@ class SourceRoutine(Routine):
     role = Role.SOURCE
 
     def main_logic(self) -> Any:
+        """Makes the next message."""
         raise NotImplementedError
 
 
@@ -138,6 +140,7 @@ class MiddleRoutine(Routine):
     role = Role.MIDDLE
 
     def main_logic(self, data: Any) -> Any:
+        """Turns a message into another."""
         raise NotImplementedError
 
 
@@ -147,6 +150,7 @@ class DestinationRoutine(Routine):
     role = Role.DESTINATION
 
     def main_logic(self, data: Any) -> None:
+        """Takes a message."""
         raise NotImplementedError
 
 
@@ -154,6 +158,7 @@ class FPSRoutine(Routine):
     """A routine whose role is inferred from its wires: `main_logic(data=None)`. PipeRT2's base class."""
 
     def main_logic(self, data: Any = None) -> Any:
+        """Makes, turns or takes a message, by the wires."""
         raise NotImplementedError
 
 
@@ -162,8 +167,8 @@ def logic_of(routine: Routine, role: Role) -> Callable[..., Any]:
 
     :raises RoutineError: when there is none, or its signature does not fit the role.
     """
-    logic = getattr(routine, "main_logic", None)
-    if not callable(logic) or getattr(logic, "__func__", None) in _PLACEHOLDERS:
+    logic: Callable[..., Any] | None = getattr(routine, "main_logic", None)
+    if logic is None or not callable(logic) or getattr(logic, "__func__", None) in _PLACEHOLDERS:
         raise RoutineError(routine.name, f"{type(routine).__name__} has no main_logic")
     signature = inspect.signature(logic)
     arguments: tuple[None, ...] = () if role is Role.SOURCE else (None,)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipert_shm import native
-from pipert_shm.flow import State
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import Plan
+from pipert_shm.runner import State
 from pipert_shm.wire import Policy
 
 
@@ -24,6 +24,7 @@ class Latency:
 
     @cached_property
     def count(self) -> int:
+        """How many durations there are."""
         return sum(self.counts)
 
     def percentile_us(self, percent: float) -> float:
@@ -38,10 +39,12 @@ class Latency:
 
     @property
     def p50_us(self) -> float:
+        """The median, microseconds."""
         return self.percentile_us(50)
 
     @property
     def p99_us(self) -> float:
+        """The 99th percentile, microseconds."""
         return self.percentile_us(99)
 
 
@@ -53,9 +56,9 @@ class WireStatistics:
         sent: messages that the sender offered to this wire.
         received: messages that the receiver got.
         waiting: messages in the queue now.
-        dropped: messages that were lost, by reason: `oldest` (evicted by a newer one), `newest` (came to a full queue), `timeout`
-            (a blocked sender's time ran out), `no_slot` (no free slot in the sender's ring), `ended` (the receiver had ended),
-            `stopped` (the pipe was killed before they were sent), `error` (they could not be encoded or decoded).
+        dropped: messages that were lost, by reason: `oldest` (evicted by a newer one), `newest` (came to a full queue),
+            `timeout` (a blocked sender's time ran out), `no_slot` (no free slot in the sender's ring), `ended` (the receiver
+            had ended), `stopped` (the pipe was killed before they were sent), `error` (could not be encoded or decoded).
         private_bytes: bytes that were copied on receipt, since the receiver kept more frames than its share.
         hop: from publication to receipt.
     """
@@ -86,7 +89,8 @@ class RoutineStatistics:
         state: `built`, `running`, `stopped`, `ended` or `failed`.
         received: messages taken from all of its wires.
         sent: messages sent (once each, however many receivers).
-        errors: exceptions in `main_logic`, `setup`, `cleanup` and event handlers, and messages that could not be sent or decoded.
+        errors: exceptions in `main_logic`, `setup`, `cleanup` and event handlers, and messages that could not be sent or
+            decoded.
         logs_lost: log records that did not reach the parent, which was too slow.
         copied_bytes: bytes of buffers that had to be copied into shared memory to be sent; frames that were loaned or forwarded
             don't count.

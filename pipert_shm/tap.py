@@ -9,7 +9,6 @@ from typing import Any
 
 from pipert_shm import native
 from pipert_shm.data import Meta
-from pipert_shm.errors import PipeStateError
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import EdgePlan
 from pipert_shm.ports import Inbox
@@ -18,15 +17,17 @@ from pipert_shm.ports import Inbox
 class Tap:
     """An iterator over the newest outputs of a routine; ends when the routine or the pipe does.
 
-    It is a wire of capacity 1 that drops the oldest: whoever reads slowly misses messages, and never slows the pipe. Arrays are
-    read-only views of shared memory; keep only a few of them at a time, or copies. Use it from one thread; `close()` may come from
-    another.
+    It is a wire of capacity 1 that drops the oldest: whoever reads slowly misses messages, and never slows the pipe. Arrays
+    are read-only views of shared memory; keep only a few of them at a time, or copies. Use it from one thread; `close()` may
+    come from another.
 
     Attributes:
         meta: what is known of the last output that was read.
     """
 
-    def __init__(self, segment: ControlSegment, edge: EdgePlan, names: tuple[str, ...], on_close: Callable[[int], None]) -> None:
+    def __init__(
+        self, segment: ControlSegment, edge: EdgePlan, names: tuple[str, ...], on_close: Callable[[int], None]
+    ) -> None:
         self.meta: Meta | None = None
         self.edge = edge
         self._segment = segment
@@ -91,13 +92,9 @@ class Tap:
         self._port.notify()
 
     def recycle(self) -> bool:
-        """After the sender let go: drops what waits. Whether nothing of the edge is held any more, so that it can be used again."""
+        """After the sender let go: drops what waits. Whether nothing is held by it any more, so that its edge can be reused."""
         self._inbox.end()
         if self._segment.process.borrowed(self.edge.number):
             return False
         native.EdgeRecord(self._segment.process, self.edge.number).state = native.EDGE_FREE
         return True
-
-
-def no_tap(reason: str) -> PipeStateError:
-    return PipeStateError(f"can't tap: {reason}")

@@ -27,9 +27,11 @@ class DataTransmitter:
     data_size_threshold: int = THRESHOLD
 
     def transmit(self) -> Callable[[Any], Any]:
+        """The function that the sender applies."""
         return _as_it_is
 
     def receive(self) -> Callable[[Any], Any]:
+        """The function that the receiver applies."""
         return _as_it_is
 
 

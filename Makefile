@@ -1,0 +1,52 @@
+# Everything happens in .venv; PYTHON chooses the interpreter that it is made with.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
+
+.PHONY: demo test check bench native-tests format clean
+
+demo: $(VENV)/demo
+	$(BIN)/pipert-shm demo
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) -C csrc format-check
+
+bench: $(VENV)/dev
+	$(BIN)/python -m pytest bench -o addopts="" -q
+
+native-tests:
+	$(MAKE) -C csrc native-tests
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	clang-format -i csrc/*.c csrc/*.h csrc/tests/*.c csrc/tests/*.h
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info pipert_shm/*.so
+	$(MAKE) -C csrc clean
+
+# An editable install with the extras of that name; again whenever the C sources change.
+$(VENV)/demo $(VENV)/dev: $(VENV)/%: $(SOURCES) | $(VENV)/made
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@$(BIN)/python -c 'import cv2' || { echo 'OpenCV does not load: apt-get install libgl1 libglib2.0-0' >&2; exit 1; }
+	@touch $@
+
+$(VENV)/made:
+	@command -v cc >/dev/null || { echo 'there is no C compiler: apt-get install build-essential' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo '$(PYTHON) is older than 3.10; name a newer one: make PYTHON=python3.12 …' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo '$(PYTHON) has no venv: apt-get install python3-venv' >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || \
+	  { echo '$(PYTHON) has no headers: apt-get install python3-dev' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

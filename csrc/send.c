@@ -1,0 +1,309 @@
+/* The sending half of a port: see port.h. */
+#include <string.h>
+
+#include "port_parts.h"
+
+/* ---- what an edge holds of a message ---------------------------------- */
+
+static uint32_t slots_of(const pshm_message *message) {
+    uint32_t slots = message->slots;
+    return slots < PSHM_MESSAGE_SLOTS ? slots : PSHM_MESSAGE_SLOTS;
+}
+
+/* Drops the edge's bits of a message that its receiver will not see. Payload
+ * first: the message slot's bit keeps the list of them in being. */
+static void drop_message(pshm_port *port, const pshm_edge *edge, uint64_t cell) {
+    pshm_mapping *mapping;
+    const pshm_message *message = message_at(port->process, cell, &mapping);
+    if (message == NULL || !pshm_ring_holds(&mapping->ring, cell, edge->mask)) {
+        pshm_count(&edge->record->protocol_errors, 1);
+        return;
+    }
+    for (uint32_t k = 0, slots = slots_of(message); k < slots; k++)
+        pshm_process_drop(port->process, message->slot[k], edge->mask);
+    pshm_process_drop(port->process, cell, edge->mask);
+}
+
+static void lose_token(pshm_post *post, uint32_t out, uint64_t token) {
+    post->lost_out[post->lost] = out;
+    post->lost_token[post->lost++] = token;
+}
+
+/* One edge gets this message no more. */
+static void lose(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason) {
+    pshm_edge *edge = &port->out[out];
+    post->outs &= ~(1ull << out);
+    pshm_count(&edge->record->dropped[reason], 1);
+    if (edge->local)
+        lose_token(post, out, post->token);
+    else if (post->message != PSHM_NO_SLOT)
+        drop_message(port, edge, post->message);
+}
+
+/* ---- slots ------------------------------------------------------------- */
+
+/* Evicts from the drop_oldest edge with the longest queue; false if all are
+ * empty. */
+static bool evict_for_slot(pshm_port *port, uint64_t outs) {
+    pshm_edge *longest = NULL;
+    uint32_t depth = 0;
+    while (outs != 0) {
+        pshm_edge *edge = &port->out[next_out(&outs)];
+        if (edge->local || edge->policy != PSHM_POLICY_DROP_OLDEST) continue;
+        uint32_t waiting = pshm_queue_depth(&edge->queue);
+        if (waiting > depth) {
+            depth = waiting;
+            longest = edge;
+        }
+    }
+    uint64_t cell;
+    if (longest == NULL) return false;
+    if (pshm_queue_pop(&longest->queue, &cell)) {
+        pshm_count(&longest->record->dropped[PSHM_REASON_NO_SLOT], 1);
+        drop_message(port, longest, cell);
+    }
+    return true;
+}
+
+/* The latest time-out of the block edges, 0 where there is none. */
+static uint64_t longest_wait(const pshm_port *port, uint64_t outs) {
+    uint64_t longest = 0;
+    while (outs != 0) {
+        const pshm_edge *edge = &port->out[next_out(&outs)];
+        if (edge->policy == PSHM_POLICY_BLOCK && edge->timeout_ns > longest)
+            longest = edge->timeout_ns;
+    }
+    return longest;
+}
+
+static int allocate(pshm_port *port, uint64_t outs, pshm_mapping *mapping,
+                    uint64_t *descriptor) {
+    pshm_bell *bell = &port->record->bell;
+    uint64_t deadline = 0;
+    for (;;) {
+        *descriptor = pshm_ring_alloc(&mapping->ring, &mapping->cursor);
+        if (*descriptor != PSHM_NO_SLOT) return PSHM_OK;
+        if (evict_for_slot(port, outs)) continue;
+        uint64_t patience = longest_wait(port, outs);
+        if (patience == 0) return PSHM_FULL;
+        uint64_t now = pshm_now();
+        if (deadline == 0) deadline = after(now, patience);
+        if (now >= deadline) return PSHM_TIMED_OUT;
+        if (notice(port)) return PSHM_NOTICE;
+        uint32_t word = pshm_bell_arm(bell);
+        *descriptor = pshm_ring_alloc(&mapping->ring, &mapping->cursor);
+        if (*descriptor == PSHM_NO_SLOT && !notice(port))
+            pshm_bell_wait(bell, word, sleep_until(now, deadline));
+        pshm_bell_disarm(bell);
+        if (*descriptor != PSHM_NO_SLOT) return PSHM_OK;
+    }
+}
+
+int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *descriptor,
+                      void **address) {
+    pshm_mapping *mapping = pshm_process_find(port->process, ring);
+    if (mapping == NULL || mapping->write == NULL) return PSHM_UNMAPPED;
+    int status = allocate(port, outs, mapping, descriptor);
+    if (status != PSHM_OK) return status;
+    pshm_process_lease(port->process, mapping, *descriptor, PSHM_PRODUCER, 0);
+    *address = mapping->write + pshm_descriptor_slot(*descriptor) * mapping->ring.slot_bytes;
+    return PSHM_OK;
+}
+
+bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, uint64_t bytes,
+                         uint64_t *descriptor, uint64_t *offset) {
+    if (!pshm_process_reference(port->process, address, bytes, descriptor, offset)) return false;
+    uint32_t bits = 0;
+    while (outs != 0) bits |= port->out[next_out(&outs)].mask;
+    pshm_mapping *mapping = pshm_process_find(port->process, pshm_descriptor_ring(*descriptor));
+    /* These bits are set by this thread alone, so "clear" stays true. */
+    if (mapping != NULL && !pshm_ring_holds(&mapping->ring, *descriptor, bits)) return true;
+    pshm_process_release(port->process, *descriptor);
+    return false;
+}
+
+/* ---- send -------------------------------------------------------------- */
+
+static void release_leases(pshm_port *port, pshm_post *post) {
+    for (uint32_t k = 0; k < post->slots; k++)
+        pshm_process_release(port->process, post->slot[k]);
+    post->slots = 0;
+}
+
+static bool hold_message(pshm_port *port, const pshm_post *post, const pshm_edge *edge,
+                         pshm_mapping *messages) {
+    uint32_t held = 0;
+    for (; held < post->slots; held++) {
+        pshm_mapping *m = pshm_process_find(port->process, pshm_descriptor_ring(post->slot[held]));
+        if (m == NULL || !pshm_ring_hold(&m->ring, post->slot[held], edge->mask)) break;
+    }
+    if (held == post->slots && pshm_ring_hold(&messages->ring, post->message, edge->mask))
+        return true;
+    while (held-- > 0) pshm_process_drop(port->process, post->slot[held], edge->mask);
+    return false;
+}
+
+/* Sets the bits of every remote edge; those that have no receiver lose it. */
+static void hold_for_edges(pshm_port *port, pshm_post *post, pshm_mapping *messages) {
+    for (uint64_t outs = post->outs; outs != 0;) {
+        uint32_t out = next_out(&outs);
+        pshm_edge *edge = &port->out[out];
+        if (edge->local) continue;
+        bool ended = has_ended(edge);
+        if (!ended && hold_message(port, post, edge, messages)) continue;
+        if (!ended) pshm_count(&edge->record->protocol_errors, 1);
+        post->outs &= ~(1ull << out);
+        pshm_count(&edge->record->dropped[ended ? PSHM_REASON_ENDED : PSHM_REASON_ERROR], 1);
+    }
+}
+
+static int write_message(pshm_port *port, pshm_post *post, pshm_mapping *messages,
+                         const pshm_message *head, const void *body) {
+    uint64_t table = sizeof *head + post->slots * sizeof(uint64_t);
+    if (table + head->bytes > messages->ring.slot_bytes) return PSHM_PROTOCOL;
+    int status = allocate(port, post->outs, messages, &post->message);
+    if (status != PSHM_OK) {
+        post->message = PSHM_NO_SLOT;
+        return status;
+    }
+    uint8_t *slot =
+        messages->write + pshm_descriptor_slot(post->message) * messages->ring.slot_bytes;
+    memcpy(slot, head, sizeof *head);
+    memcpy(slot + sizeof *head, post->slot, post->slots * sizeof(uint64_t));
+    if (head->bytes != 0) memcpy(slot + table, body, head->bytes);
+    return PSHM_OK;
+}
+
+int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t sequence,
+                   uint64_t captured_ns, uint32_t origin, uint32_t kind, uint32_t hops,
+                   const void *body, uint32_t bytes) {
+    uint64_t remote = 0;
+    post->message = PSHM_NO_SLOT;
+    post->lost = 0;
+    if (post->slots > PSHM_MESSAGE_SLOTS) return PSHM_PROTOCOL;
+    for (uint64_t outs = post->outs; outs != 0;) {
+        uint32_t out = next_out(&outs);
+        if (!port->out[out].local) remote |= 1ull << out;
+    }
+    uint64_t now = pshm_now();
+    if (remote != 0) {
+        pshm_mapping *messages = pshm_process_find(port->process, ring);
+        if (messages == NULL || messages->write == NULL) return PSHM_UNMAPPED;
+        pshm_message head = {.sequence = sequence,
+                             .captured_ns = captured_ns,
+                             .sent_ns = now,
+                             .origin = origin,
+                             .bytes = bytes,
+                             .slots = (uint16_t)post->slots,
+                             .kind = (uint16_t)kind,
+                             .hops = hops};
+        int status = write_message(port, post, messages, &head, body);
+        if (status != PSHM_OK) return status;
+    }
+    for (uint64_t outs = post->outs; outs != 0;) {
+        uint32_t out = next_out(&outs);
+        pshm_count(&port->out[out].record->sent, 1);
+        post->deadline[out] = after(now, port->out[out].timeout_ns);
+    }
+    post->offered = 1;
+    if (remote != 0)
+        hold_for_edges(port, post, pshm_process_find(port->process, ring));
+    release_leases(port, post);
+    pshm_count(&port->record->sent, 1);
+    return pshm_port_resume(port, post);
+}
+
+/* Full queue: makes room, or gives up this edge. True when it is settled. */
+static bool settle_full(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) {
+    pshm_edge *edge = &port->out[out];
+    if (edge->policy == PSHM_POLICY_DROP_NEWEST) {
+        lose(port, post, out, PSHM_REASON_NEWEST);
+        return true;
+    }
+    if (edge->policy == PSHM_POLICY_BLOCK) {
+        if (now < post->deadline[out]) return false;
+        lose(port, post, out, PSHM_REASON_TIMEOUT);
+        return true;
+    }
+    uint64_t cell;
+    if (pshm_queue_pop(&edge->queue, &cell)) {
+        pshm_count(&edge->record->dropped[PSHM_REASON_OLDEST], 1);
+        if (edge->local)
+            lose_token(post, out, cell);
+        else
+            drop_message(port, edge, cell);
+    }
+    return false;
+}
+
+static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) {
+    pshm_edge *edge = &port->out[out];
+    uint64_t cell = edge->local ? post->token : post->message;
+    /* Twice at the most: only this thread pushes, so room that an eviction or
+     * the receiver made is there for it. */
+    for (int attempt = 0; attempt < 2; attempt++) {
+        if (has_ended(edge)) {
+            lose(port, post, out, PSHM_REASON_ENDED);
+            return;
+        }
+        if (pshm_queue_push(&edge->queue, cell)) {
+            post->outs &= ~(1ull << out);
+            ring_routine(port, edge->receiver);
+            return;
+        }
+        if (settle_full(port, post, out, now)) return;
+        if (edge->policy == PSHM_POLICY_BLOCK) return;
+    }
+}
+
+/* Whether any edge that is still to be served could be, after the bell is armed. */
+static bool can_go_on(const pshm_port *port, const pshm_post *post) {
+    for (uint64_t outs = post->outs; outs != 0;) {
+        const pshm_edge *edge = &port->out[next_out(&outs)];
+        if (has_ended(edge) || pshm_queue_depth(&edge->queue) < edge->queue.capacity) return true;
+    }
+    return false;
+}
+
+static uint64_t first_deadline(const pshm_post *post) {
+    uint64_t first = PSHM_FOREVER;
+    for (uint64_t outs = post->outs; outs != 0;) {
+        uint64_t deadline = post->deadline[next_out(&outs)];
+        if (deadline < first) first = deadline;
+    }
+    return first;
+}
+
+static void end_post(pshm_port *port, pshm_post *post) {
+    if (post->message == PSHM_NO_SLOT) return;
+    pshm_process_drop(port->process, post->message, PSHM_PRODUCER);
+    post->message = PSHM_NO_SLOT;
+}
+
+int pshm_port_resume(pshm_port *port, pshm_post *post) {
+    pshm_bell *bell = &port->record->bell;
+    for (;;) {
+        uint64_t now = pshm_now();
+        for (uint64_t outs = post->outs; outs != 0;) serve(port, post, next_out(&outs), now);
+        if (post->outs == 0) break;
+        if (notice(port)) return PSHM_NOTICE;
+        uint32_t word = pshm_bell_arm(bell);
+        if (!can_go_on(port, post) && !notice(port))
+            pshm_bell_wait(bell, word, sleep_until(now, first_deadline(post)));
+        pshm_bell_disarm(bell);
+    }
+    end_post(port, post);
+    return PSHM_OK;
+}
+
+void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason) {
+    for (uint64_t outs = post->outs; outs != 0;) {
+        uint32_t out = next_out(&outs);
+        /* every offered message counts as sent, so that sent = received +
+         * dropped + waiting */
+        if (post->offered == 0) pshm_count(&port->out[out].record->sent, 1);
+        lose(port, post, out, reason);
+    }
+    release_leases(port, post);
+    end_post(port, post);
+}

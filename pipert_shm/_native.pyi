@@ -1,0 +1,6 @@
+"""The compiled binding, built from csrc/ by cffi; only pipert_shm.native uses it."""
+
+from typing import Any
+
+ffi: Any
+lib: Any

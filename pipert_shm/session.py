@@ -1,0 +1,266 @@
+"""A built pipe, seen from the process that built it: its memory, its launcher, and what comes back from there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import sys
+import threading
+import time
+import warnings
+import weakref
+from typing import Any
+
+from pipert_shm import native
+from pipert_shm.channel import Channel
+from pipert_shm.errors import FlowDied, PipeFailed, PipeStateError
+from pipert_shm.events import KILL_EVENT_NAME, Audience, Event
+from pipert_shm.launcher import LaunchOrder, launch
+from pipert_shm.logs import replay
+from pipert_shm.memory import ControlSegment, create_ring, free_bytes, unlink_pipe
+from pipert_shm.plan import Plan
+from pipert_shm.tap import Tap
+
+TAPS = 8
+LEAST_CELLS = 16
+LAST_WORDS = 2.0  # seconds past the grace period
+
+
+class Session:
+    """From `build()` to the end. Safe to use from any thread.
+
+    :param grace: seconds that flows have to end in when killed.
+    :raises SharedMemoryFull: when there is too little memory for what is known to be needed; nothing is left behind then.
+
+    Attributes:
+        over: set when every routine has ended, or the launcher is gone.
+        gone: set when the launcher is gone, and with it all flows and every segment.
+        causes: what failed for good, in order.
+        exit_codes: of the flows that died.
+    """
+
+    def __init__(self, plan: Plan, audience: Audience, logger: logging.Logger, budget: int | None, grace: float) -> None:
+        self.plan = plan
+        self.audience = audience
+        self.over = threading.Event()
+        self.gone = threading.Event()
+        self.causes: list[str] = []
+        self.exit_codes: dict[str, int] = {}
+        self._logger = logger
+        self._grace = grace
+        self._lock = threading.Lock()
+        self._tapping = threading.Lock()
+        self._answered = threading.Condition(self._lock)
+        self._answers: dict[str, Any] = {}
+        self._ready = threading.Event()
+        self._taps: dict[int, Tap] = {}
+        self._closed = False
+        self.segment = _make_segment(plan, budget)
+        try:
+            self._rings = _make_rings(plan, self.segment)
+        except BaseException:
+            self.segment.close()
+            self.segment.unmap()
+            unlink_pipe(self.segment.pipe_id)
+            raise
+
+    def launch(self) -> None:
+        """Forks the launcher and waits until every flow is up.
+
+        :raises PipeFailed: when one is not.
+        """
+        self._channel, theirs = Channel.pair()
+        self._logs, logs_in = Channel.pair()
+        order = LaunchOrder(
+            plan=self.plan,
+            pipe_id=self.segment.pipe_id,
+            audience=self.audience,
+            logger_name=self._logger.name,
+            taps=(len(self.plan.routines), TAPS, len(self.plan.edges)),
+            rings=self._rings,
+            grace=self._grace,
+        )
+        self._channel.keep()
+        self._logs.keep()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        with warnings.catch_warnings():
+            # Forking a process with threads is unsafe for what the child then shares with them; the launcher only
+            # runs code of its own, on one thread.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._launcher = os.fork()
+        if self._launcher == 0:
+            launch(order, theirs, logs_in)
+        theirs.close()
+        logs_in.close()
+        self._listener = threading.Thread(target=self._listen, name=f"pipe-{self.segment.pipe_id}", daemon=True)
+        self._listener.start()
+        self._ready.wait()
+        if self.causes:
+            self.end()
+            raise PipeFailed(list(self.causes), dict(self.exit_codes))
+
+    def send(self, event: Event) -> None:
+        """Hands an event to the launcher."""
+        self._tell("event", event)
+
+    def kill(self) -> None:
+        """Makes every flow end."""
+        if not self.gone.is_set():
+            self.send(Event(KILL_EVENT_NAME, self.plan.names))
+
+    def end(self) -> None:
+        """Kills what still runs, waits until it is gone, and lets go of everything but the counters and live views."""
+        self.kill()
+        while not self.gone.is_set():
+            try:
+                self.gone.wait()
+            except KeyboardInterrupt:
+                self._logger.info("interrupted again: flows have %g s to end, then they are killed", self._grace)
+        self._listener.join()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._channel.close()
+        self._logs.close()
+        self.segment.close()
+        # Statistics and views outlive the pipe's end; its mappings go with this object.
+        weakref.finalize(self, self.segment.unmap).atexit = False
+
+    def tap(self, name: str) -> Tap:
+        """See `Pipe.tap`."""
+        with self._tapping:
+            for number, tap in list(self._taps.items()):
+                if tap.released and tap.recycle():
+                    del self._taps[number]
+            edge = self._ask("tap", name)
+            self._taps[edge.number] = Tap(self.segment, edge, self.plan.names, self._untap)
+            return self._taps[edge.number]
+
+    def _untap(self, edge: int) -> None:
+        if not self.gone.is_set():
+            self._tell("untap", edge)
+
+    def _tell(self, *message: Any) -> None:
+        with self._lock:
+            try:
+                self._channel.send(*message)
+            except (BrokenPipeError, ConnectionError):
+                self._logger.debug("the launcher is gone: %s was not sent", message[0])
+
+    def _ask(self, *message: Any) -> Any:
+        """The launcher's answer; one question at a time."""
+        if not self.gone.is_set():
+            self._tell(*message)
+        with self._answered:
+            self._answered.wait_for(lambda: self._answers or self.gone.is_set())
+            answers, self._answers = self._answers, {}
+        if "tapped" not in answers:
+            raise PipeStateError(f"can't tap: {answers.get('no_tap', 'the pipe has ended')}")
+        return answers["tapped"]
+
+    def _listen(self) -> None:
+        """The listener thread: the launcher's messages, and the flows' log records."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._logs, selectors.EVENT_READ, self._hear_log)
+            selector.register(self._channel, selectors.EVENT_READ, self._hear_launcher)
+            while not self.gone.is_set():
+                for key, _ in selector.select():
+                    if not key.data():
+                        selector.unregister(key.fileobj)
+        self._ready.set()
+        self.over.set()
+        for tap in list(self._taps.values()):
+            tap.end()
+
+    def _hear_log(self) -> bool:
+        message = self._logs.receive()
+        if message is None:
+            return False
+        try:
+            replay(message[0])
+        except Exception:
+            # A handler of the user's raised. It must not end the listener, nor be silent.
+            self._logger.exception("a log handler failed")
+        return True
+
+    def _hear_launcher(self) -> bool:
+        message = self._channel.receive()
+        if message is None:
+            self._end_launcher()
+            return False
+        what, *details = message
+        if what == "ready":
+            self._ready.set()
+        elif what == "ended":
+            self.over.set()
+        elif what == "failed":
+            self.causes.append(details[0])
+        elif what == "died":
+            flow, exit_code = details
+            self.exit_codes[flow] = exit_code
+            self.causes.append(str(FlowDied(flow, exit_code)))
+            self._ready.set()
+        elif what == "untapped":
+            if details[0] in self._taps:
+                self._taps[details[0]].released = True
+        else:
+            with self._answered:
+                self._answers[what] = details[0]
+                self._answered.notify_all()
+        return True
+
+    def _end_launcher(self) -> None:
+        """The launcher's end of the channel is closed: it is gone, and all of its flows with it, or about to be."""
+        try:
+            _, status = os.waitpid(self._launcher, 0)
+            exit_code = os.waitstatus_to_exitcode(status)
+        except ChildProcessError:
+            exit_code = 0  # reaped by somebody else in this process, who has its status
+        if exit_code:
+            self.causes.append(str(FlowDied("launcher", exit_code)))
+        self._drain_logs()
+        unlink_pipe(self.segment.pipe_id)
+        with self._answered:
+            self.gone.set()
+            self._answered.notify_all()
+
+    def _drain_logs(self) -> None:
+        """Hears what the flows still say. The last of them closes the channel."""
+        deadline = time.monotonic() + self._grace + LAST_WORDS
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._logs, selectors.EVENT_READ)
+            while selector.select(max(0.0, deadline - time.monotonic())):
+                if not self._hear_log():
+                    return
+
+
+def _make_segment(plan: Plan, budget: int | None) -> ControlSegment:
+    if budget is None:
+        budget = free_bytes() // 2
+    largest = max((edge.capacity for edge in plan.edges), default=1)
+    cells = max(LEAST_CELLS, 1 << (largest - 1).bit_length())
+    segment = ControlSegment.create(len(plan.routines) + TAPS, len(plan.edges) + TAPS, cells, budget)
+    for edge in plan.edges:
+        native.EdgeRecord(segment.process, edge.number).format(
+            sender=edge.sender,
+            receiver=edge.receiver,
+            bit=edge.bit,
+            policy=native.POLICIES[edge.policy],
+            capacity=edge.capacity,
+            borrow_cap=edge.borrow_cap,
+            timeout_ns=edge.timeout_ns,
+        )
+    return segment
+
+
+def _make_rings(plan: Plan, segment: ControlSegment) -> dict[int, tuple[int, int]]:
+    rings = {}
+    for item in plan.routines:
+        size = item.routine._output_bytes
+        if size and item.slots:
+            purpose = f"the ring of {item.routine.name!r}"
+            rings[item.number] = (create_ring(segment, item.number, item.slots, size, purpose), size)
+    return rings
