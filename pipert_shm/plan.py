@@ -293,12 +293,19 @@ def _take_bits(plan: Plan, routine: RoutinePlan, remote: list[EdgePlan]) -> bool
     return True
 
 
+def _held_in_flow(plan: Plan, routine: RoutinePlan) -> int:
+    """Messages that queues within the flow can hold of what this routine sends or forwards, and the hands behind them."""
+    local = [edge for edge in routine.outs if edge.local]
+    return sum(edge.capacity + 1 + _held_in_flow(plan, plan.routines[edge.receiver]) for edge in local)
+
+
 def _assign_slots(plan: Plan) -> None:
+    """Sizes the rings, and each edge's borrow cap: what user code may keep, on top of what the framework itself holds."""
+    for edge in plan.edges:
+        edge.borrow_cap = BORROW_CAP + _held_in_flow(plan, plan.routines[edge.receiver])
     for routine in plan.routines:
-        carrying = [edge for edge in plan.edges if routine.number in plan.routines[edge.sender].reach]
-        remote = [edge for edge in carrying if not edge.local]
-        if not remote:
+        carrying = [edge for edge in plan.edges if routine.number in plan.routines[edge.sender].reach and not edge.local]
+        if not carrying:
             continue
-        held_in_flows = sum(edge.capacity + 1 for edge in carrying if edge.local)
-        held_by_edges = sum(edge.capacity + edge.borrow_cap + IN_PASSING for edge in remote)
-        routine.slots = held_by_edges + held_in_flows + LOANS + TAP_SLOTS + 1
+        held_by_edges = sum(edge.capacity + edge.borrow_cap + IN_PASSING for edge in carrying)
+        routine.slots = held_by_edges + _held_in_flow(plan, routine) + LOANS + TAP_SLOTS + 1
