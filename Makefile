@@ -20,7 +20,8 @@ check: $(VENV)/dev
 	$(MAKE) -C csrc format-check
 
 bench: $(VENV)/dev
-	$(BIN)/python -m pytest bench -o addopts="" -q
+	$(BIN)/python -m pytest bench -o addopts="" -q --benchmark-only --benchmark-sort=name \
+	  --benchmark-columns=min,median,iqr,rounds
 
 native-tests:
 	$(MAKE) -C csrc native-tests

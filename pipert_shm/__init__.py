@@ -2,8 +2,8 @@
 
 Layers, each importing only from those before it:
 
-    errors -> native -> memory -> codec -> data, events, transmit -> routine -> wire -> plan -> channel, logs, ports -> flow
-    -> launcher -> statistics, tap -> pipe -> api, cli; video beside
+    errors -> native -> memory -> codec -> data, events, transmit -> routine -> wire -> plan -> channel, logs, ports
+    -> runner -> flow -> launcher -> statistics, tap -> session -> pipe -> api, rpc, video -> demo -> cli; cockpit beside
 
 Every public name has one home, and is re-exported here once.
 """
@@ -47,6 +47,9 @@ from pipert_shm.wire import QueueNetwork, Wire
 
 if TYPE_CHECKING:
     from pipert_shm.api import APIWrapper, create_app
+    from pipert_shm.cockpit import get_socket_logger
+    from pipert_shm.rpc import RPCPipeWrapper
+    from pipert_shm.video import DetectedFrame, DetectionWriter, MotionDetector, VideoError, VideoInfo, VideoSource
 
 __all__ = [
     "KILL_EVENT_NAME",
@@ -60,6 +63,8 @@ __all__ = [
     "Data",
     "DataTransmitter",
     "DestinationRoutine",
+    "DetectedFrame",
+    "DetectionWriter",
     "EndOfStream",
     "FPSRoutine",
     "FloatingRoutine",
@@ -69,6 +74,7 @@ __all__ = [
     "Latency",
     "Meta",
     "MiddleRoutine",
+    "MotionDetector",
     "NoFreeSlot",
     "PayloadError",
     "Pipe",
@@ -77,6 +83,7 @@ __all__ = [
     "PipeStatistics",
     "PipertError",
     "QueueNetwork",
+    "RPCPipeWrapper",
     "Routine",
     "RoutineError",
     "RoutineStatistics",
@@ -87,18 +94,33 @@ __all__ = [
     "UniqueRoutineName",
     "UnknownEvent",
     "UnknownTarget",
+    "VideoError",
+    "VideoInfo",
+    "VideoSource",
     "Wire",
     "WireStatistics",
     "WiresValidation",
     "create_app",
     "events",
+    "get_socket_logger",
 ]
 
-_LAZY = {"APIWrapper": "pipert_shm.api", "create_app": "pipert_shm.api"}
+_LAZY = {
+    "APIWrapper": "pipert_shm.api",
+    "create_app": "pipert_shm.api",
+    "get_socket_logger": "pipert_shm.cockpit",
+    "RPCPipeWrapper": "pipert_shm.rpc",
+    "DetectedFrame": "pipert_shm.video",
+    "DetectionWriter": "pipert_shm.video",
+    "MotionDetector": "pipert_shm.video",
+    "VideoError": "pipert_shm.video",
+    "VideoInfo": "pipert_shm.video",
+    "VideoSource": "pipert_shm.video",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """FastAPI and the like load when they are first asked for."""
+    """OpenCV, FastAPI and the like load when they are first asked for."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

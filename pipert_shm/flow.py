@@ -186,6 +186,7 @@ def take_own_signals() -> None:
     """In a forked process: Ctrl-C is for the parent, and the parent's own handlers are not for us."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked for the time of the fork
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

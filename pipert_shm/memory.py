@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import mmap
 import os
 import secrets
@@ -335,7 +336,7 @@ class Slots:
 
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[np.generic], outs: int) -> np.ndarray:
         """A writable array in a slot; released when it dies, or sent where it lies."""
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         _, address = self.reserve(max(size, 1), outs)
         self.loaned = True
         return np.ndarray(shape, dtype, native.loan(address, max(size, 1)))

@@ -16,7 +16,7 @@ from pipert_shm.events import KILL_EVENT_NAME, LIFECYCLE_EVENTS, START_EVENT_NAM
 from pipert_shm.memory import sweep_stale
 from pipert_shm.plan import Defaults, audience_of, make_plan
 from pipert_shm.routine import Routine
-from pipert_shm.session import Session
+from pipert_shm.session import Session, interrupts_deferred
 from pipert_shm.statistics import PipeStatistics, read_statistics
 from pipert_shm.tap import Tap
 from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
@@ -73,6 +73,7 @@ class Pipe:
         self._early: list[tuple[str, dict[str, Iterable[str]] | None, str | None, dict[str, Any]]] = []
         self._session: Session | None = None
         self._started = False
+        self._joined = False
         self._owner = os.getpid()
 
     # ---- building --------------------------------------------------------------------------------
@@ -129,10 +130,17 @@ class Pipe:
         audience = audience_of(plan)
         early = [audience.address(*event) for event in self._early]
         sweep_stale()
-        session = Session(plan, audience, self.logger, self._memory_budget, self._grace)
-        session.launch()
-        self._session = session
-        _running.add(self)
+        with interrupts_deferred():  # half a pipe could neither be joined nor killed
+            session = Session(plan, audience, self.logger, self._memory_budget, self._grace)
+            session.launch()
+            self._session = session
+            _running.add(self)
+        try:
+            session.wait_ready()
+        except PipeFailed:
+            self._session = None
+            _running.discard(self)
+            raise
         for event in early:
             self._send(event)
 
@@ -206,6 +214,7 @@ class Pipe:
             self.logger.info("interrupted: the pipe is killed")
         session.end()
         _running.discard(self)
+        self._joined = True
         if session.causes:
             raise PipeFailed(list(session.causes), dict(session.exit_codes))
 
@@ -216,12 +225,13 @@ class Pipe:
         if self._session is None:
             return
         if error is None:
-            self.join()
+            if not self._joined:  # a failure that was raised once is not raised again
+                self.join()
             return
         try:
             self.join(to_kill=True)
         except PipeFailed as failure:
-            self.logger.error("%s", failure)
+            self.logger.error(str(failure))  # not the exception, whose traceback would keep the pipe alive
 
     # ---- looking at it ---------------------------------------------------------------------------
 
@@ -289,4 +299,4 @@ def _end_pipes() -> None:
         try:
             pipe.join(to_kill=failed or not pipe._started)
         except PipeFailed as failure:
-            pipe.logger.error("%s", failure)
+            pipe.logger.error(str(failure))

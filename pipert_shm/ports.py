@@ -154,6 +154,11 @@ class Outbox:
             self._drop(group.outs, reason)
         self._unsent.clear()
 
+    def lose(self) -> None:
+        """Counts a message that was not even made, for want of a slot, as dropped on every wire."""
+        if self.outs:
+            self._drop(self.outs, native.REASONS["no_slot"])
+
     def _drop(self, outs: int, reason: int) -> None:
         self._post.begin(outs, 0)
         self._port.abandon(self._post, reason)

