@@ -41,10 +41,8 @@ bool pshm_control_attach(pshm_control *control, void *memory, uint64_t bytes) {
     pshm_control_head *head = memory;
     if (bytes < sizeof *head || head->magic != PSHM_MAGIC || head->version != PSHM_VERSION)
         return false;
-    pshm_control seen = {.head = head,
-                         .routines = head->routines,
-                         .edges = head->edges,
-                         .cells = head->cells};
+    pshm_control seen = {
+        .head = head, .routines = head->routines, .edges = head->edges, .cells = head->cells};
     uint64_t needed = pshm_control_bytes(seen.routines, seen.edges, seen.cells);
     if (needed == 0 || needed > bytes) return false;
     seen.edge_stride = (uint32_t)edge_stride(seen.cells);
@@ -141,7 +139,8 @@ void pshm_control_release_ring(const pshm_control *control, uint32_t ring) {
 uint64_t pshm_control_serial(const pshm_control *control, uint32_t ring) {
     if (ring >= PSHM_RINGS) return 0;
     /* acquire: pairs with publish */
-    if (atomic_load_explicit(&control->head->ring[ring].ready, memory_order_acquire) == 0) return 0;
+    if (atomic_load_explicit(&control->head->ring[ring].ready, memory_order_acquire) == 0)
+        return 0;
     return atomic_load_explicit(&control->head->ring[ring].serial, memory_order_acquire);
 }
 

@@ -16,8 +16,8 @@
 #include "queue.h"
 
 #define PSHM_VERSION 1u
-#define PSHM_RINGS 1024u    /* rings that exist at one time */
-#define PSHM_BUCKETS 608u   /* of a latency histogram, see pshm_histogram_add */
+#define PSHM_RINGS 1024u  /* rings that exist at one time */
+#define PSHM_BUCKETS 608u /* of a latency histogram, see pshm_histogram_add */
 #define PSHM_FOREVER UINT64_MAX
 
 enum pshm_policy { PSHM_POLICY_DROP_OLDEST, PSHM_POLICY_DROP_NEWEST, PSHM_POLICY_BLOCK };
@@ -53,8 +53,8 @@ typedef struct pshm_edge_record {
     uint64_t dropped[PSHM_REASONS];
     /* written by the receiver */
     _Alignas(PSHM_CACHE_LINE) uint64_t received;
-    uint64_t private_bytes;   /* buffer bytes copied on receipt */
-    uint64_t protocol_errors; /* a descriptor that did not match its slot */
+    uint64_t private_bytes;     /* buffer bytes copied on receipt */
+    uint64_t protocol_errors;   /* a descriptor that did not match its slot */
     uint64_t hop[PSHM_BUCKETS]; /* ns from publish to receipt */
     pshm_queue_words queue;
 } pshm_edge_record;
@@ -67,8 +67,8 @@ typedef struct pshm_routine_record {
     uint64_t sent;
     uint64_t errors;
     uint64_t logs_lost;
-    uint64_t copied_bytes;  /* buffer bytes copied into a slot to send them */
-    uint64_t in_band_bytes; /* pickled bytes that stood in messages */
+    uint64_t copied_bytes;      /* buffer bytes copied into a slot to send them */
+    uint64_t in_band_bytes;     /* pickled bytes that stood in messages */
     uint64_t busy_ns;           /* spent in main_logic */
     uint64_t age[PSHM_BUCKETS]; /* ns from capture to receipt */
 } pshm_routine_record;
@@ -89,7 +89,7 @@ typedef struct pshm_control_head {
     uint32_t cells; /* per queue, a power of two */
     uint32_t reserved;
     _Atomic uint64_t next_serial;
-    _Atomic uint64_t epoch; /* moves whenever a ring goes */
+    _Atomic uint64_t epoch;       /* moves whenever a ring goes */
     _Atomic uint64_t memory_left; /* bytes that rings may still take */
     pshm_ring_entry ring[PSHM_RINGS];
 } pshm_control_head;

@@ -37,7 +37,7 @@ static inline uint64_t sleep_until(uint64_t now, uint64_t deadline) {
 /* The message that a cell names, in this process's mapping; NULL when that is
  * not there or the cell is out of range. */
 static inline const pshm_message *message_at(pshm_process *process, uint64_t cell,
-                                      pshm_mapping **mapping) {
+                                             pshm_mapping **mapping) {
     *mapping = pshm_process_find(process, pshm_descriptor_ring(cell));
     if (*mapping == NULL) return NULL;
     uint32_t slot = pshm_descriptor_slot(cell);

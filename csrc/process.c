@@ -129,8 +129,7 @@ static int map_ring(pshm_mapping **made, uint32_t ring, int fd, uint64_t bytes, 
     if (mapping == NULL) return ENOMEM;
     mapping->payload_bytes = geometry.slots * geometry.slot_bytes;
     mapping->head = map_part(fd, geometry.payload_offset, 0, PROT_READ | PROT_WRITE);
-    mapping->read =
-        map_part(fd, mapping->payload_bytes, geometry.payload_offset, PROT_READ);
+    mapping->read = map_part(fd, mapping->payload_bytes, geometry.payload_offset, PROT_READ);
     mapping->write = writable ? map_part(fd, mapping->payload_bytes, geometry.payload_offset,
                                          PROT_READ | PROT_WRITE)
                               : NULL;
@@ -221,7 +220,8 @@ static void ring_owner(pshm_process *process, uint32_t owner) {
 /* Counts a lease down under the lock; the bits to drop, if it was the last. */
 static uint32_t lease_ended(pshm_process *process, pshm_mapping *mapping, uint64_t descriptor) {
     pshm_lease *lease = &mapping->lease[pshm_descriptor_slot(descriptor)];
-    if (lease->count == 0 || lease->generation != pshm_descriptor_generation(descriptor)) return 0;
+    if (lease->count == 0 || lease->generation != pshm_descriptor_generation(descriptor))
+        return 0;
     if (--lease->count != 0) return 0;
     uint32_t bits = lease->bits;
     lease->bits = 0;

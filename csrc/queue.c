@@ -58,5 +58,6 @@ void pshm_queue_reopen(pshm_queue *queue) {
 bool pshm_queue_finished(const pshm_queue *queue) {
     /* seq_cst: part of the receiver's check after it set its flag */
     uint64_t end = atomic_load_explicit(&queue->words->closed_at, memory_order_seq_cst);
-    return end != PSHM_OPEN && atomic_load_explicit(&queue->words->head, memory_order_seq_cst) >= end;
+    return end != PSHM_OPEN &&
+           atomic_load_explicit(&queue->words->head, memory_order_seq_cst) >= end;
 }

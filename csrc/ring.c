@@ -25,10 +25,10 @@ void pshm_ring_format(pshm_ring_head *head, uint32_t index, uint32_t owner, uint
 bool pshm_ring_attach(pshm_ring *ring, pshm_ring_head *head, uint64_t bytes, uint32_t index) {
     if (bytes < sizeof(pshm_ring_head) || head->magic != PSHM_MAGIC) return false;
     pshm_ring seen = {.slot = head->slot,
-                      .slots = head->slots,
+                      .slots = __atomic_load_n(&head->slots, __ATOMIC_RELAXED), /* once */
                       .index = index,
                       .owner = head->owner,
-                      .slot_bytes = head->slot_bytes};
+                      .slot_bytes = __atomic_load_n(&head->slot_bytes, __ATOMIC_RELAXED)};
     uint64_t needed = pshm_ring_bytes(seen.slots, seen.slot_bytes);
     if (head->index != index || needed == 0 || needed > bytes) return false;
     seen.payload_offset = head_bytes(seen.slots);
@@ -42,7 +42,8 @@ uint64_t pshm_ring_alloc(pshm_ring *ring, _Atomic uint32_t *cursor) {
     for (uint32_t i = 0; i < slots; i++) {
         uint32_t n = (start + i) % slots;
         _Atomic uint64_t *word = &ring->slot[n].word;
-        uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
+        /* seq_cst: part of the look of an owner that set its bell's flag */
+        uint64_t old = atomic_load_explicit(word, memory_order_seq_cst);
         if ((uint32_t)old != 0) continue;
         uint32_t generation = (uint32_t)(old >> 32) + 1;
         uint64_t taken = (uint64_t)generation << 32 | PSHM_PRODUCER;
@@ -56,12 +57,16 @@ uint64_t pshm_ring_alloc(pshm_ring *ring, _Atomic uint32_t *cursor) {
     return PSHM_NO_SLOT;
 }
 
-static _Atomic uint64_t *word_of(pshm_ring *ring, uint64_t descriptor) {
-    return &ring->slot[pshm_descriptor_slot(descriptor) % ring->slots].word;
+/* The word that a descriptor names, NULL when it is not one of this ring. */
+static _Atomic uint64_t *word_of(const pshm_ring *ring, uint64_t descriptor) {
+    uint32_t slot = pshm_descriptor_slot(descriptor);
+    if (pshm_descriptor_ring(descriptor) != ring->index || slot >= ring->slots) return NULL;
+    return &ring->slot[slot].word;
 }
 
 bool pshm_ring_hold(pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
     _Atomic uint64_t *word = word_of(ring, descriptor);
+    if (word == NULL) return false;
     uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
     do {
         if ((uint32_t)(old >> 32) != pshm_descriptor_generation(descriptor)) return false;
@@ -74,6 +79,7 @@ bool pshm_ring_hold(pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
 
 uint32_t pshm_ring_drop(pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
     _Atomic uint64_t *word = word_of(ring, descriptor);
+    if (word == NULL) return UINT32_MAX;
     uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
     do {
         if ((uint32_t)(old >> 32) != pshm_descriptor_generation(descriptor)) return UINT32_MAX;
@@ -88,8 +94,8 @@ uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits) {
     uint32_t found = 0;
     for (uint32_t n = 0; n < ring->slots; n++) {
         /* seq_cst: as for drop, one slot at a time */
-        uint64_t old = atomic_fetch_and_explicit(&ring->slot[n].word, ~(uint64_t)bits,
-                                                 memory_order_seq_cst);
+        uint64_t old =
+            atomic_fetch_and_explicit(&ring->slot[n].word, ~(uint64_t)bits, memory_order_seq_cst);
         if (((uint32_t)old & bits) != 0) found++;
     }
     return found;
@@ -102,8 +108,9 @@ uint32_t pshm_ring_holders(const pshm_ring *ring, uint32_t slot) {
 }
 
 bool pshm_ring_holds(const pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
-    uint32_t slot = pshm_descriptor_slot(descriptor) % ring->slots;
-    uint64_t word = atomic_load_explicit(&ring->slot[slot].word, memory_order_acquire);
+    _Atomic uint64_t *at = word_of(ring, descriptor);
+    if (at == NULL) return false;
+    uint64_t word = atomic_load_explicit(at, memory_order_acquire);
     return (uint32_t)(word >> 32) == pshm_descriptor_generation(descriptor) &&
            ((uint32_t)word & bits) != 0;
 }

@@ -76,8 +76,7 @@ static uint64_t longest_wait(const pshm_port *port, uint64_t outs) {
     return longest;
 }
 
-static int allocate(pshm_port *port, uint64_t outs, pshm_mapping *mapping,
-                    uint64_t *descriptor) {
+static int allocate(pshm_port *port, uint64_t outs, pshm_mapping *mapping, uint64_t *descriptor) {
     pshm_bell *bell = &port->record->bell;
     uint64_t deadline = 0;
     for (;;) {
@@ -125,8 +124,7 @@ bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, ui
 /* ---- send -------------------------------------------------------------- */
 
 static void release_leases(pshm_port *port, pshm_post *post) {
-    for (uint32_t k = 0; k < post->slots; k++)
-        pshm_process_release(port->process, post->slot[k]);
+    for (uint32_t k = 0; k < post->slots; k++) pshm_process_release(port->process, post->slot[k]);
     post->slots = 0;
 }
 
@@ -134,7 +132,8 @@ static bool hold_message(pshm_port *port, const pshm_post *post, const pshm_edge
                          pshm_mapping *messages) {
     uint32_t held = 0;
     for (; held < post->slots; held++) {
-        pshm_mapping *m = pshm_process_find(port->process, pshm_descriptor_ring(post->slot[held]));
+        pshm_mapping *m =
+            pshm_process_find(port->process, pshm_descriptor_ring(post->slot[held]));
         if (m == NULL || !pshm_ring_hold(&m->ring, post->slot[held], edge->mask)) break;
     }
     if (held == post->slots && pshm_ring_hold(&messages->ring, post->message, edge->mask))
@@ -206,10 +205,8 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
         post->deadline[out] = after(now, port->out[out].timeout_ns);
     }
     post->offered = 1;
-    if (remote != 0)
-        hold_for_edges(port, post, pshm_process_find(port->process, ring));
+    if (remote != 0) hold_for_edges(port, post, pshm_process_find(port->process, ring));
     release_leases(port, post);
-    pshm_count(&port->record->sent, 1);
     return pshm_port_resume(port, post);
 }
 

@@ -43,8 +43,8 @@ def _align(offset: int) -> int:
 
 
 def _is_plain(dtype: np.dtype[Any]) -> bool:
-    """Whether the dtype's text says all of it."""
-    return dtype.names is None and dtype.subdtype is None and not dtype.hasobject
+    """Whether the dtype's text says all of it. A void may be anything: a record, or a type that somebody else defined."""
+    return dtype.kind != "V" and not dtype.hasobject
 
 
 def _array_on(buffer: memoryview, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -278,10 +278,12 @@ class Encoder:
             body = _PICKLE_HEAD.pack(len(self._table), size, 0, False) + table + stream
             stream.release()
             return body
+        self.in_band_bytes = len(stream)
         blob = np.frombuffer(table + stream, np.uint8)
         stream.release()
         offset = self._pack_later(blob)
         index = self._write_packed()
+        self.copied_bytes -= blob.nbytes  # pickled, not a buffer
         return _PICKLE_HEAD.pack(len(self._table), size, offset, True) + struct.pack("=H", index)
 
 

@@ -58,6 +58,13 @@ def handlers_of(cls: type) -> dict[str, list[str]]:
     return handlers
 
 
+def _unlink(unlink_routine_name: str) -> None: ...
+def _update_fps(fps: float) -> None: ...
+
+
+_BUILT_IN = {UNLINK_EVENT_NAME: (inspect.signature(_unlink),), UPDATE_FPS_NAME: (inspect.signature(_update_fps),)}
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """An event on its way: its name, the routines it goes to, and its parameters."""
@@ -87,8 +94,7 @@ class Audience:
         :raises UnknownEvent: when none of those addressed handles it, or a handler's required parameter is missing.
         """
         routines = self._targets(flow_routines, specific_routine)
-        if name not in INTERNAL_EVENTS:
-            self._check(name, routines, params)
+        self._check(name, routines, params)
         return Event(name, routines, params)
 
     def _targets(self, flow_routines: dict[str, Iterable[str]] | None, specific_routine: str | None) -> tuple[str, ...]:
@@ -111,7 +117,8 @@ class Audience:
 
     def _check(self, name: str, routines: tuple[str, ...], params: dict[str, Any]) -> None:
         signatures = [signature for routine in routines for signature in self.handlers[routine].get(name, ())]
-        if not signatures:
+        signatures += _BUILT_IN.get(name, ())
+        if not signatures and name not in INTERNAL_EVENTS:
             known = {event for routine in routines for event in self.handlers[routine]}
             raise UnknownEvent(name, sorted({*known, *LIFECYCLE_EVENTS, UNLINK_EVENT_NAME, LOG_DATA}))
         for signature in signatures:

@@ -86,10 +86,11 @@ class FlowProcess:
     def _notify(
         self,
         event_name: str,
-        flow_routines: dict[str, Any] | None = None,
-        specific_routine: str | None = None,
+        flow_routines: dict[str, Any] | None,
+        specific_routine: str | None,
+        params: dict[str, Any],
+        *,
         only_if_built: bool = False,
-        **params: Any,
     ) -> None:
         self.report("event", self._audience.address(event_name, flow_routines, specific_routine, params))
 
@@ -138,6 +139,7 @@ class FlowProcess:
                     runner.log_data = not runner.log_data
                 elif event.name == UPDATE_FPS_NAME:
                     runner.routine.set_const_fps(**event.params)
+                    runner.wake()
                 for method in handlers_of(type(runner.routine)).get(event.name, ()):
                     self._call(runner, getattr(runner.routine, method), event)
             except Exception as error:
@@ -175,10 +177,8 @@ def run_flow(
         FlowProcess(name, plan, pipe_id, control, logs, logger, audience, rings).serve()
     except Exception as error:
         logger.exception("flow %r failed", name)
-        control.send("failed", f"flow {name!r} failed: {describe(error)}")
+        control.send("failed", name, f"flow {name!r} failed: {describe(error)}")
         return 1
-    finally:
-        logging.shutdown()
     return 0
 
 

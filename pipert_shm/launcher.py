@@ -197,7 +197,7 @@ class Launcher:
             return  # of a run before the last start
         self._states[number] = State(state)
         if cause:
-            self._tell("failed", cause)
+            self._tell("failed", number, cause)
         if self._states[number].over:
             self._wanted.discard(self._plan.routines[number].routine.name)
             if all(other.over for other in self._states):
@@ -263,6 +263,8 @@ class Launcher:
             if name not in names or item.flow not in self._children or (name in self._wanted and not state.over):
                 continue
             starting.append((item, state))
+            if state is State.FAILED:
+                self._tell("failed", item.number, "")  # it gets another try
         for item, state in starting:
             if state.over:
                 for edge in item.outs:

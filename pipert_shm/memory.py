@@ -60,8 +60,9 @@ def create_segment(name: str, size: int, purpose: str) -> int:
     """
     try:
         segment = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=MODE)
-    except posix_ipc.PermissionsError as error:
-        raise PermissionError(f"can't create {name} in {SHM}: it is read-only or not ours to write") from error
+    except (OSError, posix_ipc.PermissionsError) as error:
+        code = getattr(error, "errno", None) or errno.EACCES
+        raise OSError(code, f"can't create {name} in {SHM}, which is read-only or not ours to write to: {error}") from error
     fd: int = segment.fd
     try:
         os.ftruncate(fd, size)
@@ -150,10 +151,11 @@ class ControlSegment:
         while True:
             pipe_id = new_pipe_id()
             fd = create_segment(_name(pipe_id, CONTROL), size, "the pipe's control segment")
-            # A sweep that came between creation and lock has unlinked it: then a new one.
+            # Somebody who looked for stale pipes between creation and lock may have it locked, or removed: then a new one.
             if _lock(fd, fcntl.F_RDLCK) and os.fstat(fd).st_nlink:
                 break
             os.close(fd)
+            _unlink(_name(pipe_id, CONTROL))
         native.guard(fd)
         address = native.map_shared(fd, size)
         native.format_control(address, routines, edges, cells, budget)
@@ -238,7 +240,10 @@ def open_ring(segment: ControlSegment, ring: int, *, writable: bool = False) -> 
     serial = segment.process.serial(ring)
     if not serial:
         raise LookupError(f"a message names ring {ring}, which does not exist")
-    shm = posix_ipc.SharedMemory(_name(segment.pipe_id, serial))
+    try:
+        shm = posix_ipc.SharedMemory(_name(segment.pipe_id, serial))
+    except posix_ipc.ExistentialError:
+        raise LookupError(f"ring {ring} (serial {serial}) is gone, with its pipe") from None
     try:
         segment.process.map_ring(ring, serial, shm.fd, shm.size, writable=writable)
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from pipert_shm import _native
+import pipert_shm._native as _native
 
 _ffi = _native.ffi
 _lib = _native.lib
@@ -266,6 +266,10 @@ class RoutineRecord:
         """Adds to the sender's byte counters. The routine's thread."""
         self._record.copied_bytes += copied
         self._record.in_band_bytes += in_band
+
+    def count_sent(self) -> None:
+        """One more message sent, however many receivers it has. The routine's thread."""
+        self._record.sent += 1
 
     def count_busy(self, ns: int) -> None:
         self._record.busy_ns += ns

@@ -141,6 +141,7 @@ class Pipe:
             self._session = None
             _running.discard(self)
             raise
+        self.logger.info("%s", self.get_pipe_structure(), extra={"pipe_creation": True})
         for event in early:
             self._send(event)
 
@@ -164,15 +165,16 @@ class Pipe:
         :raises UnknownTarget: when there is no such flow or routine.
         :raises PipeStateError: when the pipe has ended.
         """
-        self._notify(event_name, specific_flow_routines, specific_routine, **event_parameters)
+        self._notify(event_name, specific_flow_routines, specific_routine, event_parameters)
 
     def _notify(
         self,
         event_name: str,
-        flow_routines: dict[str, Iterable[str]] | None = None,
-        specific_routine: str | None = None,
+        flow_routines: dict[str, Iterable[str]] | None,
+        specific_routine: str | None,
+        params: dict[str, Any],
+        *,
         only_if_built: bool = False,
-        **params: Any,
     ) -> None:
         flow_routines = {flow: list(routines) for flow, routines in (flow_routines or {}).items()}
         if self._session is None:
@@ -216,7 +218,7 @@ class Pipe:
         _running.discard(self)
         self._joined = True
         if session.causes:
-            raise PipeFailed(list(session.causes), dict(session.exit_codes))
+            raise PipeFailed(session.causes, dict(session.exit_codes))
 
     def __enter__(self) -> Pipe:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from pipert_shm.wire import Policy, Wire
 
 BITS = range(1, 32)
 BORROW_CAP = 2
+MOST_SLOTS = 0xFFFF  # as many as a descriptor can number
 LOANS = 2
 TAP_SLOTS = 3  # one tap: a message that waits, one that is read, one in passing
 IN_PASSING = 2  # held but not pushed, evicted but not dropped
@@ -40,7 +42,7 @@ class EdgePlan:
 
     @property
     def timeout_ns(self) -> int:
-        return native.FOREVER if self.timeout is None else int(self.timeout * 1e9)
+        return native.FOREVER if self.timeout is None or math.isinf(self.timeout) else int(self.timeout * 1e9)
 
 
 @dataclass(slots=True)
@@ -65,7 +67,7 @@ class RoutinePlan:
     @property
     def message_slots(self) -> int:
         remote = [edge for edge in self.outs if not edge.local]
-        return sum(edge.capacity + 1 + IN_PASSING for edge in remote) + 1 if remote else 0
+        return min(MOST_SLOTS, sum(edge.capacity + 1 + IN_PASSING for edge in remote) + 1) if remote else 0
 
 
 @dataclass(slots=True)
@@ -295,8 +297,14 @@ def _take_bits(plan: Plan, routine: RoutinePlan, remote: list[EdgePlan]) -> bool
 
 def _held_in_flow(plan: Plan, routine: RoutinePlan) -> int:
     """Messages that queues within the flow can hold of what this routine sends or forwards, and the hands behind them."""
-    local = [edge for edge in routine.outs if edge.local]
-    return sum(edge.capacity + 1 + _held_in_flow(plan, plan.routines[edge.receiver]) for edge in local)
+    reached: dict[int, EdgePlan] = {}
+    following = [routine]
+    while following:
+        for edge in following.pop().outs:
+            if edge.local and edge.number not in reached:
+                reached[edge.number] = edge
+                following.append(plan.routines[edge.receiver])
+    return sum(edge.capacity + 1 for edge in reached.values())
 
 
 def _assign_slots(plan: Plan) -> None:
@@ -308,4 +316,4 @@ def _assign_slots(plan: Plan) -> None:
         if not carrying:
             continue
         held_by_edges = sum(edge.capacity + edge.borrow_cap + IN_PASSING for edge in carrying)
-        routine.slots = held_by_edges + _held_in_flow(plan, routine) + LOANS + TAP_SLOTS + 1
+        routine.slots = min(MOST_SLOTS, held_by_edges + _held_in_flow(plan, routine) + LOANS + TAP_SLOTS + 1)

@@ -14,7 +14,7 @@ from pipert_shm.data import Meta
 from pipert_shm.errors import NoFreeSlot
 from pipert_shm.memory import FEWEST_SLOTS, MESSAGE_SLOT_BYTES, ControlSegment, Slots, Stopping, create_ring, open_ring
 from pipert_shm.plan import TAP_SLOTS, EdgePlan
-from pipert_shm.transmit import DataTransmitter
+from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
 
 MOST_HOPS = 16
 
@@ -58,7 +58,7 @@ class Outbox:
         self._segment = segment
         self._record = native.RoutineRecord(segment.process, number)
         self._local = local
-        self._groups: dict[int, _Group] = {}
+        self._groups: dict[tuple[type, int], _Group] = {}
         self._edges: dict[int, int] = {}
         self._removed: list[int] = []
         self._post = native.Post()
@@ -73,7 +73,10 @@ class Outbox:
     def add(self, edge: EdgePlan) -> None:
         out = self._port.add_out(edge.number)
         self._edges[out] = edge.number
-        group = self._groups.setdefault(id(edge.transmitter), _Group(edge.transmitter))
+        kind = type(edge.transmitter)
+        own = kind in (SharedMemoryTransmitter, BasicTransmitter)  # then the settings say all of it
+        key = (kind, edge.transmitter.data_size_threshold if own else id(edge.transmitter))
+        group = self._groups.setdefault(key, _Group(edge.transmitter))
         group.outs |= 1 << out
         if edge.local:
             group.local.append(out)
@@ -130,6 +133,8 @@ class Outbox:
         :raises PayloadError, SharedMemoryFull: the message is dropped then, and counted.
         """
         data = payload.pop()
+        if self.outs:
+            self._record.count_sent()
         for group in self._groups.values():
             if group.outs:
                 self._unsent.append((group, data, meta))

@@ -105,7 +105,7 @@ class Routine:
             raise ValueError(f"fps must be positive, or 0 for no limit, not {fps}")
         self._const_fps = float(fps)
         if self._runtime is None and self._notifier is not None:
-            self._notifier(UPDATE_FPS_NAME, specific_routine=self.name, only_if_built=True, fps=fps)
+            self._notifier(UPDATE_FPS_NAME, None, self.name, {"fps": fps}, only_if_built=True)
 
     def notify_event(
         self,
@@ -121,7 +121,7 @@ class Routine:
         """
         if self._notifier is None:
             raise PipeStateError(f"routine {self.name!r} is in no pipe yet: create_flow() first")
-        self._notifier(event_name, routines_by_flow, specific_routine, **event_parameters)
+        self._notifier(event_name, routines_by_flow, specific_routine, event_parameters)
 
 
 class SourceRoutine(Routine):

@@ -123,12 +123,18 @@ class Runner:
         self._woken.set()
         self._port.notify()
 
+    def wake(self) -> None:
+        """Makes the routine look at its settings again."""
+        self.command(Call(lambda: None))
+
     def join(self) -> None:
         self._thread.join()
 
     def add_out(self, edge: EdgePlan, then: Callable[[], None]) -> None:
         def add() -> None:
             self._outbox.add(edge)
+            if State(self.record.state).over:
+                self._port.close_outs()  # nothing will come on it
             then()
 
         self.command(Call(add))
@@ -354,21 +360,25 @@ class Runner:
         fps = self.routine._const_fps
         if fps <= 0:
             return
-        now = time.monotonic()
-        self._due = max(self._due + 1.0 / fps, now - 1.0 / fps) if self._due else now
-        while (left := self._due - time.monotonic()) > 0:
-            if self._woken.wait(min(left, LONGEST_WAIT)) and self._obey():
+        last = self._due or time.monotonic() - 1.0 / fps
+        while fps > 0 and not self._stopping:
+            now = time.monotonic()
+            self._due = max(last + 1.0 / fps, now - 1.0 / fps)
+            if self._due <= now:
                 return
+            if self._woken.wait(min(self._due - now, LONGEST_WAIT)):
+                self._obey()
+                fps = self.routine._const_fps  # it may have been changed just now
 
-    def unlink(self, names: tuple[str, ...], target: str) -> None:
-        """Takes the wire to `target` away, in order: what was sent on it still arrives."""
+    def unlink(self, names: tuple[str, ...], unlink_routine_name: str) -> None:
+        """Takes the wire to a routine away, in order: what was sent on it still arrives."""
 
         def remove() -> None:
             for edge in self._plan.outs:
-                if names[edge.receiver] == target and self._outbox.remove(edge.number):
+                if names[edge.receiver] == unlink_routine_name and self._outbox.remove(edge.number):
                     self._flow.ring(edge.receiver)
                     return
-            self._logger.warning("unlink: there is no wire to %r", target)
+            self._logger.warning("unlink: there is no wire to %r", unlink_routine_name)
 
         self.command(Call(remove))
 

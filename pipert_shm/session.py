@@ -39,7 +39,6 @@ class Session:
     Attributes:
         over: set when every routine has ended, or the launcher is gone.
         gone: set when the launcher is gone, and with it all flows and every segment.
-        causes: what failed for good, in order.
         exit_codes: of the flows that died.
     """
 
@@ -48,7 +47,7 @@ class Session:
         self.audience = audience
         self.over = threading.Event()
         self.gone = threading.Event()
-        self.causes: list[str] = []
+        self._causes: dict[object, str] = {}
         self.exit_codes: dict[str, int] = {}
         self._logger = logger
         self._grace = grace
@@ -108,7 +107,15 @@ class Session:
         self._ready.wait()
         if self.causes:
             self.end()
-            raise PipeFailed(list(self.causes), dict(self.exit_codes))
+            raise PipeFailed(self.causes, dict(self.exit_codes))
+
+    @property
+    def causes(self) -> list[str]:
+        """What failed for good, in order; what was started again since does not count."""
+        return [cause for cause in self._causes.values() if cause]
+
+    def _note_cause(self, cause: str) -> None:
+        self._causes[cause] = cause
 
     def send(self, event: Event) -> None:
         """Hands an event to the launcher."""
@@ -132,7 +139,7 @@ class Session:
             if self._closed:
                 return
             self._closed = True
-        self._channel.close()
+            self._channel.close()
         self._logs.close()
         self.segment.close()
         # Statistics and views outlive the pipe's end; its mappings go with this object.
@@ -154,6 +161,8 @@ class Session:
 
     def _tell(self, *message: Any) -> None:
         with self._lock:
+            if self._closed:
+                return
             try:
                 self._channel.send(*message)
             except (BrokenPipeError, ConnectionError):
@@ -206,11 +215,12 @@ class Session:
         elif what == "ended":
             self.over.set()
         elif what == "failed":
-            self.causes.append(details[0])
+            routine, cause = details
+            self._causes[routine] = cause
         elif what == "died":
             flow, exit_code = details
             self.exit_codes[flow] = exit_code
-            self.causes.append(str(FlowDied(flow, exit_code)))
+            self._note_cause(str(FlowDied(flow, exit_code)))
             self._ready.set()
         elif what == "untapped":
             if details[0] in self._taps:
@@ -229,7 +239,7 @@ class Session:
         except ChildProcessError:
             exit_code = 0  # reaped by somebody else in this process, who has its status
         if exit_code:
-            self.causes.append(str(FlowDied("launcher", exit_code)))
+            self._note_cause(str(FlowDied("launcher", exit_code)))
         self._drain_logs()
         unlink_pipe(self.segment.pipe_id)
         with self._answered:

@@ -49,23 +49,29 @@ class Tap:
         deadline = native.FOREVER if timeout is None else native.now_ns() + int(timeout * 1e9)
         while not self._closed:
             left = native.FOREVER if timeout is None else max(0, deadline - native.now_ns())
-            status = self._inbox.receive(left)
-            if status == native.OK:
-                payload, self.meta = self._inbox.take()
-                return payload
-            if status == native.CLOSED:
-                break
+            status = self._receive(left)
             if status == native.NOTICE:
                 self._port.noticed()
                 if not self._over.is_set():
                     continue
-                if self._inbox.receive(0) != native.OK:  # what was sent before the end still counts
-                    break
+                status = self._receive(0)  # what was sent before the end still counts
+                status = status if status == native.OK else native.CLOSED
+            if status == native.OK:
                 payload, self.meta = self._inbox.take()
                 return payload
+            if status == native.CLOSED:
+                self.close()
             elif status == native.TIMED_OUT and timeout is not None and native.now_ns() >= deadline:
                 raise TimeoutError(f"no output within {timeout} s")
         raise StopIteration
+
+    def _receive(self, timeout_ns: int) -> int:
+        try:
+            return self._inbox.receive(timeout_ns)
+        except LookupError:
+            if self._over.is_set():
+                return native.CLOSED  # the pipe has ended, and the memory that the last message is in is gone
+            raise
 
     def __iter__(self) -> Iterator[Any]:
         return self

@@ -18,9 +18,9 @@ def check_queue(policy: str | None, capacity: int | None, timeout: float | None)
     """:raises ValueError: when one of them is out of range."""
     if policy is not None and policy not in POLICIES:
         raise ValueError(f"unknown policy {policy!r}; there are: {', '.join(POLICIES)}")
-    if capacity is not None and not 1 <= capacity <= LARGEST_CAPACITY:
-        raise ValueError(f"capacity must be from 1 to {LARGEST_CAPACITY} messages, not {capacity}")
-    if timeout is not None and timeout < 0:
+    if capacity is not None and not (isinstance(capacity, int) and 1 <= capacity <= LARGEST_CAPACITY):
+        raise ValueError(f"capacity must be a whole number from 1 to {LARGEST_CAPACITY} messages, not {capacity}")
+    if timeout is not None and not timeout >= 0:
         raise ValueError(f"timeout must be positive (seconds), not {timeout}")
 
 
@@ -49,6 +49,8 @@ class Wire:
         check_queue(policy, capacity, timeout)
         self.source = source
         self.destinations = (destinations,) if isinstance(destinations, Routine) else tuple(destinations)
+        if not all(isinstance(destination, Routine) for destination in self.destinations):
+            raise TypeError(f"destinations must be routines, not {destinations!r}")
         self.data_transmitter = data_transmitter
         self.policy = policy
         self.capacity = capacity

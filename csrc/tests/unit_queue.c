@@ -2,6 +2,11 @@
  * at work. */
 #include "stress.h"
 
+#include <signal.h>
+#include <sys/time.h>
+
+#define NS_PER_MS 1000000u
+
 static void queue_fill(uint32_t capacity, uint32_t cells, uint64_t start) {
     pshm_queue queue = pshm_test_queue(capacity, cells, start);
     uint64_t cell = 77;
@@ -76,7 +81,7 @@ static void bell(void) {
         uint32_t word = pshm_bell_arm(bell);
         ringer[n](bell);
         uint64_t started = pshm_now();
-        pshm_bell_wait(bell, word, PSHM_TEST_PATIENCE_NS);
+        EXPECT(pshm_bell_wait(bell, word, PSHM_TEST_PATIENCE_NS));
         CHECK(pshm_now() - started < PSHM_TEST_PATIENCE_NS, "slept through a ring");
         pshm_bell_disarm(bell);
     }
@@ -89,13 +94,32 @@ static void bell(void) {
     EXPECT(word == UINT32_MAX);
     pshm_bell_ring(bell);
     EXPECT(atomic_load(&bell->word) == 0);
-    pshm_bell_wait(bell, 0, 1000000); /* rung by nobody: its time runs out */
-    pshm_bell_wait(bell, 0, 0);
+    EXPECT(pshm_bell_wait(bell, 0, NS_PER_MS)); /* rung by nobody: its time runs out */
+    EXPECT(pshm_bell_wait(bell, 0, 0));
+}
+
+static void on_alarm(int number) {
+    (void)number;
+}
+
+static void bell_signal(void) {
+    pshm_bell *bell = pshm_test_memory(sizeof *bell);
+    struct sigaction action = {.sa_handler = on_alarm};
+    struct sigaction before;
+    struct itimerval often = {{0, 1000}, {0, 1000}}; /* again, should one come early */
+    struct itimerval never = {{0, 0}, {0, 0}};
+    EXPECT(sigaction(SIGALRM, &action, &before) == 0);
+    EXPECT(setitimer(ITIMER_REAL, &often, NULL) == 0);
+    bool undisturbed = pshm_bell_wait(bell, pshm_bell_arm(bell), PSHM_TEST_PATIENCE_NS);
+    EXPECT(setitimer(ITIMER_REAL, &never, NULL) == 0);
+    EXPECT(sigaction(SIGALRM, &before, NULL) == 0);
+    EXPECT(!undisturbed);
 }
 
 void pshm_unit_queue(void) {
     pshm_test_unit("queue: full and empty", queue_full_and_empty);
     pshm_test_unit("queue: evict", queue_evict);
     pshm_test_unit("queue: close", queue_close);
-    pshm_test_unit("bell", bell);
+    pshm_test_unit("bell: arm, ring, wait", bell);
+    pshm_test_unit("bell: a signal", bell_signal);
 }

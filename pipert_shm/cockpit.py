@@ -1,0 +1,200 @@
+"""Log records to a PipeRT-Cockpit, over socket.io. Needs the `cockpit` extra."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipert_shm.errors import PipertError
+
+URL_NAME = "SOCKET_LOGGER_URL"
+LONGEST_QUEUE = 10_000  # records that wait for a connection
+RETRY_S = 1.0
+LOOK_S = 1.0  # how often a connection is looked at on which nothing moves
+LAST_WORDS_S = 2.0  # how long close() waits for what is still to be sent
+
+_LEVELS = ((logging.ERROR, "ERROR"), (logging.WARNING, "WARNING"), (logging.INFO, "INFO"), (logging.DEBUG, "DEBUG"))
+_PICTURES = ("input:", "output:", "extra_image:")
+_WAKE = ""
+
+_logger = logging.getLogger(__name__)
+
+
+def get_socket_logger(name: str, level: int | str) -> logging.Logger:
+    """The logger of this name, which sends its records and its children's to a PipeRT-Cockpit. Give it to `Pipe(logger=…)`.
+
+    The Cockpit's address stands in the environment variable SOCKET_LOGGER_URL, or in the file `.env` of the working directory.
+    No server need run: records wait for it, the oldest being lost when too many do.
+
+    :param level: the least level that is sent.
+    :raises PipertError: when there is no SOCKET_LOGGER_URL.
+    :raises ImportError: when python-socketio is not installed.
+    """
+    logger = logging.getLogger(name)
+    if not any(isinstance(handler, CockpitHandler) for handler in logger.handlers):
+        logger.addHandler(CockpitHandler(_url(), name))
+    logger.setLevel(level)
+    return logger
+
+
+def _url() -> str:
+    settings = dict(os.environ)
+    if URL_NAME not in settings and Path(".env").is_file():
+        for line in Path(".env").read_text().splitlines():
+            key, _, value = line.strip().removeprefix("export ").partition("=")
+            settings[key.strip()] = value.strip().strip("\"'")
+    if not settings.get(URL_NAME):
+        raise PipertError(f"where is the Cockpit? Set {URL_NAME} to its http://… address, in the environment or in .env")
+    return settings[URL_NAME]
+
+
+class CockpitHandler(logging.Handler):
+    """Sends records on a thread of its own; whoever logs is never held up.
+
+    A record with the attribute `pipe_creation` is sent as the event of that name, first of all on each new connection, since a
+    Cockpit that was started again knows nothing of the pipe. Other records are events `log`. What was on its way when a
+    connection broke may be lost, or arrive twice.
+
+    :param source: the name under which it tells the Cockpit of lost records.
+
+    Attributes:
+        lost: records that were never sent, since too many waited.
+    """
+
+    def __init__(self, url: str, source: str) -> None:
+        try:
+            import socketio
+        except ImportError as error:
+            raise ImportError("the Cockpit logger needs python-socketio: pip install 'pipert_shm[cockpit]'") from error
+        super().__init__()
+        self.lost = 0
+        self._new_client = socketio.Client
+        self._url = url
+        self._source = source
+        self._owner = os.getpid()
+        self._waiting: queue.Queue[str | None] = queue.Queue(LONGEST_QUEUE)
+        self._creation: str | None = None
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queues a record."""
+        if os.getpid() != self._owner:
+            return  # a forked process, which has no such thread; the records of a pipe's flows come by way of the pipe
+        try:
+            text = _as_json(record.created, record.name, _level(record), _message(self.format(record)))
+            if getattr(record, "pipe_creation", False):
+                self._creation, text = text, _WAKE
+            self._put(text)
+            if self._thread is None:
+                # Not before the first record: build() had better not fork while this thread is at work.
+                self._thread = threading.Thread(target=self._work, name="cockpit", daemon=True)
+                self._thread.start()
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Sends what waits, if there is a connection and it goes fast, and ends."""
+        if os.getpid() == self._owner and self._thread is not None:
+            self._closing.set()
+            self._put(None)
+            self._thread.join(LAST_WORDS_S)
+        super().close()
+
+    def _put(self, text: str | None) -> None:
+        while True:
+            try:
+                return self._waiting.put_nowait(text)
+            except queue.Full:
+                with suppress(queue.Empty):
+                    self._waiting.get_nowait()
+                    self.lost += 1
+
+    # ---- the sending thread ----------------------------------------------------------------------
+
+    def _work(self) -> None:
+        self._unsent: str | None = None
+        self._told = 0
+        reachable = True
+        while not self._closing.is_set():
+            client = self._new_client(reconnection=False, handle_sigint=False)
+            try:
+                client.connect(self._url)
+                reachable = True
+                try:
+                    self._deliver(client)
+                finally:
+                    client.disconnect()
+            except Exception as error:  # whatever the library makes of a server that is away or misbehaves
+                if reachable:
+                    _logger.warning("no connection to the Cockpit at %s (%s); it is tried again and again", self._url, error)
+                reachable = False
+            self._closing.wait(RETRY_S)
+
+    def _deliver(self, client: Any) -> None:
+        """Sends what waits, until the connection breaks or the handler is closed."""
+        creation: str | None = None
+        while True:
+            if self._creation is not creation:
+                creation = self._creation
+                self._send(client, "pipe_creation", creation)
+            lost = self.lost
+            if lost > self._told:
+                note = f"{lost - self._told} log records were lost, for want of a connection or of speed"
+                self._send(client, "log", _as_json(time.time(), self._source, "WARNING", note))
+                self._told = lost
+            if self._unsent:
+                self._send(client, "log", self._unsent)
+                self._unsent = None
+            self._unsent = self._next(client)
+            if self._unsent is None:
+                return
+
+    def _next(self, client: Any) -> str | None:
+        while True:
+            _require_connection(client)
+            with suppress(queue.Empty):
+                return self._waiting.get(timeout=LOOK_S)
+
+    def _send(self, client: Any, event: str, text: str | None) -> None:
+        """Returns when the record is written to the connection.
+
+        :raises ConnectionError: when the connection broke before.
+        """
+        client.emit(event, text)
+        packets = client.eio.queue
+        with packets.all_tasks_done:
+            while packets.unfinished_tasks and client.eio.state == "connected":
+                packets.all_tasks_done.wait(LOOK_S)
+        _require_connection(client)
+
+
+def _require_connection(client: Any) -> None:
+    if client.eio.state != "connected":
+        raise ConnectionError("it was lost")
+
+
+def _as_json(created: float, source: str, level: str, message: str) -> str:
+    stamp = time.strftime("%d-%m-%y %H:%M:%S", time.localtime(created))
+    return json.dumps({"time": f"{stamp}.{int(created % 1 * 1000):03d}", "source": source, "level": level, "message": message})
+
+
+def _level(record: logging.LogRecord) -> str:
+    """One of the levels that a Cockpit knows."""
+    if record.levelno >= logging.ERROR and (record.exc_info or record.exc_text):
+        return "EXCEPTION"
+    return next((name for least, name in _LEVELS if record.levelno >= least), "PIPE_INFRASTRUCTURE")
+
+
+def _message(text: str) -> str:
+    """The text, unless a Cockpit would take it for a picture: it looks for one behind these words, and falls over without."""
+    if text.startswith(_PICTURES) and "image_base64" not in text:
+        return text.replace(":", " =", 1)
+    return text

@@ -1,0 +1,486 @@
+"""The HTTP control: a real server and a real client on a loopback socket, around a real pipe."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from conftest import StartScript
+from pipert_shm import (
+    APIWrapper,
+    DestinationRoutine,
+    MiddleRoutine,
+    Pipe,
+    PipeFailed,
+    PipeStateError,
+    SourceRoutine,
+    Wire,
+    create_app,
+    events,
+)
+from waiting import PATIENCE, Board, eventually
+
+FORMS = list(itertools.product(("POST", "GET"), ("", "/")))
+HELD, LET_GO = 0, 1  # cells of a board
+
+
+class Numbers(SourceRoutine):
+    """Sends its process's id and its factor, 200 times a second."""
+
+    def __init__(self) -> None:
+        super().__init__("numbers")
+        self.factor = 1
+        self.set_const_fps(200)
+
+    @events("scale")
+    def scale(self, factor: int, note: str = "") -> None:
+        self.factor = factor
+
+    def main_logic(self) -> tuple[int, int]:
+        return os.getpid(), self.factor
+
+
+class Times(MiddleRoutine):
+    """Multiplies by its factor."""
+
+    def __init__(self) -> None:
+        super().__init__("times")
+        self.factor = 1
+
+    @events("scale")
+    def scale(self, factor: int) -> None:
+        self.factor = factor
+
+    @events("negate")
+    def negate(self) -> None:
+        self.factor = -self.factor
+
+    def main_logic(self, data: tuple[int, int]) -> tuple[int, int]:
+        return os.getpid(), data[1] * self.factor
+
+
+class End(DestinationRoutine):
+    """After the event `hold`, it holds on to a message until it is let go."""
+
+    def __init__(self, board: Board) -> None:
+        super().__init__("end")
+        self.board = board
+        self.holding = False
+
+    @events("hold")
+    def hold(self) -> None:
+        self.holding = True
+
+    def main_logic(self, data: tuple[int, int]) -> None:
+        if self.holding:
+            self.board[HELD] = 1
+            self.board.wait(LET_GO)
+
+
+def make_pipe(board: Board) -> Pipe:
+    pipe = Pipe(grace_period=PATIENCE)
+    numbers, times, end = Numbers(), Times(), End(board)
+    pipe.create_flow("first", False, numbers)
+    pipe.create_flow("second", True, times, end)
+    pipe.link(Wire(numbers, times))
+    return pipe
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+class Served:
+    """A pipe, its `APIWrapper` running in a thread of this process, and a client of it."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.board = Board(2)
+        self.pipe = make_pipe(self.board)
+        self.pipe.build()
+        self.session = self.pipe._built()
+        self.port = free_port(host)
+        self.failure: Exception | None = None
+        self.wrapper = APIWrapper(host=host, port=self.port, pipe=self.pipe)
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+        self.client = httpx.Client(base_url=f"http://{f'[{host}]' if ':' in host else host}:{self.port}", timeout=PATIENCE)
+        eventually(self.answers, "a server that answers")
+
+    def _serve(self) -> None:
+        try:
+            self.wrapper.run()
+        except Exception as error:
+            self.failure = error
+
+    def answers(self) -> bool:
+        try:
+            return self.client.get("/pipe/structure").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def do(self, path: str, method: str = "POST", **request: Any) -> dict[str, Any]:
+        """The answer to a request that must succeed."""
+        response = self.client.request(method, path, **request)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def states(self) -> set[str]:
+        return {routine.state for routine in self.pipe.statistics().routines.values()}
+
+    def received(self) -> int:
+        return self.pipe.statistics().routines["end"].received
+
+    def move(self) -> None:
+        """Sees messages come through the whole pipe."""
+        before = self.received()
+        eventually(lambda: self.received() > before, "messages at the end of the pipe")
+
+    def see(self, routine: str, value: int) -> None:
+        """Sees the routine put this out."""
+        with self.pipe.tap(routine) as tap:
+            eventually(lambda: bool(tap.read(PATIENCE)[1] == value), f"{value} from {routine}")
+
+    def segments(self) -> list[Path]:
+        return list(Path("/dev/shm").glob(f"pipert-{self.session.segment.pipe_id}-*"))
+
+    def expect_end(self) -> None:
+        """Sees that server and pipe are gone."""
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
+        assert self.session.gone.is_set()
+        assert self.segments() == []
+        with pytest.raises(httpx.ConnectError):
+            self.client.get("/pipe/structure")
+
+    def close(self) -> None:
+        self.board[LET_GO] = 1
+        self.session.kill()
+        self.thread.join()
+        self.client.close()
+
+
+@contextmanager
+def serving(host: str = "127.0.0.1") -> Iterator[Served]:
+    served = Served(host)
+    try:
+        yield served
+    finally:
+        served.close()
+    if served.failure is not None:
+        raise served.failure
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with serving() as one:
+        yield one
+
+
+# ---- the routes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "slash"), FORMS)
+def test_every_route_in_every_form(served: Served, method: str, slash: str) -> None:
+    def do(path: str, **request: Any) -> dict[str, Any]:
+        return served.do(path + slash, method, **request)
+
+    assert do("/pipe/structure") == served.pipe.get_pipe_structure()
+
+    assert do("/start") == {"event": "start", "routine": None, "outcome": "on its way"}
+    served.move()
+
+    answer = do("/routines/events/scale/execute", json={"extra_args": {"factor": 3}})
+    assert answer == {"event": "scale", "routine": None, "outcome": "on its way"}
+    served.see("numbers", 3)
+    served.see("times", 9)
+
+    answer = do("/routines/times/events/scale/execute", json={"extra_args": {"factor": 5}})
+    assert answer == {"event": "scale", "routine": "times", "outcome": "on its way"}
+    served.see("times", 15)
+    served.see("numbers", 3)
+
+    statistics = do("/statistics")
+    assert {routine["name"]: routine["flow"] for routine in statistics["routines"]} == {
+        "numbers": "first",
+        "times": "second",
+        "end": "second",
+    }
+
+    assert do("/pause") == {"event": "stop", "routine": None, "outcome": "on its way"}
+    eventually(lambda: served.states() == {"stopped"}, "a stopped pipe")
+
+    assert do("/routines/numbers/events/start/execute")["outcome"] == "on its way"
+    eventually(lambda: served.states() == {"running", "stopped"}, "one routine that runs")
+
+    assert do("/kill") == {"event": "kill", "routine": None, "outcome": "the pipe has ended"}
+    served.expect_end()
+
+
+@pytest.mark.parametrize("path", ["/routines/events/kill/execute", "/routines/times/events/kill/execute"])
+def test_kill_as_an_event_ends_pipe_and_server(served: Served, path: str) -> None:
+    assert served.do(path)["outcome"] == "the pipe has ended"
+    served.expect_end()
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_bodies_without_parameters(served: Served, method: str) -> None:
+    served.do("/start")
+    value = 1
+    for body in (b"", b"null", b"{}", b'{"extra_args": {}}'):
+        served.do("/routines/times/events/negate/execute", method, content=body, headers={"Content-Type": "application/json"})
+        value = -value
+        served.see("times", value)
+
+
+def test_start_after_pause_goes_on(served: Served) -> None:
+    served.do("/start")
+    served.move()
+    served.do("/pause")
+    eventually(lambda: served.states() == {"stopped"}, "a stopped pipe")
+    served.do("/start")
+    served.move()
+
+
+def test_statistics_are_those_of_the_pipe(served: Served) -> None:
+    before = served.do("/statistics")
+    assert all(routine["age"] == {"count": 0, "p50_us": None, "p99_us": None} for routine in before["routines"])
+    served.do("/start")
+    served.move()
+    served.do("/pause")
+    eventually(lambda: served.states() == {"stopped"}, "a stopped pipe")
+
+    after = served.do("/statistics")
+    mine = served.pipe.statistics()
+    assert after["time_s"] > before["time_s"]
+    for routine in after["routines"]:
+        expected = mine.routines[routine["name"]]
+        age = routine.pop("age")
+        assert routine == {name: getattr(expected, name) for name in routine}
+        assert age["count"] == expected.age.count
+    wires = {(wire["sender"], wire["receiver"]): wire for wire in after["wires"]}
+    assert set(wires) == {("numbers", "times"), ("times", "end")}
+    hop = mine.wires["numbers", "times"].hop
+    assert wires["numbers", "times"]["hop"] == {"count": hop.count, "p50_us": hop.p50_us, "p99_us": hop.p99_us}
+    assert wires["numbers", "times"]["dropped"] == mine.wires["numbers", "times"].dropped
+
+
+def test_the_schema_describes_every_route_once_per_method(served: Served) -> None:
+    paths = served.do("/openapi.json", "GET")["paths"]
+    assert list(paths) == [
+        "/start",
+        "/pause",
+        "/kill",
+        "/pipe/structure",
+        "/statistics",
+        "/routines/events/{event}/execute",
+        "/routines/{routine}/events/{event}/execute",
+    ]
+    operations = [operation["operationId"] for path in paths.values() for operation in path.values()]
+    assert len(set(operations)) == len(operations) == 2 * len(paths)
+
+
+# ---- refusals ------------------------------------------------------------------------------------
+
+
+ROUTINES = {"numbers", "times", "end"}
+SCALE = "/routines/events/scale/execute"
+
+
+def test_a_refusal_says_why_and_what_there_is(served: Served) -> None:
+    served.do("/start")
+    cases: list[tuple[str, bytes, int, str, set[str]]] = [
+        ("/routines/nobody/events/start/execute", b"", 404, "nobody", ROUTINES),
+        ("/routines/nobody/events/kill/execute", b"", 404, "nobody", ROUTINES),
+        ("/routines/events/nothing/execute", b"", 404, "nothing", {"hold", "negate", "scale", "start", "stop", "kill"}),
+        ("/routines/end/events/scale/execute", b"", 404, "scale", {"hold", "start", "stop", "kill"}),
+        (SCALE, b"", 422, "factor", set()),
+        (SCALE, b'{"extra_args": {"facto": 2}}', 422, "factor", set()),
+        (SCALE, b'{"extra_args": {"factor": 2, "event_name": "stop"}}', 422, "event_name", set()),
+        (SCALE, b'{"extra_args": {"factor": 2, "self": 1}}', 422, "self", set()),
+        (SCALE, b'{"extra_args": {"factor": "%s"}}' % (b"x" * 3_000_000), 422, "too much", set()),
+        (SCALE, b'{"extra_args": {"factor": 2}', 422, "JSON", set()),
+        (SCALE, b"\xff\xfe\x00", 422, "JSON", set()),
+        (SCALE, b"[" * 100_000, 422, "JSON", set()),
+        (SCALE, b"[1]", 422, "body", set()),
+        (SCALE, b'{"extra_args": 2}', 422, "extra_args", set()),
+        (SCALE, b'{"factor": 2}', 422, "factor", set()),
+    ]
+    for path, body, status, says, known in cases:
+        response = served.client.post(path, content=body, headers={"Content-Type": "application/json"})
+        answer = response.json()
+        assert (response.status_code, says in answer["detail"]) == (status, True), (path, body[:50], answer)
+        assert known <= set(answer.get("known", [])), (path, answer)
+        assert bool(answer.get("known")) == bool(known), (path, answer)
+    assert served.client.post("/nowhere").status_code == 404
+    assert served.client.delete("/start").status_code == 405
+    served.see("times", 1)
+
+
+def test_a_pipe_that_has_ended_or_is_not_built_is_a_conflict() -> None:
+    pipe = make_pipe(Board(2))
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(create_app(pipe), port=port, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        eventually(lambda: server.started, "a server")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+            for path in ("/start", "/kill", "/statistics"):
+                response = client.post(path)
+                assert (response.status_code, "not built" in response.json()["detail"]) == (409, True)
+            pipe.build()
+            assert client.post("/kill").json()["outcome"] == "the pipe has ended"
+            response = client.post("/start")
+            assert (response.status_code, "has ended" in response.json()["detail"]) == (409, True)
+            assert client.post("/kill").status_code == 200
+            assert client.get("/statistics").status_code == 200
+    finally:
+        server.should_exit = True
+        thread.join()
+        with suppress(PipeStateError):
+            pipe.join(to_kill=True)
+
+
+# ---- the server beside the flows -----------------------------------------------------------------
+
+
+def test_a_call_that_waits_for_the_pipe_does_not_hold_up_others(served: Served) -> None:
+    served.do("/start")
+    served.do("/routines/end/events/hold/execute")
+    served.board.wait(HELD)
+    with ThreadPoolExecutor() as pool:
+        kill = pool.submit(httpx.post, f"http://127.0.0.1:{served.port}/kill", timeout=2 * PATIENCE)
+        eventually(lambda: "stopped" in served.states(), "a pipe that is being killed")
+        assert served.client.get("/pipe/structure").status_code == 200
+        assert not kill.done()
+        served.board[LET_GO] = 1
+        assert kill.result().json()["outcome"] == "the pipe has ended"
+    served.expect_end()
+
+
+def test_a_flow_that_dies_does_not_take_the_server_along(served: Served) -> None:
+    served.do("/start")
+    with served.pipe.tap("numbers") as tap:
+        flow, _ = tap.read(PATIENCE)
+    assert flow != os.getpid()
+    os.kill(flow, signal.SIGKILL)
+    eventually(lambda: served.do("/statistics")["routines"][0]["state"] == "failed", "a failed routine")
+    assert served.do("/pipe/structure") == served.pipe.get_pipe_structure()
+    assert "'first' was killed by signal 9" in served.do("/kill")["outcome"]
+    served.expect_end()
+    assert isinstance(served.failure, PipeFailed)
+    assert served.failure.exit_codes == {"first": -9}
+    served.failure = None
+
+
+def test_the_server_ends_when_the_pipe_is_killed_otherwise(served: Served) -> None:
+    served.do("/start")
+    served.pipe.notify_event("kill")
+    served.expect_end()
+
+
+def test_a_client_in_the_middle_of_a_request_does_not_hold_up_the_end(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as slow:
+        slow.sendall(b"POST /routines/events/scale/execute HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        served.do("/kill")
+        served.expect_end()
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_the_port_must_be_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        pipe = make_pipe(Board(2))
+        pipe.build()
+        with pytest.raises(OSError, match="in use"):
+            APIWrapper("127.0.0.1", other.getsockname()[1], pipe).run()
+        pipe.join(to_kill=True)
+
+
+def test_run_needs_a_built_pipe() -> None:
+    with pytest.raises(PipeStateError, match="build"):
+        APIWrapper("127.0.0.1", free_port(), make_pipe(Board(2))).run()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.10", "10.0.0.1", "example.com", ""])
+def test_other_addresses_than_loopback_are_refused(host: str) -> None:
+    with pytest.raises(ValueError, match="no authentication"):
+        APIWrapper(host, 8080, Pipe())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2", "::1"])
+def test_loopback_addresses_are_served(host: str) -> None:
+    try:
+        free_port(host)
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
+    with serving(host) as served:
+        served.do("/start")
+        served.move()
+
+
+SCRIPT = """
+from pipert_shm import APIWrapper, DestinationRoutine, Pipe, SourceRoutine
+
+class Numbers(SourceRoutine):
+    def main_logic(self):
+        return 1
+
+class End(DestinationRoutine):
+    def main_logic(self, data):
+        pass
+
+    def cleanup(self):
+        print("cleaned up", flush=True)
+
+pipe = Pipe()
+pipe.create_flow("flow", True, Numbers("numbers"), End("end"))
+pipe.build()
+print(pipe._built().segment.pipe_id, flush=True)
+print("serving", flush=True)
+APIWrapper(host="127.0.0.1", port={port}, pipe=pipe).run()
+print("run has returned")
+"""
+
+
+@pytest.mark.parametrize("way", ["kill", "interrupt"])
+def test_run_blocks_until_kill_or_ctrl_c(start_script: StartScript, way: str) -> None:
+    port = free_port()
+    script = start_script(SCRIPT.format(port=port))
+    assert script.process.stdout is not None
+    pipe_id = script.process.stdout.readline().strip()
+    script.wait_for_line("serving")
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+
+        def started() -> bool:
+            try:
+                return client.post("/start").status_code == 200
+            except httpx.ConnectError:
+                return False
+
+        eventually(started, "a server that answers")
+        eventually(lambda: client.get("/statistics").json()["routines"][1]["received"] > 0, "messages")
+        assert script.process.poll() is None
+        if way == "kill":
+            assert client.post("/kill").status_code == 200
+        else:
+            script.interrupt()
+        end = script.finish()
+    assert (end.returncode, end.stderr) == (0, "")
+    assert end.lines == ["cleaned up", "run has returned"]
+    assert list(Path("/dev/shm").glob(f"pipert-{pipe_id}-*")) == []

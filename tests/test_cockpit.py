@@ -1,0 +1,356 @@
+"""Log records to a Cockpit: a real socket.io server, in a process of its own, that writes down what it gets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import RunScript, Script, StartScript
+from pipert_shm import PipertError, cockpit
+from pipert_shm.cockpit import CockpitHandler, get_socket_logger
+from waiting import eventually
+
+SERVER = """
+import json, socket
+import socketio, uvicorn
+
+server = socketio.AsyncServer(async_mode="asgi")
+
+@server.on("*")
+async def take(event, session, text):
+    print(json.dumps([event, text]), flush=True)
+
+listener = socket.create_server(("127.0.0.1", {port}))
+print("listening", flush=True)
+uvicorn.Server(uvicorn.Config(socketio.ASGIApp(server), log_level="error", lifespan="off")).run(sockets=[listener])
+"""
+
+PIPE = """
+import logging
+from pipert_shm import DestinationRoutine, EndOfStream, Pipe, SourceRoutine, Wire
+from pipert_shm.cockpit import get_socket_logger
+
+class Numbers(SourceRoutine):
+    number = 0
+
+    def main_logic(self):
+        self.number += 1
+        if self.number > 3:
+            raise EndOfStream
+        self._logger.info("number %d", self.number)
+        return self.number
+
+class End(DestinationRoutine):
+    def main_logic(self, data):
+        if data == 2:
+            raise ArithmeticError("two")
+
+logger = get_socket_logger("Yard", logging.INFO)
+pipe = Pipe(logger=logger, policy="block")
+numbers, end = Numbers("numbers"), End("end")
+pipe.create_flow("in", False, numbers)
+pipe.create_flow("out", False, end)
+pipe.link(Wire(numbers, end))
+pipe.build()
+logger.info("%s", pipe.get_pipe_structure(), extra={"pipe_creation": True})
+pipe.notify_event("start")
+pipe.join()
+logger.warning("the last word")
+"""
+
+
+class Server:
+    """A socket.io server that can be killed and started again."""
+
+    def __init__(self, start_script: StartScript) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._start_script = start_script
+        self._script: Script | None = None
+
+    def start(self) -> None:
+        self._script = self._start_script(SERVER.format(port=self.port))
+        self._script.wait_for_line("listening")
+
+    def kill(self) -> None:
+        assert self._script is not None
+        self._script.kill()
+        self._script.process.wait()
+
+    def event(self) -> tuple[str, dict[str, str]]:
+        """The next event, its text decoded. It must be the very JSON that a Cockpit takes."""
+        assert self._script is not None
+        assert self._script.process.stdout is not None
+        event, text = json.loads(self._script.process.stdout.readline())
+        message = json.loads(text)
+        assert list(message) == ["time", "source", "level", "message"]
+        assert re.fullmatch(r"\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d\d\d", message["time"])
+        return event, message
+
+    def said(self) -> str:
+        """The message of the next event, which must be a `log`."""
+        event, message = self.event()
+        assert event == "log"
+        return message["message"]
+
+
+MakeLogger = Callable[..., logging.Logger]
+
+
+@pytest.fixture
+def server(start_script: StartScript, monkeypatch: pytest.MonkeyPatch) -> Server:
+    one = Server(start_script)
+    monkeypatch.setenv("SOCKET_LOGGER_URL", f"http://127.0.0.1:{one.port}/api/socketio")
+    return one
+
+
+@pytest.fixture
+def make_logger() -> Iterator[MakeLogger]:
+    """`get_socket_logger`, with an end."""
+    loggers: list[logging.Logger] = []
+
+    def make(name: str = "Yard", level: int | str = logging.DEBUG) -> logging.Logger:
+        loggers.append(get_socket_logger(name, level))
+        return loggers[-1]
+
+    yield make
+    for logger in loggers:
+        for handler in [handler for handler in logger.handlers if isinstance(handler, CockpitHandler)]:
+            handler.close()
+            logger.removeHandler(handler)
+
+
+def handler_of(logger: logging.Logger) -> CockpitHandler:
+    (handler,) = (handler for handler in logger.handlers if isinstance(handler, CockpitHandler))
+    return handler
+
+
+# ---- what is sent --------------------------------------------------------------------------------
+
+
+def test_a_record_is_an_event_of_the_very_form_that_a_cockpit_takes(server: Server, make_logger: MakeLogger) -> None:
+    server.start()
+    logger = make_logger()
+    record = logger.makeRecord("Yard.camera.lens", logging.INFO, __file__, 1, 'zoom "%s"\n%s', ("2²", "there"), None)
+    record.created = time.mktime((2026, 11, 24, 8, 5, 9, 0, 0, -1)) + 0.25
+    logger.handle(record)
+    assert server.event() == (
+        "log",
+        {"time": "24-11-26 08:05:09.250", "source": "Yard.camera.lens", "level": "INFO", "message": 'zoom "2²"\nthere'},
+    )
+
+
+def test_records_of_children_and_of_the_level_are_sent(server: Server, make_logger: MakeLogger) -> None:
+    server.start()
+    logger = make_logger(level="INFO")
+    logger.debug("not this")
+    logger.info("this")
+    logger.getChild("flow.routine").debug("nor this")
+    logger.getChild("flow.routine").info("and this")
+    assert [(message["source"], message["message"]) for _, message in (server.event(), server.event())] == [
+        ("Yard", "this"),
+        ("Yard.flow.routine", "and this"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [
+        (1, "PIPE_INFRASTRUCTURE"),
+        (5, "PIPE_INFRASTRUCTURE"),
+        (logging.DEBUG, "DEBUG"),
+        (logging.INFO, "INFO"),
+        (25, "INFO"),
+        (logging.WARNING, "WARNING"),
+        (logging.ERROR, "ERROR"),
+        (logging.CRITICAL, "ERROR"),
+    ],
+)
+def test_only_levels_that_a_cockpit_knows_are_sent(level: int, name: str) -> None:
+    assert cockpit._level(logging.makeLogRecord({"levelno": level})) == name
+
+
+def test_an_exception_comes_with_its_traceback(server: Server, make_logger: MakeLogger) -> None:
+    server.start()
+    logger = make_logger()
+    try:
+        raise ArithmeticError("two")
+    except ArithmeticError:
+        logger.exception("it failed")
+    logger.handle(logging.makeLogRecord({"msg": "from a flow", "levelno": logging.ERROR, "exc_text": "Traceback …"}))
+    for first, last in (("it failed", "ArithmeticError: two"), ("from a flow", "Traceback …")):
+        _, message = server.event()
+        assert message["level"] == "EXCEPTION"
+        assert (message["message"].splitlines()[0], message["message"].splitlines()[-1]) == (first, last)
+
+
+def test_what_only_looks_like_a_picture_is_told_apart(server: Server, make_logger: MakeLogger) -> None:
+    server.start()
+    logger = make_logger()
+    picture = "output: , 'data': {'image_base64': '/9j/4A=='}"
+    for text in ("input: uint8 array (4, 4, 3)", "output: 1: 2", "extra_image: none", picture, "fps: 29.9", "outputs: 2"):
+        logger.info("%s", text)
+    said = [server.said() for _ in range(6)]
+    assert said == ["input = uint8 array (4, 4, 3)", "output = 1: 2", "extra_image = none", picture, "fps: 29.9", "outputs: 2"]
+
+
+def test_the_creation_of_a_pipe_is_an_event_of_its_own(server: Server, make_logger: MakeLogger) -> None:
+    server.start()
+    structure = {"Routines": [{"flow_name": "in", "routine_name": "lens", "events": ["zoom"]}], "Events": ["start", "stop"]}
+    logger = make_logger()
+    logger.info("before")
+    assert server.said() == "before"
+    logger.info("%s", structure, extra={"pipe_creation": True})
+    event, message = server.event()
+    assert event == "pipe_creation"
+    assert (message["source"], message["level"]) == ("Yard", "INFO")
+    assert json.loads(message["message"].replace("'", '"')) == structure  # as the Cockpit reads it
+    logger.info("after")
+    assert server.said() == "after"
+
+
+def test_a_pipe_sends_its_creation_and_its_routines_records(server: Server, run_script: RunScript) -> None:
+    server.start()
+    end = run_script(PIPE)
+    assert (end.returncode, end.stderr) == (0, "")
+    events: list[tuple[str, dict[str, str]]] = []
+    while not events or events[-1][1]["message"] != "the last word":
+        events.append(server.event())
+    event, creation = events[0]
+    assert event == "pipe_creation"
+    assert json.loads(creation["message"].replace("'", '"'))["Routines"][1] == {
+        "flow_name": "out",
+        "routine_name": "end",
+        "events": [],
+    }
+    said = [message for event, message in events if event == "log"]
+    assert [m["message"] for m in said if m["source"] == "Yard.in.numbers"] == ["number 1", "number 2", "number 3"]
+    (failure,) = [m for m in said if m["source"] == "Yard.out.end"]
+    assert failure["level"] == "EXCEPTION"
+    assert failure["message"].endswith("ArithmeticError: two")
+
+
+# ---- servers that come and go --------------------------------------------------------------------
+
+
+def test_a_server_that_is_killed_and_started_again(
+    server: Server, make_logger: MakeLogger, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.start()
+    logger = make_logger()
+    logger.info("%s", {"Routines": [], "Events": []}, extra={"pipe_creation": True})
+    logger.info("before")
+    assert (server.event()[0], server.said()) == ("pipe_creation", "before")
+    server.kill()
+    eventually(lambda: "no connection to the Cockpit" in caplog.text, "a loss that is noticed")
+    for number in range(10):
+        logger.info("meanwhile %d", number)
+    server.start()
+    event, message = server.event()
+    assert (event, message["message"]) == ("pipe_creation", "{'Routines': [], 'Events': []}")
+    assert [server.said() for _ in range(10)] == [f"meanwhile {number}" for number in range(10)]
+    logger.info("after")
+    assert server.said() == "after"
+    assert handler_of(logger).lost == 0
+
+
+def test_no_server_holds_nobody_up_and_losses_are_told(
+    server: Server, make_logger: MakeLogger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cockpit, "LONGEST_QUEUE", 100)
+    logger = make_logger()
+    logger.info("%s", {}, extra={"pipe_creation": True})
+    started = time.monotonic()
+    for number in range(1000):
+        logger.info("number %d", number)
+    assert time.monotonic() - started < 5
+    assert handler_of(logger).lost == 901  # the creation's place in the queue is one of them, but not the creation
+    eventually(lambda: "no connection to the Cockpit" in caplog.text, "a warning")
+    server.start()
+    assert server.event()[0] == "pipe_creation"
+    _, note = server.event()
+    assert (note["source"], note["level"], note["message"][:24]) == ("Yard", "WARNING", "901 log records were los")
+    assert [server.said() for _ in range(100)] == [f"number {number}" for number in range(900, 1000)]
+    assert len([record for record in caplog.records if record.name == "pipert_shm.cockpit"]) == 1
+
+
+def test_a_server_that_never_answers_holds_nobody_up(make_logger: MakeLogger, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        monkeypatch.setenv("SOCKET_LOGGER_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        logger = make_logger()
+        started = time.monotonic()
+        for number in range(1000):
+            logger.info("number %d", number)
+        handler = handler_of(logger)
+        handler.close()
+        assert time.monotonic() - started < cockpit.LAST_WORDS_S + 3
+    assert handler._thread is not None
+    handler._thread.join()
+
+
+def test_close_sends_what_waits(server: Server, make_logger: MakeLogger) -> None:
+    server.start()
+    logger = make_logger()
+    logger.info("connected")
+    assert server.said() == "connected"
+    for number in range(50):
+        logger.info("number %d", number)
+    handler_of(logger).close()
+    assert [server.said() for _ in range(50)] == [f"number {number}" for number in range(50)]
+
+
+# ---- settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line", ['SOCKET_LOGGER_URL="{url}"', "export SOCKET_LOGGER_URL = '{url}'", "A=1\nSOCKET_LOGGER_URL={url}\n"]
+)
+def test_the_address_may_stand_in_a_file(
+    server: Server, make_logger: MakeLogger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.delenv("SOCKET_LOGGER_URL")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(line.format(url=f"http://127.0.0.1:{server.port}/api/socketio"))
+    server.start()
+    make_logger().info("found")
+    assert server.said() == "found"
+
+
+def test_the_environment_comes_before_the_file(
+    server: Server, make_logger: MakeLogger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("SOCKET_LOGGER_URL=http://127.0.0.1:1")
+    server.start()
+    make_logger().info("found")
+    assert server.said() == "found"
+
+
+def test_no_address_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOCKET_LOGGER_URL", raising=False)
+    with pytest.raises(PipertError, match="SOCKET_LOGGER_URL"):
+        get_socket_logger("Yard", logging.INFO)
+
+
+def test_asking_again_changes_the_level_and_nothing_else(server: Server, make_logger: MakeLogger) -> None:
+    server.start()
+    make_logger(level=logging.ERROR)
+    logger = make_logger(level=logging.INFO)
+    logger.info("once")
+    logger.info("next")
+    assert [server.said(), server.said()] == ["once", "next"]
+
+
+def test_without_socketio_the_message_says_what_to_install(run_script: RunScript, server: Server) -> None:
+    end = run_script("import sys\nsys.modules['socketio'] = None\n" + PIPE)
+    assert end.returncode == 1
+    assert "pip install 'pipert_shm[cockpit]'" in end.stderr.splitlines()[-1]

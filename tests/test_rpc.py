@@ -1,0 +1,257 @@
+"""The zerorpc control: a real server around a real pipe, and real clients, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import RunScript, Script, StartScript
+from pipert_shm import Pipe, PipeStateError
+from pipert_shm.rpc import RPCPipeWrapper
+from waiting import PATIENCE, eventually
+
+SERVER = """
+import sys
+from pipert_shm import DestinationRoutine, Pipe, SourceRoutine, events
+from pipert_shm.rpc import RPCPipeWrapper
+
+class Numbers(SourceRoutine):
+    factor = 1
+
+    @events("scale")
+    def scale(self, factor):
+        self.factor = factor
+
+    def main_logic(self):
+        return self.factor
+
+class End(DestinationRoutine):
+    last = None
+
+    def main_logic(self, data):
+        if data != self.last:
+            self.last = data
+            print("value", data, "gevent" in sys.modules)
+
+    def cleanup(self):
+        print("cleaned up")
+
+numbers = Numbers("numbers")
+numbers.set_const_fps(200)
+pipe = Pipe()
+pipe.create_flow("first", True, numbers, End("end"))
+pipe.build()
+print(pipe._built().segment.pipe_id, flush=True)
+RPCPipeWrapper(pipe).run_rpc_server(endpoint="{endpoint}")
+print("run has returned")
+"""
+
+CLIENT = """
+import json, sys, zerorpc
+client = zerorpc.Client(timeout={timeout})
+client.connect("{endpoint}")
+for line in sys.stdin:
+    call = json.loads(line)
+    try:
+        if call[0] == "later":
+            later = client(*call[1:], **{{"async": True}})
+            continue
+        answer = {{"value": later.get() if call[0] == "now" else client(*call)}}
+    except zerorpc.RemoteError as error:
+        answer = {{"error": error.name, "message": error.msg}}
+    print(json.dumps(answer), flush=True)
+client.close()
+"""
+
+
+class Client:
+    """A zerorpc client in a process of its own. The calls `later`, …, and `now`: a call under way, and its answer."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLIENT.format(endpoint=endpoint, timeout=PATIENCE)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.requests, self.answers = self.process.stdin, self.process.stdout
+
+    def ask(self, *call: Any) -> None:
+        self.requests.write(json.dumps(call) + "\n")
+        self.requests.flush()
+
+    def answer(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.answers.readline())
+        return answer
+
+    def __call__(self, *call: Any) -> Any:
+        """The value that a call returns; it must not fail."""
+        self.ask(*call)
+        return self.answer()["value"]
+
+    def close(self) -> None:
+        self.requests.close()
+        assert self.process.wait(PATIENCE) == 0
+        self.answers.close()
+
+
+class Server:
+    """A pipe and its RPC server in a process of their own."""
+
+    def __init__(self, start_script: StartScript) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+        self.script: Script = start_script(SERVER.format(endpoint=self.endpoint))
+        assert self.script.process.stdout is not None
+        self.pipe_id = self.script.process.stdout.readline().strip()
+
+    def expect_end(self) -> None:
+        """Sees that the pipe, which was started, and the server end by themselves."""
+        end = self.script.finish()
+        assert (end.returncode, end.stderr) == (0, "")
+        assert end.lines[-2:] == ["cleaned up", "run has returned"]
+        assert list(Path("/dev/shm").glob(f"pipert-{self.pipe_id}-*")) == []
+
+
+@pytest.fixture
+def server(start_script: StartScript) -> Server:
+    return Server(start_script)
+
+
+@pytest.fixture
+def connect(server: Server) -> Iterator[Callable[[], Client]]:
+    """Makes clients of the server."""
+    with ExitStack() as clients:
+
+        def new_client() -> Client:
+            client = Client(server.endpoint)
+            clients.callback(client.close)
+            return client
+
+        yield new_client
+
+
+def expect_messages(client: Client) -> None:
+    """Sees messages come through the pipe."""
+
+    def received() -> int:
+        number: int = client("statistics")["routines"][1]["received"]
+        return number
+
+    before = received()
+    eventually(lambda: received() > before, "messages")
+
+
+def test_the_calls_of_the_seed(server: Server, connect: Callable[[], Client]) -> None:
+    client = connect()
+    assert client("structure") == {
+        "Routines": [
+            {"flow_name": "first", "routine_name": "numbers", "events": ["scale"]},
+            {"flow_name": "first", "routine_name": "end", "events": []},
+        ],
+        "Events": ["start", "stop", "kill"],
+    }
+    assert client("execute", "start") is None
+    server.script.wait_for_line("value 1 False")
+    assert client("execute", "scale", '{"factor": 2}') is None
+    server.script.wait_for_line("value 2 False")
+    assert client("execute", "scale", {"factor": 3, "specific_flow_routines": {"first": ["numbers"]}}) is None
+    server.script.wait_for_line("value 3 False")
+    assert client("execute", "join", '{"to_kill": true}') is None
+    server.expect_end()
+
+
+def test_start_pause_and_kill(server: Server, connect: Callable[[], Client]) -> None:
+    client = connect()
+
+    def states() -> set[str]:
+        return {routine["state"] for routine in client("statistics")["routines"]}
+
+    for _ in range(2):
+        assert client("start") is None
+        expect_messages(client)
+        assert client("pause") is None
+        eventually(lambda: states() == {"stopped"}, "a stopped pipe")
+    assert client("kill") is None
+    server.expect_end()
+
+
+def test_statistics_are_plain(server: Server, connect: Callable[[], Client]) -> None:
+    client = connect()
+    (wire,) = client("statistics")["wires"]
+    assert (wire["sender"], wire["receiver"], wire["policy"], wire["capacity"]) == ("numbers", "end", "drop_oldest", 2)
+    assert wire["hop"] == {"count": 0, "p50_us": None, "p99_us": None}
+    client("start")
+    expect_messages(client)
+    statistics = client("statistics")
+    assert statistics["wires"][0]["hop"]["p50_us"] > 0
+    assert statistics["wires"][0]["dropped"]["oldest"] == 0
+    assert statistics["routines"][0]["flow"] == "first"
+    client("kill")
+    server.expect_end()
+
+
+def test_an_error_reaches_the_client(server: Server, connect: Callable[[], Client]) -> None:
+    client = connect()
+    client("start")
+    cases: list[tuple[tuple[Any, ...], str, str]] = [
+        (("execute", "nothing"), "UnknownEvent", "they handle: kill, log_data, scale"),
+        (("execute", "scale"), "UnknownEvent", "factor"),
+        (("execute", "scale", '{"factor": '), "JSONDecodeError", "Expecting value"),
+        (("execute", "scale", "[2]"), "ValueError", "must be a dict or the JSON of one"),
+        (("execute", "scale", {"factor": 2, "specific_routine": "nobody"}), "UnknownTarget", "there are: numbers, end"),
+        (("run_rpc_server", "tcp://127.0.0.1:1"), "NameError", "run_rpc_server"),
+    ]
+    for call, error, message in cases:
+        client.ask(*call)
+        answer = client.answer()
+        assert (answer.get("error"), message in answer["message"]) == (error, True), (call, answer)
+    client("kill")
+    server.expect_end()
+
+
+@pytest.mark.parametrize("way", ["kill", "interrupt"])
+def test_a_client_that_waits_for_the_end_holds_up_nobody(server: Server, connect: Callable[[], Client], way: str) -> None:
+    waiting, other = connect(), connect()
+    other("start")
+    for _ in range(3):
+        waiting.ask("later", "execute", "join")
+        expect_messages(waiting)
+        expect_messages(other)
+    if way == "kill":
+        other("kill")
+    else:
+        server.script.interrupt()
+    assert waiting("now") is None
+    server.expect_end()
+
+
+def test_ctrl_c_ends_server_and_pipe(server: Server, connect: Callable[[], Client]) -> None:
+    client = connect()
+    client("start")
+    server.script.wait_for_line("value 1 False")
+    server.script.interrupt()
+    server.expect_end()
+
+
+def test_a_pipe_that_is_not_built() -> None:
+    with pytest.raises(PipeStateError, match="build"):
+        RPCPipeWrapper(Pipe()).run_rpc_server("tcp://127.0.0.1:4242")
+
+
+def test_without_zerorpc_the_message_says_what_to_install(run_script: RunScript) -> None:
+    text = SERVER.format(endpoint="tcp://127.0.0.1:4242").replace("import sys", "import sys; sys.modules['zerorpc'] = None")
+    end = run_script(text)
+    assert end.returncode == 1
+    assert "pip install 'pipert_shm[rpc]'" in end.stderr.splitlines()[-1]
