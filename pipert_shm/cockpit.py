@@ -66,7 +66,10 @@ class CockpitHandler(logging.Handler):
 
     Attributes:
         lost: records that were never sent, since too many waited.
+        takes_structure: makes `Pipe.build()` give it the structure of the pipe.
     """
+
+    takes_structure = True
 
     def __init__(self, url: str, source: str) -> None:
         try:

@@ -141,9 +141,17 @@ class Pipe:
             self._session = None
             _running.discard(self)
             raise
-        self.logger.info("%s", self.get_pipe_structure(), extra={"pipe_creation": True})
+        self._announce()
         for event in early:
             self._send(event)
+
+    def _announce(self) -> None:
+        """Tells the structure to those of the logger's handlers that show it, and to nobody else's log."""
+        for handler in self.logger.handlers:
+            if getattr(handler, "takes_structure", False):
+                extra = {"pipe_creation": True}
+                arguments = (self.logger.name, logging.INFO, __file__, 0, "%s", (self.get_pipe_structure(),), None)
+                handler.handle(self.logger.makeRecord(*arguments, extra=extra))
 
     # ---- events ----------------------------------------------------------------------------------
 

@@ -23,10 +23,11 @@ def adopt_orphans() -> None:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/<pid>/stat from the state on; None when there is no such process."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return text[text.rindex(")") + 2 :].split()
+    return text[text.rindex(b")") + 2 :].decode().split()
 
 
 def descendants(ancestor: int | None = None) -> list[int]:
