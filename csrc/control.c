@@ -4,34 +4,46 @@ static uint64_t round_up(uint64_t n, uint64_t to) {
     return (n + to - 1) / to * to;
 }
 
-static uint64_t edge_stride(uint32_t cells) {
-    return round_up(sizeof(pshm_edge_record) + (uint64_t)cells * sizeof(uint64_t),
+static uint64_t incarnation_stride(uint32_t cells) {
+    return round_up(sizeof(pshm_incarnation_record) + (uint64_t)cells * sizeof(uint64_t),
                     PSHM_CACHE_LINE);
 }
 
-static uint64_t routines_at(void) {
+static uint64_t flows_at(void) {
     return round_up(sizeof(pshm_control_head), PSHM_CACHE_LINE);
 }
 
-static uint64_t edges_at(uint32_t routines) {
-    return routines_at() + (uint64_t)routines * sizeof(pshm_routine_record);
+static uint64_t routines_at(const pshm_control_size *size) {
+    return round_up(flows_at() + (uint64_t)size->flows * sizeof(pshm_flow_record),
+                    PSHM_CACHE_LINE);
 }
 
-uint64_t pshm_control_bytes(uint32_t routines, uint32_t edges, uint32_t cells) {
-    bool power_of_two = cells != 0 && (cells & (cells - 1)) == 0;
-    if (routines == 0 || routines > 0xffffu || edges > 0xffffu || !power_of_two ||
-        cells > 0x10000u)
+static uint64_t edges_at(const pshm_control_size *size) {
+    return routines_at(size) + (uint64_t)size->routines * sizeof(pshm_routine_record);
+}
+
+static uint64_t incarnations_at(const pshm_control_size *size) {
+    return edges_at(size) + (uint64_t)size->edges * sizeof(pshm_edge_record);
+}
+
+uint64_t pshm_control_bytes(const pshm_control_size *size) {
+    uint32_t largest = 0xffffu;
+    bool power_of_two = size->cells != 0 && (size->cells & (size->cells - 1)) == 0;
+    if (size->routines == 0 || size->routines > largest || size->flows > largest ||
+        size->edges > largest || size->incarnations > largest || !power_of_two ||
+        size->cells > 0x10000u)
         return 0;
-    return edges_at(routines) + edges * edge_stride(cells);
+    return incarnations_at(size) + size->incarnations * incarnation_stride(size->cells);
 }
 
-void pshm_control_format(void *memory, uint32_t routines, uint32_t edges, uint32_t cells,
-                         uint64_t budget) {
+void pshm_control_format(void *memory, const pshm_control_size *size, uint64_t budget) {
     pshm_control_head *head = memory;
     head->version = PSHM_VERSION;
-    head->routines = routines;
-    head->edges = edges;
-    head->cells = cells;
+    head->flows = size->flows;
+    head->routines = size->routines;
+    head->edges = size->edges;
+    head->incarnations = size->incarnations;
+    head->cells = size->cells;
     atomic_store_explicit(&head->next_serial, 1, memory_order_relaxed);
     atomic_store_explicit(&head->memory_left, budget, memory_order_relaxed);
     head->magic = PSHM_MAGIC;
@@ -41,26 +53,55 @@ bool pshm_control_attach(pshm_control *control, void *memory, uint64_t bytes) {
     pshm_control_head *head = memory;
     if (bytes < sizeof *head || head->magic != PSHM_MAGIC || head->version != PSHM_VERSION)
         return false;
-    pshm_control seen = {.head = head,
-                         .routines = head->routines,
-                         .edges = head->edges,
-                         .cells = head->cells};
-    uint64_t needed = pshm_control_bytes(seen.routines, seen.edges, seen.cells);
+    pshm_control_size size = {.flows = head->flows,
+                              .routines = head->routines,
+                              .edges = head->edges,
+                              .incarnations = head->incarnations,
+                              .cells = head->cells};
+    uint64_t needed = pshm_control_bytes(&size);
     if (needed == 0 || needed > bytes) return false;
-    seen.edge_stride = (uint32_t)edge_stride(seen.cells);
-    seen.routine = (pshm_routine_record *)((uint8_t *)memory + routines_at());
-    seen.edge_base = (uint8_t *)memory + edges_at(seen.routines);
-    *control = seen;
+    uint8_t *base = memory;
+    *control = (pshm_control){
+        .head = head,
+        .flows = size.flows,
+        .routines = size.routines,
+        .edges = size.edges,
+        .incarnations = size.incarnations,
+        .cells = size.cells,
+        .incarnation_stride = (uint32_t)incarnation_stride(size.cells),
+        .flow = (pshm_flow_record *)(base + flows_at()),
+        .routine = (pshm_routine_record *)(base + routines_at(&size)),
+        .edge = (pshm_edge_record *)(base + edges_at(&size)),
+        .incarnation_base = base + incarnations_at(&size),
+    };
     return true;
 }
 
+pshm_flow_record *pshm_control_flow(const pshm_control *control, uint32_t number) {
+    return number < control->flows ? &control->flow[number] : NULL;
+}
+
 pshm_edge_record *pshm_control_edge(const pshm_control *control, uint32_t number) {
-    if (number >= control->edges) return NULL;
-    return (pshm_edge_record *)(control->edge_base + (uint64_t)number * control->edge_stride);
+    return number < control->edges ? &control->edge[number] : NULL;
+}
+
+pshm_incarnation_record *pshm_control_incarnation(const pshm_control *control, uint32_t number) {
+    if (number >= control->incarnations) return NULL;
+    return (pshm_incarnation_record *)(control->incarnation_base +
+                                       (uint64_t)number * control->incarnation_stride);
 }
 
 pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t number) {
     return number < control->routines ? &control->routine[number] : NULL;
+}
+
+void pshm_incarnation_format(pshm_incarnation_record *record, uint32_t edge, uint32_t bit) {
+    record->edge = edge;
+    record->bit = bit;
+    record->offered = record->settled = record->evicted = record->taken = 0;
+    pshm_queue_format(&record->queue);
+    /* release: all of the above before the state */
+    __atomic_store_n(&record->state, PSHM_LIVE, __ATOMIC_RELEASE);
 }
 
 void pshm_control_ring(const pshm_control *control, uint32_t number) {
@@ -69,10 +110,13 @@ void pshm_control_ring(const pshm_control *control, uint32_t number) {
 }
 
 bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number) {
-    pshm_edge_record *record = pshm_control_edge(control, number);
+    pshm_incarnation_record *incarnation = pshm_control_incarnation(control, number);
+    pshm_edge_record *record =
+        incarnation == NULL ? NULL : pshm_control_edge(control, incarnation->edge);
     if (record == NULL) return false;
-    uint32_t bit = record->bit;
+    uint32_t bit = incarnation->bit;
     pshm_edge seen = {.record = record,
+                      .incarnation = incarnation,
                       .number = number,
                       .sender = record->sender,
                       .receiver = record->receiver,
@@ -80,7 +124,7 @@ bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t num
                       .policy = record->policy,
                       .borrow_cap = record->borrow_cap,
                       .timeout_ns = record->timeout_ns,
-                      .queue = {.words = &record->queue,
+                      .queue = {.words = &incarnation->queue,
                                 .capacity = record->capacity,
                                 .mask = control->cells - 1}};
     if (seen.sender >= control->routines || seen.receiver >= control->routines) return false;
@@ -136,6 +180,18 @@ void pshm_control_release_ring(const pshm_control *control, uint32_t ring) {
     /* release: claimed again only after the above */
     atomic_store_explicit(&control->head->ring[ring].serial, 0, memory_order_release);
     atomic_fetch_add_explicit(&control->head->epoch, 1, memory_order_release);
+}
+
+uint64_t pshm_control_unclaim_ring(const pshm_control *control, uint32_t owner) {
+    for (uint32_t n = 0; n < PSHM_RINGS; n++) {
+        pshm_ring_entry *entry = &control->head->ring[n];
+        uint64_t serial = atomic_load_explicit(&entry->serial, memory_order_acquire);
+        if (serial == 0 || entry->owner != owner) continue;
+        if (atomic_load_explicit(&entry->ready, memory_order_acquire) != 0) continue;
+        pshm_control_release_ring(control, n);
+        return serial;
+    }
+    return 0;
 }
 
 uint64_t pshm_control_serial(const pshm_control *control, uint32_t ring) {

@@ -84,6 +84,13 @@ uint32_t pshm_ring_drop(pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
     return (uint32_t)old & ~bits;
 }
 
+bool pshm_ring_clear(pshm_ring *ring, uint32_t slot, uint32_t bits) {
+    /* seq_cst: as for drop */
+    uint64_t old = atomic_fetch_and_explicit(&ring->slot[slot % ring->slots].word,
+                                             ~(uint64_t)bits, memory_order_seq_cst);
+    return ((uint32_t)old & bits) != 0 && ((uint32_t)old & ~bits) == 0;
+}
+
 uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits) {
     uint32_t found = 0;
     for (uint32_t n = 0; n < ring->slots; n++) {

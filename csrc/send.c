@@ -5,11 +5,6 @@
 
 /* ---- what an edge holds of a message ---------------------------------- */
 
-static uint32_t slots_of(const pshm_message *message) {
-    uint32_t slots = message->slots;
-    return slots < PSHM_MESSAGE_SLOTS ? slots : PSHM_MESSAGE_SLOTS;
-}
-
 /* Drops the edge's bits of a message that its receiver will not see. Payload
  * first: the message slot's bit keeps the list of them in being. */
 static void drop_message(pshm_port *port, const pshm_edge *edge, uint64_t cell) {
@@ -33,11 +28,26 @@ static void lose_token(pshm_post *post, uint32_t out, uint64_t token) {
 static void lose(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason) {
     pshm_edge *edge = &port->out[out];
     post->outs &= ~(1ull << out);
-    pshm_count(&edge->record->dropped[reason], 1);
     if (edge->local)
         lose_token(post, out, post->token);
     else if (post->message != PSHM_NO_SLOT)
         drop_message(port, edge, post->message);
+    pshm_count(&edge->record->dropped[reason], 1);
+    pshm_count_own(&edge->incarnation->settled);
+}
+
+/* Takes the oldest cell back, for a newer one or for its slot. */
+static bool evict(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason) {
+    pshm_edge *edge = &port->out[out];
+    uint64_t cell;
+    if (!pshm_queue_pop(&edge->queue, &cell)) return false;
+    if (edge->local)
+        lose_token(post, out, cell);
+    else
+        drop_message(port, edge, cell);
+    pshm_count(&edge->record->dropped[reason], 1);
+    pshm_count_own(&edge->incarnation->evicted);
+    return true;
 }
 
 /* ---- slots ------------------------------------------------------------- */
@@ -45,23 +55,20 @@ static void lose(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason
 /* Evicts from the drop_oldest edge with the longest queue; false if all are
  * empty. */
 static bool evict_for_slot(pshm_port *port, uint64_t outs) {
-    pshm_edge *longest = NULL;
-    uint32_t depth = 0;
+    uint32_t longest = PSHM_OUTS, depth = 0;
     while (outs != 0) {
-        pshm_edge *edge = &port->out[next_out(&outs)];
+        uint32_t out = next_out(&outs);
+        pshm_edge *edge = &port->out[out];
         if (edge->local || edge->policy != PSHM_POLICY_DROP_OLDEST) continue;
         uint32_t waiting = pshm_queue_depth(&edge->queue);
-        if (waiting > depth) {
-            depth = waiting;
-            longest = edge;
-        }
+        if (waiting <= depth) continue;
+        depth = waiting;
+        longest = out;
     }
-    uint64_t cell;
-    if (longest == NULL) return false;
-    if (pshm_queue_pop(&longest->queue, &cell)) {
-        pshm_count(&longest->record->dropped[PSHM_REASON_NO_SLOT], 1);
-        drop_message(port, longest, cell);
-    }
+    if (longest == PSHM_OUTS) return false;
+    pthread_mutex_lock(&port->sending);
+    evict(port, NULL, longest, PSHM_REASON_NO_SLOT);
+    pthread_mutex_unlock(&port->sending);
     return true;
 }
 
@@ -124,6 +131,12 @@ bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, ui
 
 /* ---- send -------------------------------------------------------------- */
 
+/* From here on the message counts: sent = received + dropped + waiting. */
+static void offer(pshm_edge *edge) {
+    pshm_count_own(&edge->incarnation->offered);
+    pshm_count(&edge->record->sent, 1);
+}
+
 static void release_leases(pshm_port *port, pshm_post *post) {
     for (uint32_t k = 0; k < post->slots; k++)
         pshm_process_release(port->process, post->slot[k]);
@@ -154,6 +167,7 @@ static void hold_for_edges(pshm_port *port, pshm_post *post, pshm_mapping *messa
         if (!ended) pshm_count(&edge->record->protocol_errors, 1);
         post->outs &= ~(1ull << out);
         pshm_count(&edge->record->dropped[ended ? PSHM_REASON_ENDED : PSHM_REASON_ERROR], 1);
+        pshm_count_own(&edge->incarnation->settled);
     }
 }
 
@@ -200,14 +214,17 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
         int status = write_message(port, post, messages, &head, body);
         if (status != PSHM_OK) return status;
     }
+    pthread_mutex_lock(&port->sending);
     for (uint64_t outs = post->outs; outs != 0;) {
         uint32_t out = next_out(&outs);
-        pshm_count(&port->out[out].record->sent, 1);
+        offer(&port->out[out]);
         post->deadline[out] = after(now, port->out[out].timeout_ns);
     }
     post->offered = 1;
     if (remote != 0)
         hold_for_edges(port, post, pshm_process_find(port->process, ring));
+    port->post = post;
+    pthread_mutex_unlock(&port->sending);
     release_leases(port, post);
     pshm_count(&port->record->sent, 1);
     return pshm_port_resume(port, post);
@@ -225,14 +242,7 @@ static bool settle_full(pshm_port *port, pshm_post *post, uint32_t out, uint64_t
         lose(port, post, out, PSHM_REASON_TIMEOUT);
         return true;
     }
-    uint64_t cell;
-    if (pshm_queue_pop(&edge->queue, &cell)) {
-        pshm_count(&edge->record->dropped[PSHM_REASON_OLDEST], 1);
-        if (edge->local)
-            lose_token(post, out, cell);
-        else
-            drop_message(port, edge, cell);
-    }
+    evict(port, post, out, PSHM_REASON_OLDEST);
     return false;
 }
 
@@ -248,6 +258,7 @@ static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) 
         }
         if (pshm_queue_push(&edge->queue, cell)) {
             post->outs &= ~(1ull << out);
+            pshm_count_own(&edge->incarnation->settled);
             ring_routine(port, edge->receiver);
             return;
         }
@@ -275,6 +286,7 @@ static uint64_t first_deadline(const pshm_post *post) {
 }
 
 static void end_post(pshm_port *port, pshm_post *post) {
+    port->post = NULL;
     if (post->message == PSHM_NO_SLOT) return;
     pshm_process_drop(port->process, post->message, PSHM_PRODUCER);
     post->message = PSHM_NO_SLOT;
@@ -284,26 +296,38 @@ int pshm_port_resume(pshm_port *port, pshm_post *post) {
     pshm_bell *bell = &port->record->bell;
     for (;;) {
         uint64_t now = pshm_now();
+        pthread_mutex_lock(&port->sending);
         for (uint64_t outs = post->outs; outs != 0;) serve(port, post, next_out(&outs), now);
-        if (post->outs == 0) break;
+        if (post->outs == 0) end_post(port, post);
+        pthread_mutex_unlock(&port->sending);
+        if (post->outs == 0) return PSHM_OK;
         if (notice(port)) return PSHM_NOTICE;
         uint32_t word = pshm_bell_arm(bell);
         if (!can_go_on(port, post) && !notice(port))
             pshm_bell_wait(bell, word, sleep_until(now, first_deadline(post)));
         pshm_bell_disarm(bell);
     }
-    end_post(port, post);
-    return PSHM_OK;
 }
 
 void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason) {
+    pthread_mutex_lock(&port->sending);
     for (uint64_t outs = post->outs; outs != 0;) {
         uint32_t out = next_out(&outs);
-        /* every offered message counts as sent, so that sent = received +
-         * dropped + waiting */
-        if (post->offered == 0) pshm_count(&port->out[out].record->sent, 1);
+        if (post->offered == 0) offer(&port->out[out]);
         lose(port, post, out, reason);
     }
-    release_leases(port, post);
     end_post(port, post);
+    pthread_mutex_unlock(&port->sending);
+    release_leases(port, post);
+}
+
+void pshm_port_discard_unread(pshm_port *port, uint32_t incarnation) {
+    pshm_post none = {.lost = 0};
+    pthread_mutex_lock(&port->sending);
+    for (uint32_t out = 0; out < port->outs; out++) {
+        const pshm_edge *edge = &port->out[out];
+        if (edge->record == NULL || edge->local || edge->number != incarnation) continue;
+        while (evict(port, &none, out, PSHM_REASON_ENDED)) continue;
+    }
+    pthread_mutex_unlock(&port->sending);
 }

@@ -12,7 +12,16 @@ from pipert_shm import native
 from pipert_shm.codec import HOP, Encoder, decode
 from pipert_shm.data import Meta
 from pipert_shm.errors import NoFreeSlot
-from pipert_shm.memory import FEWEST_SLOTS, MESSAGE_SLOT_BYTES, ControlSegment, Slots, Stopping, create_ring, open_ring
+from pipert_shm.memory import (
+    FEWEST_SLOTS,
+    MESSAGE_SLOT_BYTES,
+    ControlSegment,
+    Slots,
+    Stopping,
+    create_ring,
+    open_every_ring,
+    open_ring,
+)
 from pipert_shm.plan import TAP_SLOTS, EdgePlan
 from pipert_shm.transmit import DataTransmitter
 
@@ -59,8 +68,7 @@ class Outbox:
         self._record = native.RoutineRecord(segment.process, number)
         self._local = local
         self._groups: dict[int, _Group] = {}
-        self._edges: dict[int, int] = {}
-        self._removed: list[int] = []
+        self._edges: dict[int, tuple[int, int]] = {}  # edge and incarnation
         self._post = native.Post()
         self._token = 0
         self._unsent: deque[tuple[_Group, Any, Meta]] = deque()
@@ -70,9 +78,9 @@ class Outbox:
         self.slots = Slots(segment, port, number, name, max(slots, FEWEST_SLOTS + TAP_SLOTS))
         self._encoder = Encoder(port, self.slots, name, reach)
 
-    def add(self, edge: EdgePlan) -> None:
-        out = self._port.add_out(edge.number)
-        self._edges[out] = edge.number
+    def add(self, edge: EdgePlan, incarnation: int) -> None:
+        out = self._port.add_out(incarnation)
+        self._edges[out] = edge.number, incarnation
         group = self._groups.setdefault(id(edge.transmitter), _Group(edge.transmitter))
         group.outs |= 1 << out
         if edge.local:
@@ -85,23 +93,28 @@ class Outbox:
 
     def remove(self, edge: int) -> bool:
         """Sends no more on an edge: its stream ends with what was sent. False when the edge is not one of ours."""
-        out = next((out for out, number in self._edges.items() if number == edge), None)
+        out = next((out for out, (number, _) in self._edges.items() if number == edge), None)
         if out is None:
             return False
-        del self._edges[out]
+        _, incarnation = self._edges.pop(out)
         for group in self._groups.values():
             group.outs &= ~(1 << out)
             group.remote &= ~(1 << out)
             if out in group.local:
                 group.local.remove(out)
-        native.EdgeRecord(self._segment.process, edge).close()
+        native.EdgeRecord(self._segment.process, edge).removed = True
+        native.Incarnation(self._segment.process, incarnation).close()
         self._port.remove_out(out)
-        self._removed.append(edge)
         return True
 
-    @property
-    def edges(self) -> list[int]:
-        return list(self._edges.values())
+    def recover_receiver(self, incarnation: int) -> None:
+        """The receiver of an edge is dead: makes its queue fit for the next one. Any thread."""
+        self._port.recover_receiver(incarnation)
+
+    def give_up_receiver(self, incarnation: int) -> None:
+        """The receiver of an edge is dead for good: takes back all that it has. Any thread."""
+        self._port.discard_unread(incarnation)
+        self._port.recover_receiver(incarnation)
 
     @property
     def leaves_flow(self) -> bool:
@@ -114,11 +127,6 @@ class Outbox:
         for group in self._groups.values():
             outs |= group.outs
         return outs
-
-    def close_removed(self) -> None:
-        """Ends the streams of removed edges again, after a start has opened all of them."""
-        for edge in self._removed:
-            native.EdgeRecord(self._segment.process, edge).close()
 
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         return self.slots.loan(shape, dtype, self.outs)
@@ -185,7 +193,7 @@ class Outbox:
             self._drop(group.outs, native.REASONS["error"])
             raise
         for out in group.local:
-            self._local[self._edges[out]][self._token] = (data, meta, native.now_ns())
+            self._local[self._edges[out][0]][self._token] = (data, meta, native.now_ns())
         payload = data = None
         ring = self._messages if group.remote else 0
         status = self._port.send(
@@ -204,7 +212,7 @@ class Outbox:
 
     def _forget_lost(self) -> None:
         for out, token in self._post.take_lost():
-            self._local[self._edges[out]].pop(token, None)
+            self._local[self._edges[out][0]].pop(token, None)
 
 
 class Inbox:
@@ -222,26 +230,31 @@ class Inbox:
         self._names = names
         self._local = local
         self._record = native.RoutineRecord(segment.process, number)
-        self._edges: list[EdgePlan] = []
-        self._records: list[native.EdgeRecord] = []
-        self._receive: list[Callable[[Any], Any]] = []
+        self._edges: dict[int, EdgePlan] = {}
+        self._records: dict[int, native.EdgeRecord] = {}
+        self._receive: dict[int, Callable[[Any], Any]] = {}
         self.over_cap: EdgePlan | None = None
 
-    def add(self, edge: EdgePlan) -> None:
-        self._port.add_in(edge.number)
-        self._edges.append(edge)
-        self._records.append(native.EdgeRecord(self._segment.process, edge.number))
-        self._receive.append(edge.transmitter.receive())
+    def add(self, edge: EdgePlan, incarnation: int) -> None:
+        """One more incarnation of an edge. It waits its turn behind an earlier one of the same edge."""
+        place = self._port.add_in(incarnation)
+        self._edges[place] = edge
+        self._records[place] = native.EdgeRecord(self._segment.process, edge.number)
+        self._receive[place] = edge.transmitter.receive()
         if edge.local:
             self._local.setdefault(edge.number, {})
 
     def receive(self, timeout_ns: int = native.FOREVER) -> int:
         """Waits for the next message; native.OK when there is one, which `take` gives."""
-        status = self._port.receive(timeout_ns)
-        while status == native.UNMAPPED:
-            open_ring(self._segment, self._port.delivery.unmapped)
-            status = self._port.take()
-        return status
+        while True:
+            status = self._port.receive(timeout_ns)
+            while status == native.UNMAPPED:
+                open_ring(self._segment, self._port.delivery.unmapped)
+                status = self._port.take()
+            if status != native.DRAINED:
+                return status
+            open_every_ring(self._segment)
+            self._port.recover_sender(self._port.delivery.place)
 
     def take(self) -> tuple[Any, Meta]:
         """The message that `receive` found.
@@ -287,3 +300,10 @@ class Inbox:
                 if self._port.delivery.local:
                     self._local[self._edges[self._port.delivery.place].number].pop(self._port.delivery.token)
                 self._port.discard(native.REASONS["ended"])
+
+    def release(self, edge: EdgePlan) -> None:
+        """After `end`, when the sender has let go of the edge: gives its incarnation back, once no view of it lives."""
+        open_every_ring(self._segment)
+        for place, other in self._edges.items():
+            if other is edge:
+                self._port.recover_sender(place)
