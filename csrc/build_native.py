@@ -65,6 +65,7 @@ typedef struct pshm_edge_record {
     uint32_t receiver_ended;
     uint32_t removed;
     uint32_t sender_failed;
+    uint64_t reach[...];
     uint64_t sent;
     uint64_t dropped[...];
     uint64_t received;
@@ -146,6 +147,7 @@ typedef struct pshm_post {
     uint64_t token;
     uint64_t message;
     uint32_t offered;
+    uint32_t handled;
     uint32_t slots;
     uint64_t slot[...];
     uint32_t lost;

@@ -1,5 +1,7 @@
 #include "control.h"
 
+#include "points.h"
+
 static uint64_t round_up(uint64_t n, uint64_t to) {
     return (n + to - 1) / to * to;
 }
@@ -29,7 +31,7 @@ static uint64_t incarnations_at(const pshm_control_size *size) {
 uint64_t pshm_control_bytes(const pshm_control_size *size) {
     uint32_t largest = 0xffffu;
     bool power_of_two = size->cells != 0 && (size->cells & (size->cells - 1)) == 0;
-    if (size->routines == 0 || size->routines > largest || size->flows > largest ||
+    if (size->routines == 0 || size->routines > PSHM_ROUTINES || size->flows > largest ||
         size->edges > largest || size->incarnations > largest || !power_of_two ||
         size->cells > 0x10000u)
         return 0;
@@ -38,14 +40,18 @@ uint64_t pshm_control_bytes(const pshm_control_size *size) {
 
 void pshm_control_format(void *memory, const pshm_control_size *size, uint64_t budget) {
     pshm_control_head *head = memory;
+    PSHM_POINT();
     head->version = PSHM_VERSION;
     head->flows = size->flows;
     head->routines = size->routines;
     head->edges = size->edges;
     head->incarnations = size->incarnations;
     head->cells = size->cells;
+    PSHM_POINT();
     atomic_store_explicit(&head->next_serial, 1, memory_order_relaxed);
+    PSHM_POINT();
     atomic_store_explicit(&head->memory_left, budget, memory_order_relaxed);
+    PSHM_POINT();
     head->magic = PSHM_MAGIC;
 }
 
@@ -96,10 +102,13 @@ pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t 
 }
 
 void pshm_incarnation_format(pshm_incarnation_record *record, uint32_t edge, uint32_t bit) {
+    PSHM_POINT();
     record->edge = edge;
     record->bit = bit;
+    PSHM_POINT();
     record->offered = record->settled = record->evicted = record->taken = 0;
     pshm_queue_format(&record->queue);
+    PSHM_POINT();
     /* release: all of the above before the state */
     __atomic_store_n(&record->state, PSHM_LIVE, __ATOMIC_RELEASE);
 }
@@ -139,9 +148,11 @@ bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t num
 
 uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes) {
     _Atomic uint64_t *left = &control->head->memory_left;
+    PSHM_POINT();
     uint64_t before = atomic_load_explicit(left, memory_order_relaxed);
     do {
         if (before < bytes) return before;
+        PSHM_POINT();
         /* relaxed: a sum, nothing is published by it */
     } while (!atomic_compare_exchange_weak_explicit(left, &before, before - bytes,
                                                     memory_order_relaxed, memory_order_relaxed));
@@ -149,44 +160,52 @@ uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes) {
 }
 
 void pshm_control_refund(const pshm_control *control, uint64_t bytes) {
+    PSHM_POINT();
     atomic_fetch_add_explicit(&control->head->memory_left, bytes, memory_order_relaxed);
 }
 
 uint32_t pshm_control_claim_ring(const pshm_control *control, uint32_t owner, uint64_t *serial) {
     pshm_control_head *head = control->head;
+    PSHM_POINT();
     /* relaxed: serials only have to differ */
-    *serial = atomic_fetch_add_explicit(&head->next_serial, 1, memory_order_relaxed);
+    *serial = atomic_fetch_add_explicit(&head->next_serial, 1, memory_order_relaxed) << 16 |
+              (owner & 0xffffu);
     for (uint32_t n = 0; n < PSHM_RINGS; n++) {
         uint64_t none = 0;
+        PSHM_POINT();
         /* acq_rel: the place's last user is done with it */
         if (atomic_compare_exchange_strong_explicit(&head->ring[n].serial, &none, *serial,
-                                                    memory_order_acq_rel, memory_order_relaxed)) {
-            head->ring[n].owner = owner;
+                                                    memory_order_acq_rel, memory_order_relaxed))
             return n;
-        }
     }
     return PSHM_RINGS;
 }
 
 void pshm_control_publish_ring(const pshm_control *control, uint32_t ring) {
     if (ring >= PSHM_RINGS) return;
+    PSHM_POINT();
     /* release: the segment is formatted before it is found */
     atomic_store_explicit(&control->head->ring[ring].ready, 1, memory_order_release);
 }
 
 void pshm_control_release_ring(const pshm_control *control, uint32_t ring) {
     if (ring >= PSHM_RINGS) return;
+    PSHM_POINT();
     atomic_store_explicit(&control->head->ring[ring].ready, 0, memory_order_relaxed);
+    PSHM_POINT();
     /* release: claimed again only after the above */
     atomic_store_explicit(&control->head->ring[ring].serial, 0, memory_order_release);
+    PSHM_POINT();
     atomic_fetch_add_explicit(&control->head->epoch, 1, memory_order_release);
 }
 
 uint64_t pshm_control_unclaim_ring(const pshm_control *control, uint32_t owner) {
     for (uint32_t n = 0; n < PSHM_RINGS; n++) {
         pshm_ring_entry *entry = &control->head->ring[n];
+        PSHM_POINT();
         uint64_t serial = atomic_load_explicit(&entry->serial, memory_order_acquire);
-        if (serial == 0 || entry->owner != owner) continue;
+        if (serial == 0 || (serial & 0xffffu) != owner) continue;
+        PSHM_POINT();
         if (atomic_load_explicit(&entry->ready, memory_order_acquire) != 0) continue;
         pshm_control_release_ring(control, n);
         return serial;
@@ -196,8 +215,10 @@ uint64_t pshm_control_unclaim_ring(const pshm_control *control, uint32_t owner) 
 
 uint64_t pshm_control_serial(const pshm_control *control, uint32_t ring) {
     if (ring >= PSHM_RINGS) return 0;
+    PSHM_POINT();
     /* acquire: pairs with publish */
     if (atomic_load_explicit(&control->head->ring[ring].ready, memory_order_acquire) == 0) return 0;
+    PSHM_POINT();
     return atomic_load_explicit(&control->head->ring[ring].serial, memory_order_acquire);
 }
 

@@ -17,6 +17,7 @@
 
 #define PSHM_VERSION 1u
 #define PSHM_RINGS 1024u    /* rings that exist at one time */
+#define PSHM_ROUTINES 1024u /* of a pipe, taps included */
 #define PSHM_BUCKETS 608u   /* of a latency histogram, see pshm_histogram_add */
 #define PSHM_FOREVER UINT64_MAX
 
@@ -47,6 +48,9 @@ typedef struct pshm_edge_record {
     uint32_t removed;        /* atomic: the sender has unlinked it */
     uint32_t sender_failed;  /* atomic: the sender is dead for good */
     uint32_t reserved;
+    /* a bit per routine: whose rings its messages can name. In the rings of
+     * others, the same holder bit may be another edge's. */
+    uint64_t reach[PSHM_ROUTINES / 64];
     /* written by the sender */
     _Alignas(PSHM_CACHE_LINE) uint64_t sent;
     uint64_t dropped[PSHM_REASONS];
@@ -109,11 +113,12 @@ typedef struct pshm_flow_record {
 } pshm_flow_record;
 
 /* serial is 0 while the place is free; a ring's segment is named by it, so
- * names never repeat though places do. */
+ * names never repeat though places do. {count:48 | owner:16}: who claimed the
+ * place is known as soon as it is claimed, however soon they die. */
 typedef struct pshm_ring_entry {
     _Atomic uint64_t serial;
     _Atomic uint32_t ready;
-    uint32_t owner;
+    uint32_t reserved;
 } pshm_ring_entry;
 
 typedef struct pshm_control_head {
@@ -191,6 +196,11 @@ void pshm_control_ring(const pshm_control *control, uint32_t number);
 
 /* Fills a handle on an incarnation; false when its record is out of range. */
 bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number);
+
+/* Whether the edge's bit can stand in the rings of a routine. Any process. */
+static inline bool pshm_edge_reaches(const pshm_edge *edge, uint32_t owner) {
+    return owner < PSHM_ROUTINES && (edge->record->reach[owner / 64] >> owner % 64 & 1) != 0;
+}
 
 /* Takes `bytes` of the memory budget, or nothing when that much is not left;
  * returns what was left before. pshm_control_refund gives back. Any process;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "points.h"
 #include "port_parts.h"
 
 pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awaited) {
@@ -41,11 +42,15 @@ uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation) {
     pshm_edge edge;
     if (!pshm_edge_attach(&edge, &port->process->control, incarnation)) return UINT32_MAX;
     uint32_t place = port->ins, earlier = 0;
-    bool known = false;
+    bool known = false, succeeds = false;
     for (uint32_t n = 0; n < port->ins; n++) {
         bool same = port->in[n].record == edge.record;
         known |= same;
-        if (port->in[n].record == NULL || (same && port->drained[n])) place = n;
+        if (same && port->drained[n]) {
+            place = n;
+            succeeds = true;
+        }
+        if (port->in[n].record == NULL && !succeeds) place = n;
         if (same && !port->drained[n]) earlier++;
     }
     if (place >= PSHM_INS) return UINT32_MAX;
@@ -86,6 +91,7 @@ void pshm_port_end_ins(pshm_port *port) {
     for (uint32_t in = 0; in < port->ins; in++) {
         pshm_edge *edge = &port->in[in];
         if (edge->record == NULL) continue;
+        PSHM_POINT();
         /* seq_cst, before the bell: a blocked sender looks at it */
         __atomic_store_n(&edge->record->receiver_ended, 1, __ATOMIC_SEQ_CST);
         ring_routine(port, edge->sender);

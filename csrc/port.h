@@ -52,6 +52,7 @@ typedef struct pshm_post {
     uint64_t token;   /* for the local ones */
     uint64_t message; /* its slot, held while any is to be served */
     uint32_t offered; /* whether its edges have counted it as sent */
+    uint32_t handled; /* received messages that it is the result of: done with when it is offered */
     uint64_t deadline[PSHM_OUTS];
     uint32_t slots; /* payload slots, one lease each, ended by the send */
     uint64_t slot[PSHM_MESSAGE_SLOTS];

@@ -6,6 +6,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "points.h"
+
 #define GUARDED 1024
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -188,6 +190,7 @@ pshm_mapping *pshm_process_find(pshm_process *process, uint32_t ring) {
 }
 
 void pshm_process_prune(pshm_process *process) {
+    PSHM_POINT();
     uint64_t epoch = atomic_load_explicit(&process->control.head->epoch, memory_order_acquire);
     pthread_mutex_lock(&lock);
     if (process->seen_epoch != epoch) {
@@ -255,6 +258,7 @@ static void drop_bits(pshm_process *process, pshm_mapping *mapping, uint64_t des
 static void store_swept(pshm_process *process, uint32_t incarnation) {
     pshm_incarnation_record *record = pshm_control_incarnation(&process->control, incarnation);
     process->lingering[incarnation] = 0;
+    PSHM_POINT();
     /* release: every drop of its bit comes before the bit is given away */
     if (record != NULL) __atomic_store_n(&record->state, PSHM_SWEPT, __ATOMIC_RELEASE);
 }
@@ -285,16 +289,18 @@ void pshm_process_linger(pshm_process *process, uint32_t incarnation) {
     pthread_mutex_unlock(&lock);
 }
 
-void pshm_process_sweep_unleased(pshm_process *process, uint32_t ring, uint32_t bits) {
+void pshm_process_sweep_unleased(pshm_process *process, uint32_t ring, const pshm_edge *edge) {
     bool freed = false;
     uint32_t owner = UINT32_MAX;
     pthread_mutex_lock(&lock);
     pshm_mapping *mapping = pshm_process_find(process, ring);
-    for (uint32_t n = 0; mapping != NULL && n < mapping->ring.slots; n++) {
-        const pshm_lease *lease = &mapping->lease[n];
-        if (lease->count == 0 || (lease->bits & bits) == 0)
-            freed |= pshm_ring_clear(&mapping->ring, n, bits);
+    if (mapping != NULL && pshm_edge_reaches(edge, mapping->ring.owner)) {
         owner = mapping->ring.owner;
+        for (uint32_t n = 0; n < mapping->ring.slots; n++) {
+            const pshm_lease *lease = &mapping->lease[n];
+            if (lease->count == 0 || (lease->bits & edge->mask) == 0)
+                freed |= pshm_ring_clear(&mapping->ring, n, edge->mask);
+        }
     }
     pthread_mutex_unlock(&lock);
     if (freed) ring_owner(process, owner);

@@ -81,10 +81,10 @@ uint32_t pshm_process_leases(pshm_process *process, uint32_t ring);
 /* Slots held through an incarnation. Any thread; a snapshot. */
 uint32_t pshm_process_borrowed(const pshm_process *process, uint32_t incarnation);
 
-/* Clears `bits` in every slot of a mapped ring that this process has no lease
- * on with one of them, and rings the ring's owner. For recovery: the bits are
- * those of a dead sender's incarnation, whose queue was drained. */
-void pshm_process_sweep_unleased(pshm_process *process, uint32_t ring, uint32_t bits);
+/* Clears the edge's bit in every slot of a mapped ring, if that is one that the
+ * edge reaches, on which this process has no lease with it, and rings the
+ * ring's owner. For recovery: the edge's sender is dead and its queue drained. */
+void pshm_process_sweep_unleased(pshm_process *process, uint32_t ring, const pshm_edge *edge);
 
 /* Marks an incarnation swept as soon as no slot is held through it: now, or
  * after the drop of the last lease. */

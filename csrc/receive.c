@@ -1,6 +1,7 @@
 /* The receiving half of a port: see port.h. */
 #include <string.h>
 
+#include "points.h"
 #include "port_parts.h"
 
 /* Nothing to look at, or behind an earlier incarnation of the same edge. */
@@ -17,6 +18,7 @@ static bool sender_is_dead(const pshm_edge *edge) {
  * any more: the edge goes on when a successor comes, unless it never will. */
 static bool stream_ended(const pshm_port *port, uint32_t in) {
     const pshm_edge *edge = &port->in[in];
+    PSHM_POINT();
     if (port->drained[in])
         return __atomic_load_n(&edge->record->sender_failed, __ATOMIC_SEQ_CST) != 0;
     return pshm_queue_finished(&edge->queue);
@@ -34,6 +36,7 @@ static int poll_ins(pshm_port *port, pshm_delivery *delivery, uint32_t *open) {
             continue;
         }
         if (!port->drained[in]) {
+            PSHM_POINT();
             bool dead = sender_is_dead(edge); /* before the look: its queue is then final */
             bool popped = pshm_queue_pop(&edge->queue, &delivery->cell);
             if (popped || dead) {
@@ -56,6 +59,7 @@ static bool nothing_new(const pshm_port *port, uint32_t open) {
             now_open += edge->record != NULL;
             continue;
         }
+        PSHM_POINT();
         if (!port->drained[in] && (sender_is_dead(edge) || pshm_queue_depth(&edge->queue) != 0))
             return false;
         now_open += !stream_ended(port, in);
@@ -65,7 +69,9 @@ static bool nothing_new(const pshm_port *port, uint32_t open) {
 
 /* The two together: what is popped and not counted when we die counts as lost. */
 static void count_receipt(pshm_edge *edge) {
+    PSHM_POINT();
     pshm_count(&edge->record->received, 1);
+    PSHM_POINT();
     pshm_count_own(&edge->incarnation->taken);
 }
 
@@ -139,6 +145,7 @@ int pshm_port_take(pshm_port *port, pshm_delivery *delivery) {
 
     delivery->received_ns = pshm_now();
     count_receipt(edge);
+    PSHM_POINT();
     pshm_count(&port->record->received, 1);
     pshm_histogram_add(edge->record->hop, delivery->received_ns - delivery->sent_ns);
     pshm_histogram_add(port->record->age, delivery->received_ns - delivery->captured_ns);
@@ -154,6 +161,7 @@ static int accept_cell(pshm_port *port, pshm_delivery *delivery) {
     delivery->slots = 0;
     delivery->received_ns = pshm_now();
     count_receipt(edge);
+    PSHM_POINT();
     pshm_count(&port->record->received, 1);
     return PSHM_OK;
 }
@@ -163,6 +171,7 @@ int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout
     pshm_process *process = port->process;
     uint64_t deadline = 0;
     uint32_t open;
+    PSHM_POINT();
     if (process->seen_epoch !=
         atomic_load_explicit(&process->control.head->epoch, memory_order_relaxed))
         pshm_process_prune(process);
@@ -189,7 +198,10 @@ void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason
     for (uint32_t k = 0; k < delivery->slots; k++)
         pshm_process_release(port->process, delivery->slot[k]);
     delivery->slots = 0;
+    PSHM_POINT();
     pshm_count(&record->received, UINT64_MAX); /* less one */
+    PSHM_POINT();
     pshm_count(&port->record->received, UINT64_MAX);
+    PSHM_POINT();
     pshm_count(&record->dropped[reason], 1);
 }

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "points.h"
 #include "port_parts.h"
 
 /* Per ring place, a byte per slot that an unread message names. */
@@ -34,13 +35,14 @@ static void keep_message(kept_slots *kept, pshm_process *process, uint64_t cell)
         keep(kept, process, message->slot[k]);
 }
 
-static void clear_others(const kept_slots *kept, pshm_process *process, uint32_t bits) {
+static void clear_others(const kept_slots *kept, pshm_process *process, const pshm_edge *edge) {
     for (uint32_t r = 0; r < process->places; r++) {
         pshm_mapping *mapping = process->mapping[r];
         if (mapping == NULL || kept->ring[r] == NULL) continue;
+        if (!pshm_edge_reaches(edge, mapping->ring.owner)) continue;
         bool freed = false;
         for (uint32_t n = 0; n < mapping->ring.slots; n++)
-            if (!kept->ring[r][n]) freed |= pshm_ring_clear(&mapping->ring, n, bits);
+            if (!kept->ring[r][n]) freed |= pshm_ring_clear(&mapping->ring, n, edge->mask);
         if (freed && mapping->ring.owner < process->control.routines)
             pshm_bell_ring(&process->control.routine[mapping->ring.owner].bell);
     }
@@ -48,25 +50,32 @@ static void clear_others(const kept_slots *kept, pshm_process *process, uint32_t
 
 /* Cells that left the queue and were not counted, by either end: lost. */
 static void count_taken(pshm_edge *edge) {
+    PSHM_POINT();
     uint64_t head = atomic_load_explicit(&edge->queue.words->head, memory_order_seq_cst);
     uint64_t counted = edge->incarnation->taken + edge->incarnation->evicted;
     if (head <= counted) return;
+    PSHM_POINT();
     pshm_count(&edge->record->dropped[PSHM_REASON_CRASH], head - counted);
+    PSHM_POINT();
     edge->incarnation->taken += head - counted;
 }
 
 /* Messages that a dead sender had begun to serve the edge with: lost. */
 static void count_unsettled(pshm_edge *edge) {
     uint64_t unsettled = edge->incarnation->offered - edge->incarnation->settled;
+    PSHM_POINT();
     pshm_count(&edge->record->dropped[PSHM_REASON_CRASH], unsettled);
+    PSHM_POINT();
     edge->incarnation->settled += unsettled;
 }
 
 static void keep_unread(kept_slots *kept, pshm_process *process, const pshm_edge *edge) {
     pshm_queue_words *words = edge->queue.words;
+    PSHM_POINT();
     uint64_t head = atomic_load_explicit(&words->head, memory_order_seq_cst);
     for (uint32_t n = 0, depth = pshm_queue_depth(&edge->queue); n < depth; n++) {
         _Atomic uint64_t *cell = &words->cell[(head + n) & edge->queue.mask];
+        PSHM_POINT();
         keep_message(kept, process, atomic_load_explicit(cell, memory_order_relaxed));
     }
 }
@@ -81,7 +90,7 @@ bool pshm_recover_receiver(pshm_process *process, uint32_t incarnation, uint64_t
     if (enough) {
         keep_unread(kept, process, &edge);
         if (unsent != PSHM_NO_SLOT) keep_message(kept, process, unsent);
-        clear_others(kept, process, edge.mask);
+        clear_others(kept, process, &edge);
         count_taken(&edge);
     }
     pshm_process_go_on();
@@ -96,14 +105,17 @@ void pshm_recover_edge(pshm_process *process, uint32_t incarnation) {
     pshm_process_hold_still();
     for (uint32_t r = 0; r < process->places && !edge.local; r++) {
         pshm_mapping *mapping = process->mapping[r];
-        if (mapping == NULL || pshm_ring_sweep(&mapping->ring, edge.mask) == 0) continue;
+        if (mapping == NULL || !pshm_edge_reaches(&edge, mapping->ring.owner)) continue;
+        if (pshm_ring_sweep(&mapping->ring, edge.mask) == 0) continue;
         if (mapping->ring.owner < process->control.routines)
             pshm_bell_ring(&process->control.routine[mapping->ring.owner].bell);
     }
     pshm_process_go_on();
     count_taken(&edge);
     count_unsettled(&edge);
+    PSHM_POINT();
     pshm_count(&edge.record->dropped[PSHM_REASON_CRASH], pshm_queue_depth(&edge.queue));
+    PSHM_POINT();
     /* release: the sweep comes before the bit is given away */
     __atomic_store_n(&edge.incarnation->state, PSHM_SWEPT, __ATOMIC_RELEASE);
 }
@@ -141,7 +153,7 @@ void pshm_port_recover_sender(pshm_port *port, uint32_t place) {
     if (place >= port->ins || port->drained[place] || port->in[place].record == NULL) return;
     pshm_edge *edge = &port->in[place];
     for (uint32_t r = 0; r < process->places && !edge->local; r++)
-        pshm_process_sweep_unleased(process, r, edge->mask);
+        pshm_process_sweep_unleased(process, r, edge);
     count_taken(edge);
     count_unsettled(edge);
     uint32_t incarnation = edge->number, later = 0;

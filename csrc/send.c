@@ -1,6 +1,7 @@
 /* The sending half of a port: see port.h. */
 #include <string.h>
 
+#include "points.h"
 #include "port_parts.h"
 
 /* ---- what an edge holds of a message ---------------------------------- */
@@ -32,7 +33,9 @@ static void lose(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason
         lose_token(post, out, post->token);
     else if (post->message != PSHM_NO_SLOT)
         drop_message(port, edge, post->message);
+    PSHM_POINT();
     pshm_count(&edge->record->dropped[reason], 1);
+    PSHM_POINT();
     pshm_count_own(&edge->incarnation->settled);
 }
 
@@ -45,7 +48,9 @@ static bool evict(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reaso
         lose_token(post, out, cell);
     else
         drop_message(port, edge, cell);
+    PSHM_POINT();
     pshm_count(&edge->record->dropped[reason], 1);
+    PSHM_POINT();
     pshm_count_own(&edge->incarnation->evicted);
     return true;
 }
@@ -133,8 +138,17 @@ bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, ui
 
 /* From here on the message counts: sent = received + dropped + waiting. */
 static void offer(pshm_edge *edge) {
+    PSHM_POINT();
     pshm_count_own(&edge->incarnation->offered);
+    PSHM_POINT();
     pshm_count(&edge->record->sent, 1);
+}
+
+/* What it was made of is in nobody's hands any more. */
+static void count_handled(pshm_port *port, pshm_post *post) {
+    PSHM_POINT();
+    pshm_count(&port->record->handled, post->handled);
+    post->handled = 0;
 }
 
 static void release_leases(pshm_port *port, pshm_post *post) {
@@ -162,11 +176,14 @@ static void hold_for_edges(pshm_port *port, pshm_post *post, pshm_mapping *messa
         uint32_t out = next_out(&outs);
         pshm_edge *edge = &port->out[out];
         if (edge->local) continue;
+        PSHM_POINT();
         bool ended = has_ended(edge);
         if (!ended && hold_message(port, post, edge, messages)) continue;
         if (!ended) pshm_count(&edge->record->protocol_errors, 1);
         post->outs &= ~(1ull << out);
+        PSHM_POINT();
         pshm_count(&edge->record->dropped[ended ? PSHM_REASON_ENDED : PSHM_REASON_ERROR], 1);
+        PSHM_POINT();
         pshm_count_own(&edge->incarnation->settled);
     }
 }
@@ -182,8 +199,11 @@ static int write_message(pshm_port *port, pshm_post *post, pshm_mapping *message
     }
     uint8_t *slot =
         messages->write + pshm_descriptor_slot(post->message) * messages->ring.slot_bytes;
+    PSHM_POINT();
     memcpy(slot, head, sizeof *head);
+    PSHM_POINT();
     memcpy(slot + sizeof *head, post->slot, post->slots * sizeof(uint64_t));
+    PSHM_POINT();
     if (head->bytes != 0) memcpy(slot + table, body, head->bytes);
     return PSHM_OK;
 }
@@ -221,11 +241,13 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
         post->deadline[out] = after(now, port->out[out].timeout_ns);
     }
     post->offered = 1;
+    count_handled(port, post);
     if (remote != 0)
         hold_for_edges(port, post, pshm_process_find(port->process, ring));
     port->post = post;
     pthread_mutex_unlock(&port->sending);
     release_leases(port, post);
+    PSHM_POINT();
     pshm_count(&port->record->sent, 1);
     return pshm_port_resume(port, post);
 }
@@ -252,12 +274,14 @@ static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) 
     /* Twice at the most: only this thread pushes, so room that an eviction or
      * the receiver made is there for it. */
     for (int attempt = 0; attempt < 2; attempt++) {
+        PSHM_POINT();
         if (has_ended(edge)) {
             lose(port, post, out, PSHM_REASON_ENDED);
             return;
         }
         if (pshm_queue_push(&edge->queue, cell)) {
             post->outs &= ~(1ull << out);
+            PSHM_POINT();
             pshm_count_own(&edge->incarnation->settled);
             ring_routine(port, edge->receiver);
             return;
@@ -271,6 +295,7 @@ static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) 
 static bool can_go_on(const pshm_port *port, const pshm_post *post) {
     for (uint64_t outs = post->outs; outs != 0;) {
         const pshm_edge *edge = &port->out[next_out(&outs)];
+        PSHM_POINT();
         if (has_ended(edge) || pshm_queue_depth(&edge->queue) < edge->queue.capacity) return true;
     }
     return false;
@@ -316,6 +341,7 @@ void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason) {
         if (post->offered == 0) offer(&port->out[out]);
         lose(port, post, out, reason);
     }
+    count_handled(port, post);
     end_post(port, post);
     pthread_mutex_unlock(&port->sending);
     release_leases(port, post);

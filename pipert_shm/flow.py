@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,7 @@ from pipert_shm.runner import Attachment, Runner, Shutdown, Start, Stop, describ
 
 EXIT_GAVE_UP = 70
 STACKS_SIGNAL = signal.SIGRTMIN + 7  # makes a flow write the stacks of its threads
+OVERTIME = 1.0  # seconds past the grace period after which a flow ends in the midst of a call
 SWITCH_INTERVAL = 0.0005  # with Python's default a busy sibling thread adds 5 ms to each hop
 
 
@@ -44,6 +46,7 @@ class FlowProcess:
     """The process of one flow: its runners, and the control channel.
 
     :param attachment: which incarnations of its edges, and which rings, it starts with.
+    :param grace: seconds that its routines have to return in when it ends.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class FlowProcess:
         logger: logging.Logger,
         audience: Audience,
         attachment: Attachment,
+        grace: float,
     ) -> None:
         self.plan = plan
+        self._grace = grace
         self._logger = logger
         self.segment = ControlSegment.open(pipe_id)
         self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}  # at build time
@@ -110,8 +115,10 @@ class FlowProcess:
             self._obey(*message)
         for runner in self.runners.values():
             runner.command(Shutdown())
+        # The launcher kills us first, if it is still there and knows that we are to end.
+        deadline = time.monotonic() + self._grace + OVERTIME
         for runner in self.runners.values():
-            runner.join()
+            runner.join(max(0.0, deadline - time.monotonic()))
 
     def _obey(self, what: str, *details: Any) -> None:
         if what == "start":
@@ -184,6 +191,7 @@ def run_flow(
     logger_name: str,
     audience: Audience,
     attachment: Attachment,
+    grace: float,
 ) -> int:
     """The whole life of a flow's process, just forked; its exit status."""
     take_own_signals()
@@ -196,7 +204,7 @@ def run_flow(
     logs.keep().set_blocking(False)
     logger = forwarding_logger(f"{logger_name}.{name}", ForwardingHandler(logs, name, name, lambda: None))
     try:
-        process = FlowProcess(name, plan, pipe_id, control, logs, logger, audience, attachment)
+        process = FlowProcess(name, plan, pipe_id, control, logs, logger, audience, attachment, grace)
         process.serve()
     except Exception as error:
         logger.exception("flow %r failed", name)

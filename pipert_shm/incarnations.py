@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from pipert_shm import native
 from pipert_shm.memory import ControlSegment, open_every_ring, remove_if_free, remove_unpublished
 from pipert_shm.plan import BITS, EdgePlan, Plan, RoutinePlan
@@ -16,7 +18,7 @@ class Incarnations:
         self._all = segment.process.incarnations()
         self._of: dict[int, list[int]] = {edge.number: [edge.first_incarnation] for edge in plan.edges}
         self._reach: dict[int, frozenset[int]] = {edge.number: plan.routines[edge.sender].reach for edge in plan.edges}
-        self._unswept: set[int] = set()
+        self._unswept: Counter[int] = Counter()  # how often each sender was asked to recover a receiver, and has not answered
         self._retired: list[int] = []
 
     def __getitem__(self, number: int) -> native.Incarnation:
@@ -62,6 +64,11 @@ class Incarnations:
         self._of.setdefault(edge.number, []).append(number)
         return number
 
+    def withdraw(self, edge: EdgePlan, number: int) -> None:
+        """Takes back one that was opened just now, and that nobody knows of."""
+        self._all[number].state = native.FREE
+        self._of[edge.number].remove(number)
+
     def note_sender_death(self, edge: EdgePlan) -> None:
         """The edge's sender is dead. Its receiver drains what is there; within a flow both ends are dead, and all is lost."""
         for number in self.of(edge):
@@ -75,7 +82,7 @@ class Incarnations:
         asked = []
         for number in self.of(edge):
             if sender_lives and self._all[number].state == native.LIVE:
-                self._unswept.add(number)
+                self._unswept[number] += 1
                 asked.append(number)
             else:
                 self.recover_receiver(number)
@@ -84,11 +91,15 @@ class Incarnations:
     def recover_receiver(self, number: int) -> None:
         """In the place of a sender that is dead."""
         self._all[number].recover_receiver()
-        self._unswept.discard(number)
+        del self._unswept[number]
 
-    def note_recovered(self, number: int) -> None:
-        """The sender has swept what its dead receiver held."""
-        self._unswept.discard(number)
+    def note_recovered(self, number: int) -> bool:
+        """The sender has swept what its dead receiver held; whether that was the last sweep that it was asked for."""
+        self._unswept[number] -= 1
+        fit = self._unswept[number] <= 0
+        if fit:
+            del self._unswept[number]
+        return fit
 
     def unswept_of(self, edge: EdgePlan) -> list[int]:
         """Those that the edge's sender was asked to recover, and has not."""
@@ -98,7 +109,7 @@ class Incarnations:
         """Both ends are dead and the receiver does not come back: nobody will drain it."""
         for number in self.of(edge):
             self._all[number].recover()
-            self._unswept.discard(number)
+            del self._unswept[number]
 
     def retire_rings(self, routine: RoutinePlan) -> None:
         """The rings of a routine whose process is dead: they go when nobody holds a slot of them any more."""

@@ -106,6 +106,7 @@ class Launcher:
         self._runs = [0] * len(self._plan.routines)
         self._states = [State.BUILT] * len(self._plan.routines)
         self._taps: dict[int, EdgePlan] = {}
+        self._asked_tap: int | None = None  # one question at a time: see Session.tap
         self._unready = len(self._flows)
         self._built = False
         self._kill_by: float | None = None
@@ -191,8 +192,18 @@ class Launcher:
         status = 1
         order = self._order
         try:
+            self._segment.unmap()  # the flow has its own; ours would keep the memory of rings that are long gone
             status = run_flow(
-                name, self._plan, order.pipe_id, control, self._logs, stacks, order.logger_name, order.audience, attachment
+                name,
+                self._plan,
+                order.pipe_id,
+                control,
+                self._logs,
+                stacks,
+                order.logger_name,
+                order.audience,
+                attachment,
+                order.grace,
             )
         finally:
             exit_process(status)
@@ -234,7 +245,11 @@ class Launcher:
         elif what == "ready":
             self._note_ready(flow)
         elif what == "recovered":
-            self._attach_recovered(details[0])
+            if self._incarnations.note_recovered(details[0]):
+                self._attach(details[0])
+        elif what == "tapped":
+            self._asked_tap = None
+            self._tell(*message)
         elif what == "untapped":
             self._taps.pop(details[0], None)
             self._tell(*message)
@@ -285,6 +300,9 @@ class Launcher:
                 self._incarnations.note_sender_death(edge)
                 for number in unswept:
                     self._incarnations.recover_receiver(number)
+                    self._attach(number)  # the next receiver, if it is up already, drains it
+                if edge.number not in self._taps and self._flows[self._plan.routines[edge.receiver].flow].failed:
+                    self._incarnations.give_up(edge)
                 self._wake_receiver(edge)
         for item in flow.routines:
             for edge in item.ins:
@@ -302,14 +320,17 @@ class Launcher:
             native.EdgeRecord(self._segment.process, edge.number).fail_sender()
             del self._taps[edge.number]
             self._tell("untapped", edge.number)
+            if edge.number == self._asked_tap:
+                self._asked_tap = None
+                self._incarnations.give_up(edge)  # there is no tap yet that could drain it
+                self._tell("no_tap", f"routine {self._plan.names[edge.sender]!r} died just now")
         native.RoutineRecord(self._segment.process, edge.receiver).ring()
         if edge.receiver < len(self._plan.routines) and not edge.local:
             receiver = self._plan.routines[edge.receiver]
             self._send(self._flows[receiver.flow], "sender_died", receiver.routine.name)
 
-    def _attach_recovered(self, number: int) -> None:
-        """A sender has swept what its dead receiver held: the next receiver may attach, if it is up already."""
-        self._incarnations.note_recovered(number)
+    def _attach(self, number: int) -> None:
+        """Nothing of a dead receiver is left on the incarnation: the next one may attach, if it is up already."""
         edge = self._plan.edges[self._incarnations[number].edge]
         receiver = self._plan.routines[edge.receiver]
         self._send(self._flows[receiver.flow], "add_in", receiver.routine.name, edge, number)
@@ -335,13 +356,15 @@ class Launcher:
 
     def _restart(self, flow: _Flow) -> None:
         """Forks the flow again, with fresh incarnations for what it sends."""
-        opened = []
+        opened: list[tuple[EdgePlan, int]] = []
         for item in flow.routines:
             for edge in item.outs:
                 if native.EdgeRecord(self._segment.process, edge.number).removed or self._incarnations.live(edge) is not None:
                     continue
                 number = self._incarnations.open(edge, item)
                 if number is None:
+                    for other, unused in opened:
+                        self._incarnations.withdraw(other, unused)
                     flow.restart_at = time.monotonic() + 0.1  # as soon as a receiver has let go of what it keeps
                     return
                 if State(self._records[item.number].state).over:
@@ -358,9 +381,12 @@ class Launcher:
         orders = []
         for item in flow.routines:
             name = item.routine.name
-            if name in self._wanted and not State(self._records[item.number].state).over:
+            state = State(self._records[item.number].state)
+            if name in self._wanted and not state.over:
                 self._runs[item.number] += 1
                 orders.append((name, self._runs[item.number]))
+            elif state is State.RUNNING:
+                self._records[item.number].state = State.STOPPED  # it was told to stop while there was nobody to hear it
         self._send(flow, "start", orders)
 
     def _fail(self, flow: _Flow) -> None:
@@ -555,12 +581,13 @@ class Launcher:
             local=False,
             borrow_cap=1,
         )
-        edge.format(native.EdgeRecord(self._segment.process, edge.number))
+        edge.format(native.EdgeRecord(self._segment.process, edge.number), item.reach)
         number = self._incarnations.open(edge, item)
         if number is None:
             self._tell("no_tap", f"routine {name!r} has no holder bit left for one more receiver")
             return
         self._taps[edge.number] = edge
+        self._asked_tap = edge.number
         self._send(flow, "add_out", name, edge, number)
 
     def _is_unused(self, edge: int) -> bool:

@@ -187,11 +187,14 @@ def _page_up(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int, purpose: str) -> int:
-    """Makes a ring for routine number `owner` and maps it here, writable; its number.
+def create_ring(
+    segment: ControlSegment, owner: int, slots: int, slot_bytes: int, purpose: str, *, mapped: bool = True
+) -> int:
+    """Makes a ring for routine number `owner`; its number.
 
     It gets `slots` slots where the pipe's budget and /dev/shm allow, else as many as there is room for.
 
+    :param mapped: map it here, writable. A mapping keeps the memory, also when the ring is gone: only who uses it should.
     :raises SharedMemoryFull: when there is no room for the fewest that work.
     """
     process = segment.process
@@ -222,7 +225,8 @@ def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int
         address = native.map_shared(fd, PAGE)
         native.format_ring(address, ring, owner, fitting, slot_bytes)
         native.unmap(address, PAGE)
-        process.map_ring(ring, serial, fd, size, writable=True)
+        if mapped:
+            process.map_ring(ring, serial, fd, size, writable=True)
     finally:
         os.close(fd)
     process.publish_ring(ring)
@@ -260,9 +264,13 @@ def open_every_ring(segment: ControlSegment) -> list[int]:
 
 
 def remove_unpublished(segment: ControlSegment, owner: int) -> None:
-    """Removes the segments that a routine which died was just making. The launcher only."""
+    """Removes the segments that a routine which died was just making, and gives their bytes back. The launcher only."""
     while serial := segment.process.unclaim_ring(owner):
-        _unlink(_name(segment.pipe_id, serial))
+        name = _name(segment.pipe_id, serial)
+        path = SHM / name[1:]
+        if path.exists():
+            segment.process.refund(path.stat().st_size)
+            _unlink(name)
 
 
 def remove_if_free(segment: ControlSegment, ring: int) -> bool:

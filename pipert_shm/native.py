@@ -7,6 +7,7 @@ inherited (their leases do nothing there).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from pipert_shm import _native
@@ -147,9 +148,21 @@ class EdgeRecord:
         self._record = _lib.pshm_control_edge(process.control, number)
 
     def format(
-        self, *, sender: int, receiver: int, local: bool, policy: int, capacity: int, borrow_cap: int, timeout_ns: int
+        self,
+        *,
+        sender: int,
+        receiver: int,
+        local: bool,
+        policy: int,
+        capacity: int,
+        borrow_cap: int,
+        timeout_ns: int,
+        reach: Iterable[int] = (),
     ) -> None:
-        """Fixes the edge. The creator only, before its ends know of it."""
+        """Fixes the edge. The creator only, before its ends know of it.
+
+        :param reach: the routines, besides the sender, whose rings its messages can name.
+        """
         record = self._record
         record.sender = sender
         record.receiver = receiver
@@ -159,6 +172,10 @@ class EdgeRecord:
         record.borrow_cap = borrow_cap
         record.timeout_ns = timeout_ns
         record.receiver_ended = record.removed = record.sender_failed = 0
+        words = [0] * len(record.reach)
+        for routine in {sender, *reach}:
+            words[routine // 64] |= 1 << routine % 64
+        record.reach = words
 
     @property
     def sender(self) -> int:
@@ -348,9 +365,9 @@ class RoutineRecord:
     def sequence(self, sequence: int) -> None:
         self._record.sequence = sequence
 
-    def count_handled(self) -> None:
-        """One more received message is done with. The routine's thread."""
-        self._record.handled += 1
+    def count_handled(self, messages: int) -> None:
+        """So many more received messages are done with. The routine's thread."""
+        self._record.handled += messages
 
     def count_crash(self) -> None:
         """The process died: what it had received and was not done with is lost. The launcher."""
@@ -482,8 +499,10 @@ class Post:
         self.post: Any = _ffi.new("pshm_post *")
         self._slot = self.post.slot
 
-    def begin(self, outs: int, token: int) -> None:
+    def begin(self, outs: int, token: int, handled: int) -> None:
+        """:param handled: how many received messages are done with as soon as this one counts as sent."""
         post = self.post
+        post.handled = handled
         post.outs = outs
         post.token = token
         post.slots = 0

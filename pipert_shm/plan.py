@@ -46,8 +46,8 @@ class EdgePlan:
         """The number of the incarnation that build() makes."""
         return self.number
 
-    def format(self, record: native.EdgeRecord) -> None:
-        """Writes into the control segment what the C core has to know of it."""
+    def format(self, record: native.EdgeRecord, reach: frozenset[int]) -> None:
+        """Writes into the control segment what the C core has to know of it, the reach of its sender included."""
         record.format(
             sender=self.sender,
             receiver=self.receiver,
@@ -56,6 +56,7 @@ class EdgePlan:
             capacity=self.capacity,
             borrow_cap=self.borrow_cap,
             timeout_ns=native.FOREVER if self.timeout is None else int(self.timeout * 1e9),
+            reach=reach,
         )
 
 

@@ -72,6 +72,7 @@ class Outbox:
         self._post = native.Post()
         self._token = 0
         self._unsent: deque[tuple[_Group, Any, Meta]] = deque()
+        self._handled = 0  # received messages whose results are not sent yet
         self._stuck = False
         self._message_slots = message_slots
         self._messages = -1
@@ -131,13 +132,15 @@ class Outbox:
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         return self.slots.loan(shape, dtype, self.outs)
 
-    def send(self, payload: list[Any], meta: Meta) -> None:
+    def send(self, payload: list[Any], meta: Meta, handled: int = 0) -> None:
         """Sends the one payload that is in the list, and takes it out, so that nobody here holds it when it is received.
 
+        :param handled: how many received messages it is the result of: they are done with when it counts as sent.
         :raises Stopping: when it is interrupted; what is not yet sent waits for `flush`.
         :raises PayloadError, SharedMemoryFull: the message is dropped then, and counted.
         """
         data = payload.pop()
+        self._handled += handled
         for group in self._groups.values():
             if group.outs:
                 self._unsent.append((group, data, meta))
@@ -150,6 +153,13 @@ class Outbox:
             self._finish(self._port.resume(self._post))
         while self._unsent:
             self._send_next()
+        if self._handled:
+            self._count_handled()
+
+    def _count_handled(self) -> None:
+        """Those whose results no wire was there for."""
+        self._record.count_handled(self._handled)
+        self._handled = 0
 
     def abandon(self) -> None:
         """Gives up what is unsent, counted as stopped."""
@@ -161,9 +171,11 @@ class Outbox:
         for group, _, _ in self._unsent:
             self._drop(group.outs, reason)
         self._unsent.clear()
+        self._count_handled()
 
     def _drop(self, outs: int, reason: int) -> None:
-        self._post.begin(outs, 0)
+        self._post.begin(outs, 0, self._handled)
+        self._handled = 0
         self._port.abandon(self._post, reason)
         self._post.take_lost()
 
@@ -171,7 +183,7 @@ class Outbox:
         group, payload, meta = self._unsent.popleft()
         post = self._post
         self._token += 1
-        post.begin(group.outs, self._token)
+        post.begin(group.outs, self._token, 0)
         kind, body, hops = 0, b"", meta.raw_hops
         try:
             data = group.transform(payload)
@@ -188,13 +200,14 @@ class Outbox:
         except NoFreeSlot:
             # As the wires' policies say: not an error. Wires within the flow need no slot.
             self._drop(group.remote, native.REASONS["no_slot"])
-            post.begin(group.outs & ~group.remote, self._token)
+            post.begin(group.outs & ~group.remote, self._token, 0)
         except BaseException:
             self._drop(group.outs, native.REASONS["error"])
             raise
         for out in group.local:
             self._local[self._edges[out][0]][self._token] = (data, meta, native.now_ns())
         payload = data = None
+        post.post.handled, self._handled = self._handled, 0
         ring = self._messages if group.remote else 0
         status = self._port.send(
             post, ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(hops) // HOP.size, body

@@ -144,8 +144,8 @@ class Runner:
         self._woken.set()
         self._port.notify()
 
-    def join(self) -> None:
-        self._thread.join()
+    def join(self, timeout: float) -> None:
+        self._thread.join(timeout)
 
     def add_out(self, edge: EdgePlan, incarnation: int, then: Callable[[], None]) -> None:
         def add() -> None:
@@ -305,7 +305,6 @@ class Runner:
             try:
                 payload, meta = self._inbox.take()
             except Exception as error:
-                self.record.count_handled()
                 self._logger.error("a message could not be decoded: %s", describe(error), exc_info=error)
                 self._count_error(error)
                 return
@@ -331,6 +330,7 @@ class Runner:
         self.routine.meta = meta
         if self.log_data and holder is not None:
             self._log_payload("input", holder[0])
+        handled = 0 if holder is None else 1
         try:
             result = self._call(holder)
         except Stopping:
@@ -338,6 +338,7 @@ class Runner:
                 self._redo = (holder.pop(), meta)
             raise
         except (EndOfStream, SharedMemoryFull):
+            self.record.count_handled(handled)
             raise
         except BaseException as error:
             text = f"main_logic failed on message {meta.sequence}: {describe(error)}"
@@ -347,10 +348,10 @@ class Runner:
         else:
             self._errors_in_a_row = 0
         finally:
-            if holder:
-                self.record.count_handled()
+            if holder is not None:
                 holder.clear()  # what is forwarded must not be held here too
         if result is None:
+            self.record.count_handled(handled)
             return
         if holder is None:
             self.record.sequence += 1  # before the send, which may be interrupted and resumed
@@ -360,7 +361,7 @@ class Runner:
             meta.captured_ns = native.now_ns()
         self._hand.append(result)
         del result
-        self._send(meta)
+        self._send(meta, handled)
 
     def _call(self, holder: list[Any] | None) -> Any:
         started = self.record.busy_since_ns = native.now_ns()
@@ -378,9 +379,9 @@ class Runner:
         if limit is not None and self._errors_in_a_row >= limit:
             self._flow.give_up(f"routine {self.routine.name!r} failed {limit} times in a row: {describe(error)}")
 
-    def _send(self, meta: Meta) -> None:
+    def _send(self, meta: Meta, handled: int) -> None:
         try:
-            self._outbox.send(self._hand, meta)
+            self._outbox.send(self._hand, meta, handled)
         except (Stopping, SharedMemoryFull):
             raise
         except Exception as error:

@@ -254,7 +254,7 @@ def _make_segment(plan: Plan, budget: int | None) -> ControlSegment:
     )
     segment = ControlSegment.create(room, budget)
     for edge in plan.edges:
-        edge.format(native.EdgeRecord(segment.process, edge.number))
+        edge.format(native.EdgeRecord(segment.process, edge.number), plan.routines[edge.sender].reach)
         native.Incarnation(segment.process, edge.first_incarnation).format(edge.number, edge.bit)
     return segment
 
@@ -265,5 +265,5 @@ def _make_rings(plan: Plan, segment: ControlSegment) -> dict[int, tuple[int, int
         size = item.routine._output_bytes
         if size and item.slots:
             purpose = f"the ring of {item.routine.name!r}"
-            rings[item.number] = (create_ring(segment, item.number, item.slots, size, purpose), size)
+            rings[item.number] = (create_ring(segment, item.number, item.slots, size, purpose, mapped=False), size)
     return rings

@@ -166,11 +166,11 @@ bool pshm_test_has_room(void *context) {
     return pshm_queue_depth(queue) < queue->capacity;
 }
 
-void pshm_test_meet(const _Atomic uint64_t *word, uint64_t value) {
+void pshm_test_spin(pshm_test_look *look, void *context) {
     uint64_t started = pshm_now();
-    for (uint32_t spins = 1; atomic_load(word) != value; spins++) {
+    for (uint32_t spins = 1; !look(context); spins++) {
         if (spins % 1024 != 0) continue;
-        CHECK(pshm_now() - started < PSHM_TEST_PATIENCE_NS, "the other role did not come");
+        CHECK(pshm_now() - started < PSHM_TEST_PATIENCE_NS, "the other role does not get on");
         sched_yield();
     }
 }
@@ -252,6 +252,7 @@ int main(int arguments, char **argument) {
         pshm_stress_queue(mode);
         pshm_stress_ring(mode);
         pshm_stress_drop(mode);
+        pshm_stress_bell(mode);
     }
     printf("stress: %" PRIu32 " passed, 0 failed\n", passed);
     return EXIT_SUCCESS;

@@ -72,8 +72,8 @@ void pshm_test_await(pshm_bell *bell, pshm_test_look *look, void *context, uint6
  * the head is seq_cst. Context: a pshm_queue. */
 bool pshm_test_has_room(void *context);
 
-/* Spins until *word is `value`, for roles that race in lockstep. */
-void pshm_test_meet(const _Atomic uint64_t *word, uint64_t value);
+/* Spins until look(context) is true, for roles that race in lockstep. */
+void pshm_test_spin(pshm_test_look *look, void *context);
 
 /* A role's private random state, a value from it, and a pause that is mostly
  * nothing, at times a short spin, now and then a yield. */
@@ -96,5 +96,6 @@ void pshm_unit_queue(void);
 void pshm_stress_queue(pshm_test_mode mode);
 void pshm_stress_ring(pshm_test_mode mode);
 void pshm_stress_drop(pshm_test_mode mode);
+void pshm_stress_bell(pshm_test_mode mode);
 
 #endif

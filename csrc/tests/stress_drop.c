@@ -7,6 +7,7 @@
 #include "stress.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 #define SLOTS 32u
 #define OWN 2u     /* role 0's bit */
@@ -15,59 +16,95 @@
 #define GENERATION 0xfffffffcu
 
 /* What role 1 does in a round. */
-enum { DROP, DROP_BACKWARDS, HOLD, SWEEP, KINDS };
+enum { DROP, HOLD, SWEEP, KINDS };
 
 typedef struct world {
     uint64_t rounds;
     pshm_ring ring;
     _Atomic uint32_t cursor;
     _Alignas(PSHM_CACHE_LINE) _Atomic uint64_t begun; /* rounds, by role 0 */
-    _Alignas(PSHM_CACHE_LINE) _Atomic uint64_t ended; /* rounds, by role 1 */
-    uint32_t last[2]; /* drops of this round that left no holder, by role */
+    /* by role 1: rounds, and its drops of the latest that left no holder */
+    _Alignas(PSHM_CACHE_LINE) _Atomic uint64_t ended;
+    /* plain: only the slot words order the rounds' use of it */
     uint64_t descriptor[SLOTS];
 } world;
 
-static void drop(world *world, uint32_t role, uint64_t descriptor, uint32_t bit) {
-    uint32_t left = pshm_ring_drop(&world->ring, descriptor, bit);
+/* Each role turns about at a pace of its own, so that they meet in every way. */
+static uint32_t nth(uint64_t round, uint32_t role, uint32_t n) {
+    bool backwards = round / KINDS >> role & 1;
+    return backwards ? SLOTS - 1 - n : n;
+}
+
+/* A role's own place: the round that it is in, counted from 1. */
+typedef struct place {
+    world *world;
+    uint64_t round;
+    uint32_t last; /* own drops of this round that left no holder */
+} place;
+
+static void drop(place *own, uint64_t descriptor, uint32_t bit) {
+    uint32_t left = pshm_ring_drop(&own->world->ring, descriptor, bit);
     CHECK(left != UINT32_MAX, "drop of bit %#" PRIx32 " refused", bit);
-    if (left == 0) world->last[role]++;
+    if (left == 0) own->last++;
+}
+
+static bool look_begun(void *context) {
+    place *own = context;
+    return atomic_load(&own->world->begun) == own->round;
+}
+
+static bool look_ended(void *context) {
+    place *own = context;
+    /* relaxed: not to hide a slot word that orders too little */
+    return atomic_load_explicit(&own->world->ended, memory_order_relaxed) / (SLOTS + 1) ==
+           own->round;
+}
+
+static bool look_free(void *context) {
+    place *own = context;
+    return pshm_ring_used(&own->world->ring) == 0;
 }
 
 static void owner(world *world) {
-    for (uint64_t round = 0; round < world->rounds; round++) {
+    uint64_t random = pshm_test_random(0);
+    for (place own = {world, 1, 0}; own.round <= world->rounds; own.round++, own.last = 0) {
         for (uint32_t n = 0; n < SLOTS; n++) {
             uint64_t descriptor = pshm_ring_alloc(&world->ring, &world->cursor);
-            CHECK(descriptor != PSHM_NO_SLOT, "no slot, round %" PRIu64, round);
+            CHECK(descriptor != PSHM_NO_SLOT, "no slot, round %" PRIu64, own.round);
             CHECK(pshm_ring_hold(&world->ring, descriptor, OWN | OTHER), "hold refused");
             world->descriptor[n] = descriptor;
         }
-        CHECK(pshm_ring_alloc(&world->ring, &world->cursor) == PSHM_NO_SLOT, "a held slot taken");
-        world->last[0] = world->last[1] = 0;
-        atomic_store(&world->begun, round + 1);
+        CHECK(pshm_ring_alloc(&world->ring, &world->cursor) == PSHM_NO_SLOT,
+              "a held slot was taken");
+        atomic_store(&world->begun, own.round);
+        pshm_test_pause(&random);
         for (uint32_t n = 0; n < SLOTS; n++)
-            drop(world, 0, world->descriptor[n], OWN | PSHM_PRODUCER);
-        pshm_test_meet(&world->ended, round + 1);
-        CHECK(round % KINDS == SWEEP || world->last[0] + world->last[1] == SLOTS,
-              "%" PRIu32 " + %" PRIu32 " last holders of %u slots", world->last[0],
-              world->last[1], SLOTS);
-        CHECK(pshm_ring_used(&world->ring) == 0, "slots still held, round %" PRIu64, round);
+            drop(&own, world->descriptor[nth(own.round, 0, n)], OWN | PSHM_PRODUCER);
+        pshm_test_spin(look_ended, &own);
+        pshm_test_spin(look_free, &own);
+        uint64_t ended = atomic_load_explicit(&world->ended, memory_order_relaxed);
+        uint32_t others = (uint32_t)(ended % (SLOTS + 1));
+        CHECK(own.round % KINDS == SWEEP || own.last + others == SLOTS,
+              "%" PRIu32 " + %" PRIu32 " last holders of %u slots", own.last, others, SLOTS);
     }
 }
 
 static void other(world *world) {
-    for (uint64_t round = 0; round < world->rounds; round++) {
-        pshm_test_meet(&world->begun, round + 1);
-        uint64_t kind = round % KINDS;
+    for (place own = {world, 1, 0}; own.round <= world->rounds; own.round++, own.last = 0) {
+        pshm_test_spin(look_begun, &own);
+        uint64_t kind = own.round % KINDS;
+        uint64_t descriptor[SLOTS];
+        memcpy(descriptor, world->descriptor, sizeof descriptor);
         if (kind == SWEEP)
             CHECK(pshm_ring_sweep(&world->ring, OTHER) == SLOTS, "the sweep missed a slot");
         for (uint32_t n = 0; n < SLOTS && kind != SWEEP; n++) {
-            uint64_t descriptor = world->descriptor[kind == DROP_BACKWARDS ? SLOTS - 1 - n : n];
-            if (kind == HOLD)
-                CHECK(pshm_ring_hold(&world->ring, descriptor, FURTHER), "hold refused");
-            drop(world, 1, descriptor, OTHER);
-            if (kind == HOLD) drop(world, 1, descriptor, FURTHER);
+            uint64_t d = descriptor[nth(own.round, 1, n)];
+            if (kind == HOLD) CHECK(pshm_ring_hold(&world->ring, d, FURTHER), "hold refused");
+            drop(&own, d, OTHER);
+            if (kind == HOLD) drop(&own, d, FURTHER);
         }
-        atomic_store(&world->ended, round + 1);
+        atomic_store_explicit(&world->ended, own.round * (SLOTS + 1) + own.last,
+                              memory_order_relaxed);
     }
 }
 

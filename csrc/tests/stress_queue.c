@@ -43,6 +43,8 @@ typedef struct world {
     uint64_t count; /* per sender */
     pshm_bell bell[SENDERS + 1];
     wire wire[SENDERS];
+    _Atomic uint64_t begun; /* streams, by their sender */
+    _Atomic uint64_t ended; /* streams, by their receiver */
 } world;
 
 static void send_blocking(wire *wire, pshm_bell *own, uint64_t n, uint64_t *random) {
@@ -152,10 +154,78 @@ static void run(const shape *shape) {
     }
 }
 
+/* A role's look for the other's step in a row of short streams. */
+typedef struct step {
+    const _Atomic uint64_t *streams;
+    uint64_t due;
+} step;
+
+static bool look_for_step(void *context) {
+    step *own = context;
+    return atomic_load(own->streams) == own->due;
+}
+
+static void send_streams(world *world) {
+    pshm_queue *queue = &world->wire[0].queue;
+    uint64_t random = pshm_test_random(1);
+    for (uint64_t stream = 1; stream <= world->count; stream++) {
+        atomic_store(&world->begun, stream);
+        pshm_bell_ring(&world->bell[0]);
+        for (uint64_t n = 0; n < stream % 3; n++) {
+            CHECK(pshm_queue_push(queue, n), "an empty queue is full");
+            pshm_bell_ring(&world->bell[0]);
+        }
+        pshm_test_pause(&random);
+        pshm_queue_close(queue);
+        pshm_bell_ring(&world->bell[0]);
+        step ended = {&world->ended, stream};
+        pshm_test_await(&world->bell[1], look_for_step, &ended, &random);
+        pshm_queue_reopen(queue); /* both ends rest */
+    }
+}
+
+static void receive_streams(world *world) {
+    inbox in = {.world = world};
+    uint64_t random = pshm_test_random(0);
+    for (uint64_t stream = 1; stream <= world->count; stream++) {
+        step begun = {&world->begun, stream};
+        pshm_test_await(&world->bell[0], look_for_step, &begun, &random);
+        for (uint64_t n = 0;; n++) {
+            pshm_test_await(&world->bell[0], look, &in, &random);
+            if (in.ended) {
+                CHECK(n == stream % 3, "stream %" PRIu64 " ended after %" PRIu64, stream, n);
+                break;
+            }
+            CHECK(in.cell == n, "cell %" PRIu64 " came where %" PRIu64 " was due", in.cell, n);
+        }
+        atomic_store(&world->ended, stream);
+        pshm_bell_ring(&world->bell[1]);
+    }
+}
+
+static void stream_role(void *shared, uint32_t number) {
+    if (number == 0)
+        receive_streams(shared);
+    else
+        send_streams(shared);
+}
+
+static void run_streams(void) {
+    static const shape one = {.senders = 1};
+    world *world = pshm_test_memory(sizeof *world);
+    world->shape = &one;
+    world->count = pshm_test_option.count / 2;
+    world->wire[0].queue = pshm_test_queue(2, 2, PSHM_TEST_START);
+    pshm_test_run(stream_role, world, 2);
+}
+
 void pshm_stress_queue(pshm_test_mode mode) {
     for (uint32_t n = 0; n < sizeof shapes / sizeof shapes[0]; n++) {
         pshm_test_begin(shapes[n].name, mode);
         run(&shapes[n]);
         pshm_test_passed();
     }
+    pshm_test_begin("queue: close and reopen", mode);
+    run_streams();
+    pshm_test_passed();
 }

@@ -1,0 +1,95 @@
+"""One wire, both of its ends in this process, with the real rings, queues and codec between them."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from pipert_shm import DataTransmitter, Meta, SharedMemoryTransmitter, native
+from pipert_shm.memory import ControlSegment, unlink_pipe
+from pipert_shm.plan import EdgePlan
+from pipert_shm.ports import Inbox, Outbox
+
+NAMES = ("sender", "receiver")
+
+
+class Loop:
+    """Sends and receives.
+
+    :param borrow_cap: slots that the receiving end may keep.
+    """
+
+    def __init__(
+        self, transmitter: DataTransmitter | None = None, *, slots: int = 16, capacity: int = 4, borrow_cap: int = 1000
+    ) -> None:
+        self.transmitter = transmitter or SharedMemoryTransmitter()
+        edge = EdgePlan(
+            number=0,
+            sender=0,
+            receiver=1,
+            policy="block",
+            capacity=capacity,
+            timeout=0.1,
+            transmitter=self.transmitter,
+            local=False,
+            bit=1,
+            borrow_cap=borrow_cap,
+        )
+        self.segment = ControlSegment.create(2, 1, 16, 1 << 30)
+        native.EdgeRecord(self.segment.process, 0).format(
+            sender=edge.sender,
+            receiver=edge.receiver,
+            bit=edge.bit,
+            policy=native.POLICIES[edge.policy],
+            capacity=edge.capacity,
+            borrow_cap=edge.borrow_cap,
+            timeout_ns=edge.timeout_ns,
+        )
+        process = self.segment.process
+        self.outbox = Outbox(self.segment, native.Port(process, 0), 0, NAMES[0], frozenset({0, 1}), slots, capacity + 4, {})
+        self.outbox.add(edge)
+        self.inbox = Inbox(self.segment, native.Port(process, 1), 1, NAMES, {})
+        self.inbox.add(edge)
+        self._sequence = 0
+
+    def send(self, payload: Any) -> None:
+        self._sequence += 1
+        self.send_all([payload])
+
+    def send_all(self, holder: list[Any]) -> None:
+        """Sends the one payload in the list, and takes it out."""
+        self.outbox.send(holder, Meta(NAMES, 0, self._sequence))
+
+    def receive(self) -> Any:
+        status = self.inbox.receive(5_000_000_000)
+        assert status == native.OK, status
+        payload, meta = self.inbox.take()
+        assert meta.sequence == self._sequence
+        return payload
+
+    def trip(self, payload: Any) -> Any:
+        """What arrives when this is sent."""
+        self.send(payload)
+        return self.receive()
+
+    def loan(self, shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
+        return self.outbox.loan(shape, np.dtype(dtype))
+
+    @property
+    def copied_bytes(self) -> int:
+        return native.RoutineRecord(self.segment.process, 0).counters()["copied_bytes"]
+
+    def held_slots(self) -> int:
+        """Slots, of messages and of payloads, that anybody holds."""
+        process = self.segment.process
+        return sum(process.used_slots(ring) for ring in range(8) if process.holders(ring) is not None)
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.segment.close()
+        self.segment.unmap()
+        unlink_pipe(self.segment.pipe_id)
