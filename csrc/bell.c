@@ -7,21 +7,27 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "points.h"
+
 #define NS_PER_S 1000000000u
 
 uint32_t pshm_bell_arm(pshm_bell *bell) {
+    PSHM_POINT();
     /* the flag before the look, the word before the look: see bell.h */
     atomic_store_explicit(&bell->waiting, 1, memory_order_seq_cst);
+    PSHM_POINT();
     return atomic_load_explicit(&bell->word, memory_order_seq_cst);
 }
 
 void pshm_bell_disarm(pshm_bell *bell) {
+    PSHM_POINT();
     atomic_store_explicit(&bell->waiting, 0, memory_order_seq_cst);
 }
 
 bool pshm_bell_wait(pshm_bell *bell, uint32_t word, uint64_t timeout_ns) {
     struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / NS_PER_S),
                                .tv_nsec = (long)(timeout_ns % NS_PER_S)};
+    PSHM_POINT();
     /* not PRIVATE: the ringer is another process. The kernel compares the word
      * and sleeps in one step. */
     long result = syscall(SYS_futex, &bell->word, FUTEX_WAIT, word, &timeout, NULL, 0);
@@ -29,12 +35,15 @@ bool pshm_bell_wait(pshm_bell *bell, uint32_t word, uint64_t timeout_ns) {
 }
 
 void pshm_bell_ring_always(pshm_bell *bell) {
+    PSHM_POINT();
     /* bump before wake: a waiter between its look and its wait sees the bump */
     atomic_fetch_add_explicit(&bell->word, 1, memory_order_seq_cst);
+    PSHM_POINT();
     syscall(SYS_futex, &bell->word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
 void pshm_bell_ring(pshm_bell *bell) {
+    PSHM_POINT();
     /* seq_cst load after the caller's seq_cst publication */
     if (atomic_load_explicit(&bell->waiting, memory_order_seq_cst) != 0)
         pshm_bell_ring_always(bell);

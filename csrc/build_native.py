@@ -8,7 +8,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ["ring.c", "queue.c", "bell.c", "control.c", "process.c", "port.c", "send.c", "receive.c"]
+SOURCES = ["ring.c", "queue.c", "bell.c", "control.c", "process.c", "port.c", "send.c", "receive.c", "recover.c"]
 
 DECLARATIONS = """
 #define PSHM_PRODUCER ...
@@ -29,9 +29,12 @@ DECLARATIONS = """
 #define PSHM_REASON_ENDED ...
 #define PSHM_REASON_STOPPED ...
 #define PSHM_REASON_ERROR ...
-#define PSHM_EDGE_FREE ...
-#define PSHM_EDGE_LIVE ...
-#define PSHM_EDGE_CLOSING ...
+#define PSHM_REASON_CRASH ...
+#define PSHM_FREE ...
+#define PSHM_LIVE ...
+#define PSHM_SENDER_DEAD ...
+#define PSHM_SWEPT ...
+#define PSHM_DRAINED ...
 #define PSHM_OK ...
 #define PSHM_NOTICE ...
 #define PSHM_TIMED_OUT ...
@@ -52,25 +55,28 @@ typedef struct { ...; } pshm_queue_words;
 void pshm_queue_format(pshm_queue_words *words);
 
 typedef struct pshm_edge_record {
-    uint32_t state;
     uint32_t sender;
     uint32_t receiver;
-    uint32_t bit;
     uint32_t local;
     uint32_t policy;
     uint32_t capacity;
     uint32_t borrow_cap;
     uint64_t timeout_ns;
     uint32_t receiver_ended;
+    uint32_t removed;
+    uint32_t sender_failed;
+    uint64_t reach[...];
     uint64_t sent;
     uint64_t dropped[...];
     uint64_t received;
     uint64_t private_bytes;
     uint64_t protocol_errors;
     uint64_t hop[...];
-    pshm_queue_words queue;
     ...;
 } pshm_edge_record;
+
+typedef struct pshm_incarnation_record { uint32_t state; uint32_t edge; uint32_t bit; ...; } pshm_incarnation_record;
+void pshm_incarnation_format(pshm_incarnation_record *record, uint32_t edge, uint32_t bit);
 
 typedef struct pshm_routine_record {
     uint32_t state;
@@ -82,19 +88,32 @@ typedef struct pshm_routine_record {
     uint64_t copied_bytes;
     uint64_t in_band_bytes;
     uint64_t busy_ns;
+    uint64_t busy_since_ns;
+    uint64_t handled;
+    uint64_t sequence;
+    uint64_t lost_in_crash;
     uint64_t age[...];
     ...;
 } pshm_routine_record;
 
 typedef struct { ...; } pshm_queue;
 typedef struct pshm_edge { pshm_queue queue; ...; } pshm_edge;
-typedef struct { ...; } pshm_control;
-uint64_t pshm_control_bytes(uint32_t routines, uint32_t edges, uint32_t cells);
-void pshm_control_format(void *memory, uint32_t routines, uint32_t edges, uint32_t cells, uint64_t budget);
+typedef struct { uint32_t incarnations; ...; } pshm_control;
+typedef struct pshm_control_size {
+    uint32_t flows; uint32_t routines; uint32_t edges; uint32_t incarnations; uint32_t cells;
+} pshm_control_size;
+uint64_t pshm_control_bytes(const pshm_control_size *size);
+void pshm_control_format(void *memory, const pshm_control_size *size, uint64_t budget);
 uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes);
 void pshm_control_refund(const pshm_control *control, uint64_t bytes);
+pshm_incarnation_record *pshm_control_incarnation(const pshm_control *control, uint32_t number);
 pshm_edge_record *pshm_control_edge(const pshm_control *control, uint32_t number);
 pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t number);
+typedef struct pshm_flow_record {
+    uint32_t state; int32_t pid; int32_t last_exit; uint64_t restarts; ...;
+} pshm_flow_record;
+pshm_flow_record *pshm_control_flow(const pshm_control *control, uint32_t number);
+uint64_t pshm_control_unclaim_ring(const pshm_control *control, uint32_t owner);
 void pshm_control_ring(const pshm_control *control, uint32_t number);
 bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number);
 uint32_t pshm_control_claim_ring(const pshm_control *control, uint32_t owner, uint64_t *serial);
@@ -114,7 +133,7 @@ int pshm_process_map(pshm_process *process, uint32_t ring, uint64_t serial, int 
 void pshm_process_prune(pshm_process *process);
 pshm_mapping *pshm_process_find(pshm_process *process, uint32_t ring);
 void pshm_process_release(pshm_process *process, uint64_t descriptor);
-uint32_t pshm_process_borrowed(const pshm_process *process, uint32_t edge);
+uint32_t pshm_process_borrowed(const pshm_process *process, uint32_t incarnation);
 uint32_t pshm_process_leases(pshm_process *process, uint32_t ring);
 uint32_t pshm_ring_used(const pshm_ring *ring);
 uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits);
@@ -128,6 +147,7 @@ typedef struct pshm_post {
     uint64_t token;
     uint64_t message;
     uint32_t offered;
+    uint32_t handled;
     uint32_t slots;
     uint64_t slot[...];
     uint32_t lost;
@@ -159,10 +179,10 @@ typedef struct pshm_delivery {
 } pshm_delivery;
 
 typedef struct { ...; } pshm_port;
-pshm_port *pshm_port_open(pshm_process *process, uint32_t routine);
+pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awaited);
 void pshm_port_close(pshm_port *port);
-uint32_t pshm_port_add_out(pshm_port *port, uint32_t edge);
-uint32_t pshm_port_add_in(pshm_port *port, uint32_t edge);
+uint32_t pshm_port_add_out(pshm_port *port, uint32_t incarnation);
+uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation);
 void pshm_port_remove_out(pshm_port *port, uint32_t out);
 void pshm_port_notify(pshm_port *port);
 bool pshm_port_noticed(pshm_port *port);
@@ -176,6 +196,12 @@ void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason);
 int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout_ns);
 int pshm_port_take(pshm_port *port, pshm_delivery *delivery);
 void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason);
+void pshm_port_recover_sender(pshm_port *port, uint32_t place);
+bool pshm_port_recover_receiver(pshm_port *port, uint32_t incarnation);
+void pshm_port_discard_unread(pshm_port *port, uint32_t incarnation);
+bool pshm_recover_receiver(pshm_process *process, uint32_t incarnation, uint64_t unsent);
+void pshm_recover_edge(pshm_process *process, uint32_t incarnation);
+void pshm_recover_owner(pshm_process *process, uint32_t ring);
 void pshm_port_close_outs(pshm_port *port);
 void pshm_port_end_ins(pshm_port *port);
 
@@ -190,7 +216,7 @@ ffibuilder = FFI()
 ffibuilder.cdef(DECLARATIONS)
 ffibuilder.set_source(
     "pipert_shm._native",
-    '#include <sys/mman.h>\n#include "port.h"\n',
+    '#include <sys/mman.h>\n#include "recover.h"\n',
     sources=[f"csrc/{source}" for source in SOURCES],
     include_dirs=["csrc"],
     depends=[f"csrc/{header.name}" for header in HERE.glob("*.h")],

@@ -1,39 +1,57 @@
 #include "control.h"
 
+#include "points.h"
+
 static uint64_t round_up(uint64_t n, uint64_t to) {
     return (n + to - 1) / to * to;
 }
 
-static uint64_t edge_stride(uint32_t cells) {
-    return round_up(sizeof(pshm_edge_record) + (uint64_t)cells * sizeof(uint64_t),
+static uint64_t incarnation_stride(uint32_t cells) {
+    return round_up(sizeof(pshm_incarnation_record) + (uint64_t)cells * sizeof(uint64_t),
                     PSHM_CACHE_LINE);
 }
 
-static uint64_t routines_at(void) {
+static uint64_t flows_at(void) {
     return round_up(sizeof(pshm_control_head), PSHM_CACHE_LINE);
 }
 
-static uint64_t edges_at(uint32_t routines) {
-    return routines_at() + (uint64_t)routines * sizeof(pshm_routine_record);
+static uint64_t routines_at(const pshm_control_size *size) {
+    return round_up(flows_at() + (uint64_t)size->flows * sizeof(pshm_flow_record),
+                    PSHM_CACHE_LINE);
 }
 
-uint64_t pshm_control_bytes(uint32_t routines, uint32_t edges, uint32_t cells) {
-    bool power_of_two = cells != 0 && (cells & (cells - 1)) == 0;
-    if (routines == 0 || routines > 0xffffu || edges > 0xffffu || !power_of_two ||
-        cells > 0x10000u)
+static uint64_t edges_at(const pshm_control_size *size) {
+    return routines_at(size) + (uint64_t)size->routines * sizeof(pshm_routine_record);
+}
+
+static uint64_t incarnations_at(const pshm_control_size *size) {
+    return edges_at(size) + (uint64_t)size->edges * sizeof(pshm_edge_record);
+}
+
+uint64_t pshm_control_bytes(const pshm_control_size *size) {
+    uint32_t largest = 0xffffu;
+    bool power_of_two = size->cells != 0 && (size->cells & (size->cells - 1)) == 0;
+    if (size->routines == 0 || size->routines > PSHM_ROUTINES || size->flows > largest ||
+        size->edges > largest || size->incarnations > largest || !power_of_two ||
+        size->cells > 0x10000u)
         return 0;
-    return edges_at(routines) + edges * edge_stride(cells);
+    return incarnations_at(size) + size->incarnations * incarnation_stride(size->cells);
 }
 
-void pshm_control_format(void *memory, uint32_t routines, uint32_t edges, uint32_t cells,
-                         uint64_t budget) {
+void pshm_control_format(void *memory, const pshm_control_size *size, uint64_t budget) {
     pshm_control_head *head = memory;
+    PSHM_POINT();
     head->version = PSHM_VERSION;
-    head->routines = routines;
-    head->edges = edges;
-    head->cells = cells;
+    head->flows = size->flows;
+    head->routines = size->routines;
+    head->edges = size->edges;
+    head->incarnations = size->incarnations;
+    head->cells = size->cells;
+    PSHM_POINT();
     atomic_store_explicit(&head->next_serial, 1, memory_order_relaxed);
+    PSHM_POINT();
     atomic_store_explicit(&head->memory_left, budget, memory_order_relaxed);
+    PSHM_POINT();
     head->magic = PSHM_MAGIC;
 }
 
@@ -41,24 +59,58 @@ bool pshm_control_attach(pshm_control *control, void *memory, uint64_t bytes) {
     pshm_control_head *head = memory;
     if (bytes < sizeof *head || head->magic != PSHM_MAGIC || head->version != PSHM_VERSION)
         return false;
-    pshm_control seen = {
-        .head = head, .routines = head->routines, .edges = head->edges, .cells = head->cells};
-    uint64_t needed = pshm_control_bytes(seen.routines, seen.edges, seen.cells);
+    pshm_control_size size = {.flows = head->flows,
+                              .routines = head->routines,
+                              .edges = head->edges,
+                              .incarnations = head->incarnations,
+                              .cells = head->cells};
+    uint64_t needed = pshm_control_bytes(&size);
     if (needed == 0 || needed > bytes) return false;
-    seen.edge_stride = (uint32_t)edge_stride(seen.cells);
-    seen.routine = (pshm_routine_record *)((uint8_t *)memory + routines_at());
-    seen.edge_base = (uint8_t *)memory + edges_at(seen.routines);
-    *control = seen;
+    uint8_t *base = memory;
+    *control = (pshm_control){
+        .head = head,
+        .flows = size.flows,
+        .routines = size.routines,
+        .edges = size.edges,
+        .incarnations = size.incarnations,
+        .cells = size.cells,
+        .incarnation_stride = (uint32_t)incarnation_stride(size.cells),
+        .flow = (pshm_flow_record *)(base + flows_at()),
+        .routine = (pshm_routine_record *)(base + routines_at(&size)),
+        .edge = (pshm_edge_record *)(base + edges_at(&size)),
+        .incarnation_base = base + incarnations_at(&size),
+    };
     return true;
 }
 
+pshm_flow_record *pshm_control_flow(const pshm_control *control, uint32_t number) {
+    return number < control->flows ? &control->flow[number] : NULL;
+}
+
 pshm_edge_record *pshm_control_edge(const pshm_control *control, uint32_t number) {
-    if (number >= control->edges) return NULL;
-    return (pshm_edge_record *)(control->edge_base + (uint64_t)number * control->edge_stride);
+    return number < control->edges ? &control->edge[number] : NULL;
+}
+
+pshm_incarnation_record *pshm_control_incarnation(const pshm_control *control, uint32_t number) {
+    if (number >= control->incarnations) return NULL;
+    return (pshm_incarnation_record *)(control->incarnation_base +
+                                       (uint64_t)number * control->incarnation_stride);
 }
 
 pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t number) {
     return number < control->routines ? &control->routine[number] : NULL;
+}
+
+void pshm_incarnation_format(pshm_incarnation_record *record, uint32_t edge, uint32_t bit) {
+    PSHM_POINT();
+    record->edge = edge;
+    record->bit = bit;
+    PSHM_POINT();
+    record->offered = record->settled = record->evicted = record->taken = 0;
+    pshm_queue_format(&record->queue);
+    PSHM_POINT();
+    /* release: all of the above before the state */
+    __atomic_store_n(&record->state, PSHM_LIVE, __ATOMIC_RELEASE);
 }
 
 void pshm_control_ring(const pshm_control *control, uint32_t number) {
@@ -67,10 +119,13 @@ void pshm_control_ring(const pshm_control *control, uint32_t number) {
 }
 
 bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number) {
-    pshm_edge_record *record = pshm_control_edge(control, number);
+    pshm_incarnation_record *incarnation = pshm_control_incarnation(control, number);
+    pshm_edge_record *record =
+        incarnation == NULL ? NULL : pshm_control_edge(control, incarnation->edge);
     if (record == NULL) return false;
-    uint32_t bit = record->bit;
+    uint32_t bit = incarnation->bit;
     pshm_edge seen = {.record = record,
+                      .incarnation = incarnation,
                       .number = number,
                       .sender = record->sender,
                       .receiver = record->receiver,
@@ -78,7 +133,7 @@ bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t num
                       .policy = record->policy,
                       .borrow_cap = record->borrow_cap,
                       .timeout_ns = record->timeout_ns,
-                      .queue = {.words = &record->queue,
+                      .queue = {.words = &incarnation->queue,
                                 .capacity = record->capacity,
                                 .mask = control->cells - 1}};
     if (seen.sender >= control->routines || seen.receiver >= control->routines) return false;
@@ -93,9 +148,11 @@ bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t num
 
 uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes) {
     _Atomic uint64_t *left = &control->head->memory_left;
+    PSHM_POINT();
     uint64_t before = atomic_load_explicit(left, memory_order_relaxed);
     do {
         if (before < bytes) return before;
+        PSHM_POINT();
         /* relaxed: a sum, nothing is published by it */
     } while (!atomic_compare_exchange_weak_explicit(left, &before, before - bytes,
                                                     memory_order_relaxed, memory_order_relaxed));
@@ -103,44 +160,66 @@ uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes) {
 }
 
 void pshm_control_refund(const pshm_control *control, uint64_t bytes) {
+    PSHM_POINT();
     atomic_fetch_add_explicit(&control->head->memory_left, bytes, memory_order_relaxed);
 }
 
 uint32_t pshm_control_claim_ring(const pshm_control *control, uint32_t owner, uint64_t *serial) {
     pshm_control_head *head = control->head;
+    PSHM_POINT();
     /* relaxed: serials only have to differ */
-    *serial = atomic_fetch_add_explicit(&head->next_serial, 1, memory_order_relaxed);
+    *serial = atomic_fetch_add_explicit(&head->next_serial, 1, memory_order_relaxed) << 16 |
+              (owner & 0xffffu);
     for (uint32_t n = 0; n < PSHM_RINGS; n++) {
         uint64_t none = 0;
+        PSHM_POINT();
         /* acq_rel: the place's last user is done with it */
         if (atomic_compare_exchange_strong_explicit(&head->ring[n].serial, &none, *serial,
-                                                    memory_order_acq_rel, memory_order_relaxed)) {
-            head->ring[n].owner = owner;
+                                                    memory_order_acq_rel, memory_order_relaxed))
             return n;
-        }
     }
     return PSHM_RINGS;
 }
 
 void pshm_control_publish_ring(const pshm_control *control, uint32_t ring) {
     if (ring >= PSHM_RINGS) return;
+    PSHM_POINT();
     /* release: the segment is formatted before it is found */
     atomic_store_explicit(&control->head->ring[ring].ready, 1, memory_order_release);
 }
 
 void pshm_control_release_ring(const pshm_control *control, uint32_t ring) {
     if (ring >= PSHM_RINGS) return;
+    PSHM_POINT();
     atomic_store_explicit(&control->head->ring[ring].ready, 0, memory_order_relaxed);
+    PSHM_POINT();
     /* release: claimed again only after the above */
     atomic_store_explicit(&control->head->ring[ring].serial, 0, memory_order_release);
+    PSHM_POINT();
     atomic_fetch_add_explicit(&control->head->epoch, 1, memory_order_release);
+}
+
+uint64_t pshm_control_unclaim_ring(const pshm_control *control, uint32_t owner) {
+    for (uint32_t n = 0; n < PSHM_RINGS; n++) {
+        pshm_ring_entry *entry = &control->head->ring[n];
+        PSHM_POINT();
+        uint64_t serial = atomic_load_explicit(&entry->serial, memory_order_acquire);
+        if (serial == 0 || (serial & 0xffffu) != owner) continue;
+        PSHM_POINT();
+        if (atomic_load_explicit(&entry->ready, memory_order_acquire) != 0) continue;
+        pshm_control_release_ring(control, n);
+        return serial;
+    }
+    return 0;
 }
 
 uint64_t pshm_control_serial(const pshm_control *control, uint32_t ring) {
     if (ring >= PSHM_RINGS) return 0;
+    PSHM_POINT();
     /* acquire: pairs with publish */
     if (atomic_load_explicit(&control->head->ring[ring].ready, memory_order_acquire) == 0)
         return 0;
+    PSHM_POINT();
     return atomic_load_explicit(&control->head->ring[ring].serial, memory_order_acquire);
 }
 

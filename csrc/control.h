@@ -16,8 +16,9 @@
 #include "queue.h"
 
 #define PSHM_VERSION 1u
-#define PSHM_RINGS 1024u  /* rings that exist at one time */
-#define PSHM_BUCKETS 608u /* of a latency histogram, see pshm_histogram_add */
+#define PSHM_RINGS 1024u    /* rings that exist at one time */
+#define PSHM_ROUTINES 1024u /* of a pipe, taps included */
+#define PSHM_BUCKETS 608u   /* of a latency histogram, see pshm_histogram_add */
 #define PSHM_FOREVER UINT64_MAX
 
 enum pshm_policy { PSHM_POLICY_DROP_OLDEST, PSHM_POLICY_DROP_NEWEST, PSHM_POLICY_BLOCK };
@@ -31,23 +32,25 @@ enum pshm_reason {
     PSHM_REASON_ENDED,   /* the receiver had ended */
     PSHM_REASON_STOPPED, /* the pipe was killed with it unsent */
     PSHM_REASON_ERROR,   /* it could not be encoded or decoded */
+    PSHM_REASON_CRASH,   /* a process died with it half sent or half received */
     PSHM_REASONS
 };
 
-enum pshm_edge_state { PSHM_EDGE_FREE, PSHM_EDGE_LIVE, PSHM_EDGE_CLOSING };
-
 typedef struct pshm_edge_record {
-    uint32_t state; /* enum pshm_edge_state, atomic */
     uint32_t sender;
     uint32_t receiver;
-    uint32_t bit;   /* holder bit number, 1 to 31; 0 for a local edge */
     uint32_t local; /* both ends in one process: cells are tokens */
     uint32_t policy;
     uint32_t capacity;
     uint32_t borrow_cap;     /* slots that the receiver may hold at a time */
     uint64_t timeout_ns;     /* of a blocked sender; PSHM_FOREVER for none */
     uint32_t receiver_ended; /* atomic: the receiver takes no more */
+    uint32_t removed;        /* atomic: the sender has unlinked it */
+    uint32_t sender_failed;  /* atomic: the sender is dead for good */
     uint32_t reserved;
+    /* a bit per routine: whose rings its messages can name. In the rings of
+     * others, the same holder bit may be another edge's. */
+    uint64_t reach[PSHM_ROUTINES / 64];
     /* written by the sender */
     _Alignas(PSHM_CACHE_LINE) uint64_t sent;
     uint64_t dropped[PSHM_REASONS];
@@ -56,8 +59,31 @@ typedef struct pshm_edge_record {
     uint64_t private_bytes;     /* buffer bytes copied on receipt */
     uint64_t protocol_errors;   /* a descriptor that did not match its slot */
     uint64_t hop[PSHM_BUCKETS]; /* ns from publish to receipt */
-    pshm_queue_words queue;
 } pshm_edge_record;
+
+/* What becomes of an edge when its sender dies and comes back: a new
+ * incarnation, with a fresh bit and queue, while the old one is drained. A
+ * receiver that dies leaves the incarnation in being; its successor goes on
+ * where it was. Only `swept` frees the bit, and nobody sweeps after it. */
+enum pshm_incarnation_state {
+    PSHM_FREE,
+    PSHM_LIVE,
+    PSHM_SENDER_DEAD, /* the receiver drains it */
+    PSHM_SWEPT        /* no slot has its bit any more */
+};
+
+typedef struct pshm_incarnation_record {
+    uint32_t state; /* enum pshm_incarnation_state, atomic */
+    uint32_t edge;
+    uint32_t bit; /* holder bit number, 1 to 31; 0 for a local edge */
+    uint32_t reserved;
+    /* What a death leaves unaccounted for shows in these: see pshm_lost. */
+    uint64_t offered; /* messages that the sender began to serve this edge with */
+    uint64_t settled; /* of these: pushed, or dropped and counted */
+    uint64_t evicted; /* cells that the sender took back, dropped and counted */
+    _Alignas(PSHM_CACHE_LINE) uint64_t taken; /* cells that the receiver counted */
+    pshm_queue_words queue;
+} pshm_incarnation_record;
 
 typedef struct pshm_routine_record {
     pshm_bell bell;
@@ -70,22 +96,38 @@ typedef struct pshm_routine_record {
     uint64_t copied_bytes;      /* buffer bytes copied into a slot to send them */
     uint64_t in_band_bytes;     /* pickled bytes that stood in messages */
     uint64_t busy_ns;           /* spent in main_logic */
+    uint64_t busy_since_ns;     /* when main_logic was called; 0 outside */
+    uint64_t handled;           /* received messages that are done with */
+    uint64_t sequence;          /* of a source's next message */
+    uint64_t lost_in_crash;     /* messages that a dead process had taken */
     uint64_t age[PSHM_BUCKETS]; /* ns from capture to receipt */
 } pshm_routine_record;
 
+/* Written by the launcher only. */
+typedef struct pshm_flow_record {
+    uint32_t state; /* Python's */
+    int32_t pid;
+    int32_t last_exit; /* status, or negative signal, of the last death */
+    uint32_t reserved;
+    uint64_t restarts;
+} pshm_flow_record;
+
 /* serial is 0 while the place is free; a ring's segment is named by it, so
- * names never repeat though places do. */
+ * names never repeat though places do. {count:48 | owner:16}: who claimed the
+ * place is known as soon as it is claimed, however soon they die. */
 typedef struct pshm_ring_entry {
     _Atomic uint64_t serial;
     _Atomic uint32_t ready;
-    uint32_t owner;
+    uint32_t reserved;
 } pshm_ring_entry;
 
 typedef struct pshm_control_head {
     uint32_t magic;
     uint32_t version;
+    uint32_t flows;
     uint32_t routines;
     uint32_t edges;
+    uint32_t incarnations;
     uint32_t cells; /* per queue, a power of two */
     uint32_t reserved;
     _Atomic uint64_t next_serial;
@@ -97,18 +139,23 @@ typedef struct pshm_control_head {
 /* A process's own handle. */
 typedef struct pshm_control {
     pshm_control_head *head;
+    uint32_t flows;
     uint32_t routines;
     uint32_t edges;
+    uint32_t incarnations;
     uint32_t cells;
-    uint32_t edge_stride;
+    uint32_t incarnation_stride;
+    pshm_flow_record *flow;
     pshm_routine_record *routine;
-    uint8_t *edge_base;
+    pshm_edge_record *edge;
+    uint8_t *incarnation_base;
 } pshm_control;
 
-/* A process's own handle on an edge. */
+/* A process's own handle on an incarnation of an edge. */
 typedef struct pshm_edge {
     pshm_edge_record *record;
-    uint32_t number;
+    pshm_incarnation_record *incarnation;
+    uint32_t number; /* of the incarnation */
     uint32_t sender;
     uint32_t receiver;
     uint32_t mask; /* 1 << bit, 0 for a local edge */
@@ -119,17 +166,27 @@ typedef struct pshm_edge {
     pshm_queue queue;
 } pshm_edge;
 
+/* What a control segment has room for. */
+typedef struct pshm_control_size {
+    uint32_t flows;
+    uint32_t routines;
+    uint32_t edges;
+    uint32_t incarnations;
+    uint32_t cells;
+} pshm_control_size;
+
 /* Bytes of a control segment; 0 if the counts are out of range. */
-uint64_t pshm_control_bytes(uint32_t routines, uint32_t edges, uint32_t cells);
+uint64_t pshm_control_bytes(const pshm_control_size *size);
 
 /* Writes the head of a fresh, zeroed segment. Creator only. */
-void pshm_control_format(void *memory, uint32_t routines, uint32_t edges, uint32_t cells,
-                         uint64_t budget);
+void pshm_control_format(void *memory, const pshm_control_size *size, uint64_t budget);
 
 /* Fills a handle; false when the memory is not a sound control segment. */
 bool pshm_control_attach(pshm_control *control, void *memory, uint64_t bytes);
 
-/* The record of an edge or a routine, NULL when out of range. */
+/* The record of a flow, an edge, an incarnation or a routine, NULL when out of range. */
+pshm_flow_record *pshm_control_flow(const pshm_control *control, uint32_t number);
+pshm_incarnation_record *pshm_control_incarnation(const pshm_control *control, uint32_t number);
 pshm_edge_record *pshm_control_edge(const pshm_control *control, uint32_t number);
 pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t number);
 
@@ -137,8 +194,13 @@ pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t 
  * Any process. */
 void pshm_control_ring(const pshm_control *control, uint32_t number);
 
-/* Fills a handle on a live edge; false when its record is out of range. */
+/* Fills a handle on an incarnation; false when its record is out of range. */
 bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number);
+
+/* Whether the edge's bit can stand in the rings of a routine. Any process. */
+static inline bool pshm_edge_reaches(const pshm_edge *edge, uint32_t owner) {
+    return owner < PSHM_ROUTINES && (edge->record->reach[owner / 64] >> owner % 64 & 1) != 0;
+}
 
 /* Takes `bytes` of the memory budget, or nothing when that much is not left;
  * returns what was left before. pshm_control_refund gives back. Any process;
@@ -155,8 +217,17 @@ uint32_t pshm_control_claim_ring(const pshm_control *control, uint32_t owner, ui
 void pshm_control_publish_ring(const pshm_control *control, uint32_t ring);
 void pshm_control_release_ring(const pshm_control *control, uint32_t ring);
 
+/* Gives back a place that `owner`, who is dead, has claimed and not published;
+ * returns the serial that its segment may have, or 0 when there is none left.
+ * The launcher. */
+uint64_t pshm_control_unclaim_ring(const pshm_control *control, uint32_t owner);
+
 /* The serial of a published ring, 0 where there is none. Any process. */
 uint64_t pshm_control_serial(const pshm_control *control, uint32_t ring);
+
+/* Makes an incarnation live: empty queue, nothing counted. The launcher, or the
+ * creator, before either end knows of it. */
+void pshm_incarnation_format(pshm_incarnation_record *record, uint32_t edge, uint32_t bit);
 
 /* Adds to a counter that others only read, or that others add to as well. */
 static inline void pshm_count(uint64_t *counter, uint64_t n) {

@@ -3,39 +3,63 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "points.h"
 #include "port_parts.h"
 
-pshm_port *pshm_port_open(pshm_process *process, uint32_t routine) {
+pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awaited) {
     pshm_routine_record *record = pshm_control_routine(&process->control, routine);
     pshm_port *port = record == NULL ? NULL : calloc(1, sizeof *port);
     if (port == NULL) return NULL;
     port->process = process;
     port->record = record;
     port->routine = routine;
+    port->awaited = awaited;
+    pthread_mutex_init(&port->sending, NULL);
     return port;
 }
 
 void pshm_port_close(pshm_port *port) {
+    pthread_mutex_destroy(&port->sending);
     free(port);
 }
 
-uint32_t pshm_port_add_out(pshm_port *port, uint32_t edge) {
+uint32_t pshm_port_add_out(pshm_port *port, uint32_t incarnation) {
     uint32_t place = 0;
     while (place < port->outs && port->out[place].record != NULL) place++;
     if (place >= PSHM_OUTS) return UINT32_MAX;
-    if (!pshm_edge_attach(&port->out[place], &port->process->control, edge)) return UINT32_MAX;
+    pshm_edge edge;
+    if (!pshm_edge_attach(&edge, &port->process->control, incarnation)) return UINT32_MAX;
+    pthread_mutex_lock(&port->sending);
+    port->out[place] = edge;
     if (place == port->outs) port->outs++;
+    pthread_mutex_unlock(&port->sending);
     return place;
 }
 
-uint32_t pshm_port_add_in(pshm_port *port, uint32_t edge) {
-    if (port->ins >= PSHM_INS) return UINT32_MAX;
-    if (!pshm_edge_attach(&port->in[port->ins], &port->process->control, edge)) return UINT32_MAX;
-    return port->ins++;
-}
-
-void pshm_port_remove_out(pshm_port *port, uint32_t out) {
-    if (out < PSHM_OUTS) memset(&port->out[out], 0, sizeof port->out[out]);
+/* A successor takes the place of a drained incarnation of its edge; one that
+ * comes earlier waits behind it. */
+uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation) {
+    pshm_edge edge;
+    if (!pshm_edge_attach(&edge, &port->process->control, incarnation)) return UINT32_MAX;
+    uint32_t place = port->ins, earlier = 0;
+    bool known = false, succeeds = false;
+    for (uint32_t n = 0; n < port->ins; n++) {
+        bool same = port->in[n].record == edge.record;
+        known |= same;
+        if (same && port->drained[n]) {
+            place = n;
+            succeeds = true;
+        }
+        if (port->in[n].record == NULL && !succeeds) place = n;
+        if (same && !port->drained[n]) earlier++;
+    }
+    if (place >= PSHM_INS) return UINT32_MAX;
+    if (!known && port->awaited > 0) port->awaited--;
+    port->in[place] = edge;
+    port->behind[place] = earlier;
+    port->drained[place] = false;
+    if (place == port->ins) port->ins++;
+    return place;
 }
 
 void pshm_port_notify(pshm_port *port) {
@@ -59,6 +83,8 @@ void pshm_port_close_outs(pshm_port *port) {
 void pshm_port_end_ins(pshm_port *port) {
     for (uint32_t in = 0; in < port->ins; in++) {
         pshm_edge *edge = &port->in[in];
+        if (edge->record == NULL) continue;
+        PSHM_POINT();
         /* seq_cst, before the bell: a blocked sender looks at it */
         __atomic_store_n(&edge->record->receiver_ended, 1, __ATOMIC_SEQ_CST);
         ring_routine(port, edge->sender);

@@ -1,8 +1,8 @@
 /* port: a routine's end of all its edges; one call to send, one to receive.
  *
  * A port belongs to its routine's thread: every function but pshm_port_notify
- * is for that thread alone. The functions that can sleep return with
- * PSHM_NOTICE as soon as pshm_port_notify was called.
+ * and pshm_port_recover_receiver is for that thread alone. The functions that
+ * can sleep return with PSHM_NOTICE as soon as pshm_port_notify was called.
  *
  * A message lies in a slot of its sender's message ring: the head below, then
  * the descriptors of the payload slots that it names, then a body that C does
@@ -13,6 +13,8 @@
  */
 #ifndef PSHM_PORT_H
 #define PSHM_PORT_H
+
+#include <pthread.h>
 
 #include "process.h"
 
@@ -28,7 +30,8 @@ enum pshm_status {
     PSHM_CLOSED,    /* every incoming stream has ended and was consumed */
     PSHM_UNMAPPED,  /* map ring delivery.unmapped, then pshm_port_take */
     PSHM_FULL,      /* no slot, and the policies say drop */
-    PSHM_PROTOCOL   /* a message that contradicts its slots: counted, skipped */
+    PSHM_PROTOCOL,  /* a message that contradicts its slots: counted, skipped */
+    PSHM_DRAINED    /* delivery.place's sender is dead and its queue is empty */
 };
 
 typedef struct pshm_message {
@@ -49,6 +52,8 @@ typedef struct pshm_post {
     uint64_t token;   /* for the local ones */
     uint64_t message; /* its slot, held while any is to be served */
     uint32_t offered; /* whether its edges have counted it as sent */
+    uint32_t
+        handled; /* received messages that it is the result of: done with when it is offered */
     uint64_t deadline[PSHM_OUTS];
     uint32_t slots; /* payload slots, one lease each, ended by the send */
     uint64_t slot[PSHM_MESSAGE_SLOTS];
@@ -85,23 +90,30 @@ typedef struct pshm_port {
     pshm_routine_record *record;
     uint32_t routine;
     _Atomic uint32_t notice;
-    uint32_t outs; /* edges in out[]; a removed one leaves its place free */
-    uint32_t ins;
-    uint32_t next; /* incoming edge whose turn it is */
+    pthread_mutex_t sending; /* a send's holds and pushes; never across a wait */
+    pshm_post *post;         /* whose slots carry bits but are not pushed yet */
+    uint32_t outs;           /* edges in out[]; a removed one leaves its place free */
+    uint32_t ins;            /* places in in[], vacant ones included */
+    uint32_t next;           /* incoming edge whose turn it is */
     pshm_edge out[PSHM_OUTS];
     pshm_edge in[PSHM_INS];
+    uint32_t awaited;          /* incoming edges of which no incarnation is here yet */
+    uint32_t behind[PSHM_INS]; /* earlier incarnations of the same edge, not drained yet */
+    bool drained[PSHM_INS];    /* its incarnation is not ours to look at any more */
 } pshm_port;
 
-/* NULL when memory is short or there is no such routine. */
-pshm_port *pshm_port_open(pshm_process *process, uint32_t routine);
+/* For a routine with `awaited` incoming edges. NULL when memory is short or there
+ * is no such routine. */
+pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awaited);
 void pshm_port_close(pshm_port *port);
 
-/* Adds an edge; its index, or UINT32_MAX when the edge is not sound or there is
+/* Adds an incarnation of an edge; its index, or UINT32_MAX when the edge is not sound or there is
  * no place. */
-uint32_t pshm_port_add_out(pshm_port *port, uint32_t edge);
-uint32_t pshm_port_add_in(pshm_port *port, uint32_t edge);
+uint32_t pshm_port_add_out(pshm_port *port, uint32_t incarnation);
+uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation);
 
-/* Frees an outgoing edge's place, when nothing is being sent. */
+/* Frees an outgoing edge's place. What is still to be served on it is dropped, as
+ * ended; post->lost as ever. */
 void pshm_port_remove_out(pshm_port *port, uint32_t out);
 
 /* Asks the port's thread out of whatever it sleeps in. Any thread. */
@@ -146,6 +158,20 @@ int pshm_port_take(pshm_port *port, pshm_delivery *delivery);
 /* Ends the leases of a delivery that nobody will look at, and moves it from
  * received to dropped, under `reason`. */
 void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason);
+
+/* After PSHM_DRAINED: clears the dead sender's bit wherever this process has no
+ * lease, and gives the incarnation back when the last lease has ended. Every
+ * ring that its messages could reach must be mapped. */
+void pshm_port_recover_sender(pshm_port *port, uint32_t place);
+
+/* For a receiver that died, while `incarnation` is an outgoing one of this port:
+ * clears its bit wherever no unread message names the slot. Any thread; the
+ * next receiver may attach afterwards. False when memory is short. */
+bool pshm_port_recover_receiver(pshm_port *port, uint32_t incarnation);
+
+/* Takes back what waits for a receiver that will not come, counted as ended. Any
+ * thread. */
+void pshm_port_discard_unread(pshm_port *port, uint32_t incarnation);
 
 /* Ends every outgoing stream, in order. */
 void pshm_port_close_outs(pshm_port *port);

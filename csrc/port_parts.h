@@ -46,4 +46,14 @@ static inline const pshm_message *message_at(pshm_process *process, uint64_t cel
     return (const pshm_message *)((*mapping)->read + slot * (*mapping)->ring.slot_bytes);
 }
 
+static inline uint32_t slots_of(const pshm_message *message) {
+    uint32_t slots = message->slots;
+    return slots < PSHM_MESSAGE_SLOTS ? slots : PSHM_MESSAGE_SLOTS;
+}
+
+/* A counter that one thread writes and others read. */
+static inline void pshm_count_own(uint64_t *counter) {
+    __atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+}
+
 #endif

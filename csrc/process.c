@@ -6,6 +6,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "points.h"
+
 #define GUARDED 1024
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -58,8 +60,12 @@ pshm_process *pshm_process_open(void *memory, uint64_t bytes) {
         free(process);
         return NULL;
     }
-    process->borrowed = calloc((size_t)process->control.edges + 1, sizeof *process->borrowed);
-    if (process->borrowed == NULL) {
+    size_t incarnations = (size_t)process->control.incarnations + 1;
+    process->borrowed = calloc(incarnations, sizeof *process->borrowed);
+    process->lingering = calloc(incarnations, sizeof *process->lingering);
+    if (process->borrowed == NULL || process->lingering == NULL) {
+        free(process->borrowed);
+        free(process->lingering);
         free(process);
         return NULL;
     }
@@ -106,6 +112,7 @@ bool pshm_process_close(pshm_process *process) {
         if (process->mapping[r] != NULL) unmap(process, r);
     pthread_mutex_unlock(&lock);
     free(process->borrowed);
+    free(process->lingering);
     free(process);
     return true;
 }
@@ -182,6 +189,7 @@ pshm_mapping *pshm_process_find(pshm_process *process, uint32_t ring) {
 }
 
 void pshm_process_prune(pshm_process *process) {
+    PSHM_POINT();
     uint64_t epoch = atomic_load_explicit(&process->control.head->epoch, memory_order_acquire);
     pthread_mutex_lock(&lock);
     if (process->seen_epoch != epoch) {
@@ -197,7 +205,7 @@ void pshm_process_prune(pshm_process *process) {
 }
 
 void pshm_process_lease(pshm_process *process, pshm_mapping *mapping, uint64_t descriptor,
-                        uint32_t bits, uint32_t edge) {
+                        uint32_t bits, uint32_t incarnation) {
     pshm_lease *lease = &mapping->lease[pshm_descriptor_slot(descriptor) % mapping->ring.slots];
     pthread_mutex_lock(&lock);
     if (lease->count++ == 0) {
@@ -205,8 +213,8 @@ void pshm_process_lease(pshm_process *process, pshm_mapping *mapping, uint64_t d
         lease->generation = pshm_descriptor_generation(descriptor);
     }
     if ((bits & ~lease->bits & ~PSHM_PRODUCER) != 0) {
-        mapping->edge_of_bit[__builtin_ctz(bits)] = edge;
-        process->borrowed[edge]++;
+        mapping->incarnation_of_bit[__builtin_ctz(bits)] = incarnation;
+        process->borrowed[incarnation]++;
     }
     lease->bits |= bits;
     pthread_mutex_unlock(&lock);
@@ -217,17 +225,24 @@ static void ring_owner(pshm_process *process, uint32_t owner) {
     if (record != NULL) pshm_bell_ring(&record->bell);
 }
 
-/* Counts a lease down under the lock; the bits to drop, if it was the last. */
-static uint32_t lease_ended(pshm_process *process, pshm_mapping *mapping, uint64_t descriptor) {
+/* What the end of a slot's last lease leaves to do, outside of the lock. */
+typedef struct ended_lease {
+    pshm_mapping *mapping;
+    uint64_t descriptor;
+    uint32_t bits;
+} ended_lease;
+
+/* Counts a lease down, under the lock; its bits are left to drop if it was the
+ * last. */
+static ended_lease end_lease(pshm_mapping *mapping, uint64_t descriptor) {
     pshm_lease *lease = &mapping->lease[pshm_descriptor_slot(descriptor)];
+    ended_lease ended = {.mapping = mapping, .descriptor = descriptor, .bits = 0};
     if (lease->count == 0 || lease->generation != pshm_descriptor_generation(descriptor))
-        return 0;
-    if (--lease->count != 0) return 0;
-    uint32_t bits = lease->bits;
+        return ended;
+    if (--lease->count != 0) return ended;
+    ended.bits = lease->bits;
     lease->bits = 0;
-    for (uint32_t left = bits & ~PSHM_PRODUCER; left != 0; left &= left - 1)
-        process->borrowed[mapping->edge_of_bit[__builtin_ctz(left)]]--;
-    return bits;
+    return ended;
 }
 
 /* The slot's words stay mapped meanwhile: bits still stand in the slot, so the
@@ -239,16 +254,75 @@ static void drop_bits(pshm_process *process, pshm_mapping *mapping, uint64_t des
     if (pshm_ring_drop(&mapping->ring, descriptor, bits) == 0) ring_owner(process, owner);
 }
 
+static void store_swept(pshm_process *process, uint32_t incarnation) {
+    pshm_incarnation_record *record = pshm_control_incarnation(&process->control, incarnation);
+    process->lingering[incarnation] = 0;
+    PSHM_POINT();
+    /* release: every drop of its bit comes before the bit is given away */
+    if (record != NULL) __atomic_store_n(&record->state, PSHM_SWEPT, __ATOMIC_RELEASE);
+}
+
+/* Drops the bits, and only then counts the slot as given back: an incarnation
+ * is swept when its last bit is gone, not before. */
+static void finish_lease(pshm_process *process, const ended_lease *ended) {
+    uint32_t bits = ended->bits & ~PSHM_PRODUCER;
+    uint32_t incarnations[32], count = 0;
+    if (ended->bits == 0) return;
+    for (; bits != 0; bits &= bits - 1)
+        incarnations[count++] = ended->mapping->incarnation_of_bit[__builtin_ctz(bits)];
+    drop_bits(process, ended->mapping, ended->descriptor, ended->bits);
+    if (count == 0) return;
+    pthread_mutex_lock(&lock);
+    while (count-- > 0) {
+        uint32_t n = incarnations[count];
+        if (--process->borrowed[n] == 0 && process->lingering[n]) store_swept(process, n);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+void pshm_process_linger(pshm_process *process, uint32_t incarnation) {
+    if (incarnation >= process->control.incarnations) return;
+    pthread_mutex_lock(&lock);
+    process->lingering[incarnation] = 1;
+    if (process->borrowed[incarnation] == 0) store_swept(process, incarnation);
+    pthread_mutex_unlock(&lock);
+}
+
+void pshm_process_sweep_unleased(pshm_process *process, uint32_t ring, const pshm_edge *edge) {
+    bool freed = false;
+    uint32_t owner = UINT32_MAX;
+    pthread_mutex_lock(&lock);
+    pshm_mapping *mapping = pshm_process_find(process, ring);
+    if (mapping != NULL && pshm_edge_reaches(edge, mapping->ring.owner)) {
+        owner = mapping->ring.owner;
+        for (uint32_t n = 0; n < mapping->ring.slots; n++) {
+            const pshm_lease *lease = &mapping->lease[n];
+            if (lease->count == 0 || (lease->bits & edge->mask) == 0)
+                freed |= pshm_ring_clear(&mapping->ring, n, edge->mask);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    if (freed) ring_owner(process, owner);
+}
+
+void pshm_process_hold_still(void) {
+    pthread_mutex_lock(&lock);
+}
+
+void pshm_process_go_on(void) {
+    pthread_mutex_unlock(&lock);
+}
+
 void pshm_process_release(pshm_process *process, uint64_t descriptor) {
     uint32_t ring = pshm_descriptor_ring(descriptor);
     if (ring >= PSHM_RINGS) return;
+    ended_lease ended = {.bits = 0};
     pthread_mutex_lock(&lock);
     pshm_mapping *mapping = process->foreign ? NULL : process->mapping[ring];
-    uint32_t bits = 0;
     if (mapping != NULL && pshm_descriptor_slot(descriptor) < mapping->ring.slots)
-        bits = lease_ended(process, mapping, descriptor);
+        ended = end_lease(mapping, descriptor);
     pthread_mutex_unlock(&lock);
-    if (mapping != NULL) drop_bits(process, mapping, descriptor, bits);
+    finish_lease(process, &ended);
 }
 
 void pshm_process_drop(pshm_process *process, uint64_t descriptor, uint32_t bits) {
@@ -265,9 +339,9 @@ uint32_t pshm_process_leases(pshm_process *process, uint32_t ring) {
     return count;
 }
 
-uint32_t pshm_process_borrowed(const pshm_process *process, uint32_t edge) {
-    if (edge >= process->control.edges) return 0;
-    return __atomic_load_n(&process->borrowed[edge], __ATOMIC_RELAXED);
+uint32_t pshm_process_borrowed(const pshm_process *process, uint32_t incarnation) {
+    if (incarnation >= process->control.incarnations) return 0;
+    return __atomic_load_n(&process->borrowed[incarnation], __ATOMIC_RELAXED);
 }
 
 /* Offset of an address in a ring's payload, by either mapping; or UINT64_MAX. */
@@ -311,20 +385,19 @@ bool pshm_process_reference(pshm_process *process, const void *address, uint64_t
 }
 
 void pshm_release(void *address) {
+    ended_lease ended = {.bits = 0};
+    uint64_t at = 0;
     pthread_mutex_lock(&lock);
     pshm_process *process = processes;
-    pshm_mapping *mapping = NULL;
-    uint64_t at = 0, descriptor = 0;
-    uint32_t bits = 0;
     for (; process != NULL; process = process->next) {
-        mapping = mapping_at(process, address, &at);
-        if (mapping != NULL) break;
-    }
-    if (mapping != NULL && !process->foreign) {
+        pshm_mapping *mapping = mapping_at(process, address, &at);
+        if (mapping == NULL) continue;
         uint32_t slot = (uint32_t)(at / mapping->ring.slot_bytes);
-        descriptor = pshm_descriptor(mapping->ring.index, slot, mapping->lease[slot].generation);
-        bits = lease_ended(process, mapping, descriptor);
+        uint32_t generation = mapping->lease[slot].generation;
+        if (!process->foreign)
+            ended = end_lease(mapping, pshm_descriptor(mapping->ring.index, slot, generation));
+        break;
     }
     pthread_mutex_unlock(&lock);
-    if (bits != 0) drop_bits(process, mapping, descriptor, bits);
+    if (process != NULL) finish_lease(process, &ended);
 }

@@ -29,7 +29,7 @@ typedef struct pshm_mapping {
     uint8_t *read;  /* read-only mapping of the payload */
     uint8_t *write; /* read-write mapping; NULL but in the owner */
     _Atomic uint32_t cursor;
-    uint32_t edge_of_bit[32];
+    uint32_t incarnation_of_bit[32];
     pshm_lease lease[];
 } pshm_mapping;
 
@@ -37,7 +37,8 @@ typedef struct pshm_process {
     pshm_control control;
     pshm_mapping *mapping[PSHM_RINGS];
     uint32_t places;    /* no mapping stands past these */
-    uint32_t *borrowed; /* per edge: slots held through it */
+    uint32_t *borrowed; /* per incarnation: slots held through it */
+    uint8_t *lingering; /* per incarnation: swept as soon as none is held */
     uint64_t seen_epoch;
     bool foreign; /* made before a fork, by the parent */
     struct pshm_process *next;
@@ -63,10 +64,10 @@ pshm_mapping *pshm_process_find(pshm_process *process, uint32_t ring);
 /* Unmaps the rings that are gone. Called by receivers when the epoch moved. */
 void pshm_process_prune(pshm_process *process);
 
-/* Adds a lease with `bits`, which the caller owns in the slot's word; `edge`
- * is the edge number behind them (any number for the producer's bit). */
+/* Adds a lease with `bits`, which the caller owns in the slot's word;
+ * `incarnation` is the number of that behind them (any for the producer's bit). */
 void pshm_process_lease(pshm_process *process, pshm_mapping *mapping, uint64_t descriptor,
-                        uint32_t bits, uint32_t edge);
+                        uint32_t bits, uint32_t incarnation);
 
 /* Ends a lease; the last one drops the bits and rings the ring's owner. */
 void pshm_process_release(pshm_process *process, uint64_t descriptor);
@@ -77,8 +78,22 @@ void pshm_process_drop(pshm_process *process, uint64_t descriptor, uint32_t bits
 /* Leases in being on a ring. For tests, statistics and retirement. */
 uint32_t pshm_process_leases(pshm_process *process, uint32_t ring);
 
-/* Slots held through an edge. Any thread; a snapshot. */
-uint32_t pshm_process_borrowed(const pshm_process *process, uint32_t edge);
+/* Slots held through an incarnation. Any thread; a snapshot. */
+uint32_t pshm_process_borrowed(const pshm_process *process, uint32_t incarnation);
+
+/* Clears the edge's bit in every slot of a mapped ring, if that is one that the
+ * edge reaches, on which this process has no lease with it, and rings the
+ * ring's owner. For recovery: the edge's sender is dead and its queue drained. */
+void pshm_process_sweep_unleased(pshm_process *process, uint32_t ring, const pshm_edge *edge);
+
+/* Marks an incarnation swept as soon as no slot is held through it: now, or
+ * after the drop of the last lease. */
+void pshm_process_linger(pshm_process *process, uint32_t incarnation);
+
+/* Keeps every thread of this process from mapping, unmapping and leasing, while
+ * recovery looks at the mappings. Short: sends and receives wait for it. */
+void pshm_process_hold_still(void);
+void pshm_process_go_on(void);
 
 /* Where [address, address + bytes) lies whole in one slot that `process`
  * holds: adds a lease to it and returns true. */

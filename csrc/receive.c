@@ -1,34 +1,82 @@
 /* The receiving half of a port: see port.h. */
 #include <string.h>
 
+#include "points.h"
 #include "port_parts.h"
 
-static bool poll_ins(pshm_port *port, pshm_delivery *delivery, uint32_t *finished) {
-    *finished = 0;
+/* Nothing to look at, or behind an earlier incarnation of the same edge. */
+static bool must_wait(const pshm_port *port, uint32_t in) {
+    return port->in[in].record == NULL || port->behind[in] != 0;
+}
+
+static bool sender_is_dead(const pshm_edge *edge) {
+    /* acquire: the dead sender's last push comes before it */
+    return __atomic_load_n(&edge->incarnation->state, __ATOMIC_ACQUIRE) == PSHM_SENDER_DEAD;
+}
+
+/* The end of one incoming stream. A drained incarnation is not ours to look at
+ * any more: the edge goes on when a successor comes, unless it never will. */
+static bool stream_ended(const pshm_port *port, uint32_t in) {
+    const pshm_edge *edge = &port->in[in];
+    PSHM_POINT();
+    if (port->drained[in])
+        return __atomic_load_n(&edge->record->sender_failed, __ATOMIC_SEQ_CST) != 0;
+    return pshm_queue_finished(&edge->queue);
+}
+
+/* PSHM_OK with a cell, PSHM_DRAINED with a place, or PSHM_TIMED_OUT; then
+ * `open` is how many streams go on. */
+static int poll_ins(pshm_port *port, pshm_delivery *delivery, uint32_t *open) {
+    *open = port->awaited;
     for (uint32_t i = 0; i < port->ins; i++) {
         uint32_t in = (port->next + i) % port->ins;
         pshm_edge *edge = &port->in[in];
-        if (pshm_queue_pop(&edge->queue, &delivery->cell)) {
-            delivery->place = in;
-            port->next = in + 1;
-            return true;
+        if (must_wait(port, in)) {
+            *open += edge->record != NULL;
+            continue;
         }
-        if (pshm_queue_finished(&edge->queue)) (*finished)++;
+        if (!port->drained[in]) {
+            PSHM_POINT();
+            bool dead = sender_is_dead(edge); /* before the look: its queue is then final */
+            bool popped = pshm_queue_pop(&edge->queue, &delivery->cell);
+            if (popped || dead) {
+                delivery->place = in;
+                port->next = in + 1;
+                return popped ? PSHM_OK : PSHM_DRAINED;
+            }
+        }
+        *open += !stream_ended(port, in);
     }
-    return false;
+    return PSHM_TIMED_OUT;
 }
 
 /* The look between arm and wait: nothing came, and no end came. */
-static bool nothing_new(const pshm_port *port, uint32_t finished) {
-    uint32_t now_finished = 0;
-    for (uint32_t i = 0; i < port->ins; i++) {
-        if (pshm_queue_depth(&port->in[i].queue) != 0) return false;
-        if (pshm_queue_finished(&port->in[i].queue)) now_finished++;
+static bool nothing_new(const pshm_port *port, uint32_t open) {
+    uint32_t now_open = port->awaited;
+    for (uint32_t in = 0; in < port->ins; in++) {
+        const pshm_edge *edge = &port->in[in];
+        if (must_wait(port, in)) {
+            now_open += edge->record != NULL;
+            continue;
+        }
+        PSHM_POINT();
+        if (!port->drained[in] && (sender_is_dead(edge) || pshm_queue_depth(&edge->queue) != 0))
+            return false;
+        now_open += !stream_ended(port, in);
     }
-    return now_finished == finished;
+    return now_open == open;
+}
+
+/* The two together: what is popped and not counted when we die counts as lost. */
+static void count_receipt(pshm_edge *edge) {
+    PSHM_POINT();
+    pshm_count(&edge->record->received, 1);
+    PSHM_POINT();
+    pshm_count_own(&edge->incarnation->taken);
 }
 
 static int protocol_error(pshm_edge *edge) {
+    count_receipt(edge);
     pshm_count(&edge->record->protocol_errors, 1);
     return PSHM_PROTOCOL;
 }
@@ -96,7 +144,8 @@ int pshm_port_take(pshm_port *port, pshm_delivery *delivery) {
     pshm_process_drop(port->process, delivery->cell, edge->mask);
 
     delivery->received_ns = pshm_now();
-    pshm_count(&edge->record->received, 1);
+    count_receipt(edge);
+    PSHM_POINT();
     pshm_count(&port->record->received, 1);
     pshm_histogram_add(edge->record->hop, delivery->received_ns - delivery->sent_ns);
     pshm_histogram_add(port->record->age, delivery->received_ns - delivery->captured_ns);
@@ -111,7 +160,8 @@ static int accept_cell(pshm_port *port, pshm_delivery *delivery) {
     delivery->token = delivery->cell;
     delivery->slots = 0;
     delivery->received_ns = pshm_now();
-    pshm_count(&edge->record->received, 1);
+    count_receipt(edge);
+    PSHM_POINT();
     pshm_count(&port->record->received, 1);
     return PSHM_OK;
 }
@@ -120,20 +170,23 @@ int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout
     pshm_bell *bell = &port->record->bell;
     pshm_process *process = port->process;
     uint64_t deadline = 0;
-    uint32_t finished;
+    uint32_t open;
+    PSHM_POINT();
     if (process->seen_epoch !=
         atomic_load_explicit(&process->control.head->epoch, memory_order_relaxed))
         pshm_process_prune(process);
     for (;;) {
         if (notice(port)) return PSHM_NOTICE;
-        if (poll_ins(port, delivery, &finished)) return accept_cell(port, delivery);
-        if (finished == port->ins) return PSHM_CLOSED;
+        int found = poll_ins(port, delivery, &open);
+        if (found == PSHM_OK) return accept_cell(port, delivery);
+        if (found == PSHM_DRAINED) return PSHM_DRAINED;
+        if (open == 0) return PSHM_CLOSED;
         uint64_t now = pshm_now();
         if (deadline == 0) deadline = after(now, timeout_ns);
         if (now >= deadline) return PSHM_TIMED_OUT;
         bool undisturbed = true;
         uint32_t word = pshm_bell_arm(bell);
-        if (nothing_new(port, finished) && !notice(port))
+        if (nothing_new(port, open) && !notice(port))
             undisturbed = pshm_bell_wait(bell, word, sleep_until(now, deadline));
         pshm_bell_disarm(bell);
         if (!undisturbed) return PSHM_TIMED_OUT; /* Python's signal handlers run between calls */
@@ -145,7 +198,10 @@ void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason
     for (uint32_t k = 0; k < delivery->slots; k++)
         pshm_process_release(port->process, delivery->slot[k]);
     delivery->slots = 0;
+    PSHM_POINT();
     pshm_count(&record->received, UINT64_MAX); /* less one */
+    PSHM_POINT();
     pshm_count(&port->record->received, UINT64_MAX);
+    PSHM_POINT();
     pshm_count(&record->dropped[reason], 1);
 }

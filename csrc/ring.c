@@ -1,5 +1,7 @@
 #include "ring.h"
 
+#include "points.h"
+
 #define PAGE 4096u
 
 static uint64_t head_bytes(uint32_t slots) {
@@ -14,11 +16,13 @@ uint64_t pshm_ring_bytes(uint32_t slots, uint64_t slot_bytes) {
 
 void pshm_ring_format(pshm_ring_head *head, uint32_t index, uint32_t owner, uint32_t slots,
                       uint64_t slot_bytes) {
+    PSHM_POINT();
     head->slots = slots;
     head->owner = owner;
     head->index = index;
     head->slot_bytes = slot_bytes;
     head->payload_offset = head_bytes(slots);
+    PSHM_POINT();
     head->magic = PSHM_MAGIC;
 }
 
@@ -42,11 +46,13 @@ uint64_t pshm_ring_alloc(pshm_ring *ring, _Atomic uint32_t *cursor) {
     for (uint32_t i = 0; i < slots; i++) {
         uint32_t n = (start + i) % slots;
         _Atomic uint64_t *word = &ring->slot[n].word;
+        PSHM_POINT();
         /* seq_cst: part of the look of an owner that set its bell's flag */
         uint64_t old = atomic_load_explicit(word, memory_order_seq_cst);
         if ((uint32_t)old != 0) continue;
         uint32_t generation = (uint32_t)(old >> 32) + 1;
         uint64_t taken = (uint64_t)generation << 32 | PSHM_PRODUCER;
+        PSHM_POINT();
         /* acquire: pairs with the release of the drop that freed it */
         if (atomic_compare_exchange_strong_explicit(word, &old, taken, memory_order_acquire,
                                                     memory_order_relaxed)) {
@@ -67,10 +73,12 @@ static _Atomic uint64_t *word_of(const pshm_ring *ring, uint64_t descriptor) {
 bool pshm_ring_hold(pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
     _Atomic uint64_t *word = word_of(ring, descriptor);
     if (word == NULL) return false;
+    PSHM_POINT();
     uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
     do {
         if ((uint32_t)(old >> 32) != pshm_descriptor_generation(descriptor)) return false;
         if ((uint32_t)old == 0 || ((uint32_t)old & bits) != 0) return false;
+        PSHM_POINT();
         /* relaxed: the push that names the slot publishes the bit */
     } while (!atomic_compare_exchange_weak_explicit(word, &old, old | bits, memory_order_relaxed,
                                                     memory_order_relaxed));
@@ -80,19 +88,30 @@ bool pshm_ring_hold(pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
 uint32_t pshm_ring_drop(pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
     _Atomic uint64_t *word = word_of(ring, descriptor);
     if (word == NULL) return UINT32_MAX;
+    PSHM_POINT();
     uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
     do {
         if ((uint32_t)(old >> 32) != pshm_descriptor_generation(descriptor)) return UINT32_MAX;
         if (((uint32_t)old & bits) == 0) return UINT32_MAX;
+        PSHM_POINT();
         /* seq_cst: releases our reads, and orders the bell's flag after it */
     } while (!atomic_compare_exchange_weak_explicit(word, &old, old & ~(uint64_t)bits,
                                                     memory_order_seq_cst, memory_order_relaxed));
     return (uint32_t)old & ~bits;
 }
 
+bool pshm_ring_clear(pshm_ring *ring, uint32_t slot, uint32_t bits) {
+    PSHM_POINT();
+    /* seq_cst: as for drop */
+    uint64_t old = atomic_fetch_and_explicit(&ring->slot[slot % ring->slots].word,
+                                             ~(uint64_t)bits, memory_order_seq_cst);
+    return ((uint32_t)old & bits) != 0 && ((uint32_t)old & ~bits) == 0;
+}
+
 uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits) {
     uint32_t found = 0;
     for (uint32_t n = 0; n < ring->slots; n++) {
+        PSHM_POINT();
         /* seq_cst: as for drop, one slot at a time */
         uint64_t old =
             atomic_fetch_and_explicit(&ring->slot[n].word, ~(uint64_t)bits, memory_order_seq_cst);
@@ -102,6 +121,7 @@ uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits) {
 }
 
 uint32_t pshm_ring_holders(const pshm_ring *ring, uint32_t slot) {
+    PSHM_POINT();
     /* acquire: a slot seen free is free of its readers too */
     return (uint32_t)atomic_load_explicit(&ring->slot[slot % ring->slots].word,
                                           memory_order_acquire);

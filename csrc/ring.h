@@ -95,9 +95,11 @@ bool pshm_ring_hold(pshm_ring *ring, uint64_t descriptor, uint32_t bits);
  * was set; the word is then untouched. */
 uint32_t pshm_ring_drop(pshm_ring *ring, uint64_t descriptor, uint32_t bits);
 
-/* Clears `bits` in every slot, whatever its generation: the sweep of a dead
- * incarnation. Only its one recoverer may call it; idempotent. Returns how
- * many slots had one of them. */
+/* Clears `bits` in one slot, or in every slot, whatever its generation: the
+ * sweep of what a dead process held. Only the one recoverer of those bits may
+ * call it; idempotent. Order: as for drop. Returns whether the slot became
+ * free by it, or how many slots had one of them. */
+bool pshm_ring_clear(pshm_ring *ring, uint32_t slot, uint32_t bits);
 uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits);
 
 /* The slot's holders now, and whether its generation is the descriptor's.

@@ -1,14 +1,10 @@
 /* The sending half of a port: see port.h. */
 #include <string.h>
 
+#include "points.h"
 #include "port_parts.h"
 
 /* ---- what an edge holds of a message ---------------------------------- */
-
-static uint32_t slots_of(const pshm_message *message) {
-    uint32_t slots = message->slots;
-    return slots < PSHM_MESSAGE_SLOTS ? slots : PSHM_MESSAGE_SLOTS;
-}
 
 /* Drops the edge's bits of a message that its receiver will not see. Payload
  * first: the message slot's bit keeps the list of them in being. */
@@ -33,11 +29,30 @@ static void lose_token(pshm_post *post, uint32_t out, uint64_t token) {
 static void lose(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason) {
     pshm_edge *edge = &port->out[out];
     post->outs &= ~(1ull << out);
-    pshm_count(&edge->record->dropped[reason], 1);
     if (edge->local)
         lose_token(post, out, post->token);
     else if (post->message != PSHM_NO_SLOT)
         drop_message(port, edge, post->message);
+    PSHM_POINT();
+    pshm_count(&edge->record->dropped[reason], 1);
+    PSHM_POINT();
+    pshm_count_own(&edge->incarnation->settled);
+}
+
+/* Takes the oldest cell back, for a newer one or for its slot. */
+static bool evict(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason) {
+    pshm_edge *edge = &port->out[out];
+    uint64_t cell;
+    if (!pshm_queue_pop(&edge->queue, &cell)) return false;
+    if (edge->local)
+        lose_token(post, out, cell);
+    else
+        drop_message(port, edge, cell);
+    PSHM_POINT();
+    pshm_count(&edge->record->dropped[reason], 1);
+    PSHM_POINT();
+    pshm_count_own(&edge->incarnation->evicted);
+    return true;
 }
 
 /* ---- slots ------------------------------------------------------------- */
@@ -45,23 +60,20 @@ static void lose(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason
 /* Evicts from the drop_oldest edge with the longest queue; false if all are
  * empty. */
 static bool evict_for_slot(pshm_port *port, uint64_t outs) {
-    pshm_edge *longest = NULL;
-    uint32_t depth = 0;
+    uint32_t longest = PSHM_OUTS, depth = 0;
     while (outs != 0) {
-        pshm_edge *edge = &port->out[next_out(&outs)];
+        uint32_t out = next_out(&outs);
+        pshm_edge *edge = &port->out[out];
         if (edge->local || edge->policy != PSHM_POLICY_DROP_OLDEST) continue;
         uint32_t waiting = pshm_queue_depth(&edge->queue);
-        if (waiting > depth) {
-            depth = waiting;
-            longest = edge;
-        }
+        if (waiting <= depth) continue;
+        depth = waiting;
+        longest = out;
     }
-    uint64_t cell;
-    if (longest == NULL) return false;
-    if (pshm_queue_pop(&longest->queue, &cell)) {
-        pshm_count(&longest->record->dropped[PSHM_REASON_NO_SLOT], 1);
-        drop_message(port, longest, cell);
-    }
+    if (longest == PSHM_OUTS) return false;
+    pthread_mutex_lock(&port->sending);
+    evict(port, NULL, longest, PSHM_REASON_NO_SLOT);
+    pthread_mutex_unlock(&port->sending);
     return true;
 }
 
@@ -123,6 +135,21 @@ bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, ui
 
 /* ---- send -------------------------------------------------------------- */
 
+/* From here on the message counts: sent = received + dropped + waiting. */
+static void offer(pshm_edge *edge) {
+    PSHM_POINT();
+    pshm_count_own(&edge->incarnation->offered);
+    PSHM_POINT();
+    pshm_count(&edge->record->sent, 1);
+}
+
+/* What it was made of is in nobody's hands any more. */
+static void count_handled(pshm_port *port, pshm_post *post) {
+    PSHM_POINT();
+    pshm_count(&port->record->handled, post->handled);
+    post->handled = 0;
+}
+
 static void release_leases(pshm_port *port, pshm_post *post) {
     for (uint32_t k = 0; k < post->slots; k++) pshm_process_release(port->process, post->slot[k]);
     post->slots = 0;
@@ -148,11 +175,15 @@ static void hold_for_edges(pshm_port *port, pshm_post *post, pshm_mapping *messa
         uint32_t out = next_out(&outs);
         pshm_edge *edge = &port->out[out];
         if (edge->local) continue;
+        PSHM_POINT();
         bool ended = has_ended(edge);
         if (!ended && hold_message(port, post, edge, messages)) continue;
         if (!ended) pshm_count(&edge->record->protocol_errors, 1);
         post->outs &= ~(1ull << out);
+        PSHM_POINT();
         pshm_count(&edge->record->dropped[ended ? PSHM_REASON_ENDED : PSHM_REASON_ERROR], 1);
+        PSHM_POINT();
+        pshm_count_own(&edge->incarnation->settled);
     }
 }
 
@@ -167,8 +198,11 @@ static int write_message(pshm_port *port, pshm_post *post, pshm_mapping *message
     }
     uint8_t *slot =
         messages->write + pshm_descriptor_slot(post->message) * messages->ring.slot_bytes;
+    PSHM_POINT();
     memcpy(slot, head, sizeof *head);
+    PSHM_POINT();
     memcpy(slot + sizeof *head, post->slot, post->slots * sizeof(uint64_t));
+    PSHM_POINT();
     if (head->bytes != 0) memcpy(slot + table, body, head->bytes);
     return PSHM_OK;
 }
@@ -199,14 +233,19 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
         int status = write_message(port, post, messages, &head, body);
         if (status != PSHM_OK) return status;
     }
+    pthread_mutex_lock(&port->sending);
     for (uint64_t outs = post->outs; outs != 0;) {
         uint32_t out = next_out(&outs);
-        pshm_count(&port->out[out].record->sent, 1);
+        offer(&port->out[out]);
         post->deadline[out] = after(now, port->out[out].timeout_ns);
     }
     post->offered = 1;
+    count_handled(port, post);
     if (remote != 0) hold_for_edges(port, post, pshm_process_find(port->process, ring));
+    port->post = post;
+    pthread_mutex_unlock(&port->sending);
     release_leases(port, post);
+    PSHM_POINT();
     return pshm_port_resume(port, post);
 }
 
@@ -222,14 +261,7 @@ static bool settle_full(pshm_port *port, pshm_post *post, uint32_t out, uint64_t
         lose(port, post, out, PSHM_REASON_TIMEOUT);
         return true;
     }
-    uint64_t cell;
-    if (pshm_queue_pop(&edge->queue, &cell)) {
-        pshm_count(&edge->record->dropped[PSHM_REASON_OLDEST], 1);
-        if (edge->local)
-            lose_token(post, out, cell);
-        else
-            drop_message(port, edge, cell);
-    }
+    evict(port, post, out, PSHM_REASON_OLDEST);
     return false;
 }
 
@@ -239,12 +271,15 @@ static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) 
     /* Twice at the most: only this thread pushes, so room that an eviction or
      * the receiver made is there for it. */
     for (int attempt = 0; attempt < 2; attempt++) {
+        PSHM_POINT();
         if (has_ended(edge)) {
             lose(port, post, out, PSHM_REASON_ENDED);
             return;
         }
         if (pshm_queue_push(&edge->queue, cell)) {
             post->outs &= ~(1ull << out);
+            PSHM_POINT();
+            pshm_count_own(&edge->incarnation->settled);
             ring_routine(port, edge->receiver);
             return;
         }
@@ -257,6 +292,7 @@ static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) 
 static bool can_go_on(const pshm_port *port, const pshm_post *post) {
     for (uint64_t outs = post->outs; outs != 0;) {
         const pshm_edge *edge = &port->out[next_out(&outs)];
+        PSHM_POINT();
         if (has_ended(edge) || pshm_queue_depth(&edge->queue) < edge->queue.capacity) return true;
     }
     return false;
@@ -272,6 +308,7 @@ static uint64_t first_deadline(const pshm_post *post) {
 }
 
 static void end_post(pshm_port *port, pshm_post *post) {
+    port->post = NULL;
     if (post->message == PSHM_NO_SLOT) return;
     pshm_process_drop(port->process, post->message, PSHM_PRODUCER);
     post->message = PSHM_NO_SLOT;
@@ -281,26 +318,48 @@ int pshm_port_resume(pshm_port *port, pshm_post *post) {
     pshm_bell *bell = &port->record->bell;
     for (;;) {
         uint64_t now = pshm_now();
+        pthread_mutex_lock(&port->sending);
         for (uint64_t outs = post->outs; outs != 0;) serve(port, post, next_out(&outs), now);
-        if (post->outs == 0) break;
+        if (post->outs == 0) end_post(port, post);
+        pthread_mutex_unlock(&port->sending);
+        if (post->outs == 0) return PSHM_OK;
         if (notice(port)) return PSHM_NOTICE;
         uint32_t word = pshm_bell_arm(bell);
         if (!can_go_on(port, post) && !notice(port))
             pshm_bell_wait(bell, word, sleep_until(now, first_deadline(post)));
         pshm_bell_disarm(bell);
     }
-    end_post(port, post);
-    return PSHM_OK;
 }
 
 void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason) {
+    pthread_mutex_lock(&port->sending);
     for (uint64_t outs = post->outs; outs != 0;) {
         uint32_t out = next_out(&outs);
-        /* every offered message counts as sent, so that sent = received +
-         * dropped + waiting */
-        if (post->offered == 0) pshm_count(&port->out[out].record->sent, 1);
+        if (post->offered == 0) offer(&port->out[out]);
         lose(port, post, out, reason);
     }
-    release_leases(port, post);
+    count_handled(port, post);
     end_post(port, post);
+    pthread_mutex_unlock(&port->sending);
+    release_leases(port, post);
+}
+
+void pshm_port_discard_unread(pshm_port *port, uint32_t incarnation) {
+    pshm_post none = {.lost = 0};
+    pthread_mutex_lock(&port->sending);
+    for (uint32_t out = 0; out < port->outs; out++) {
+        const pshm_edge *edge = &port->out[out];
+        if (edge->record == NULL || edge->local || edge->number != incarnation) continue;
+        while (evict(port, &none, out, PSHM_REASON_ENDED)) continue;
+    }
+    pthread_mutex_unlock(&port->sending);
+}
+
+void pshm_port_remove_out(pshm_port *port, uint32_t out) {
+    if (out >= PSHM_OUTS) return;
+    pthread_mutex_lock(&port->sending);
+    pshm_post *post = port->post;
+    if (post != NULL && (post->outs >> out & 1) != 0) lose(port, post, out, PSHM_REASON_ENDED);
+    memset(&port->out[out], 0, sizeof port->out[out]);
+    pthread_mutex_unlock(&port->sending);
 }

@@ -69,6 +69,10 @@ class Channel:
         message: tuple[Any, ...] = pickle.loads(packet)
         return message
 
+    def stop_receiving(self) -> None:
+        """Makes `receive` return None, in whichever thread it waits."""
+        self._socket.shutdown(socket.SHUT_RD)
+
     def close(self) -> None:
         if self._guarded:
             native.unguard(self._socket.fileno())

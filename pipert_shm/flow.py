@@ -5,12 +5,14 @@ Forked by the launcher; never returns to its caller.
 
 from __future__ import annotations
 
+import faulthandler
 import inspect
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,15 +34,19 @@ from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import Plan
 from pipert_shm.ports import LocalMessages
-from pipert_shm.runner import Runner, Shutdown, Start, Stop, describe
+from pipert_shm.runner import Attachment, Runner, Shutdown, Start, Stop, describe
 
+EXIT_GAVE_UP = 70
+STACKS_SIGNAL = signal.SIGRTMIN + 7  # makes a flow write the stacks of its threads
+OVERTIME = 1.0  # seconds past the grace period after which a flow ends in the midst of a call
 SWITCH_INTERVAL = 0.0005  # with Python's default a busy sibling thread adds 5 ms to each hop
 
 
 class FlowProcess:
     """The process of one flow: its runners, and the control channel.
 
-    :param rings: per routine number, a ring that build() made for it, and its slot size.
+    :param attachment: which incarnations of its edges, and which rings, it starts with.
+    :param grace: seconds that its routines have to return in when it ends.
     """
 
     def __init__(
@@ -52,14 +58,17 @@ class FlowProcess:
         logs: Channel,
         logger: logging.Logger,
         audience: Audience,
-        rings: dict[int, tuple[int, int]],
+        attachment: Attachment,
+        grace: float,
     ) -> None:
         self.plan = plan
+        self._grace = grace
         self._logger = logger
         self.segment = ControlSegment.open(pipe_id)
-        self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}
+        self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}  # at build time
         self._control = control
         self._audience = audience
+        self.exit_status = 0
         self._sending = threading.Lock()
         local: dict[int, LocalMessages] = {}
         self.runners: dict[str, Runner] = {}
@@ -69,7 +78,7 @@ class FlowProcess:
             handler = ForwardingHandler(logs, name, routine.name, record.count_lost_log)
             routine._logger = forwarding_logger(f"{logger.name}.{routine.name}", handler)
             routine._notifier = self._notify
-            self.runners[routine.name] = Runner(self, item, local, rings.get(item.number))
+            self.runners[routine.name] = Runner(self, item, local, attachment)
 
     def report(self, *message: Any) -> None:
         """Tells the launcher. Any thread."""
@@ -107,8 +116,10 @@ class FlowProcess:
             self._obey(*message)
         for runner in self.runners.values():
             runner.command(Shutdown())
+        # The launcher kills us first, if it is still there and knows that we are to end.
+        deadline = time.monotonic() + self._grace + OVERTIME
         for runner in self.runners.values():
-            runner.join()
+            runner.join(max(0.0, deadline - time.monotonic()))
 
     def _obey(self, what: str, *details: Any) -> None:
         if what == "start":
@@ -122,11 +133,29 @@ class FlowProcess:
                     self.runners[name].command(Stop())
             self._handle(event)
         elif what == "add_out":
-            name, edge = details
-            self.runners[name].add_out(edge, lambda: self.report("tapped", edge))
+            name, edge, incarnation = details
+            self.runners[name].add_out(edge, incarnation, lambda: self.report("tapped", edge, incarnation))
         elif what == "remove_out":
             name, number = details
             self.runners[name].remove_out(number, lambda: self.report("untapped", number))
+        elif what == "add_in":
+            name, edge, incarnation = details
+            self.runners[name].add_in(edge, incarnation)
+        elif what == "receiver_died":
+            name, incarnation = details
+            self.runners[name].recover_receiver(incarnation)
+            self.report("recovered", incarnation)
+        elif what == "receiver_failed":
+            name, incarnation = details
+            self.runners[name].give_up_receiver(incarnation)
+        elif what == "sender_died":
+            self.runners[details[0]].drain_the_dead()
+
+    def give_up(self, cause: str) -> None:
+        """Ends this process as failed, its routines cleaned up: the launcher restarts it by its policy. Any thread."""
+        self.exit_status = EXIT_GAVE_UP
+        self._logger.error("%s; the flow is given up", cause)
+        self._control.stop_receiving()
 
     def _handle(self, event: Event) -> None:
         """Calls the handlers of the event; built-in ones first."""
@@ -160,9 +189,11 @@ def run_flow(
     pipe_id: str,
     control: Channel,
     logs: Channel,
+    stacks: int,
     logger_name: str,
     audience: Audience,
-    rings: dict[int, tuple[int, int]],
+    attachment: Attachment,
+    grace: float,
 ) -> int:
     """The whole life of a flow's process, just forked; its exit status."""
     take_own_signals()
@@ -170,16 +201,18 @@ def run_flow(
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
+    faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
     control.keep()
     logs.keep().set_blocking(False)
     logger = forwarding_logger(f"{logger_name}.{name}", ForwardingHandler(logs, name, name, lambda: None))
     try:
-        FlowProcess(name, plan, pipe_id, control, logs, logger, audience, rings).serve()
+        process = FlowProcess(name, plan, pipe_id, control, logs, logger, audience, attachment, grace)
+        process.serve()
     except Exception as error:
         logger.exception("flow %r failed", name)
         control.send("failed", name, f"flow {name!r} failed: {describe(error)}")
         return 1
-    return 0
+    return process.exit_status
 
 
 def take_own_signals() -> None:

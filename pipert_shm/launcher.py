@@ -1,4 +1,4 @@
-"""The launcher: a small single-threaded process that forks the flows, orders events, and sees the flows' deaths.
+"""The launcher: a small single-threaded process that forks the flows, orders events, and sees to it when flows die.
 
 The parent forks it at `build()`; it holds the routine objects as they were then, so routines need not pickle and a flow is
 never forked from a process with threads. What the kernel says is what counts: a flow is dead when its pidfd says so, and
@@ -15,29 +15,55 @@ import signal
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, NoReturn
 
 from pipert_shm import native
 from pipert_shm.channel import Channel
 from pipert_shm.errors import FlowDied
-from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, STOP_EVENT_NAME, Audience, Event
-from pipert_shm.flow import exit_process, run_flow, take_own_signals
+from pipert_shm.events import KILL_EVENT_NAME, PEER_FAILED_EVENT_NAME, START_EVENT_NAME, STOP_EVENT_NAME, Audience, Event
+from pipert_shm.flow import STACKS_SIGNAL, exit_process, run_flow, take_own_signals
+from pipert_shm.incarnations import Incarnations
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment, unlink_pipe
-from pipert_shm.plan import BITS, EdgePlan, Plan
-from pipert_shm.runner import State
+from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
+from pipert_shm.runner import Attachment, State
 from pipert_shm.transmit import SharedMemoryTransmitter
+
+FIRST_BACKOFF = 0.02  # seconds, doubled with each restart within the window
+LONGEST_BACKOFF = 10.0
+STACKS_WAIT = 0.5
+
+
+class FlowState(IntEnum):
+    """A flow's state, as it stands in its record in the control segment."""
+
+    RUNNING = 1
+    RESTARTING = 2
+    FAILED = 3
+    ENDED = 4
 
 
 @dataclass(slots=True)
-class _Child:
-    """A flow's process."""
+class _Flow:
+    """A flow, and its process while it has one."""
 
     name: str
-    pid: int
-    pidfd: int
-    channel: Channel
+    number: int
+    routines: list[RoutinePlan]
+    pid: int = 0
+    pidfd: int = -1
+    stacks: int = -1
+    channel: Channel | None = None
     outbox: deque[tuple[Any, ...]] = field(default_factory=deque)
+    deaths: list[float] = field(default_factory=list)
+    restart_at: float | None = None
+    failed: bool = False
+    hung: bool = False
+
+    @property
+    def up(self) -> bool:
+        return self.channel is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +74,7 @@ class LaunchOrder:
         taps: (first routine number, how many, first edge number) of the places that are kept for taps.
         rings: per routine number, the ring that build() made for it, and its slot size.
         grace: seconds that a flow has to end in, before SIGKILL.
+        stop_on_failure: whether the whole pipe ends when a flow has failed for good.
     """
 
     plan: Plan
@@ -57,6 +84,7 @@ class LaunchOrder:
     taps: tuple[int, int, int]
     rings: dict[int, tuple[int, int]]
     grace: float
+    stop_on_failure: bool
 
 
 class Launcher:
@@ -69,88 +97,145 @@ class Launcher:
         self._logs = logs
         self._logger = logging.getLogger(order.logger_name)
         self._segment = ControlSegment.open(order.pipe_id)
+        self._incarnations = Incarnations(self._segment, self._plan)
         self._selector = selectors.DefaultSelector()
-        self._children: dict[str, _Child] = {}
-        self._flow_of = {item.routine.name: item.flow for item in self._plan.routines}
+        self._flows = {name: _Flow(name, number, routines) for number, (name, routines) in enumerate(self._plan.flows.items())}
+        self._flow_of = {item.routine.name: self._flows[item.flow] for item in self._plan.routines}
         self._records = [native.RoutineRecord(self._segment.process, item.number) for item in self._plan.routines]
         self._wanted: set[str] = set()
         self._runs = [0] * len(self._plan.routines)
         self._states = [State.BUILT] * len(self._plan.routines)
-        self._ready = 0
+        self._taps: dict[int, EdgePlan] = {}
+        self._asked_tap: int | None = None  # one question at a time: see Session.tap
+        self._unready = len(self._flows)
+        self._built = False
         self._kill_by: float | None = None
         self._parent_gone = False
+        self._retired = False
 
     def run(self) -> None:
-        """Forks the flows and serves until all of them are gone."""
-        for name in self._plan.flows:
-            self._fork(name)
+        """Forks the flows and serves until all of them are gone for good."""
+        for flow in self._flows.values():
+            self._fork(flow, self._order.rings)
         self._selector.register(self._parent, selectors.EVENT_READ, self._hear_parent)
-        while self._children:
-            timeout = None if self._kill_by is None else max(0.0, self._kill_by - time.monotonic())
-            for key, mask in self._selector.select(timeout):
+        while any(flow.up or flow.restart_at is not None for flow in self._flows.values()) or not self._is_over():
+            for key, mask in self._selector.select(self._patience()):
                 if key.fd not in self._selector.get_map():
                     continue  # buried by an earlier event of this round
                 if mask & selectors.EVENT_READ:
                     key.data()
                 if mask & selectors.EVENT_WRITE:
                     self._flush(key.fileobj)
-            if self._kill_by is not None and time.monotonic() >= self._kill_by:
+            self._do_what_is_due()
+
+    def _is_over(self) -> bool:
+        """Whether there is nothing to wait for when no flow runs: the parent ends a pipe whose flows have all failed."""
+        return self._kill_by is not None or self._parent_gone
+
+    def _patience(self) -> float | None:
+        """Seconds until something is due, None when nothing is."""
+        due = [flow.restart_at for flow in self._flows.values() if flow.restart_at is not None]
+        if self._kill_by is not None:
+            due.append(self._kill_by)
+        now = time.monotonic()
+        if self._retired:
+            due.append(now + 1.0)
+        timeouts = [item.routine.hang_timeout for item in self._plan.routines if item.routine.hang_timeout is not None]
+        if timeouts:
+            due.append(now + min(timeouts) / 4)
+        return max(0.0, min(due) - now) if due else None
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        if self._kill_by is not None:
+            if now >= self._kill_by:
                 self._kill_now()
+            return
+        for flow in self._flows.values():
+            if flow.restart_at is not None and now >= flow.restart_at:
+                self._restart(flow)
+            elif flow.up and not flow.hung:
+                self._watch_hang(flow)
+        self._retired = self._retired and self._incarnations.remove_retired()
 
-    # ---- flows -----------------------------------------------------------------------------------
+    # ---- processes -------------------------------------------------------------------------------
 
-    def _fork(self, name: str) -> None:
+    def _fork(self, flow: _Flow, rings: dict[int, tuple[int, int]]) -> None:
+        outs: dict[int, int] = {}
+        ins: dict[int, list[int]] = {}
+        for item in flow.routines:
+            for edge in item.outs:
+                live = self._incarnations.live(edge)
+                if live is not None:
+                    outs[edge.number] = live
+            for edge in item.ins:
+                ins[edge.number] = [n for n in self._incarnations.of(edge) if self._incarnations.is_fit(n)]
         ours, theirs = Channel.pair()
         ours.keep()
+        stacks, stacks_in = os.pipe()
+        native.guard(stacks)
         pid = os.fork()
         if pid == 0:
-            self._be_flow(name, theirs)
+            self._be_flow(flow.name, theirs, stacks_in, Attachment(outs, ins, rings))
         theirs.close()
+        os.close(stacks_in)
         ours.set_blocking(False)
-        child = _Child(name, pid, os.pidfd_open(pid), ours)
-        native.guard(child.pidfd)
-        self._children[name] = child
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear_flow(child))
-        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._bury(child))
+        flow.pid, flow.pidfd, flow.stacks, flow.channel = pid, os.pidfd_open(pid), stacks, ours
+        flow.restart_at, flow.hung = None, False
+        flow.outbox.clear()
+        native.guard(flow.pidfd)
+        native.FlowRecord(self._segment.process, flow.number).note_start(FlowState.RUNNING, pid)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear_flow(flow))
+        self._selector.register(flow.pidfd, selectors.EVENT_READ, lambda: self._bury(flow))
 
-    def _be_flow(self, name: str, control: Channel) -> NoReturn:
+    def _be_flow(self, name: str, control: Channel, stacks: int, attachment: Attachment) -> NoReturn:
         status = 1
+        order = self._order
         try:
-            order = self._order
+            self._segment.unmap()  # the flow has its own; ours would keep the memory of rings that are long gone
             status = run_flow(
-                name, self._plan, order.pipe_id, control, self._logs, order.logger_name, order.audience, order.rings
+                name,
+                self._plan,
+                order.pipe_id,
+                control,
+                self._logs,
+                stacks,
+                order.logger_name,
+                order.audience,
+                attachment,
+                order.grace,
             )
         finally:
             exit_process(status)
         raise AssertionError("a forked process ends above")
 
-    def _send(self, child: _Child, *message: Any) -> None:
-        child.outbox.append(message)
-        self._flush(child.channel)
+    def _send(self, flow: _Flow, *message: Any) -> None:
+        """Queues a message; nothing for a flow that is down, which is born with all that it needs to know."""
+        if flow.channel is not None:
+            flow.outbox.append(message)
+            self._flush(flow.channel)
 
     def _flush(self, channel: Any) -> None:
-        child = next((child for child in self._children.values() if child.channel is channel), None)
-        if child is None:
+        flow = next((flow for flow in self._flows.values() if flow.channel is channel), None)
+        if flow is None:
             return
+        mask = selectors.EVENT_READ
         try:
-            while child.outbox:
-                child.channel.send(*child.outbox[0])
-                child.outbox.popleft()
+            while flow.outbox:
+                channel.send(*flow.outbox[0])
+                flow.outbox.popleft()
         except BlockingIOError:
-            self._watch(child, selectors.EVENT_READ | selectors.EVENT_WRITE)
-            return
+            mask |= selectors.EVENT_WRITE
         except (BrokenPipeError, ConnectionError):
-            child.outbox.clear()  # it is dying: its pidfd tells the rest
-        self._watch(child, selectors.EVENT_READ)
+            flow.outbox.clear()  # it is dying: its pidfd tells the rest
+        if channel in self._selector.get_map():
+            self._selector.modify(channel, mask, lambda: self._hear_flow(flow))
 
-    def _watch(self, child: _Child, mask: int) -> None:
-        if child.channel in self._selector.get_map():
-            self._selector.modify(child.channel, mask, lambda: self._hear_flow(child))
-
-    def _hear_flow(self, child: _Child) -> None:
-        message = child.channel.receive()
+    def _hear_flow(self, flow: _Flow) -> None:
+        message = flow.channel.receive() if flow.channel is not None else None
         if message is None:
-            self._selector.unregister(child.channel)
+            if flow.channel is not None:
+                self._selector.unregister(flow.channel)
             return
         what, *details = message
         if what == "state":
@@ -158,39 +243,220 @@ class Launcher:
         elif what == "event":
             self._dispatch(details[0])
         elif what == "ready":
-            self._ready += 1
-            if self._ready == len(self._plan.flows):
-                self._tell("ready")
-        elif what in ("failed", "tapped", "untapped"):
+            self._note_ready(flow)
+        elif what == "recovered":
+            if self._incarnations.note_recovered(details[0]):
+                self._attach(details[0])
+        elif what == "tapped":
+            self._asked_tap = None
+            self._tell(*message)
+        elif what == "untapped":
+            self._taps.pop(details[0], None)
+            self._tell(*message)
+        else:
             self._tell(*message)
 
-    def _bury(self, child: _Child) -> None:
-        _, status = os.waitpid(child.pid, 0)
-        exit_code = os.waitstatus_to_exitcode(status)
-        while child.channel in self._selector.get_map():
-            self._hear_flow(child)  # its last words
-        self._selector.unregister(child.pidfd)
-        native.unguard(child.pidfd)
-        os.close(child.pidfd)
-        child.channel.close()
-        del self._children[child.name]
-        if self._kill_by is None:
-            self._logger.error("%s", FlowDied(child.name, exit_code))
-            self._tell("died", child.name, exit_code)
-            self._mark_dead(child.name)
+    def _note_ready(self, flow: _Flow) -> None:
+        if self._built:
+            self._start_again(flow)
+            return
+        self._unready -= 1
+        if self._unready == 0:
+            self._built = True
+            self._tell("ready")
 
-    def _mark_dead(self, flow: str) -> None:
-        """Ends the streams of a flow that died, so that nobody waits for it."""
-        for item in self._plan.flows[flow]:
-            for edge in item.outs:
-                record = native.EdgeRecord(self._segment.process, edge.number)
-                record.close()
-                self._records[edge.receiver].ring()
+    def _bury(self, flow: _Flow) -> None:
+        _, status = os.waitpid(flow.pid, 0)
+        exit_code = os.waitstatus_to_exitcode(status)
+        while flow.channel is not None and flow.channel in self._selector.get_map():
+            self._hear_flow(flow)  # its last words
+        self._selector.unregister(flow.pidfd)
+        for fd in (flow.pidfd, flow.stacks):
+            native.unguard(fd)
+            os.close(fd)
+        if flow.channel is not None:
+            flow.channel.close()
+        flow.channel = None
+        if self._kill_by is None:
+            self._recover(flow)
+            self._decide(flow, exit_code)
+        else:
+            native.FlowRecord(self._segment.process, flow.number).note_death(FlowState.ENDED, exit_code, restarting=False)
+
+    # ---- death and restart -----------------------------------------------------------------------
+
+    def _recover(self, flow: _Flow) -> None:
+        """Sees to it that what the dead process held is let go of, by whoever can.
+
+        All of its incarnations are marked before anything of it starts again.
+        """
+        for item in flow.routines:
+            self._records[item.number].count_crash()
+            self._incarnations.retire_rings(item)
+        self._retired = True
+        for item in flow.routines:
+            for edge in [*item.outs, *(tap for tap in self._taps.values() if tap.sender == item.number)]:
+                unswept = self._incarnations.unswept_of(edge)
+                self._incarnations.note_sender_death(edge)
+                for number in unswept:
+                    self._incarnations.recover_receiver(number)
+                    self._attach(number)  # the next receiver, if it is up already, drains it
+                if edge.number not in self._taps and self._flows[self._plan.routines[edge.receiver].flow].failed:
+                    self._incarnations.give_up(edge)
+                self._wake_receiver(edge)
+        for item in flow.routines:
             for edge in item.ins:
-                native.EdgeRecord(self._segment.process, edge.number).end_receiver()
-                self._records[edge.sender].ring()
+                if edge.local:
+                    continue
+                sender = self._plan.routines[edge.sender]
+                sender_flow = self._flows[sender.flow]
+                for number in self._incarnations.note_receiver_death(edge, sender_lives=sender_flow.up):
+                    self._send(sender_flow, "receiver_died", sender.routine.name, number)
+
+    def _wake_receiver(self, edge: EdgePlan) -> None:
+        """Without asking its flag: the sender may have died between its push and its ring."""
+        if edge.number in self._taps:
+            # A tap ends with its routine's process; whoever reads it may tap again.
+            native.EdgeRecord(self._segment.process, edge.number).fail_sender()
+            del self._taps[edge.number]
+            self._tell("untapped", edge.number)
+            if edge.number == self._asked_tap:
+                self._asked_tap = None
+                self._incarnations.give_up(edge)  # there is no tap yet that could drain it
+                self._tell("no_tap", f"routine {self._plan.names[edge.sender]!r} died just now")
+        native.RoutineRecord(self._segment.process, edge.receiver).ring()
+        if edge.receiver < len(self._plan.routines) and not edge.local:
+            receiver = self._plan.routines[edge.receiver]
+            self._send(self._flows[receiver.flow], "sender_died", receiver.routine.name)
+
+    def _attach(self, number: int) -> None:
+        """Nothing of a dead receiver is left on the incarnation: the next one may attach, if it is up already."""
+        edge = self._plan.edges[self._incarnations[number].edge]
+        receiver = self._plan.routines[edge.receiver]
+        self._send(self._flows[receiver.flow], "add_in", receiver.routine.name, edge, number)
+
+    def _decide(self, flow: _Flow, exit_code: int) -> None:
+        """Restart or failure, by the flow's policy."""
+        restart = self._plan.restarts[flow.name]
+        now = time.monotonic()
+        flow.deaths = [death for death in flow.deaths if now - death < restart.window]
+        flow.deaths.append(now)
+        again = self._built and restart.wanted(exit_code) and len(flow.deaths) <= restart.limit
+        record = native.FlowRecord(self._segment.process, flow.number)
+        record.note_death(FlowState.RESTARTING if again else FlowState.FAILED, exit_code, restarting=again)
+        death = FlowDied(flow.name, exit_code)
+        if again:
+            backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (len(flow.deaths) - 1))
+            flow.restart_at = now + backoff
+            self._logger.warning("%s; it is restarted in %g s", death, backoff)
+            return
+        self._logger.error("%s; it is not restarted", death)
+        self._tell("died", flow.name, exit_code)
+        self._fail(flow)
+
+    def _restart(self, flow: _Flow) -> None:
+        """Forks the flow again, with fresh incarnations for what it sends."""
+        opened: list[tuple[EdgePlan, int]] = []
+        for item in flow.routines:
+            for edge in item.outs:
+                if native.EdgeRecord(self._segment.process, edge.number).removed or self._incarnations.live(edge) is not None:
+                    continue
+                number = self._incarnations.open(edge, item)
+                if number is None:
+                    for other, unused in opened:
+                        self._incarnations.withdraw(other, unused)
+                    flow.restart_at = time.monotonic() + 0.1  # as soon as a receiver has let go of what it keeps
+                    return
+                if State(self._records[item.number].state).over:
+                    self._incarnations[number].close()
+                opened.append((edge, number))
+        self._fork(flow, {})
+        for edge, number in opened:
+            receiver = self._plan.routines[edge.receiver]
+            if not edge.local:
+                self._send(self._flows[receiver.flow], "add_in", receiver.routine.name, edge, number)
+
+    def _start_again(self, flow: _Flow) -> None:
+        """Starts the routines of a restarted flow that ran, or were to run, when it died."""
+        orders = []
+        for item in flow.routines:
+            name = item.routine.name
+            state = State(self._records[item.number].state)
+            if name in self._wanted and not state.over:
+                self._runs[item.number] += 1
+                orders.append((name, self._runs[item.number]))
+            elif state is State.RUNNING:
+                self._records[item.number].state = State.STOPPED  # it was told to stop while there was nobody to hear it
+        self._send(flow, "start", orders)
+
+    def _fail(self, flow: _Flow) -> None:
+        """The flow does not come back: its neighbours go on without it."""
+        flow.failed = True
+        names = [item.routine.name for item in flow.routines]
+        for item in flow.routines:
+            for edge in item.outs:
+                native.EdgeRecord(self._segment.process, edge.number).fail_sender()
+                if self._flows[self._plan.routines[edge.receiver].flow].failed:
+                    self._incarnations.give_up(edge)
+                native.RoutineRecord(self._segment.process, edge.receiver).ring()
+            for edge in item.ins:
+                native.EdgeRecord(self._segment.process, edge.number).receiver_ended = True
+                sender = self._plan.routines[edge.sender]
+                live = self._incarnations.live(edge)
+                if not self._flows[sender.flow].up:
+                    self._incarnations.give_up(edge)
+                elif live is not None and not edge.local:
+                    self._send(self._flows[sender.flow], "receiver_failed", sender.routine.name, live)
+                native.RoutineRecord(self._segment.process, edge.sender).ring()
+        self._tell_neighbours(flow, names)
+        if self._order.stop_on_failure:
+            self._kill()
+        for item in flow.routines:
             self._records[item.number].state = State.FAILED
             self._note_state(item.number, self._runs[item.number], State.FAILED, "")
+
+    def _tell_neighbours(self, flow: _Flow, names: list[str]) -> None:
+        neighbours = {
+            self._plan.routines[number].routine.name
+            for item in flow.routines
+            for edge in (*item.ins, *item.outs)
+            for number in (edge.sender, edge.receiver)
+        }
+        listening = tuple(
+            name for name in sorted(neighbours - set(names)) if PEER_FAILED_EVENT_NAME in self._order.audience.handlers[name]
+        )
+        if listening:
+            self._dispatch(Event(PEER_FAILED_EVENT_NAME, listening, {"flow": flow.name, "routines": names}))
+
+    def _watch_hang(self, flow: _Flow) -> None:
+        for item in flow.routines:
+            since = self._records[item.number].busy_since_ns
+            limit = item.routine.hang_timeout
+            if limit is None or not since or native.now_ns() - since < limit * 1e9:
+                continue
+            self._logger.error(
+                "routine %r hangs in main_logic for more than %g s; flow %r is killed. The stacks of its threads:\n%s",
+                item.routine.name,
+                limit,
+                flow.name,
+                self._stacks_of(flow),
+            )
+            flow.hung = True
+            signal.pidfd_send_signal(flow.pidfd, signal.SIGKILL)
+            return
+
+    @staticmethod
+    def _stacks_of(flow: _Flow) -> str:
+        signal.pidfd_send_signal(flow.pidfd, STACKS_SIGNAL)
+        text = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(flow.stacks, selectors.EVENT_READ)
+            # Until it is silent: the handler writes all of it in one go.
+            while selector.select(STACKS_WAIT if not text else STACKS_WAIT / 10):
+                text += os.read(flow.stacks, 1 << 16)
+        return text.decode(errors="replace") or "(it does not answer)"
+
+    # ---- states ----------------------------------------------------------------------------------
 
     def _note_state(self, number: int, run: int, state: int, cause: str) -> None:
         if run < self._runs[number]:
@@ -204,9 +470,10 @@ class Launcher:
                 self._tell("ended")
 
     def _kill_now(self) -> None:
-        for child in self._children.values():
-            self._logger.warning("flow %r did not end within %g s and is killed", child.name, self._order.grace)
-            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        for flow in self._flows.values():
+            if flow.up:
+                self._logger.warning("flow %r did not end within %g s and is killed", flow.name, self._order.grace)
+                signal.pidfd_send_signal(flow.pidfd, signal.SIGKILL)
         self._kill_by = time.monotonic() + 60
 
     # ---- the parent ------------------------------------------------------------------------------
@@ -244,49 +511,52 @@ class Launcher:
         else:
             if event.name == STOP_EVENT_NAME:
                 self._wanted.difference_update(event.routines)
-            for flow, names in self._by_flow(event.routines).items():
-                if flow in self._children:
-                    self._send(self._children[flow], "event", Event(event.name, tuple(names), event.params))
+            for flow, names in self._by_flow(event.routines):
+                self._send(flow, "event", Event(event.name, tuple(names), event.params))
 
-    def _by_flow(self, names: tuple[str, ...]) -> dict[str, list[str]]:
+    def _by_flow(self, names: tuple[str, ...]) -> list[tuple[_Flow, list[str]]]:
         by_flow: dict[str, list[str]] = {}
         for name in names:
-            by_flow.setdefault(self._flow_of[name], []).append(name)
-        return by_flow
+            by_flow.setdefault(self._flow_of[name].name, []).append(name)
+        return [(self._flows[flow], members) for flow, members in by_flow.items()]
 
     def _start(self, names: tuple[str, ...]) -> None:
         """Starts those that don't run. Ended streams are opened first, so that no receiver sees an old end."""
         starting = []
         for item in self._plan.routines:
             name = item.routine.name
-            state = State(self._records[item.number].state)
-            if name not in names or item.flow not in self._children or (name in self._wanted and not state.over):
+            over = State(self._records[item.number].state).over
+            if name not in names or self._flows[item.flow].failed or (name in self._wanted and not over):
                 continue
-            starting.append((item, state))
-            if state is State.FAILED:
+            starting.append(item)
+            if State(self._records[item.number].state) is State.FAILED:
                 self._tell("failed", item.number, "")  # it gets another try
-        for item, state in starting:
-            if state.over:
-                for edge in item.outs:
-                    native.EdgeRecord(self._segment.process, edge.number).reopen_stream()
-                for edge in item.ins:
-                    native.EdgeRecord(self._segment.process, edge.number).reopen_receiver()
-        for flow, group in self._by_flow(tuple(item.routine.name for item, _ in starting)).items():
-            orders = []
-            for name in group:
-                item = next(item for item, _ in starting if item.routine.name == name)
-                self._wanted.add(name)
-                self._runs[item.number] += 1
-                self._states[item.number] = State.RUNNING
-                orders.append((name, self._runs[item.number]))
-            self._send(self._children[flow], "start", orders)
+            if over:
+                self._reopen(item)
+        for item in starting:
+            self._wanted.add(item.routine.name)
+            self._runs[item.number] += 1
+            self._states[item.number] = State.RUNNING
+        for flow, group in self._by_flow(tuple(item.routine.name for item in starting)):
+            orders = [(item.routine.name, self._runs[item.number]) for item in starting if item.routine.name in group]
+            self._send(flow, "start", orders)
+
+    def _reopen(self, item: RoutinePlan) -> None:
+        for edge in item.outs:
+            live = self._incarnations.live(edge)
+            if live is not None and not native.EdgeRecord(self._segment.process, edge.number).removed:
+                self._incarnations[live].reopen()
+        for edge in item.ins:
+            native.EdgeRecord(self._segment.process, edge.number).receiver_ended = False
+        self._records[item.number].state = State.STOPPED
 
     def _kill(self) -> None:
         if self._kill_by is not None:
             return
         self._kill_by = time.monotonic() + self._order.grace
-        for child in list(self._children.values()):
-            self._send(child, KILL_EVENT_NAME)
+        for flow in self._flows.values():
+            flow.restart_at = None
+            self._send(flow, KILL_EVENT_NAME)
 
     # ---- taps ------------------------------------------------------------------------------------
 
@@ -294,23 +564,16 @@ class Launcher:
         """Makes an edge from a routine to the parent, or says why there can't be one."""
         first_routine, count, first_edge = self._order.taps
         item = self._plan.find(name)
-        if item is None or item.flow not in self._children:
+        flow = self._flow_of.get(name)
+        if item is None or flow is None or not flow.up:
             self._tell("no_tap", f"routine {name!r} does not run")
             return
-        records = [native.EdgeRecord(self._segment.process, first_edge + place) for place in range(count)]
-        place = next((place for place in range(count) if records[place].state == native.EDGE_FREE), None)
+        place = next((place for place in range(count) if self._is_unused(first_edge + place)), None)
         if place is None:
             self._tell("no_tap", f"all {count} taps of the pipe are in use; close one")
             return
-        number = first_edge + place
-        used = {edge.bit for edge in self._plan.edges if self._plan.routines[edge.sender].reach & item.reach}
-        used |= {record.bit for record in records if record.state != native.EDGE_FREE}
-        bit = next((bit for bit in BITS if bit not in used), None)
-        if bit is None:
-            self._tell("no_tap", f"routine {name!r} has no holder bit left for one more receiver")
-            return
         edge = EdgePlan(
-            number=number,
+            number=first_edge + place,
             sender=item.number,
             receiver=first_routine + place,
             policy="drop_oldest",
@@ -318,27 +581,27 @@ class Launcher:
             timeout=None,
             transmitter=SharedMemoryTransmitter(),
             local=False,
-            bit=bit,
             borrow_cap=1,
         )
-        records[place].format(
-            sender=edge.sender,
-            receiver=edge.receiver,
-            bit=bit,
-            policy=native.POLICIES[edge.policy],
-            capacity=edge.capacity,
-            borrow_cap=edge.borrow_cap,
-            timeout_ns=edge.timeout_ns,
-        )
-        self._send(self._children[item.flow], "add_out", name, edge)
+        edge.format(native.EdgeRecord(self._segment.process, edge.number), item.reach)
+        number = self._incarnations.open(edge, item)
+        if number is None:
+            self._tell("no_tap", f"routine {name!r} has no holder bit left for one more receiver")
+            return
+        self._taps[edge.number] = edge
+        self._asked_tap = edge.number
+        self._send(flow, "add_out", name, edge, number)
+
+    def _is_unused(self, edge: int) -> bool:
+        """Whether a tap's place is free: its last sender is done with it, and no view of it lives."""
+        return edge not in self._taps and not self._incarnations.numbers_of(edge)
 
     def _untap(self, edge: int) -> None:
-        record = native.EdgeRecord(self._segment.process, edge)
-        sender = self._plan.routines[record.sender]
-        if sender.flow in self._children:
-            self._send(self._children[sender.flow], "remove_out", sender.routine.name, edge)
-        else:
-            self._tell("untapped", edge)
+        tap = self._taps.get(edge)
+        if tap is None:
+            return  # it ended with its routine's process
+        sender = self._plan.routines[tap.sender]
+        self._send(self._flows[sender.flow], "remove_out", sender.routine.name, edge)
 
 
 def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:

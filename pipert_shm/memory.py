@@ -143,11 +143,11 @@ class ControlSegment:
         self.process = native.Process(address, size)
 
     @classmethod
-    def create(cls, routines: int, edges: int, cells: int, budget: int) -> ControlSegment:
+    def create(cls, room: native.ControlSize, budget: int) -> ControlSegment:
         """:raises SharedMemoryFull: when /dev/shm is too small for it."""
-        size = native.control_bytes(routines, edges, cells)
+        size = room.bytes_needed()
         if not size:
-            raise ValueError(f"no control segment for {routines} routines and {edges} edges of {cells} cells")
+            raise ValueError("the pipe has too many routines, wires or messages in its queues")
         while True:
             pipe_id = new_pipe_id()
             fd = create_segment(_name(pipe_id, CONTROL), size, "the pipe's control segment")
@@ -158,7 +158,7 @@ class ControlSegment:
             _unlink(_name(pipe_id, CONTROL))
         native.guard(fd)
         address = native.map_shared(fd, size)
-        native.format_control(address, routines, edges, cells, budget)
+        room.format(address, budget)
         return cls(pipe_id, fd, address, size)
 
     @classmethod
@@ -190,11 +190,12 @@ def _page_up(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int, purpose: str) -> int:
-    """Makes a ring for routine number `owner` and maps it here, writable; its number.
+def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int, purpose: str, *, mapped: bool = True) -> int:
+    """Makes a ring for routine number `owner`; its number.
 
     It gets `slots` slots where the pipe's budget and /dev/shm allow, else as many as there is room for.
 
+    :param mapped: map it here, writable. A mapping keeps the memory, also when the ring is gone: only who uses it should.
     :raises SharedMemoryFull: when there is no room for the fewest that work.
     """
     process = segment.process
@@ -225,7 +226,8 @@ def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int
         address = native.map_shared(fd, PAGE)
         native.format_ring(address, ring, owner, fitting, slot_bytes)
         native.unmap(address, PAGE)
-        process.map_ring(ring, serial, fd, size, writable=True)
+        if mapped:
+            process.map_ring(ring, serial, fd, size, writable=True)
     finally:
         os.close(fd)
     process.publish_ring(ring)
@@ -250,13 +252,46 @@ def open_ring(segment: ControlSegment, ring: int, *, writable: bool = False) -> 
         shm.close_fd()
 
 
-def remove_ring(segment: ControlSegment, ring: int, size: int) -> None:
-    """Unlinks a ring of which every slot is free, and gives its memory back to the budget. The owner only."""
-    serial = segment.process.serial(ring)
-    segment.process.release_ring(ring)
-    segment.process.refund(size)
-    segment.process.prune()
+def open_every_ring(segment: ControlSegment) -> list[int]:
+    """Maps every ring of the pipe here, for recovery; their numbers."""
+    rings = []
+    for ring in range(native.RINGS):
+        if not segment.process.serial(ring):
+            continue
+        if segment.process.ring_owner(ring) is None:
+            try:
+                open_ring(segment, ring)
+            except (LookupError, posix_ipc.ExistentialError):
+                continue  # it went meanwhile, which it does only when nobody holds a slot of it
+        rings.append(ring)
+    return rings
+
+
+def remove_unpublished(segment: ControlSegment, owner: int) -> None:
+    """Removes the segments that a routine which died was just making, and gives their bytes back. The launcher only."""
+    while serial := segment.process.unclaim_ring(owner):
+        name = _name(segment.pipe_id, serial)
+        path = SHM / name[1:]
+        if path.exists():
+            segment.process.refund(path.stat().st_size)
+            _unlink(name)
+
+
+def remove_if_free(segment: ControlSegment, ring: int) -> bool:
+    """Unlinks a ring that will not be allocated from any more, if every slot of it is free; whether it was.
+
+    Its owner only, or the launcher when that is dead.
+    """
+    process = segment.process
+    slots, slot_bytes = process.ring_geometry(ring)
+    if not slots or process.used_slots(ring):
+        return False
+    serial = process.serial(ring)
     _unlink(_name(segment.pipe_id, serial))
+    process.release_ring(ring)
+    process.refund(native.ring_bytes(slots, slot_bytes))
+    process.prune()
+    return True
 
 
 class Stopping(Exception):
@@ -280,7 +315,7 @@ class Slots:
         self._slots = slots
         self._ring = -1
         self._slot_bytes = 0
-        self._old: list[tuple[int, int]] = []
+        self._old: list[int] = []
         self.edge_names: dict[int, str] = {}
         self.loaned = False  # whether there was ever a loan
 
@@ -298,17 +333,12 @@ class Slots:
         wanted = size if not self._slot_bytes else max(size, int(self._slot_bytes * GROWTH))
         ring = create_ring(self._segment, self._number, self._slots, wanted, f"the ring of {self._name!r}")
         if self._ring >= 0:
-            self._old.append((self._ring, self._slot_bytes))
+            self._old.append(self._ring)
         self._ring, self._slot_bytes = ring, _page_up(wanted)
         self._drop_old()
 
     def _drop_old(self) -> None:
-        process = self._segment.process
-        for ring, slot_bytes in list(self._old):
-            holders = process.holders(ring)
-            if holders is not None and not any(holders):
-                remove_ring(self._segment, ring, native.ring_bytes(len(holders), slot_bytes))
-                self._old.remove((ring, slot_bytes))
+        self._old = [ring for ring in self._old if not remove_if_free(self._segment, ring)]
 
     def reserve(self, size: int, outs: int) -> tuple[int, int]:
         """A free slot of at least `size` bytes: its descriptor and address, under one lease of the caller's.

@@ -7,6 +7,7 @@ inherited (their leases do nothing there).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import pipert_shm._native as _native
@@ -21,6 +22,7 @@ CLOSED: int = _lib.PSHM_CLOSED
 UNMAPPED: int = _lib.PSHM_UNMAPPED
 FULL: int = _lib.PSHM_FULL
 PROTOCOL: int = _lib.PSHM_PROTOCOL
+DRAINED: int = _lib.PSHM_DRAINED
 
 PRODUCER: int = _lib.PSHM_PRODUCER
 RINGS: int = _lib.PSHM_RINGS
@@ -43,13 +45,15 @@ REASONS: dict[str, int] = {
     "ended": _lib.PSHM_REASON_ENDED,
     "stopped": _lib.PSHM_REASON_STOPPED,
     "error": _lib.PSHM_REASON_ERROR,
+    "crash": _lib.PSHM_REASON_CRASH,
 }
 
 FOREVER = 2**64 - 1
 
-EDGE_FREE: int = _lib.PSHM_EDGE_FREE
-EDGE_LIVE: int = _lib.PSHM_EDGE_LIVE
-EDGE_CLOSING: int = _lib.PSHM_EDGE_CLOSING
+FREE: int = _lib.PSHM_FREE
+LIVE: int = _lib.PSHM_LIVE
+SENDER_DEAD: int = _lib.PSHM_SENDER_DEAD
+SWEPT: int = _lib.PSHM_SWEPT
 
 BUCKET_NS: list[int] = [_lib.pshm_histogram_value(bucket) for bucket in range(BUCKETS)]
 
@@ -88,13 +92,22 @@ def unmap(address: int, size: int) -> None:
     _lib.munmap(_ffi.cast("void *", address), size)
 
 
-def control_bytes(routines: int, edges: int, cells: int) -> int:
-    size: int = _lib.pshm_control_bytes(routines, edges, cells)
-    return size
+class ControlSize:
+    """What a control segment has room for. `cells` per queue is a power of two."""
 
+    __slots__ = ("size",)
 
-def format_control(address: int, routines: int, edges: int, cells: int, budget: int) -> None:
-    _lib.pshm_control_format(_ffi.cast("void *", address), routines, edges, cells, budget)
+    def __init__(self, *, flows: int, routines: int, edges: int, incarnations: int, cells: int) -> None:
+        self.size: Any = _ffi.new("pshm_control_size *", (flows, routines, edges, incarnations, cells))
+
+    def bytes_needed(self) -> int:
+        """Bytes of the segment; 0 when there can be no such one."""
+        size: int = _lib.pshm_control_bytes(self.size)
+        return size
+
+    def format(self, address: int, budget: int) -> None:
+        """Writes the head of a fresh, zeroed segment."""
+        _lib.pshm_control_format(_ffi.cast("void *", address), self.size, budget)
 
 
 def ring_bytes(slots: int, slot_bytes: int) -> int:
@@ -129,81 +142,67 @@ def writable_memory(address: int, size: int) -> memoryview:
 class EdgeRecord:
     """One edge's words in the control segment: what build() fixed of it, and its counters."""
 
-    __slots__ = ("_edge", "_process", "_record", "number")
+    __slots__ = ("_record",)
 
     def __init__(self, process: Process, number: int) -> None:
-        self._process = process
         self._record = _lib.pshm_control_edge(process.control, number)
-        self._edge = _ffi.new("pshm_edge *")
-        self.number = number
 
     def format(
         self,
         *,
         sender: int,
         receiver: int,
-        bit: int,
+        local: bool,
         policy: int,
         capacity: int,
         borrow_cap: int,
         timeout_ns: int,
+        reach: Iterable[int] = (),
     ) -> None:
-        """Makes the edge live. `bit` 0 makes it local. The creator only, before its ends know of it."""
+        """Fixes the edge. The creator only, before its ends know of it.
+
+        :param reach: the routines, besides the sender, whose rings its messages can name.
+        """
         record = self._record
         record.sender = sender
         record.receiver = receiver
-        record.bit = bit
-        record.local = bit == 0
+        record.local = local
         record.policy = policy
         record.capacity = capacity
         record.borrow_cap = borrow_cap
         record.timeout_ns = timeout_ns
-        record.receiver_ended = 0
-        _lib.pshm_queue_format(_ffi.addressof(record, "queue"))
-        record.state = EDGE_LIVE
-
-    @property
-    def state(self) -> int:
-        state: int = self._record.state
-        return state
-
-    @state.setter
-    def state(self, state: int) -> None:
-        self._record.state = state
-
-    @property
-    def bit(self) -> int:
-        bit: int = self._record.bit
-        return bit
+        record.receiver_ended = record.removed = record.sender_failed = 0
+        words = [0] * len(record.reach)
+        for routine in {sender, *reach}:
+            words[routine // 64] |= 1 << routine % 64
+        record.reach = words
 
     @property
     def sender(self) -> int:
         sender: int = self._record.sender
         return sender
 
-    def reopen_stream(self) -> None:
-        """Takes the end of the stream back. The launcher, while the sender rests."""
-        _lib.pshm_queue_reopen(self._queue())
+    @property
+    def receiver_ended(self) -> bool:
+        """Whether the receiver takes no more: senders drop what they have for it."""
+        return bool(self._record.receiver_ended)
 
-    def reopen_receiver(self) -> None:
-        """Takes the receiver's end back. The launcher, while the receiver rests."""
-        self._record.receiver_ended = 0
+    @receiver_ended.setter
+    def receiver_ended(self, ended: bool) -> None:
+        self._record.receiver_ended = ended
 
-    def end_receiver(self) -> None:
-        """For a receiver that died: its sender drops from now on."""
-        self._record.receiver_ended = 1
+    @property
+    def removed(self) -> bool:
+        """Whether the sender has unlinked it, for good."""
+        return bool(self._record.removed)
 
-    def close(self) -> None:
-        """Ends the stream of a sender that died."""
-        _lib.pshm_queue_close(self._queue())
+    @removed.setter
+    def removed(self, removed: bool) -> None:
+        self._record.removed = removed
 
-    def _queue(self) -> Any:
-        _lib.pshm_edge_attach(self._edge, self._process.control, self.number)
-        return _ffi.addressof(self._edge, "queue")
-
-    def waiting(self) -> int:
-        depth: int = _lib.pshm_queue_depth(self._queue())
-        return depth
+    def fail_sender(self) -> None:
+        """For a sender that is dead for good. Ring the receiver afterwards."""
+        self._record.sender_failed = 1
 
     def counters(self) -> dict[str, int]:
         record = self._record
@@ -223,6 +222,93 @@ class EdgeRecord:
     def count_hop(self, ns: int) -> None:
         """Adds a local hop, whose sending time C does not know. The receiver's thread."""
         _lib.pshm_histogram_add(self._record.hop, ns)
+
+
+class Incarnation:
+    """One life of an edge: its bit and its queue. A sender's death ends it; the next one gets a new one."""
+
+    __slots__ = ("_edge", "_process", "_record", "number")
+
+    def __init__(self, process: Process, number: int) -> None:
+        self._process = process
+        self._record = _lib.pshm_control_incarnation(process.control, number)
+        self._edge = _ffi.new("pshm_edge *")
+        self.number = number
+
+    def format(self, edge: int, bit: int) -> None:
+        """Makes it live. `bit` is 0 for a local edge. The creator or the launcher, before its ends know of it."""
+        _lib.pshm_incarnation_format(self._record, edge, bit)
+
+    @property
+    def state(self) -> int:
+        state: int = self._record.state
+        return state
+
+    @state.setter
+    def state(self, state: int) -> None:
+        self._record.state = state
+
+    @property
+    def edge(self) -> int:
+        edge: int = self._record.edge
+        return edge
+
+    @property
+    def bit(self) -> int:
+        bit: int = self._record.bit
+        return bit
+
+    def reopen(self) -> None:
+        """Takes the end of the stream back. The launcher, while the sender rests."""
+        _lib.pshm_queue_reopen(self._queue())
+
+    def close(self) -> None:
+        """Ends the stream at what was sent. The sender, or the launcher for one that does not run."""
+        _lib.pshm_queue_close(self._queue())
+
+    def waiting(self) -> int:
+        depth: int = _lib.pshm_queue_depth(self._queue())
+        return depth
+
+    def _queue(self) -> Any:
+        _lib.pshm_edge_attach(self._edge, self._process.control, self.number)
+        return _ffi.addressof(self._edge, "queue")
+
+    def recover_receiver(self) -> None:
+        """Its receiver is dead, and its sender too: see csrc/recover.h. The launcher.
+
+        :raises MemoryError: with nothing done.
+        """
+        if not _lib.pshm_recover_receiver(self._process.handle, self.number, FOREVER):
+            raise MemoryError(f"incarnation {self.number} is not recovered")
+
+    def recover(self) -> None:
+        """Both of its ends are dead, and nobody will drain it. The launcher."""
+        _lib.pshm_recover_edge(self._process.handle, self.number)
+
+
+class FlowRecord:
+    """One flow's words in the control segment; the launcher writes them."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, process: Process, number: int) -> None:
+        self._record = _lib.pshm_control_flow(process.control, number)
+
+    def note_start(self, state: int, pid: int) -> None:
+        self._record.state = state
+        self._record.pid = pid
+
+    def note_death(self, state: int, exit_code: int, *, restarting: bool) -> None:
+        self._record.state = state
+        self._record.pid = 0
+        self._record.last_exit = exit_code
+        self._record.restarts += restarting
+
+    def read(self) -> tuple[int, int, int, int]:
+        """State, pid, last exit code, restarts."""
+        record = self._record
+        return record.state, record.pid, record.last_exit, record.restarts
 
 
 class RoutineRecord:
@@ -250,7 +336,7 @@ class RoutineRecord:
 
     def counters(self) -> dict[str, int]:
         record = self._record
-        names = ("received", "sent", "errors", "logs_lost", "copied_bytes", "in_band_bytes", "busy_ns")
+        names = ("received", "sent", "errors", "logs_lost", "copied_bytes", "in_band_bytes", "busy_ns", "lost_in_crash")
         return {name: getattr(record, name) for name in names}
 
     def age_histogram(self) -> list[int]:
@@ -258,6 +344,37 @@ class RoutineRecord:
 
     def count_error(self) -> None:
         self._record.errors += 1
+
+    @property
+    def busy_since_ns(self) -> int:
+        """When main_logic was called, 0 outside of it."""
+        since: int = self._record.busy_since_ns
+        return since
+
+    @busy_since_ns.setter
+    def busy_since_ns(self, ns: int) -> None:
+        self._record.busy_since_ns = ns
+
+    @property
+    def sequence(self) -> int:
+        """Number of a source's next message; outlives its process."""
+        sequence: int = self._record.sequence
+        return sequence
+
+    @sequence.setter
+    def sequence(self, sequence: int) -> None:
+        self._record.sequence = sequence
+
+    def count_handled(self, messages: int) -> None:
+        """So many more received messages are done with. The routine's thread."""
+        self._record.handled += messages
+
+    def count_crash(self) -> None:
+        """The process died: what it had received and was not done with is lost. The launcher."""
+        record = self._record
+        record.lost_in_crash += record.received - record.handled
+        record.handled = record.received
+        record.busy_since_ns = 0
 
     def count_lost_log(self) -> None:
         self._record.logs_lost += 1
@@ -301,6 +418,10 @@ class Process:
     def handle(self) -> Any:
         return self._process
 
+    def incarnations(self) -> list[Incarnation]:
+        """All that the control segment has room for."""
+        return [Incarnation(self, number) for number in range(self.control.incarnations)]
+
     def claim_ring(self, owner: int) -> tuple[int, int] | None:
         """A place and a serial for a new ring, None when there is no place left."""
         serial = _ffi.new("uint64_t *")
@@ -321,6 +442,16 @@ class Process:
     def prune(self) -> None:
         """Unmaps the rings that are gone."""
         _lib.pshm_process_prune(self._process)
+
+    def unclaim_ring(self, owner: int) -> int:
+        """Gives back a place that a dead routine claimed and did not publish; its segment's serial, 0 when there is none."""
+        serial: int = _lib.pshm_control_unclaim_ring(self.control, owner)
+        return serial
+
+    def ring_geometry(self, ring: int) -> tuple[int, int]:
+        """Slots and bytes per slot of a ring that is mapped here."""
+        mapping = _lib.pshm_process_find(self._process, ring)
+        return (0, 0) if mapping == _ffi.NULL else (mapping.ring.slots, mapping.ring.slot_bytes)
 
     def ring_owner(self, ring: int) -> int | None:
         """Routine number of the producer of a ring that is mapped here."""
@@ -354,15 +485,9 @@ class Process:
         mapping = _lib.pshm_process_find(self._process, ring)
         return 0 if mapping == _ffi.NULL else int(_lib.pshm_ring_used(_ffi.addressof(mapping, "ring")))
 
-    def sweep(self, ring: int, bit: int) -> int:
-        """Clears a dead edge's bit in every slot of a ring; how many had it."""
-        mapping = _lib.pshm_process_find(self._process, ring)
-        return 0 if mapping == _ffi.NULL else int(_lib.pshm_ring_sweep(_ffi.addressof(mapping, "ring"), 1 << bit))
-
-    def borrowed(self, edge: int) -> int:
-        """How many slots this process holds through an edge."""
-        count: int = _lib.pshm_process_borrowed(self._process, edge)
-        return count
+    def recover_owner(self, ring: int) -> None:
+        """The owner of a ring is dead: clears the producer's bit in it. The launcher."""
+        _lib.pshm_recover_owner(self._process, ring)
 
     def release(self, descriptor: int) -> None:
         """Ends one lease of a slot."""
@@ -378,8 +503,10 @@ class Post:
         self.post: Any = _ffi.new("pshm_post *")
         self._slot = self.post.slot
 
-    def begin(self, outs: int, token: int) -> None:
+    def begin(self, outs: int, token: int, handled: int) -> None:
+        """:param handled: how many received messages are done with as soon as this one counts as sent."""
         post = self.post
+        post.handled = handled
         post.outs = outs
         post.token = token
         post.slots = 0
@@ -406,12 +533,15 @@ class Post:
 
 
 class Port:
-    """A routine's end of all its edges. All but `notify()` belong to the routine's thread."""
+    """A routine's end of all its edges. All but `notify()` and recovery belong to the routine's thread.
+
+    :param awaited: how many incoming edges there will be.
+    """
 
     __slots__ = ("_address", "_body", "_delivery", "_descriptor", "_offset", "_port", "delivery", "process")
 
-    def __init__(self, process: Process, routine: int) -> None:
-        port = _lib.pshm_port_open(process.handle, routine)
+    def __init__(self, process: Process, routine: int, awaited: int = 0) -> None:
+        port = _lib.pshm_port_open(process.handle, routine, awaited)
         if port == _ffi.NULL:
             raise MemoryError(f"no port for routine {routine}")
         self.process = process
@@ -423,18 +553,34 @@ class Port:
         self._offset = _ffi.new("uint64_t *")
         self._address = _ffi.new("void **")
 
-    def add_out(self, edge: int) -> int:
+    def add_out(self, incarnation: int) -> int:
         """:raises ValueError: when the edge is not sound, or the port is full."""
-        return self._place(_lib.pshm_port_add_out(self._port, edge), edge)
+        return self._place(_lib.pshm_port_add_out(self._port, incarnation), incarnation)
 
-    def add_in(self, edge: int) -> int:
+    def add_in(self, incarnation: int) -> int:
         """:raises ValueError: when the edge is not sound, or the port is full."""
-        return self._place(_lib.pshm_port_add_in(self._port, edge), edge)
+        return self._place(_lib.pshm_port_add_in(self._port, incarnation), incarnation)
 
-    def _place(self, place: int, edge: int) -> int:
+    def _place(self, place: int, incarnation: int) -> int:
         if place >= INS:
-            raise ValueError(f"edge {edge} can't be added to this routine")
+            raise ValueError(f"incarnation {incarnation} can't be added to this routine")
         return place
+
+    def recover_receiver(self, incarnation: int) -> None:
+        """The receiver of an outgoing edge is dead: see csrc/port.h. Any thread.
+
+        :raises MemoryError: with nothing done.
+        """
+        if not _lib.pshm_port_recover_receiver(self._port, incarnation):
+            raise MemoryError(f"incarnation {incarnation} is not recovered")
+
+    def discard_unread(self, incarnation: int) -> None:
+        """Takes back what waits for a receiver that will not come. Any thread."""
+        _lib.pshm_port_discard_unread(self._port, incarnation)
+
+    def recover_sender(self, place: int) -> None:
+        """After DRAINED: see csrc/port.h."""
+        _lib.pshm_port_recover_sender(self._port, place)
 
     def remove_out(self, out: int) -> None:
         _lib.pshm_port_remove_out(self._port, out)

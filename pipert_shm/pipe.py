@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterable
 from itertools import pairwise
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from pipert_shm.errors import PipeFailed, PipertError, PipeStateError, UnknownTarget
 from pipert_shm.events import KILL_EVENT_NAME, LIFECYCLE_EVENTS, START_EVENT_NAME, STOP_EVENT_NAME, Event, handlers_of
 from pipert_shm.memory import sweep_stale
-from pipert_shm.plan import Defaults, audience_of, make_plan
+from pipert_shm.plan import Defaults, Restart, RestartPolicy, audience_of, make_plan
 from pipert_shm.routine import Routine
 from pipert_shm.session import Session, interrupts_deferred
 from pipert_shm.statistics import PipeStatistics, read_statistics
@@ -40,6 +40,7 @@ class Pipe:
     :param capacity: messages that a queue holds, on wires that don't say.
     :param timeout: seconds after which a blocked sender drops its message; None: never.
     :param memory_budget: bytes of /dev/shm that frames may take; by default half of what is free.
+    :param on_failure: what the pipe does when a flow has failed for good: `continue` without it, or `stop`.
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
     :raises ValueError: when an argument is out of range.
     """
@@ -54,6 +55,7 @@ class Pipe:
         capacity: int | None = None,
         timeout: float | None = None,
         memory_budget: int | None = None,
+        on_failure: Literal["continue", "stop"] = "continue",
         grace_period: float = 5.0,
     ) -> None:
         check_queue(policy, capacity, timeout)
@@ -68,6 +70,10 @@ class Pipe:
         )
         self._memory_budget = memory_budget
         self._grace = grace_period
+        if on_failure not in ("continue", "stop"):
+            raise ValueError(f"on_failure must be 'continue' or 'stop', not {on_failure!r}")
+        self._stop_on_failure = on_failure == "stop"
+        self._restarts: dict[str, Restart] = {}
         self._flows: dict[str, list[Routine]] = {}
         self._wires: list[Wire] = []
         self._early: list[tuple[str, dict[str, Iterable[str]] | None, str | None, dict[str, Any]]] = []
@@ -79,12 +85,22 @@ class Pipe:
     # ---- building --------------------------------------------------------------------------------
 
     def create_flow(
-        self, flow_name: str, auto_wire: bool, *routines: Routine, data_transmitter: DataTransmitter | None = None
+        self,
+        flow_name: str,
+        auto_wire: bool,
+        *routines: Routine,
+        data_transmitter: DataTransmitter | None = None,
+        restart: RestartPolicy = "on-failure",
+        max_restarts: int = 5,
+        restart_window: float = 60.0,
     ) -> None:
         """Adds a flow: a process of its own, with a thread per routine.
 
         :param auto_wire: wire each routine to the next one, in the order given.
         :param data_transmitter: for the wires that `auto_wire` makes.
+        :param restart: whether the flow is restarted when its process dies: `on-failure` (unless it exited with status 0),
+            `always`, or `never`. The first restart comes at once, each further one after twice the time.
+        :param max_restarts: restarts within `restart_window` seconds after which the flow has failed for good.
         :raises PipertError: when the name is taken, a routine is in a flow already, or the pipe is built.
         """
         self._require_unbuilt("create_flow")
@@ -103,6 +119,7 @@ class Pipe:
             routine.flow_name = flow_name
             routine._notifier = self._notify
             routine._logger = self.logger.getChild(f"{flow_name}.{routine.name}")
+        self._restarts[flow_name] = Restart(restart, max_restarts, restart_window)
         self._flows[flow_name] = list(routines)
         if auto_wire:
             self._wires += [Wire(a, b, data_transmitter) for a, b in pairwise(routines)]
@@ -127,11 +144,12 @@ class Pipe:
         """
         self._require_unbuilt("build")
         plan = make_plan(dict(self._flows), self._wires, self._defaults)
+        plan.restarts = self._restarts
         audience = audience_of(plan)
         early = [audience.address(*event) for event in self._early]
         sweep_stale()
         with interrupts_deferred():  # half a pipe could neither be joined nor killed
-            session = Session(plan, audience, self.logger, self._memory_budget, self._grace)
+            session = Session(plan, audience, self.logger, self._memory_budget, self._grace, self._stop_on_failure)
             session.launch()
             self._session = session
             _running.add(self)

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pipert_shm import native
 from pipert_shm.errors import FloatingRoutine, RoutineError, UniqueRoutineName, WiresValidation
@@ -16,6 +16,9 @@ from pipert_shm.events import Audience, handlers_of
 from pipert_shm.routine import Role, Routine, logic_of
 from pipert_shm.transmit import DataTransmitter
 from pipert_shm.wire import Policy, Wire
+
+RestartPolicy = Literal["on-failure", "always", "never"]
+RESTART_POLICIES: tuple[RestartPolicy, ...] = ("on-failure", "always", "never")
 
 BITS = range(1, 32)
 BORROW_CAP = 2
@@ -41,8 +44,22 @@ class EdgePlan:
     borrow_cap: int = BORROW_CAP
 
     @property
-    def timeout_ns(self) -> int:
-        return native.FOREVER if self.timeout is None or math.isinf(self.timeout) else int(self.timeout * 1e9)
+    def first_incarnation(self) -> int:
+        """The number of the incarnation that build() makes."""
+        return self.number
+
+    def format(self, record: native.EdgeRecord, reach: frozenset[int]) -> None:
+        """Writes into the control segment what the C core has to know of it, the reach of its sender included."""
+        record.format(
+            sender=self.sender,
+            receiver=self.receiver,
+            local=self.local,
+            policy=native.POLICIES[self.policy],
+            capacity=self.capacity,
+            borrow_cap=self.borrow_cap,
+            timeout_ns=native.FOREVER if self.timeout is None or math.isinf(self.timeout) else int(self.timeout * 1e9),
+            reach=reach,
+        )
 
 
 @dataclass(slots=True)
@@ -70,6 +87,31 @@ class RoutinePlan:
         return min(MOST_SLOTS, sum(edge.capacity + 1 + IN_PASSING for edge in remote) + 1) if remote else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """What becomes of a flow that dies.
+
+    Attributes:
+        policy: `on-failure` (restart unless it exited with status 0), `always`, or `never`.
+        limit: restarts within `window` after which the flow has failed for good.
+        window: seconds.
+    """
+
+    policy: RestartPolicy = "on-failure"
+    limit: int = 5
+    window: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.policy not in RESTART_POLICIES:
+            raise ValueError(f"unknown restart policy {self.policy!r}; there are: {', '.join(RESTART_POLICIES)}")
+        if self.limit < 0 or self.window <= 0:
+            raise ValueError(f"the restart limit is at least 0, the window more than 0 s, not {self.limit} in {self.window}")
+
+    def wanted(self, exit_code: int) -> bool:
+        """Whether a flow that ended like this is to be restarted."""
+        return self.policy == "always" or (self.policy == "on-failure" and exit_code != 0)
+
+
 @dataclass(slots=True)
 class Plan:
     """The whole graph, routines in the order of their flows."""
@@ -77,6 +119,7 @@ class Plan:
     flows: dict[str, list[RoutinePlan]]
     routines: list[RoutinePlan]
     edges: list[EdgePlan]
+    restarts: dict[str, Restart] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -12,7 +12,16 @@ from pipert_shm import native
 from pipert_shm.codec import HOP, Encoder, decode
 from pipert_shm.data import Meta
 from pipert_shm.errors import NoFreeSlot
-from pipert_shm.memory import FEWEST_SLOTS, MESSAGE_SLOT_BYTES, ControlSegment, Slots, Stopping, create_ring, open_ring
+from pipert_shm.memory import (
+    FEWEST_SLOTS,
+    MESSAGE_SLOT_BYTES,
+    ControlSegment,
+    Slots,
+    Stopping,
+    create_ring,
+    open_every_ring,
+    open_ring,
+)
 from pipert_shm.plan import TAP_SLOTS, EdgePlan
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
 
@@ -59,20 +68,20 @@ class Outbox:
         self._record = native.RoutineRecord(segment.process, number)
         self._local = local
         self._groups: dict[tuple[type, int], _Group] = {}
-        self._edges: dict[int, int] = {}
-        self._removed: list[int] = []
+        self._edges: dict[int, tuple[int, int]] = {}  # edge and incarnation
         self._post = native.Post()
         self._token = 0
         self._unsent: deque[tuple[_Group, Any, Meta]] = deque()
+        self._handled = 0  # received messages whose results are not sent yet
         self._stuck = False
         self._message_slots = message_slots
         self._messages = -1
         self.slots = Slots(segment, port, number, name, max(slots, FEWEST_SLOTS + TAP_SLOTS))
         self._encoder = Encoder(port, self.slots, name, reach)
 
-    def add(self, edge: EdgePlan) -> None:
-        out = self._port.add_out(edge.number)
-        self._edges[out] = edge.number
+    def add(self, edge: EdgePlan, incarnation: int) -> None:
+        out = self._port.add_out(incarnation)
+        self._edges[out] = edge.number, incarnation
         kind = type(edge.transmitter)
         own = kind in (SharedMemoryTransmitter, BasicTransmitter)  # then the settings say all of it
         key = (kind, edge.transmitter.data_size_threshold if own else id(edge.transmitter))
@@ -88,23 +97,28 @@ class Outbox:
 
     def remove(self, edge: int) -> bool:
         """Sends no more on an edge: its stream ends with what was sent. False when the edge is not one of ours."""
-        out = next((out for out, number in self._edges.items() if number == edge), None)
+        out = next((out for out, (number, _) in self._edges.items() if number == edge), None)
         if out is None:
             return False
-        del self._edges[out]
+        _, incarnation = self._edges.pop(out)
         for group in self._groups.values():
             group.outs &= ~(1 << out)
             group.remote &= ~(1 << out)
             if out in group.local:
                 group.local.remove(out)
-        native.EdgeRecord(self._segment.process, edge).close()
+        native.EdgeRecord(self._segment.process, edge).removed = True
+        native.Incarnation(self._segment.process, incarnation).close()
         self._port.remove_out(out)
-        self._removed.append(edge)
         return True
 
-    @property
-    def edges(self) -> list[int]:
-        return list(self._edges.values())
+    def recover_receiver(self, incarnation: int) -> None:
+        """The receiver of an edge is dead: makes its queue fit for the next one. Any thread."""
+        self._port.recover_receiver(incarnation)
+
+    def give_up_receiver(self, incarnation: int) -> None:
+        """The receiver of an edge is dead for good: takes back all that it has. Any thread."""
+        self._port.discard_unread(incarnation)
+        self._port.recover_receiver(incarnation)
 
     @property
     def leaves_flow(self) -> bool:
@@ -118,23 +132,20 @@ class Outbox:
             outs |= group.outs
         return outs
 
-    def close_removed(self) -> None:
-        """Ends the streams of removed edges again, after a start has opened all of them."""
-        for edge in self._removed:
-            native.EdgeRecord(self._segment.process, edge).close()
-
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         return self.slots.loan(shape, dtype, self.outs)
 
-    def send(self, payload: list[Any], meta: Meta) -> None:
+    def send(self, payload: list[Any], meta: Meta, handled: int = 0) -> None:
         """Sends the one payload that is in the list, and takes it out, so that nobody here holds it when it is received.
 
+        :param handled: how many received messages it is the result of: they are done with when it counts as sent.
         :raises Stopping: when it is interrupted; what is not yet sent waits for `flush`.
         :raises PayloadError, SharedMemoryFull: the message is dropped then, and counted.
         """
         data = payload.pop()
         if self.outs:
             self._record.count_sent()
+        self._handled += handled
         for group in self._groups.values():
             if group.outs:
                 self._unsent.append((group, data, meta))
@@ -147,6 +158,13 @@ class Outbox:
             self._finish(self._port.resume(self._post))
         while self._unsent:
             self._send_next()
+        if self._handled:
+            self._count_handled()
+
+    def _count_handled(self) -> None:
+        """Those whose results no wire was there for."""
+        self._record.count_handled(self._handled)
+        self._handled = 0
 
     def abandon(self) -> None:
         """Gives up what is unsent, counted as stopped."""
@@ -158,6 +176,7 @@ class Outbox:
         for group, _, _ in self._unsent:
             self._drop(group.outs, reason)
         self._unsent.clear()
+        self._count_handled()
 
     def lose(self) -> None:
         """Counts a message that was not even made, for want of a slot, as dropped on every wire."""
@@ -165,7 +184,8 @@ class Outbox:
             self._drop(self.outs, native.REASONS["no_slot"])
 
     def _drop(self, outs: int, reason: int) -> None:
-        self._post.begin(outs, 0)
+        self._post.begin(outs, 0, self._handled)
+        self._handled = 0
         self._port.abandon(self._post, reason)
         self._post.take_lost()
 
@@ -173,7 +193,7 @@ class Outbox:
         group, payload, meta = self._unsent.popleft()
         post = self._post
         self._token += 1
-        post.begin(group.outs, self._token)
+        post.begin(group.outs, self._token, 0)
         kind, body, hops = 0, b"", meta.raw_hops
         try:
             data = group.transform(payload)
@@ -190,13 +210,14 @@ class Outbox:
         except NoFreeSlot:
             # As the wires' policies say: not an error. Wires within the flow need no slot.
             self._drop(group.remote, native.REASONS["no_slot"])
-            post.begin(group.outs & ~group.remote, self._token)
+            post.begin(group.outs & ~group.remote, self._token, 0)
         except BaseException:
             self._drop(group.outs, native.REASONS["error"])
             raise
         for out in group.local:
-            self._local[self._edges[out]][self._token] = (data, meta, native.now_ns())
+            self._local[self._edges[out][0]][self._token] = (data, meta, native.now_ns())
         payload = data = None
+        post.post.handled, self._handled = self._handled, 0
         ring = self._messages if group.remote else 0
         status = self._port.send(
             post, ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(hops) // HOP.size, body
@@ -214,7 +235,7 @@ class Outbox:
 
     def _forget_lost(self) -> None:
         for out, token in self._post.take_lost():
-            self._local[self._edges[out]].pop(token, None)
+            self._local[self._edges[out][0]].pop(token, None)
 
 
 class Inbox:
@@ -232,26 +253,31 @@ class Inbox:
         self._names = names
         self._local = local
         self._record = native.RoutineRecord(segment.process, number)
-        self._edges: list[EdgePlan] = []
-        self._records: list[native.EdgeRecord] = []
-        self._receive: list[Callable[[Any], Any]] = []
+        self._edges: dict[int, EdgePlan] = {}
+        self._records: dict[int, native.EdgeRecord] = {}
+        self._receive: dict[int, Callable[[Any], Any]] = {}
         self.over_cap: EdgePlan | None = None
 
-    def add(self, edge: EdgePlan) -> None:
-        self._port.add_in(edge.number)
-        self._edges.append(edge)
-        self._records.append(native.EdgeRecord(self._segment.process, edge.number))
-        self._receive.append(edge.transmitter.receive())
+    def add(self, edge: EdgePlan, incarnation: int) -> None:
+        """One more incarnation of an edge. It waits its turn behind an earlier one of the same edge."""
+        place = self._port.add_in(incarnation)
+        self._edges[place] = edge
+        self._records[place] = native.EdgeRecord(self._segment.process, edge.number)
+        self._receive[place] = edge.transmitter.receive()
         if edge.local:
             self._local.setdefault(edge.number, {})
 
     def receive(self, timeout_ns: int = native.FOREVER) -> int:
         """Waits for the next message; native.OK when there is one, which `take` gives."""
-        status = self._port.receive(timeout_ns)
-        while status == native.UNMAPPED:
-            open_ring(self._segment, self._port.delivery.unmapped)
-            status = self._port.take()
-        return status
+        while True:
+            status = self._port.receive(timeout_ns)
+            while status == native.UNMAPPED:
+                open_ring(self._segment, self._port.delivery.unmapped)
+                status = self._port.take()
+            if status != native.DRAINED:
+                return status
+            open_every_ring(self._segment)
+            self._port.recover_sender(self._port.delivery.place)
 
     def take(self) -> tuple[Any, Meta]:
         """The message that `receive` found.
@@ -297,3 +323,10 @@ class Inbox:
                 if self._port.delivery.local:
                     self._local[self._edges[self._port.delivery.place].number].pop(self._port.delivery.token)
                 self._port.discard(native.REASONS["ended"])
+
+    def release(self, edge: EdgePlan) -> None:
+        """After `end`, when the sender has let go of the edge: gives its incarnation back, once no view of it lives."""
+        open_every_ring(self._segment)
+        for place, other in self._edges.items():
+            if other is edge:
+                self._port.recover_sender(place)

@@ -49,9 +49,14 @@ class Routine:
         name: the routine's name.
         flow_name: the flow that it is in, once it is in one.
         meta: what is known of the message in hand, inside `main_logic`.
+        hang_timeout: seconds in one call of `main_logic` after which the flow counts as hung: the stacks of its threads are
+            logged, it is killed and restarted. None: never. Set it on the class or in `__init__`.
+        max_errors: exceptions in a row after which the flow is restarted. None: never. Set it likewise.
     """
 
     role: ClassVar[Role | None] = None
+    hang_timeout: float | None = None
+    max_errors: int | None = None
     _counters: ClassVar[defaultdict[str, int]] = defaultdict(int)
 
     def __init__(self, name: str | None = None) -> None:

@@ -63,12 +63,31 @@ class Call:
     action: Callable[[], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What a flow's process is born with.
+
+    Attributes:
+        outs: the incarnation of each outgoing edge, by edge number.
+        ins: the incarnations of each incoming edge, oldest first, by edge number; those that are still being recovered follow
+            as commands.
+        rings: per routine number, the ring that build() made for it, and its slot size. For the first process of a flow only.
+    """
+
+    outs: dict[int, int]
+    ins: dict[int, list[int]]
+    rings: dict[int, tuple[int, int]]
+
+
 class Host(Protocol):
     """What a runner asks of its flow's process."""
 
     plan: Plan
     segment: ControlSegment
     edge_names: dict[int, str]
+
+    def give_up(self, cause: str) -> None:
+        """Ends the process as failed."""
 
     def report(self, *message: Any) -> None:
         """Tells the launcher."""
@@ -80,7 +99,7 @@ class Host(Protocol):
 class Runner:
     """One routine at work. Public methods are for the control thread."""
 
-    def __init__(self, flow: Host, plan: RoutinePlan, local: dict[int, LocalMessages], ring: tuple[int, int] | None) -> None:
+    def __init__(self, flow: Host, plan: RoutinePlan, local: dict[int, LocalMessages], attachment: Attachment) -> None:
         self.routine = plan.routine
         self._flow = flow
         self._plan = plan
@@ -88,25 +107,27 @@ class Runner:
         self._logger = plan.routine._logger
         segment, names = flow.segment, flow.plan.names
         self.record = native.RoutineRecord(segment.process, plan.number)
-        self._port = native.Port(segment.process, plan.number)
+        self._port = native.Port(segment.process, plan.number, len(plan.ins))
         self._outbox = Outbox(
             segment, self._port, plan.number, plan.routine.name, plan.reach, plan.slots, plan.message_slots, local
         )
         self._outbox.slots.edge_names = flow.edge_names
         self._inbox = Inbox(segment, self._port, plan.number, names, local)
         for edge in plan.ins:
-            self._inbox.add(edge)
+            for incarnation in attachment.ins.get(edge.number, ()):
+                self._inbox.add(edge, incarnation)
         for edge in plan.outs:
-            self._outbox.add(edge)
-        if ring is not None:
-            self._outbox.slots.adopt(*ring)
+            if edge.number in attachment.outs:
+                self._outbox.add(edge, attachment.outs[edge.number])
+        if plan.number in attachment.rings:
+            self._outbox.slots.adopt(*attachment.rings[plan.number])
         self._names = names
         self._commands: queue.SimpleQueue[Start | Stop | Shutdown | Call] = queue.SimpleQueue()
         self._woken = threading.Event()
         self._stopping = False
         self._shut = False
         self._run_number = 0
-        self._sequence = 0
+        self._errors_in_a_row = 0
         self._due = 0.0
         self._redo: tuple[Any, Meta] | None = None
         self._hand: list[Any] = []
@@ -127,17 +148,37 @@ class Runner:
         """Makes the routine look at its settings again."""
         self.command(Call(lambda: None))
 
-    def join(self) -> None:
-        self._thread.join()
+    def join(self, timeout: float) -> None:
+        self._thread.join(timeout)
 
-    def add_out(self, edge: EdgePlan, then: Callable[[], None]) -> None:
+    def add_out(self, edge: EdgePlan, incarnation: int, then: Callable[[], None]) -> None:
         def add() -> None:
-            self._outbox.add(edge)
+            self._outbox.add(edge, incarnation)
             if State(self.record.state).over:
                 self._port.close_outs()  # nothing will come on it
             then()
 
         self.command(Call(add))
+
+    def add_in(self, edge: EdgePlan, incarnation: int) -> None:
+        self.command(Call(lambda: self._inbox.add(edge, incarnation)))
+
+    def recover_receiver(self, incarnation: int) -> None:
+        """At once, also while the routine's thread is busy."""
+        self._outbox.recover_receiver(incarnation)
+
+    def give_up_receiver(self, incarnation: int) -> None:
+        """At once, also while the routine's thread is busy."""
+        self._outbox.give_up_receiver(incarnation)
+
+    def drain_the_dead(self) -> None:
+        """A sender died. A routine that has ended takes nothing more from it, and lets go of what there is."""
+
+        def drain() -> None:
+            if State(self.record.state).over:
+                self._inbox.end()
+
+        self.command(Call(drain))
 
     def remove_out(self, edge: int, then: Callable[[], None]) -> None:
         def remove() -> None:
@@ -153,12 +194,16 @@ class Runner:
             raise RoutineError(self.routine.name, "loan() belongs to the routine's own thread (setup, main_logic, cleanup)")
         if not self._outbox.leaves_flow:
             return np.empty(shape, dtype)
-        while True:
-            try:
-                return self._outbox.loan(shape, dtype)
-            except Stopping:
-                if self._obey():
-                    raise
+        since, self.record.busy_since_ns = self.record.busy_since_ns, 0  # to wait for a slot is not to hang
+        try:
+            while True:
+                try:
+                    return self._outbox.loan(shape, dtype)
+                except Stopping:
+                    if self._obey():
+                        raise
+        finally:
+            self.record.busy_since_ns = since and native.now_ns()
 
     def _serve(self) -> None:
         try:
@@ -205,7 +250,7 @@ class Runner:
 
     def _run(self) -> None:
         self._stopping = False
-        self._outbox.close_removed()
+        self._errors_in_a_row = 0
         self._set_state(State.RUNNING)
         try:
             self.routine.setup()
@@ -252,7 +297,7 @@ class Runner:
         self._pace()
         if self._stopping:
             return
-        self._apply(None, Meta(self._names, self._plan.number, self._sequence))
+        self._apply(None, Meta(self._names, self._plan.number, self.record.sequence))
 
     def _consume(self) -> None:
         self._pace()
@@ -275,8 +320,8 @@ class Runner:
             try:
                 payload, meta = self._inbox.take()
             except Exception as error:
-                self.record.count_error()
                 self._logger.error("a message could not be decoded: %s", describe(error), exc_info=error)
+                self._count_error(error)
                 return
             if self._inbox.over_cap is not None:
                 self._warn_of_cap()
@@ -300,55 +345,70 @@ class Runner:
         self.routine.meta = meta
         if self.log_data and holder is not None:
             self._log_payload("input", holder[0])
-        started = native.now_ns()
+        handled = 0 if holder is None else 1
         try:
-            result = self._logic() if holder is None else self._logic(holder[0])
+            result = self._call(holder)
         except Stopping:
             if holder is not None:
                 self._redo = (holder.pop(), meta)
             raise
         except (EndOfStream, SharedMemoryFull):
+            self.record.count_handled(handled)
             raise
         except NoFreeSlot:
             self._outbox.lose()  # by loan(): as the wires' policies say, not an error
+            self.record.count_handled(handled)
             if holder is None:
-                self._sequence += 1
+                self.record.sequence += 1
             return
         except BaseException as error:
-            self.record.count_error()
-            self._logger.error(
-                "main_logic failed on message %d: %s",
-                meta.sequence,
-                describe(error),
-                exc_info=error,
-                extra={"sequence": meta.sequence},
-            )
-            return
+            text = f"main_logic failed on message {meta.sequence}: {describe(error)}"
+            self._logger.error(text, exc_info=error, extra={"sequence": meta.sequence})
+            self._count_error(error)
+            result = None
+        else:
+            self._errors_in_a_row = 0
         finally:
-            ended = native.now_ns()
-            self.record.count_busy(ended - started)
             if holder is not None:
                 holder.clear()  # what is forwarded must not be held here too
         if result is None:
+            self.record.count_handled(handled)
             return
         if holder is None:
-            self._sequence += 1  # before the send, which may be interrupted and resumed
+            self.record.sequence += 1  # before the send, which may be interrupted and resumed
         if self.log_data:
             self._log_payload("output", result)
         if not meta.captured_ns:
-            meta.captured_ns = ended
+            meta.captured_ns = native.now_ns()
         self._hand.append(result)
         del result
-        self._send(meta)
+        self._send(meta, handled)
 
-    def _send(self, meta: Meta) -> None:
+    def _call(self, holder: list[Any] | None) -> Any:
+        started = self.record.busy_since_ns = native.now_ns()
         try:
-            self._outbox.send(self._hand, meta)
+            return self._logic() if holder is None else self._logic(holder[0])
+        finally:
+            self.record.busy_since_ns = 0
+            self.record.count_busy(native.now_ns() - started)
+
+    def _count_error(self, error: BaseException) -> None:
+        """Counts it, and gives the process up where the routine allows only so many in a row."""
+        self.record.count_error()
+        self._errors_in_a_row += 1
+        limit = self.routine.max_errors
+        if limit is not None and self._errors_in_a_row >= limit:
+            self._flow.give_up(f"routine {self.routine.name!r} failed {limit} times in a row: {describe(error)}")
+
+    def _send(self, meta: Meta, handled: int) -> None:
+        try:
+            self._outbox.send(self._hand, meta, handled)
         except (Stopping, SharedMemoryFull):
             raise
         except Exception as error:
-            self.record.count_error()
-            self._logger.error("message %d was not sent: %s", meta.sequence, describe(error), extra={"sequence": meta.sequence})
+            text = f"message {meta.sequence} was not sent: {describe(error)}"
+            self._logger.error(text, extra={"sequence": meta.sequence})
+            self._count_error(error)
 
     def _log_payload(self, what: str, payload: object) -> None:
         frame = payload.get_frame() if isinstance(payload, FrameData) else payload

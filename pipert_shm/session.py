@@ -42,7 +42,9 @@ class Session:
         exit_codes: of the flows that died.
     """
 
-    def __init__(self, plan: Plan, audience: Audience, logger: logging.Logger, budget: int | None, grace: float) -> None:
+    def __init__(
+        self, plan: Plan, audience: Audience, logger: logging.Logger, budget: int | None, grace: float, stop_on_failure: bool
+    ) -> None:
         self.plan = plan
         self.audience = audience
         self.over = threading.Event()
@@ -51,6 +53,7 @@ class Session:
         self.exit_codes: dict[str, int] = {}
         self._logger = logger
         self._grace = grace
+        self._stop_on_failure = stop_on_failure
         self._lock = threading.Lock()
         self._tapping = threading.Lock()
         self._answered = threading.Condition(self._lock)
@@ -79,6 +82,7 @@ class Session:
             taps=(len(self.plan.routines), TAPS, len(self.plan.edges)),
             rings=self._rings,
             grace=self._grace,
+            stop_on_failure=self._stop_on_failure,
         )
         self._channel.keep()
         self._logs.keep()
@@ -148,12 +152,9 @@ class Session:
     def tap(self, name: str) -> Tap:
         """See `Pipe.tap`."""
         with self._tapping:
-            for number, tap in list(self._taps.items()):
-                if tap.released and tap.recycle():
-                    del self._taps[number]
-            edge = self._ask("tap", name)
-            self._taps[edge.number] = Tap(self.segment, edge, self.plan.names, self._untap)
-            return self._taps[edge.number]
+            edge, incarnation = self._ask("tap", name)
+            tap = self._taps[edge.number] = Tap(self.segment, edge, incarnation, self.plan.names, self._untap)
+            return tap
 
     def _untap(self, edge: int) -> None:
         if not self.gone.is_set():
@@ -176,7 +177,7 @@ class Session:
             self._answered.wait_for(lambda: self._answers or self.gone.is_set())
             answers, self._answers = self._answers, {}
         if "tapped" not in answers:
-            raise PipeStateError(f"can't tap: {answers.get('no_tap', 'the pipe has ended')}")
+            raise PipeStateError(f"can't tap: {(answers.get('no_tap') or ['the pipe has ended'])[0]}")
         return answers["tapped"]
 
     def _listen(self) -> None:
@@ -223,11 +224,13 @@ class Session:
             self._note_cause(str(FlowDied(flow, exit_code)))
             self._ready.set()
         elif what == "untapped":
-            if details[0] in self._taps:
-                self._taps[details[0]].released = True
+            tap = self._taps.pop(details[0], None)
+            if tap is not None:
+                tap.end()
+                tap.release()
         else:
             with self._answered:
-                self._answers[what] = details[0]
+                self._answers[what] = details
                 self._answered.notify_all()
         return True
 
@@ -277,18 +280,18 @@ def _make_segment(plan: Plan, budget: int | None) -> ControlSegment:
     if budget is None:
         budget = free_bytes() // 2
     largest = max((edge.capacity for edge in plan.edges), default=1)
-    cells = max(LEAST_CELLS, 1 << (largest - 1).bit_length())
-    segment = ControlSegment.create(len(plan.routines) + TAPS, len(plan.edges) + TAPS, cells, budget)
+    room = native.ControlSize(
+        flows=len(plan.flows),
+        routines=len(plan.routines) + TAPS,
+        edges=len(plan.edges) + TAPS,
+        # each edge's live incarnation, and those that are being drained after crashes
+        incarnations=3 * (len(plan.edges) + TAPS),
+        cells=max(LEAST_CELLS, 1 << (largest - 1).bit_length()),
+    )
+    segment = ControlSegment.create(room, budget)
     for edge in plan.edges:
-        native.EdgeRecord(segment.process, edge.number).format(
-            sender=edge.sender,
-            receiver=edge.receiver,
-            bit=edge.bit,
-            policy=native.POLICIES[edge.policy],
-            capacity=edge.capacity,
-            borrow_cap=edge.borrow_cap,
-            timeout_ns=edge.timeout_ns,
-        )
+        edge.format(native.EdgeRecord(segment.process, edge.number), plan.routines[edge.sender].reach)
+        native.Incarnation(segment.process, edge.first_incarnation).format(edge.number, edge.bit)
     return segment
 
 
@@ -298,5 +301,5 @@ def _make_rings(plan: Plan, segment: ControlSegment) -> dict[int, tuple[int, int
         size = item.routine._output_bytes
         if size and item.slots:
             purpose = f"the ring of {item.routine.name!r}"
-            rings[item.number] = (create_ring(segment, item.number, item.slots, size, purpose), size)
+            rings[item.number] = (create_ring(segment, item.number, item.slots, size, purpose, mapped=False), size)
     return rings

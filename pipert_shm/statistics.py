@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipert_shm import native
+from pipert_shm.launcher import FlowState
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import Plan
 from pipert_shm.runner import State
@@ -58,7 +59,8 @@ class WireStatistics:
         waiting: messages in the queue now.
         dropped: messages that were lost, by reason: `oldest` (evicted by a newer one), `newest` (came to a full queue),
             `timeout` (a blocked sender's time ran out), `no_slot` (no free slot in the sender's ring), `ended` (the receiver
-            had ended), `stopped` (the pipe was killed before they were sent), `error` (could not be encoded or decoded).
+            had ended), `stopped` (the pipe was killed before they were sent), `error` (could not be encoded or decoded),
+            `crash` (a process died with it half sent or half received).
         private_bytes: bytes that were copied on receipt, since the receiver kept more frames than its share.
         hop: from publication to receipt.
     """
@@ -96,6 +98,7 @@ class RoutineStatistics:
             don't count.
         in_band_bytes: bytes that were pickled.
         busy_s: seconds spent in `main_logic`.
+        lost_in_crash: messages that its process had received and was not done with when it died.
         age: from capture to receipt.
     """
 
@@ -109,7 +112,26 @@ class RoutineStatistics:
     copied_bytes: int
     in_band_bytes: int
     busy_s: float
+    lost_in_crash: int
     age: Latency
+
+
+@dataclass(frozen=True)
+class FlowStatistics:
+    """One flow.
+
+    Attributes:
+        state: `running`, `restarting`, `failed` (for good) or `ended`.
+        pid: of its process, 0 while it has none.
+        restarts: how often it was restarted.
+        last_exit: exit status of its last death, or the negative number of the signal; 0 while it has not died.
+    """
+
+    name: str
+    state: str
+    pid: int
+    restarts: int
+    last_exit: int
 
 
 @dataclass(frozen=True)
@@ -120,11 +142,13 @@ class PipeStatistics:
         time_s: CLOCK_MONOTONIC, seconds: the rates between two of these are differences over it.
         routines: by name.
         wires: by (sender, receiver).
+        flows: by name.
     """
 
     time_s: float
     routines: dict[str, RoutineStatistics]
     wires: dict[tuple[str, str], WireStatistics]
+    flows: dict[str, FlowStatistics]
 
 
 def read_statistics(plan: Plan, segment: ControlSegment) -> PipeStatistics:
@@ -142,6 +166,10 @@ def read_statistics(plan: Plan, segment: ControlSegment) -> PipeStatistics:
             age=Latency(tuple(record.age_histogram())),
             **counters,
         )
+    waiting = dict.fromkeys((edge.number for edge in plan.edges), 0)
+    for incarnation in segment.process.incarnations():
+        if incarnation.state in (native.LIVE, native.SENDER_DEAD) and incarnation.edge in waiting:
+            waiting[incarnation.edge] += incarnation.waiting()
     wires = {}
     for edge in plan.edges:
         edge_record = native.EdgeRecord(segment.process, edge.number)
@@ -150,9 +178,13 @@ def read_statistics(plan: Plan, segment: ControlSegment) -> PipeStatistics:
             receiver=names[edge.receiver],
             policy=edge.policy,
             capacity=edge.capacity,
-            waiting=edge_record.waiting(),
+            waiting=waiting[edge.number],
             dropped=edge_record.dropped(),
             hop=Latency(tuple(edge_record.hop_histogram())),
             **edge_record.counters(),
         )
-    return PipeStatistics(native.now_ns() / 1e9, routines, wires)
+    flows = {}
+    for number, name in enumerate(plan.flows):
+        state, pid, last_exit, restarts = native.FlowRecord(segment.process, number).read()
+        flows[name] = FlowStatistics(name, FlowState(state).name.lower(), pid, restarts, last_exit)
+    return PipeStatistics(native.now_ns() / 1e9, routines, wires, flows)

@@ -26,18 +26,23 @@ class Tap:
     """
 
     def __init__(
-        self, segment: ControlSegment, edge: EdgePlan, names: tuple[str, ...], on_close: Callable[[int], None]
+        self,
+        segment: ControlSegment,
+        edge: EdgePlan,
+        incarnation: int,
+        names: tuple[str, ...],
+        on_close: Callable[[int], None],
     ) -> None:
         self.meta: Meta | None = None
         self.edge = edge
         self._segment = segment
         self._on_close = on_close
-        self._port = native.Port(segment.process, edge.receiver)
+        self._port = native.Port(segment.process, edge.receiver, 1)
         self._inbox = Inbox(segment, self._port, edge.receiver, names, {})
-        self._inbox.add(edge)
+        self._inbox.add(edge, incarnation)
         self._over = threading.Event()
         self._closed = False
-        self.released = False  # whether the sender sends on it no more
+        self._reading = threading.Lock()
 
     def read(self, timeout: float | None = None) -> Any:
         """The next output.
@@ -49,16 +54,17 @@ class Tap:
         deadline = native.FOREVER if timeout is None else native.now_ns() + int(timeout * 1e9)
         while not self._closed:
             left = native.FOREVER if timeout is None else max(0, deadline - native.now_ns())
-            status = self._receive(left)
-            if status == native.NOTICE:
-                self._port.noticed()
-                if not self._over.is_set():
-                    continue
-                status = self._receive(0)  # what was sent before the end still counts
-                status = status if status == native.OK else native.CLOSED
-            if status == native.OK:
-                payload, self.meta = self._inbox.take()
-                return payload
+            with self._reading:
+                status = self._receive(left)
+                if status == native.NOTICE:
+                    self._port.noticed()
+                    if not self._over.is_set():
+                        continue
+                    status = self._receive(0)  # what was sent before the end still counts
+                    status = status if status == native.OK else native.CLOSED
+                if status == native.OK:
+                    payload, self.meta = self._inbox.take()
+                    return payload
             if status == native.CLOSED:
                 self.close()
             elif status == native.TIMED_OUT and timeout is not None and native.now_ns() >= deadline:
@@ -97,10 +103,8 @@ class Tap:
         self._over.set()
         self._port.notify()
 
-    def recycle(self) -> bool:
-        """After the sender let go: drops what waits. Whether nothing is held by it any more, so that its edge can be reused."""
-        self._inbox.end()
-        if self._segment.process.borrowed(self.edge.number):
-            return False
-        native.EdgeRecord(self._segment.process, self.edge.number).state = native.EDGE_FREE
-        return True
+    def release(self) -> None:
+        """After the sender let go: drops what waits, and gives the edge back once no view of it lives."""
+        with self._reading:
+            self._inbox.end()
+            self._inbox.release(self.edge)

@@ -1,0 +1,170 @@
+#include "recover.h"
+
+#include <stdlib.h>
+
+#include "points.h"
+#include "port_parts.h"
+
+/* Per ring place, a byte per slot that an unread message names. */
+typedef struct kept_slots {
+    uint8_t *ring[PSHM_RINGS];
+} kept_slots;
+
+static bool prepare(kept_slots *kept, const pshm_process *process) {
+    bool enough = true;
+    for (uint32_t r = 0; r < process->places; r++) {
+        const pshm_mapping *mapping = process->mapping[r];
+        kept->ring[r] = mapping == NULL ? NULL : calloc(mapping->ring.slots, 1);
+        enough &= mapping == NULL || kept->ring[r] != NULL;
+    }
+    return enough;
+}
+
+static void keep(kept_slots *kept, const pshm_process *process, uint64_t descriptor) {
+    uint32_t ring = pshm_descriptor_ring(descriptor), slot = pshm_descriptor_slot(descriptor);
+    if (ring >= process->places || kept->ring[ring] == NULL) return;
+    if (slot < process->mapping[ring]->ring.slots) kept->ring[ring][slot] = 1;
+}
+
+static void keep_message(kept_slots *kept, pshm_process *process, uint64_t cell) {
+    pshm_mapping *mapping;
+    const pshm_message *message = message_at(process, cell, &mapping);
+    if (message == NULL) return;
+    keep(kept, process, cell);
+    for (uint32_t k = 0, slots = slots_of(message); k < slots; k++)
+        keep(kept, process, message->slot[k]);
+}
+
+static void clear_others(const kept_slots *kept, pshm_process *process, const pshm_edge *edge) {
+    for (uint32_t r = 0; r < process->places; r++) {
+        pshm_mapping *mapping = process->mapping[r];
+        if (mapping == NULL || kept->ring[r] == NULL) continue;
+        if (!pshm_edge_reaches(edge, mapping->ring.owner)) continue;
+        bool freed = false;
+        for (uint32_t n = 0; n < mapping->ring.slots; n++)
+            if (!kept->ring[r][n]) freed |= pshm_ring_clear(&mapping->ring, n, edge->mask);
+        if (freed && mapping->ring.owner < process->control.routines)
+            pshm_bell_ring(&process->control.routine[mapping->ring.owner].bell);
+    }
+}
+
+/* Cells that left the queue and were not counted, by either end: lost. */
+static void count_taken(pshm_edge *edge) {
+    PSHM_POINT();
+    uint64_t head = atomic_load_explicit(&edge->queue.words->head, memory_order_seq_cst);
+    uint64_t counted = edge->incarnation->taken + edge->incarnation->evicted;
+    if (head <= counted) return;
+    PSHM_POINT();
+    pshm_count(&edge->record->dropped[PSHM_REASON_CRASH], head - counted);
+    PSHM_POINT();
+    edge->incarnation->taken += head - counted;
+}
+
+/* Messages that a dead sender had begun to serve the edge with: lost. */
+static void count_unsettled(pshm_edge *edge) {
+    uint64_t unsettled = edge->incarnation->offered - edge->incarnation->settled;
+    PSHM_POINT();
+    pshm_count(&edge->record->dropped[PSHM_REASON_CRASH], unsettled);
+    PSHM_POINT();
+    edge->incarnation->settled += unsettled;
+}
+
+static void keep_unread(kept_slots *kept, pshm_process *process, const pshm_edge *edge) {
+    pshm_queue_words *words = edge->queue.words;
+    PSHM_POINT();
+    uint64_t head = atomic_load_explicit(&words->head, memory_order_seq_cst);
+    for (uint32_t n = 0, depth = pshm_queue_depth(&edge->queue); n < depth; n++) {
+        _Atomic uint64_t *cell = &words->cell[(head + n) & edge->queue.mask];
+        PSHM_POINT();
+        keep_message(kept, process, atomic_load_explicit(cell, memory_order_relaxed));
+    }
+}
+
+bool pshm_recover_receiver(pshm_process *process, uint32_t incarnation, uint64_t unsent) {
+    pshm_edge edge;
+    if (!pshm_edge_attach(&edge, &process->control, incarnation) || edge.local) return true;
+    kept_slots *kept = calloc(1, sizeof *kept);
+    if (kept == NULL) return false;
+    pshm_process_hold_still();
+    bool enough = prepare(kept, process);
+    if (enough) {
+        keep_unread(kept, process, &edge);
+        if (unsent != PSHM_NO_SLOT) keep_message(kept, process, unsent);
+        clear_others(kept, process, &edge);
+        count_taken(&edge);
+    }
+    pshm_process_go_on();
+    for (uint32_t r = 0; r < PSHM_RINGS; r++) free(kept->ring[r]);
+    free(kept);
+    return enough;
+}
+
+void pshm_recover_edge(pshm_process *process, uint32_t incarnation) {
+    pshm_edge edge;
+    if (!pshm_edge_attach(&edge, &process->control, incarnation)) return;
+    pshm_process_hold_still();
+    for (uint32_t r = 0; r < process->places && !edge.local; r++) {
+        pshm_mapping *mapping = process->mapping[r];
+        if (mapping == NULL || !pshm_edge_reaches(&edge, mapping->ring.owner)) continue;
+        if (pshm_ring_sweep(&mapping->ring, edge.mask) == 0) continue;
+        if (mapping->ring.owner < process->control.routines)
+            pshm_bell_ring(&process->control.routine[mapping->ring.owner].bell);
+    }
+    pshm_process_go_on();
+    count_taken(&edge);
+    count_unsettled(&edge);
+    PSHM_POINT();
+    pshm_count(&edge.record->dropped[PSHM_REASON_CRASH], pshm_queue_depth(&edge.queue));
+    PSHM_POINT();
+    /* release: the sweep comes before the bit is given away */
+    __atomic_store_n(&edge.incarnation->state, PSHM_SWEPT, __ATOMIC_RELEASE);
+}
+
+void pshm_recover_owner(pshm_process *process, uint32_t ring) {
+    pshm_mapping *mapping = pshm_process_find(process, ring);
+    if (mapping != NULL) pshm_ring_sweep(&mapping->ring, PSHM_PRODUCER);
+}
+
+/* The message that `edge`'s bits stand on but that is not in its queue yet. */
+static uint64_t unsent_on(const pshm_port *port, uint32_t out) {
+    const pshm_post *post = port->post;
+    bool pending = post != NULL && (post->outs >> out & 1) != 0;
+    return pending ? post->message : PSHM_NO_SLOT;
+}
+
+static uint32_t place_of(const pshm_port *port, uint32_t incarnation) {
+    for (uint32_t out = 0; out < port->outs; out++)
+        if (port->out[out].record != NULL && port->out[out].number == incarnation) return out;
+    return PSHM_OUTS;
+}
+
+bool pshm_port_recover_receiver(pshm_port *port, uint32_t incarnation) {
+    bool done = true;
+    pthread_mutex_lock(&port->sending);
+    uint32_t out = place_of(port, incarnation);
+    if (out < PSHM_OUTS)
+        done = pshm_recover_receiver(port->process, incarnation, unsent_on(port, out));
+    pthread_mutex_unlock(&port->sending);
+    return done;
+}
+
+void pshm_port_recover_sender(pshm_port *port, uint32_t place) {
+    pshm_process *process = port->process;
+    if (place >= port->ins || port->drained[place] || port->in[place].record == NULL) return;
+    pshm_edge *edge = &port->in[place];
+    for (uint32_t r = 0; r < process->places && !edge->local; r++)
+        pshm_process_sweep_unleased(process, r, edge);
+    count_taken(edge);
+    count_unsettled(edge);
+    uint32_t incarnation = edge->number, later = 0;
+    for (uint32_t n = 0; n < port->ins; n++) {
+        if (n == place || port->in[n].record != edge->record || port->drained[n]) continue;
+        later++;
+        if (port->behind[n] > 0) port->behind[n]--;
+    }
+    if (later > 0)
+        edge->record = NULL; /* its successor is here: the place is vacant */
+    else
+        port->drained[place] = true;
+    pshm_process_linger(process, incarnation);
+}
