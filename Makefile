@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: demo test check bench native-tests format clean
+.PHONY: demo test check bench native-tests crash-points kill-campaign soak format clean
+
+KILLS ?= 5000
+MINUTES ?= 30
 
 demo: $(VENV)/demo
 	$(BIN)/pipert-shm demo
@@ -25,6 +28,17 @@ bench: $(VENV)/dev
 
 native-tests:
 	$(MAKE) -C csrc native-tests
+
+# SIGKILL at every atomic step of the C core, and an audit after each.
+crash-points:
+	$(MAKE) -C csrc crash-points
+
+# Random SIGKILLs of flows under load, and an audit after each recovery.
+kill-campaign: $(VENV)/dev
+	$(BIN)/python tests/campaign.py --kills $(KILLS)
+
+soak: $(VENV)/dev
+	$(BIN)/python tests/soak.py --minutes $(MINUTES)
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

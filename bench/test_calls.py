@@ -70,23 +70,16 @@ def frame_in(payload: Any) -> np.ndarray:
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    sending = ControlSegment.create(routines=2, edges=1, cells=16, budget=1 << 30)
+    sending = ControlSegment.create(native.ControlSize(flows=1, routines=2, edges=1, incarnations=1, cells=16), budget=1 << 30)
     try:
-        native.EdgeRecord(sending.process, EDGE.number).format(
-            sender=CAMERA,
-            receiver=SCREEN,
-            bit=EDGE.bit,
-            policy=native.POLICIES[EDGE.policy],
-            capacity=EDGE.capacity,
-            borrow_cap=EDGE.borrow_cap,
-            timeout_ns=EDGE.timeout_ns,
-        )
+        EDGE.format(native.EdgeRecord(sending.process, EDGE.number), REACH)
+        native.Incarnation(sending.process, 0).format(EDGE.number, EDGE.bit)
         receiving = ControlSegment.open(sending.pipe_id)
         sender, receiver = native.Port(sending.process, CAMERA), native.Port(receiving.process, SCREEN)
         outbox = Outbox(sending, sender, CAMERA, NAMES[CAMERA], REACH, SLOTS, SLOTS, {})
-        outbox.add(EDGE)
+        outbox.add(EDGE, 0)
         inbox = Inbox(receiving, receiver, SCREEN, NAMES, {})
-        inbox.add(EDGE)
+        inbox.add(EDGE, 0)
         yield Ends(sending, receiving, sender, receiver, outbox, inbox)
     finally:
         unlink_pipe(sending.pipe_id)

@@ -74,7 +74,7 @@ class LaunchOrder:
         taps: (first routine number, how many, first edge number) of the places that are kept for taps.
         rings: per routine number, the ring that build() made for it, and its slot size.
         grace: seconds that a flow has to end in, before SIGKILL.
-        stop_on_failure: whether the whole pipe ends when a flow has failed for good.
+        stop_on_failure: whether the whole pipe ends when a routine or a flow has failed for good.
     """
 
     plan: Plan
@@ -111,6 +111,7 @@ class Launcher:
         self._built = False
         self._kill_by: float | None = None
         self._parent_gone = False
+        self._starts_of_parent = 0
         self._retired = False
 
     def run(self) -> None:
@@ -464,10 +465,15 @@ class Launcher:
         self._states[number] = State(state)
         if cause:
             self._tell("failed", number, cause)
+            if self._order.stop_on_failure:
+                self._kill()
         if self._states[number].over:
             self._wanted.discard(self._plan.routines[number].routine.name)
-            if all(other.over for other in self._states):
-                self._tell("ended")
+            self._tell_if_ended()
+
+    def _tell_if_ended(self) -> None:
+        if all(state.over for state in self._states):
+            self._tell("ended", self._starts_of_parent)
 
     def _kill_now(self) -> None:
         for flow in self._flows.values():
@@ -495,7 +501,9 @@ class Launcher:
             return
         what, *details = message
         if what == "event":
+            self._starts_of_parent += details[0].name == START_EVENT_NAME
             self._dispatch(details[0])
+            self._tell_if_ended()
         elif what == "tap":
             self._tap(details[0])
         elif what == "untap":
@@ -537,6 +545,8 @@ class Launcher:
             self._wanted.add(item.routine.name)
             self._runs[item.number] += 1
             self._states[item.number] = State.RUNNING
+        if starting:
+            self._tell("started")
         for flow, group in self._by_flow(tuple(item.routine.name for item in starting)):
             orders = [(item.routine.name, self._runs[item.number]) for item in starting if item.routine.name in group]
             self._send(flow, "start", orders)

@@ -503,7 +503,7 @@ class Post:
         self.post: Any = _ffi.new("pshm_post *")
         self._slot = self.post.slot
 
-    def begin(self, outs: int, token: int, handled: int) -> None:
+    def begin(self, outs: int, token: int, handled: int = 0) -> None:
         """:param handled: how many received messages are done with as soon as this one counts as sent."""
         post = self.post
         post.handled = handled

@@ -28,7 +28,8 @@ _running: set[Pipe] = set()
 class Pipe:
     """Flows of routines, and the wires between them.
 
-    A context manager: leaving the `with` block waits for the end of the pipe (`join()`), or kills it when the block raised.
+    A context manager: leaving the `with` block waits for the end of the pipe (`join()`), or kills it when the block raised or
+    it was never started.
     A pipe that is still running when the interpreter exits is waited for; Ctrl-C ends it.
 
     Methods may be called from any thread of the process that made the pipe.
@@ -40,7 +41,7 @@ class Pipe:
     :param capacity: messages that a queue holds, on wires that don't say.
     :param timeout: seconds after which a blocked sender drops its message; None: never.
     :param memory_budget: bytes of /dev/shm that frames may take; by default half of what is free.
-    :param on_failure: what the pipe does when a flow has failed for good: `continue` without it, or `stop`.
+    :param on_failure: what the pipe does when a routine or a flow has failed for good: `continue` without it, or `stop`.
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
     :raises ValueError: when an argument is out of range.
     """
@@ -218,6 +219,7 @@ class Pipe:
         session = self._built()
         if event.name == START_EVENT_NAME:
             self._started = True
+            session.note_start()
         elif event.name == STOP_EVENT_NAME and len(event.routines) == len(session.plan.routines):
             self._started = False
         session.send(event)
@@ -254,7 +256,7 @@ class Pipe:
             return
         if error is None:
             if not self._joined:  # a failure that was raised once is not raised again
-                self.join()
+                self.join(to_kill=not self._started)  # nobody is left who could start it
             return
         try:
             self.join(to_kill=True)

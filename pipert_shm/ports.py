@@ -100,6 +100,8 @@ class Outbox:
         out = next((out for out, (number, _) in self._edges.items() if number == edge), None)
         if out is None:
             return False
+        self._port.remove_out(out)
+        self._forget_lost()
         _, incarnation = self._edges.pop(out)
         for group in self._groups.values():
             group.outs &= ~(1 << out)
@@ -108,7 +110,6 @@ class Outbox:
                 group.local.remove(out)
         native.EdgeRecord(self._segment.process, edge).removed = True
         native.Incarnation(self._segment.process, incarnation).close()
-        self._port.remove_out(out)
         return True
 
     def recover_receiver(self, incarnation: int) -> None:

@@ -128,7 +128,7 @@ class Runner:
         self._shut = False
         self._run_number = 0
         self._errors_in_a_row = 0
-        self._due = 0.0
+        self._turn = 0.0
         self._redo: tuple[Any, Meta] | None = None
         self._hand: list[Any] = []
         self._warned_of_cap: set[int] = set()
@@ -274,7 +274,7 @@ class Runner:
         return f"{where} of routine {self.routine.name!r} failed: {describe(error)}"
 
     def _run_logic(self) -> tuple[State, str]:
-        self._due = 0.0
+        self._turn = 0.0
         turn = self._produce if self._plan.role is Role.SOURCE else self._consume
         try:
             while not self._stopping:
@@ -342,6 +342,7 @@ class Runner:
 
     def _apply(self, holder: list[Any] | None, meta: Meta) -> None:
         """One call of main_logic, and the sending of its result."""
+        self._take_turn()
         self.routine.meta = meta
         if self.log_data and holder is not None:
             self._log_payload("input", holder[0])
@@ -416,19 +417,20 @@ class Runner:
         self._logger.info("%s: %s", what, text)
 
     def _pace(self) -> None:
-        """Rests until the next call is due; the deadlines are absolute, so that lateness does not add up."""
-        fps = self.routine._const_fps
-        if fps <= 0:
-            return
-        last = self._due or time.monotonic() - 1.0 / fps
-        while fps > 0 and not self._stopping:
-            now = time.monotonic()
-            self._due = max(last + 1.0 / fps, now - 1.0 / fps)
-            if self._due <= now:
+        """Rests until the next call is due."""
+        while self._turn and not self._stopping:
+            fps = self.routine._const_fps  # it may be changed meanwhile
+            left = self._turn + 1.0 / fps - time.monotonic() if fps > 0 else 0.0
+            if left <= 0:
                 return
-            if self._woken.wait(min(self._due - now, LONGEST_WAIT)):
+            if self._woken.wait(min(left, LONGEST_WAIT)):
                 self._obey()
-                fps = self.routine._const_fps  # it may have been changed just now
+
+    def _take_turn(self) -> None:
+        """Notes a call; its deadline is absolute, so that lateness does not add up, but for more than one interval."""
+        fps = self.routine._const_fps
+        now = time.monotonic()
+        self._turn = max(self._turn + 1.0 / fps, now - 1.0 / fps) if fps > 0 and self._turn else now
 
     def unlink(self, names: tuple[str, ...], unlink_routine_name: str) -> None:
         """Takes the wire to a routine away, in order: what was sent on it still arrives."""

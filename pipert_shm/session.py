@@ -60,6 +60,7 @@ class Session:
         self._answers: dict[str, Any] = {}
         self._ready = threading.Event()
         self._taps: dict[int, Tap] = {}
+        self._starts = 0
         self._closed = False
         self.segment = _make_segment(plan, budget)
         try:
@@ -124,6 +125,13 @@ class Session:
     def send(self, event: Event) -> None:
         """Hands an event to the launcher."""
         self._tell("event", event)
+
+    def note_start(self) -> None:
+        """A start is about to be sent: an end that was told before it, or crosses it, does not count."""
+        with self._lock:
+            self._starts += 1
+            if not self.gone.is_set():
+                self.over.clear()
 
     def kill(self) -> None:
         """Makes every flow end."""
@@ -214,7 +222,11 @@ class Session:
         if what == "ready":
             self._ready.set()
         elif what == "ended":
-            self.over.set()
+            with self._lock:
+                if details[0] == self._starts:
+                    self.over.set()
+        elif what == "started":
+            self.over.clear()  # by a routine
         elif what == "failed":
             routine, cause = details
             self._causes[routine] = cause

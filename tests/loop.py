@@ -37,21 +37,16 @@ class Loop:
             bit=1,
             borrow_cap=borrow_cap,
         )
-        self.segment = ControlSegment.create(2, 1, 16, 1 << 30)
-        native.EdgeRecord(self.segment.process, 0).format(
-            sender=edge.sender,
-            receiver=edge.receiver,
-            bit=edge.bit,
-            policy=native.POLICIES[edge.policy],
-            capacity=edge.capacity,
-            borrow_cap=edge.borrow_cap,
-            timeout_ns=edge.timeout_ns,
+        self.segment = ControlSegment.create(
+            native.ControlSize(flows=1, routines=2, edges=1, incarnations=1, cells=16), 1 << 30
         )
         process = self.segment.process
+        edge.format(native.EdgeRecord(process, 0), frozenset({0, 1}))
+        native.Incarnation(process, 0).format(0, edge.bit)
         self.outbox = Outbox(self.segment, native.Port(process, 0), 0, NAMES[0], frozenset({0, 1}), slots, capacity + 4, {})
-        self.outbox.add(edge)
+        self.outbox.add(edge, 0)
         self.inbox = Inbox(self.segment, native.Port(process, 1), 1, NAMES, {})
-        self.inbox.add(edge)
+        self.inbox.add(edge, 0)
         self._sequence = 0
 
     def send(self, payload: Any) -> None:

@@ -131,10 +131,10 @@ class Gated(DestinationRoutine):
         self.board.add(self.taken)
 
 
-def chain(pipe: Pipe, *routines: Routine, flow: str = "{}") -> None:
+def chain(pipe: Pipe, *routines: Routine, flow: str = "{}", **options: Any) -> None:
     """Puts each routine in a flow of its own, named after it, and wires each to the next."""
     for routine in routines:
-        pipe.create_flow(flow.format(routine.name), False, routine)
+        pipe.create_flow(flow.format(routine.name), False, routine, **options)
     pipe.link(*(Wire(a, b) for a, b in pairwise(routines)))
 
 

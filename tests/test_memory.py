@@ -19,7 +19,7 @@ import pytest
 import processes
 from conftest import Finished, RunScript, StartScript
 from loop import Loop
-from pipert_shm import START_EVENT_NAME, Pipe, PipertError, SharedMemoryFull
+from pipert_shm import START_EVENT_NAME, Pipe, PipertError, SharedMemoryFull, native
 from pipert_shm.memory import ControlSegment, is_stale, pipe_ids, sweep_stale, unlink_pipe
 from routines import Frames, Items, Sink, chain
 from waiting import eventually
@@ -146,7 +146,7 @@ def test_a_sweep_by_hand_names_what_it_took(abandoned: set[Path]) -> None:
 
 
 def test_a_pipe_is_alive_as_long_as_any_of_its_processes() -> None:
-    segment = ControlSegment.create(1, 1, 16, 1000)
+    segment = ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
     assert not is_stale(segment.pipe_id)
     ready, go_on = os.pipe(), os.pipe()
     pid = os.fork()
@@ -187,7 +187,7 @@ def test_a_look_at_the_segments_does_no_harm_to_pipes_that_are_just_being_made()
         os._exit(0)
     before = segments()
     while time.monotonic() < over:
-        segment = ControlSegment.create(1, 1, 16, 1000)
+        segment = ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
         segment.close()
         segment.unmap()
         unlink_pipe(segment.pipe_id)

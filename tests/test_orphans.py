@@ -183,10 +183,13 @@ class Forker(DestinationRoutine):
         self.board = board
         self.children_stay = children_stay
         self.kept: np.ndarray | None = None
+        self.forked = False
 
     def main_logic(self, data: np.ndarray) -> None:
         if self.kept is None:
             self.kept, self.value = data, int(data[0, 0, 0])
+        elif not self.forked:  # nobody but us has a view of that frame any more
+            self.forked = True
             if self.children_stay:
                 self.child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
                 self.child.start()

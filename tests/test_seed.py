@@ -478,7 +478,7 @@ pipe = Pipe(policy="block")
 pipe.create_flow("flow", True, FailsAtFirst("camera", until=2), Print("print"))
 pipe.build()
 pipe.notify_event(START_EVENT_NAME)
-while pipe.statistics().routines["print"].state != "ended":
+while {routine.state for routine in pipe.statistics().routines.values()} - {"failed", "ended"}:
     time.sleep(0.001)
 print(pipe.statistics().routines["camera"].state, flush=True)
 pipe.notify_event(STOP_EVENT_NAME)
