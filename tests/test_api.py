@@ -93,7 +93,7 @@ class End(DestinationRoutine):
 def make_pipe(board: Board) -> Pipe:
     pipe = Pipe(grace_period=PATIENCE)
     numbers, times, end = Numbers(), Times(), End(board)
-    pipe.create_flow("first", False, numbers)
+    pipe.create_flow("first", False, numbers, restart="never")
     pipe.create_flow("second", True, times, end)
     pipe.link(Wire(numbers, times))
     return pipe

@@ -71,7 +71,7 @@ def test_a_hang_is_logged_and_ends_in_a_restart(how: Any, caplog: pytest.LogCapt
     board = Board()
     checks = Checks(board, {("cam", "sibling"): 0})
     hangs, sibling = Hangs("hangs", board, how), Screen("sibling", checks)
-    with running(wired(Pipe(policy="drop_oldest", capacity=64), camera(), hangs, sibling)) as pipe:
+    with running(wired(Pipe(policy="drop_oldest", capacity=64), camera(fps=100), hangs, sibling)) as pipe:
         eventually(lambda: pipe.statistics().flows["hangs"].restarts == 2, "two restarts")
         eventually(lambda: board[CALLS] == 3, "a third life")
         await_motion(pipe, messages=10)
