@@ -159,6 +159,12 @@ def test_a_parameter_that_any_handler_needs(audience: Audience) -> None:
 
 @pytest.mark.parametrize("name", ["start", "stop", "kill", "unlink", "log_data"])
 def test_built_in_events_need_no_handler(audience: Audience, name: str) -> None:
-    assert audience.address(name, {"back": []}, None, {}).routines == ("screen",)
+    params = {"unlink_routine_name": "screen"} if name == "unlink" else {}
+    assert audience.address(name, {"back": []}, None, params).routines == ("screen",)
     with pytest.raises(UnknownTarget):
-        audience.address(name, None, "nobody", {})
+        audience.address(name, None, "nobody", params)
+
+
+def test_built_in_events_need_their_parameters(audience: Audience) -> None:
+    with pytest.raises(UnknownEvent, match=r"'unlink'.*'unlink_routine_name'"):
+        audience.address("unlink", None, None, {})
