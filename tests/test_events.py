@@ -163,3 +163,8 @@ def test_built_in_events_need_no_handler(audience: Audience, name: str) -> None:
     assert audience.address(name, {"back": []}, None, params).routines == ("screen",)
     with pytest.raises(UnknownTarget):
         audience.address(name, None, "nobody", params)
+
+
+def test_built_in_events_need_their_parameters(audience: Audience) -> None:
+    with pytest.raises(UnknownEvent, match=r"'unlink'.*'unlink_routine_name'"):
+        audience.address("unlink", None, None, {})

@@ -332,6 +332,21 @@ def test_a_reader_that_waits_is_called_out(pipe: Pipe, how: str) -> None:
     tap.close()
 
 
+@pytest.mark.timeout(20)
+def test_a_tap_with_something_to_read_ends_after_a_kill(pipe: Pipe, board: Board) -> None:
+    pipe.notify_event(START_EVENT_NAME)
+    tap = pipe.tap("camera")
+    board[GATE] = 2
+    board.wait(SENT, 2)
+    first = tap.read(timeout=10)
+    board[GATE] = 4
+    board.wait(SENT, 4)
+    pipe.join(to_kill=True)
+    assert [one_value(frame) for frame in tap] in ([], [3])
+    assert one_value(first) == 1
+    tap.close()
+
+
 def test_a_stop_does_not_end_a_tap(pipe: Pipe, board: Board) -> None:
     tap = pipe.tap("camera")
     pipe.notify_event(START_EVENT_NAME)

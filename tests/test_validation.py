@@ -495,7 +495,7 @@ def test_queue_settings_out_of_range(settings: dict[str, Any], word: str) -> Non
         Wire(Items("a", []), Sink("b"), **settings)
 
 
-@pytest.mark.parametrize("timeout", [0, 0.0, 1e9, float("inf")])
+@pytest.mark.parametrize("timeout", [0, 0.0, 1e9, 1e12, 1e300, float("inf")])
 def test_unusual_timeouts_that_make_sense(timeout: float) -> None:
     source, sink = Items("source", range(3)), Sink("sink")
     pipe = pipe_of((source,), (sink,), wires=(Wire(source, sink, policy="block", timeout=timeout),))
