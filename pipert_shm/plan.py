@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -57,7 +56,7 @@ class EdgePlan:
             policy=native.POLICIES[self.policy],
             capacity=self.capacity,
             borrow_cap=self.borrow_cap,
-            timeout_ns=native.FOREVER if self.timeout is None or math.isinf(self.timeout) else int(self.timeout * 1e9),
+            timeout_ns=native.FOREVER if self.timeout is None else int(min(self.timeout * 1e9, native.FOREVER - 1)),
             reach=reach,
         )
 

@@ -55,16 +55,15 @@ class Tap:
         while not self._closed:
             left = native.FOREVER if timeout is None else max(0, deadline - native.now_ns())
             with self._reading:
-                status = self._receive(left)
-                if status == native.NOTICE:
-                    self._port.noticed()
-                    if not self._over.is_set():
-                        continue
-                    status = self._receive(0)  # what was sent before the end still counts
-                    status = status if status == native.OK else native.CLOSED
-                if status == native.OK:
+                over = self._over.is_set()
+                status = self._receive(0 if over else left)
+                if status == native.OK:  # also what was sent before the end
                     payload, self.meta = self._inbox.take()
                     return payload
+                if status == native.NOTICE:
+                    self._port.noticed()
+                elif over:
+                    status = native.CLOSED
             if status == native.CLOSED:
                 self.close()
             elif status == native.TIMED_OUT and timeout is not None and native.now_ns() >= deadline:
