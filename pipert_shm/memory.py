@@ -107,6 +107,17 @@ def pipe_ids() -> list[str]:
     return sorted({path.name[len(PREFIX) :].rsplit("-", 1)[0] for path in SHM.glob(f"{PREFIX}*-*")})
 
 
+def segments_of(pipe_id: str) -> list[tuple[str, int]]:
+    """Name and size in bytes of each segment of a pipe."""
+    segments = []
+    for path in sorted(SHM.glob(f"{PREFIX}{pipe_id}-*")):
+        try:
+            segments.append((path.name, path.stat().st_size))
+        except FileNotFoundError:
+            continue  # it went meanwhile
+    return segments
+
+
 def is_stale(pipe_id: str) -> bool:
     """Whether no process of this pipe is left. Pipes of other users, which we may not open, count as alive."""
     try:

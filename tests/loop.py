@@ -22,7 +22,14 @@ class Loop:
     """
 
     def __init__(
-        self, transmitter: DataTransmitter | None = None, *, slots: int = 16, capacity: int = 4, borrow_cap: int = 1000
+        self,
+        transmitter: DataTransmitter | None = None,
+        *,
+        slots: int = 16,
+        capacity: int = 4,
+        message_slots: int = 8,
+        timeout: float = 0.1,
+        borrow_cap: int = 1000,
     ) -> None:
         self.transmitter = transmitter or SharedMemoryTransmitter()
         edge = EdgePlan(
@@ -31,7 +38,7 @@ class Loop:
             receiver=1,
             policy="block",
             capacity=capacity,
-            timeout=0.1,
+            timeout=timeout,
             transmitter=self.transmitter,
             local=False,
             bit=1,
@@ -43,7 +50,8 @@ class Loop:
         process = self.segment.process
         edge.format(native.EdgeRecord(process, 0), frozenset({0, 1}))
         native.Incarnation(process, 0).format(0, edge.bit)
-        self.outbox = Outbox(self.segment, native.Port(process, 0), 0, NAMES[0], frozenset({0, 1}), slots, capacity + 4, {})
+        self._port = native.Port(process, 0)
+        self.outbox = Outbox(self.segment, self._port, 0, NAMES[0], frozenset({0, 1}), slots, message_slots, {})
         self.outbox.add(edge, 0)
         self.inbox = Inbox(self.segment, native.Port(process, 1), 1, NAMES, {})
         self.inbox.add(edge, 0)
@@ -60,8 +68,7 @@ class Loop:
     def receive(self) -> Any:
         status = self.inbox.receive(5_000_000_000)
         assert status == native.OK, status
-        payload, meta = self.inbox.take()
-        assert meta.sequence == self._sequence
+        payload, _ = self.inbox.take()
         return payload
 
     def trip(self, payload: Any) -> Any:
@@ -71,6 +78,14 @@ class Loop:
 
     def loan(self, shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
         return self.outbox.loan(shape, np.dtype(dtype))
+
+    def interrupt(self) -> None:
+        """Calls the sending end out of whatever it waits in, now or next."""
+        self._port.notify()
+
+    def obey(self) -> None:
+        """What a routine's thread does then."""
+        self._port.noticed()
 
     @property
     def copied_bytes(self) -> int:

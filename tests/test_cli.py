@@ -190,3 +190,37 @@ def test_help_is_there(arguments: list[str], text: str, capsys: pytest.CaptureFi
         main(arguments)
     assert ended.value.code == 0
     assert text in capsys.readouterr().out
+
+
+def test_ls_and_clean(start_cli: StartCli) -> None:
+    """A pipe that was killed, all of it at once, is stale and goes; one that runs is alive and stays."""
+    code = """
+import os, sys
+from pipert_shm.memory import ControlSegment
+from pipert_shm import native
+segment = ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
+print(segment.pipe_id, flush=True)
+if sys.argv[1] == "lives":
+    sys.stdin.read()
+os._exit(0)
+"""
+    makers = []
+    for fate in ("dies", "lives"):
+        command = [sys.executable, "-c", code, fate]
+        environment = {**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)}
+        makers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment))
+    dead, alive = (maker.stdout.readline().strip() for maker in makers if maker.stdout)
+    makers[0].communicate()
+    try:
+        listed, _ = start_cli("ls").communicate(timeout=30)
+        states = {line.split()[0]: line.split()[1] for line in listed.splitlines()}
+        assert (states[dead], states[alive]) == ("stale", "alive")
+        cleaned, _ = start_cli("clean").communicate(timeout=30)
+        assert f"removed {dead}" in cleaned.splitlines()
+        assert alive not in cleaned
+        assert not list(SHM.glob(f"pipert-{dead}-*"))
+        assert list(SHM.glob(f"pipert-{alive}-*"))
+    finally:
+        makers[1].communicate()
+        start_cli("clean").communicate(timeout=30)
+    assert not list(SHM.glob(f"pipert-{alive}-*"))

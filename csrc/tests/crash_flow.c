@@ -167,8 +167,8 @@ static void note_held(const life *own, uint64_t descriptor, uint32_t bits) {
     const pshm_mapping *mapping = own->process->mapping[pshm_descriptor_ring(descriptor)];
     uint64_t held = (uint64_t)pshm_descriptor_generation(descriptor) << 32 | bits;
     uint32_t serial = pshm_crash_serial_index(mapping->serial);
-    _Atomic uint64_t *word = &pshm_crash_here.world->held[own->birth->flow][serial]
-                                                         [pshm_descriptor_slot(descriptor)];
+    _Atomic uint64_t *word =
+        &pshm_crash_here.world->held[own->birth->flow][serial][pshm_descriptor_slot(descriptor)];
     atomic_store(word, bits == 0 ? 0 : held);
 }
 
@@ -223,10 +223,9 @@ static void send_post(life *own, pshm_post *post, uint64_t sequence, bool ready)
     int status = ready ? PSHM_NOTICE : PSHM_FULL;
     while (status == PSHM_NOTICE) {
         /* A notice that comes before the message has its slot leaves all to do. */
-        status = post->offered != 0
-                     ? pshm_port_resume(own->port, post)
-                     : pshm_port_send(own->port, post, own->messages, sequence, pshm_now(), SOURCE,
-                                      1, 0, body, sizeof body);
+        status = post->offered != 0 ? pshm_port_resume(own->port, post)
+                                    : pshm_port_send(own->port, post, own->messages, sequence,
+                                                     pshm_now(), SOURCE, 1, 0, body, sizeof body);
         if (status == PSHM_NOTICE) obey(own, false);
     }
     if (status != PSHM_OK) pshm_port_abandon(own->port, post, PSHM_REASON_NO_SLOT);
@@ -358,10 +357,10 @@ static pshm_port *open_port(life *own, uint32_t routine) {
 
 static void make_outs(life *own, uint32_t routine) {
     const pshm_crash_graph *graph = pshm_crash_here.graph;
-    own->payloads = pshm_crash_make_ring(own->process, routine, graph->slots[routine],
-                                         PSHM_CRASH_PAYLOAD);
-    own->messages = pshm_crash_make_ring(own->process, routine, graph->messages[routine],
-                                         PSHM_CRASH_MESSAGE);
+    own->payloads =
+        pshm_crash_make_ring(own->process, routine, graph->slots[routine], PSHM_CRASH_PAYLOAD);
+    own->messages =
+        pshm_crash_make_ring(own->process, routine, graph->messages[routine], PSHM_CRASH_MESSAGE);
     for (uint32_t n = 0; n < own->birth->outs; n++)
         own->outs |= 1ull << pshm_port_add_out(own->port, own->birth->out[n]);
 }

@@ -74,7 +74,7 @@ static struct {
     _Atomic uint64_t failed;
     _Atomic uint64_t both; /* runs with two deaths */
     _Atomic uint32_t covered[ACTORS][PSHM_CRASH_POINTS_MOST];
-} *found;
+} * found;
 
 /* How often each point is passed: undisturbed, and after each victim's burial. */
 typedef uint32_t pass_counts[ACTORS][PSHM_CRASH_POINTS_MOST];
@@ -94,9 +94,9 @@ static void add(plan *all, uint32_t graph, bool final, pshm_crash_kill first,
 
 static void print_failure(const pshm_crash_scenario *scenario) {
     char text[1024];
-    int at = snprintf(text, sizeof text, "FAILED --run %s,%s",
-                      pshm_crash_graphs[scenario->graph].name,
-                      scenario->final ? "final" : "restart");
+    int at =
+        snprintf(text, sizeof text, "FAILED --run %s,%s", pshm_crash_graphs[scenario->graph].name,
+                 scenario->final ? "final" : "restart");
     for (uint32_t n = 0; n < 2; n++) {
         const pshm_crash_kill *kill = &scenario->kill[n];
         if (kill->actor == NOBODY) continue;
@@ -165,9 +165,8 @@ static void explore(uint32_t graph) {
     }
     for (uint32_t victim = 0; victim < FLOWS; victim++)
         for (uint32_t n = 0; n < 2 * PROBES; n++) {
-            try(&(pshm_crash_scenario){.graph = graph,
-                                       .final = n % 2 != 0,
-                                       .kill = {any_kill(victim, n), no_kill}});
+            try(&(pshm_crash_scenario){
+                .graph = graph, .final = n % 2 != 0, .kill = {any_kill(victim, n), no_kill}});
             note_passes(after[victim], 1);
         }
 }
@@ -249,8 +248,7 @@ static bool report_coverage(void) {
     uint32_t points = pshm_crash_points(), covered = 0, places = 0;
     for (uint32_t point = 0; point < points; point++) {
         uint32_t actors = 0;
-        for (uint32_t actor = 0; actor < ACTORS; actor++)
-            actors += found->covered[actor][point];
+        for (uint32_t actor = 0; actor < ACTORS; actor++) actors += found->covered[actor][point];
         places += actors;
         covered += actors != 0;
         const pshm_point_site *site = pshm_crash_point(point);

@@ -15,8 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define RING_BYTES 8192u     /* head, and PSHM_CRASH_SLOTS slots of either size */
-#define LOOK_MS 250          /* between two looks at a run */
+#define RING_BYTES 8192u        /* head, and PSHM_CRASH_SLOTS slots of either size */
+#define LOOK_MS 250             /* between two looks at a run */
 #define PATIENCE_NS 3000000000u /* less than the longest sleep: a lost wake shows */
 
 pshm_crash_place pshm_crash_here = {.actor = NOBODY};
