@@ -74,6 +74,7 @@ class Outbox:
         self._unsent: deque[tuple[_Group, Any, Meta]] = deque()
         self._handled = 0  # received messages whose results are not sent yet
         self._stuck = False
+        self._again: tuple[Any, ...] | None = None  # a send that found no message slot: nothing of it is out yet
         self._message_slots = message_slots
         self._messages = -1
         self.slots = Slots(segment, port, number, name, max(slots, FEWEST_SLOTS + TAP_SLOTS))
@@ -102,6 +103,8 @@ class Outbox:
             return False
         self._port.remove_out(out)
         self._forget_lost()
+        if self._again is not None:
+            self._post.post.outs &= ~(1 << out)
         _, incarnation = self._edges.pop(out)
         for group in self._groups.values():
             group.outs &= ~(1 << out)
@@ -155,7 +158,9 @@ class Outbox:
 
     def flush(self) -> None:
         """Goes on with what an interruption left unsent."""
-        if self._stuck:
+        if self._again is not None:
+            self._hand_over(self._again)
+        elif self._stuck:
             self._finish(self._port.resume(self._post))
         while self._unsent:
             self._send_next()
@@ -174,6 +179,7 @@ class Outbox:
             self._port.abandon(self._post, reason)
             self._forget_lost()
             self._stuck = False
+            self._again = None
         for group, _, _ in self._unsent:
             self._drop(group.outs, reason)
         self._unsent.clear()
@@ -220,9 +226,13 @@ class Outbox:
         payload = data = None
         post.post.handled, self._handled = self._handled, 0
         ring = self._messages if group.remote else 0
-        status = self._port.send(
-            post, ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(hops) // HOP.size, body
-        )
+        self._hand_over((ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(hops) // HOP.size, body))
+
+    def _hand_over(self, message: tuple[Any, ...]) -> None:
+        self._again = None
+        status = self._port.send(self._post, *message)
+        if status == native.NOTICE and not self._post.post.offered:
+            self._again = message
         self._finish(status)
 
     def _finish(self, status: int) -> None:
