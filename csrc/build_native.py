@@ -138,6 +138,7 @@ uint32_t pshm_process_leases(pshm_process *process, uint32_t ring);
 uint32_t pshm_ring_used(const pshm_ring *ring);
 uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits);
 uint32_t pshm_ring_holders(const pshm_ring *ring, uint32_t slot);
+void *pshm_process_writable(pshm_process *process, uint32_t routine, const void *address, uint64_t bytes, uint32_t *ring);
 void pshm_release(void *address);
 bool pshm_guard(int fd);
 void pshm_unguard(int fd);

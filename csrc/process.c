@@ -384,6 +384,48 @@ bool pshm_process_reference(pshm_process *process, const void *address, uint64_t
     return held;
 }
 
+/* Whether all bits behind a lease are those of one routine's incoming edges, or
+ * of its own ring. */
+static bool leased_by(const pshm_process *process, const pshm_mapping *mapping, uint32_t bits,
+                      uint32_t routine) {
+    if ((bits & PSHM_PRODUCER) != 0 && mapping->ring.owner != routine) return false;
+    for (bits &= ~PSHM_PRODUCER; bits != 0; bits &= bits - 1) {
+        uint32_t number = mapping->incarnation_of_bit[__builtin_ctz(bits)];
+        const pshm_incarnation_record *incarnation =
+            pshm_control_incarnation(&process->control, number);
+        const pshm_edge_record *edge =
+            incarnation == NULL ? NULL : pshm_control_edge(&process->control, incarnation->edge);
+        if (edge == NULL || edge->receiver != routine) return false;
+    }
+    return true;
+}
+
+void *pshm_process_writable(pshm_process *process, uint32_t routine, const void *address,
+                            uint64_t bytes, uint32_t *ring) {
+    uint8_t *there = NULL;
+    uint64_t at = 0;
+    *ring = PSHM_RINGS;
+    pthread_mutex_lock(&lock);
+    pshm_mapping *mapping = process->foreign ? NULL : mapping_at(process, address, &at);
+    if (mapping != NULL) {
+        uint32_t slot = (uint32_t)(at / mapping->ring.slot_bytes);
+        pshm_lease *lease = &mapping->lease[slot];
+        if (lease->count != 0 &&
+            bytes <= mapping->ring.slot_bytes - at % mapping->ring.slot_bytes &&
+            leased_by(process, mapping, lease->bits, routine) &&
+            pshm_ring_holders(&mapping->ring, slot) == lease->bits) {
+            if (mapping->write == NULL) {
+                *ring = mapping->ring.index;
+            } else {
+                lease->count++;
+                there = mapping->write + at;
+            }
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return there;
+}
+
 void pshm_release(void *address) {
     ended_lease ended = {.bits = 0};
     uint64_t at = 0;

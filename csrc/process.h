@@ -100,6 +100,15 @@ void pshm_process_go_on(void);
 bool pshm_process_reference(pshm_process *process, const void *address, uint64_t bytes,
                             uint64_t *descriptor, uint64_t *offset);
 
+/* Where to write to [address, address + bytes), which lies whole in one slot
+ * that nobody but `routine`, of this process, holds: adds a lease to it. NULL
+ * when somebody else holds it too, or it can't be written to through this
+ * mapping: then *ring is the one to map writable, or PSHM_RINGS. Nobody can
+ * become a holder afterwards but by a send of the routine's own thread, whose
+ * call this must be. */
+void *pshm_process_writable(pshm_process *process, uint32_t routine, const void *address,
+                            uint64_t bytes, uint32_t *ring);
+
 /* Ends the lease of the slot at `address`, in whichever table of this process
  * it lies: the destructor of Python's exporters. Any thread, any time. */
 void pshm_release(void *address);

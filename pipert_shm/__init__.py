@@ -39,7 +39,7 @@ from pipert_shm.events import (
     events,
 )
 from pipert_shm.pipe import Pipe
-from pipert_shm.routine import DestinationRoutine, FPSRoutine, MiddleRoutine, Routine, SourceRoutine
+from pipert_shm.routine import DestinationRoutine, FPSRoutine, MiddleRoutine, Routine, SourceRoutine, writable
 from pipert_shm.statistics import Latency, PipeStatistics, RoutineStatistics, WireStatistics
 from pipert_shm.tap import Tap
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
@@ -103,6 +103,7 @@ __all__ = [
     "create_app",
     "events",
     "get_socket_logger",
+    "writable",
 ]
 
 _LAZY = {

@@ -60,7 +60,7 @@ def _order(array: np.ndarray) -> str:
     return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
 
 
-def _extent(array: np.ndarray) -> tuple[int, int, int]:
+def extent_of(array: np.ndarray) -> tuple[int, int, int]:
     """First address, lowest address and span in bytes of an array's memory."""
     first: int = array.__array_interface__["data"][0]
     if array.flags.c_contiguous:
@@ -152,7 +152,7 @@ class Encoder:
         """Makes the loans in a payload that stays in this process read-only, as far as they are found without pickling it."""
         if isinstance(payload, np.ndarray):
             if payload.flags.writeable:
-                _, low, span = _extent(payload)
+                _, low, span = extent_of(payload)
                 found = self._port.reference(0, low, span)
                 if found is not None:
                     self._port.process.release(found[0])
@@ -180,7 +180,7 @@ class Encoder:
 
     def _reference(self, array: np.ndarray) -> tuple[int, int] | None:
         """Slot index and offset of the array's first element, where it can be sent as it lies."""
-        first, low, span = _extent(array)
+        first, low, span = extent_of(array)
         found = self._port.reference(self._outs, low, span)
         if found is None:
             return None

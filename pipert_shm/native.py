@@ -485,6 +485,15 @@ class Process:
         mapping = _lib.pshm_process_find(self._process, ring)
         return 0 if mapping == _ffi.NULL else int(_lib.pshm_ring_used(_ffi.addressof(mapping, "ring")))
 
+    def writable(self, routine: int, address: int, size: int) -> tuple[int, int]:
+        """Where to write to this memory of a slot that only `routine` holds, under one new lease.
+
+        The address, or 0 and the ring to be mapped writable first: RINGS when it is not the only holder. The routine's thread.
+        """
+        ring = _ffi.new("uint32_t *")
+        there = _lib.pshm_process_writable(self._process, routine, _ffi.cast("void *", address), size, ring)
+        return int(_ffi.cast("uintptr_t", there)), ring[0]
+
     def recover_owner(self, ring: int) -> None:
         """The owner of a ring is dead: clears the producer's bit in it. The launcher."""
         _lib.pshm_recover_owner(self._process, ring)

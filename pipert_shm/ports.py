@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipert_shm import native
-from pipert_shm.codec import HOP, Encoder, decode
+from pipert_shm.codec import HOP, Encoder, decode, extent_of
 from pipert_shm.data import Meta
 from pipert_shm.errors import NoFreeSlot
 from pipert_shm.memory import (
@@ -115,6 +115,18 @@ class Outbox:
         native.Incarnation(self._segment.process, incarnation).close()
         return True
 
+    def writable(self, array: np.ndarray) -> np.ndarray | None:
+        """The array's own memory, to be written to, where this routine alone holds it; else None."""
+        process = self._segment.process
+        first, low, span = extent_of(array)
+        address, ring = process.writable(self._number, low, span)
+        if not address and ring != native.RINGS:
+            open_ring(self._segment, ring, writable=True)
+            address, _ = process.writable(self._number, low, span)
+        if not address:
+            return None
+        return np.ndarray(array.shape, array.dtype, native.loan(address, span), first - low, array.strides)
+
     def recover_receiver(self, incarnation: int) -> None:
         """The receiver of an edge is dead: makes its queue fit for the next one. Any thread."""
         self._port.recover_receiver(incarnation)
@@ -128,6 +140,11 @@ class Outbox:
     def leaves_flow(self) -> bool:
         """Whether any wire leads to another process."""
         return any(group.remote for group in self._groups.values())
+
+    @property
+    def stays_in_flow(self) -> bool:
+        """Whether any wire leads to a routine of this process."""
+        return any(group.local for group in self._groups.values())
 
     @property
     def outs(self) -> int:
@@ -277,6 +294,11 @@ class Inbox:
         self._receive[place] = edge.transmitter.receive()
         if edge.local:
             self._local.setdefault(edge.number, {})
+
+    @property
+    def comes_from_flow(self) -> bool:
+        """Whether any wire comes from a routine of this process."""
+        return any(edge.local for edge in self._edges.values())
 
     def receive(self, timeout_ns: int = native.FOREVER) -> int:
         """Waits for the next message; native.OK when there is one, which `take` gives."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -30,6 +31,41 @@ class Runtime(Protocol):
 
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         """See `Routine.loan`."""
+
+    def writable(self, array: np.ndarray) -> np.ndarray | None:
+        """The array's own memory, to be written to, where nobody else sees it; else None. Any thread."""
+
+
+_here = threading.local()
+
+
+def run_as(runtime: Runtime) -> None:
+    """Makes the calling thread that of a routine."""
+    _here.runtime = runtime
+
+
+def writable(array: np.ndarray) -> np.ndarray:
+    """An array of the same content that may be written to, and that no other routine sees the changes of.
+
+    It is the same memory, at no cost, where the routine whose thread calls is the only one that holds the frame: a frame that
+    came through shared memory and went to nobody else, or an array of its own. Else it is a private copy: while a sibling, or a
+    receiver of what was sent on, has the frame; where frames came or go within the flow, by reference; and on other threads.
+
+    >>> import numpy as np
+    >>> from pipert_shm import writable
+    >>> frame = np.zeros((2, 2), np.uint8)
+    >>> frame.flags.writeable = False
+    >>> drawing = writable(frame)
+    >>> drawing[0] = 255
+    >>> int(frame.max()), int(drawing.max())
+    (0, 255)
+
+    Send the array that it returned, or a view of it: it turns read-only then. Older writable views of it don't; let go of them.
+    (`numpy.shares_memory` compares addresses, and the two stand on different mappings of the same memory.)
+    """
+    runtime = getattr(_here, "runtime", None)
+    own = None if runtime is None else runtime.writable(array)
+    return np.array(array, order="K", copy=True) if own is None else own
 
 
 Notifier = Callable[..., None]

@@ -21,7 +21,7 @@ from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemor
 from pipert_shm.memory import ControlSegment, Stopping
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
 from pipert_shm.ports import Inbox, LocalMessages, Outbox
-from pipert_shm.routine import Role
+from pipert_shm.routine import Role, run_as
 
 LONGEST_WAIT = 86_400.0
 
@@ -205,7 +205,15 @@ class Runner:
         finally:
             self.record.busy_since_ns = since and native.now_ns()
 
+    def writable(self, array: np.ndarray) -> np.ndarray | None:
+        if threading.current_thread() is not self._thread or self._outbox.stays_in_flow or self._inbox.comes_from_flow:
+            return None  # others have the same object
+        if array.dtype.hasobject or 0 in array.strides or not array.size:
+            return None
+        return self._outbox.writable(array) if not array.flags.writeable else array
+
     def _serve(self) -> None:
+        run_as(self)
         try:
             self._obey_commands()
         except BaseException as error:
