@@ -267,8 +267,8 @@ def test_what_came_in_band(tmp_path: Path) -> None:
     pipe = Pipe(policy="block")
     source = Frames("source", 3, SHAPE)
     small = Frames("small", 3, (4, 4))
-    for routine in (source, small):
-        pipe.create_flow(routine.name, False, routine)
+    for sender in (source, small):
+        pipe.create_flow(sender.name, False, sender)
     basic = Apply("basic", lambda frame: (writable(frame) is frame, one_value(frame)))
     tiny = Apply("tiny", lambda frame: (writable(frame) is frame, bool(writable(frame).flags.writeable)))
     records = [Record("rb", tmp_path / "b"), Record("rt", tmp_path / "t")]
