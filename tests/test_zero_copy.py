@@ -166,6 +166,37 @@ class Gate(Forward):
         return data
 
 
+def test_to_the_same_flow_and_across_a_wire_is_one_write(tmp_path: Path) -> None:
+    """The routine in the flow gets the very object, the one in another flow a view of the same memory."""
+    sent: dict[int, int] = {}
+
+    class Source(SourceRoutine):
+        def main_logic(self) -> Any:
+            if self.meta.sequence == 20:
+                raise EndOfStream
+            frame = self.loan(SHAPE)
+            frame[...] = self.meta.sequence
+            sent[self.meta.sequence] = id(frame)
+            return frame
+
+    class Near(DestinationRoutine):
+        def main_logic(self, data: np.ndarray) -> None:
+            assert sent[self.meta.sequence] == id(data)
+            assert one_value(data) == self.meta.sequence
+
+    source, near = Source("source"), Near("near")
+    far = Record("far", tmp_path / "r", lambda frame: (place(frame) is not None, one_value(frame)))
+    pipe = Pipe(policy="block", capacity=1)
+    pipe.create_flow("both", True, source, near)
+    pipe.create_flow("far", False, far)
+    pipe.link(Wire(source, far))
+    run(pipe)
+    assert [message.value for message in received(tmp_path / "r")] == [(True, n) for n in range(20)]
+    near_statistics = pipe.statistics().routines["near"]
+    assert (near_statistics.received, near_statistics.errors) == (20, 0)
+    assert copied(pipe)["source"] == private(pipe) == 0
+
+
 def test_through_a_flow_of_several_routines(tmp_path: Path) -> None:
     """What waits between the routines of one flow, all of them full here, is no hoard: it is neither copied nor warned of."""
     board = Board()
@@ -335,6 +366,47 @@ def test_arrays_of_one_message_share_its_slot_s_life() -> None:
         assert loop.held_slots() == 1
         assert one_value(last) == 2
         del last
+        assert loop.held_slots() == 0
+
+
+def test_many_small_new_arrays_take_one_slot() -> None:
+    with Loop() as loop:
+        crops = [np.full((64, 64, 3), n, np.uint8) for n in range(50)]
+        arrived = loop.trip(crops)
+        assert loop.held_slots() == 1
+        assert loop.copied_bytes == sum(crop.nbytes for crop in crops)
+        assert [one_value(crop) for crop in arrived] == list(range(50))
+        del arrived
+
+
+def test_dlpack_and_the_buffer_protocol_stand_on_the_slot() -> None:
+    """Any framework's tensor does: it is the memory, and it keeps the slot."""
+    with Loop() as loop:
+        arrived = loop.trip(np.full((100, 100, 3), 7, np.uint8))
+        where = place(arrived)
+        buffer = memoryview(arrived)
+        assert (buffer.readonly, buffer.shape, buffer.format) == (True, (100, 100, 3), "B")
+        tensor = np.from_dlpack(arrived[10:20, ::2])
+        assert not tensor.flags.writeable
+        assert tensor.shape == (10, 50, 3)
+        assert where is not None and place(tensor) == (where[0], where[1] + 3000)
+        del arrived, buffer
+        assert loop.held_slots() == 1
+        assert one_value(tensor) == 7
+        del tensor
+        assert loop.held_slots() == 0
+
+
+def test_torch_tensors_stand_on_the_slot() -> None:
+    torch = pytest.importorskip("torch")
+    with Loop() as loop:
+        arrived = loop.trip(np.full((100, 100, 3), 7, np.uint8))
+        tensor = torch.from_dlpack(arrived)
+        assert tensor.data_ptr() == arrived.__array_interface__["data"][0]
+        del arrived
+        assert loop.held_slots() == 1
+        assert int(tensor.min()) == int(tensor.max()) == 7
+        del tensor
         assert loop.held_slots() == 0
 
 
