@@ -135,6 +135,11 @@ int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *d
 bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, uint64_t bytes,
                          uint64_t *descriptor, uint64_t *offset);
 
+/* Sleeps until a queue of `outs` has room or its receiver has ended, `timeout_ns`
+ * at the most; PSHM_OK, PSHM_NOTICE or PSHM_TIMED_OUT. A signal ends it early,
+ * with the last. */
+int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns);
+
 /* Sends a message: slot, holds, end of the caller's leases, push, ring; in this
  * order, so that a receiver may be the only holder. Blocks by the policy.
  * PSHM_NOTICE: post->outs are still to be served, by pshm_port_resume.

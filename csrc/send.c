@@ -288,9 +288,9 @@ static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) 
     }
 }
 
-/* Whether any edge that is still to be served could be, after the bell is armed. */
-static bool can_go_on(const pshm_port *port, const pshm_post *post) {
-    for (uint64_t outs = post->outs; outs != 0;) {
+/* Whether a message could be pushed on any of the edges, or has nowhere to go. */
+static bool any_has_room(const pshm_port *port, uint64_t outs) {
+    while (outs != 0) {
         const pshm_edge *edge = &port->out[next_out(&outs)];
         PSHM_POINT();
         if (has_ended(edge) || pshm_queue_depth(&edge->queue) < edge->queue.capacity) return true;
@@ -325,9 +325,27 @@ int pshm_port_resume(pshm_port *port, pshm_post *post) {
         if (post->outs == 0) return PSHM_OK;
         if (notice(port)) return PSHM_NOTICE;
         uint32_t word = pshm_bell_arm(bell);
-        if (!can_go_on(port, post) && !notice(port))
+        if (!any_has_room(port, post->outs) && !notice(port))
             pshm_bell_wait(bell, word, sleep_until(now, first_deadline(post)));
         pshm_bell_disarm(bell);
+    }
+}
+
+int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns) {
+    pshm_bell *bell = &port->record->bell;
+    uint64_t deadline = 0;
+    for (;;) {
+        if (notice(port)) return PSHM_NOTICE;
+        if (outs == 0 || any_has_room(port, outs)) return PSHM_OK;
+        uint64_t now = pshm_now();
+        if (deadline == 0) deadline = after(now, timeout_ns);
+        if (now >= deadline) return PSHM_TIMED_OUT;
+        bool undisturbed = true;
+        uint32_t word = pshm_bell_arm(bell);
+        if (!any_has_room(port, outs) && !notice(port))
+            undisturbed = pshm_bell_wait(bell, word, sleep_until(now, deadline));
+        pshm_bell_disarm(bell);
+        if (!undisturbed) return PSHM_TIMED_OUT; /* Python's signal handlers run between calls */
     }
 }
 

@@ -591,6 +591,7 @@ class Launcher:
             timeout=None,
             transmitter=SharedMemoryTransmitter(),
             local=False,
+            tap=True,
             borrow_cap=1,
         )
         edge.format(native.EdgeRecord(self._segment.process, edge.number), item.reach)

@@ -615,6 +615,11 @@ class Port:
             return self._descriptor[0], self._offset[0]
         return None
 
+    def await_room(self, outs: int, timeout_ns: int = FOREVER) -> int:
+        """Sleeps, without the GIL, until one of the outgoing edges has room: OK, NOTICE or TIMED_OUT."""
+        status: int = _lib.pshm_port_await_room(self._port, outs, timeout_ns)
+        return status
+
     def send(
         self, post: Post, ring: int, sequence: int, captured_ns: int, origin: int, kind: int, hops: int, body: bytes
     ) -> int:

@@ -41,6 +41,8 @@ class Pipe:
     :param capacity: messages that a queue holds, on wires that don't say.
     :param timeout: seconds after which a blocked sender drops its message; None: never.
     :param memory_budget: bytes of /dev/shm that frames may take; by default half of what is free.
+    :param auto_pacing_mechanism: routines rest while every queue that they send to is full, instead of making messages only for
+        them to be dropped: the pipe goes at the same rate, on less CPU.
     :param on_failure: what the pipe does when a routine or a flow has failed for good: `continue` without it, or `stop`.
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
     :raises ValueError: when an argument is out of range.
@@ -56,6 +58,7 @@ class Pipe:
         capacity: int | None = None,
         timeout: float | None = None,
         memory_budget: int | None = None,
+        auto_pacing_mechanism: bool = False,
         on_failure: Literal["continue", "stop"] = "continue",
         grace_period: float = 5.0,
     ) -> None:
@@ -70,6 +73,7 @@ class Pipe:
             data_transmitter or SharedMemoryTransmitter(),
         )
         self._memory_budget = memory_budget
+        self._auto_pacing = auto_pacing_mechanism
         self._grace = grace_period
         if on_failure not in ("continue", "stop"):
             raise ValueError(f"on_failure must be 'continue' or 'stop', not {on_failure!r}")
@@ -146,6 +150,7 @@ class Pipe:
         self._require_unbuilt("build")
         plan = make_plan(dict(self._flows), self._wires, self._defaults)
         plan.restarts = self._restarts
+        plan.auto_pacing = self._auto_pacing
         audience = audience_of(plan)
         early = [audience.address(*event) for event in self._early]
         sweep_stale()

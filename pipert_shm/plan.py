@@ -39,6 +39,7 @@ class EdgePlan:
     timeout: float | None
     transmitter: DataTransmitter
     local: bool
+    tap: bool = False
     bit: int = 0
     borrow_cap: int = BORROW_CAP
 
@@ -119,6 +120,7 @@ class Plan:
     routines: list[RoutinePlan]
     edges: list[EdgePlan]
     restarts: dict[str, Restart] = field(default_factory=dict)
+    auto_pacing: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ class Outbox:
         self._local = local
         self._groups: dict[tuple[type, int], _Group] = {}
         self._edges: dict[int, tuple[int, int]] = {}  # edge and incarnation
+        self._setting_the_pace = 0  # all of them but taps
         self._post = native.Post()
         self._token = 0
         self._unsent: deque[tuple[_Group, Any, Meta]] = deque()
@@ -83,6 +84,7 @@ class Outbox:
     def add(self, edge: EdgePlan, incarnation: int) -> None:
         out = self._port.add_out(incarnation)
         self._edges[out] = edge.number, incarnation
+        self._setting_the_pace |= (not edge.tap) << out
         kind = type(edge.transmitter)
         own = kind in (SharedMemoryTransmitter, BasicTransmitter)  # then the settings say all of it
         key = (kind, edge.transmitter.data_size_threshold if own else id(edge.transmitter))
@@ -106,6 +108,7 @@ class Outbox:
         if self._again is not None:
             self._post.post.outs &= ~(1 << out)
         _, incarnation = self._edges.pop(out)
+        self._setting_the_pace &= ~(1 << out)
         for group in self._groups.values():
             group.outs &= ~(1 << out)
             group.remote &= ~(1 << out)
@@ -140,6 +143,10 @@ class Outbox:
     def leaves_flow(self) -> bool:
         """Whether any wire leads to another process."""
         return any(group.remote for group in self._groups.values())
+
+    def await_room(self) -> int:
+        """Waits until one of the wires has room for a message; a status."""
+        return self._port.await_room(self._setting_the_pace)
 
     @property
     def stays_in_flow(self) -> bool:

@@ -425,7 +425,10 @@ class Runner:
         self._logger.info("%s: %s", what, text)
 
     def _pace(self) -> None:
-        """Rests until the next call is due."""
+        """Rests until the next call is due, and, with auto pacing, until one of the receivers has room for its result."""
+        if self._flow.plan.auto_pacing:
+            while not self._stopping and self._outbox.await_room() != native.OK:
+                self._obey()
         while self._turn and not self._stopping:
             fps = self.routine._const_fps  # it may be changed meanwhile
             left = self._turn + 1.0 / fps - time.monotonic() if fps > 0 else 0.0

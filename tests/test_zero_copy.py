@@ -389,7 +389,8 @@ def test_dlpack_and_the_buffer_protocol_stand_on_the_slot() -> None:
         tensor = np.from_dlpack(arrived[10:20, ::2])
         assert not tensor.flags.writeable
         assert tensor.shape == (10, 50, 3)
-        assert where is not None and place(tensor) == (where[0], where[1] + 3000)
+        assert where is not None
+        assert place(tensor) == (where[0], where[1] + 3000)
         del arrived, buffer
         assert loop.held_slots() == 1
         assert one_value(tensor) == 7
