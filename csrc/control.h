@@ -33,6 +33,8 @@ enum pshm_reason {
     PSHM_REASON_STOPPED, /* the pipe was killed with it unsent */
     PSHM_REASON_ERROR,   /* it could not be encoded or decoded */
     PSHM_REASON_CRASH,   /* a process died with it half sent or half received */
+    PSHM_REASON_EXPIRED, /* it was older than the wire's max_age when it came */
+    PSHM_REASON_JOIN,    /* nothing to join it with came */
     PSHM_REASONS
 };
 

@@ -46,6 +46,8 @@ REASONS: dict[str, int] = {
     "stopped": _lib.PSHM_REASON_STOPPED,
     "error": _lib.PSHM_REASON_ERROR,
     "crash": _lib.PSHM_REASON_CRASH,
+    "expired": _lib.PSHM_REASON_EXPIRED,
+    "join": _lib.PSHM_REASON_JOIN,
 }
 
 FOREVER = 2**64 - 1

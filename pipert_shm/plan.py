@@ -39,6 +39,7 @@ class EdgePlan:
     timeout: float | None
     transmitter: DataTransmitter
     local: bool
+    max_age: float | None = None
     tap: bool = False
     bit: int = 0
     borrow_cap: int = BORROW_CAP
@@ -165,6 +166,7 @@ def make_plan(flows: dict[str, Sequence[Routine]], wires: Iterable[Wire], defaul
                 timeout=timeout,
                 transmitter=wire.data_transmitter or defaults.transmitter,
                 local=flow_of[id(source)] == flow_of[id(destination)],
+                max_age=wire.max_age,
             )
         )
     planned_flows = {}

@@ -291,6 +291,7 @@ class Inbox:
         self._edges: dict[int, EdgePlan] = {}
         self._records: dict[int, native.EdgeRecord] = {}
         self._receive: dict[int, Callable[[Any], Any]] = {}
+        self._max_age_ns: dict[int, int] = {}
         self.over_cap: EdgePlan | None = None
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:
@@ -299,6 +300,9 @@ class Inbox:
         self._edges[place] = edge
         self._records[place] = native.EdgeRecord(self._segment.process, edge.number)
         self._receive[place] = edge.transmitter.receive()
+        self._max_age_ns.pop(place, None)
+        if edge.max_age is not None:
+            self._max_age_ns[place] = int(edge.max_age * 1e9)
         if edge.local:
             self._local.setdefault(edge.number, {})
 
@@ -314,10 +318,32 @@ class Inbox:
             while status == native.UNMAPPED:
                 open_ring(self._segment, self._port.delivery.unmapped)
                 status = self._port.take()
-            if status != native.DRAINED:
+            if status == native.DRAINED:
+                open_every_ring(self._segment)
+                self._port.recover_sender(self._port.delivery.place)
+            elif status == native.OK and self._max_age_ns and self._has_expired():
+                self.discard("expired")
+            else:
                 return status
-            open_every_ring(self._segment)
-            self._port.recover_sender(self._port.delivery.place)
+
+    def _has_expired(self) -> bool:
+        delivery = self._port.delivery
+        limit = self._max_age_ns.get(delivery.place)
+        if limit is None:
+            return False
+        captured_ns: int = delivery.captured_ns
+        if delivery.local:
+            _, meta, _ = self._local[self._edges[delivery.place].number][delivery.token]
+            captured_ns = meta.captured_ns
+        expired: bool = delivery.received_ns - captured_ns > limit
+        return expired
+
+    def discard(self, reason: str) -> None:
+        """Drops the message that `receive` found, counted under this reason."""
+        delivery = self._port.delivery
+        if delivery.local:
+            self._local[self._edges[delivery.place].number].pop(delivery.token)
+        self._port.discard(native.REASONS[reason])
 
     def take(self) -> tuple[Any, Meta]:
         """The message that `receive` found.
@@ -360,9 +386,7 @@ class Inbox:
             if status == native.NOTICE:
                 self._port.noticed()
             elif status == native.OK:
-                if self._port.delivery.local:
-                    self._local[self._edges[self._port.delivery.place].number].pop(self._port.delivery.token)
-                self._port.discard(native.REASONS["ended"])
+                self.discard("ended")
 
     def release(self, edge: EdgePlan) -> None:
         """After `end`, when the sender has let go of the edge: gives its incarnation back, once no view of it lives."""

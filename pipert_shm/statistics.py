@@ -60,7 +60,8 @@ class WireStatistics:
         dropped: messages that were lost, by reason: `oldest` (evicted by a newer one), `newest` (came to a full queue),
             `timeout` (a blocked sender's time ran out), `no_slot` (no free slot in the sender's ring), `ended` (the receiver
             had ended), `stopped` (the pipe was killed before they were sent), `error` (could not be encoded or decoded),
-            `crash` (a process died with it half sent or half received).
+            `crash` (a process died with it half sent or half received), `expired` (older than the wire's `max_age`), `join`
+            (nothing to join it with came).
         private_bytes: bytes that were copied on receipt, since the receiver kept more frames than its share.
         hop: from publication to receipt.
     """

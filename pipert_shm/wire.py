@@ -34,6 +34,7 @@ class Wire:
         `block` (nothing is lost). By default the pipe's.
     :param capacity: messages that a queue holds, 1 to 65536. By default the pipe's.
     :param timeout: seconds after which a blocked sender drops the message; None: never. By default the pipe's.
+    :param max_age: seconds since its capture after which a message is dropped when it comes, counted as `expired`. None: never.
     :raises ValueError, WiresValidation: when an argument is out of range, or there is no destination.
     """
 
@@ -45,8 +46,11 @@ class Wire:
         policy: Policy | None = None,
         capacity: int | None = None,
         timeout: float | None = None,
+        max_age: float | None = None,
     ) -> None:
         check_queue(policy, capacity, timeout)
+        if max_age is not None and not max_age > 0:
+            raise ValueError(f"max_age must be more than 0 (seconds), not {max_age}")
         self.source = source
         self.destinations = (destinations,) if isinstance(destinations, Routine) else tuple(destinations)
         if not all(isinstance(destination, Routine) for destination in self.destinations):
@@ -55,6 +59,7 @@ class Wire:
         self.policy = policy
         self.capacity = capacity
         self.timeout = timeout
+        self.max_age = max_age
         if not self.destinations:
             raise WiresValidation(f"the wire from {source.name!r} has no destinations")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,10 @@ def test_a_resting_source_is_stopped_and_started() -> None:
     pipe.join(to_kill=True)
 
 
+def _is_another(pipe: Pipe, pid: int) -> bool:
+    return pipe.statistics().flows["sink"].pid not in (0, pid)
+
+
 def test_a_source_goes_on_after_its_receiver_s_death() -> None:
     board = Board()
     pipe = paced()
@@ -163,7 +168,7 @@ def test_a_source_goes_on_after_its_receiver_s_death() -> None:
         board.wait(TAKEN, board[TAKEN] + 50)
         pid = pipe.statistics().flows["sink"].pid
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda pid=pid: pipe.statistics().flows["sink"].pid not in (0, pid))
+        eventually(partial(_is_another, pipe, pid))
         board.wait(TAKEN, board[TAKEN] + 50)
     pipe.join(to_kill=True)
 
