@@ -200,6 +200,7 @@ void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason);
 int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout_ns);
 int pshm_port_take(pshm_port *port, pshm_delivery *delivery);
 void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason);
+void pshm_port_disown(pshm_port *port, uint32_t edge, uint32_t reason);
 void pshm_port_recover_sender(pshm_port *port, uint32_t place);
 bool pshm_port_recover_receiver(pshm_port *port, uint32_t incarnation);
 void pshm_port_discard_unread(pshm_port *port, uint32_t incarnation);

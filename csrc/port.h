@@ -164,6 +164,10 @@ int pshm_port_take(pshm_port *port, pshm_delivery *delivery);
  * received to dropped, under `reason`. */
 void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason);
 
+/* Moves an earlier delivery of an incoming edge from received to dropped. Its
+ * leases are the caller's to end. */
+void pshm_port_disown(pshm_port *port, uint32_t edge, uint32_t reason);
+
 /* After PSHM_DRAINED: clears the dead sender's bit wherever this process has no
  * lease, and gives the incarnation back when the last lease has ended. Every
  * ring that its messages could reach must be mapped. */

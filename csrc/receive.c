@@ -193,15 +193,23 @@ int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout
     }
 }
 
-void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason) {
-    pshm_edge_record *record = port->in[delivery->place].record;
-    for (uint32_t k = 0; k < delivery->slots; k++)
-        pshm_process_release(port->process, delivery->slot[k]);
-    delivery->slots = 0;
+static void move_to_dropped(pshm_port *port, pshm_edge_record *record, uint32_t reason) {
     PSHM_POINT();
     pshm_count(&record->received, UINT64_MAX); /* less one */
     PSHM_POINT();
     pshm_count(&port->record->received, UINT64_MAX);
     PSHM_POINT();
     pshm_count(&record->dropped[reason], 1);
+}
+
+void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason) {
+    for (uint32_t k = 0; k < delivery->slots; k++)
+        pshm_process_release(port->process, delivery->slot[k]);
+    delivery->slots = 0;
+    move_to_dropped(port, port->in[delivery->place].record, reason);
+}
+
+void pshm_port_disown(pshm_port *port, uint32_t edge, uint32_t reason) {
+    pshm_edge_record *record = pshm_control_edge(&port->process->control, edge);
+    if (record != NULL && reason < PSHM_REASONS) move_to_dropped(port, record, reason);
 }

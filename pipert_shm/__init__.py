@@ -2,7 +2,7 @@
 
 Layers, each importing only from those before it:
 
-    errors -> native -> memory -> codec -> data, events, transmit -> routine -> wire -> plan -> channel, logs, ports
+    errors -> native -> memory -> codec -> data, events, transmit -> join -> routine -> wire -> plan -> channel, logs, ports
     -> runner -> flow -> launcher -> statistics, tap -> session -> pipe -> api, rpc, video -> demo -> cli; cockpit beside
 
 Every public name has one home, and is re-exported here once.
@@ -38,8 +38,9 @@ from pipert_shm.events import (
     UNLINK_EVENT_NAME,
     events,
 )
+from pipert_shm.join import Join
 from pipert_shm.pipe import Pipe
-from pipert_shm.routine import DestinationRoutine, FPSRoutine, MiddleRoutine, Routine, SourceRoutine, writable
+from pipert_shm.routine import BatchRoutine, DestinationRoutine, FPSRoutine, MiddleRoutine, Routine, SourceRoutine, writable
 from pipert_shm.statistics import Latency, PipeStatistics, RoutineStatistics, WireStatistics
 from pipert_shm.tap import Tap
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
@@ -60,6 +61,7 @@ __all__ = [
     "UNLINK_EVENT_NAME",
     "APIWrapper",
     "BasicTransmitter",
+    "BatchRoutine",
     "Data",
     "DataTransmitter",
     "DestinationRoutine",
@@ -71,6 +73,7 @@ __all__ = [
     "FlowDied",
     "FrameData",
     "Hop",
+    "Join",
     "Latency",
     "Meta",
     "MiddleRoutine",

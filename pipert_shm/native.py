@@ -649,6 +649,10 @@ class Port:
     def discard(self, reason: int) -> None:
         _lib.pshm_port_discard(self._port, self._delivery, reason)
 
+    def disown(self, edge: int, reason: int) -> None:
+        """Counts a message that was received on an edge as dropped after all."""
+        _lib.pshm_port_disown(self._port, edge, reason)
+
     def body(self) -> memoryview:
         """The delivery's body; overwritten by the next receive."""
         return self._body[: self._delivery.body_bytes]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pipert_shm import native
 from pipert_shm.errors import FloatingRoutine, RoutineError, UniqueRoutineName, WiresValidation
 from pipert_shm.events import Audience, handlers_of
-from pipert_shm.routine import Role, Routine, logic_of
+from pipert_shm.routine import BatchRoutine, Role, Routine, logic_of
 from pipert_shm.transmit import DataTransmitter
 from pipert_shm.wire import Policy, Wire
 
@@ -266,8 +266,11 @@ def _plan_routine(number: int, routine: Routine, flow: str, edges: list[EdgePlan
         raise RoutineError(routine.name, "a SourceRoutine takes no messages, but a wire leads to it")
     if routine.role is Role.DESTINATION and outs:
         raise RoutineError(routine.name, "a DestinationRoutine sends nothing, but a wire leads from it")
-    if routine.role in (Role.MIDDLE, Role.DESTINATION) and not ins:
+    takes = routine.role in (Role.MIDDLE, Role.DESTINATION) or isinstance(routine, BatchRoutine) or routine.join is not None
+    if takes and not ins:
         raise FloatingRoutine(routine.name, f"a {type(routine).__name__} needs a wire that leads to it")
+    if routine.join is not None and (len(ins) < 2 or isinstance(routine, BatchRoutine)):
+        raise RoutineError(routine.name, "a join is of two wires or more, and not of batches")
     role = routine.role or role
     for name, count, limit in (("receivers", len(outs), native.OUTS), ("senders", len(ins), native.INS)):
         if count > limit:
@@ -353,10 +356,18 @@ def _held_in_flow(plan: Plan, routine: RoutinePlan) -> int:
     return sum(edge.capacity + 1 for edge in reached.values())
 
 
+def _gathered(routine: Routine) -> int:
+    """Messages of one wire that the framework holds for a routine before it hands them over."""
+    if isinstance(routine, BatchRoutine):
+        return routine.batch_size
+    return routine.join.depth + 1 if routine.join is not None else 0
+
+
 def _assign_slots(plan: Plan) -> None:
     """Sizes the rings, and each edge's borrow cap: what user code may keep, on top of what the framework itself holds."""
     for edge in plan.edges:
-        edge.borrow_cap = BORROW_CAP + _held_in_flow(plan, plan.routines[edge.receiver])
+        receiver = plan.routines[edge.receiver]
+        edge.borrow_cap = BORROW_CAP + _held_in_flow(plan, receiver) + _gathered(receiver.routine)
     for routine in plan.routines:
         carrying = [edge for edge in plan.edges if routine.number in plan.routines[edge.sender].reach and not edge.local]
         if not carrying:

@@ -72,7 +72,8 @@ class Outbox:
         self._setting_the_pace = 0  # all of them but taps
         self._post = native.Post()
         self._token = 0
-        self._unsent: deque[tuple[_Group, Any, Meta]] = deque()
+        self._unsent: deque[tuple[_Group, Any, Meta, int]] = deque()
+        self.sequence = 0  # of the message that is sent, or was last
         self._handled = 0  # received messages whose results are not sent yet
         self._stuck = False
         self._again: tuple[Any, ...] | None = None  # a send that found no message slot: nothing of it is out yet
@@ -163,25 +164,27 @@ class Outbox:
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         return self.slots.loan(shape, dtype, self.outs)
 
-    def send(self, payload: list[Any], meta: Meta, handled: int = 0) -> None:
-        """Sends the one payload that is in the list, and takes it out, so that nobody here holds it when it is received.
+    def put(self, payload: list[Any], meta: Meta, handled: int = 0) -> None:
+        """Takes the one payload out of the list, to be sent by the next `flush`: so nobody here holds it when it is received.
 
         :param handled: how many received messages it is the result of: they are done with when it counts as sent.
-        :raises Stopping: when it is interrupted; what is not yet sent waits for `flush`.
-        :raises PayloadError, SharedMemoryFull: the message is dropped then, and counted.
         """
         data = payload.pop()
-        if self.outs:
-            self._record.count_sent()
-        self._handled += handled
+        if not self.outs:
+            self._handled += handled
+            return
+        self._record.count_sent()
         for group in self._groups.values():
             if group.outs:
-                self._unsent.append((group, data, meta))
-        del data
-        self.flush()
+                self._unsent.append((group, data, meta, handled))
+                handled = 0
 
     def flush(self) -> None:
-        """Goes on with what an interruption left unsent."""
+        """Sends what was put, and goes on with what an interruption left unsent.
+
+        :raises Stopping: when it is interrupted; what is not yet sent waits for the next call.
+        :raises PayloadError, SharedMemoryFull: the message in question is dropped then, and counted; the rest waits likewise.
+        """
         if self._again is not None:
             self._hand_over(self._again)
         elif self._stuck:
@@ -204,7 +207,8 @@ class Outbox:
             self._forget_lost()
             self._stuck = False
             self._again = None
-        for group, _, _ in self._unsent:
+        for group, _, _, handled in self._unsent:
+            self._handled += handled
             self._drop(group.outs, reason)
         self._unsent.clear()
         self._count_handled()
@@ -221,7 +225,8 @@ class Outbox:
         self._post.take_lost()
 
     def _send_next(self) -> None:
-        group, payload, meta = self._unsent.popleft()
+        group, payload, meta, handled = self._unsent.popleft()
+        self.sequence = meta.sequence
         post = self._post
         self._token += 1
         post.begin(group.outs, self._token, 0)
@@ -236,15 +241,19 @@ class Outbox:
             elif self.slots.loaned:
                 self._encoder.freeze(data)
         except Stopping:
-            self._unsent.appendleft((group, payload, meta))
+            self._unsent.appendleft((group, payload, meta, handled))
             raise
         except NoFreeSlot:
+            self._handled += handled
             # As the wires' policies say: not an error. Wires within the flow need no slot.
             self._drop(group.remote, native.REASONS["no_slot"])
             post.begin(group.outs & ~group.remote, self._token, 0)
         except BaseException:
+            self._handled += handled
             self._drop(group.outs, native.REASONS["error"])
             raise
+        else:
+            self._handled += handled
         for out in group.local:
             self._local[self._edges[out][0]][self._token] = (data, meta, native.now_ns())
         payload = data = None
@@ -344,6 +353,15 @@ class Inbox:
         if delivery.local:
             self._local[self._edges[delivery.place].number].pop(delivery.token)
         self._port.discard(native.REASONS[reason])
+
+    @property
+    def edge(self) -> EdgePlan:
+        """The wire of the message that `receive` found."""
+        return self._edges[self._port.delivery.place]
+
+    def disown(self, edge: EdgePlan, reason: str) -> None:
+        """Counts a message that was taken from a wire, and that nobody will see, as dropped."""
+        self._port.disown(edge.number, native.REASONS[reason])
 
     def take(self) -> tuple[Any, Meta]:
         """The message that `receive` found.

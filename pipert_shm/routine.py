@@ -16,6 +16,9 @@ from numpy.typing import DTypeLike
 from pipert_shm.data import Meta
 from pipert_shm.errors import PipeStateError, RoutineError
 from pipert_shm.events import UPDATE_FPS_NAME
+from pipert_shm.join import Join
+
+LONGEST_WAIT = 86_400.0
 
 
 class Role(Enum):
@@ -88,11 +91,14 @@ class Routine:
         hang_timeout: seconds in one call of `main_logic` after which the flow counts as hung: the stacks of its threads are
             logged, it is killed and restarted. None: never. Set it on the class or in `__init__`.
         max_errors: exceptions in a row after which the flow is restarted. None: never. Set it likewise.
+        join: makes `main_logic` get a message of each input, that belong together. Set it likewise.
+        metas: what is known of all messages in hand, where they are several: of a batch, or of a join, in order.
     """
 
     role: ClassVar[Role | None] = None
     hang_timeout: float | None = None
     max_errors: int | None = None
+    join: Join | None = None
     _counters: ClassVar[defaultdict[str, int]] = defaultdict(int)
 
     def __init__(self, name: str | None = None) -> None:
@@ -103,6 +109,7 @@ class Routine:
         self.name: str = name
         self.flow_name: str | None = None
         self.meta = Meta((name,), 0, 0)
+        self.metas: list[Meta] = []
         self._logger: logging.Logger = logging.getLogger(name)
         self._const_fps: float = 0.0
         self._output_bytes = 0
@@ -195,6 +202,39 @@ class DestinationRoutine(Routine):
         raise NotImplementedError
 
 
+class BatchRoutine(Routine):
+    """A routine that takes several messages in one call, of all its wires in turn: one detector for many cameras.
+
+    `main_logic(batch)` gets a list of payloads and returns a list with a result for each, in the same order, None for those
+    that are to send nothing; or just None. Each result inherits the meta of its own message, and goes out as a message of its
+    own. `self.metas` are those of the batch.
+
+    With no wire that leads from it, it is a destination.
+
+    :param batch_size: the most messages of one call.
+    :param max_wait: seconds that the first message of a batch may wait for others; 0: take what is there.
+    :raises ValueError: when one of them is out of range.
+
+    >>> class Detector(BatchRoutine):
+    ...     def main_logic(self, batch):
+    ...         return [frame.mean() for frame in batch]
+    >>> detector = Detector("detector", batch_size=8, max_wait=0.02)
+    """
+
+    def __init__(self, name: str | None = None, *, batch_size: int = 8, max_wait: float = 0.0) -> None:
+        super().__init__(name)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 message, not {batch_size}")
+        if not 0 <= max_wait < LONGEST_WAIT:
+            raise ValueError(f"max_wait must be from 0 to {LONGEST_WAIT:g} seconds, not {max_wait}")
+        self.batch_size = batch_size
+        self.max_wait = max_wait
+
+    def main_logic(self, batch: list[Any]) -> list[Any] | None:
+        """Handles some messages."""
+        raise NotImplementedError
+
+
 class FPSRoutine(Routine):
     """A routine whose role is inferred from its wires: `main_logic(data=None)`. PipeRT2's base class."""
 
@@ -223,7 +263,7 @@ def logic_of(routine: Routine, role: Role) -> Callable[..., Any]:
     )
 
 
-_PLACEHOLDERS = {cls.main_logic for cls in (SourceRoutine, MiddleRoutine, DestinationRoutine, FPSRoutine)}
+_PLACEHOLDERS = {cls.main_logic for cls in (SourceRoutine, MiddleRoutine, DestinationRoutine, BatchRoutine, FPSRoutine)}
 
 
 def _takes(signature: inspect.Signature, arguments: tuple[None, ...]) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
@@ -18,12 +19,14 @@ import numpy as np
 from pipert_shm import native
 from pipert_shm.data import FrameData, Meta
 from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull
+from pipert_shm.join import Matcher
 from pipert_shm.memory import ControlSegment, Stopping
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
 from pipert_shm.ports import Inbox, LocalMessages, Outbox
-from pipert_shm.routine import Role, run_as
+from pipert_shm.routine import LONGEST_WAIT, BatchRoutine, Role, run_as
 
-LONGEST_WAIT = 86_400.0
+# Payloads to be handled in one call, and what is known of each.
+Gathered = tuple[list[Any], list[Meta]]
 
 
 class State(IntEnum):
@@ -129,7 +132,14 @@ class Runner:
         self._run_number = 0
         self._errors_in_a_row = 0
         self._turn = 0.0
-        self._redo: tuple[Any, Meta] | None = None
+        self._is_batch = isinstance(plan.routine, BatchRoutine)
+        self._joined = [names[edge.sender] for edge in plan.ins]
+        self._matcher: Matcher[tuple[EdgePlan, Any, Meta]] | None = None
+        join = plan.routine.join
+        if join is not None:
+            self._matcher = Matcher([edge.number for edge in plan.ins], join.tolerance, join.depth)
+        self._gather = self._gather_batch if self._is_batch else self._gather_joined if join is not None else self._gather_one
+        self._redo: Gathered | None = None
         self._hand: list[Any] = []
         self._warned_of_cap: set[int] = set()
         self.log_data = False
@@ -266,6 +276,8 @@ class Runner:
             state, cause = State.FAILED, self._failed("setup", error)
         else:
             state, cause = self._run_logic()
+            if self._matcher is not None:
+                self._disown(self._matcher.clear())
             try:
                 self.routine.cleanup()
             except BaseException as error:
@@ -287,7 +299,7 @@ class Runner:
         try:
             while not self._stopping:
                 try:
-                    self._outbox.flush()
+                    self._flush()
                     turn()
                 except Stopping:
                     self._obey()
@@ -305,37 +317,86 @@ class Runner:
         self._pace()
         if self._stopping:
             return
-        self._apply(None, Meta(self._names, self._plan.number, self.record.sequence))
+        self._apply([], [Meta(self._names, self._plan.number, self.record.sequence)])
 
     def _consume(self) -> None:
         self._pace()
         if self._stopping:
             return
-        if self._redo is not None:
-            (payload, meta), self._redo = self._redo, None
-        else:
-            status = self._inbox.receive()
-            if status == native.CLOSED:
-                raise EndOfStream
-            if status == native.NOTICE:
-                self._obey()
-                return
-            if status == native.PROTOCOL:
-                self.record.count_error()
-                self._logger.error("a message did not match its slots; it is skipped. This is a bug, please report it")
-            if status != native.OK:
-                return
+        gathered, self._redo = self._redo or self._gather(), None
+        if gathered is not None:
+            self._apply(*gathered)
+
+    def _gather_one(self) -> Gathered | None:
+        message = self._next()
+        return None if message is None else ([message[0]], [message[1]])
+
+    def _gather_batch(self) -> Gathered | None:
+        """Up to `batch_size` messages: what comes within `max_wait` of the first, and before a stop."""
+        routine = self.routine
+        assert isinstance(routine, BatchRoutine)
+        payloads: list[Any] = []
+        metas: list[Meta] = []
+        until, left = 0, native.FOREVER
+        while len(payloads) < routine.batch_size and not self._stopping:
             try:
-                payload, meta = self._inbox.take()
-            except Exception as error:
-                self._logger.error("a message could not be decoded: %s", describe(error), exc_info=error)
-                self._count_error(error)
-                return
-            if self._inbox.over_cap is not None:
-                self._warn_of_cap()
-        holder = [payload]
-        del payload
-        self._apply(holder, meta)
+                message = self._next(left)
+            except EndOfStream:
+                if not payloads:
+                    raise
+                break
+            if message is not None:
+                payloads.append(message[0])
+                metas.append(message[1])
+                del message
+                until = until or native.now_ns() + int(routine.max_wait * 1e9)
+            elif payloads and native.now_ns() >= until:
+                break
+            if payloads:
+                left = max(0, until - native.now_ns())
+        return (payloads, metas) if payloads else None
+
+    def _gather_joined(self) -> Gathered | None:
+        """The next message of one input completes a set, or waits for the others."""
+        assert self._matcher is not None
+        assert self.routine.join is not None
+        message = self._next()
+        if message is None:
+            return None
+        edge, meta = self._inbox.edge, message[1]
+        key = meta.sequence if self.routine.join.by == "seq" else meta.captured_ns / 1e9
+        dropped = self._matcher.add(edge.number, key, (edge, *message))
+        del message
+        self._disown(dropped)
+        matched = self._matcher.match()
+        return None if matched is None else ([payload for _, payload, _ in matched], [meta for _, _, meta in matched])
+
+    def _disown(self, dropped: list[tuple[Hashable, tuple[EdgePlan, Any, Meta]]]) -> None:
+        for _, (edge, _, _) in dropped:
+            self._inbox.disown(edge, "join")
+
+    def _next(self, timeout_ns: int = native.FOREVER) -> tuple[Any, Meta] | None:
+        """The next message; None when there is none in time, or commands came, which are obeyed."""
+        status = self._inbox.receive(timeout_ns)
+        if status == native.CLOSED:
+            raise EndOfStream
+        if status == native.NOTICE:
+            self._obey()
+            return None
+        if status == native.PROTOCOL:
+            self.record.count_error()
+            self._logger.error("a message did not match its slots; it is skipped. This is a bug, please report it")
+        if status != native.OK:
+            return None
+        try:
+            message = self._inbox.take()
+        except Exception as error:
+            self._logger.error("a message could not be decoded: %s", describe(error), exc_info=error)
+            self._count_error(error)
+            return None
+        if self._inbox.over_cap is not None:
+            self._warn_of_cap()
+        return message
 
     def _warn_of_cap(self) -> None:
         edge, self._inbox.over_cap = self._inbox.over_cap, None
@@ -348,58 +409,101 @@ class Runner:
             self._names[edge.sender],
         )
 
-    def _apply(self, holder: list[Any] | None, meta: Meta) -> None:
-        """One call of main_logic, and the sending of its result."""
+    def _apply(self, holder: list[Any], metas: list[Meta]) -> None:
+        """One call of main_logic, and the sending of its results.
+
+        :param holder: the payloads, none for a source. Emptied before anything is sent: what is forwarded must not be held.
+        """
         self._take_turn()
-        self.routine.meta = meta
-        if self.log_data and holder is not None:
-            self._log_payload("input", holder[0])
-        handled = 0 if holder is None else 1
+        meta = metas[0]
+        if self._matcher is not None:
+            meta = Meta(self._names, meta.origin_number, meta.sequence, min(m.captured_ns for m in metas), meta.raw_hops)
+        self.routine.meta, self.routine.metas = meta, metas
+        for payload in holder if self.log_data else ():
+            self._log_payload("input", payload)
+        handled = len(holder)
         try:
             result = self._call(holder)
         except Stopping:
-            if holder is not None:
-                self._redo = (holder.pop(), meta)
+            if holder:
+                self._redo = (holder.copy(), metas)
             raise
         except (EndOfStream, SharedMemoryFull):
             self.record.count_handled(handled)
             raise
         except NoFreeSlot:
-            self._outbox.lose()  # by loan(): as the wires' policies say, not an error
+            for _ in range(max(1, handled) if self._is_batch else 1):
+                self._outbox.lose()  # by loan(): as the wires' policies say, not an error
             self.record.count_handled(handled)
-            if holder is None:
+            if not handled:
                 self.record.sequence += 1
             return
         except BaseException as error:
-            text = f"main_logic failed on message {meta.sequence}: {describe(error)}"
-            self._logger.error(text, exc_info=error, extra={"sequence": meta.sequence})
-            self._count_error(error)
+            self._report_error(metas, error)
             result = None
         else:
             self._errors_in_a_row = 0
         finally:
-            if holder is not None:
-                holder.clear()  # what is forwarded must not be held here too
+            holder.clear()
         if result is None:
             self.record.count_handled(handled)
             return
-        if holder is None:
+        if not handled:
             self.record.sequence += 1  # before the send, which may be interrupted and resumed
-        if self.log_data:
-            self._log_payload("output", result)
-        if not meta.captured_ns:
-            meta.captured_ns = native.now_ns()
         self._hand.append(result)
         del result
-        self._send(meta, handled)
+        if self._is_batch:
+            self._put_all(metas)
+        else:
+            self._put(meta, handled)
+        self._flush()
 
-    def _call(self, holder: list[Any] | None) -> Any:
+    def _call(self, holder: list[Any]) -> Any:
         started = self.record.busy_since_ns = native.now_ns()
         try:
-            return self._logic() if holder is None else self._logic(holder[0])
+            if not self._plan.ins:
+                return self._logic()
+            if self._is_batch:
+                return self._logic(holder.copy())
+            if self._matcher is not None:
+                return self._logic(dict(zip(self._joined, holder, strict=True)))
+            return self._logic(holder[0])
         finally:
             self.record.busy_since_ns = 0
             self.record.count_busy(native.now_ns() - started)
+
+    def _report_error(self, metas: list[Meta], error: BaseException) -> None:
+        sequences = ", ".join(str(meta.sequence) for meta in metas)
+        text = f"main_logic failed on message{'s' if len(metas) > 1 else ''} {sequences}: {describe(error)}"
+        self._logger.error(text, exc_info=error, extra={"sequence": metas[0].sequence})
+        self._count_error(error)
+
+    def _put_all(self, metas: list[Meta]) -> None:
+        """Makes the results of a batch, in hand, a message each."""
+        results = self._hand.pop()
+        if not isinstance(results, list) or len(results) != len(metas):
+            what = f"{len(results)} results" if isinstance(results, list) else type(results).__name__
+            wanted = f"a list of {len(metas)} results is wanted, one per message, None for nothing"
+            self._report_error(metas, RoutineError(self.routine.name, f"main_logic returned {what}; {wanted}"))
+            self.record.count_handled(len(metas))
+            return
+        waiting = deque(results)
+        del results
+        for meta in metas:
+            self._hand.append(waiting.popleft())
+            if self._hand[0] is None:
+                self._hand.clear()
+                self.record.count_handled(1)
+            else:
+                self._put(meta, 1)
+
+    def _put(self, meta: Meta, handled: int) -> None:
+        """Makes the result in hand a message."""
+        if self.log_data:
+            self._log_payload("output", self._hand[0])
+        if not meta.captured_ns:
+            meta.captured_ns = native.now_ns()
+        self._outbox.put(self._hand, meta, handled)
 
     def _count_error(self, error: BaseException) -> None:
         """Counts it, and gives the process up where the routine allows only so many in a row."""
@@ -409,14 +513,14 @@ class Runner:
         if limit is not None and self._errors_in_a_row >= limit:
             self._flow.give_up(f"routine {self.routine.name!r} failed {limit} times in a row: {describe(error)}")
 
-    def _send(self, meta: Meta, handled: int) -> None:
+    def _flush(self) -> None:
         try:
-            self._outbox.send(self._hand, meta, handled)
+            self._outbox.flush()
         except (Stopping, SharedMemoryFull):
             raise
         except Exception as error:
-            text = f"message {meta.sequence} was not sent: {describe(error)}"
-            self._logger.error(text, extra={"sequence": meta.sequence})
+            sequence = self._outbox.sequence
+            self._logger.error("message %d was not sent: %s", sequence, describe(error), extra={"sequence": sequence})
             self._count_error(error)
 
     def _log_payload(self, what: str, payload: object) -> None:

@@ -63,7 +63,8 @@ class Loop:
 
     def send_all(self, holder: list[Any]) -> None:
         """Sends the one payload in the list, and takes it out."""
-        self.outbox.send(holder, Meta(NAMES, 0, self._sequence))
+        self.outbox.put(holder, Meta(NAMES, 0, self._sequence))
+        self.outbox.flush()
 
     def receive(self) -> Any:
         status = self.inbox.receive(5_000_000_000)

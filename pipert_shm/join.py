@@ -1,0 +1,101 @@
+"""Joins: a message of each input, to be handled together."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """What a routine with several inputs asks for: a message of each, that belong together. Set it as `join` of the routine.
+
+    `main_logic` gets a dict, sender's name to payload, in the order of the wires. Its result inherits the meta of the first
+    wire's message, with the oldest capture time of all.
+
+    Each input's messages are taken to come in order. So a message is dropped, counted as `join` on its wire, as soon as one of
+    the other inputs is past it without a partner for it; when it comes out of order; when more than `depth` messages of its
+    input wait, since another input is silent; and when the run ends. Of several possible partners the oldest are taken.
+
+    :param by: `seq`: the same sequence number (of one source, or of sources that number in step); `time`: captured within
+        `tolerance` of each other.
+    :param tolerance: seconds, for `time`.
+    :param depth: messages of each input that may wait for partners. Their frames are held, so memory is set aside for them.
+    :raises ValueError: when an argument is out of range.
+
+    >>> from pipert_shm import Join, MiddleRoutine
+    >>> class Overlay(MiddleRoutine):
+    ...     join = Join(by="seq")
+    ...     def main_logic(self, data):
+    ...         return data["camera"], data["detector"]
+    """
+
+    by: Literal["seq", "time"] = "seq"
+    tolerance: float = 0.0
+    depth: int = 8
+
+    def __post_init__(self) -> None:
+        if self.by not in ("seq", "time"):
+            raise ValueError(f"by must be 'seq' or 'time', not {self.by!r}")
+        if (self.tolerance > 0) != (self.by == "time"):
+            raise ValueError(
+                f"tolerance (s) is more than 0 with by='time', and 0 with 'seq'; not {self.tolerance} with {self.by!r}"
+            )
+        if self.depth < 1:
+            raise ValueError(f"depth must be at least 1 message, not {self.depth}")
+
+
+class Matcher(Generic[T]):
+    """Finds what belongs together.
+
+    :param inputs: what the inputs are known by, in order.
+    :param tolerance: how far apart the keys of partners may be.
+    """
+
+    def __init__(self, inputs: Iterable[Hashable], tolerance: float, depth: int) -> None:
+        self._waiting: dict[Hashable, deque[tuple[float, T]]] = {name: deque() for name in inputs}
+        self._newest: dict[Hashable, float] = dict.fromkeys(self._waiting, float("-inf"))
+        self._tolerance = tolerance
+        self._depth = depth
+
+    def add(self, name: Hashable, key: float, item: T) -> list[tuple[Hashable, T]]:
+        """One more message; returns those that it leaves without hope, itself perhaps, to be dropped."""
+        if key <= self._newest[name]:
+            return [(name, item)]
+        self._newest[name] = key
+        self._waiting[name].append((key, item))
+        dropped = self._drop_hopeless()
+        if len(self._waiting[name]) > self._depth:
+            dropped.append((name, self._waiting[name].popleft()[1]))
+        return dropped
+
+    def match(self) -> list[T] | None:
+        """A message of each input that belong together; None when there are none. Ask after each `add`."""
+        if not all(self._waiting.values()):
+            return None
+        # Nothing that waits is hopeless, so the first ones are within the tolerance.
+        return [waiting.popleft()[1] for waiting in self._waiting.values()]
+
+    def clear(self) -> list[tuple[Hashable, T]]:
+        """Takes out all that waits, to be dropped."""
+        dropped = [(name, item) for name, waiting in self._waiting.items() for _, item in waiting]
+        for waiting in self._waiting.values():
+            waiting.clear()
+        return dropped
+
+    def _drop_hopeless(self) -> list[tuple[Hashable, T]]:
+        dropped: list[tuple[Hashable, T]] = []
+        while True:
+            # What an input has first, or will have at the earliest.
+            reached = max(waiting[0][0] if waiting else self._newest[name] for name, waiting in self._waiting.items())
+            hopeless = [
+                name for name, waiting in self._waiting.items() if waiting and waiting[0][0] < reached - self._tolerance
+            ]
+            if not hopeless:
+                return dropped
+            for name in hopeless:
+                dropped.append((name, self._waiting[name].popleft()[1]))
