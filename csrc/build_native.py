@@ -192,6 +192,7 @@ bool pshm_port_noticed(pshm_port *port);
 int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *descriptor, void **address);
 bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, uint64_t bytes, uint64_t *descriptor,
                          uint64_t *offset);
+uint32_t pshm_port_choose(pshm_port *port, uint64_t outs);
 int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns);
 int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t sequence, uint64_t captured_ns,
                    uint32_t origin, uint32_t kind, uint32_t hops, const void *body, uint32_t bytes);

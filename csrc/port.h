@@ -95,6 +95,7 @@ typedef struct pshm_port {
     uint32_t outs;           /* edges in out[]; a removed one leaves its place free */
     uint32_t ins;            /* places in in[], vacant ones included */
     uint32_t next;           /* incoming edge whose turn it is */
+    uint32_t chosen;         /* outgoing edge that pshm_port_choose returned last */
     pshm_edge out[PSHM_OUTS];
     pshm_edge in[PSHM_INS];
     uint32_t awaited;          /* incoming edges of which no incarnation is here yet */
@@ -134,6 +135,10 @@ int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *d
  * of the edges still holds that slot. */
 bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, uint64_t bytes,
                          uint64_t *descriptor, uint64_t *offset);
+
+/* Of edges whose receivers do the same work, the one whose receiver has the least
+ * before it, in its queue and in its hands; those that have ended come last. */
+uint32_t pshm_port_choose(pshm_port *port, uint64_t outs);
 
 /* Sleeps until a queue of `outs` has room or its receiver has ended, `timeout_ns`
  * at the most; PSHM_OK, PSHM_NOTICE or PSHM_TIMED_OUT. A signal ends it early,

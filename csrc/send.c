@@ -331,6 +331,34 @@ int pshm_port_resume(pshm_port *port, pshm_post *post) {
     }
 }
 
+/* What a receiver has before it on an edge, and in its hands; far more when there
+ * is no room for more. */
+static uint64_t load_of(const pshm_port *port, const pshm_edge *edge) {
+    const pshm_routine_record *receiver = &port->process->control.routine[edge->receiver];
+    uint64_t handled = __atomic_load_n(&receiver->handled, __ATOMIC_RELAXED);
+    uint64_t received = __atomic_load_n(&receiver->received, __ATOMIC_RELAXED);
+    uint64_t in_hand = received > handled ? received - handled : 0;
+    uint32_t depth = pshm_queue_depth(&edge->queue);
+    if (has_ended(edge)) return UINT64_MAX;
+    return depth + in_hand + (depth < edge->queue.capacity ? 0 : 1ull << 32);
+}
+
+uint32_t pshm_port_choose(pshm_port *port, uint64_t outs) {
+    uint64_t least = UINT64_MAX, later = outs & ~((2ull << port->chosen) - 1);
+    uint32_t best = PSHM_OUTS;
+    for (int round = 0; round < 2; round++) { /* those after the last one first */
+        for (uint64_t some = round == 0 ? later : outs & ~later; some != 0;) {
+            uint32_t out = next_out(&some);
+            uint64_t load = load_of(port, &port->out[out]);
+            if (best != PSHM_OUTS && load >= least) continue;
+            best = out;
+            least = load;
+        }
+    }
+    port->chosen = best % PSHM_OUTS;
+    return best;
+}
+
 int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns) {
     pshm_bell *bell = &port->record->bell;
     uint64_t deadline = 0;

@@ -81,6 +81,7 @@ class Audience:
 
     flows: dict[str, tuple[str, ...]]
     handlers: dict[str, dict[str, tuple[inspect.Signature, ...]]]
+    copies: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def address(
         self,
@@ -101,19 +102,26 @@ class Audience:
     def _targets(self, flow_routines: dict[str, Iterable[str]] | None, specific_routine: str | None) -> tuple[str, ...]:
         everyone = [routine for routines in self.flows.values() for routine in routines]
         if specific_routine is not None:
-            if specific_routine not in everyone:
+            if specific_routine in everyone:
+                return (specific_routine,)
+            if specific_routine not in self.copies:
                 raise UnknownTarget("routine", specific_routine, everyone)
-            return (specific_routine,)
+            return self.copies[specific_routine]
         if not flow_routines:
             return tuple(everyone)
         targets: list[str] = []
-        for flow, wanted in flow_routines.items():
-            if flow not in self.flows:
-                raise UnknownTarget("flow", flow, list(self.flows))
+        for name, wanted in flow_routines.items():
+            flows = (name,) if name in self.flows else self.copies.get(name, ())
+            if not flows:
+                raise UnknownTarget("flow", name, list(self.flows))
+            members = [routine for flow in flows for routine in self.flows.get(flow, ())]
+            chosen: list[str] = []
             for routine in wanted:
-                if routine not in self.flows[flow]:
-                    raise UnknownTarget(f"routine in flow {flow!r} named", routine, list(self.flows[flow]))
-            targets.extend(wanted or self.flows[flow])
+                named = (routine,) if routine in members else self.copies.get(routine, ())
+                if not named or not set(named) <= set(members):
+                    raise UnknownTarget(f"routine in flow {name!r} named", routine, members)
+                chosen.extend(named)
+            targets.extend(chosen or members)
         return tuple(targets)
 
     def _check(self, name: str, routines: tuple[str, ...], params: dict[str, Any]) -> None:

@@ -617,6 +617,11 @@ class Port:
             return self._descriptor[0], self._offset[0]
         return None
 
+    def choose(self, outs: int) -> int:
+        """Of these outgoing edges, at least one, the one whose receiver has the least to do."""
+        out: int = _lib.pshm_port_choose(self._port, outs)
+        return out
+
     def await_room(self, outs: int, timeout_ns: int = FOREVER) -> int:
         """Sleeps, without the GIL, until one of the outgoing edges has room: OK, NOTICE or TIMED_OUT."""
         status: int = _lib.pshm_port_await_room(self._port, outs, timeout_ns)

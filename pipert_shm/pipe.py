@@ -79,6 +79,7 @@ class Pipe:
             raise ValueError(f"on_failure must be 'continue' or 'stop', not {on_failure!r}")
         self._stop_on_failure = on_failure == "stop"
         self._restarts: dict[str, Restart] = {}
+        self._replicas: dict[str, int] = {}
         self._flows: dict[str, list[Routine]] = {}
         self._wires: list[Wire] = []
         self._early: list[tuple[str, dict[str, Iterable[str]] | None, str | None, dict[str, Any]]] = []
@@ -95,6 +96,7 @@ class Pipe:
         auto_wire: bool,
         *routines: Routine,
         data_transmitter: DataTransmitter | None = None,
+        replicas: int = 1,
         restart: RestartPolicy = "on-failure",
         max_restarts: int = 5,
         restart_window: float = 60.0,
@@ -103,6 +105,9 @@ class Pipe:
 
         :param auto_wire: wire each routine to the next one, in the order given.
         :param data_transmitter: for the wires that `auto_wire` makes.
+        :param replicas: how many processes run the flow side by side; each message that is sent to it goes to one of them, that
+            which has the least to do. They and their routines are called `<name>#0`, `<name>#1`, …; events that are notified to
+            the flow or a routine by its plain name go to all of them.
         :param restart: whether the flow is restarted when its process dies: `on-failure` (unless it exited with status 0),
             `always`, or `never`. The first restart comes at once, each further one after twice the time.
         :param max_restarts: restarts within `restart_window` seconds after which the flow has failed for good.
@@ -113,6 +118,8 @@ class Pipe:
             raise PipertError(f"there is a flow {flow_name!r} already")
         if not routines:
             raise PipertError(f"flow {flow_name!r} has no routines")
+        if not isinstance(replicas, int) or replicas < 1:
+            raise ValueError(f"flow {flow_name!r}: replicas must be a whole number of at least 1, not {replicas!r}")
         for routine in routines:
             if not isinstance(routine, Routine):
                 raise TypeError(f"flow {flow_name!r}: {routine!r} is not a Routine")
@@ -125,6 +132,7 @@ class Pipe:
             routine._notifier = self._notify
             routine._logger = self.logger.getChild(f"{flow_name}.{routine.name}")
         self._restarts[flow_name] = Restart(restart, max_restarts, restart_window)
+        self._replicas[flow_name] = replicas
         self._flows[flow_name] = list(routines)
         if auto_wire:
             self._wires += [Wire(a, b, data_transmitter) for a, b in pairwise(routines)]
@@ -148,8 +156,8 @@ class Pipe:
         :raises PipeFailed: when a flow's process did not come up.
         """
         self._require_unbuilt("build")
-        plan = make_plan(dict(self._flows), self._wires, self._defaults)
-        plan.restarts = self._restarts
+        plan = make_plan(dict(self._flows), self._wires, self._defaults, self._replicas)
+        plan.restarts = {name: restart for flow, restart in self._restarts.items() for name in plan.copies.get(flow, (flow,))}
         plan.auto_pacing = self._auto_pacing
         audience = audience_of(plan)
         early = [audience.address(*event) for event in self._early]

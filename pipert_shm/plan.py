@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,7 +31,11 @@ IN_PASSING = 2  # held but not pushed, evicted but not dropped
 
 @dataclass(slots=True)
 class EdgePlan:
-    """One sender to one receiver."""
+    """One sender to one receiver.
+
+    Attributes:
+        spread: what the edges to the replicas of one routine have in common: each message goes to one of them.
+    """
 
     number: int
     sender: int
@@ -40,6 +46,7 @@ class EdgePlan:
     transmitter: DataTransmitter
     local: bool
     max_age: float | None = None
+    spread: int | None = None
     tap: bool = False
     bit: int = 0
     borrow_cap: int = BORROW_CAP
@@ -115,11 +122,16 @@ class Restart:
 
 @dataclass(slots=True)
 class Plan:
-    """The whole graph, routines in the order of their flows."""
+    """The whole graph, routines in the order of their flows.
+
+    Attributes:
+        copies: of the flows that have replicas, and of their routines: the names of the replicas, by the name that they share.
+    """
 
     flows: dict[str, list[RoutinePlan]]
     routines: list[RoutinePlan]
     edges: list[EdgePlan]
+    copies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     restarts: dict[str, Restart] = field(default_factory=dict)
     auto_pacing: bool = False
 
@@ -141,19 +153,23 @@ class Defaults:
     transmitter: DataTransmitter
 
 
-def make_plan(flows: dict[str, Sequence[Routine]], wires: Iterable[Wire], defaults: Defaults) -> Plan:
+def make_plan(
+    flows: dict[str, Sequence[Routine]], wires: Iterable[Wire], defaults: Defaults, replicas: Mapping[str, int] | None = None
+) -> Plan:
     """Checks the graph and plans it.
 
+    :param replicas: how many processes run a flow, by its name, where it is not one.
     :raises UniqueRoutineName, FloatingRoutine, RoutineError: for a routine that does not fit.
     :raises WiresValidation: for wires that don't.
     """
+    pairs = _pairs(wires, _check_names(flows))
+    flows, spread_pairs, copies = _replicate(flows, pairs, replicas or {})
     flow_of = _check_names(flows)
-    pairs = _pairs(wires, flow_of)
-    order = _topological([routine for routines in flows.values() for routine in routines], [pair[:2] for pair in pairs])
+    order = _topological([routine for routines in flows.values() for routine in routines], [pair[:2] for pair in spread_pairs])
 
     numbers = {id(routine): number for number, routine in enumerate(r for rs in flows.values() for r in rs)}
     edges = []
-    for number, (source, destination, wire) in enumerate(pairs):
+    for number, (source, destination, wire, spread) in enumerate(spread_pairs):
         policy = wire.policy or defaults.policy
         timeout = wire.timeout if wire.timeout is not None or wire.policy is not None else defaults.timeout
         edges.append(
@@ -167,13 +183,14 @@ def make_plan(flows: dict[str, Sequence[Routine]], wires: Iterable[Wire], defaul
                 transmitter=wire.data_transmitter or defaults.transmitter,
                 local=flow_of[id(source)] == flow_of[id(destination)],
                 max_age=wire.max_age,
+                spread=spread,
             )
         )
     planned_flows = {}
     for flow, routines in flows.items():
         planned_flows[flow] = [_plan_routine(numbers[id(routine)], routine, flow, edges) for routine in routines]
     routines_planned = [plan for plans in planned_flows.values() for plan in plans]
-    plan = Plan(planned_flows, routines_planned, edges)
+    plan = Plan(planned_flows, routines_planned, edges, copies)
     _assign_reach(plan, [numbers[id(routine)] for routine in order])
     _assign_bits(plan)
     _assign_slots(plan)
@@ -188,7 +205,11 @@ def audience_of(plan: Plan) -> Audience:
             event: tuple(inspect.signature(getattr(item.routine, method)) for method in methods)
             for event, methods in handlers_of(type(item.routine)).items()
         }
-    return Audience({flow: tuple(p.routine.name for p in plans) for flow, plans in plan.flows.items()}, handlers)
+    return Audience(
+        {flow: tuple(p.routine.name for p in plans) for flow, plans in plan.flows.items()},
+        handlers,
+        plan.copies,
+    )
 
 
 # ---- checks --------------------------------------------------------------------------------------
@@ -222,6 +243,54 @@ def _pairs(wires: Iterable[Wire], flow_of: dict[int, str]) -> list[tuple[Routine
             seen.add(pair)
             pairs.append((wire.source, destination, wire))
     return pairs
+
+
+def _replicate(
+    flows: Mapping[str, Sequence[Routine]], pairs: list[tuple[Routine, Routine, Wire]], replicas: Mapping[str, int]
+) -> tuple[dict[str, Sequence[Routine]], list[tuple[Routine, Routine, Wire, int | None]], dict[str, tuple[str, ...]]]:
+    """Puts the replicas in the place of each flow that has some; what is wired to one of its routines, to one of each.
+
+    :raises RoutineError: for a source in such a flow.
+    """
+    all_flows: dict[str, Sequence[Routine]] = {}
+    flow_of: dict[int, str] = {}
+    members: dict[int, list[Routine]] = {}
+    copies: dict[str, tuple[str, ...]] = {}
+    receiving = {id(destination) for _, destination, _ in pairs}
+    for flow, routines in flows.items():
+        count = replicas.get(flow, 1)
+        for routine in routines:
+            flow_of[id(routine)] = flow
+            if count > 1 and id(routine) not in receiving:
+                raise RoutineError(routine.name, f"there would be {count} of it: a source can't have replicas")
+            members[id(routine)] = [_copy(routine, number) for number in range(count)] if count > 1 else [routine]
+            if count > 1:
+                copies[routine.name] = tuple(member.name for member in members[id(routine)])
+        if count == 1:
+            all_flows[flow] = routines
+            continue
+        copies[flow] = tuple(f"{flow}#{number}" for number in range(count))
+        for number, name in enumerate(copies[flow]):
+            all_flows[name] = [members[id(routine)][number] for routine in routines]
+            for routine in all_flows[name]:
+                routine.flow_name = name
+    spread_pairs: list[tuple[Routine, Routine, Wire, int | None]] = []
+    for source, destination, wire in pairs:
+        sources, destinations = members[id(source)], members[id(destination)]
+        if flow_of[id(source)] == flow_of[id(destination)]:
+            spread_pairs += [(one, other, wire, None) for one, other in zip(sources, destinations, strict=True)]
+            continue
+        for one in sources:
+            spread = len(spread_pairs) if len(destinations) > 1 else None
+            spread_pairs += [(one, other, wire, spread) for other in destinations]
+    return all_flows, spread_pairs, copies
+
+
+def _copy(routine: Routine, number: int) -> Routine:
+    replica = copy.copy(routine)
+    replica.name = f"{routine.name}#{number}"
+    replica._logger = logging.getLogger(f"{routine._logger.name}#{number}")
+    return replica
 
 
 def _topological(routines: list[Routine], pairs: list[tuple[Routine, Routine]]) -> list[Routine]:

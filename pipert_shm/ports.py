@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ LocalMessages = dict[int, tuple[Any, Meta, int]]
 class _Group:
     """The outgoing edges that share a transmitter: one message serves them all."""
 
-    __slots__ = ("in_band", "local", "outs", "remote", "threshold", "transform")
+    __slots__ = ("in_band", "local", "outs", "remote", "spreads", "threshold", "transform")
 
     def __init__(self, transmitter: DataTransmitter) -> None:
         self.transform = transmitter.transmit()
@@ -42,6 +43,15 @@ class _Group:
         self.outs = 0
         self.remote = 0
         self.local: list[int] = []
+        self.spreads: dict[int, _Spread] = {}
+
+
+@dataclass(slots=True)
+class _Spread:
+    """Edges to the replicas of one routine: each message goes to one of them."""
+
+    outs: int
+    wait_ns: int  # how long for room
 
 
 class Outbox:
@@ -91,6 +101,10 @@ class Outbox:
         key = (kind, edge.transmitter.data_size_threshold if own else id(edge.transmitter))
         group = self._groups.setdefault(key, _Group(edge.transmitter))
         group.outs |= 1 << out
+        if edge.spread is not None:
+            wait_ns = native.FOREVER if edge.timeout is None else int(edge.timeout * 1e9)
+            spread = group.spreads.setdefault(edge.spread, _Spread(0, wait_ns if edge.policy == "block" else 0))
+            spread.outs |= 1 << out
         if edge.local:
             group.local.append(out)
             return
@@ -113,6 +127,8 @@ class Outbox:
         for group in self._groups.values():
             group.outs &= ~(1 << out)
             group.remote &= ~(1 << out)
+            for spread in group.spreads.values():
+                spread.outs &= ~(1 << out)
             if out in group.local:
                 group.local.remove(out)
         native.EdgeRecord(self._segment.process, edge).removed = True
@@ -209,14 +225,25 @@ class Outbox:
             self._again = None
         for group, _, _, handled in self._unsent:
             self._handled += handled
-            self._drop(group.outs, reason)
+            self._drop(self._one_each(group), reason)
         self._unsent.clear()
         self._count_handled()
 
     def lose(self) -> None:
         """Counts a message that was not even made, for want of a slot, as dropped on every wire."""
-        if self.outs:
-            self._drop(self.outs, native.REASONS["no_slot"])
+        outs = 0
+        for group in self._groups.values():
+            outs |= self._one_each(group)
+        if outs:
+            self._drop(outs, native.REASONS["no_slot"])
+
+    def _one_each(self, group: _Group) -> int:
+        """The edges that a message counts on: of the replicas of a routine, one."""
+        outs = group.outs
+        for spread in group.spreads.values():
+            if spread.outs:
+                outs = outs & ~spread.outs | 1 << self._port.choose(spread.outs)
+        return outs
 
     def _drop(self, outs: int, reason: int) -> None:
         self._post.begin(outs, 0, self._handled)
@@ -224,19 +251,26 @@ class Outbox:
         self._port.abandon(self._post, reason)
         self._post.take_lost()
 
+    def _choose(self, group: _Group) -> int:
+        """The edges that a message goes to: of the replicas of a routine, the one that has the least to do."""
+        for spread in group.spreads.values():
+            if spread.wait_ns and self._port.await_room(spread.outs, spread.wait_ns) == native.NOTICE:
+                raise Stopping
+        return self._one_each(group)
+
     def _send_next(self) -> None:
+        outs = self._choose(self._unsent[0][0])
         group, payload, meta, handled = self._unsent.popleft()
+        remote = outs & group.remote
         self.sequence = meta.sequence
         post = self._post
         self._token += 1
-        post.begin(group.outs, self._token, 0)
+        post.begin(outs, self._token, 0)
         kind, body, hops = 0, b"", meta.raw_hops
         try:
             data = group.transform(payload)
-            if group.remote:
-                kind, body = self._encoder.encode(
-                    post, data, group.remote, hops, in_band=group.in_band, threshold=group.threshold
-                )
+            if remote:
+                kind, body = self._encoder.encode(post, data, remote, hops, in_band=group.in_band, threshold=group.threshold)
                 self._record.count_sending(copied=self._encoder.copied_bytes, in_band=self._encoder.in_band_bytes)
             elif self.slots.loaned:
                 self._encoder.freeze(data)
@@ -246,11 +280,11 @@ class Outbox:
         except NoFreeSlot:
             self._handled += handled
             # As the wires' policies say: not an error. Wires within the flow need no slot.
-            self._drop(group.remote, native.REASONS["no_slot"])
-            post.begin(group.outs & ~group.remote, self._token, 0)
+            self._drop(remote, native.REASONS["no_slot"])
+            post.begin(outs & ~remote, self._token, 0)
         except BaseException:
             self._handled += handled
-            self._drop(group.outs, native.REASONS["error"])
+            self._drop(outs, native.REASONS["error"])
             raise
         else:
             self._handled += handled
@@ -258,7 +292,7 @@ class Outbox:
             self._local[self._edges[out][0]][self._token] = (data, meta, native.now_ns())
         payload = data = None
         post.post.handled, self._handled = self._handled, 0
-        ring = self._messages if group.remote else 0
+        ring = self._messages if remote else 0
         self._hand_over((ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(hops) // HOP.size, body))
 
     def _hand_over(self, message: tuple[Any, ...]) -> None:
