@@ -89,6 +89,7 @@ typedef struct pshm_routine_record {
     uint64_t logs_lost;
     uint64_t copied_bytes;
     uint64_t in_band_bytes;
+    uint64_t tickets;
     uint64_t busy_ns;
     uint64_t busy_since_ns;
     uint64_t handled;
@@ -151,6 +152,7 @@ typedef struct pshm_post {
     uint64_t message;
     uint32_t offered;
     uint32_t handled;
+    uint64_t ticket;
     uint32_t slots;
     uint64_t slot[...];
     uint32_t lost;
@@ -192,6 +194,9 @@ bool pshm_port_noticed(pshm_port *port);
 int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *descriptor, void **address);
 bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, uint64_t bytes, uint64_t *descriptor,
                          uint64_t *offset);
+void pshm_tickets_read(const pshm_edge_record *record, uint64_t *pushed, uint64_t *done);
+void pshm_tickets_done(pshm_edge_record *record, uint64_t ticket);
+void pshm_port_pause(pshm_port *port, uint32_t place, bool paused);
 uint32_t pshm_port_choose(pshm_port *port, uint64_t outs);
 int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns);
 int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t sequence, uint64_t captured_ns,

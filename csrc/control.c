@@ -146,6 +146,16 @@ bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t num
     return true;
 }
 
+void pshm_tickets_read(const pshm_edge_record *record, uint64_t *pushed, uint64_t *done) {
+    *done = __atomic_load_n(&record->ticket_done, __ATOMIC_ACQUIRE);
+    *pushed = __atomic_load_n(&record->ticket_pushed, __ATOMIC_ACQUIRE);
+}
+
+void pshm_tickets_done(pshm_edge_record *record, uint64_t ticket) {
+    if (ticket > __atomic_load_n(&record->ticket_done, __ATOMIC_RELAXED))
+        __atomic_store_n(&record->ticket_done, ticket, __ATOMIC_RELEASE);
+}
+
 uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes) {
     _Atomic uint64_t *left = &control->head->memory_left;
     PSHM_POINT();

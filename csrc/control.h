@@ -56,10 +56,12 @@ typedef struct pshm_edge_record {
     /* written by the sender */
     _Alignas(PSHM_CACHE_LINE) uint64_t sent;
     uint64_t dropped[PSHM_REASONS];
+    uint64_t ticket_pushed; /* the last one, perhaps only about to be; 0 for none */
     /* written by the receiver */
     _Alignas(PSHM_CACHE_LINE) uint64_t received;
     uint64_t private_bytes;     /* buffer bytes copied on receipt */
     uint64_t protocol_errors;   /* a descriptor that did not match its slot */
+    uint64_t ticket_done;       /* its results, up to this one, are pushed */
     uint64_t hop[PSHM_BUCKETS]; /* ns from publish to receipt */
 } pshm_edge_record;
 
@@ -101,6 +103,7 @@ typedef struct pshm_routine_record {
     uint64_t busy_since_ns;     /* when main_logic was called; 0 outside */
     uint64_t handled;           /* received messages that are done with */
     uint64_t sequence;          /* of a source's next message */
+    uint64_t tickets;           /* that were given to its messages */
     uint64_t lost_in_crash;     /* messages that a dead process had taken */
     uint64_t age[PSHM_BUCKETS]; /* ns from capture to receipt */
 } pshm_routine_record;
@@ -165,6 +168,7 @@ typedef struct pshm_edge {
     uint32_t policy;
     uint32_t borrow_cap;
     uint64_t timeout_ns;
+    uint64_t ticket_before; /* the sender's: to be restored if it is not pushed */
     pshm_queue queue;
 } pshm_edge;
 
@@ -203,6 +207,13 @@ bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t num
 static inline bool pshm_edge_reaches(const pshm_edge *edge, uint32_t owner) {
     return owner < PSHM_ROUTINES && (edge->record->reach[owner / 64] >> owner % 64 & 1) != 0;
 }
+
+/* The tickets of an edge to one of the replicas of a flow whose order is restored
+ * after it. What was pushed and is not done can still yield a result. `done`
+ * is set by the replica, after the push of the results. Whoever got the result
+ * of a ticket sees all earlier ones as pushed. */
+void pshm_tickets_read(const pshm_edge_record *record, uint64_t *pushed, uint64_t *done);
+void pshm_tickets_done(pshm_edge_record *record, uint64_t ticket);
 
 /* Takes `bytes` of the memory budget, or nothing when that much is not left;
  * returns what was left before. pshm_control_refund gives back. Any process;

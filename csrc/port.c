@@ -58,8 +58,13 @@ uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation) {
     port->in[place] = edge;
     port->behind[place] = earlier;
     port->drained[place] = false;
+    port->paused[place] = false;
     if (place == port->ins) port->ins++;
     return place;
+}
+
+void pshm_port_pause(pshm_port *port, uint32_t place, bool paused) {
+    if (place < port->ins) port->paused[place] = paused;
 }
 
 void pshm_port_notify(pshm_port *port) {

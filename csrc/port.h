@@ -51,6 +51,7 @@ typedef struct pshm_post {
     uint64_t outs;    /* still to be served */
     uint64_t token;   /* for the local ones */
     uint64_t message; /* its slot, held while any is to be served */
+    uint64_t ticket;  /* see pshm_tickets_read; 0 for none */
     uint32_t offered; /* whether its edges have counted it as sent */
     uint32_t
         handled; /* received messages that it is the result of: done with when it is offered */
@@ -101,6 +102,7 @@ typedef struct pshm_port {
     uint32_t awaited;          /* incoming edges of which no incarnation is here yet */
     uint32_t behind[PSHM_INS]; /* earlier incarnations of the same edge, not drained yet */
     bool drained[PSHM_INS];    /* its incarnation is not ours to look at any more */
+    bool paused[PSHM_INS];     /* nothing is to be taken from it now */
 } pshm_port;
 
 /* For a routine with `awaited` incoming edges. NULL when memory is short or there
@@ -112,6 +114,9 @@ void pshm_port_close(pshm_port *port);
  * no place. */
 uint32_t pshm_port_add_out(pshm_port *port, uint32_t incarnation);
 uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation);
+
+/* Takes nothing from an incoming edge's place until it is told to go on. */
+void pshm_port_pause(pshm_port *port, uint32_t place, bool paused);
 
 /* Frees an outgoing edge's place. What is still to be served on it is dropped, as
  * ended; post->lost as ever. */

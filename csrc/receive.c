@@ -4,9 +4,10 @@
 #include "points.h"
 #include "port_parts.h"
 
-/* Nothing to look at, or behind an earlier incarnation of the same edge. */
+/* Nothing to look at now: vacant, behind an earlier incarnation of the same edge,
+ * or paused. */
 static bool must_wait(const pshm_port *port, uint32_t in) {
-    return port->in[in].record == NULL || port->behind[in] != 0;
+    return port->in[in].record == NULL || port->behind[in] != 0 || port->paused[in];
 }
 
 static bool sender_is_dead(const pshm_edge *edge) {

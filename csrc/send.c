@@ -25,10 +25,26 @@ static void lose_token(pshm_post *post, uint32_t out, uint64_t token) {
     post->lost_token[post->lost++] = token;
 }
 
+/* Before the push: what may be pushed counts as such, also if we die now. */
+static void announce(pshm_edge *edge, uint64_t ticket) {
+    uint64_t *pushed = &edge->record->ticket_pushed;
+    if (*pushed == ticket) return; /* it has waited for room since */
+    edge->ticket_before = *pushed;
+    PSHM_POINT();
+    __atomic_store_n(pushed, ticket, __ATOMIC_RELEASE);
+}
+
+static void withdraw(pshm_edge *edge, uint64_t ticket) {
+    if (ticket == 0 || edge->record->ticket_pushed != ticket) return;
+    PSHM_POINT();
+    __atomic_store_n(&edge->record->ticket_pushed, edge->ticket_before, __ATOMIC_RELEASE);
+}
+
 /* One edge gets this message no more. */
 static void lose(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason) {
     pshm_edge *edge = &port->out[out];
     post->outs &= ~(1ull << out);
+    withdraw(edge, post->ticket);
     if (edge->local)
         lose_token(post, out, post->token);
     else if (post->message != PSHM_NO_SLOT)
@@ -276,6 +292,7 @@ static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) 
             lose(port, post, out, PSHM_REASON_ENDED);
             return;
         }
+        if (post->ticket != 0) announce(edge, post->ticket);
         if (pshm_queue_push(&edge->queue, cell)) {
             post->outs &= ~(1ull << out);
             PSHM_POINT();

@@ -29,6 +29,10 @@ ALIGNMENT = 64
 PICKLE = 0
 ARRAY = 1
 
+TICKETED = 0x100  # a ticket follows the hops
+TOMBSTONE = 0x200  # there is no payload
+TICKET = struct.Struct("=QQ")  # routine that gave it, number
+
 HOP = struct.Struct("=QQQ")  # routine, sent ns, received ns
 _ARRAY_HEAD = struct.Struct("=QBB")  # offset, dimensions, length of the dtype's text
 _PICKLE_HEAD = struct.Struct("=IIQ?")  # buffers, bytes of table and stream, their offset in slot 0, whether they are there

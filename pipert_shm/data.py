@@ -56,14 +56,23 @@ class Meta:
             at which `main_logic` returned.
     """
 
-    __slots__ = ("_hops", "_names", "captured_ns", "origin_number", "sequence")
+    __slots__ = ("_hops", "_names", "captured_ns", "origin_number", "sequence", "ticket")
 
-    def __init__(self, names: tuple[str, ...], origin: int, sequence: int, captured_ns: int = 0, hops: bytes = b"") -> None:
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        origin: int,
+        sequence: int,
+        captured_ns: int = 0,
+        hops: bytes = b"",
+        ticket: tuple[int, int] | None = None,
+    ) -> None:
         self._names = names
         self._hops = hops
         self.origin_number = origin
         self.sequence = sequence
         self.captured_ns = captured_ns
+        self.ticket = ticket  # within an ordered flow: number of the routine that sent to it, and of the message there
 
     @property
     def origin(self) -> str:

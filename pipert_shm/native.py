@@ -217,6 +217,16 @@ class EdgeRecord:
     def hop_histogram(self) -> list[int]:
         return list(self._record.hop)
 
+    def tickets(self) -> tuple[int, int]:
+        """Of an edge to a replica: the last ticket that was pushed, and up to which all results are pushed. Any process."""
+        pushed, done = _ffi.new("uint64_t *"), _ffi.new("uint64_t *")
+        _lib.pshm_tickets_read(self._record, pushed, done)
+        return pushed[0], done[0]
+
+    def finish(self, ticket: int) -> None:
+        """The results of all tickets up to this one are pushed. The replica only."""
+        _lib.pshm_tickets_done(self._record, ticket)
+
     def count_private(self, size: int) -> None:
         """Adds bytes that were copied on receipt. The receiver's thread."""
         self._record.private_bytes += size
@@ -367,6 +377,12 @@ class RoutineRecord:
     def sequence(self, sequence: int) -> None:
         self._record.sequence = sequence
 
+    def next_ticket(self) -> int:
+        """A number that no message of this routine has had, also if its process died since. The routine's thread."""
+        ticket: int = self._record.tickets + 1
+        self._record.tickets = ticket
+        return ticket
+
     def count_handled(self, messages: int) -> None:
         """So many more received messages are done with. The routine's thread."""
         self._record.handled += messages
@@ -514,10 +530,11 @@ class Post:
         self.post: Any = _ffi.new("pshm_post *")
         self._slot = self.post.slot
 
-    def begin(self, outs: int, token: int, handled: int = 0) -> None:
+    def begin(self, outs: int, token: int, handled: int = 0, ticket: int = 0) -> None:
         """:param handled: how many received messages are done with as soon as this one counts as sent."""
         post = self.post
         post.handled = handled
+        post.ticket = ticket
         post.outs = outs
         post.token = token
         post.slots = 0
@@ -616,6 +633,10 @@ class Port:
         if _lib.pshm_port_reference(self._port, outs, _ffi.cast("void *", address), size, self._descriptor, self._offset):
             return self._descriptor[0], self._offset[0]
         return None
+
+    def pause(self, place: int, paused: bool) -> None:
+        """Takes nothing from an incoming edge, or goes on to."""
+        _lib.pshm_port_pause(self._port, place, paused)
 
     def choose(self, outs: int) -> int:
         """Of these outgoing edges, at least one, the one whose receiver has the least to do."""

@@ -80,6 +80,7 @@ class Pipe:
         self._stop_on_failure = on_failure == "stop"
         self._restarts: dict[str, Restart] = {}
         self._replicas: dict[str, int] = {}
+        self._ordered: list[str] = []
         self._flows: dict[str, list[Routine]] = {}
         self._wires: list[Wire] = []
         self._early: list[tuple[str, dict[str, Iterable[str]] | None, str | None, dict[str, Any]]] = []
@@ -97,6 +98,7 @@ class Pipe:
         *routines: Routine,
         data_transmitter: DataTransmitter | None = None,
         replicas: int = 1,
+        ordered: bool = False,
         restart: RestartPolicy = "on-failure",
         max_restarts: int = 5,
         restart_window: float = 60.0,
@@ -108,6 +110,9 @@ class Pipe:
         :param replicas: how many processes run the flow side by side; each message that is sent to it goes to one of them, that
             which has the least to do. They and their routines are called `<name>#0`, `<name>#1`, …; events that are notified to
             the flow or a routine by its plain name go to all of them.
+        :param ordered: whether what comes after the replicas gets their results in the order in which the messages were sent to
+            them. A result waits for earlier ones; not for messages that yield none (`None`, an exception, a loss). The flow's
+            routines have to be a chain.
         :param restart: whether the flow is restarted when its process dies: `on-failure` (unless it exited with status 0),
             `always`, or `never`. The first restart comes at once, each further one after twice the time.
         :param max_restarts: restarts within `restart_window` seconds after which the flow has failed for good.
@@ -133,6 +138,8 @@ class Pipe:
             routine._logger = self.logger.getChild(f"{flow_name}.{routine.name}")
         self._restarts[flow_name] = Restart(restart, max_restarts, restart_window)
         self._replicas[flow_name] = replicas
+        if ordered:
+            self._ordered.append(flow_name)
         self._flows[flow_name] = list(routines)
         if auto_wire:
             self._wires += [Wire(a, b, data_transmitter) for a, b in pairwise(routines)]
@@ -156,7 +163,7 @@ class Pipe:
         :raises PipeFailed: when a flow's process did not come up.
         """
         self._require_unbuilt("build")
-        plan = make_plan(dict(self._flows), self._wires, self._defaults, self._replicas)
+        plan = make_plan(dict(self._flows), self._wires, self._defaults, self._replicas, self._ordered)
         plan.restarts = {name: restart for flow, restart in self._restarts.items() for name in plan.copies.get(flow, (flow,))}
         plan.auto_pacing = self._auto_pacing
         audience = audience_of(plan)

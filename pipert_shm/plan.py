@@ -26,6 +26,7 @@ BORROW_CAP = 2
 MOST_SLOTS = 0xFFFF  # as many as a descriptor can number
 LOANS = 2
 TAP_SLOTS = 3  # one tap: a message that waits, one that is read, one in passing
+HELD_BACK = 4  # results of one replica that wait for earlier ones of others
 IN_PASSING = 2  # held but not pushed, evicted but not dropped
 
 
@@ -35,6 +36,8 @@ class EdgePlan:
 
     Attributes:
         spread: what the edges to the replicas of one routine have in common: each message goes to one of them.
+        ticketed: it leads to a replica of a flow whose order is restored.
+        ordered: it leads from such a one, to where the order is restored.
     """
 
     number: int
@@ -47,6 +50,8 @@ class EdgePlan:
     local: bool
     max_age: float | None = None
     spread: int | None = None
+    ticketed: bool = False
+    ordered: bool = False
     tap: bool = False
     bit: int = 0
     borrow_cap: int = BORROW_CAP
@@ -77,6 +82,8 @@ class RoutinePlan:
     Attributes:
         reach: numbers of the routines whose frames it may forward by reference.
         slots: payload slots that its ring should have; 0 when nothing of it leaves the flow.
+        lanes: in and after a replicated flow whose order is restored: by sender to that flow, the edges from it; those to this
+            replica, or to all of them.
     """
 
     number: int
@@ -88,6 +95,8 @@ class RoutinePlan:
     outs: list[EdgePlan] = field(default_factory=list)
     reach: frozenset[int] = frozenset()
     slots: int = 0
+    ordered: bool = False
+    lanes: dict[int, list[int]] = field(default_factory=dict)
 
     @property
     def message_slots(self) -> int:
@@ -154,11 +163,16 @@ class Defaults:
 
 
 def make_plan(
-    flows: dict[str, Sequence[Routine]], wires: Iterable[Wire], defaults: Defaults, replicas: Mapping[str, int] | None = None
+    flows: dict[str, Sequence[Routine]],
+    wires: Iterable[Wire],
+    defaults: Defaults,
+    replicas: Mapping[str, int] | None = None,
+    ordered: Iterable[str] = (),
 ) -> Plan:
     """Checks the graph and plans it.
 
     :param replicas: how many processes run a flow, by its name, where it is not one.
+    :param ordered: the flows after which the order is restored.
     :raises UniqueRoutineName, FloatingRoutine, RoutineError: for a routine that does not fit.
     :raises WiresValidation: for wires that don't.
     """
@@ -191,6 +205,8 @@ def make_plan(
         planned_flows[flow] = [_plan_routine(numbers[id(routine)], routine, flow, edges) for routine in routines]
     routines_planned = [plan for plans in planned_flows.values() for plan in plans]
     plan = Plan(planned_flows, routines_planned, edges, copies)
+    for flow in ordered:
+        _order(plan, flow)
     _assign_reach(plan, [numbers[id(routine)] for routine in order])
     _assign_bits(plan)
     _assign_slots(plan)
@@ -284,6 +300,42 @@ def _replicate(
             spread = len(spread_pairs) if len(destinations) > 1 else None
             spread_pairs += [(one, other, wire, spread) for other in destinations]
     return all_flows, spread_pairs, copies
+
+
+def _order(plan: Plan, flow: str) -> None:
+    """Marks what takes part in the restoring of the order after a flow.
+
+    :raises WiresValidation: when the flow is not a chain of routines with one way in and one way out.
+    """
+    after: set[int] = set()
+    lanes: dict[int, list[int]] = {}
+    for name in plan.copies.get(flow, ()):
+        members = plan.flows[name]
+        entries = [item for item in members if any(not edge.local for edge in item.ins)]
+        exits = [item for item in members if any(not edge.local for edge in item.outs)]
+        chained = all(len(item.ins) == 1 for item in members if item not in entries) and all(
+            len(item.outs) == 1 for item in members if item not in exits
+        )
+        ends = (*(item.ins for item in entries), *(item.outs for item in exits))
+        if not chained or len(entries) != 1 or len(exits) != 1 or any(edge.local for edges in ends for edge in edges):
+            raise WiresValidation(
+                f"flow {flow!r} is ordered: its routines have to be a chain, with wires from outside to the first and from the "
+                f"last to outside only"
+            )
+        for edge in entries[0].ins:
+            edge.ticketed = True
+            lanes.setdefault(edge.sender, []).append(edge.number)
+            for item in members:
+                item.ordered = True
+                item.lanes[edge.sender] = [edge.number]
+        for edge in exits[0].outs:
+            edge.ordered = True
+            after.add(edge.receiver)
+    for number in after:
+        receiver = plan.routines[number]
+        if any(receiver.routine.name in names for names in plan.copies.values()):
+            raise WiresValidation(f"flow {flow!r} is ordered: what it sends to can't have replicas itself")
+        receiver.lanes.update(lanes)
 
 
 def _copy(routine: Routine, number: int) -> Routine:
@@ -437,6 +489,8 @@ def _assign_slots(plan: Plan) -> None:
     for edge in plan.edges:
         receiver = plan.routines[edge.receiver]
         edge.borrow_cap = BORROW_CAP + _held_in_flow(plan, receiver) + _gathered(receiver.routine)
+        if edge.ordered:
+            edge.borrow_cap += HELD_BACK + 1
     for routine in plan.routines:
         carrying = [edge for edge in plan.edges if routine.number in plan.routines[edge.sender].reach and not edge.local]
         if not carrying:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipert_shm import native
-from pipert_shm.codec import HOP, Encoder, decode, extent_of
+from pipert_shm.codec import HOP, TICKET, TICKETED, TOMBSTONE, Encoder, decode, extent_of
 from pipert_shm.data import Meta
 from pipert_shm.errors import NoFreeSlot
 from pipert_shm.memory import (
@@ -29,6 +29,13 @@ from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryT
 MOST_HOPS = 16
 
 LocalMessages = dict[int, tuple[Any, Meta, int]]
+
+
+class _Nothing:
+    """What stands in an ordered flow for a result that there is not."""
+
+
+NOTHING = _Nothing()
 
 
 class _Group:
@@ -58,6 +65,8 @@ class Outbox:
     """What a routine sends by. The routine's thread only.
 
     :param local: per edge number, the payloads that wait within this process.
+    :param ordered: whether it is in a replicated flow whose order is restored: then tickets are passed on.
+    :param lanes: if it is, by sender to the flow, the edge on which this replica gets its messages.
     """
 
     def __init__(
@@ -70,6 +79,9 @@ class Outbox:
         slots: int,
         message_slots: int,
         local: dict[int, LocalMessages],
+        *,
+        ordered: bool = False,
+        lanes: dict[int, native.EdgeRecord] | None = None,
     ) -> None:
         self._port = port
         self._number = number
@@ -79,7 +91,11 @@ class Outbox:
         self._local = local
         self._groups: dict[tuple[type, int], _Group] = {}
         self._edges: dict[int, tuple[int, int]] = {}  # edge and incarnation
-        self._setting_the_pace = 0  # all of them but taps
+        self._wires = 0  # all of them but taps
+        self._ticketed = 0
+        self._ordered = ordered
+        self._lanes = lanes or {}
+        self._finished: dict[int, int] = {}  # by sender, the last ticket whose result is sent as soon as nothing is unsent
         self._post = native.Post()
         self._token = 0
         self._unsent: deque[tuple[_Group, Any, Meta, int]] = deque()
@@ -95,7 +111,8 @@ class Outbox:
     def add(self, edge: EdgePlan, incarnation: int) -> None:
         out = self._port.add_out(incarnation)
         self._edges[out] = edge.number, incarnation
-        self._setting_the_pace |= (not edge.tap) << out
+        self._wires |= (not edge.tap) << out
+        self._ticketed |= edge.ticketed << out
         kind = type(edge.transmitter)
         own = kind in (SharedMemoryTransmitter, BasicTransmitter)  # then the settings say all of it
         key = (kind, edge.transmitter.data_size_threshold if own else id(edge.transmitter))
@@ -123,7 +140,8 @@ class Outbox:
         if self._again is not None:
             self._post.post.outs &= ~(1 << out)
         _, incarnation = self._edges.pop(out)
-        self._setting_the_pace &= ~(1 << out)
+        self._wires &= ~(1 << out)
+        self._ticketed &= ~(1 << out)
         for group in self._groups.values():
             group.outs &= ~(1 << out)
             group.remote &= ~(1 << out)
@@ -163,7 +181,7 @@ class Outbox:
 
     def await_room(self) -> int:
         """Waits until one of the wires has room for a message; a status."""
-        return self._port.await_room(self._setting_the_pace)
+        return self._port.await_room(self._wires)
 
     @property
     def stays_in_flow(self) -> bool:
@@ -189,7 +207,14 @@ class Outbox:
         if not self.outs:
             self._handled += handled
             return
-        self._record.count_sent()
+        if self._ticketed:
+            meta.ticket = self._number, self._record.next_ticket()
+        elif not self._ordered:
+            meta.ticket = None
+        elif meta.ticket is not None and self.leaves_flow:
+            self._finished[meta.ticket[0]] = meta.ticket[1]
+        if data is not NOTHING:
+            self._record.count_sent()
         for group in self._groups.values():
             if group.outs:
                 self._unsent.append((group, data, meta, handled))
@@ -207,6 +232,9 @@ class Outbox:
             self._finish(self._port.resume(self._post))
         while self._unsent:
             self._send_next()
+        while self._finished:
+            sender, ticket = self._finished.popitem()
+            self._lanes[sender].finish(ticket)
         if self._handled:
             self._count_handled()
 
@@ -261,16 +289,22 @@ class Outbox:
     def _send_next(self) -> None:
         outs = self._choose(self._unsent[0][0])
         group, payload, meta, handled = self._unsent.popleft()
+        if payload is NOTHING:
+            outs &= self._wires
         remote = outs & group.remote
         self.sequence = meta.sequence
         post = self._post
         self._token += 1
-        post.begin(outs, self._token, 0)
-        kind, body, hops = 0, b"", meta.raw_hops
+        post.begin(outs, self._token, 0, meta.ticket[1] if meta.ticket is not None and outs & self._ticketed else 0)
+        hops = meta.raw_hops
+        head = hops if meta.ticket is None else hops + TICKET.pack(*meta.ticket)
+        kind, body = TOMBSTONE, head
         try:
-            data = group.transform(payload)
-            if remote:
-                kind, body = self._encoder.encode(post, data, remote, hops, in_band=group.in_band, threshold=group.threshold)
+            data = group.transform(payload) if payload is not NOTHING else NOTHING
+            if data is NOTHING:
+                pass
+            elif remote:
+                kind, body = self._encoder.encode(post, data, remote, head, in_band=group.in_band, threshold=group.threshold)
                 self._record.count_sending(copied=self._encoder.copied_bytes, in_band=self._encoder.in_band_bytes)
             elif self.slots.loaned:
                 self._encoder.freeze(data)
@@ -292,6 +326,7 @@ class Outbox:
             self._local[self._edges[out][0]][self._token] = (data, meta, native.now_ns())
         payload = data = None
         post.post.handled, self._handled = self._handled, 0
+        kind |= TICKETED if meta.ticket is not None else 0
         ring = self._messages if remote else 0
         self._hand_over((ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(hops) // HOP.size, body))
 
@@ -336,6 +371,7 @@ class Inbox:
         self._receive: dict[int, Callable[[Any], Any]] = {}
         self._max_age_ns: dict[int, int] = {}
         self.over_cap: EdgePlan | None = None
+        self.lost_a_sender = False
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:
         """One more incarnation of an edge. It waits its turn behind an earlier one of the same edge."""
@@ -364,6 +400,7 @@ class Inbox:
             if status == native.DRAINED:
                 open_every_ring(self._segment)
                 self._port.recover_sender(self._port.delivery.place)
+                self.lost_a_sender = True
             elif status == native.OK and self._max_age_ns and self._has_expired():
                 self.discard("expired")
             else:
@@ -393,6 +430,18 @@ class Inbox:
         """The wire of the message that `receive` found."""
         return self._edges[self._port.delivery.place]
 
+    def pause(self, edge: int, paused: bool) -> None:
+        """Takes no more from a wire, by its edge's number, until told to go on."""
+        for place, other in self._edges.items():
+            if other.number == edge:
+                self._port.pause(place, paused)
+
+    def unread(self, edge: int) -> int:
+        """Messages that wait on a wire, those of dead senders and those that are still being recovered included."""
+        states = (native.LIVE, native.SENDER_DEAD)
+        incarnations = self._segment.process.incarnations()
+        return sum(one.waiting() for one in incarnations if one.edge == edge and one.state in states)
+
     def disown(self, edge: EdgePlan, reason: str) -> None:
         """Counts a message that was taken from a wire, and that nobody will see, as dropped."""
         self._port.disown(edge.number, native.REASONS[reason])
@@ -411,6 +460,11 @@ class Inbox:
         hops = bytes(body[:hops_end])[-(MOST_HOPS - 1) * HOP.size :]
         hops += HOP.pack(self._number, delivery.sent_ns, delivery.received_ns)
         meta = Meta(self._names, delivery.origin, delivery.sequence, delivery.captured_ns, hops)
+        if delivery.kind & TICKETED:
+            meta.ticket = TICKET.unpack_from(body, hops_end)
+            hops_end += TICKET.size
+        if delivery.kind & TOMBSTONE:
+            return NOTHING, meta
         over_cap = delivery.over_cap and delivery.slots
         buffers = self._port.delivered_slots()
         try:
@@ -418,7 +472,7 @@ class Inbox:
                 self.over_cap = self._edges[place]
                 self._records[place].count_private(sum(len(buffer) for buffer in buffers))
                 buffers = [memoryview(bytes(buffer)) for buffer in buffers]
-            return self._receive[place](decode(delivery.kind, body[hops_end:], buffers)), meta
+            return self._receive[place](decode(delivery.kind & ~TICKETED, body[hops_end:], buffers)), meta
         except Exception:
             self._port.discard(native.REASONS["error"])
             raise
@@ -428,8 +482,8 @@ class Inbox:
         hops = meta.raw_hops[-(MOST_HOPS - 1) * HOP.size :] + HOP.pack(self._number, sent_ns, received_ns)
         self._records[place].count_hop(received_ns - sent_ns)
         self._record.count_age(received_ns - meta.captured_ns)
-        own = Meta(self._names, meta.origin_number, meta.sequence, meta.captured_ns, hops)
-        return self._receive[place](payload), own
+        own = Meta(self._names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket)
+        return payload if payload is NOTHING else self._receive[place](payload), own
 
     def end(self) -> None:
         """Takes no more; what waits is dropped, counted as `ended`."""

@@ -21,9 +21,12 @@ from pipert_shm.data import FrameData, Meta
 from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull
 from pipert_shm.join import Matcher
 from pipert_shm.memory import ControlSegment, Stopping
-from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
-from pipert_shm.ports import Inbox, LocalMessages, Outbox
+from pipert_shm.order import Order
+from pipert_shm.plan import HELD_BACK, EdgePlan, Plan, RoutinePlan
+from pipert_shm.ports import NOTHING, Inbox, LocalMessages, Outbox
 from pipert_shm.routine import LONGEST_WAIT, BatchRoutine, Role, run_as
+
+HELD_BACK_POLL_NS = 2_000_000  # between looks whether what is held back has to wait for anything still
 
 # Payloads to be handled in one call, and what is known of each.
 Gathered = tuple[list[Any], list[Meta]]
@@ -111,8 +114,18 @@ class Runner:
         segment, names = flow.segment, flow.plan.names
         self.record = native.RoutineRecord(segment.process, plan.number)
         self._port = native.Port(segment.process, plan.number, len(plan.ins))
+        lanes = {sender: [native.EdgeRecord(segment.process, edge) for edge in edges] for sender, edges in plan.lanes.items()}
         self._outbox = Outbox(
-            segment, self._port, plan.number, plan.routine.name, plan.reach, plan.slots, plan.message_slots, local
+            segment,
+            self._port,
+            plan.number,
+            plan.routine.name,
+            plan.reach,
+            plan.slots,
+            plan.message_slots,
+            local,
+            ordered=plan.ordered,
+            lanes={sender: edges[0] for sender, edges in lanes.items()},
         )
         self._outbox.slots.edge_names = flow.edge_names
         self._inbox = Inbox(segment, self._port, plan.number, names, local)
@@ -139,6 +152,13 @@ class Runner:
         if join is not None:
             self._matcher = Matcher([edge.number for edge in plan.ins], join.tolerance, join.depth)
         self._gather = self._gather_batch if self._is_batch else self._gather_joined if join is not None else self._gather_one
+        self._order: Order[tuple[EdgePlan, Any, Meta]] | None = None
+        if lanes and not plan.ordered:
+            tickets = {sender: [edge.tickets for edge in edges] for sender, edges in lanes.items()}
+            self._order = Order(tickets, HELD_BACK)
+        self._lanes = lanes if plan.ordered else {}
+        self._unsettled = plan.ordered and any(not edge.local for edge in plan.ins)
+        self._nothing_came = False
         self._redo: Gathered | None = None
         self._hand: list[Any] = []
         self._warned_of_cap: set[int] = set()
@@ -278,6 +298,10 @@ class Runner:
             state, cause = self._run_logic()
             if self._matcher is not None:
                 self._disown(self._matcher.clear())
+            if self._order is not None and state.over:
+                while waiting := self._order.waiting():
+                    _, (edge, _, _) = self._order.release(waiting[0])
+                    self._inbox.disown(edge, "ended")
             try:
                 self.routine.cleanup()
             except BaseException as error:
@@ -377,7 +401,78 @@ class Runner:
 
     def _next(self, timeout_ns: int = native.FOREVER) -> tuple[Any, Meta] | None:
         """The next message; None when there is none in time, or commands came, which are obeyed."""
+        if self._order is not None:
+            return self._next_in_order(self._order, timeout_ns)
+        if self._plan.ordered:
+            if self._unsettled or self._inbox.lost_a_sender:
+                self._settle()
+            message = self._receive(timeout_ns)
+            if message is not None and message[0] is NOTHING:
+                self._send_nothing([message[1]])
+                return None
+            return message
+        return self._receive(timeout_ns)
+
+    def _next_in_order(self, order: Order[tuple[EdgePlan, Any, Meta]], timeout_ns: int) -> tuple[Any, Meta] | None:
+        until = min(native.now_ns() + timeout_ns, native.FOREVER)
+        while True:
+            due = order.pop()
+            if due is None:
+                free = order.free()  # before the look, which then finds all that could come before
+                patience = 0 if free else HELD_BACK_POLL_NS if order.waiting() else native.FOREVER
+                try:
+                    message = self._receive(min(patience, max(0, until - native.now_ns())))
+                except EndOfStream:
+                    if not order.waiting():
+                        raise
+                    due = order.release(order.waiting()[0])
+                else:
+                    if message is not None:
+                        edge, ticket = self._inbox.edge, message[1].ticket
+                        if not edge.ordered or ticket is None:
+                            return message
+                        if order.add(*ticket, edge.number, (edge, *message)):
+                            self._inbox.pause(edge.number, True)
+                        del message
+                        continue
+                    if not self._nothing_came or (not free and native.now_ns() >= until):
+                        return None
+                    if not free:
+                        continue
+                    due = order.release(free[0])
+            number, (_, payload, meta) = due
+            due = None
+            self._inbox.pause(number, False)
+            if payload is not NOTHING:
+                return payload, meta
+            self.record.count_handled(1)
+
+    def _settle(self) -> None:
+        """Of what was sent to this replica, and is neither waiting nor in its hands, nothing will come: says so."""
+        self._unsettled = self._inbox.lost_a_sender = False
+        for sender, edges in self._lanes.items():
+            for edge, number in zip(edges, self._plan.lanes[sender], strict=True):
+                pushed, done = edge.tickets()
+                if pushed > done and not self._inbox.unread(number):
+                    meta = Meta(self._names, self._plan.number, 0, native.now_ns(), ticket=(sender, pushed))
+                    self._hand.append(NOTHING)
+                    self._outbox.put(self._hand, meta)
+        self._outbox.flush()
+
+    def _send_nothing(self, metas: list[Meta]) -> None:
+        """There is no result for these messages: they are done with, and in an ordered flow the others need not wait for it."""
+        if not self._plan.ordered:
+            self.record.count_handled(len(metas))
+            return
+        for meta in metas:
+            self._hand.append(NOTHING)
+            self._outbox.put(self._hand, meta, 1)
+        self._outbox.flush()
+
+    def _receive(self, timeout_ns: int) -> tuple[Any, Meta] | None:
+        """The next message as it comes; None when there is none in time, or commands came, which are obeyed."""
         status = self._inbox.receive(timeout_ns)
+        self._nothing_came = status == native.TIMED_OUT
         if status == native.CLOSED:
             raise EndOfStream
         if status == native.NOTICE:
@@ -434,10 +529,9 @@ class Runner:
         except NoFreeSlot:
             for _ in range(max(1, handled) if self._is_batch else 1):
                 self._outbox.lose()  # by loan(): as the wires' policies say, not an error
-            self.record.count_handled(handled)
             if not handled:
                 self.record.sequence += 1
-            return
+            result = None
         except BaseException as error:
             self._report_error(metas, error)
             result = None
@@ -446,7 +540,8 @@ class Runner:
         finally:
             holder.clear()
         if result is None:
-            self.record.count_handled(handled)
+            if handled:
+                self._send_nothing(metas)
             return
         if not handled:
             self.record.sequence += 1  # before the send, which may be interrupted and resumed
@@ -485,7 +580,7 @@ class Runner:
             what = f"{len(results)} results" if isinstance(results, list) else type(results).__name__
             wanted = f"a list of {len(metas)} results is wanted, one per message, None for nothing"
             self._report_error(metas, RoutineError(self.routine.name, f"main_logic returned {what}; {wanted}"))
-            self.record.count_handled(len(metas))
+            self._send_nothing(metas)
             return
         waiting = deque(results)
         del results
@@ -493,7 +588,7 @@ class Runner:
             self._hand.append(waiting.popleft())
             if self._hand[0] is None:
                 self._hand.clear()
-                self.record.count_handled(1)
+                self._send_nothing([meta])
             else:
                 self._put(meta, 1)
 

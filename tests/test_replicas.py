@@ -213,3 +213,164 @@ def test_the_structure_shows_the_flow_as_it_was_made(tmp_path: Path) -> None:
     chain(pipe, Frames("source", 1), Worker("worker", Board()), Record("record", tmp_path / "r"), replicas=1)
     names = [routine["routine_name"] for routine in pipe.get_pipe_structure()["Routines"]]
     assert names == ["source", "worker", "record"]
+
+
+# ---- the order after them ------------------------------------------------------------------------
+
+
+class Uneven(Worker):
+    """Takes longer for some messages; has no result for some, and fails on some."""
+
+    def main_logic(self, data: np.ndarray) -> Any:
+        value = one_value(data)
+        for _ in range(value % 5 * 20):
+            np.sort(np.arange(20_000)[::-1])
+        if value % 7 == 3:
+            return None
+        if value % 11 == 5:
+            raise ValueError("on purpose")
+        return super().main_logic(data)
+
+
+def expected(count: int) -> list[int]:
+    return [n for n in range(count) if n % 7 != 3 and n % 11 != 5]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("policy", ["block", "drop_oldest"])
+def test_the_order_is_restored(tmp_path: Path, count: int, policy: Any) -> None:
+    pipe = Pipe(policy="block", auto_pacing_mechanism=True)
+    record = Record("record", tmp_path / "r")
+    source, worker = Frames("source", COUNT, SHAPE), Uneven("worker", Board())
+    pipe.create_flow("source", False, source)
+    pipe.create_flow("workers", False, worker, replicas=count, ordered=True)
+    pipe.create_flow("record", False, record)
+    pipe.link(Wire(source, worker, policy=policy), Wire(worker, record))
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    pipe.join()
+    assert [message.sequence for message in received(tmp_path / "r")] == expected(COUNT)
+    assert len({message.value[0] for message in received(tmp_path / "r")}) == count
+    statistics = pipe.statistics()
+    for wire in statistics.wires.values():
+        assert (wire.sent, wire.lost, wire.private_bytes) == (wire.received, 0, 0)
+
+
+def test_a_late_result_holds_the_others_back_and_no_more_than_a_few(tmp_path: Path) -> None:
+    """And the replicas behind the others wait, with room made as soon as it comes."""
+    board = Board()
+    pipe = Pipe(policy="block")
+    source, worker, record = Frames("source", COUNT, SHAPE), Worker("worker", board, slow=1), Record("record", tmp_path / "r")
+    replicated(pipe, source, worker, record, 3, ordered=True)
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    board.wait(HELD)
+    # the other two: what is held back, what waits in their wires, what is in their hands
+    most = 2 * (4 + 2 + 1)
+    eventually(lambda: pipe.statistics().wires["source", "worker#0"].waiting == 2)
+    eventually(lambda: pipe.statistics().wires["source", "worker#2"].waiting == 2)
+    assert board[TAKEN] + board[TAKEN + 2] <= most + 2
+    assert pipe.statistics().routines["source"].sent < COUNT
+    board[GATE] = 1
+    pipe.join()
+    assert [message.sequence for message in received(tmp_path / "r")] == list(range(COUNT))
+    assert sum(wire.private_bytes for wire in pipe.statistics().wires.values()) == 0
+
+
+VICTIMS = [["workers#0"], ["workers#0", "workers#1"], ["source"], ["record"], ["source", "workers#1"]]
+
+
+@pytest.mark.parametrize("victims", VICTIMS, ids=" and ".join)
+def test_the_order_after_kills(victims: list[str]) -> None:
+    """What a killed process had is lost and counted; nobody waits for it, and nothing comes out of order."""
+    board = Board(40)
+    pipe = Pipe(policy="block")
+    source, worker, record = Frames("source", None, SHAPE), Uneven("worker", board), Ordered("record", board)
+    source.set_const_fps(200)
+    pipe.create_flow("source", False, source, max_restarts=100)
+    pipe.create_flow("workers", False, worker, replicas=3, ordered=True, max_restarts=100)
+    pipe.create_flow("record", False, record, max_restarts=100)
+    pipe.link(Wire(source, worker), Wire(worker, record))
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    for _ in range(6):
+        board.wait(20, board[20] + 20)
+        for victim in victims:
+            pid = pipe.statistics().flows[victim].pid
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+    board.wait(20, board[20] + 40)
+    pipe.join(to_kill=True)
+    assert board[21] == 0, "out of order"
+    statistics = pipe.statistics()
+    assert statistics.routines["record"].errors == 0
+
+
+class Ordered(DestinationRoutine):
+    """Counts on the board what comes, and what comes out of order."""
+
+    def __init__(self, name: str, board: Board) -> None:
+        super().__init__(name)
+        self.board = board
+
+    def main_logic(self, data: Any) -> None:
+        if self.meta.sequence < self.board[22]:
+            self.board.add(21)
+        self.board[22] = self.meta.sequence
+        self.board.add(20)
+
+
+def test_the_stream_ends_behind_what_is_lost(tmp_path: Path) -> None:
+    """The last messages are in the hands of a replica that is killed: the end comes all the same."""
+    board = Board()
+    pipe = Pipe(policy="block")
+    source, worker, record = Frames("source", 4, SHAPE), Worker("worker", board, slow=1), Record("record", tmp_path / "r")
+    replicated(pipe, source, worker, record, 2, ordered=True)
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    board.wait(HELD)
+    board[GATE] = 1
+    os.kill(pipe.statistics().flows["workers#1"].pid, signal.SIGKILL)
+    pipe.join()
+    got = [message.sequence for message in received(tmp_path / "r")]
+    assert got == sorted(got)
+    assert len(got) == 4 - pipe.statistics().routines["worker#1"].lost_in_crash
+
+
+def test_an_ordered_chain(tmp_path: Path) -> None:
+    class Third(MiddleRoutine):
+        def main_logic(self, data: np.ndarray) -> Any:
+            return None if one_value(data) % 3 == 0 else data
+
+    source, record = Frames("source", COUNT, SHAPE), Record("record", tmp_path / "r", one_value)
+    other = Record("other", tmp_path / "o", one_value)
+    third, last = Third("third"), Forward("last")
+    pipe = Pipe(policy="block")
+    pipe.create_flow("source", False, source)
+    pipe.create_flow("middle", True, third, last, replicas=2, ordered=True)
+    pipe.create_flow("ends", False, record, other)
+    pipe.link(Wire(source, third), Wire(last, [record, other]))
+    pipe.build()
+    with pipe.tap("last#0") as tap:
+        pipe.notify_event(START_EVENT_NAME)
+        pipe.join()
+        assert all(one_value(frame) % 3 for frame in tap)
+    for path in ("r", "o"):
+        assert [message.value for message in received(tmp_path / path)] == [n for n in range(COUNT) if n % 3]
+
+
+def test_an_ordered_flow_that_can_have_no_order(tmp_path: Path) -> None:
+    def build(*flow: Any, wires: list[Wire], sink_replicas: int = 1) -> None:
+        pipe = Pipe()
+        pipe.create_flow("source", False, source)
+        pipe.create_flow("flow", False, *flow, replicas=2, ordered=True)
+        pipe.create_flow("sink", False, sink, replicas=sink_replicas)
+        pipe.link(*wires)
+        pipe.build()
+
+    source, sink, one, two = Frames("source", 1), Forward("sink"), Forward("one"), Forward("two")
+    with pytest.raises(Exception, match="have to be a chain"):
+        build(one, two, wires=[Wire(source, [one, two]), Wire(one, sink), Wire(two, sink)])
+    source, sink, one = Frames("source", 1), Forward("sink"), Forward("one")
+    with pytest.raises(Exception, match="can't have replicas itself"):
+        build(one, wires=[Wire(source, one), Wire(one, sink)], sink_replicas=2)
