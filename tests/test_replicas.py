@@ -12,17 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from patterned import Numbers
 from pipert_shm import (
+    KILL_EVENT_NAME,
     START_EVENT_NAME,
     DestinationRoutine,
     MiddleRoutine,
     Pipe,
     PipeFailed,
     RoutineError,
+    SourceRoutine,
     UnknownTarget,
     Wire,
     events,
 )
+from pipert_shm.plan import HELD_BACK
 from routines import Forward, Frames, Items, Record, chain, one_value, received
 from waiting import Board, eventually
 
@@ -257,24 +261,96 @@ def test_the_order_is_restored(tmp_path: Path, count: int, policy: Any) -> None:
 
 
 def test_a_late_result_holds_the_others_back_and_no_more_than_a_few(tmp_path: Path) -> None:
-    """And the replicas behind the others wait, with room made as soon as it comes."""
+    """And the replicas behind the others wait, until it comes."""
     board = Board()
-    pipe = Pipe(policy="block")
+    pipe = Pipe(policy="block", capacity=2)
     source, worker, record = Frames("source", COUNT, SHAPE), Worker("worker", board, slow=1), Record("record", tmp_path / "r")
     replicated(pipe, source, worker, record, 3, ordered=True)
     pipe.build()
     pipe.notify_event(START_EVENT_NAME)
-    board.wait(HELD)
-    # the other two: what is held back, what waits in their wires, what is in their hands
-    most = 2 * (4 + 2 + 1)
-    eventually(lambda: pipe.statistics().wires["source", "worker#0"].waiting == 2)
-    eventually(lambda: pipe.statistics().wires["source", "worker#2"].waiting == 2)
-    assert board[TAKEN] + board[TAKEN + 2] <= most + 2
-    assert pipe.statistics().routines["source"].sent < COUNT
+    full = [("source", f"worker#{number}") for number in range(3)] + [("worker#0", "record"), ("worker#2", "record")]
+    eventually(lambda: all(pipe.statistics().wires[wire].waiting == 2 for wire in full))
+    in_hands = 4  # of the source, and of each worker
+    assert pipe.statistics().routines["source"].sent == len(full) * 2 + in_hands + 2 * HELD_BACK
     board[GATE] = 1
     pipe.join()
     assert [message.sequence for message in received(tmp_path / "r")] == list(range(COUNT))
     assert sum(wire.private_bytes for wire in pipe.statistics().wires.values()) == 0
+
+
+def test_nobody_waits_for_what_a_killed_replica_had(tmp_path: Path) -> None:
+    """Also when nothing more is sent to it, or to anybody."""
+    board = Board()
+    pipe = Pipe(policy="block", capacity=4)
+    source, worker, last = Numbers("source", board, 6, 9, 8), Worker("worker", board, slow=1), Ordered("last", board)
+    pipe.create_flow("source", False, source)
+    pipe.create_flow("workers", False, worker, replicas=2, ordered=True)
+    pipe.create_flow("last", False, last)
+    pipe.link(Wire(source, worker), Wire(worker, last))
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    board.wait(HELD)
+    board.wait(8)
+    board[GATE] = 1
+    os.kill(pipe.statistics().flows["workers#1"].pid, signal.SIGKILL)
+    board.wait(10, 5)
+    board[9] = 1
+    pipe.join()
+    assert pipe.statistics().routines["worker#1"].lost_in_crash == 1
+    assert (board[10], board[11]) == (5, 0)
+
+
+class Burst(SourceRoutine):
+    """Sends message after message as the board's cell says how many, then waits for more."""
+
+    def __init__(self, name: str, board: Board, cell: int) -> None:
+        super().__init__(name)
+        self.board = board
+        self.cell = cell
+
+    def main_logic(self) -> np.ndarray:
+        self.board.wait(self.cell, self.meta.sequence + 1, timeout=60)
+        return np.full(SHAPE, self.meta.sequence, np.uint8)
+
+
+def test_nobody_waits_for_what_there_was_no_room_for() -> None:
+    board = Board()
+    pipe = Pipe(policy="block")
+    source, worker, last = Burst("source", board, 8), Gate("worker", board), Ordered("last", board)
+    pipe.create_flow("source", False, source)
+    pipe.create_flow("workers", False, worker, replicas=2, ordered=True)
+    pipe.create_flow("last", False, last)
+    pipe.link(Wire(source, worker, policy="drop_newest", capacity=1), Wire(worker, last))
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    board[8] = 2
+    board.wait(HELD, 2)  # one in each of their hands
+    board[8] = 4
+    wires = [("source", "worker#0"), ("source", "worker#1")]
+    eventually(lambda: all(pipe.statistics().wires[wire].waiting == 1 for wire in wires))
+    board[8] = 5
+    eventually(lambda: sum(pipe.statistics().wires[wire].dropped["newest"] for wire in wires) == 1)
+    board[GATE] = 1
+    board.wait(10, 4)
+    board[8] = 6
+    board.wait(10, 5)
+    pipe.notify_event(KILL_EVENT_NAME)
+    board[8] = 1 << 60
+    pipe.join()
+    assert board[11] == 0
+
+
+class Gate(MiddleRoutine):
+    """Counts, then waits for the gate."""
+
+    def __init__(self, name: str, board: Board) -> None:
+        super().__init__(name)
+        self.board = board
+
+    def main_logic(self, data: np.ndarray) -> np.ndarray:
+        self.board.add(HELD)
+        self.board.wait(GATE, timeout=60)
+        return data
 
 
 VICTIMS = [["workers#0"], ["workers#0", "workers#1"], ["source"], ["record"], ["source", "workers#1"]]
@@ -283,7 +359,7 @@ VICTIMS = [["workers#0"], ["workers#0", "workers#1"], ["source"], ["record"], ["
 @pytest.mark.parametrize("victims", VICTIMS, ids=" and ".join)
 def test_the_order_after_kills(victims: list[str]) -> None:
     """What a killed process had is lost and counted; nobody waits for it, and nothing comes out of order."""
-    board = Board(40)
+    board = Board()
     pipe = Pipe(policy="block")
     source, worker, record = Frames("source", None, SHAPE), Uneven("worker", board), Ordered("record", board)
     source.set_const_fps(200)
@@ -294,14 +370,14 @@ def test_the_order_after_kills(victims: list[str]) -> None:
     pipe.build()
     pipe.notify_event(START_EVENT_NAME)
     for _ in range(6):
-        board.wait(20, board[20] + 20)
+        board.wait(10, board[10] + 20)
         for victim in victims:
             pid = pipe.statistics().flows[victim].pid
             if pid:
                 os.kill(pid, signal.SIGKILL)
-    board.wait(20, board[20] + 40)
+    board.wait(10, board[10] + 40)
     pipe.join(to_kill=True)
-    assert board[21] == 0, "out of order"
+    assert board[11] == 0, "out of order"
     statistics = pipe.statistics()
     assert statistics.routines["record"].errors == 0
 
@@ -314,10 +390,10 @@ class Ordered(DestinationRoutine):
         self.board = board
 
     def main_logic(self, data: Any) -> None:
-        if self.meta.sequence < self.board[22]:
-            self.board.add(21)
-        self.board[22] = self.meta.sequence
-        self.board.add(20)
+        if self.meta.sequence < self.board[12]:
+            self.board.add(11)
+        self.board[12] = self.meta.sequence
+        self.board.add(10)
 
 
 def test_the_stream_ends_behind_what_is_lost(tmp_path: Path) -> None:
