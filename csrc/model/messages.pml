@@ -270,9 +270,14 @@ inline take(m) {
 #define BORROWED(r) ((ch[0] && chr[0] == r) || (ch[1] && chr[1] == r))
 #define LEASED(k) ((ch[0] && chr[0] == cx && SL(ch[0]) == k) || (ch[1] && chr[1] == cx && SL(ch[1]) == k))
 inline settle(r) { if :: ON(linger, r) && !BORROWED(r) -> linger = linger & ~(1 << r); swept(r) :: else fi }
-#define POP_C(r) :: d_step { cm == 0 && cx == NONE && ON(cin, r) && !BEHIND(r) && qn[r] > 0 && (ch[0] == 0 || (LC > 1 && ch[1] == 0)) -> \
+#define IDLE_C(r) (cm == 0 && cx == NONE && ON(cin, r) && !BEHIND(r))
+#define POP_C(r) :: d_step { IDLE_C(r) && qn[r] > 0 && (ch[0] == 0 || (LC > 1 && ch[1] == 0)) -> \
   pop(r, cm); cr = r; take(cm) }
-#define DRAIN_C(r) :: d_step { cm == 0 && cx == NONE && ON(cin, r) && !BEHIND(r) && st[r] == SDEAD && qn[r] == 0 -> cx = r }
+#ifdef B_DEADAFTERLOOK          /* the code asks first: what is sender-dead stays it, and its queue is final */
+#define DRAIN_C(r) :: IDLE_C(r) && qn[r] == 0 -> if :: d_step { st[r] == SDEAD -> cx = r } :: st[r] != SDEAD fi
+#else
+#define DRAIN_C(r) :: d_step { IDLE_C(r) && st[r] == SDEAD && qn[r] == 0 -> cx = r }
+#endif
 #define LEASE if :: ch[0] == 0 -> READ(cm, ch[0]); chr[0] = cr :: else -> READ(cm, ch[1]); chr[1] = cr fi
 #define END_C(l) :: d_step { ch[l] -> drop(ch[l], chr[l]); s = chr[l]; ch[l] = 0; chr[l] = 0; settle(s); s = 0 }
 /* All was taken up to the end. */
