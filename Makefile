@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: demo test check bench native-tests crash-points kill-campaign soak format clean
+.PHONY: demo test check bench native-tests crash-points model model-full kill-campaign soak format clean
 
 KILLS ?= 5000
 MINUTES ?= 30
@@ -32,6 +32,13 @@ native-tests:
 # SIGKILL at every atomic step of the C core, and an audit after each.
 crash-points:
 	$(MAKE) -C csrc crash-points
+
+# The protocol, checked by Spin (apt-get install spin gcc); model-full takes a quarter of an hour.
+model:
+	$(PYTHON) csrc/model/run.py
+
+model-full:
+	$(PYTHON) csrc/model/run.py --full
 
 # Random SIGKILLs of flows under load, and an audit after each recovery.
 kill-campaign: $(VENV)/dev
