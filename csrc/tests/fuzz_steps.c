@@ -1,0 +1,476 @@
+/* fuzz_steps: what an input makes of the pipe. See fuzz.h. */
+#include "fuzz.h"
+
+#include <string.h>
+
+#define HELD 16u   /* slots that a routine keeps */
+#define PENDING 4u /* damage that is still to come */
+#define MOST_STEPS 48u
+#define MOST_POINTS 100000u /* of a step; the longest looks at every ring's place a few times */
+
+static const uint8_t *input, *input_end;
+
+static uint32_t byte(void) {
+    return input < input_end ? *input++ : 0;
+}
+
+static uint64_t word64(void) {
+    uint64_t value = 0;
+    for (uint32_t n = 0; n < 8; n++) value = value << 8 | byte();
+    return value;
+}
+
+/* ---- damage --------------------------------------------------------------- */
+
+typedef struct damage {
+    uint32_t due; /* points from now, plus one; 0 for a free place */
+    pshm_fuzz_word word;
+    uint64_t value;
+} damage;
+
+static damage pending[PENDING];
+static uint64_t points; /* passed in this step */
+
+static void inflict(const damage *it) {
+    memcpy(it->word.at, &it->value, it->word.bytes);
+}
+
+void pshm_point(const pshm_point_site *site) {
+    (void)site;
+    if (++points > MOST_POINTS) pshm_fuzz_fail("a step does not end");
+    for (uint32_t n = 0; n < PENDING; n++)
+        if (pending[n].due != 0 && --pending[n].due == 0) inflict(&pending[n]);
+}
+
+static uint64_t new_value(const pshm_fuzz_word *word) {
+    static const uint64_t telling[] = {0,          1,          UINT64_MAX, INT64_MAX, 1ull << 63,
+                                       UINT32_MAX, 1ull << 31, 0xffff,     0x10000,   1ull << 32};
+    uint64_t value = 0;
+    memcpy(&value, word->at, word->bytes);
+    uint32_t how = byte();
+    switch (how % 5) {
+    case 0:
+        return value ^ 1ull << how / 5; /* one bit of the low 52 */
+    case 1:
+        return value + byte() - 128;
+    case 2:
+        return telling[how / 5 % (sizeof telling / sizeof telling[0])];
+    case 3: {
+        const pshm_fuzz_word *other = &pshm_fuzz_here.word[word64() % pshm_fuzz_here.words];
+        value = 0;
+        memcpy(&value, other->at, other->bytes);
+        return value;
+    }
+    default:
+        return word64();
+    }
+}
+
+/* A listed word; or, seldom, any eight bytes of a segment. */
+static pshm_fuzz_word pick_word(void) {
+    uint32_t n = byte() << 8 | byte();
+    if (n < 0xf000) return pshm_fuzz_here.word[n % pshm_fuzz_here.words];
+    uint32_t segment = n % (PSHM_FUZZ_RINGS + 1), offset = byte() << 8 | byte();
+    if (segment == PSHM_FUZZ_RINGS)
+        return (pshm_fuzz_word){
+            (uint8_t *)pshm_fuzz_here.control + offset % (pshm_fuzz_here.control_bytes - 7), 8};
+    return (pshm_fuzz_word){pshm_fuzz_here.ring[segment] + offset % (PSHM_FUZZ_RING_BYTES - 7),
+                            8};
+}
+
+static void do_damage(bool at_once) {
+    damage made = {.word = pick_word()};
+    made.value = new_value(&made.word);
+    if (at_once) {
+        inflict(&made);
+        return;
+    }
+    made.due = 1 + byte();
+    for (uint32_t n = 0; n < PENDING; n++) {
+        if (pending[n].due != 0) continue;
+        pending[n] = made;
+        return;
+    }
+}
+
+/* ---- receiving -------------------------------------------------------------- */
+
+static struct {
+    const uint8_t *address;
+    uint64_t bytes;
+} held[ROUTINES][HELD];
+
+static pshm_delivery delivery[ROUTINES];
+
+/* The sanitizer checks the whole range. */
+static void look_at(const uint8_t *memory, uint64_t bytes) {
+    static uint8_t copy[PSHM_FUZZ_RING_BYTES];
+    if (bytes > sizeof copy) pshm_fuzz_fail("a slot is larger than its segment");
+    memcpy(copy, memory, bytes);
+    __asm__ volatile("" ::"r"(copy) : "memory");
+}
+
+static void look_at_held(void) {
+    for (uint32_t routine = 0; routine < ROUTINES; routine++)
+        for (uint32_t n = 0; n < HELD; n++)
+            if (held[routine][n].address != NULL)
+                look_at(held[routine][n].address, held[routine][n].bytes);
+}
+
+static void let_go(uint32_t routine, uint32_t place) {
+    if (held[routine][place].address == NULL) return;
+    pshm_release((void *)held[routine][place].address);
+    held[routine][place].address = NULL;
+    held[routine][place].bytes = 0;
+}
+
+static void keep(uint32_t routine, void *address, uint64_t bytes) {
+    uint32_t place = 0;
+    while (place < HELD - 1 && held[routine][place].address != NULL) place++;
+    let_go(routine, place);
+    held[routine][place].address = address;
+    held[routine][place].bytes = bytes;
+}
+
+/* As memory.py: a ring's segment is found by its serial. */
+static bool open_ring(pshm_process *process, uint32_t ring) {
+    uint64_t serial = pshm_control_serial(&process->control, ring);
+    for (uint32_t n = 0; n < PSHM_FUZZ_RINGS; n++)
+        if (serial != 0 && serial == pshm_fuzz_here.serial[n])
+            return pshm_fuzz_map(process, ring, serial, n, false) == 0;
+    return false;
+}
+
+static void open_every_ring(pshm_process *process) {
+    for (uint32_t ring = 0; ring < PSHM_FUZZ_RINGS; ring++)
+        if (pshm_process_find(process, ring) == NULL) open_ring(process, ring);
+}
+
+static int receive(pshm_port *port, pshm_delivery *got) {
+    pshm_port_noticed(port); /* else it would not look at all */
+    int status = pshm_port_receive(port, got, 0);
+    for (uint32_t n = 0; status == PSHM_UNMAPPED; n++) {
+        if (n > PSHM_RINGS) pshm_fuzz_fail("a ring is never mapped enough");
+        if (!open_ring(port->process, got->unmapped)) return status;
+        status = pshm_port_take(port, got);
+    }
+    if (status == PSHM_DRAINED) {
+        open_every_ring(port->process);
+        pshm_port_recover_sender(port, got->place);
+    }
+    return status;
+}
+
+static void do_receive(uint32_t routine, bool discard) {
+    pshm_delivery *got = &delivery[routine];
+    if (receive(pshm_fuzz_here.port[routine], got) != PSHM_OK) return;
+    if (!got->local) look_at(got->body, got->body_bytes);
+    for (uint32_t k = 0; k < got->slots; k++) {
+        look_at(got->address[k], got->slot_bytes[k]);
+        if (!discard) keep(routine, got->address[k], got->slot_bytes[k]);
+    }
+    if (discard) pshm_port_discard(pshm_fuzz_here.port[routine], got, PSHM_REASON_ENDED);
+}
+
+/* Takes no more, as Port.end in ports.py: until nothing is left, however long. */
+static void do_end(uint32_t routine) {
+    int status;
+    pshm_port_end_ins(pshm_fuzz_here.port[routine]);
+    do status = receive(pshm_fuzz_here.port[routine], &delivery[routine]);
+    while (status == PSHM_OK || status == PSHM_PROTOCOL);
+}
+
+/* ---- sending ---------------------------------------------------------------- */
+
+static pshm_post post[ROUTINES];
+static bool posted[ROUTINES]; /* a post waits to be resumed or abandoned */
+
+static uint64_t outs_of(const pshm_port *port) {
+    uint64_t outs = 0;
+    for (uint32_t n = 0; n < port->outs; n++)
+        if (port->out[n].record != NULL) outs |= 1ull << n;
+    return outs;
+}
+
+/* As Post.take_lost in native.py. */
+static void take_lost(pshm_post *it) {
+    for (uint32_t n = 0; n < it->lost; n++)
+        if (it->lost_out[n] >= PSHM_OUTS) pshm_fuzz_fail("a token of no edge is lost");
+    it->lost = 0;
+}
+
+static void abandon(uint32_t routine) {
+    if (!posted[routine]) return;
+    pshm_port_abandon(pshm_fuzz_here.port[routine], &post[routine], PSHM_REASON_STOPPED);
+    take_lost(&post[routine]);
+    posted[routine] = false;
+}
+
+static void add_slot(pshm_port *port, pshm_post *it, uint32_t payloads) {
+    void *address;
+    uint64_t *descriptor = &it->slot[it->slots];
+    if (pshm_port_reserve(port, it->outs, payloads, descriptor, &address) != PSHM_OK) return;
+    memset(address, 0x5a, port->process->mapping[payloads]->ring.slot_bytes);
+    it->slots++;
+}
+
+/* Passes on what the routine holds, by reference. */
+static void add_held(uint32_t routine, pshm_port *port, pshm_post *it) {
+    uint64_t offset;
+    for (uint32_t n = 0; n < HELD && it->slots < 2; n++)
+        if (held[routine][n].address != NULL &&
+            pshm_port_reference(port, it->outs, held[routine][n].address, held[routine][n].bytes,
+                                &it->slot[it->slots], &offset))
+            it->slots++;
+}
+
+static void send_new(uint32_t routine, uint32_t shape) {
+    static const uint8_t body[16];
+    pshm_port *port = pshm_fuzz_here.port[routine];
+    pshm_post *it = &post[routine];
+    uint32_t payloads = routine == SOURCE ? 0 : 2;
+    memset(it, 0, sizeof *it);
+    it->outs = outs_of(port);
+    it->message = PSHM_NO_SLOT;
+    it->token = shape;
+    if (it->outs == 0) return;
+    for (uint32_t n = 0; n < shape % 3; n++) add_slot(port, it, payloads);
+    if (shape & 0x10) add_held(routine, port, it);
+    posted[routine] = true;
+    int status = pshm_port_send(port, it, payloads + 1, shape, pshm_now(), routine, 1, 0, body,
+                                shape >> 5 & 7);
+    take_lost(it);
+    if (status != PSHM_NOTICE) abandon(routine); /* ends the leases, if nothing else */
+}
+
+/* With a notice that stands, so that nothing sleeps. */
+static void do_send(uint32_t routine, uint32_t shape) {
+    pshm_port *port = pshm_fuzz_here.port[routine];
+    pshm_port_notify(port);
+    if (!posted[routine]) {
+        send_new(routine, shape);
+    } else if (post[routine].offered != 0 &&
+               pshm_port_resume(port, &post[routine]) != PSHM_NOTICE) {
+        take_lost(&post[routine]);
+        posted[routine] = false;
+    }
+}
+
+/* ---- recovery, and everything else ------------------------------------------- */
+
+static void do_recover(uint32_t how, uint32_t which) {
+    pshm_process *launcher = pshm_fuzz_here.process[LAUNCHER];
+    uint32_t incarnation = which % (PSHM_FUZZ_INCARNATIONS + 1), routine = which % ROUTINES;
+    pshm_port *port = pshm_fuzz_here.port[routine];
+    open_every_ring(launcher);
+    switch (how % 8) {
+    case 0:
+        pshm_recover_receiver(launcher, incarnation, PSHM_NO_SLOT);
+        break;
+    case 1:
+        pshm_recover_edge(launcher, incarnation);
+        break;
+    case 2:
+        pshm_recover_owner(launcher, incarnation);
+        break;
+    case 3:
+        pshm_port_recover_receiver(port, which / ROUTINES % PSHM_FUZZ_INCARNATIONS);
+        break;
+    case 4:
+        pshm_port_discard_unread(port, which / ROUTINES % PSHM_FUZZ_INCARNATIONS);
+        break;
+    case 5:
+        open_every_ring(port->process);
+        pshm_port_recover_sender(port, which / ROUTINES % PSHM_INS);
+        break;
+    case 6: {
+        pshm_incarnation_record *record =
+            pshm_control_incarnation(&launcher->control, incarnation);
+        if (record != NULL) __atomic_store_n(&record->state, PSHM_SENDER_DEAD, __ATOMIC_RELEASE);
+        break;
+    }
+    default:
+        pshm_process_linger(launcher, incarnation);
+    }
+}
+
+static void do_edge(uint32_t how, uint32_t which) {
+    pshm_process *launcher = pshm_fuzz_here.process[LAUNCHER];
+    uint32_t incarnation = which % PSHM_FUZZ_INCARNATIONS, routine = which / 8 % ROUTINES;
+    pshm_port *port = pshm_fuzz_here.port[routine];
+    switch (how % 5) {
+    case 0:
+        pshm_incarnation_format(pshm_control_incarnation(&launcher->control, incarnation),
+                                which / 8 % EDGES, incarnation);
+        break;
+    case 1:
+        pshm_port_add_in(port, incarnation);
+        break;
+    case 2:
+        if (!posted[routine]) pshm_port_add_out(port, incarnation);
+        break;
+    case 3:
+        pshm_port_remove_out(port, which / 32);
+        take_lost(&post[routine]);
+        break;
+    default:
+        pshm_port_close_outs(port);
+    }
+}
+
+static void do_ring(uint32_t how, uint32_t which) {
+    uint64_t serial;
+    pshm_process *process = pshm_fuzz_here.process[which % TABLES];
+    const pshm_control *control = &process->control;
+    uint32_t ring = which / TABLES % (PSHM_FUZZ_RINGS + 2);
+    switch (how % 7) {
+    case 0:
+        pshm_process_prune(process);
+        break;
+    case 1:
+        pshm_fuzz_map(process, ring, pshm_control_serial(control, ring),
+                      which / 32 % PSHM_FUZZ_RINGS, false);
+        break;
+    case 2:
+        pshm_control_claim_ring(control, which / 32, &serial);
+        break;
+    case 3:
+        pshm_control_publish_ring(control, ring);
+        break;
+    case 4:
+        pshm_control_release_ring(control, ring);
+        break;
+    case 5:
+        while (pshm_control_unclaim_ring(control, which / 32) != 0) continue;
+        break;
+    default:
+        pshm_control_spend(control, which);
+        pshm_control_refund(control, which);
+    }
+}
+
+/* What statistics, the cockpit and `pipert-shm top` read. */
+static void do_read(const pshm_control *control) {
+    pshm_edge edge;
+    for (uint32_t n = 0; n < PSHM_FUZZ_INCARNATIONS + 1; n++)
+        if (pshm_edge_attach(&edge, control, n)) {
+            if (pshm_queue_depth(&edge.queue) > edge.queue.capacity)
+                pshm_fuzz_fail("a queue is deeper than it is long");
+            pshm_queue_finished(&edge.queue);
+            look_at((const uint8_t *)edge.record, sizeof *edge.record);
+        }
+    for (uint32_t n = 0; n < 8; n++) {
+        const pshm_routine_record *routine = pshm_control_routine(control, n);
+        const pshm_flow_record *flow = pshm_control_flow(control, n);
+        if (routine != NULL) look_at((const uint8_t *)routine, sizeof *routine);
+        if (flow != NULL) look_at((const uint8_t *)flow, sizeof *flow);
+        pshm_control_ring(control, n);
+    }
+}
+
+static void do_statistics(uint32_t which) {
+    pshm_process *process = pshm_fuzz_here.process[which % TABLES];
+    do_read(&process->control);
+    for (uint32_t r = 0; r < PSHM_FUZZ_RINGS + 1; r++) {
+        const pshm_mapping *mapping = pshm_process_find(process, r);
+        pshm_process_leases(process, r);
+        if (mapping != NULL) pshm_ring_used(&mapping->ring);
+    }
+    for (uint32_t n = 0; n < PSHM_FUZZ_INCARNATIONS + 1; n++) pshm_process_borrowed(process, n);
+}
+
+/* A process that comes to the segment as it is now. */
+static void do_attach(uint32_t routine) {
+    pshm_process *process =
+        pshm_process_open(pshm_fuzz_here.control, pshm_fuzz_here.control_bytes);
+    if (process == NULL) return;
+    do_read(&process->control);
+    open_every_ring(process);
+    pshm_port *port = pshm_port_open(process, routine, 0);
+    for (uint32_t n = 0; port != NULL && n < PSHM_FUZZ_INCARNATIONS; n++)
+        pshm_port_add_in(port, n);
+    for (uint32_t n = 0; port != NULL && n < 4; n++) {
+        if (receive(port, &delivery[routine]) != PSHM_OK) continue;
+        for (uint32_t k = 0; k < delivery[routine].slots; k++)
+            pshm_release(delivery[routine].address[k]);
+    }
+    if (port != NULL) pshm_port_close(port);
+    pshm_fuzz_close(process);
+}
+
+static void step(void) {
+    uint32_t what = byte();
+    points = 0;
+    if (what < 96) {
+        do_damage(what % 3 != 0);
+        return;
+    }
+    uint32_t which = byte(), routine = which % ROUTINES;
+    switch (what % 12) {
+    case 0:
+    case 1:
+        do_receive(routine, which & 0x80);
+        break;
+    case 2:
+    case 3:
+        do_send(which & 1 ? MIDDLE : SOURCE, which >> 1);
+        break;
+    case 4:
+        let_go(routine, which / ROUTINES % HELD);
+        break;
+    case 5:
+    case 6:
+        do_recover(byte(), which);
+        break;
+    case 7:
+        do_edge(byte(), which);
+        break;
+    case 8:
+        do_ring(byte(), which);
+        break;
+    case 9:
+        do_attach(routine);
+        break;
+    case 10:
+        if (which & 0x40)
+            do_end(routine);
+        else
+            abandon(routine);
+        break;
+    default:
+        do_statistics(which);
+    }
+    look_at_held();
+}
+
+int LLVMFuzzerInitialize(int *arguments, char ***argument);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerInitialize(int *arguments, char ***argument) {
+    (void)arguments, (void)argument;
+    pshm_fuzz_open();
+    return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    memset(pending, 0, sizeof pending);
+    points = 0;
+    input = input_end = data;
+    pshm_fuzz_build();
+    do_send(SOURCE, 1); /* one that is held, one that waits, on each edge */
+    do_receive(MIDDLE, false);
+    do_send(MIDDLE, 0x11);
+    do_receive(SINK, false);
+    do_send(SOURCE, 2);
+    if (held[MIDDLE][0].address == NULL || held[SINK][0].address == NULL)
+        pshm_fuzz_fail("nothing arrives in a sound pipe");
+    input_end = data + size;
+    for (uint32_t n = 0; n < MOST_STEPS && input < input_end; n++) step();
+    points = 0;
+    for (uint32_t routine = 0; routine < ROUTINES; routine++) {
+        abandon(routine);
+        for (uint32_t n = 0; n < HELD; n++) let_go(routine, n);
+    }
+    pshm_fuzz_tear_down();
+    return 0;
+}
