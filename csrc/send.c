@@ -283,6 +283,10 @@ static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) 
             post->outs &= ~(1ull << out);
             PSHM_POINT();
             pshm_count_own(&edge->incarnation->settled);
+            PSHM_POINT();
+            /* A receiver that has ended since the look above may have looked at its
+             * queue for the last time before the push: then this is all there is. */
+            if (has_ended(edge)) evict(port, post, out, PSHM_REASON_ENDED);
             ring_routine(port, edge->receiver);
             return;
         }
