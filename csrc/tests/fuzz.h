@@ -26,6 +26,7 @@ enum { TO_MIDDLE, TO_SINK, FORWARDED, TO_LOCAL, EDGES };
 #define PSHM_FUZZ_RINGS 4u /* payload and messages of source, then of middle */
 #define PSHM_FUZZ_RING_BYTES 12288u
 #define PSHM_FUZZ_WORDS 512u
+#define PSHM_FUZZ_HELD 16u /* slots that a routine keeps */
 
 /* A shared word worth damaging. */
 typedef struct pshm_fuzz_word {
@@ -60,6 +61,29 @@ void pshm_fuzz_close(pshm_process *process);
  * not its own may not be touched. 0, or an errno. */
 int pshm_fuzz_map(pshm_process *process, uint32_t ring, uint64_t serial, uint32_t n,
                   bool writable);
+
+/* fuzz_flow.c. One message, by a receive that does not wait; kept, or discarded. */
+void pshm_fuzz_receive(uint32_t routine, bool discard);
+
+/* The receive by itself, rings mapped and the dead recovered as needed. */
+int pshm_fuzz_take(pshm_port *port, pshm_delivery *delivery);
+void pshm_fuzz_open_every_ring(pshm_process *process);
+
+/* Takes no more: until nothing is left, however long. */
+void pshm_fuzz_end(uint32_t routine);
+
+/* Sends one message, whose make-up is in the bits of `shape`, or goes on with
+ * one that waits. */
+void pshm_fuzz_send(uint32_t routine, uint32_t shape);
+void pshm_fuzz_abandon(uint32_t routine);
+void pshm_fuzz_remove_out(uint32_t routine, uint32_t out);
+
+/* What routines hold: whether anything, an end of it, and a look at all of it. */
+bool pshm_fuzz_holds(uint32_t routine);
+void pshm_fuzz_let_go(uint32_t routine, uint32_t place);
+void pshm_fuzz_let_all_go(void);
+void pshm_fuzz_look_at(const uint8_t *memory, uint64_t bytes);
+void pshm_fuzz_look_at_held(void);
 
 /* Ends the program, for libFuzzer to note the input. */
 _Noreturn void pshm_fuzz_fail(const char *what);

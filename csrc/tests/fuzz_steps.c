@@ -93,176 +93,13 @@ static void do_damage(bool at_once) {
     }
 }
 
-/* ---- receiving -------------------------------------------------------------- */
-
-static struct {
-    const uint8_t *address;
-    uint64_t bytes;
-} held[ROUTINES][HELD];
-
-static pshm_delivery delivery[ROUTINES];
-
-/* The sanitizer checks the whole range. */
-static void look_at(const uint8_t *memory, uint64_t bytes) {
-    static uint8_t copy[PSHM_FUZZ_RING_BYTES];
-    if (bytes > sizeof copy) pshm_fuzz_fail("a slot is larger than its segment");
-    memcpy(copy, memory, bytes);
-    __asm__ volatile("" ::"r"(copy) : "memory");
-}
-
-static void look_at_held(void) {
-    for (uint32_t routine = 0; routine < ROUTINES; routine++)
-        for (uint32_t n = 0; n < HELD; n++)
-            if (held[routine][n].address != NULL)
-                look_at(held[routine][n].address, held[routine][n].bytes);
-}
-
-static void let_go(uint32_t routine, uint32_t place) {
-    if (held[routine][place].address == NULL) return;
-    pshm_release((void *)held[routine][place].address);
-    held[routine][place].address = NULL;
-    held[routine][place].bytes = 0;
-}
-
-static void keep(uint32_t routine, void *address, uint64_t bytes) {
-    uint32_t place = 0;
-    while (place < HELD - 1 && held[routine][place].address != NULL) place++;
-    let_go(routine, place);
-    held[routine][place].address = address;
-    held[routine][place].bytes = bytes;
-}
-
-/* As memory.py: a ring's segment is found by its serial. */
-static bool open_ring(pshm_process *process, uint32_t ring) {
-    uint64_t serial = pshm_control_serial(&process->control, ring);
-    for (uint32_t n = 0; n < PSHM_FUZZ_RINGS; n++)
-        if (serial != 0 && serial == pshm_fuzz_here.serial[n])
-            return pshm_fuzz_map(process, ring, serial, n, false) == 0;
-    return false;
-}
-
-static void open_every_ring(pshm_process *process) {
-    for (uint32_t ring = 0; ring < PSHM_FUZZ_RINGS; ring++)
-        if (pshm_process_find(process, ring) == NULL) open_ring(process, ring);
-}
-
-static int receive(pshm_port *port, pshm_delivery *got) {
-    pshm_port_noticed(port); /* else it would not look at all */
-    int status = pshm_port_receive(port, got, 0);
-    for (uint32_t n = 0; status == PSHM_UNMAPPED; n++) {
-        if (n > PSHM_RINGS) pshm_fuzz_fail("a ring is never mapped enough");
-        if (!open_ring(port->process, got->unmapped)) return status;
-        status = pshm_port_take(port, got);
-    }
-    if (status == PSHM_DRAINED) {
-        open_every_ring(port->process);
-        pshm_port_recover_sender(port, got->place);
-    }
-    return status;
-}
-
-static void do_receive(uint32_t routine, bool discard) {
-    pshm_delivery *got = &delivery[routine];
-    if (receive(pshm_fuzz_here.port[routine], got) != PSHM_OK) return;
-    if (!got->local) look_at(got->body, got->body_bytes);
-    for (uint32_t k = 0; k < got->slots; k++) {
-        look_at(got->address[k], got->slot_bytes[k]);
-        if (!discard) keep(routine, got->address[k], got->slot_bytes[k]);
-    }
-    if (discard) pshm_port_discard(pshm_fuzz_here.port[routine], got, PSHM_REASON_ENDED);
-}
-
-/* Takes no more, as Port.end in ports.py: until nothing is left, however long. */
-static void do_end(uint32_t routine) {
-    int status;
-    pshm_port_end_ins(pshm_fuzz_here.port[routine]);
-    do status = receive(pshm_fuzz_here.port[routine], &delivery[routine]);
-    while (status == PSHM_OK || status == PSHM_PROTOCOL);
-}
-
-/* ---- sending ---------------------------------------------------------------- */
-
-static pshm_post post[ROUTINES];
-static bool posted[ROUTINES]; /* a post waits to be resumed or abandoned */
-
-static uint64_t outs_of(const pshm_port *port) {
-    uint64_t outs = 0;
-    for (uint32_t n = 0; n < port->outs; n++)
-        if (port->out[n].record != NULL) outs |= 1ull << n;
-    return outs;
-}
-
-/* As Post.take_lost in native.py. */
-static void take_lost(pshm_post *it) {
-    for (uint32_t n = 0; n < it->lost; n++)
-        if (it->lost_out[n] >= PSHM_OUTS) pshm_fuzz_fail("a token of no edge is lost");
-    it->lost = 0;
-}
-
-static void abandon(uint32_t routine) {
-    if (!posted[routine]) return;
-    pshm_port_abandon(pshm_fuzz_here.port[routine], &post[routine], PSHM_REASON_STOPPED);
-    take_lost(&post[routine]);
-    posted[routine] = false;
-}
-
-static void add_slot(pshm_port *port, pshm_post *it, uint32_t payloads) {
-    void *address;
-    uint64_t *descriptor = &it->slot[it->slots];
-    if (pshm_port_reserve(port, it->outs, payloads, descriptor, &address) != PSHM_OK) return;
-    memset(address, 0x5a, port->process->mapping[payloads]->ring.slot_bytes);
-    it->slots++;
-}
-
-/* Passes on what the routine holds, by reference. */
-static void add_held(uint32_t routine, pshm_port *port, pshm_post *it) {
-    uint64_t offset;
-    for (uint32_t n = 0; n < HELD && it->slots < 2; n++)
-        if (held[routine][n].address != NULL &&
-            pshm_port_reference(port, it->outs, held[routine][n].address, held[routine][n].bytes,
-                                &it->slot[it->slots], &offset))
-            it->slots++;
-}
-
-static void send_new(uint32_t routine, uint32_t shape) {
-    static const uint8_t body[16];
-    pshm_port *port = pshm_fuzz_here.port[routine];
-    pshm_post *it = &post[routine];
-    uint32_t payloads = routine == SOURCE ? 0 : 2;
-    memset(it, 0, sizeof *it);
-    it->outs = outs_of(port);
-    it->message = PSHM_NO_SLOT;
-    it->token = shape;
-    if (it->outs == 0) return;
-    for (uint32_t n = 0; n < shape % 3; n++) add_slot(port, it, payloads);
-    if (shape & 0x10) add_held(routine, port, it);
-    posted[routine] = true;
-    int status = pshm_port_send(port, it, payloads + 1, shape, pshm_now(), routine, 1, 0, body,
-                                shape >> 5 & 7);
-    take_lost(it);
-    if (status != PSHM_NOTICE) abandon(routine); /* ends the leases, if nothing else */
-}
-
-/* With a notice that stands, so that nothing sleeps. */
-static void do_send(uint32_t routine, uint32_t shape) {
-    pshm_port *port = pshm_fuzz_here.port[routine];
-    pshm_port_notify(port);
-    if (!posted[routine]) {
-        send_new(routine, shape);
-    } else if (post[routine].offered != 0 &&
-               pshm_port_resume(port, &post[routine]) != PSHM_NOTICE) {
-        take_lost(&post[routine]);
-        posted[routine] = false;
-    }
-}
-
 /* ---- recovery, and everything else ------------------------------------------- */
 
 static void do_recover(uint32_t how, uint32_t which) {
     pshm_process *launcher = pshm_fuzz_here.process[LAUNCHER];
     uint32_t incarnation = which % (PSHM_FUZZ_INCARNATIONS + 1), routine = which % ROUTINES;
     pshm_port *port = pshm_fuzz_here.port[routine];
-    open_every_ring(launcher);
+    pshm_fuzz_open_every_ring(launcher);
     switch (how % 8) {
     case 0:
         pshm_recover_receiver(launcher, incarnation, PSHM_NO_SLOT);
@@ -280,7 +117,7 @@ static void do_recover(uint32_t how, uint32_t which) {
         pshm_port_discard_unread(port, which / ROUTINES % PSHM_FUZZ_INCARNATIONS);
         break;
     case 5:
-        open_every_ring(port->process);
+        pshm_fuzz_open_every_ring(port->process);
         pshm_port_recover_sender(port, which / ROUTINES % PSHM_INS);
         break;
     case 6: {
@@ -307,11 +144,10 @@ static void do_edge(uint32_t how, uint32_t which) {
         pshm_port_add_in(port, incarnation);
         break;
     case 2:
-        if (!posted[routine]) pshm_port_add_out(port, incarnation);
+        pshm_port_add_out(port, incarnation);
         break;
     case 3:
-        pshm_port_remove_out(port, which / 32);
-        take_lost(&post[routine]);
+        pshm_fuzz_remove_out(routine, which / 32);
         break;
     default:
         pshm_port_close_outs(port);
@@ -357,13 +193,13 @@ static void do_read(const pshm_control *control) {
             if (pshm_queue_depth(&edge.queue) > edge.queue.capacity)
                 pshm_fuzz_fail("a queue is deeper than it is long");
             pshm_queue_finished(&edge.queue);
-            look_at((const uint8_t *)edge.record, sizeof *edge.record);
+            pshm_fuzz_look_at((const uint8_t *)edge.record, sizeof *edge.record);
         }
     for (uint32_t n = 0; n < 8; n++) {
         const pshm_routine_record *routine = pshm_control_routine(control, n);
         const pshm_flow_record *flow = pshm_control_flow(control, n);
-        if (routine != NULL) look_at((const uint8_t *)routine, sizeof *routine);
-        if (flow != NULL) look_at((const uint8_t *)flow, sizeof *flow);
+        if (routine != NULL) pshm_fuzz_look_at((const uint8_t *)routine, sizeof *routine);
+        if (flow != NULL) pshm_fuzz_look_at((const uint8_t *)flow, sizeof *flow);
         pshm_control_ring(control, n);
     }
 }
@@ -381,18 +217,18 @@ static void do_statistics(uint32_t which) {
 
 /* A process that comes to the segment as it is now. */
 static void do_attach(uint32_t routine) {
+    static pshm_delivery got;
     pshm_process *process =
         pshm_process_open(pshm_fuzz_here.control, pshm_fuzz_here.control_bytes);
     if (process == NULL) return;
     do_read(&process->control);
-    open_every_ring(process);
+    pshm_fuzz_open_every_ring(process);
     pshm_port *port = pshm_port_open(process, routine, 0);
     for (uint32_t n = 0; port != NULL && n < PSHM_FUZZ_INCARNATIONS; n++)
         pshm_port_add_in(port, n);
     for (uint32_t n = 0; port != NULL && n < 4; n++) {
-        if (receive(port, &delivery[routine]) != PSHM_OK) continue;
-        for (uint32_t k = 0; k < delivery[routine].slots; k++)
-            pshm_release(delivery[routine].address[k]);
+        if (pshm_fuzz_take(port, &got) != PSHM_OK) continue;
+        for (uint32_t k = 0; k < got.slots; k++) pshm_release(got.address[k]);
     }
     if (port != NULL) pshm_port_close(port);
     pshm_fuzz_close(process);
@@ -409,14 +245,14 @@ static void step(void) {
     switch (what % 12) {
     case 0:
     case 1:
-        do_receive(routine, which & 0x80);
+        pshm_fuzz_receive(routine, which & 0x80);
         break;
     case 2:
     case 3:
-        do_send(which & 1 ? MIDDLE : SOURCE, which >> 1);
+        pshm_fuzz_send(which & 1 ? MIDDLE : SOURCE, which >> 1);
         break;
     case 4:
-        let_go(routine, which / ROUTINES % HELD);
+        pshm_fuzz_let_go(routine, which / ROUTINES % PSHM_FUZZ_HELD);
         break;
     case 5:
     case 6:
@@ -433,14 +269,14 @@ static void step(void) {
         break;
     case 10:
         if (which & 0x40)
-            do_end(routine);
+            pshm_fuzz_end(routine);
         else
-            abandon(routine);
+            pshm_fuzz_abandon(routine);
         break;
     default:
         do_statistics(which);
     }
-    look_at_held();
+    pshm_fuzz_look_at_held();
 }
 
 int LLVMFuzzerInitialize(int *arguments, char ***argument);
@@ -457,20 +293,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     points = 0;
     input = input_end = data;
     pshm_fuzz_build();
-    do_send(SOURCE, 1); /* one that is held, one that waits, on each edge */
-    do_receive(MIDDLE, false);
-    do_send(MIDDLE, 0x11);
-    do_receive(SINK, false);
-    do_send(SOURCE, 2);
-    if (held[MIDDLE][0].address == NULL || held[SINK][0].address == NULL)
+    pshm_fuzz_send(SOURCE, 1); /* one that is held, one that waits, on each edge */
+    pshm_fuzz_receive(MIDDLE, false);
+    pshm_fuzz_send(MIDDLE, 0x11);
+    pshm_fuzz_receive(SINK, false);
+    pshm_fuzz_send(SOURCE, 2); /* its message slots are all in use now */
+    pshm_fuzz_send(SOURCE, 0);
+    if (!pshm_fuzz_holds(MIDDLE) || !pshm_fuzz_holds(SINK))
         pshm_fuzz_fail("nothing arrives in a sound pipe");
     input_end = data + size;
     for (uint32_t n = 0; n < MOST_STEPS && input < input_end; n++) step();
     points = 0;
-    for (uint32_t routine = 0; routine < ROUTINES; routine++) {
-        abandon(routine);
-        for (uint32_t n = 0; n < HELD; n++) let_go(routine, n);
-    }
+    pshm_fuzz_let_all_go();
     pshm_fuzz_tear_down();
     return 0;
 }
