@@ -192,9 +192,10 @@ static void list_words(void) {
     list_head(control.head);
     for (uint32_t n = 0; n < ROUTINES; n++)
         WORD(control.routine[n].bell.word), WORD(control.routine[n].bell.waiting);
-    for (uint32_t n = 0; n < EDGES; n++) list_edge(&control.edge[n]);
-    for (uint32_t n = 0; n < PSHM_FUZZ_INCARNATIONS; n++)
+    for (uint32_t n = 0; n < PSHM_FUZZ_INCARNATIONS; n++) {
+        if (n < EDGES) list_edge(&control.edge[n]);
         list_incarnation(pshm_control_incarnation(&control, n));
+    }
     for (uint32_t n = 0; n < PSHM_FUZZ_RINGS; n++) list_ring((void *)pshm_fuzz_here.ring[n], n);
 }
 
