@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: demo test check bench native-tests crash-points model model-full kill-campaign soak format clean
+.PHONY: demo test check bench native-tests crash-points model model-full fuzz kill-campaign soak format clean
 
 KILLS ?= 5000
 MINUTES ?= 30
+SECONDS ?= 60
 
 demo: $(VENV)/demo
 	$(BIN)/pipert-shm demo
@@ -39,6 +40,10 @@ model:
 
 model-full:
 	$(PYTHON) csrc/model/run.py --full
+
+# Damage to the words of shared memory: nothing may crash, hang or go astray. Needs clang.
+fuzz:
+	$(MAKE) -C csrc fuzz SECONDS=$(SECONDS)
 
 # Random SIGKILLs of flows under load, and an audit after each recovery.
 kill-campaign: $(VENV)/dev

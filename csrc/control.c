@@ -6,6 +6,11 @@ static uint64_t round_up(uint64_t n, uint64_t to) {
     return (n + to - 1) / to * to;
 }
 
+/* A word of geometry, read here and nowhere else: what is checked is what is used. */
+static uint32_t once(const uint32_t *word) {
+    return __atomic_load_n(word, __ATOMIC_RELAXED);
+}
+
 static uint64_t incarnation_stride(uint32_t cells) {
     return round_up(sizeof(pshm_incarnation_record) + (uint64_t)cells * sizeof(uint64_t),
                     PSHM_CACHE_LINE);
@@ -59,11 +64,11 @@ bool pshm_control_attach(pshm_control *control, void *memory, uint64_t bytes) {
     pshm_control_head *head = memory;
     if (bytes < sizeof *head || head->magic != PSHM_MAGIC || head->version != PSHM_VERSION)
         return false;
-    pshm_control_size size = {.flows = head->flows,
-                              .routines = head->routines,
-                              .edges = head->edges,
-                              .incarnations = head->incarnations,
-                              .cells = head->cells};
+    pshm_control_size size = {.flows = once(&head->flows),
+                              .routines = once(&head->routines),
+                              .edges = once(&head->edges),
+                              .incarnations = once(&head->incarnations),
+                              .cells = once(&head->cells)};
     uint64_t needed = pshm_control_bytes(&size);
     if (needed == 0 || needed > bytes) return false;
     uint8_t *base = memory;
@@ -121,20 +126,20 @@ void pshm_control_ring(const pshm_control *control, uint32_t number) {
 bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number) {
     pshm_incarnation_record *incarnation = pshm_control_incarnation(control, number);
     pshm_edge_record *record =
-        incarnation == NULL ? NULL : pshm_control_edge(control, incarnation->edge);
+        incarnation == NULL ? NULL : pshm_control_edge(control, once(&incarnation->edge));
     if (record == NULL) return false;
-    uint32_t bit = incarnation->bit;
+    uint32_t bit = once(&incarnation->bit);
     pshm_edge seen = {.record = record,
                       .incarnation = incarnation,
                       .number = number,
-                      .sender = record->sender,
-                      .receiver = record->receiver,
+                      .sender = once(&record->sender),
+                      .receiver = once(&record->receiver),
                       .local = record->local != 0,
                       .policy = record->policy,
                       .borrow_cap = record->borrow_cap,
                       .timeout_ns = record->timeout_ns,
                       .queue = {.words = &incarnation->queue,
-                                .capacity = record->capacity,
+                                .capacity = once(&record->capacity),
                                 .mask = control->cells - 1}};
     if (seen.sender >= control->routines || seen.receiver >= control->routines) return false;
     if (seen.queue.capacity == 0 || seen.queue.capacity > control->cells) return false;

@@ -35,20 +35,30 @@ static inline uint64_t sleep_until(uint64_t now, uint64_t deadline) {
 }
 
 /* The message that a cell names, in this process's mapping; NULL when that is
- * not there or the cell is out of range. */
+ * not there, or the cell is out of range or not of a ring of messages. */
 static inline const pshm_message *message_at(pshm_process *process, uint64_t cell,
                                              pshm_mapping **mapping) {
     *mapping = pshm_process_find(process, pshm_descriptor_ring(cell));
     if (*mapping == NULL) return NULL;
     uint32_t slot = pshm_descriptor_slot(cell);
-    if (slot >= (*mapping)->ring.slots || (*mapping)->ring.slot_bytes < sizeof(pshm_message))
+    uint64_t slot_bytes = (*mapping)->ring.slot_bytes;
+    if (slot >= (*mapping)->ring.slots || slot_bytes < sizeof(pshm_message) ||
+        slot_bytes % _Alignof(pshm_message) != 0)
         return NULL;
-    return (const pshm_message *)((*mapping)->read + slot * (*mapping)->ring.slot_bytes);
+    return (const pshm_message *)((*mapping)->read + slot * slot_bytes);
 }
 
-static inline uint32_t slots_of(const pshm_message *message) {
-    uint32_t slots = message->slots;
-    return slots < PSHM_MESSAGE_SLOTS ? slots : PSHM_MESSAGE_SLOTS;
+/* Payload slots that a message names, at most as many as its own slot has room
+ * for, and one of them. Each read once: what is checked is what is used. */
+static inline uint32_t slots_of(const pshm_message *message, const pshm_mapping *mapping) {
+    uint32_t slots = __atomic_load_n(&message->slots, __ATOMIC_RELAXED);
+    uint64_t room = (mapping->ring.slot_bytes - sizeof *message) / sizeof(uint64_t);
+    uint32_t most = room < PSHM_MESSAGE_SLOTS ? (uint32_t)room : PSHM_MESSAGE_SLOTS;
+    return slots < most ? slots : most;
+}
+
+static inline uint64_t slot_of(const pshm_message *message, uint32_t k) {
+    return __atomic_load_n(&message->slot[k], __ATOMIC_RELAXED);
 }
 
 /* A counter that one thread writes and others read. */

@@ -173,6 +173,11 @@ int pshm_process_map(pshm_process *process, uint32_t ring, uint64_t serial, int 
         pthread_mutex_unlock(&lock);
         return 0;
     }
+    if (present != NULL && leases(present) != 0) {
+        free_mapping(mapping);
+        pthread_mutex_unlock(&lock);
+        return EBUSY;
+    }
     if (present != NULL) unmap(process, ring);
     __atomic_store_n(&process->mapping[ring], mapping, __ATOMIC_RELEASE);
     if (ring >= process->places) process->places = ring + 1;

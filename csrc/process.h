@@ -53,8 +53,8 @@ bool pshm_process_close(pshm_process *process);
 
 /* Maps ring `ring` (of `serial`) from `fd`, `bytes` long: head read-write,
  * payload read-only, and a second time read-write where `writable`. A mapping
- * of an earlier serial in that place goes, with no lease left by the protocol.
- * Returns 0, or an errno. Any thread. */
+ * of an earlier serial in that place goes; the protocol leaves no lease on it
+ * (else, EBUSY: what is held stays mapped). Returns 0, or an errno. Any thread. */
 int pshm_process_map(pshm_process *process, uint32_t ring, uint64_t serial, int fd,
                      uint64_t bytes, bool writable);
 

@@ -37,6 +37,18 @@ bool pshm_queue_push(pshm_queue *queue, uint64_t cell) {
     return true;
 }
 
+/* Indexes this far apart are damaged, unless *head is old news: sets head to the
+ * oldest cell that the queue can still have. Its cells, if nobody's, are for
+ * the caller to see through; but the queue has an end, and goes on. */
+static void mend(pshm_queue *queue, uint64_t *head, uint64_t tail) {
+    /* No point: only damage leads here. seq_cst: as for the head in pop. It only
+     * succeeds on damage, since the head never goes back: it was this far behind
+     * when the tail was read. */
+    if (atomic_compare_exchange_strong_explicit(&queue->words->head, head, tail - queue->capacity,
+                                                memory_order_seq_cst, memory_order_acquire))
+        *head = tail - queue->capacity;
+}
+
 bool pshm_queue_pop(pshm_queue *queue, uint64_t *cell) {
     PSHM_POINT();
     uint64_t head = atomic_load_explicit(&queue->words->head, memory_order_acquire);
@@ -45,6 +57,10 @@ bool pshm_queue_pop(pshm_queue *queue, uint64_t *cell) {
         /* seq_cst: part of the receiver's check after it set its flag */
         uint64_t tail = atomic_load_explicit(&queue->words->tail, memory_order_seq_cst);
         if (head == tail) return false;
+        if (tail - head > queue->capacity) {
+            mend(queue, &head, tail);
+            continue;
+        }
         PSHM_POINT();
         uint64_t taken =
             atomic_load_explicit(&queue->words->cell[head & queue->mask], memory_order_relaxed);

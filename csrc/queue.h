@@ -43,7 +43,8 @@ bool pshm_queue_push(pshm_queue *queue, uint64_t cell);
 /* Takes the oldest cell. Receiver (pop) or sender (evict): whoever wins the
  * CAS on head owns the cell. Order: acquire on tail, seq_cst on head, so that
  * a look at a blocked sender's flag can't pass it. Returns false when empty.
- * Lock-free. */
+ * Lock-free. Indexes that are damaged give at most `capacity` cells, some of
+ * which may be nobody's. */
 bool pshm_queue_pop(pshm_queue *queue, uint64_t *cell);
 
 /* Ends the stream at the present tail. Sender only (or the launcher, for a

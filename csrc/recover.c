@@ -31,8 +31,8 @@ static void keep_message(kept_slots *kept, pshm_process *process, uint64_t cell)
     const pshm_message *message = message_at(process, cell, &mapping);
     if (message == NULL) return;
     keep(kept, process, cell);
-    for (uint32_t k = 0, slots = slots_of(message); k < slots; k++)
-        keep(kept, process, message->slot[k]);
+    for (uint32_t k = 0, slots = slots_of(message, mapping); k < slots; k++)
+        keep(kept, process, slot_of(message, k));
 }
 
 static void clear_others(const kept_slots *kept, pshm_process *process, const pshm_edge *edge) {

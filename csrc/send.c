@@ -15,12 +15,14 @@ static void drop_message(pshm_port *port, const pshm_edge *edge, uint64_t cell) 
         pshm_count(&edge->record->protocol_errors, 1);
         return;
     }
-    for (uint32_t k = 0, slots = slots_of(message); k < slots; k++)
-        pshm_process_drop(port->process, message->slot[k], edge->mask);
+    for (uint32_t k = 0, slots = slots_of(message, mapping); k < slots; k++)
+        pshm_process_drop(port->process, slot_of(message, k), edge->mask);
     pshm_process_drop(port->process, cell, edge->mask);
 }
 
+/* At most two of an edge, the new one and one that it evicts; more come of damage. */
 static void lose_token(pshm_post *post, uint32_t out, uint64_t token) {
+    if (post->lost >= 2 * PSHM_OUTS) return;
     post->lost_out[post->lost] = out;
     post->lost_token[post->lost++] = token;
 }
@@ -227,6 +229,7 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
                    uint64_t captured_ns, uint32_t origin, uint32_t kind, uint32_t hops,
                    const void *body, uint32_t bytes) {
     uint64_t remote = 0;
+    pshm_mapping *messages = NULL;
     post->message = PSHM_NO_SLOT;
     post->lost = 0;
     if (post->slots > PSHM_MESSAGE_SLOTS) return PSHM_PROTOCOL;
@@ -236,7 +239,7 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
     }
     uint64_t now = pshm_now();
     if (remote != 0) {
-        pshm_mapping *messages = pshm_process_find(port->process, ring);
+        messages = pshm_process_find(port->process, ring);
         if (messages == NULL || messages->write == NULL) return PSHM_UNMAPPED;
         pshm_message head = {.sequence = sequence,
                              .captured_ns = captured_ns,
@@ -257,7 +260,7 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
     }
     post->offered = 1;
     count_handled(port, post);
-    if (remote != 0) hold_for_edges(port, post, pshm_process_find(port->process, ring));
+    if (remote != 0) hold_for_edges(port, post, messages);
     port->post = post;
     pthread_mutex_unlock(&port->sending);
     release_leases(port, post);
@@ -297,6 +300,10 @@ static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) 
             post->outs &= ~(1ull << out);
             PSHM_POINT();
             pshm_count_own(&edge->incarnation->settled);
+            PSHM_POINT();
+            /* A receiver that has ended since the look above may have looked at its
+             * queue for the last time before the push: then this is all there is. */
+            if (has_ended(edge)) evict(port, post, out, PSHM_REASON_ENDED);
             ring_routine(port, edge->receiver);
             return;
         }
