@@ -23,6 +23,7 @@ from pipert_shm.launcher import LaunchOrder, launch
 from pipert_shm.logs import replay
 from pipert_shm.memory import ControlSegment, create_ring, free_bytes, unlink_pipe
 from pipert_shm.plan import Plan
+from pipert_shm.segments import about
 from pipert_shm.tap import Tap
 
 TAPS = 8
@@ -300,7 +301,9 @@ def _make_segment(plan: Plan, budget: int | None) -> ControlSegment:
         incarnations=3 * (len(plan.edges) + TAPS),
         cells=max(LEAST_CELLS, 1 << (largest - 1).bit_length()),
     )
-    segment = ControlSegment.create(room, budget)
+    flows = list(plan.flows)
+    names = about(flows, [(item.routine.name, flows.index(item.flow)) for item in plan.routines])
+    segment = ControlSegment.create(room, budget, names)
     for edge in plan.edges:
         edge.format(native.EdgeRecord(segment.process, edge.number), plan.routines[edge.sender].reach)
         native.Incarnation(segment.process, edge.first_incarnation).format(edge.number, edge.bit)
