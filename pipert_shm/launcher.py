@@ -251,6 +251,10 @@ class Launcher:
         elif what == "tapped":
             self._asked_tap = None
             self._tell(*message)
+        elif what == "untappable":
+            self._asked_tap = None
+            self._incarnations.give_up(self._taps.pop(details[0]))
+            self._tell("no_tap", details[1])
         elif what == "untapped":
             self._taps.pop(details[0], None)
             self._tell(*message)
@@ -379,6 +383,7 @@ class Launcher:
 
     def _start_again(self, flow: _Flow) -> None:
         """Starts the routines of a restarted flow that ran, or were to run, when it died."""
+        self._tell("failed", flow.name, "")  # what kept an earlier process from coming up is over
         orders = []
         for item in flow.routines:
             name = item.routine.name
@@ -600,7 +605,7 @@ class Launcher:
             return
         self._taps[edge.number] = edge
         self._asked_tap = edge.number
-        self._send(flow, "add_out", name, edge, number)
+        self._send(flow, "add_tap", name, edge, number)
 
     def _is_unused(self, edge: int) -> bool:
         """Whether a tap's place is free: its last sender is done with it, and no view of it lives."""

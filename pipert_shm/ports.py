@@ -11,7 +11,7 @@ import numpy as np
 from pipert_shm import native
 from pipert_shm.codec import HOP, Encoder, decode
 from pipert_shm.data import Meta
-from pipert_shm.errors import NoFreeSlot
+from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
 from pipert_shm.memory import (
     FEWEST_SLOTS,
     MESSAGE_SLOT_BYTES,
@@ -70,6 +70,7 @@ class Outbox:
         self._groups: dict[tuple[type, int], _Group] = {}
         self._edges: dict[int, tuple[int, int]] = {}  # edge and incarnation
         self._post = native.Post()
+        self._taps = 0
         self._token = 0
         self._unsent: deque[tuple[_Group, Any, Meta]] = deque()
         self._handled = 0  # received messages whose results are not sent yet
@@ -80,9 +81,14 @@ class Outbox:
         self.slots = Slots(segment, port, number, name, max(slots, FEWEST_SLOTS + TAP_SLOTS))
         self._encoder = Encoder(port, self.slots, name, reach)
 
-    def add(self, edge: EdgePlan, incarnation: int) -> None:
+    def add(self, edge: EdgePlan, incarnation: int, *, tap: bool = False) -> None:
+        """:raises SharedMemoryFull: when it needs memory that there is not; nothing is added then."""
+        if not edge.local and self._messages < 0:
+            purpose = f"the messages of {self._name!r}"
+            self._messages = create_ring(self._segment, self._number, max(self._message_slots, 8), MESSAGE_SLOT_BYTES, purpose)
         out = self._port.add_out(incarnation)
         self._edges[out] = edge.number, incarnation
+        self._taps |= tap << out
         kind = type(edge.transmitter)
         own = kind in (SharedMemoryTransmitter, BasicTransmitter)  # then the settings say all of it
         key = (kind, edge.transmitter.data_size_threshold if own else id(edge.transmitter))
@@ -92,9 +98,6 @@ class Outbox:
             group.local.append(out)
             return
         group.remote |= 1 << out
-        if self._messages < 0:
-            purpose = f"the messages of {self._name!r}"
-            self._messages = create_ring(self._segment, self._number, max(self._message_slots, 8), MESSAGE_SLOT_BYTES, purpose)
 
     def remove(self, edge: int) -> bool:
         """Sends no more on an edge: its stream ends with what was sent. False when the edge is not one of ours."""
@@ -106,6 +109,7 @@ class Outbox:
         if self._again is not None:
             self._post.post.outs &= ~(1 << out)
         _, incarnation = self._edges.pop(out)
+        self._taps &= ~(1 << out)
         for group in self._groups.values():
             group.outs &= ~(1 << out)
             group.remote &= ~(1 << out)
@@ -126,8 +130,8 @@ class Outbox:
 
     @property
     def leaves_flow(self) -> bool:
-        """Whether any wire leads to another process."""
-        return any(group.remote for group in self._groups.values())
+        """Whether any wire leads to another process; a tap is none."""
+        return any(group.remote & ~self._taps for group in self._groups.values())
 
     @property
     def outs(self) -> int:
@@ -214,8 +218,11 @@ class Outbox:
         except Stopping:
             self._unsent.appendleft((group, payload, meta))
             raise
-        except NoFreeSlot:
-            # As the wires' policies say: not an error. Wires within the flow need no slot.
+        except (NoFreeSlot, SharedMemoryFull) as error:
+            if isinstance(error, SharedMemoryFull) and group.remote & ~self._taps:
+                self._drop(group.outs, native.REASONS["error"])
+                raise
+            # As the wires' policies say: not an error. Wires within the flow need no slot, and taps must not be felt.
             self._drop(group.remote, native.REASONS["no_slot"])
             post.begin(group.outs & ~group.remote, self._token, 0)
         except BaseException:

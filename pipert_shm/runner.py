@@ -151,12 +151,18 @@ class Runner:
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
-    def add_out(self, edge: EdgePlan, incarnation: int, then: Callable[[], None]) -> None:
+    def add_tap(self, edge: EdgePlan, incarnation: int, then: Callable[[str], None]) -> None:
+        """:param then: called afterwards, with the reason if it can't be added, else with nothing."""
+
         def add() -> None:
-            self._outbox.add(edge, incarnation)
+            try:
+                self._outbox.add(edge, incarnation, tap=True)
+            except SharedMemoryFull as error:
+                then(str(error))
+                return
             if State(self.record.state).over:
                 self._port.close_outs()  # nothing will come on it
-            then()
+            then("")
 
         self.command(Call(add))
 
