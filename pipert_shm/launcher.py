@@ -14,6 +14,7 @@ import selectors
 import signal
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -27,7 +28,7 @@ from pipert_shm.incarnations import Incarnations
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment, unlink_pipe
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
-from pipert_shm.runner import Attachment, State
+from pipert_shm.runner import Attachment, State, describe
 from pipert_shm.transmit import SharedMemoryTransmitter
 
 FIRST_BACKOFF = 0.02  # seconds, doubled with each restart within the window
@@ -630,8 +631,10 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         forwarding_logger(order.logger_name, ForwardingHandler(logs, "launcher", "launcher", lambda: None))
         Launcher(order, parent, logs).run()
         status = 0
-    except BaseException:
+    except BaseException as error:
         logging.getLogger(order.logger_name).exception("the launcher failed")
+        with suppress(OSError):  # the parent may be gone
+            parent.send("failed", "launcher", f"the launcher failed: {describe(error)}")
     finally:
         unlink_pipe(order.pipe_id)
         exit_process(status)

@@ -79,7 +79,7 @@ def create_segment(name: str, size: int, purpose: str) -> int:
     except posix_ipc.PermissionsError as error:
         raise OSError(errno.EACCES, f"can't create {name} in {SHM}, which is not ours to write to: {error}") from error
     except OSError as error:
-        raise OSError(error.errno, f"can't create {name} in {SHM}: {os.strerror(error.errno or 0)}") from error
+        raise OSError(error.errno or errno.EMFILE, f"can't create {name} in {SHM}: {error}") from error
     fd: int = segment.fd
     try:
         os.ftruncate(fd, size)
@@ -202,11 +202,17 @@ class ControlSegment:
                 break
             os.close(fd)
             _unlink(_name(pipe_id, CONTROL))
-        native.guard(fd)
-        os.pwrite(fd, about, records)
-        address = native.map_shared(fd, size)
-        room.format(address, budget)
-        return cls(pipe_id, fd, address, size)
+        try:
+            native.guard(fd)
+            os.pwrite(fd, about, records)
+            address = native.map_shared(fd, size)
+            room.format(address, budget)
+            return cls(pipe_id, fd, address, size)
+        except BaseException:
+            native.unguard(fd)
+            os.close(fd)
+            _unlink(_name(pipe_id, CONTROL))
+            raise
 
     @classmethod
     def open(cls, pipe_id: str) -> ControlSegment:
