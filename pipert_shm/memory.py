@@ -167,6 +167,17 @@ def sweep_stale() -> list[str]:
     return [pipe_id for pipe_id in pipe_ids() if _remove_if_stale(pipe_id)]
 
 
+def _map_control(pipe_id: str, size: int) -> int:
+    """Maps it by a file description of its own. A mapping keeps what it was made by open, in forked children too: with the
+    lock's, the lock would be theirs as well.
+    """
+    segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
+    try:
+        return native.map_shared(segment.fd, size)
+    finally:
+        segment.close_fd()
+
+
 class ControlSegment:
     """A pipe's control segment, mapped here and locked as in use by this process.
 
@@ -205,7 +216,7 @@ class ControlSegment:
         try:
             native.guard(fd)
             os.pwrite(fd, about, records)
-            address = native.map_shared(fd, size)
+            address = _map_control(pipe_id, size)
             room.format(address, budget)
             return cls(pipe_id, fd, address, size)
         except BaseException:
@@ -220,7 +231,7 @@ class ControlSegment:
         segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
         _lock(segment.fd, fcntl.F_RDLCK)
         native.guard(segment.fd)
-        return cls(pipe_id, segment.fd, native.map_shared(segment.fd, segment.size), segment.size)
+        return cls(pipe_id, segment.fd, _map_control(pipe_id, segment.size), segment.size)
 
     def close(self) -> None:
         """Lets go of the lock. The mapping stays, for counters and for views that outlive the pipe."""

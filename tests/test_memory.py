@@ -167,6 +167,26 @@ def test_a_pipe_is_alive_as_long_as_any_of_its_processes() -> None:
         os.close(end)
 
 
+def test_a_forked_child_keeps_the_mapping_but_not_the_lock() -> None:
+    segment = ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
+    ready, go_on = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(ready[1], b"x")
+        os.read(go_on[0], 1)
+        os._exit(segment.process.spend(0) != 1000)  # it is still there
+    os.read(ready[0], 1)
+    assert not is_stale(segment.pipe_id)
+    segment.close()
+    assert is_stale(segment.pipe_id)
+    os.write(go_on[1], b"x")
+    assert os.waitpid(pid, 0)[1] == 0
+    segment.unmap()
+    assert segment.pipe_id in sweep_stale()
+    for end in (*ready, *go_on):
+        os.close(end)
+
+
 def look_slowly(over: float) -> None:
     """As `is_stale` does it, of all that is new, but taking its time with the lock in hand, as if called away meanwhile."""
     seen = set(os.listdir(SHM))

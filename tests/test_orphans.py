@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,14 @@ def test_forked_children_release_nothing() -> None:
         assert_sound(pipe, {"cam": 2, "out": 1})
 
 
+def open_files(pid: int) -> list[str]:
+    files = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            files.append(os.readlink(entry))
+    return files
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_forked_children_keep_no_locks() -> None:
     """A child that outlives its flow, and the whole pipe, keeps neither the pipe's lock nor its channels."""
@@ -246,8 +255,7 @@ def test_forked_children_keep_no_locks() -> None:
                 kill_flows(pipe, "out")
             await_child()
             for child in children:
-                files = [os.readlink(entry) for entry in Path(f"/proc/{child}/fd").iterdir()]
-                assert not [file for file in files if "pipert-" in file]
+                assert not [file for file in open_files(child) if "pipert-" in file]
             started = time.monotonic()
             pipe.join(to_kill=True)  # it waits for the last of the flows' ends of the channels
             assert time.monotonic() - started < 2.0
