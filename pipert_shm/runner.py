@@ -5,13 +5,17 @@ The thread rests on a queue of commands until it is started, and is called out o
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -24,6 +28,29 @@ from pipert_shm.ports import Inbox, LocalMessages, Outbox
 from pipert_shm.routine import Role
 
 LONGEST_WAIT = 86_400.0
+
+_pid = os.getpid()
+
+
+def _note_fork() -> None:
+    global _pid
+    _pid = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def _end_fork(error: BaseException | None) -> NoReturn:
+    """Ends this process, which user code forked, as its return or its exception says."""
+    status = 0 if error is None else 1
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        status = error.code or 0
+    elif error is not None:
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed: then there is nobody to tell
+            stream.flush()
+    os._exit(status & 0xFF)
 
 
 class State(IntEnum):
@@ -121,6 +148,7 @@ class Runner:
                 self._outbox.add(edge, attachment.outs[edge.number])
         if plan.number in attachment.rings:
             self._outbox.slots.adopt(*attachment.rings[plan.number])
+        self._home = _pid
         self._names = names
         self._commands: queue.SimpleQueue[Start | Stop | Shutdown | Call] = queue.SimpleQueue()
         self._woken = threading.Event()
@@ -198,7 +226,7 @@ class Runner:
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         if threading.current_thread() is not self._thread:
             raise RoutineError(self.routine.name, "loan() belongs to the routine's own thread (setup, main_logic, cleanup)")
-        if not self._outbox.leaves_flow:
+        if not self._outbox.leaves_flow or _pid != self._home:
             return np.empty(shape, dtype)
         since, self.record.busy_since_ns = self.record.busy_since_ns, 0  # to wait for a slot is not to hang
         try:
@@ -259,13 +287,13 @@ class Runner:
         self._errors_in_a_row = 0
         self._set_state(State.RUNNING)
         try:
-            self.routine.setup()
+            self._call_user(self.routine.setup)
         except BaseException as error:
             state, cause = State.FAILED, self._failed("setup", error)
         else:
             state, cause = self._run_logic()
             try:
-                self.routine.cleanup()
+                self._call_user(self.routine.cleanup)
             except BaseException as error:
                 state, cause = State.FAILED, self._failed("cleanup", error)
         if state.over:
@@ -394,10 +422,22 @@ class Runner:
     def _call(self, holder: list[Any] | None) -> Any:
         started = self.record.busy_since_ns = native.now_ns()
         try:
-            return self._logic() if holder is None else self._logic(holder[0])
+            return self._call_user(self._logic) if holder is None else self._call_user(self._logic, holder[0])
         finally:
             self.record.busy_since_ns = 0
             self.record.count_busy(native.now_ns() - started)
+
+    def _call_user(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls the user's code. In a process that it has forked, whoever returns from it must not go on as the routine."""
+        try:
+            result = function(*arguments)
+        except BaseException as error:
+            if _pid != self._home:
+                _end_fork(error)
+            raise
+        if _pid != self._home:
+            _end_fork(None)
+        return result
 
     def _count_error(self, error: BaseException) -> None:
         """Counts it, and gives the process up where the routine allows only so many in a row."""
