@@ -22,7 +22,7 @@ from waiting import Board, eventually
 SHAPE = (64, 64, 3)
 MESSAGES = 200
 STATUS, CALLS = 0, 1  # cells of a board
-STATUSES = {"returns": 0, "raises": 1, "exits": 3, "exits with a text": 1, "loans": 0, "logs": 0}
+STATUSES = {"returns": 0, "raises": 1, "exits": 3, "exits with a text": 1, "logs": 0}
 
 
 class Forks(Record):
@@ -66,8 +66,6 @@ class Forks(Record):
             sys.exit(3)
         if self.how == "exits with a text":
             sys.exit("on purpose")
-        if self.how == "loans":
-            self.loan(SHAPE)[...] = 255
         if self.how == "logs":
             self._logger.error("from a child")
 
@@ -86,6 +84,33 @@ def test_a_forked_child_that_comes_back_is_not_the_routine(tmp_path: Path, how: 
     assert board[STATUS] == 100 + STATUSES[how]
     assert board[CALLS] == 0
     assert [(message.sequence, message.value) for message in received(tmp_path / "got")] == [(n, n) for n in range(MESSAGES)]
+
+
+class LoansInChildren(Frames):
+    """Its forked children ask for loans, too, and send them, or so they think."""
+
+    def main_logic(self) -> Any:
+        frame = super().main_logic()
+        child = os.fork()
+        if child == 0:
+            frame[...] = 255
+            other = self.loan(SHAPE)
+            other[...] = 255
+            return other
+        assert os.waitpid(child, 0)[1] == 0
+        return frame
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_gets_no_slots(tmp_path: Path) -> None:
+    """What is a loan in the parent it can overwrite, as long as that is not sent: it is told in the README."""
+    pipe = Pipe(policy="block")
+    source = LoansInChildren("source", 100, SHAPE, loan=True)
+    chain(pipe, source, Record("out", tmp_path / "got", one_value), **FAST)
+    with running(pipe):
+        await_states(pipe, source="ended", out="ended")
+        assert_sound(pipe)
+    assert [message.sequence for message in received(tmp_path / "got")] == list(range(100))
 
 
 def test_a_child_of_the_parent_that_exits_normally(run_script: RunScript) -> None:
