@@ -99,10 +99,13 @@ def _list() -> int:
 
 
 def _clean() -> int:
-    from pipert_shm.memory import sweep_stale
+    from pipert_shm.memory import is_stale, pipe_ids, sweep_stale
 
     for pipe_id in sweep_stale():
         print(f"removed {pipe_id}")
+    left = [pipe_id for pipe_id in pipe_ids() if is_stale(pipe_id)]
+    if left:
+        return _fail(f"can't remove {', '.join(left)} from /dev/shm, which is read-only or not ours to write to")
     return OK
 
 

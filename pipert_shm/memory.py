@@ -19,6 +19,7 @@ import stat
 import struct
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -141,20 +142,18 @@ def is_stale(pipe_id: str) -> bool:
 
 
 def _remove_if_stale(pipe_id: str) -> bool:
+    """Whether it was, and could be removed: what is not ours to write to stays."""
     if not is_stale(pipe_id):
         return False
+    segment = None
     try:
-        segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
-    except posix_ipc.ExistentialError:
-        segment = None
-    except posix_ipc.PermissionsError:
-        return False
-    try:
+        with suppress(posix_ipc.ExistentialError):
+            segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
         # With the lock in hand: whoever is just making this pipe either has it, or finds that the segment is gone.
         if segment is not None and not _lock(segment.fd, fcntl.F_WRLCK):
             return False
         unlink_pipe(pipe_id)
-    except posix_ipc.PermissionsError:
+    except (OSError, posix_ipc.PermissionsError):
         return False
     finally:
         if segment is not None:

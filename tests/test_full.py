@@ -192,6 +192,48 @@ end()
     assert "told" in told(script)
 
 
+def test_a_shm_that_becomes_read_only_with_a_stale_pipe_in_it(run_script: RunScript) -> None:
+    """It can't be swept, which is not what a start fails of; `ls` shows it, `clean` says in one line that it can't."""
+    script = run_script(
+        FRAMES.format(make="np.zeros(SHAPE, np.uint8)")
+        + """
+import subprocess
+from pipert_shm import native
+from pipert_shm.memory import ControlSegment
+
+child = os.fork()
+if child == 0:
+    ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
+    os._exit(0)
+os.waitpid(child, 0)
+(name,) = os.listdir("/dev/shm")
+subprocess.run(["mount", "-o", "remount,ro", "/dev/shm"], check=True)
+try:
+    pipe.build()
+except OSError as error:
+    assert "can't create" in str(error) and "/dev/shm" in str(error) and "Read-only" in str(error), error
+    print("told")
+def cli(word):
+    return subprocess.run([sys.executable, "-m", "pipert_shm.cli", word], capture_output=True, text=True)
+ls, clean = cli("ls"), cli("clean")
+assert (ls.returncode, ls.stderr) == (0, ""), ls
+assert name in ls.stdout and " stale " in ls.stdout, ls
+assert (clean.returncode, clean.stdout) == (1, ""), clean
+print(clean.stderr, end="")
+subprocess.run(["mount", "-o", "remount,rw", "/dev/shm"], check=True)
+clean = cli("clean")
+assert (clean.returncode, clean.stderr) == (0, ""), clean
+end()
+""",
+        small(4),
+    )
+    told_, line, _ = told(script)
+    assert told_ == "told"
+    assert re.fullmatch(
+        r"pipert-shm: can't remove [0-9a-f]{12} from /dev/shm, which is read-only or not ours to write to", line
+    )
+
+
 # ---- while the pipe runs -------------------------------------------------------------------------
 
 # Two cameras, each in a flow of its own; somebody else fills /dev/shm in the midst of it.

@@ -134,6 +134,21 @@ def test_the_parent_is_killed(start_script: StartScript) -> None:
     assert not segments(pipe_id)
 
 
+def test_the_parent_is_killed_while_a_flow_is_stopped(start_script: StartScript) -> None:
+    """A stopped process can't end by itself: the launcher kills it when the grace period is over."""
+    known = set(descendants())
+    script = start_script(SCRIPT.replace('policy="block"', 'policy="block", grace_period=0.2'))
+    assert script.process.stdout is not None
+    pipe_id = script.process.stdout.readline().strip()
+    script.wait_for_line("fifty")
+    (launcher,) = (pid for pid in descendants(script.process.pid) if descendants(pid))
+    os.kill(descendants(launcher)[1], signal.SIGSTOP)
+    script.process.kill()
+    script.process.wait()
+    reap_orphans(known, timeout=2.0)
+    assert not segments(pipe_id)
+
+
 def test_everything_is_killed_at_once_and_the_next_build_sweeps(start_script: StartScript) -> None:
     known = set(descendants())
     with running(make_pipe(Board())) as other:
