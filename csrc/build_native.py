@@ -100,8 +100,10 @@ typedef struct pshm_routine_record {
 } pshm_routine_record;
 
 typedef struct { ...; } pshm_queue;
-typedef struct pshm_edge { pshm_queue queue; ...; } pshm_edge;
-typedef struct { uint32_t incarnations; ...; } pshm_control;
+typedef struct pshm_edge { uint32_t receiver; uint32_t mask; pshm_queue queue; ...; } pshm_edge;
+typedef struct {
+    uint32_t flows; uint32_t routines; uint32_t edges; uint32_t incarnations; uint32_t cells; ...;
+} pshm_control;
 typedef struct pshm_control_size {
     uint32_t flows; uint32_t routines; uint32_t edges; uint32_t incarnations; uint32_t cells;
 } pshm_control_size;
@@ -119,6 +121,7 @@ pshm_flow_record *pshm_control_flow(const pshm_control *control, uint32_t number
 uint64_t pshm_control_unclaim_ring(const pshm_control *control, uint32_t owner);
 void pshm_control_ring(const pshm_control *control, uint32_t number);
 bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number);
+bool pshm_edge_reaches(const pshm_edge *edge, uint32_t owner);
 uint32_t pshm_control_claim_ring(const pshm_control *control, uint32_t owner, uint64_t *serial);
 void pshm_control_publish_ring(const pshm_control *control, uint32_t ring);
 void pshm_control_release_ring(const pshm_control *control, uint32_t ring);
@@ -127,7 +130,8 @@ uint32_t pshm_queue_depth(const pshm_queue *queue);
 void pshm_queue_close(pshm_queue *queue);
 void pshm_queue_reopen(pshm_queue *queue);
 
-typedef struct { uint32_t slots; uint32_t owner; uint64_t slot_bytes; ...; } pshm_ring;
+typedef struct { uint32_t slots; uint32_t owner; uint64_t slot_bytes; uint64_t payload_offset; ...; } pshm_ring;
+bool pshm_ring_attach(pshm_ring *ring, pshm_ring_head *head, uint64_t bytes, uint32_t index);
 typedef struct pshm_mapping { pshm_ring ring; ...; } pshm_mapping;
 typedef struct { pshm_control control; ...; } pshm_process;
 pshm_process *pshm_process_open(void *memory, uint64_t bytes);

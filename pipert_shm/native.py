@@ -6,8 +6,10 @@ inherited (their leases do nothing there).
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pipert_shm._native as _native
@@ -116,6 +118,50 @@ def ring_bytes(slots: int, slot_bytes: int) -> int:
     """Bytes of a ring's segment; 0 when there can be no such ring."""
     size: int = _lib.pshm_ring_bytes(slots, slot_bytes)
     return size
+
+
+class Copy:
+    """A private copy of the beginning of a segment, at a page of its own: to look at it maps, and changes, nothing of it."""
+
+    __slots__ = ("_address", "memory")
+
+    def __init__(self, data: bytes, size: int = 0) -> None:
+        """:param size: bytes that it has at least; those that `data` lacks are 0."""
+        self.memory = mmap.mmap(-1, max(size, len(data), 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.memory[: len(data)] = data
+        self._address = _ffi.from_buffer(self.memory)
+
+    @property
+    def address(self) -> int:
+        return int(_ffi.cast("uintptr_t", self._address))
+
+
+@dataclass(frozen=True, slots=True)
+class RingHead:
+    """What a ring's head says: routine number of its owner, bytes per slot, and the holder bits of each slot."""
+
+    owner: int
+    slot_bytes: int
+    holders: list[int]
+
+
+def read_ring(fd: int, place: int) -> RingHead:
+    """The head of the ring whose place in its pipe's table this is, read from its segment without mapping it.
+
+    :raises ValueError: when it is no such ring, or cut short.
+    """
+    size, wanted = os.fstat(fd).st_size, mmap.PAGESIZE
+    while True:
+        data = os.pread(fd, wanted, 0)
+        copy = Copy(data, wanted)
+        ring = _ffi.new("pshm_ring *")
+        if not _lib.pshm_ring_attach(ring, _ffi.cast("pshm_ring_head *", copy.address), size, place):
+            raise ValueError("not a ring of this version, or another one")
+        if ring.payload_offset <= len(data):
+            return RingHead(ring.owner, ring.slot_bytes, [_lib.pshm_ring_holders(ring, n) for n in range(ring.slots)])
+        if len(data) < wanted:
+            raise ValueError("cut short")
+        wanted = ring.payload_offset
 
 
 def format_ring(address: int, ring: int, owner: int, slots: int, slot_bytes: int) -> None:
@@ -439,6 +485,29 @@ class Process:
     def incarnations(self) -> list[Incarnation]:
         """All that the control segment has room for."""
         return [Incarnation(self, number) for number in range(self.control.incarnations)]
+
+    def records_bytes(self) -> int:
+        """Where the records end: what follows in the control segment is Python's."""
+        control = self.control
+        size = ControlSize(
+            flows=control.flows,
+            routines=control.routines,
+            edges=control.edges,
+            incarnations=control.incarnations,
+            cells=control.cells,
+        )
+        return size.bytes_needed()
+
+    def receivers_by_bit(self, owner: int) -> dict[int, int]:
+        """Whose holder bit each one is in the rings of routine number `owner`: bit to routine number. A snapshot."""
+        edge = _ffi.new("pshm_edge *")
+        receivers = {}
+        for incarnation in self.incarnations():
+            if incarnation.state not in (LIVE, SENDER_DEAD) or not incarnation.bit:
+                continue
+            if _lib.pshm_edge_attach(edge, self.control, incarnation.number) and _lib.pshm_edge_reaches(edge, owner):
+                receivers[edge.mask.bit_length() - 1] = edge.receiver
+        return receivers
 
     def claim_ring(self, owner: int) -> tuple[int, int] | None:
         """A place and a serial for a new ring, None when there is no place left."""

@@ -12,7 +12,7 @@ import numpy as np
 from pipert_shm import native
 from pipert_shm.codec import HOP, TICKET, TICKETED, TOMBSTONE, Encoder, decode, extent_of
 from pipert_shm.data import Meta
-from pipert_shm.errors import NoFreeSlot
+from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
 from pipert_shm.memory import (
     FEWEST_SLOTS,
     MESSAGE_SLOT_BYTES,
@@ -109,6 +109,10 @@ class Outbox:
         self._encoder = Encoder(port, self.slots, name, reach)
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:
+        """:raises SharedMemoryFull: when it needs memory that there is not; nothing is added then."""
+        if not edge.local and self._messages < 0:
+            purpose = f"the messages of {self._name!r}"
+            self._messages = create_ring(self._segment, self._number, max(self._message_slots, 8), MESSAGE_SLOT_BYTES, purpose)
         out = self._port.add_out(incarnation)
         self._edges[out] = edge.number, incarnation
         self._wires |= (not edge.tap) << out
@@ -126,9 +130,6 @@ class Outbox:
             group.local.append(out)
             return
         group.remote |= 1 << out
-        if self._messages < 0:
-            purpose = f"the messages of {self._name!r}"
-            self._messages = create_ring(self._segment, self._number, max(self._message_slots, 8), MESSAGE_SLOT_BYTES, purpose)
 
     def remove(self, edge: int) -> bool:
         """Sends no more on an edge: its stream ends with what was sent. False when the edge is not one of ours."""
@@ -176,8 +177,8 @@ class Outbox:
 
     @property
     def leaves_flow(self) -> bool:
-        """Whether any wire leads to another process."""
-        return any(group.remote for group in self._groups.values())
+        """Whether any wire leads to another process; a tap is none."""
+        return any(group.remote & self._wires for group in self._groups.values())
 
     def await_room(self) -> int:
         """Waits until one of the wires has room for a message; a status."""
@@ -311,9 +312,12 @@ class Outbox:
         except Stopping:
             self._unsent.appendleft((group, payload, meta, handled))
             raise
-        except NoFreeSlot:
+        except (NoFreeSlot, SharedMemoryFull) as error:
             self._handled += handled
-            # As the wires' policies say: not an error. Wires within the flow need no slot.
+            if isinstance(error, SharedMemoryFull) and remote & self._wires:
+                self._drop(outs, native.REASONS["error"])
+                raise
+            # As the wires' policies say: not an error. Wires within the flow need no slot, and taps must not be felt.
             self._drop(remote, native.REASONS["no_slot"])
             post.begin(outs & ~remote, self._token, 0)
         except BaseException:

@@ -5,14 +5,18 @@ The thread rests on a queue of commands until it is started, and is called out o
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -30,6 +34,29 @@ HELD_BACK_POLL_NS = 2_000_000  # between looks whether what is held back has to 
 
 # Payloads to be handled in one call, and what is known of each.
 Gathered = tuple[list[Any], list[Meta]]
+
+_pid = os.getpid()
+
+
+def _note_fork() -> None:
+    global _pid
+    _pid = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def _end_fork(error: BaseException | None) -> NoReturn:
+    """Ends this process, which user code forked, as its return or its exception says."""
+    status = 0 if error is None else 1
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        status = error.code or 0
+    elif error is not None:
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed: then there is nobody to tell
+            stream.flush()
+    os._exit(status & 0xFF)
 
 
 class State(IntEnum):
@@ -137,6 +164,7 @@ class Runner:
                 self._outbox.add(edge, attachment.outs[edge.number])
         if plan.number in attachment.rings:
             self._outbox.slots.adopt(*attachment.rings[plan.number])
+        self._home = _pid
         self._names = names
         self._commands: queue.SimpleQueue[Start | Stop | Shutdown | Call] = queue.SimpleQueue()
         self._woken = threading.Event()
@@ -181,12 +209,18 @@ class Runner:
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
-    def add_out(self, edge: EdgePlan, incarnation: int, then: Callable[[], None]) -> None:
+    def add_tap(self, edge: EdgePlan, incarnation: int, then: Callable[[str], None]) -> None:
+        """:param then: called afterwards, with the reason if it can't be added, else with nothing."""
+
         def add() -> None:
-            self._outbox.add(edge, incarnation)
+            try:
+                self._outbox.add(edge, incarnation)
+            except SharedMemoryFull as error:
+                then(str(error))
+                return
             if State(self.record.state).over:
                 self._port.close_outs()  # nothing will come on it
-            then()
+            then("")
 
         self.command(Call(add))
 
@@ -222,7 +256,7 @@ class Runner:
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         if threading.current_thread() is not self._thread:
             raise RoutineError(self.routine.name, "loan() belongs to the routine's own thread (setup, main_logic, cleanup)")
-        if not self._outbox.leaves_flow:
+        if not self._outbox.leaves_flow or _pid != self._home:
             return np.empty(shape, dtype)
         since, self.record.busy_since_ns = self.record.busy_since_ns, 0  # to wait for a slot is not to hang
         try:
@@ -291,7 +325,7 @@ class Runner:
         self._errors_in_a_row = 0
         self._set_state(State.RUNNING)
         try:
-            self.routine.setup()
+            self._call_user(self.routine.setup)
         except BaseException as error:
             state, cause = State.FAILED, self._failed("setup", error)
         else:
@@ -303,7 +337,7 @@ class Runner:
                     _, (edge, _, _) = self._order.release(waiting[0])
                     self._inbox.disown(edge, "ended")
             try:
-                self.routine.cleanup()
+                self._call_user(self.routine.cleanup)
             except BaseException as error:
                 state, cause = State.FAILED, self._failed("cleanup", error)
         if state.over:
@@ -557,15 +591,27 @@ class Runner:
         started = self.record.busy_since_ns = native.now_ns()
         try:
             if not self._plan.ins:
-                return self._logic()
+                return self._call_user(self._logic)
             if self._is_batch:
-                return self._logic(holder.copy())
+                return self._call_user(self._logic, holder.copy())
             if self._matcher is not None:
-                return self._logic(dict(zip(self._joined, holder, strict=True)))
-            return self._logic(holder[0])
+                return self._call_user(self._logic, dict(zip(self._joined, holder, strict=True)))
+            return self._call_user(self._logic, holder[0])
         finally:
             self.record.busy_since_ns = 0
             self.record.count_busy(native.now_ns() - started)
+
+    def _call_user(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls the user's code. In a process that it has forked, whoever returns from it must not go on as the routine."""
+        try:
+            result = function(*arguments)
+        except BaseException as error:
+            if _pid != self._home:
+                _end_fork(error)
+            raise
+        if _pid != self._home:
+            _end_fork(None)
+        return result
 
     def _report_error(self, metas: list[Meta], error: BaseException) -> None:
         sequences = ", ".join(str(meta.sequence) for meta in metas)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import selectors
@@ -12,7 +13,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from pipert_shm import native
@@ -23,6 +24,7 @@ from pipert_shm.launcher import LaunchOrder, launch
 from pipert_shm.logs import replay
 from pipert_shm.memory import ControlSegment, create_ring, free_bytes, unlink_pipe
 from pipert_shm.plan import Plan
+from pipert_shm.segments import about
 from pipert_shm.tap import Tap
 
 TAPS = 8
@@ -66,15 +68,31 @@ class Session:
         try:
             self._rings = _make_rings(plan, self.segment)
         except BaseException:
-            self.segment.close()
-            self.segment.unmap()
-            unlink_pipe(self.segment.pipe_id)
+            self._discard()
             raise
 
+    def _discard(self) -> None:
+        self.segment.close()
+        self.segment.unmap()
+        unlink_pipe(self.segment.pipe_id)
+
     def launch(self) -> None:
-        """Forks the launcher."""
+        """Forks the launcher.
+
+        :raises OSError: when the system has no process, no thread or no file descriptor left for it; nothing is left then.
+        """
+        with ExitStack() as undo:
+            undo.callback(self._discard)
+            self._launch(undo)
+            undo.pop_all()
+
+    def _launch(self, undo: ExitStack) -> None:
         self._channel, theirs = Channel.pair()
+        undo.callback(self._channel.close)
+        undo.callback(theirs.close)
         self._logs, logs_in = Channel.pair()
+        undo.callback(self._logs.close)
+        undo.callback(logs_in.close)
         order = LaunchOrder(
             plan=self.plan,
             pipe_id=self.segment.pipe_id,
@@ -95,14 +113,21 @@ class Session:
             warnings.simplefilter("ignore", DeprecationWarning)
             # The child has no handler for Ctrl-C before it has set its own; take_own_signals() lifts this there.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            self._launcher = os.fork()
-        if self._launcher == 0:
-            launch(order, theirs, logs_in)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            try:
+                self._launcher = os.fork()
+                if self._launcher == 0:
+                    launch(order, theirs, logs_in)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         logs_in.close()
         self._listener = threading.Thread(target=self._listen, name=f"pipe-{self.segment.pipe_id}", daemon=True)
-        self._listener.start()
+        try:
+            self._listener.start()
+        except RuntimeError as error:
+            self._channel.close()  # which ends the launcher
+            os.waitpid(self._launcher, 0)
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def wait_ready(self) -> None:
         """Waits until every flow is up.
@@ -190,7 +215,7 @@ class Session:
 
     def _listen(self) -> None:
         """The listener thread: the launcher's messages, and the flows' log records."""
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:  # which takes no file descriptor: there may be none
             selector.register(self._logs, selectors.EVENT_READ, self._hear_log)
             selector.register(self._channel, selectors.EVENT_READ, self._hear_launcher)
             while not self.gone.is_set():
@@ -256,7 +281,10 @@ class Session:
         if exit_code:
             self._note_cause(str(FlowDied("launcher", exit_code)))
         self._drain_logs()
-        unlink_pipe(self.segment.pipe_id)
+        try:
+            unlink_pipe(self.segment.pipe_id)  # what the launcher could not
+        except OSError as error:
+            self._logger.warning("can't look into /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
         with self._answered:
             self.gone.set()
             self._answered.notify_all()
@@ -264,7 +292,7 @@ class Session:
     def _drain_logs(self) -> None:
         """Hears what the flows still say. The last of them closes the channel."""
         deadline = time.monotonic() + self._grace + LAST_WORDS
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:
             selector.register(self._logs, selectors.EVENT_READ)
             while selector.select(max(0.0, deadline - time.monotonic())):
                 if not self._hear_log():
@@ -300,7 +328,9 @@ def _make_segment(plan: Plan, budget: int | None) -> ControlSegment:
         incarnations=3 * (len(plan.edges) + TAPS),
         cells=max(LEAST_CELLS, 1 << (largest - 1).bit_length()),
     )
-    segment = ControlSegment.create(room, budget)
+    flows = list(plan.flows)
+    names = about(flows, [(item.routine.name, flows.index(item.flow)) for item in plan.routines])
+    segment = ControlSegment.create(room, budget, names)
     for edge in plan.edges:
         edge.format(native.EdgeRecord(segment.process, edge.number), plan.routines[edge.sender].reach)
         native.Incarnation(segment.process, edge.first_incarnation).format(edge.number, edge.bit)

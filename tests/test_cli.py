@@ -213,7 +213,7 @@ os._exit(0)
     makers[0].communicate()
     try:
         listed, _ = start_cli("ls").communicate(timeout=30)
-        states = {line.split()[0]: line.split()[1] for line in listed.splitlines()}
+        states = {line.split()[0]: line.split()[1] for line in listed.splitlines() if not line.startswith(" ")}
         assert (states[dead], states[alive]) == ("stale", "alive")
         cleaned, _ = start_cli("clean").communicate(timeout=30)
         assert f"removed {dead}" in cleaned.splitlines()

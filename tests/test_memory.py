@@ -1,4 +1,4 @@
-"""Segments in /dev/shm: their modes and names, what a start sweeps, and a /dev/shm that is too small."""
+"""Segments in /dev/shm: their modes and names, what a start sweeps, and the budget."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import processes
-from conftest import Finished, RunScript, StartScript
+from conftest import StartScript
 from loop import Loop
 from pipert_shm import START_EVENT_NAME, Pipe, PipertError, SharedMemoryFull, native
 from pipert_shm.memory import ControlSegment, is_stale, pipe_ids, sweep_stale, unlink_pipe
@@ -167,6 +167,26 @@ def test_a_pipe_is_alive_as_long_as_any_of_its_processes() -> None:
         os.close(end)
 
 
+def test_a_forked_child_keeps_the_mapping_but_not_the_lock() -> None:
+    segment = ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
+    ready, go_on = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(ready[1], b"x")
+        os.read(go_on[0], 1)
+        os._exit(segment.process.spend(0) != 1000)  # it is still there
+    os.read(ready[0], 1)
+    assert not is_stale(segment.pipe_id)
+    segment.close()
+    assert is_stale(segment.pipe_id)
+    os.write(go_on[1], b"x")
+    assert os.waitpid(pid, 0)[1] == 0
+    segment.unmap()
+    assert segment.pipe_id in sweep_stale()
+    for end in (*ready, *go_on):
+        os.close(end)
+
+
 def look_slowly(over: float) -> None:
     """As `is_stale` does it, of all that is new, but taking its time with the lock in hand, as if called away meanwhile."""
     seen = set(os.listdir(SHM))
@@ -198,179 +218,7 @@ def test_a_look_at_the_segments_does_no_harm_to_pipes_that_are_just_being_made()
     assert not left
 
 
-# ---- a /dev/shm that is too small ----------------------------------------------------------------
-
-PRIVATE_MOUNTS = ("unshare", "-m") if os.getuid() == 0 else ("unshare", "-rm")
-
-
-def small(megabytes: int) -> tuple[str, ...]:
-    """A command prefix that gives what it runs a /dev/shm of its own, of that size."""
-    mount = f'mount -t tmpfs -o size={megabytes}m,mode=1777 none /dev/shm && exec "$@"'
-    return (*PRIVATE_MOUNTS, "sh", "-c", mount, "sh")
-
-
-FRAMES = """
-import logging, os, sys
-import numpy as np
-from pipert_shm import DestinationRoutine, EndOfStream, Pipe, PipeFailed, SharedMemoryFull, SourceRoutine, Wire
-
-logging.basicConfig(stream=sys.stdout, format="%(name)s %(levelname)s %(message)s")
-SHAPE = (1080, 1920, 3)
-
-class Camera(SourceRoutine):
-    count = 0
-    def main_logic(self):
-        self.count += 1
-        if self.count > 20:
-            raise EndOfStream
-        return {make}
-    def cleanup(self):
-        print("cleaned up")
-
-class Show(DestinationRoutine):
-    def main_logic(self, data):
-        assert data.min() == data.max()
-
-pipe = Pipe(policy="block")
-camera, show = Camera("camera"), Show("show")
-pipe.create_flow("a", False, camera)
-pipe.create_flow("b", False, show)
-pipe.link(Wire(camera, show))
-
-def told(error):
-    assert 0 < error.free < error.needed, (error.free, error.needed)
-    for word in (f"{{error.needed:,}} bytes", f"{{error.free:,}} are free", "/dev/shm", "--shm-size=", "'camera'"):
-        assert word in str(error), (word, str(error))
-
-def end():
-    assert not os.listdir("/dev/shm"), os.listdir("/dev/shm")
-    print("nothing is left")
-"""
-
-
-def told(script: Finished) -> list[str]:
-    assert script.returncode == 0, (script.returncode, script.stderr, script.stdout)
-    assert script.stderr == ""
-    assert script.lines[-1] == "nothing is left"
-    return script.lines
-
-
-def test_declared_frames_that_do_not_fit_are_told_by_build(run_script: RunScript) -> None:
-    script = run_script(
-        FRAMES.format(make="self.loan(SHAPE)")
-        + """
-camera.declare_output(SHAPE)
-try:
-    pipe.build()
-except SharedMemoryFull as error:
-    told(error)
-    print(error)
-end()
-""",
-        small(4),
-    )
-    (message, _) = told(script)
-    assert re.search(r"--shm-size=\d+m", message)
-
-
-@pytest.mark.parametrize("make", ["self.loan(SHAPE)", "np.zeros(SHAPE, np.uint8)"])
-def test_undeclared_frames_that_do_not_fit_are_told_by_join_and_the_log(run_script: RunScript, make: str) -> None:
-    script = run_script(
-        FRAMES.format(make=make)
-        + """
-pipe.build()
-pipe.notify_event("start")
-try:
-    pipe.join()
-except PipeFailed as error:
-    print("join:", error)
-end()
-""",
-        small(4),
-    )
-    lines = told(script)
-    logged, joined = (next(line for line in lines if line.startswith(start)) for start in ("Pipe.a.camera ERROR", "join:"))
-    for line in (logged, joined):
-        for words in ("'camera'", "bytes of shared memory", "are free", "--shm-size="):
-            assert words in line, line
-    assert "cleaned up" in lines
-
-
-def test_frames_for_which_there_is_room_for_a_few_slots_only(run_script: RunScript) -> None:
-    script = run_script(
-        FRAMES.format(make="np.full(SHAPE, self.count, np.uint8)")
-        + """
-pipe.build()
-pipe.notify_event("start")
-pipe.join()
-wire = pipe.statistics().wires["camera", "show"]
-print(wire.received, wire.lost)
-end()
-""",
-        small(44),  # half of it is the budget: three of the twelve slots that the ring would like to have
-    )
-    assert "20 0" in told(script)
-
-
-def test_a_shm_that_others_have_filled(run_script: RunScript) -> None:
-    """The budget would allow it, but when it comes to it there is no memory: an error, and never a SIGBUS."""
-    script = run_script(
-        FRAMES.format(make="np.full(SHAPE, self.count, np.uint8)")
-        + """
-pipe._memory_budget = 1 << 30
-pipe.build()
-with open("/dev/shm/somebody-else-s", "wb") as file:
-    os.posix_fallocate(file.fileno(), 0, os.statvfs("/dev/shm").f_bavail * 4096 - 3_000_000)
-pipe.notify_event("start")
-try:
-    pipe.join()
-except PipeFailed as error:
-    assert error.exit_codes == {}, error.exit_codes
-    assert "--shm-size=" in str(error), error
-    print("told")
-os.unlink("/dev/shm/somebody-else-s")
-end()
-""",
-        small(100),
-    )
-    assert "told" in told(script)
-
-
-@pytest.mark.parametrize("kilobytes", [16, 64, 128])
-def test_a_shm_that_is_too_small_for_anything(run_script: RunScript, kilobytes: int) -> None:
-    wrap = (*PRIVATE_MOUNTS, "sh", "-c", f'mount -t tmpfs -o size={kilobytes}k none /dev/shm && exec "$@"', "sh")
-    script = run_script(
-        FRAMES.format(make="np.zeros(SHAPE, np.uint8)")
-        + """
-try:
-    pipe.build()
-    pipe.notify_event("start")
-    pipe.join()
-except (SharedMemoryFull, PipeFailed) as error:
-    assert "--shm-size=" in str(error), error
-    print("told")
-end()
-""",
-        wrap,
-    )
-    assert "told" in told(script)
-
-
-def test_a_shm_that_can_t_be_written_to(run_script: RunScript) -> None:
-    wrap = (*PRIVATE_MOUNTS, "sh", "-c", 'mount -t tmpfs -o size=4m,ro none /dev/shm && exec "$@"', "sh")
-    script = run_script(
-        FRAMES.format(make="np.zeros(SHAPE, np.uint8)")
-        + """
-try:
-    pipe.build()
-except OSError as error:
-    assert "/dev/shm" in str(error), error
-    print("told")
-end()
-""",
-        wrap,
-    )
-    assert "told" in told(script)
+# ---- the budget ----------------------------------------------------------------------------------
 
 
 def test_a_payload_that_is_larger_than_the_budget() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,21 @@ def test_the_parent_is_killed(start_script: StartScript) -> None:
     assert not segments(pipe_id)
 
 
+def test_the_parent_is_killed_while_a_flow_is_stopped(start_script: StartScript) -> None:
+    """A stopped process can't end by itself: the launcher kills it when the grace period is over."""
+    known = set(descendants())
+    script = start_script(SCRIPT.replace('policy="block"', 'policy="block", grace_period=0.2'))
+    assert script.process.stdout is not None
+    pipe_id = script.process.stdout.readline().strip()
+    script.wait_for_line("fifty")
+    (launcher,) = (pid for pid in descendants(script.process.pid) if descendants(pid))
+    os.kill(descendants(launcher)[1], signal.SIGSTOP)
+    script.process.kill()
+    script.process.wait()
+    reap_orphans(known, timeout=2.0)
+    assert not segments(pipe_id)
+
+
 def test_everything_is_killed_at_once_and_the_next_build_sweeps(start_script: StartScript) -> None:
     known = set(descendants())
     with running(make_pipe(Board())) as other:
@@ -228,6 +244,14 @@ def test_forked_children_release_nothing() -> None:
         assert_sound(pipe, {"cam": 2, "out": 1})
 
 
+def open_files(pid: int) -> list[str]:
+    files = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            files.append(os.readlink(entry))
+    return files
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_forked_children_keep_no_locks() -> None:
     """A child that outlives its flow, and the whole pipe, keeps neither the pipe's lock nor its channels."""
@@ -246,8 +270,8 @@ def test_forked_children_keep_no_locks() -> None:
                 kill_flows(pipe, "out")
             await_child()
             for child in children:
-                files = [os.readlink(entry) for entry in Path(f"/proc/{child}/fd").iterdir()]
-                assert not [file for file in files if "pipert-" in file]
+                # soon: it may not have run since the fork
+                eventually(lambda child=child: not any("pipert-" in file for file in open_files(child)))  # type: ignore[misc]
             started = time.monotonic()
             pipe.join(to_kill=True)  # it waits for the last of the flows' ends of the channels
             assert time.monotonic() - started < 2.0
