@@ -98,7 +98,7 @@ typedef struct pshm_routine_record {
 
 typedef struct { ...; } pshm_queue;
 typedef struct pshm_edge { pshm_queue queue; ...; } pshm_edge;
-typedef struct { uint32_t incarnations; ...; } pshm_control;
+typedef struct { uint32_t edges; uint32_t incarnations; uint32_t cells; ...; } pshm_control;
 typedef struct pshm_control_size {
     uint32_t flows; uint32_t routines; uint32_t edges; uint32_t incarnations; uint32_t cells;
 } pshm_control_size;
@@ -182,6 +182,8 @@ typedef struct { ...; } pshm_port;
 pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awaited);
 void pshm_port_close(pshm_port *port);
 uint32_t pshm_port_add_out(pshm_port *port, uint32_t incarnation);
+void pshm_port_expect_in(pshm_port *port, uint32_t edge);
+void pshm_port_remove_in(pshm_port *port, uint32_t edge);
 uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation);
 void pshm_port_remove_out(pshm_port *port, uint32_t out);
 void pshm_port_notify(pshm_port *port);

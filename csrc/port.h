@@ -100,6 +100,7 @@ typedef struct pshm_port {
     uint32_t awaited;          /* incoming edges of which no incarnation is here yet */
     uint32_t behind[PSHM_INS]; /* earlier incarnations of the same edge, not drained yet */
     bool drained[PSHM_INS];    /* its incarnation is not ours to look at any more */
+    bool leaving[PSHM_INS];    /* its edge was unlinked: the place is vacant once drained */
 } pshm_port;
 
 /* For a routine with `awaited` incoming edges. NULL when memory is short or there
@@ -111,6 +112,11 @@ void pshm_port_close(pshm_port *port);
  * no place. */
 uint32_t pshm_port_add_out(pshm_port *port, uint32_t incarnation);
 uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation);
+
+/* An edge was linked: its stream is open, though no incarnation of it may be here
+ * yet. Or it was unlinked: its stream ends with what is still to be drained. */
+void pshm_port_expect_in(pshm_port *port, uint32_t edge);
+void pshm_port_remove_in(pshm_port *port, uint32_t edge);
 
 /* Frees an outgoing edge's place. What is still to be served on it is dropped, as
  * ended; post->lost as ever. */

@@ -162,8 +162,8 @@ void pshm_port_recover_sender(pshm_port *port, uint32_t place) {
         later++;
         if (port->behind[n] > 0) port->behind[n]--;
     }
-    if (later > 0)
-        edge->record = NULL; /* its successor is here: the place is vacant */
+    if (later > 0 || port->leaving[place])
+        edge->record = NULL; /* its successor is here, or none will come: the place is vacant */
     else
         port->drained[place] = true;
     pshm_process_linger(process, incarnation);

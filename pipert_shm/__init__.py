@@ -3,7 +3,8 @@
 Layers, each importing only from those before it:
 
     errors -> native -> memory -> codec -> data, events, transmit -> routine -> wire -> plan -> channel, logs, ports
-    -> runner -> flow -> launcher -> statistics, tap -> session -> pipe -> api, rpc, video -> demo -> cli; cockpit beside
+    -> runner -> flow -> links -> launcher -> statistics, tap -> session -> pipe -> api, rpc, video -> demo -> cli;
+    cockpit beside
 
 Every public name has one home, and is re-exported here once.
 """
@@ -31,6 +32,8 @@ from pipert_shm.errors import (
 )
 from pipert_shm.events import (
     KILL_EVENT_NAME,
+    LINK,
+    LINK_EVENT_NAME,
     LOG_DATA,
     START_EVENT_NAME,
     STOP_EVENT_NAME,
@@ -53,6 +56,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KILL_EVENT_NAME",
+    "LINK",
+    "LINK_EVENT_NAME",
     "LOG_DATA",
     "START_EVENT_NAME",
     "STOP_EVENT_NAME",

@@ -30,7 +30,7 @@ class Incarnations:
 
     def numbers_of(self, edge: int) -> list[int]:
         """The same, by the edge's number."""
-        numbers = self._of.setdefault(edge, [])
+        numbers = self._of.get(edge, [])
         for number in list(numbers):
             if self._all[number].state == native.SWEPT:
                 self._all[number].state = native.FREE
@@ -95,6 +95,8 @@ class Incarnations:
 
     def note_recovered(self, number: int) -> bool:
         """The sender has swept what its dead receiver held; whether that was the last sweep that it was asked for."""
+        if number not in self._unswept:
+            return False  # it was given up meanwhile
         self._unswept[number] -= 1
         fit = self._unswept[number] <= 0
         if fit:
@@ -108,8 +110,22 @@ class Incarnations:
     def give_up(self, edge: EdgePlan) -> None:
         """Both ends are dead and the receiver does not come back: nobody will drain it."""
         for number in self.of(edge):
-            self._all[number].recover()
-            del self._unswept[number]
+            self.abandon(number)
+
+    def abandon(self, number: int) -> None:
+        """Nobody sends on it, and nobody will drain it."""
+        self._all[number].recover()
+        del self._unswept[number]
+
+    def give_up_dead(self, edge: EdgePlan) -> list[int]:
+        """The receiver does not come back, but the sender lives: gives up what earlier senders left, and returns the rest."""
+        living = []
+        for number in self.of(edge):
+            if self._all[number].state == native.LIVE:
+                living.append(number)
+            else:
+                self.abandon(number)
+        return living
 
     def retire_rings(self, routine: RoutinePlan) -> None:
         """The rings of a routine whose process is dead: they go when nobody holds a slot of them any more."""

@@ -6,14 +6,14 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipert_shm import native
 from pipert_shm.errors import FloatingRoutine, RoutineError, UniqueRoutineName, WiresValidation
 from pipert_shm.events import Audience, handlers_of
 from pipert_shm.routine import Role, Routine, logic_of
-from pipert_shm.transmit import DataTransmitter
+from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import Policy, Wire
 
 RestartPolicy = Literal["on-failure", "always", "never"]
@@ -29,7 +29,12 @@ IN_PASSING = 2  # held but not pushed, evicted but not dropped
 
 @dataclass(slots=True)
 class EdgePlan:
-    """One sender to one receiver."""
+    """One sender to one receiver.
+
+    Attributes:
+        own_transmitter: whether it has the transmitter that the wire of this number had at build time, else the pipe's.
+        linked: whether the sender sends on it, or will.
+    """
 
     number: int
     sender: int
@@ -41,6 +46,8 @@ class EdgePlan:
     local: bool
     bit: int = 0
     borrow_cap: int = BORROW_CAP
+    own_transmitter: bool = True
+    linked: bool = True
 
     @property
     def first_incarnation(self) -> int:
@@ -59,6 +66,10 @@ class EdgePlan:
             timeout_ns=native.FOREVER if self.timeout is None else int(min(self.timeout * 1e9, native.FOREVER - 1)),
             reach=reach,
         )
+
+    def without_transmitter(self) -> EdgePlan:
+        """For another process: a transmitter need not pickle, and `Plan.restore_transmitter` finds it there."""
+        return replace(self, transmitter=SharedMemoryTransmitter())
 
 
 @dataclass(slots=True)
@@ -111,13 +122,28 @@ class Restart:
         return self.policy == "always" or (self.policy == "on-failure" and exit_code != 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """A pipe's settings for wires that don't say."""
+
+    policy: Policy
+    capacity: int
+    timeout: float | None
+    transmitter: DataTransmitter
+
+
 @dataclass(slots=True)
 class Plan:
-    """The whole graph, routines in the order of their flows."""
+    """The whole graph, routines in the order of their flows.
+
+    Attributes:
+        edges: by number; those that were unlinked keep theirs until it is needed.
+    """
 
     flows: dict[str, list[RoutinePlan]]
     routines: list[RoutinePlan]
     edges: list[EdgePlan]
+    defaults: Defaults
     restarts: dict[str, Restart] = field(default_factory=dict)
 
     @property
@@ -127,15 +153,10 @@ class Plan:
     def find(self, name: str) -> RoutinePlan | None:
         return next((plan for plan in self.routines if plan.routine.name == name), None)
 
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """A pipe's settings for wires that don't say."""
-
-    policy: Policy
-    capacity: int
-    timeout: float | None
-    transmitter: DataTransmitter
+    def restore_transmitter(self, edge: EdgePlan) -> EdgePlan:
+        """An edge as the launcher sent it, with its transmitter again."""
+        transmitter = self.edges[edge.number].transmitter if edge.own_transmitter else self.defaults.transmitter
+        return replace(edge, transmitter=transmitter)
 
 
 def make_plan(flows: dict[str, Sequence[Routine]], wires: Iterable[Wire], defaults: Defaults) -> Plan:
@@ -169,10 +190,10 @@ def make_plan(flows: dict[str, Sequence[Routine]], wires: Iterable[Wire], defaul
     for flow, routines in flows.items():
         planned_flows[flow] = [_plan_routine(numbers[id(routine)], routine, flow, edges) for routine in routines]
     routines_planned = [plan for plans in planned_flows.values() for plan in plans]
-    plan = Plan(planned_flows, routines_planned, edges)
+    plan = Plan(planned_flows, routines_planned, edges, defaults)
     _assign_reach(plan, [numbers[id(routine)] for routine in order])
     _assign_bits(plan)
-    _assign_slots(plan)
+    assign_slots(plan)
     return plan
 
 
@@ -349,12 +370,13 @@ def _held_in_flow(plan: Plan, routine: RoutinePlan) -> int:
     return sum(edge.capacity + 1 for edge in reached.values())
 
 
-def _assign_slots(plan: Plan) -> None:
+def assign_slots(plan: Plan) -> None:
     """Sizes the rings, and each edge's borrow cap: what user code may keep, on top of what the framework itself holds."""
-    for edge in plan.edges:
+    edges = [edge for edge in plan.edges if edge.linked]
+    for edge in edges:
         edge.borrow_cap = BORROW_CAP + _held_in_flow(plan, plan.routines[edge.receiver])
     for routine in plan.routines:
-        carrying = [edge for edge in plan.edges if routine.number in plan.routines[edge.sender].reach and not edge.local]
+        carrying = [edge for edge in edges if routine.number in plan.routines[edge.sender].reach and not edge.local]
         if not carrying:
             continue
         held_by_edges = sum(edge.capacity + edge.borrow_cap + IN_PASSING for edge in carrying)

@@ -72,11 +72,13 @@ class Attachment:
         ins: the incarnations of each incoming edge, oldest first, by edge number; those that are still being recovered follow
             as commands.
         rings: per routine number, the ring that build() made for it, and its slot size. For the first process of a flow only.
+        leaving: incoming edges that were unlinked and are not drained.
     """
 
     outs: dict[int, int]
     ins: dict[int, list[int]]
     rings: dict[int, tuple[int, int]]
+    leaving: list[EdgePlan]
 
 
 class Host(Protocol):
@@ -107,13 +109,14 @@ class Runner:
         self._logger = plan.routine._logger
         segment, names = flow.segment, flow.plan.names
         self.record = native.RoutineRecord(segment.process, plan.number)
-        self._port = native.Port(segment.process, plan.number, len(plan.ins))
+        ins = [*plan.ins, *(edge for edge in attachment.leaving if edge.receiver == plan.number)]
+        self._port = native.Port(segment.process, plan.number, len(ins))
         self._outbox = Outbox(
             segment, self._port, plan.number, plan.routine.name, plan.reach, plan.slots, plan.message_slots, local
         )
         self._outbox.slots.edge_names = flow.edge_names
         self._inbox = Inbox(segment, self._port, plan.number, names, local)
-        for edge in plan.ins:
+        for edge in ins:
             for incarnation in attachment.ins.get(edge.number, ()):
                 self._inbox.add(edge, incarnation)
         for edge in plan.outs:
@@ -160,8 +163,29 @@ class Runner:
 
         self.command(Call(add))
 
+    def link_out(self, edge: EdgePlan, incarnation: int) -> None:
+        self.add_out(edge, incarnation, lambda: None)
+
     def add_in(self, edge: EdgePlan, incarnation: int) -> None:
-        self.command(Call(lambda: self._inbox.add(edge, incarnation)))
+        def add() -> None:
+            self._inbox.add(edge, incarnation)
+            if State(self.record.state).over:
+                self._inbox.end()  # nothing is taken from it
+
+        self.command(Call(add))
+
+    def expect_in(self, edge: int) -> None:
+        self.command(Call(lambda: self._inbox.expect(edge)))
+
+    def remove_in(self, edge: int) -> None:
+        self.command(Call(lambda: self._inbox.remove(edge)))
+
+    def want_slots(self, slots: int, message_slots: int) -> None:
+        self.command(Call(lambda: self._outbox.want_slots(slots, message_slots)))
+
+    def refuse(self, why: str) -> None:
+        self.record.count_error()
+        self._logger.error("%s", why)
 
     def recover_receiver(self, incarnation: int) -> None:
         """At once, also while the routine's thread is busy."""
@@ -251,6 +275,8 @@ class Runner:
     def _run(self) -> None:
         self._stopping = False
         self._errors_in_a_row = 0
+        self._inbox.begin()
+        self._outbox.begin()
         self._set_state(State.RUNNING)
         try:
             self.routine.setup()
@@ -431,18 +457,6 @@ class Runner:
         fps = self.routine._const_fps
         now = time.monotonic()
         self._turn = max(self._turn + 1.0 / fps, now - 1.0 / fps) if fps > 0 and self._turn else now
-
-    def unlink(self, names: tuple[str, ...], unlink_routine_name: str) -> None:
-        """Takes the wire to a routine away, in order: what was sent on it still arrives."""
-
-        def remove() -> None:
-            for edge in self._plan.outs:
-                if names[edge.receiver] == unlink_routine_name and self._outbox.remove(edge.number):
-                    self._flow.ring(edge.receiver)
-                    return
-            self._logger.warning("unlink: there is no wire to %r", unlink_routine_name)
-
-        self.command(Call(remove))
 
 
 def describe(error: BaseException) -> str:
