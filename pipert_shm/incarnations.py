@@ -48,21 +48,29 @@ class Incarnations:
 
     def open(self, edge: EdgePlan, sender: RoutinePlan) -> int | None:
         """A new incarnation, with a bit that nobody has where its messages can go; None when there is none to spare now."""
-        self._reach[edge.number] = sender.reach
-        used: set[int] = set()
-        for other, numbers in list(self._of.items()):
-            if self._reach[other] & sender.reach:
-                used.update(self._all[number].bit for number in numbers if self._all[number].state != native.SWEPT)
-        bit = 0 if edge.local else next((bit for bit in BITS if bit not in used), None)
-        number = next((i.number for i in self._all if i.state in (native.FREE, native.SWEPT)), None)
+        bit, number = self._spare(edge, sender)
         if bit is None or number is None:
             return None
+        self._reach[edge.number] = sender.reach
         for numbers in self._of.values():
             if number in numbers:
                 numbers.remove(number)
         self._all[number].format(edge.number, bit)
         self._of.setdefault(edge.number, []).append(number)
         return number
+
+    def can_open(self, edge: EdgePlan, sender: RoutinePlan) -> bool:
+        """Whether `open` would give one."""
+        return None not in self._spare(edge, sender)
+
+    def _spare(self, edge: EdgePlan, sender: RoutinePlan) -> tuple[int | None, int | None]:
+        """A bit, and an incarnation's number."""
+        used: set[int] = set()
+        for other, numbers in self._of.items():
+            if self._reach[other] & sender.reach:
+                used.update(self._all[number].bit for number in numbers if self._all[number].state != native.SWEPT)
+        bit = 0 if edge.local else next((bit for bit in BITS if bit not in used), None)
+        return bit, next((i.number for i in self._all if i.state in (native.FREE, native.SWEPT)), None)
 
     def withdraw(self, edge: EdgePlan, number: int) -> None:
         """Takes back one that was opened just now, and that nobody knows of."""

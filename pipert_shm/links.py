@@ -120,14 +120,16 @@ class Links:
             raise WiresValidation(
                 f"a wire that is linked to a running pipe can hold {cells} messages at the most, not {edge.capacity}"
             )
-        if live and self._incarnations.open(edge, sender) is None:
+        if live and not self._incarnations.can_open(edge, sender):
             raise WiresValidation(
                 f"{sender.routine.name!r} has no holder bit or queue left for one more receiver, as long as its frames are kept"
             )
-        if earlier is not None and len(self._incarnations.of(edge)) > live:
+        if earlier is not None and self._incarnations.of(edge):
             # A receiver that is restarted attaches to what it has not read yet by the same record.
             edge.capacity = max(edge.capacity, earlier.capacity)
         self._put(edge, sender, receiver, is_new=earlier is None)
+        if live:
+            self._incarnations.open(edge, sender)
         return edge
 
     def _put(self, edge: EdgePlan, sender: RoutinePlan, receiver: RoutinePlan, *, is_new: bool) -> None:

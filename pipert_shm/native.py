@@ -280,7 +280,9 @@ class Incarnation:
         _lib.pshm_queue_close(self._queue())
 
     def waiting(self) -> int:
-        depth: int = _lib.pshm_queue_depth(self._queue())
+        if not _lib.pshm_edge_attach(self._edge, self._process.control, self.number):
+            return 0  # its edge is just being made
+        depth: int = _lib.pshm_queue_depth(_ffi.addressof(self._edge, "queue"))
         return depth
 
     def _queue(self) -> Any:
