@@ -57,14 +57,38 @@ uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation) {
     if (!known && port->awaited > 0) port->awaited--;
     port->in[place] = edge;
     port->behind[place] = earlier;
-    port->drained[place] = false;
-    port->paused[place] = false;
+    port->drained[place] = port->leaving[place] = port->paused[place] = false;
     if (place == port->ins) port->ins++;
     return place;
 }
 
 void pshm_port_pause(pshm_port *port, uint32_t place, bool paused) {
     if (place < port->ins) port->paused[place] = paused;
+}
+
+static bool knows_in(const pshm_port *port, const pshm_edge_record *record) {
+    for (uint32_t n = 0; n < port->ins; n++)
+        if (port->in[n].record == record) return true;
+    return false;
+}
+
+void pshm_port_expect_in(pshm_port *port, uint32_t edge) {
+    const pshm_edge_record *record = pshm_control_edge(&port->process->control, edge);
+    if (record != NULL && !knows_in(port, record)) port->awaited++;
+}
+
+void pshm_port_remove_in(pshm_port *port, uint32_t edge) {
+    const pshm_edge_record *record = pshm_control_edge(&port->process->control, edge);
+    if (record == NULL) return;
+    if (!knows_in(port, record)) {
+        if (port->awaited > 0) port->awaited--;
+        return;
+    }
+    for (uint32_t n = 0; n < port->ins; n++) {
+        if (port->in[n].record != record) continue;
+        port->leaving[n] = true;
+        if (port->drained[n]) port->in[n].record = NULL;
+    }
 }
 
 void pshm_port_notify(pshm_port *port) {

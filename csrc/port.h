@@ -103,6 +103,7 @@ typedef struct pshm_port {
     uint32_t behind[PSHM_INS]; /* earlier incarnations of the same edge, not drained yet */
     bool drained[PSHM_INS];    /* its incarnation is not ours to look at any more */
     bool paused[PSHM_INS];     /* nothing is to be taken from it now */
+    bool leaving[PSHM_INS];    /* its edge was unlinked: the place is vacant once drained */
 } pshm_port;
 
 /* For a routine with `awaited` incoming edges. NULL when memory is short or there
@@ -117,6 +118,11 @@ uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation);
 
 /* Takes nothing from an incoming edge's place until it is told to go on. */
 void pshm_port_pause(pshm_port *port, uint32_t place, bool paused);
+
+/* An edge was linked: its stream is open, though no incarnation of it may be here
+ * yet. Or it was unlinked: its stream ends with what is still to be drained. */
+void pshm_port_expect_in(pshm_port *port, uint32_t edge);
+void pshm_port_remove_in(pshm_port *port, uint32_t edge);
 
 /* Frees an outgoing edge's place. What is still to be served on it is dropped, as
  * ended; post->lost as ever. */

@@ -139,11 +139,10 @@ static uint32_t place_of(const pshm_port *port, uint32_t incarnation) {
 }
 
 bool pshm_port_recover_receiver(pshm_port *port, uint32_t incarnation) {
-    bool done = true;
     pthread_mutex_lock(&port->sending);
-    uint32_t out = place_of(port, incarnation);
-    if (out < PSHM_OUTS)
-        done = pshm_recover_receiver(port->process, incarnation, unsent_on(port, out));
+    uint32_t out = place_of(port, incarnation); /* none if the wire was unlinked since */
+    uint64_t unsent = out < PSHM_OUTS ? unsent_on(port, out) : PSHM_NO_SLOT;
+    bool done = pshm_recover_receiver(port->process, incarnation, unsent);
     pthread_mutex_unlock(&port->sending);
     return done;
 }
@@ -162,8 +161,8 @@ void pshm_port_recover_sender(pshm_port *port, uint32_t place) {
         later++;
         if (port->behind[n] > 0) port->behind[n]--;
     }
-    if (later > 0)
-        edge->record = NULL; /* its successor is here: the place is vacant */
+    if (later > 0 || port->leaving[place])
+        edge->record = NULL; /* its successor is here, or none will come: the place is vacant */
     else
         port->drained[place] = true;
     pshm_process_linger(process, incarnation);

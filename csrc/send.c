@@ -415,12 +415,16 @@ void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason) {
 }
 
 void pshm_port_discard_unread(pshm_port *port, uint32_t incarnation) {
-    pshm_post none = {.lost = 0};
+    pshm_edge edge; /* of its own: the wire may have been unlinked since */
+    uint64_t cell;
+    if (!pshm_edge_attach(&edge, &port->process->control, incarnation) || edge.local) return;
     pthread_mutex_lock(&port->sending);
-    for (uint32_t out = 0; out < port->outs; out++) {
-        const pshm_edge *edge = &port->out[out];
-        if (edge->record == NULL || edge->local || edge->number != incarnation) continue;
-        while (evict(port, &none, out, PSHM_REASON_ENDED)) continue;
+    while (pshm_queue_pop(&edge.queue, &cell)) {
+        drop_message(port, &edge, cell);
+        PSHM_POINT();
+        pshm_count(&edge.record->dropped[PSHM_REASON_ENDED], 1);
+        PSHM_POINT();
+        pshm_count_own(&edge.incarnation->evicted);
     }
     pthread_mutex_unlock(&port->sending);
 }

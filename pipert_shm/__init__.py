@@ -3,7 +3,8 @@
 Layers, each importing only from those before it:
 
     errors -> native -> memory -> codec -> data, events, transmit -> join -> routine -> wire -> plan -> channel, logs, ports
-    -> runner -> flow -> launcher -> statistics, tap -> session -> pipe -> api, rpc, video -> demo -> cli; cockpit beside
+    -> order -> runner -> flow -> links -> launcher -> statistics, tap -> session -> pipe -> api, rpc, video -> demo -> cli;
+    cockpit and segments beside
 
 Every public name has one home, and is re-exported here once.
 """
@@ -31,6 +32,8 @@ from pipert_shm.errors import (
 )
 from pipert_shm.events import (
     KILL_EVENT_NAME,
+    LINK,
+    LINK_EVENT_NAME,
     LOG_DATA,
     START_EVENT_NAME,
     STOP_EVENT_NAME,
@@ -54,6 +57,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KILL_EVENT_NAME",
+    "LINK",
+    "LINK_EVENT_NAME",
     "LOG_DATA",
     "START_EVENT_NAME",
     "STOP_EVENT_NAME",

@@ -14,12 +14,14 @@ STOP_EVENT_NAME = "stop"
 KILL_EVENT_NAME = "kill"
 UNLINK_EVENT_NAME = "unlink"
 UNLINK = UNLINK_EVENT_NAME
+LINK_EVENT_NAME = "link"
+LINK = LINK_EVENT_NAME
 LOG_DATA = "log_data"
 UPDATE_FPS_NAME = "update_fps"
 PEER_FAILED_EVENT_NAME = "on_peer_failed"
 
 LIFECYCLE_EVENTS = (START_EVENT_NAME, STOP_EVENT_NAME, KILL_EVENT_NAME)
-INTERNAL_EVENTS = (*LIFECYCLE_EVENTS, UNLINK_EVENT_NAME, LOG_DATA, UPDATE_FPS_NAME)
+INTERNAL_EVENTS = (*LIFECYCLE_EVENTS, LINK_EVENT_NAME, UNLINK_EVENT_NAME, LOG_DATA, UPDATE_FPS_NAME)
 
 _MARK = "__pipert_events__"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -59,11 +61,18 @@ def handlers_of(cls: type) -> dict[str, list[str]]:
     return handlers
 
 
+def _link(
+    link_routine_name: str, policy: str | None = None, capacity: int | None = None, timeout: float | None = None
+) -> None: ...
 def _unlink(unlink_routine_name: str) -> None: ...
 def _update_fps(fps: float) -> None: ...
 
 
-_BUILT_IN = {UNLINK_EVENT_NAME: (inspect.signature(_unlink),), UPDATE_FPS_NAME: (inspect.signature(_update_fps),)}
+_BUILT_IN = {
+    LINK_EVENT_NAME: (inspect.signature(_link),),
+    UNLINK_EVENT_NAME: (inspect.signature(_unlink),),
+    UPDATE_FPS_NAME: (inspect.signature(_update_fps),),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,8 @@ class Audience:
         """
         routines = self._targets(flow_routines, specific_routine)
         self._check(name, routines, params)
+        if name == LINK_EVENT_NAME:
+            self._targets(None, params["link_routine_name"])
         return Event(name, routines, params)
 
     def _targets(self, flow_routines: dict[str, Iterable[str]] | None, specific_routine: str | None) -> tuple[str, ...]:
@@ -129,7 +140,7 @@ class Audience:
         signatures += _BUILT_IN.get(name, ())
         if not signatures and name not in INTERNAL_EVENTS:
             known = {event for routine in routines for event in self.handlers[routine]}
-            raise UnknownEvent(name, sorted({*known, *LIFECYCLE_EVENTS, UNLINK_EVENT_NAME, LOG_DATA}))
+            raise UnknownEvent(name, sorted({*known, *LIFECYCLE_EVENTS, LINK_EVENT_NAME, UNLINK_EVENT_NAME, LOG_DATA}))
         for signature in signatures:
             try:
                 signature.bind(**accepted(signature, params))

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipert_shm import native
@@ -24,7 +25,6 @@ from pipert_shm.events import (
     LOG_DATA,
     START_EVENT_NAME,
     STOP_EVENT_NAME,
-    UNLINK_EVENT_NAME,
     UPDATE_FPS_NAME,
     Audience,
     Event,
@@ -78,7 +78,7 @@ class FlowProcess:
             record = native.RoutineRecord(self.segment.process, item.number)
             handler = ForwardingHandler(logs, name, routine.name, record.count_lost_log)
             routine._logger = forwarding_logger(f"{logger.name}.{routine.name}", handler)
-            routine._notifier = self._notify
+            routine._notifier = partial(self._notify, routine.name)
             self.runners[routine.name] = Runner(self, item, local, attachment)
 
     def report(self, *message: Any) -> None:
@@ -95,6 +95,7 @@ class FlowProcess:
 
     def _notify(
         self,
+        notifying: str,
         event_name: str,
         flow_routines: dict[str, Any] | None,
         specific_routine: str | None,
@@ -102,7 +103,7 @@ class FlowProcess:
         *,
         only_if_built: bool = False,
     ) -> None:
-        self.report("event", self._audience.address(event_name, flow_routines, specific_routine, params))
+        self.report("event", self._audience.address(event_name, flow_routines, specific_routine, params), notifying)
 
     def serve(self) -> None:
         """Starts the routines' threads and obeys the launcher until it says kill, or is gone."""
@@ -145,9 +146,27 @@ class FlowProcess:
         elif what == "remove_out":
             name, number = details
             self.runners[name].remove_out(number, lambda: self.report("untapped", number))
+        elif what == "link_out":
+            name, edge, incarnation = details
+            self.runners[name].link_out(self.plan.restore_transmitter(edge), incarnation)
+        elif what == "unlink_out":
+            name, number, incarnation = details
+            self.runners[name].remove_out(number, lambda: self.report("unlinked", incarnation))
         elif what == "add_in":
             name, edge, incarnation = details
-            self.runners[name].add_in(edge, incarnation)
+            self.runners[name].add_in(self.plan.restore_transmitter(edge), incarnation)
+        elif what == "expect_in":
+            name, number = details
+            self.runners[name].expect_in(number)
+        elif what == "remove_in":
+            name, number = details
+            self.runners[name].remove_in(number)
+        elif what == "want_slots":
+            name, slots, message_slots = details
+            self.runners[name].want_slots(slots, message_slots)
+        elif what == "refused":
+            name, why = details
+            self.runners[name].refuse(why)
         elif what == "receiver_died":
             name, incarnation = details
             self.runners[name].recover_receiver(incarnation)
@@ -169,9 +188,7 @@ class FlowProcess:
         for name in event.routines:
             runner = self.runners[name]
             try:
-                if event.name == UNLINK_EVENT_NAME:
-                    runner.unlink(self.plan.names, **event.params)
-                elif event.name == LOG_DATA:
+                if event.name == LOG_DATA:
                     runner.log_data = not runner.log_data
                 elif event.name == UPDATE_FPS_NAME:
                     runner.routine.set_const_fps(**event.params)

@@ -30,7 +30,7 @@ class Incarnations:
 
     def numbers_of(self, edge: int) -> list[int]:
         """The same, by the edge's number."""
-        numbers = self._of.setdefault(edge, [])
+        numbers = self._of.get(edge, [])
         for number in list(numbers):
             if self._all[number].state == native.SWEPT:
                 self._all[number].state = native.FREE
@@ -48,21 +48,29 @@ class Incarnations:
 
     def open(self, edge: EdgePlan, sender: RoutinePlan) -> int | None:
         """A new incarnation, with a bit that nobody has where its messages can go; None when there is none to spare now."""
-        self._reach[edge.number] = sender.reach
-        used: set[int] = set()
-        for other, numbers in list(self._of.items()):
-            if self._reach[other] & sender.reach:
-                used.update(self._all[number].bit for number in numbers if self._all[number].state != native.SWEPT)
-        bit = 0 if edge.local else next((bit for bit in BITS if bit not in used), None)
-        number = next((i.number for i in self._all if i.state in (native.FREE, native.SWEPT)), None)
+        bit, number = self._spare(edge, sender)
         if bit is None or number is None:
             return None
+        self._reach[edge.number] = sender.reach
         for numbers in self._of.values():
             if number in numbers:
                 numbers.remove(number)
         self._all[number].format(edge.number, bit)
         self._of.setdefault(edge.number, []).append(number)
         return number
+
+    def can_open(self, edge: EdgePlan, sender: RoutinePlan) -> bool:
+        """Whether `open` would give one."""
+        return None not in self._spare(edge, sender)
+
+    def _spare(self, edge: EdgePlan, sender: RoutinePlan) -> tuple[int | None, int | None]:
+        """A bit, and an incarnation's number."""
+        used: set[int] = set()
+        for other, numbers in self._of.items():
+            if self._reach[other] & sender.reach:
+                used.update(self._all[number].bit for number in numbers if self._all[number].state != native.SWEPT)
+        bit = 0 if edge.local else next((bit for bit in BITS if bit not in used), None)
+        return bit, next((i.number for i in self._all if i.state in (native.FREE, native.SWEPT)), None)
 
     def withdraw(self, edge: EdgePlan, number: int) -> None:
         """Takes back one that was opened just now, and that nobody knows of."""
@@ -95,6 +103,8 @@ class Incarnations:
 
     def note_recovered(self, number: int) -> bool:
         """The sender has swept what its dead receiver held; whether that was the last sweep that it was asked for."""
+        if number not in self._unswept:
+            return False  # it was given up meanwhile
         self._unswept[number] -= 1
         fit = self._unswept[number] <= 0
         if fit:
@@ -108,8 +118,22 @@ class Incarnations:
     def give_up(self, edge: EdgePlan) -> None:
         """Both ends are dead and the receiver does not come back: nobody will drain it."""
         for number in self.of(edge):
-            self._all[number].recover()
-            del self._unswept[number]
+            self.abandon(number)
+
+    def abandon(self, number: int) -> None:
+        """Nobody sends on it, and nobody will drain it."""
+        self._all[number].recover()
+        del self._unswept[number]
+
+    def give_up_dead(self, edge: EdgePlan) -> list[int]:
+        """The receiver does not come back, but the sender lives: gives up what earlier senders left, and returns the rest."""
+        living = []
+        for number in self.of(edge):
+            if self._all[number].state == native.LIVE:
+                living.append(number)
+            else:
+                self.abandon(number)
+        return living
 
     def retire_rings(self, routine: RoutinePlan) -> None:
         """The rings of a routine whose process is dead: they go when nobody holds a slot of them any more."""

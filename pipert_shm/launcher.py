@@ -21,10 +21,20 @@ from typing import Any, NoReturn
 
 from pipert_shm import native
 from pipert_shm.channel import Channel
-from pipert_shm.errors import FlowDied
-from pipert_shm.events import KILL_EVENT_NAME, PEER_FAILED_EVENT_NAME, START_EVENT_NAME, STOP_EVENT_NAME, Audience, Event
+from pipert_shm.errors import FlowDied, PipeStateError, WiresValidation
+from pipert_shm.events import (
+    KILL_EVENT_NAME,
+    LINK_EVENT_NAME,
+    PEER_FAILED_EVENT_NAME,
+    START_EVENT_NAME,
+    STOP_EVENT_NAME,
+    UNLINK_EVENT_NAME,
+    Audience,
+    Event,
+)
 from pipert_shm.flow import STACKS_SIGNAL, exit_process, run_flow, take_own_signals
 from pipert_shm.incarnations import Incarnations
+from pipert_shm.links import Links
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment, unlink_pipe
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
@@ -99,6 +109,7 @@ class Launcher:
         self._logger = logging.getLogger(order.logger_name)
         self._segment = ControlSegment.open(order.pipe_id)
         self._incarnations = Incarnations(self._segment, self._plan)
+        self._links = Links(self._segment, self._plan, self._incarnations, order.taps[2])
         self._selector = selectors.DefaultSelector()
         self._flows = {name: _Flow(name, number, routines) for number, (name, routines) in enumerate(self._plan.flows.items())}
         self._flow_of = {item.routine.name: self._flows[item.flow] for item in self._plan.routines}
@@ -106,6 +117,7 @@ class Launcher:
         self._wanted: set[str] = set()
         self._runs = [0] * len(self._plan.routines)
         self._states = [State.BUILT] * len(self._plan.routines)
+        self._sizes = [(item.slots, item.message_slots) for item in self._plan.routines]
         self._taps: dict[int, EdgePlan] = {}
         self._asked_tap: int | None = None  # one question at a time: see Session.tap
         self._unready = len(self._flows)
@@ -165,20 +177,23 @@ class Launcher:
     def _fork(self, flow: _Flow, rings: dict[int, tuple[int, int]]) -> None:
         outs: dict[int, int] = {}
         ins: dict[int, list[int]] = {}
+        leaving: list[EdgePlan] = []
         for item in flow.routines:
             for edge in item.outs:
                 live = self._incarnations.live(edge)
                 if live is not None:
                     outs[edge.number] = live
-            for edge in item.ins:
-                ins[edge.number] = [n for n in self._incarnations.of(edge) if self._incarnations.is_fit(n)]
+            for edge in self._links.ins(item):
+                ins[edge.number] = self._links.fit(edge)
+            self._links.note_birth(item)
+            leaving += [edge for edge in self._links.ins(item) if not edge.linked]
         ours, theirs = Channel.pair()
         ours.keep()
         stacks, stacks_in = os.pipe()
         native.guard(stacks)
         pid = os.fork()
         if pid == 0:
-            self._be_flow(flow.name, theirs, stacks_in, Attachment(outs, ins, rings))
+            self._be_flow(flow.name, theirs, stacks_in, Attachment(outs, ins, rings, leaving))
         theirs.close()
         os.close(stacks_in)
         ours.set_blocking(False)
@@ -189,6 +204,8 @@ class Launcher:
         native.FlowRecord(self._segment.process, flow.number).note_start(FlowState.RUNNING, pid)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear_flow(flow))
         self._selector.register(flow.pidfd, selectors.EVENT_READ, lambda: self._bury(flow))
+        for edge in leaving:
+            self._forget(edge)
 
     def _be_flow(self, name: str, control: Channel, stacks: int, attachment: Attachment) -> NoReturn:
         status = 1
@@ -242,6 +259,10 @@ class Launcher:
         what, *details = message
         if what == "state":
             self._note_state(*details)
+        elif what == "event" and details[0].name == LINK_EVENT_NAME:
+            error = self._link(details[0])
+            if error is not None:
+                self._refuse(flow, details[1], error)
         elif what == "event":
             self._dispatch(details[0])
         elif what == "ready":
@@ -249,6 +270,8 @@ class Launcher:
         elif what == "recovered":
             if self._incarnations.note_recovered(details[0]):
                 self._attach(details[0])
+        elif what == "unlinked":
+            self._end_unlinked(details[0])
         elif what == "tapped":
             self._asked_tap = None
             self._tell(*message)
@@ -301,23 +324,27 @@ class Launcher:
             self._incarnations.retire_rings(item)
         self._retired = True
         for item in flow.routines:
-            for edge in [*item.outs, *(tap for tap in self._taps.values() if tap.sender == item.number)]:
+            for edge in [*self._links.outs(item), *(tap for tap in self._taps.values() if tap.sender == item.number)]:
                 unswept = self._incarnations.unswept_of(edge)
                 self._incarnations.note_sender_death(edge)
                 for number in unswept:
                     self._incarnations.recover_receiver(number)
+                for number in unswept[:1]:
                     self._attach(number)  # the next receiver, if it is up already, drains it
                 if edge.number not in self._taps and self._flows[self._plan.routines[edge.receiver].flow].failed:
                     self._incarnations.give_up(edge)
                 self._wake_receiver(edge)
         for item in flow.routines:
-            for edge in item.ins:
+            for edge in self._links.ins(item):
                 if edge.local:
                     continue
                 sender = self._plan.routines[edge.sender]
                 sender_flow = self._flows[sender.flow]
                 for number in self._incarnations.note_receiver_death(edge, sender_lives=sender_flow.up):
                     self._send(sender_flow, "receiver_died", sender.routine.name, number)
+        # Whoever sleeps may have been about to be rung by the dead one, which had made room or freed a slot just then.
+        for record in self._records:
+            record.ring()
 
     def _wake_receiver(self, edge: EdgePlan) -> None:
         """Without asking its flag: the sender may have died between its push and its ring."""
@@ -336,10 +363,30 @@ class Launcher:
             self._send(self._flows[receiver.flow], "sender_died", receiver.routine.name)
 
     def _attach(self, number: int) -> None:
-        """Nothing of a dead receiver is left on the incarnation: the next one may attach, if it is up already."""
+        """Nothing of a dead receiver is left on the incarnation: the next one may attach, if it is up already.
+
+        Not before an earlier one of the same edge, and those that waited behind it follow.
+        """
         edge = self._plan.edges[self._incarnations[number].edge]
-        receiver = self._plan.routines[edge.receiver]
-        self._send(self._flows[receiver.flow], "add_in", receiver.routine.name, edge, number)
+        fit = self._links.fit(edge)
+        for ready in fit[fit.index(number) :] if number in fit else ():
+            self._send_edge("add_in", edge.receiver, edge, ready)
+        self._forget(edge)
+
+    def _forget(self, edge: EdgePlan) -> None:
+        """Tells the receiver's process that the edge is unlinked, once it has all that there is to drain."""
+        if self._flow_at(edge.receiver).up and self._links.must_forget(edge):
+            self._send_to(edge.receiver, "remove_in", edge.number)
+
+    def _flow_at(self, number: int) -> _Flow:
+        return self._flows[self._plan.routines[number].flow]
+
+    def _send_to(self, number: int, what: str, *details: Any) -> None:
+        """Queues a message for a routine."""
+        self._send(self._flow_at(number), what, self._plan.names[number], *details)
+
+    def _send_edge(self, what: str, number: int, edge: EdgePlan, incarnation: int) -> None:
+        self._send_to(number, what, edge.without_transmitter(), incarnation)
 
     def _decide(self, flow: _Flow, exit_code: int) -> None:
         """Restart or failure, by the flow's policy."""
@@ -365,12 +412,13 @@ class Launcher:
         opened: list[tuple[EdgePlan, int]] = []
         for item in flow.routines:
             for edge in item.outs:
-                if native.EdgeRecord(self._segment.process, edge.number).removed or self._incarnations.live(edge) is not None:
+                if self._incarnations.live(edge) is not None:
                     continue
                 number = self._incarnations.open(edge, item)
                 if number is None:
                     for other, unused in opened:
                         self._incarnations.withdraw(other, unused)
+                    self._give_up_undrained()
                     flow.restart_at = time.monotonic() + 0.1  # as soon as a receiver has let go of what it keeps
                     return
                 if State(self._records[item.number].state).over:
@@ -378,9 +426,17 @@ class Launcher:
                 opened.append((edge, number))
         self._fork(flow, {})
         for edge, number in opened:
-            receiver = self._plan.routines[edge.receiver]
             if not edge.local:
-                self._send(self._flows[receiver.flow], "add_in", receiver.routine.name, edge, number)
+                self._attach(number)
+
+    def _give_up_undrained(self) -> None:
+        """No bit is left for a restart: what dead senders sent to flows that are down is lost, counted, and its bits are free.
+
+        Else two deaths can wait for each other: the receiver's restart for a bit, and its sender's old one for the receiver.
+        """
+        for edge in self._plan.edges:
+            if not edge.local and not self._flow_at(edge.receiver).up:
+                self._incarnations.give_up_dead(edge)
 
     def _start_again(self, flow: _Flow) -> None:
         """Starts the routines of a restarted flow that ran, or were to run, when it died."""
@@ -401,19 +457,18 @@ class Launcher:
         flow.failed = True
         names = [item.routine.name for item in flow.routines]
         for item in flow.routines:
-            for edge in item.outs:
+            for edge in self._links.outs(item):
                 native.EdgeRecord(self._segment.process, edge.number).fail_sender()
-                if self._flows[self._plan.routines[edge.receiver].flow].failed:
+                if self._flow_at(edge.receiver).failed:
                     self._incarnations.give_up(edge)
                 native.RoutineRecord(self._segment.process, edge.receiver).ring()
-            for edge in item.ins:
+            for edge in self._links.ins(item):
                 native.EdgeRecord(self._segment.process, edge.number).receiver_ended = True
-                sender = self._plan.routines[edge.sender]
-                live = self._incarnations.live(edge)
-                if not self._flows[sender.flow].up:
+                if not self._flow_at(edge.sender).up:
                     self._incarnations.give_up(edge)
-                elif live is not None and not edge.local:
-                    self._send(self._flows[sender.flow], "receiver_failed", sender.routine.name, live)
+                elif not edge.local:
+                    for number in self._incarnations.give_up_dead(edge):
+                        self._send_to(edge.sender, "receiver_failed", number)
                 native.RoutineRecord(self._segment.process, edge.sender).ring()
         self._tell_neighbours(flow, names)
         if self._order.stop_on_failure:
@@ -506,10 +561,16 @@ class Launcher:
             self._kill()
             return
         what, *details = message
-        if what == "event":
+        if what == "event" and details[0].name == LINK_EVENT_NAME:
+            error = self._link(details[0])
+            if error is not None:
+                self._logger.error("%s", error)
+        elif what == "event":
             self._starts_of_parent += details[0].name == START_EVENT_NAME
             self._dispatch(details[0])
             self._tell_if_ended()
+        elif what == "link":
+            self._tell("linked", self._link(details[0]))
         elif what == "tap":
             self._tap(details[0])
         elif what == "untap":
@@ -525,6 +586,9 @@ class Launcher:
         else:
             if event.name == STOP_EVENT_NAME:
                 self._wanted.difference_update(event.routines)
+            elif event.name == UNLINK_EVENT_NAME:
+                for name in event.routines:
+                    self._unlink(name, event.params["unlink_routine_name"])
             for flow, names in self._by_flow(event.routines):
                 self._send(flow, "event", Event(event.name, tuple(names), event.params))
 
@@ -560,7 +624,7 @@ class Launcher:
     def _reopen(self, item: RoutinePlan) -> None:
         for edge in item.outs:
             live = self._incarnations.live(edge)
-            if live is not None and not native.EdgeRecord(self._segment.process, edge.number).removed:
+            if live is not None:
                 self._incarnations[live].reopen()
         for edge in item.ins:
             native.EdgeRecord(self._segment.process, edge.number).receiver_ended = False
@@ -573,6 +637,74 @@ class Launcher:
         for flow in self._flows.values():
             flow.restart_at = None
             self._send(flow, KILL_EVENT_NAME)
+
+    # ---- wires that come and go ------------------------------------------------------------------
+
+    def _link(self, event: Event) -> Exception | None:
+        """Links each of the routines that are addressed; why not, if one can't be."""
+        settings = {name: event.params.get(name) for name in ("policy", "capacity", "timeout")}
+        try:
+            for name in event.routines:
+                self._connect(self._item(name), self._item(event.params["link_routine_name"]), **settings)
+        except (ValueError, WiresValidation, PipeStateError) as error:
+            return error
+        self._dispatch(event)
+        return None
+
+    def _item(self, name: str) -> RoutinePlan:
+        item = self._plan.find(name)
+        if item is None:
+            raise WiresValidation(f"there is no routine {name!r}")
+        return item
+
+    def _connect(self, sender: RoutinePlan, receiver: RoutinePlan, **settings: Any) -> None:
+        if self._kill_by is not None:
+            raise PipeStateError("the pipe has ended; nothing can be linked")
+        for item in (sender, receiver):
+            if self._flows[item.flow].failed:
+                raise WiresValidation(f"{item.routine.name!r} can't be linked: its flow {item.flow!r} has failed for good")
+        edge = self._links.link(sender, receiver, **settings, live=self._flows[sender.flow].up)
+        self._resize()
+        if self._flows[receiver.flow].up and self._links.must_expect(edge):
+            self._send_to(receiver.number, "expect_in", edge.number)
+        number = self._incarnations.live(edge)
+        if self._flows[sender.flow].up and number is not None:  # else _restart() opens it
+            self._attach(number)
+            self._send_edge("link_out", sender.number, edge, number)
+
+    def _unlink(self, name: str, receiver: str) -> None:
+        sender = self._item(name)
+        edge = self._links.unlink(sender, receiver)
+        if edge is None:
+            self._logger.warning("unlink: there is no wire to %r", receiver)
+            return
+        number = self._incarnations.live(edge)
+        if self._flows[sender.flow].up and number is not None:
+            self._send_to(sender.number, "unlink_out", edge.number, number)
+        self._forget(edge)
+        self._resize()
+
+    def _end_unlinked(self, number: int) -> None:
+        """The sender is done with the incarnation of a wire that was unlinked. It is drained like that of a dead one."""
+        edge = self._plan.edges[self._incarnations[number].edge]
+        if self._flow_at(edge.receiver).failed:
+            self._incarnations.abandon(number)
+            return
+        self._incarnations[number].state = native.SENDER_DEAD
+        self._records[edge.receiver].ring()
+        self._send_to(edge.receiver, "sender_died")
+
+    def _resize(self) -> None:
+        """Tells senders how many slots they should have now."""
+        for item in self._plan.routines:
+            size = item.slots, item.message_slots
+            if self._sizes[item.number] != size:
+                self._sizes[item.number] = size
+                self._send_to(item.number, "want_slots", *size)
+
+    def _refuse(self, flow: _Flow, name: str, error: Exception) -> None:
+        """Tells a routine that what it asked for can't be."""
+        self._send(flow, "refused", name, str(error))
 
     # ---- taps ------------------------------------------------------------------------------------
 

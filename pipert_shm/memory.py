@@ -364,19 +364,26 @@ class Stopping(Exception):
 class Slots:
     """The payload slots of one routine: where it loans from and packs into. The routine's thread only.
 
-    A payload larger than the slots makes the routine move to a ring of larger slots; the old ring goes as soon as the last of
-    its slots is free.
+    A payload larger than the slots makes the routine move to a ring of larger slots, and more wires to one of more slots; the
+    old ring goes as soon as the last of its slots is free.
 
     :param slots: how many slots the ring gets where memory allows.
+    :param purpose: what the ring is, for errors.
+
+    Attributes:
+        wanted: how many slots the ring should have.
+        ring: its number, -1 while there is none.
     """
 
-    def __init__(self, segment: ControlSegment, port: native.Port, number: int, name: str, slots: int) -> None:
+    def __init__(self, segment: ControlSegment, port: native.Port, number: int, name: str, slots: int, purpose: str) -> None:
         self._segment = segment
         self._port = port
         self._number = number
         self._name = name
-        self._slots = slots
-        self._ring = -1
+        self._purpose = purpose
+        self.wanted = slots
+        self._tried = 0  # as many were wanted when the ring was made
+        self.ring = -1
         self._slot_bytes = 0
         self._old: list[int] = []
         self.edge_names: dict[int, str] = {}
@@ -386,18 +393,30 @@ class Slots:
         """Uses a ring that was made for this routine at build time."""
         if self._segment.process.ring_owner(ring) is None:
             open_ring(self._segment, ring, writable=True)
-        self._ring, self._slot_bytes = ring, _page_up(slot_bytes)
+        self.ring, self._slot_bytes, self._tried = ring, _page_up(slot_bytes), self.wanted
 
-    def _fit(self, size: int) -> None:
+    def fit(self, size: int) -> None:
+        """Moves to another ring if the present one is too small.
+
+        :raises SharedMemoryFull: when there is no memory for slots of that size.
+        """
         if self._old:
             self._drop_old()
-        if size <= self._slot_bytes:
-            return
-        wanted = size if not self._slot_bytes else max(size, int(self._slot_bytes * GROWTH))
-        ring = create_ring(self._segment, self._number, self._slots, wanted, f"the ring of {self._name!r}")
-        if self._ring >= 0:
-            self._old.append(self._ring)
-        self._ring, self._slot_bytes = ring, _page_up(wanted)
+        if size > self._slot_bytes:
+            self._move(size if not self._slot_bytes else max(size, int(self._slot_bytes * GROWTH)))
+        elif self.wanted > self._tried:
+            self._tried = self.wanted
+            if native.ring_bytes(self.wanted, self._slot_bytes) <= min(self._segment.process.spend(0), free_bytes()):
+                try:
+                    self._move(self._slot_bytes)
+                except SharedMemoryFull:
+                    return  # it was taken just now: the present ring will have to do
+
+    def _move(self, slot_bytes: int) -> None:
+        ring = create_ring(self._segment, self._number, self.wanted, slot_bytes, self._purpose)
+        if self.ring >= 0:
+            self._old.append(self.ring)
+        self.ring, self._slot_bytes, self._tried = ring, _page_up(slot_bytes), self.wanted
         self._drop_old()
 
     def _drop_old(self) -> None:
@@ -413,13 +432,13 @@ class Slots:
         :raises SharedMemoryFull: when there is no memory for slots of that size.
         :raises Stopping: when the routine is stopped meanwhile.
         """
-        self._fit(size)
-        status, descriptor, address = self._port.reserve(outs, self._ring)
+        self.fit(size)
+        status, descriptor, address = self._port.reserve(outs, self.ring)
         if status == native.OK:
             return descriptor, address
         if status == native.NOTICE:
             raise Stopping
-        holders = self._segment.process.holders(self._ring) or []
+        holders = self._segment.process.holders(self.ring) or []
         raise NoFreeSlot(self._name, len(holders), self.count_holders(holders))
 
     def count_holders(self, holders: Iterable[int]) -> dict[str, int]:

@@ -225,6 +225,19 @@ class EdgeRecord:
             words[routine // 64] |= 1 << routine % 64
         record.reach = words
 
+    def clear(self) -> None:
+        """Makes it as new, for another pair of routines. The launcher, when nobody knows of it any more."""
+        _ffi.buffer(self._record)[:] = bytes(_ffi.sizeof("pshm_edge_record"))
+
+    def ends(self) -> tuple[int, int]:
+        """Numbers of the sender and of the receiver."""
+        return self._record.sender, self._record.receiver
+
+    def settings(self) -> tuple[Any, int]:
+        """Policy and capacity; a record that was never used has capacity 0."""
+        policy = next(name for name, number in POLICIES.items() if number == self._record.policy)
+        return policy, self._record.capacity
+
     @property
     def sender(self) -> int:
         sender: int = self._record.sender
@@ -241,7 +254,7 @@ class EdgeRecord:
 
     @property
     def removed(self) -> bool:
-        """Whether the sender has unlinked it, for good."""
+        """Whether it is unlinked."""
         return bool(self._record.removed)
 
     @removed.setter
@@ -325,7 +338,9 @@ class Incarnation:
         _lib.pshm_queue_close(self._queue())
 
     def waiting(self) -> int:
-        depth: int = _lib.pshm_queue_depth(self._queue())
+        if not _lib.pshm_edge_attach(self._edge, self._process.control, self.number):
+            return 0  # its edge is just being made
+        depth: int = _lib.pshm_queue_depth(_ffi.addressof(self._edge, "queue"))
         return depth
 
     def _queue(self) -> Any:
@@ -657,6 +672,14 @@ class Port:
     def add_in(self, incarnation: int) -> int:
         """:raises ValueError: when the edge is not sound, or the port is full."""
         return self._place(_lib.pshm_port_add_in(self._port, incarnation), incarnation)
+
+    def expect_in(self, edge: int) -> None:
+        """An edge to this routine was linked; incarnations of it come with `add_in`."""
+        _lib.pshm_port_expect_in(self._port, edge)
+
+    def remove_in(self, edge: int) -> None:
+        """An edge to this routine was unlinked: its stream ends with what is still to be drained."""
+        _lib.pshm_port_remove_in(self._port, edge)
 
     def _place(self, place: int, incarnation: int) -> int:
         if place >= INS:

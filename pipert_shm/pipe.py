@@ -11,8 +11,16 @@ from itertools import pairwise
 from types import TracebackType
 from typing import Any, Literal
 
-from pipert_shm.errors import PipeFailed, PipertError, PipeStateError, UnknownTarget
-from pipert_shm.events import KILL_EVENT_NAME, LIFECYCLE_EVENTS, START_EVENT_NAME, STOP_EVENT_NAME, Event, handlers_of
+from pipert_shm.errors import PipeFailed, PipertError, PipeStateError, UnknownTarget, WiresValidation
+from pipert_shm.events import (
+    KILL_EVENT_NAME,
+    LIFECYCLE_EVENTS,
+    LINK_EVENT_NAME,
+    START_EVENT_NAME,
+    STOP_EVENT_NAME,
+    Event,
+    handlers_of,
+)
 from pipert_shm.memory import sweep_stale
 from pipert_shm.plan import Defaults, Restart, RestartPolicy, audience_of, make_plan
 from pipert_shm.routine import Routine
@@ -181,8 +189,14 @@ class Pipe:
             _running.discard(self)
             raise
         self._announce()
-        for event in early:
-            self._send(event)
+        try:
+            for event in early:
+                self._send(event)
+        except (WiresValidation, ValueError):
+            session.end()
+            self._session = None
+            _running.discard(self)
+            raise
 
     def _announce(self) -> None:
         """Tells the structure to those of the logger's handlers that show it, and to nobody else's log."""
@@ -205,12 +219,49 @@ class Pipe:
 
         Before `build()` events are kept, and delivered by it.
 
+        Two events change the wires of a running pipe, each addressed to the sender: `link` (LINK_EVENT_NAME), with
+        `link_routine_name` and, as of a `Wire`, `policy`, `capacity` and `timeout`; and `unlink` (UNLINK_EVENT_NAME), with
+        `unlink_routine_name`. They are done between two messages of the sender, in the order of events: all that it sends from
+        then on goes over the new wire, all that it has sent still arrives over the old one.
+
+        - What is not given of the settings is as it was, when the two were wired before, else as the pipe's. A queue holds no
+          more messages than the pipe's longest at `build()`, or 16. There is room for 16 wires that `build()` did not know of.
+        - An unlinked wire is an ended stream: a routine ends with its last one, once that is drained. Link another one first. A
+          routine that has ended takes nothing from a new wire until it is started.
+        - A message that the sender waits to put on a full wire when that is unlinked is dropped, and counted as `ended`.
+        - What the receiver forwards of the frames that come over a new wire is copied, not passed by reference.
+
+        >>> from pipert_shm import (
+        ...     LINK_EVENT_NAME, START_EVENT_NAME, UNLINK_EVENT_NAME, DestinationRoutine, Pipe, SourceRoutine, Wire,
+        ... )
+        >>> class Numbers(SourceRoutine):
+        ...     def main_logic(self):
+        ...         return self.meta.sequence
+        >>> class Screen(DestinationRoutine):
+        ...     def main_logic(self, data): ...
+        >>> pipe = Pipe(policy="block")
+        >>> pipe.create_flow("camera", True, Numbers("camera"), Screen("preview"))
+        >>> pipe.create_flow("other", True, Numbers("other camera"), Screen("screen"))
+        >>> with pipe:
+        ...     pipe.build()
+        ...     pipe.notify_event(START_EVENT_NAME)
+        ...     pipe.notify_event(LINK_EVENT_NAME, specific_routine="camera", link_routine_name="screen", capacity=8)
+        ...     pipe.notify_event(UNLINK_EVENT_NAME, specific_routine="other camera", unlink_routine_name="screen")
+        ...     while not pipe.statistics().wires["camera", "screen"].received:
+        ...         pass
+        ...     pipe.join(to_kill=True)
+        >>> pipe.statistics().wires["other camera", "screen"].linked
+        False
+
         :param specific_flow_routines: `{flow: [routines]}`; an empty list stands for all of the flow. By default all flows.
         :param specific_routine: one routine, in whichever flow.
         :param event_parameters: passed to the handlers, to each those that it takes. They have to pickle.
         :raises UnknownEvent: when none of the addressed routines handles it, or a parameter is missing.
         :raises UnknownTarget: when there is no such flow or routine.
         :raises PipeStateError: when the pipe has ended.
+        :raises WiresValidation, ValueError: when what a `link` event asks for can't be: it would make a cycle, or a receiver of
+            a source, the two are wired already, a flow has failed, a setting is out of range, or there is no place left. (From
+            a routine the event is on its way then; the error is logged and counted as that routine's.)
         """
         self._notify(event_name, specific_flow_routines, specific_routine, event_parameters)
 
@@ -242,7 +293,10 @@ class Pipe:
             session.note_start()
         elif event.name == STOP_EVENT_NAME and len(event.routines) == len(session.plan.routines):
             self._started = False
-        session.send(event)
+        if event.name == LINK_EVENT_NAME:
+            session.link(event)
+        else:
+            session.send(event)
 
     # ---- waiting ---------------------------------------------------------------------------------
 

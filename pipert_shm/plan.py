@@ -8,14 +8,14 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipert_shm import native
 from pipert_shm.errors import FloatingRoutine, RoutineError, UniqueRoutineName, WiresValidation
 from pipert_shm.events import Audience, handlers_of
 from pipert_shm.routine import BatchRoutine, Role, Routine, logic_of
-from pipert_shm.transmit import DataTransmitter
+from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import Policy, Wire
 
 RestartPolicy = Literal["on-failure", "always", "never"]
@@ -38,6 +38,8 @@ class EdgePlan:
         spread: what the edges to the replicas of one routine have in common: each message goes to one of them.
         ticketed: it leads to a replica of a flow whose order is restored.
         ordered: it leads from such a one, to where the order is restored.
+        own_transmitter: whether it has the transmitter that the wire of this number had at build time, else the pipe's.
+        linked: whether the sender sends on it, or will.
     """
 
     number: int
@@ -55,6 +57,8 @@ class EdgePlan:
     tap: bool = False
     bit: int = 0
     borrow_cap: int = BORROW_CAP
+    own_transmitter: bool = True
+    linked: bool = True
 
     @property
     def first_incarnation(self) -> int:
@@ -73,6 +77,10 @@ class EdgePlan:
             timeout_ns=native.FOREVER if self.timeout is None else int(min(self.timeout * 1e9, native.FOREVER - 1)),
             reach=reach,
         )
+
+    def without_transmitter(self) -> EdgePlan:
+        """For another process: a transmitter need not pickle, and `Plan.restore_transmitter` finds it there."""
+        return replace(self, transmitter=SharedMemoryTransmitter())
 
 
 @dataclass(slots=True)
@@ -129,17 +137,29 @@ class Restart:
         return self.policy == "always" or (self.policy == "on-failure" and exit_code != 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """A pipe's settings for wires that don't say."""
+
+    policy: Policy
+    capacity: int
+    timeout: float | None
+    transmitter: DataTransmitter
+
+
 @dataclass(slots=True)
 class Plan:
     """The whole graph, routines in the order of their flows.
 
     Attributes:
+        edges: by number; those that were unlinked keep theirs until it is needed.
         copies: of the flows that have replicas, and of their routines: the names of the replicas, by the name that they share.
     """
 
     flows: dict[str, list[RoutinePlan]]
     routines: list[RoutinePlan]
     edges: list[EdgePlan]
+    defaults: Defaults
     copies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     restarts: dict[str, Restart] = field(default_factory=dict)
     auto_pacing: bool = False
@@ -151,15 +171,10 @@ class Plan:
     def find(self, name: str) -> RoutinePlan | None:
         return next((plan for plan in self.routines if plan.routine.name == name), None)
 
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """A pipe's settings for wires that don't say."""
-
-    policy: Policy
-    capacity: int
-    timeout: float | None
-    transmitter: DataTransmitter
+    def restore_transmitter(self, edge: EdgePlan) -> EdgePlan:
+        """An edge as the launcher sent it, with its transmitter again."""
+        transmitter = self.edges[edge.number].transmitter if edge.own_transmitter else self.defaults.transmitter
+        return replace(edge, transmitter=transmitter)
 
 
 def make_plan(
@@ -204,12 +219,12 @@ def make_plan(
     for flow, routines in flows.items():
         planned_flows[flow] = [_plan_routine(numbers[id(routine)], routine, flow, edges) for routine in routines]
     routines_planned = [plan for plans in planned_flows.values() for plan in plans]
-    plan = Plan(planned_flows, routines_planned, edges, copies)
+    plan = Plan(planned_flows, routines_planned, edges, defaults, copies)
     for flow in ordered:
         _order(plan, flow)
     _assign_reach(plan, [numbers[id(routine)] for routine in order])
     _assign_bits(plan)
-    _assign_slots(plan)
+    assign_slots(plan)
     return plan
 
 
@@ -484,15 +499,16 @@ def _gathered(routine: Routine) -> int:
     return routine.join.depth + 1 if routine.join is not None else 0
 
 
-def _assign_slots(plan: Plan) -> None:
+def assign_slots(plan: Plan) -> None:
     """Sizes the rings, and each edge's borrow cap: what user code may keep, on top of what the framework itself holds."""
-    for edge in plan.edges:
+    edges = [edge for edge in plan.edges if edge.linked]
+    for edge in edges:
         receiver = plan.routines[edge.receiver]
         edge.borrow_cap = BORROW_CAP + _held_in_flow(plan, receiver) + _gathered(receiver.routine)
         if edge.ordered:
             edge.borrow_cap += HELD_BACK + 1
     for routine in plan.routines:
-        carrying = [edge for edge in plan.edges if routine.number in plan.routines[edge.sender].reach and not edge.local]
+        carrying = [edge for edge in edges if routine.number in plan.routines[edge.sender].reach and not edge.local]
         if not carrying:
             continue
         held_by_edges = sum(edge.capacity + edge.borrow_cap + IN_PASSING for edge in carrying)

@@ -19,7 +19,6 @@ from pipert_shm.memory import (
     ControlSegment,
     Slots,
     Stopping,
-    create_ring,
     open_every_ring,
     open_ring,
 )
@@ -27,6 +26,7 @@ from pipert_shm.plan import TAP_SLOTS, EdgePlan
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
 
 MOST_HOPS = 16
+FEWEST_MESSAGES = 8
 
 LocalMessages = dict[int, tuple[Any, Meta, int]]
 
@@ -103,16 +103,25 @@ class Outbox:
         self._handled = 0  # received messages whose results are not sent yet
         self._stuck = False
         self._again: tuple[Any, ...] | None = None  # a send that found no message slot: nothing of it is out yet
-        self._message_slots = message_slots
-        self._messages = -1
-        self.slots = Slots(segment, port, number, name, max(slots, FEWEST_SLOTS + TAP_SLOTS))
+        self._messages = Slots(segment, port, number, name, 0, f"the messages of {name!r}")
+        self.slots = Slots(segment, port, number, name, 0, f"the ring of {name!r}")
+        self.want_slots(slots, message_slots)
         self._encoder = Encoder(port, self.slots, name, reach)
+
+    def want_slots(self, slots: int, message_slots: int) -> None:
+        """Says how many slots of each kind the wires of now need: it moves to larger rings where there are fewer."""
+        self.slots.wanted = max(slots, FEWEST_SLOTS + TAP_SLOTS)
+        self._messages.wanted = max(message_slots, FEWEST_MESSAGES)
+
+    def begin(self) -> None:
+        """A run begins: opens the streams that ended with the one before."""
+        for _, incarnation in self._edges.values():
+            native.Incarnation(self._segment.process, incarnation).reopen()
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:
         """:raises SharedMemoryFull: when it needs memory that there is not; nothing is added then."""
-        if not edge.local and self._messages < 0:
-            purpose = f"the messages of {self._name!r}"
-            self._messages = create_ring(self._segment, self._number, max(self._message_slots, 8), MESSAGE_SLOT_BYTES, purpose)
+        if not edge.local and self._messages.ring < 0:
+            self._messages.fit(MESSAGE_SLOT_BYTES)
         out = self._port.add_out(incarnation)
         self._edges[out] = edge.number, incarnation
         self._wires |= (not edge.tap) << out
@@ -128,6 +137,7 @@ class Outbox:
             spread.outs |= 1 << out
         if edge.local:
             group.local.append(out)
+            self._local.setdefault(edge.number, {})
             return
         group.remote |= 1 << out
 
@@ -150,7 +160,6 @@ class Outbox:
                 spread.outs &= ~(1 << out)
             if out in group.local:
                 group.local.remove(out)
-        native.EdgeRecord(self._segment.process, edge).removed = True
         native.Incarnation(self._segment.process, incarnation).close()
         return True
 
@@ -331,7 +340,9 @@ class Outbox:
         payload = data = None
         post.post.handled, self._handled = self._handled, 0
         kind |= TICKETED if meta.ticket is not None else 0
-        ring = self._messages if remote else 0
+        if remote:
+            self._messages.fit(MESSAGE_SLOT_BYTES)
+        ring = self._messages.ring if remote else 0
         self._hand_over((ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(hops) // HOP.size, body))
 
     def _hand_over(self, message: tuple[Any, ...]) -> None:
@@ -374,6 +385,7 @@ class Inbox:
         self._records: dict[int, native.EdgeRecord] = {}
         self._receive: dict[int, Callable[[Any], Any]] = {}
         self._max_age_ns: dict[int, int] = {}
+        self._unlinked: set[int] = set()
         self.over_cap: EdgePlan | None = None
         self.lost_a_sender = False
 
@@ -393,6 +405,22 @@ class Inbox:
     def comes_from_flow(self) -> bool:
         """Whether any wire comes from a routine of this process."""
         return any(edge.local for edge in self._edges.values())
+
+    def expect(self, edge: int) -> None:
+        """An edge was linked: there is more to come until its stream ends."""
+        self._unlinked.discard(edge)
+        self._port.expect_in(edge)
+
+    def remove(self, edge: int) -> None:
+        """An edge was unlinked: its stream ends with what is still to be drained."""
+        self._unlinked.add(edge)
+        self._port.remove_in(edge)
+
+    def begin(self) -> None:
+        """A run begins: takes messages again, where `end` said that it does not."""
+        for place, edge in self._edges.items():
+            if edge.number not in self._unlinked:
+                self._records[place].receiver_ended = False
 
     def receive(self, timeout_ns: int = native.FOREVER) -> int:
         """Waits for the next message; native.OK when there is one, which `take` gives."""

@@ -105,11 +105,13 @@ class Attachment:
         ins: the incarnations of each incoming edge, oldest first, by edge number; those that are still being recovered follow
             as commands.
         rings: per routine number, the ring that build() made for it, and its slot size. For the first process of a flow only.
+        leaving: incoming edges that were unlinked and are not drained.
     """
 
     outs: dict[int, int]
     ins: dict[int, list[int]]
     rings: dict[int, tuple[int, int]]
+    leaving: list[EdgePlan]
 
 
 class Host(Protocol):
@@ -140,7 +142,8 @@ class Runner:
         self._logger = plan.routine._logger
         segment, names = flow.segment, flow.plan.names
         self.record = native.RoutineRecord(segment.process, plan.number)
-        self._port = native.Port(segment.process, plan.number, len(plan.ins))
+        ins = [*plan.ins, *(edge for edge in attachment.leaving if edge.receiver == plan.number)]
+        self._port = native.Port(segment.process, plan.number, len(ins))
         lanes = {sender: [native.EdgeRecord(segment.process, edge) for edge in edges] for sender, edges in plan.lanes.items()}
         self._outbox = Outbox(
             segment,
@@ -156,7 +159,7 @@ class Runner:
         )
         self._outbox.slots.edge_names = flow.edge_names
         self._inbox = Inbox(segment, self._port, plan.number, names, local)
-        for edge in plan.ins:
+        for edge in ins:
             for incarnation in attachment.ins.get(edge.number, ()):
                 self._inbox.add(edge, incarnation)
         for edge in plan.outs:
@@ -196,6 +199,7 @@ class Runner:
 
     def start_thread(self) -> None:
         self._thread.start()
+        self.drain_the_dead()  # it may have been born with what they left
 
     def command(self, command: Start | Stop | Shutdown | Call) -> None:
         self._commands.put(command)
@@ -224,8 +228,40 @@ class Runner:
 
         self.command(Call(add))
 
+    def link_out(self, edge: EdgePlan, incarnation: int) -> None:
+        def add() -> None:
+            try:
+                self._outbox.add(edge, incarnation)
+            except SharedMemoryFull as error:
+                self.refuse(f"the wire to {self._names[edge.receiver]!r} ends before it began: {error}")
+                native.Incarnation(self._flow.segment.process, incarnation).close()
+                self._flow.ring(edge.receiver)
+            else:
+                if State(self.record.state).over:
+                    self._port.close_outs()  # nothing will come on it
+
+        self.command(Call(add))
+
     def add_in(self, edge: EdgePlan, incarnation: int) -> None:
-        self.command(Call(lambda: self._inbox.add(edge, incarnation)))
+        def add() -> None:
+            self._inbox.add(edge, incarnation)
+            if State(self.record.state).over:
+                self._inbox.end()  # nothing is taken from it
+
+        self.command(Call(add))
+
+    def expect_in(self, edge: int) -> None:
+        self.command(Call(lambda: self._inbox.expect(edge)))
+
+    def remove_in(self, edge: int) -> None:
+        self.command(Call(lambda: self._inbox.remove(edge)))
+
+    def want_slots(self, slots: int, message_slots: int) -> None:
+        self.command(Call(lambda: self._outbox.want_slots(slots, message_slots)))
+
+    def refuse(self, why: str) -> None:
+        self.record.count_error()
+        self._logger.error("%s", why)
 
     def recover_receiver(self, incarnation: int) -> None:
         """At once, also while the routine's thread is busy."""
@@ -323,6 +359,8 @@ class Runner:
     def _run(self) -> None:
         self._stopping = False
         self._errors_in_a_row = 0
+        self._inbox.begin()
+        self._outbox.begin()
         self._set_state(State.RUNNING)
         try:
             self._call_user(self.routine.setup)
@@ -445,7 +483,11 @@ class Runner:
                 self._send_nothing([message[1]])
                 return None
             return message
-        return self._receive(timeout_ns)
+        message = self._receive(timeout_ns)
+        if message is not None and message[0] is NOTHING:
+            self.record.count_handled(1)  # on a wire that was linked from an ordered flow, after which there is no order here
+            return None
+        return message
 
     def _next_in_order(self, order: Order[tuple[EdgePlan, Any, Meta]], timeout_ns: int) -> tuple[Any, Meta] | None:
         until = min(native.now_ns() + timeout_ns, native.FOREVER)
@@ -590,7 +632,7 @@ class Runner:
     def _call(self, holder: list[Any]) -> Any:
         started = self.record.busy_since_ns = native.now_ns()
         try:
-            if not self._plan.ins:
+            if self._plan.role is Role.SOURCE:
                 return self._call_user(self._logic)
             if self._is_batch:
                 return self._call_user(self._logic, holder.copy())
@@ -687,18 +729,6 @@ class Runner:
         fps = self.routine._const_fps
         now = time.monotonic()
         self._turn = max(self._turn + 1.0 / fps, now - 1.0 / fps) if fps > 0 and self._turn else now
-
-    def unlink(self, names: tuple[str, ...], unlink_routine_name: str) -> None:
-        """Takes the wire to a routine away, in order: what was sent on it still arrives."""
-
-        def remove() -> None:
-            for edge in self._plan.outs:
-                if names[edge.receiver] == unlink_routine_name and self._outbox.remove(edge.number):
-                    self._flow.ring(edge.receiver)
-                    return
-            self._logger.warning("unlink: there is no wire to %r", unlink_routine_name)
-
-        self.command(Call(remove))
 
 
 def describe(error: BaseException) -> str:

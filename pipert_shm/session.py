@@ -28,6 +28,7 @@ from pipert_shm.segments import about
 from pipert_shm.tap import Tap
 
 TAPS = 8
+LINKS = 16  # wires between routines that build() knows no wire of, at one time
 LEAST_CELLS = 16
 LAST_WORDS = 2.0  # seconds past the grace period
 
@@ -57,7 +58,7 @@ class Session:
         self._grace = grace
         self._stop_on_failure = stop_on_failure
         self._lock = threading.Lock()
-        self._tapping = threading.Lock()
+        self._asking = threading.Lock()
         self._answered = threading.Condition(self._lock)
         self._answers: dict[str, Any] = {}
         self._ready = threading.Event()
@@ -98,7 +99,7 @@ class Session:
             pipe_id=self.segment.pipe_id,
             audience=self.audience,
             logger_name=self._logger.name,
-            taps=(len(self.plan.routines), TAPS, len(self.plan.edges)),
+            taps=(len(self.plan.routines), TAPS, len(self.plan.edges) + LINKS),
             rings=self._rings,
             grace=self._grace,
             stop_on_failure=self._stop_on_failure,
@@ -184,10 +185,31 @@ class Session:
 
     def tap(self, name: str) -> Tap:
         """See `Pipe.tap`."""
-        with self._tapping:
-            edge, incarnation = self._ask("tap", name)
+        with self._asking:
+            what, details = self._ask("tap", name)
+            if what != "tapped":
+                raise PipeStateError(f"can't tap: {details[0]}")
+            edge, incarnation = details
             tap = self._taps[edge.number] = Tap(self.segment, edge, incarnation, self.plan.names, self._untap)
             return tap
+
+    def link(self, event: Event) -> None:
+        """Sends a link event, and waits until it is known that it can be.
+
+        On the listener's thread, which is the one that would hear it, it does not wait, and a refusal is only logged.
+
+        :raises WiresValidation, ValueError: when it can't be.
+        :raises PipeStateError: when the pipe has ended.
+        """
+        if threading.current_thread() is self._listener:
+            self.send(event)
+            return
+        with self._asking:
+            what, (error,) = self._ask("link", event)
+        if what != "linked":
+            raise PipeStateError(f"can't link: {error}")
+        if error is not None:
+            raise error
 
     def _untap(self, edge: int) -> None:
         if not self.gone.is_set():
@@ -202,16 +224,14 @@ class Session:
             except (BrokenPipeError, ConnectionError):
                 self._logger.debug("the launcher is gone: %s was not sent", message[0])
 
-    def _ask(self, *message: Any) -> Any:
+    def _ask(self, *message: Any) -> tuple[str, list[Any]]:
         """The launcher's answer; one question at a time."""
         if not self.gone.is_set():
             self._tell(*message)
         with self._answered:
             self._answered.wait_for(lambda: self._answers or self.gone.is_set())
             answers, self._answers = self._answers, {}
-        if "tapped" not in answers:
-            raise PipeStateError(f"can't tap: {(answers.get('no_tap') or ['the pipe has ended'])[0]}")
-        return answers["tapped"]
+        return next(iter(answers.items()), ("gone", ["the pipe has ended"]))
 
     def _listen(self) -> None:
         """The listener thread: the launcher's messages, and the flows' log records."""
@@ -323,9 +343,9 @@ def _make_segment(plan: Plan, budget: int | None) -> ControlSegment:
     room = native.ControlSize(
         flows=len(plan.flows),
         routines=len(plan.routines) + TAPS,
-        edges=len(plan.edges) + TAPS,
+        edges=len(plan.edges) + LINKS + TAPS,
         # each edge's live incarnation, and those that are being drained after crashes
-        incarnations=3 * (len(plan.edges) + TAPS),
+        incarnations=3 * (len(plan.edges) + TAPS) + 2 * LINKS,
         cells=max(LEAST_CELLS, 1 << (largest - 1).bit_length()),
     )
     flows = list(plan.flows)

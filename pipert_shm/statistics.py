@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,7 +54,10 @@ class Latency:
 class WireStatistics:
     """One sender to one receiver. `sent` = `received` + `dropped` + `waiting`, but for what is on its way right now.
 
+    A wire that was unlinked stays, with its counts, until another one needs its place.
+
     Attributes:
+        linked: whether the sender sends on it; not so after an `unlink` event.
         sent: messages that the sender offered to this wire.
         received: messages that the receiver got.
         waiting: messages in the queue now.
@@ -70,6 +74,7 @@ class WireStatistics:
     receiver: str
     policy: Policy
     capacity: int
+    linked: bool
     sent: int
     received: int
     waiting: int
@@ -167,19 +172,24 @@ def read_statistics(plan: Plan, segment: ControlSegment) -> PipeStatistics:
             age=Latency(tuple(record.age_histogram())),
             **counters,
         )
-    waiting = dict.fromkeys((edge.number for edge in plan.edges), 0)
+    waiting: Counter[int] = Counter()
     for incarnation in segment.process.incarnations():
-        if incarnation.state in (native.LIVE, native.SENDER_DEAD) and incarnation.edge in waiting:
+        if incarnation.state in (native.LIVE, native.SENDER_DEAD):
             waiting[incarnation.edge] += incarnation.waiting()
     wires = {}
-    for edge in plan.edges:
-        edge_record = native.EdgeRecord(segment.process, edge.number)
-        wires[names[edge.sender], names[edge.receiver]] = WireStatistics(
-            sender=names[edge.sender],
-            receiver=names[edge.receiver],
-            policy=edge.policy,
-            capacity=edge.capacity,
-            waiting=waiting[edge.number],
+    for number in range(segment.process.control.edges):
+        edge_record = native.EdgeRecord(segment.process, number)
+        sender, receiver = edge_record.ends()
+        policy, capacity = edge_record.settings()
+        if not capacity or receiver >= len(names):
+            continue  # a place that is not in use, or a tap
+        wires[names[sender], names[receiver]] = WireStatistics(
+            sender=names[sender],
+            receiver=names[receiver],
+            policy=policy,
+            capacity=capacity,
+            linked=not edge_record.removed,
+            waiting=waiting[number],
             dropped=edge_record.dropped(),
             hop=Latency(tuple(edge_record.hop_histogram())),
             **edge_record.counters(),

@@ -219,6 +219,7 @@ static bool reserve(life *own, pshm_post *post, uint64_t sequence, uint32_t whos
 /* Sends what reserve and refer made ready, or gives it up for want of a slot. */
 static void send_post(life *own, pshm_post *post, uint64_t sequence, bool ready) {
     uint64_t body[2] = {sequence, ~sequence};
+    post->ticket = sequence + 1;
     for (uint32_t k = 0; k < post->slots; k++) note_held(own, post->slot[k], 0);
     int status = ready ? PSHM_NOTICE : PSHM_FULL;
     while (status == PSHM_NOTICE) {
