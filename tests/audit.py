@@ -17,7 +17,7 @@ import numpy as np
 SHM = Path("/dev/shm")
 OPEN = 2**64 - 1
 RINGS = 1024
-REASONS = 8
+REASONS = 10
 BUCKETS = 608
 LIVE, SENDER_DEAD = 1, 2
 PRODUCER = 1
@@ -49,17 +49,17 @@ _HEAD = _record(
 )
 _FLOW = _record(24, state=(0, "u4"))
 _ROUTINE = _record(
-    _round_up(160 + 8 * BUCKETS, LINE),
+    _round_up(168 + 8 * BUCKETS, LINE),
     state=(64, "u4"),
     received=(72, "u8"),
     sent=(80, "u8"),
     errors=(88, "u8"),
     handled=(136, "u8"),
     sequence=(144, "u8"),
-    lost_in_crash=(152, "u8"),
+    lost_in_crash=(160, "u8"),
 )
 _EDGE = _record(
-    _round_up(344 + 8 * BUCKETS, LINE),
+    _round_up(352 + 8 * BUCKETS, LINE),
     sender=(0, "u4"),
     receiver=(4, "u4"),
     local=(8, "u4"),
