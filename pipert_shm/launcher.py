@@ -674,14 +674,16 @@ class Launcher:
 
     def _unlink(self, name: str, receiver: str) -> None:
         sender = self._item(name)
-        edge = self._links.unlink(sender, receiver)
-        if edge is None:
+        edges = [self._links.unlink(sender, one) for one in self._plan.copies.get(receiver, (receiver,))]
+        if not any(edges):
             self._logger.warning("unlink: there is no wire to %r", receiver)
-            return
-        number = self._incarnations.live(edge)
-        if self._flows[sender.flow].up and number is not None:
-            self._send_to(sender.number, "unlink_out", edge.number, number)
-        self._forget(edge)
+        for edge in edges:
+            if edge is None:
+                continue
+            number = self._incarnations.live(edge)
+            if self._flows[sender.flow].up and number is not None:
+                self._send_to(sender.number, "unlink_out", edge.number, number)
+            self._forget(edge)
         self._resize()
 
     def _end_unlinked(self, number: int) -> None:

@@ -206,4 +206,4 @@ def test_progress_elsewhere_is_a_line_each_second(slow_pipe: Pipe) -> None:
     seen = [int(number) for line in lines for number in re.findall(r"^clip, frame (\d+), \d+ fps$", line)]
     assert len(seen) == len(lines) == 3
     assert seen == sorted(set(seen))
-    assert 60 < seen[2] < 50 * took, "50 a second"
+    assert 60 < seen[2] <= 50 * took + 1, "50 a second"

@@ -16,6 +16,7 @@ import pytest
 from pipert_shm import (
     KILL_EVENT_NAME,
     START_EVENT_NAME,
+    UNLINK_EVENT_NAME,
     DestinationRoutine,
     MiddleRoutine,
     Pipe,
@@ -269,9 +270,14 @@ def test_a_late_result_holds_the_others_back_and_no_more_than_a_few(tmp_path: Pa
     pipe.build()
     pipe.notify_event(START_EVENT_NAME)
     full = [("source", f"worker#{number}") for number in range(3)] + [("worker#0", "record"), ("worker#2", "record")]
-    eventually(lambda: all(pipe.statistics().wires[wire].waiting == 2 for wire in full))
     in_hands = 4  # of the source, and of each worker
-    assert pipe.statistics().routines["source"].sent == len(full) * 2 + in_hands + 2 * HELD_BACK
+    sent = len(full) * 2 + in_hands + 2 * HELD_BACK
+
+    def is_full() -> bool:
+        now = pipe.statistics()
+        return all(now.wires[wire].waiting == 2 for wire in full) and now.routines["source"].sent == sent
+
+    eventually(is_full)
     board[GATE] = 1
     pipe.join()
     assert [message.sequence for message in received(tmp_path / "r")] == list(range(COUNT))
@@ -314,7 +320,6 @@ def test_nobody_waits_for_what_a_killed_replica_had() -> None:
         board[8] = 2 + taken
     board.wait(TAKEN, 4)
     assert board[10] <= 1
-    board[GATE] = 1
     os.kill(pipe.statistics().flows["workers#1"].pid, signal.SIGKILL)
     board.wait(10, 4)
     assert pipe.statistics().routines["worker#1"].lost_in_crash == 1
@@ -462,3 +467,27 @@ def test_an_ordered_flow_that_can_have_no_order(tmp_path: Path) -> None:
     source, sink, one = Frames("source", 1), Forward("sink"), Forward("one")
     with pytest.raises(Exception, match="can't have replicas itself"):
         build(one, wires=[Wire(source, one), Wire(one, sink)], sink_replicas=2)
+
+
+def test_the_replicas_are_unlinked_by_their_plain_name() -> None:
+    board = Board()
+    pipe = Pipe(policy="block")
+    source, worker, last = Frames("source", None, SHAPE), Worker("worker", board), Ordered("last", board)
+    other = Ordered("other", Board())
+    for routine in (source, last, other):
+        pipe.create_flow(routine.name, False, routine)
+    pipe.create_flow("workers", False, worker, replicas=2)
+    pipe.link(Wire(source, [worker, other]), Wire(worker, last))
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    board.wait(10, 5)
+    pipe.notify_event(UNLINK_EVENT_NAME, specific_routine="source", unlink_routine_name="worker")
+    for number in range(2):
+        eventually(partial(_is_over, pipe, f"worker#{number}"))
+    wires = pipe.statistics().wires
+    assert [wires["source", name].linked for name in ("worker#0", "worker#1", "other")] == [False, False, True]
+    pipe.join(to_kill=True)
+
+
+def _is_over(pipe: Pipe, name: str) -> bool:
+    return pipe.statistics().routines[name].state == "ended"

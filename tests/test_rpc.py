@@ -206,7 +206,7 @@ def test_an_error_reaches_the_client(server: Server, connect: Callable[[], Clien
     client = connect()
     client("start")
     cases: list[tuple[tuple[Any, ...], str, str]] = [
-        (("execute", "nothing"), "UnknownEvent", "they handle: kill, log_data, scale"),
+        (("execute", "nothing"), "UnknownEvent", "they handle: kill, link, log_data, scale"),
         (("execute", "scale"), "UnknownEvent", "factor"),
         (("execute", "scale", '{"factor": '), "JSONDecodeError", "Expecting value"),
         (("execute", "scale", "[2]"), "ValueError", "must be a dict or the JSON of one"),
