@@ -109,8 +109,8 @@ typedef struct pshm_control_size {
 } pshm_control_size;
 uint64_t pshm_control_bytes(const pshm_control_size *size);
 void pshm_control_format(void *memory, const pshm_control_size *size, uint64_t budget);
-uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes);
-void pshm_control_refund(const pshm_control *control, uint64_t bytes);
+uint64_t pshm_control_left(const pshm_control *control);
+bool pshm_control_spend(const pshm_control *control, uint32_t ring, uint64_t bytes);
 pshm_incarnation_record *pshm_control_incarnation(const pshm_control *control, uint32_t number);
 pshm_edge_record *pshm_control_edge(const pshm_control *control, uint32_t number);
 pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t number);

@@ -55,7 +55,7 @@ void pshm_control_format(void *memory, const pshm_control_size *size, uint64_t b
     PSHM_POINT();
     atomic_store_explicit(&head->next_serial, 1, memory_order_relaxed);
     PSHM_POINT();
-    atomic_store_explicit(&head->memory_left, budget, memory_order_relaxed);
+    head->budget = budget;
     PSHM_POINT();
     head->magic = PSHM_MAGIC;
 }
@@ -161,22 +161,27 @@ void pshm_tickets_done(pshm_edge_record *record, uint64_t ticket) {
         __atomic_store_n(&record->ticket_done, ticket, __ATOMIC_RELEASE);
 }
 
-uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes) {
-    _Atomic uint64_t *left = &control->head->memory_left;
-    PSHM_POINT();
-    uint64_t before = atomic_load_explicit(left, memory_order_relaxed);
-    do {
-        if (before < bytes) return before;
-        PSHM_POINT();
-        /* relaxed: a sum, nothing is published by it */
-    } while (!atomic_compare_exchange_weak_explicit(left, &before, before - bytes,
-                                                    memory_order_relaxed, memory_order_relaxed));
-    return before;
+uint64_t pshm_control_left(const pshm_control *control) {
+    uint64_t left = control->head->budget;
+    for (uint32_t n = 0; n < PSHM_RINGS; n++) {
+        /* seq_cst: of two that spend at a time, one sees the other's */
+        uint64_t bytes =
+            atomic_load_explicit(&control->head->ring[n].bytes, memory_order_seq_cst);
+        if (bytes > left) return 0;
+        left -= bytes;
+    }
+    return left;
 }
 
-void pshm_control_refund(const pshm_control *control, uint64_t bytes) {
+bool pshm_control_spend(const pshm_control *control, uint32_t ring, uint64_t bytes) {
+    if (ring >= PSHM_RINGS || bytes > pshm_control_left(control)) return false;
+    _Atomic uint64_t *entry = &control->head->ring[ring].bytes;
     PSHM_POINT();
-    atomic_fetch_add_explicit(&control->head->memory_left, bytes, memory_order_relaxed);
+    atomic_store_explicit(entry, bytes, memory_order_seq_cst);
+    uint64_t sum = 0;
+    for (uint32_t n = 0; n < PSHM_RINGS; n++)
+        sum += atomic_load_explicit(&control->head->ring[n].bytes, memory_order_seq_cst);
+    return sum <= control->head->budget;
 }
 
 uint32_t pshm_control_claim_ring(const pshm_control *control, uint32_t owner, uint64_t *serial) {
@@ -207,6 +212,8 @@ void pshm_control_release_ring(const pshm_control *control, uint32_t ring) {
     if (ring >= PSHM_RINGS) return;
     PSHM_POINT();
     atomic_store_explicit(&control->head->ring[ring].ready, 0, memory_order_relaxed);
+    PSHM_POINT();
+    atomic_store_explicit(&control->head->ring[ring].bytes, 0, memory_order_relaxed);
     PSHM_POINT();
     /* release: claimed again only after the above */
     atomic_store_explicit(&control->head->ring[ring].serial, 0, memory_order_release);

@@ -122,6 +122,7 @@ typedef struct pshm_flow_record {
  * place is known as soon as it is claimed, however soon they die. */
 typedef struct pshm_ring_entry {
     _Atomic uint64_t serial;
+    _Atomic uint64_t bytes; /* of the memory budget */
     _Atomic uint32_t ready;
     uint32_t reserved;
 } pshm_ring_entry;
@@ -136,8 +137,8 @@ typedef struct pshm_control_head {
     uint32_t cells; /* per queue, a power of two */
     uint32_t reserved;
     _Atomic uint64_t next_serial;
-    _Atomic uint64_t epoch;       /* moves whenever a ring goes */
-    _Atomic uint64_t memory_left; /* bytes that rings may still take */
+    _Atomic uint64_t epoch; /* moves whenever a ring goes */
+    uint64_t budget;        /* bytes that rings may take; never written again */
     pshm_ring_entry ring[PSHM_RINGS];
 } pshm_control_head;
 
@@ -215,11 +216,14 @@ static inline bool pshm_edge_reaches(const pshm_edge *edge, uint32_t owner) {
 void pshm_tickets_read(const pshm_edge_record *record, uint64_t *pushed, uint64_t *done);
 void pshm_tickets_done(pshm_edge_record *record, uint64_t ticket);
 
-/* Takes `bytes` of the memory budget, or nothing when that much is not left;
- * returns what was left before. pshm_control_refund gives back. Any process;
- * lock-free. */
-uint64_t pshm_control_spend(const pshm_control *control, uint64_t bytes);
-void pshm_control_refund(const pshm_control *control, uint64_t bytes);
+/* Bytes of the memory budget that no ring has taken. Any process. */
+uint64_t pshm_control_left(const pshm_control *control);
+
+/* Takes `bytes` of the budget for a ring that was claimed; false when that much
+ * is not left, and the ring must be released. They stand in the ring's entry, so
+ * whoever gives back the place gives them back, also for a claimer that died.
+ * Any process; of two that together want too much, both may be refused. */
+bool pshm_control_spend(const pshm_control *control, uint32_t ring, uint64_t bytes);
 
 /* Claims a place and a serial for a new ring; its number, or PSHM_RINGS when
  * all are taken. Any process; lock-free. */

@@ -263,7 +263,7 @@ def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int
     """
     process = segment.process
     slot_bytes = _page_up(slot_bytes)
-    free = min(process.spend(0), free_bytes())
+    free = min(process.memory_left(), free_bytes())
     head = native.ring_bytes(slots, slot_bytes) - slots * slot_bytes
     fitting = min(slots, max(0, free - head) // slot_bytes)
     fewest = min(slots, FEWEST_SLOTS)
@@ -275,13 +275,9 @@ def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int
         raise SharedMemoryFull(f"{purpose} (the pipe has {native.RINGS} rings already)", size, 0)
     ring, serial = claimed
     try:
-        if process.spend(size) < size:
-            raise SharedMemoryFull(purpose, size, process.spend(0))
-        try:
-            fd = create_segment(_name(segment.pipe_id, serial), size, purpose)
-        except BaseException:
-            process.refund(size)
-            raise
+        if not process.spend(ring, size):
+            raise SharedMemoryFull(purpose, size, free)
+        fd = create_segment(_name(segment.pipe_id, serial), size, purpose)
     except BaseException:
         process.release_ring(ring)
         raise
@@ -331,13 +327,14 @@ def open_every_ring(segment: ControlSegment) -> list[int]:
 
 
 def remove_unpublished(segment: ControlSegment, owner: int) -> None:
-    """Removes the segments that a routine which died was just making, and gives their bytes back. The launcher only."""
-    while serial := segment.process.unclaim_ring(owner):
-        name = _name(segment.pipe_id, serial)
-        path = SHM / name[1:]
-        if path.exists():
-            segment.process.refund(path.stat().st_size)
-            _unlink(name)
+    """Gives back the places of rings that a routine which died was just making, or just removing. The launcher only."""
+    process = segment.process
+    while serial := process.unclaim_ring(owner):
+        _unlink(_name(segment.pipe_id, serial))
+    for ring in range(native.RINGS):
+        serial = process.serial(ring)
+        if serial and serial & 0xFFFF == owner and not (SHM / _name(segment.pipe_id, serial)[1:]).exists():
+            process.release_ring(ring)
 
 
 def remove_if_free(segment: ControlSegment, ring: int) -> bool:
@@ -346,13 +343,12 @@ def remove_if_free(segment: ControlSegment, ring: int) -> bool:
     Its owner only, or the launcher when that is dead.
     """
     process = segment.process
-    slots, slot_bytes = process.ring_geometry(ring)
+    slots, _ = process.ring_geometry(ring)
     if not slots or process.used_slots(ring):
         return False
     serial = process.serial(ring)
     _unlink(_name(segment.pipe_id, serial))
     process.release_ring(ring)
-    process.refund(native.ring_bytes(slots, slot_bytes))
     process.prune()
     return True
 
@@ -406,7 +402,7 @@ class Slots:
             self._move(size if not self._slot_bytes else max(size, int(self._slot_bytes * GROWTH)))
         elif self.wanted > self._tried:
             self._tried = self.wanted
-            if native.ring_bytes(self.wanted, self._slot_bytes) <= min(self._segment.process.spend(0), free_bytes()):
+            if native.ring_bytes(self.wanted, self._slot_bytes) <= min(self._segment.process.memory_left(), free_bytes()):
                 try:
                     self._move(self._slot_bytes)
                 except SharedMemoryFull:

@@ -560,13 +560,15 @@ class Process:
         mapping = _lib.pshm_process_find(self._process, ring)
         return None if mapping == _ffi.NULL else int(mapping.ring.owner)
 
-    def spend(self, size: int) -> int:
-        """Takes `size` bytes of the pipe's memory budget, or nothing; returns what was left before."""
-        left: int = _lib.pshm_control_spend(self.control, size)
+    def memory_left(self) -> int:
+        """Bytes of the pipe's memory budget that no ring has taken."""
+        left: int = _lib.pshm_control_left(self.control)
         return left
 
-    def refund(self, size: int) -> None:
-        _lib.pshm_control_refund(self.control, size)
+    def spend(self, ring: int, size: int) -> bool:
+        """Takes `size` bytes of the budget for a ring that was claimed; False when there is less. `release_ring` gives back."""
+        spent: bool = _lib.pshm_control_spend(self.control, ring, size)
+        return spent
 
     def map_ring(self, ring: int, serial: int, fd: int, size: int, *, writable: bool) -> None:
         """:raises OSError: when the segment is not that ring, or can't be mapped."""

@@ -36,7 +36,7 @@ def _round_up(n: int, to: int) -> int:
     return -(-n // to) * to
 
 
-_ENTRY = _record(16, serial=(0, "u8"), ready=(8, "u4"), owner=(12, "u4"))
+_ENTRY = _record(24, serial=(0, "u8"), bytes=(8, "u8"), ready=(16, "u4"))
 _HEAD = _record(
     56 + RINGS * _ENTRY.itemsize,
     flows=(8, "u4"),
@@ -44,7 +44,7 @@ _HEAD = _record(
     edges=(16, "u4"),
     incarnations=(20, "u4"),
     cells=(24, "u4"),
-    memory_left=(48, "u8"),
+    budget=(48, "u8"),
     rings=(56, (_ENTRY, RINGS)),
 )
 _FLOW = _record(24, state=(0, "u4"))
@@ -169,7 +169,7 @@ def take_snapshot(pipe_id: str) -> Snapshot:
         routines=np.frombuffer(data, _ROUTINE, int(head["routines"]), routines_at),
         edges=np.frombuffer(data, _EDGE, int(head["edges"]), edges_at),
         incarnations=np.frombuffer(data, incarnation, int(head["incarnations"]), incarnations_at),
-        memory_left=int(head["memory_left"]),
+        memory_left=int(head["budget"]) - int(head["rings"]["bytes"].sum()),
         rings=rings,
     )
 

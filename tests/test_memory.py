@@ -174,7 +174,7 @@ def test_a_forked_child_keeps_the_mapping_but_not_the_lock() -> None:
     if pid == 0:
         os.write(ready[1], b"x")
         os.read(go_on[0], 1)
-        os._exit(segment.process.spend(0) != 1000)  # it is still there
+        os._exit(segment.process.memory_left() != 1000)  # it is still there
     os.read(ready[0], 1)
     assert not is_stale(segment.pipe_id)
     segment.close()

@@ -38,7 +38,7 @@ static void audit_rings(const pshm_control *control) {
         bool has = (n == SOURCE || n == MIDDLE) && control->routine[n].state != FAILED;
         CHECK(rings[n] == (has ? LIVE_RINGS : 0), "routine %u has %u rings", n, rings[n]);
     }
-    uint64_t left = atomic_load(&control->head->memory_left);
+    uint64_t left = pshm_control_left(control);
     CHECK(left + bytes == PSHM_CRASH_BUDGET, "%" PRIu64 " bytes of the budget are gone",
           PSHM_CRASH_BUDGET - bytes - left);
 }

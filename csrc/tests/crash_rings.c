@@ -24,7 +24,7 @@ uint32_t pshm_crash_make_ring(pshm_process *process, uint32_t owner, uint32_t sl
     uint64_t serial, bytes = pshm_ring_bytes(slots, slot_bytes);
     uint32_t ring = pshm_control_claim_ring(&process->control, owner, &serial);
     CHECK(ring < PSHM_RINGS, "no place for a ring");
-    CHECK(pshm_control_spend(&process->control, bytes) >= bytes, "the budget leaks");
+    CHECK(pshm_control_spend(&process->control, ring, bytes), "the budget leaks");
     pshm_crash_here.world->created[pshm_crash_serial_index(serial)] = bytes;
     pshm_ring_format(pshm_crash_here.ring[pshm_crash_serial_index(serial)], ring, owner, slots,
                      slot_bytes);
@@ -54,10 +54,8 @@ bool pshm_crash_remove_if_free(pshm_process *process, uint32_t ring) {
     pshm_mapping *mapping = pshm_process_find(process, ring);
     CHECK(mapping != NULL, "ring %u, retired, went on its own", ring);
     if (pshm_ring_used(&mapping->ring) != 0) return false;
-    uint64_t bytes = pshm_ring_bytes(mapping->ring.slots, mapping->ring.slot_bytes);
     pshm_crash_here.world->unlinked[pshm_crash_serial_index(mapping->serial)] = 1;
     pshm_control_release_ring(&process->control, ring);
-    pshm_control_refund(&process->control, bytes);
     pshm_process_prune(process);
     return true;
 }
@@ -67,7 +65,6 @@ void pshm_crash_remove_unpublished(pshm_process *process, uint32_t owner) {
     while ((serial = pshm_control_unclaim_ring(&process->control, owner)) != 0) {
         uint32_t index = pshm_crash_serial_index(serial);
         if (pshm_crash_here.world->created[index] == 0) continue;
-        pshm_control_refund(&process->control, pshm_crash_here.world->created[index]);
         pshm_crash_here.world->unlinked[index] = 1;
     }
 }

@@ -195,8 +195,8 @@ static void do_ring(uint32_t how, uint32_t which) {
         while (pshm_control_unclaim_ring(control, which / 32) != 0) continue;
         break;
     default:
-        pshm_control_spend(control, which);
-        pshm_control_refund(control, which);
+        pshm_control_spend(control, ring, which);
+        pshm_control_left(control);
     }
 }
 

@@ -151,7 +151,7 @@ static void add_word(void *at, size_t bytes) {
 static void list_head(pshm_control_head *head) {
     WORD(head->magic), WORD(head->version), WORD(head->flows), WORD(head->routines);
     WORD(head->edges), WORD(head->incarnations), WORD(head->cells);
-    WORD(head->next_serial), WORD(head->epoch), WORD(head->memory_left);
+    WORD(head->next_serial), WORD(head->epoch), WORD(head->budget), WORD(head->ring[1].bytes);
     for (uint32_t n = 0; n < PSHM_FUZZ_RINGS + 2; n++)
         WORD(head->ring[n].serial), WORD(head->ring[n].ready);
 }
@@ -231,7 +231,7 @@ static void build_ring(uint32_t n) {
     uint32_t place =
         pshm_control_claim_ring(&owner->control, rings[n].owner, &pshm_fuzz_here.serial[n]);
     if (place != n) pshm_fuzz_fail("a ring is not in its place");
-    pshm_control_spend(&owner->control, pshm_ring_bytes(rings[n].slots, rings[n].slot_bytes));
+    pshm_control_spend(&owner->control, n, pshm_ring_bytes(rings[n].slots, rings[n].slot_bytes));
     pshm_ring_format((void *)pshm_fuzz_here.ring[n], n, rings[n].owner, rings[n].slots,
                      rings[n].slot_bytes);
     if (pshm_fuzz_map(owner, n, pshm_fuzz_here.serial[n], n, true) != 0)
