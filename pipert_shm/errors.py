@@ -180,3 +180,8 @@ class PipeFailed(PipertError):
         super().__init__("; ".join(causes))
         self.causes = causes
         self.exit_codes = exit_codes
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line: its type, and what it says."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -19,7 +19,7 @@ from typing import Any
 
 from pipert_shm import native
 from pipert_shm.channel import Channel
-from pipert_shm.errors import SharedMemoryFull
+from pipert_shm.errors import SharedMemoryFull, describe
 from pipert_shm.events import (
     KILL_EVENT_NAME,
     LOG_DATA,
@@ -35,7 +35,7 @@ from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import Plan
 from pipert_shm.ports import LocalMessages
-from pipert_shm.runner import Attachment, Runner, Shutdown, Start, Stop, describe
+from pipert_shm.runner import Attachment, Runner, Shutdown, Start, Stop
 
 EXIT_GAVE_UP = 70
 STACKS_SIGNAL = signal.SIGRTMIN + 7  # makes a flow write the stacks of its threads

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from pipert_shm import native
 from pipert_shm.channel import Channel
-from pipert_shm.errors import FlowDied, PipeStateError, WiresValidation
+from pipert_shm.errors import FlowDied, PipeStateError, WiresValidation, describe
 from pipert_shm.events import (
     KILL_EVENT_NAME,
     LINK_EVENT_NAME,
@@ -38,7 +38,7 @@ from pipert_shm.links import Links
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment, unlink_pipe
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
-from pipert_shm.runner import Attachment, State, describe
+from pipert_shm.runner import Attachment, State
 from pipert_shm.transmit import SharedMemoryTransmitter
 
 FIRST_BACKOFF = 0.02  # seconds, doubled with each restart within the window

@@ -125,6 +125,32 @@ class Pipe:
             `always`, or `never`. The first restart comes at once, each further one after twice the time.
         :param max_restarts: restarts within `restart_window` seconds after which the flow has failed for good.
         :raises PipertError: when the name is taken, a routine is in a flow already, or the pipe is built.
+        :raises ValueError: when a number or the restart policy is out of range.
+
+        >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, MiddleRoutine, Pipe, SourceRoutine, Wire
+        >>> class Numbers(SourceRoutine):
+        ...     def main_logic(self):
+        ...         if self.meta.sequence == 10:
+        ...             raise EndOfStream
+        ...         return self.meta.sequence
+        >>> class Odd(MiddleRoutine):
+        ...     def main_logic(self, number):
+        ...         return number if number % 2 else None
+        >>> class Last(DestinationRoutine):
+        ...     before = 0
+        ...     def main_logic(self, number):
+        ...         assert number > self.before
+        ...         self.before = number
+        >>> numbers, odd, last = Numbers("numbers"), Odd("odd"), Last("last")
+        >>> with Pipe(policy="block") as pipe:
+        ...     pipe.create_flow("ends", False, numbers, last)
+        ...     pipe.create_flow("workers", False, odd, replicas=3, ordered=True)
+        ...     pipe.link(Wire(numbers, odd), Wire(odd, last))
+        ...     pipe.build()
+        ...     pipe.notify_event(START_EVENT_NAME)
+        >>> statistics = pipe.statistics()
+        >>> sum(statistics.routines[f"odd#{number}"].sent for number in range(3)), statistics.routines["last"].errors
+        (5, 0)
         """
         self._require_unbuilt("create_flow")
         if flow_name in self._flows:

@@ -36,6 +36,7 @@ class _Nothing:
 
 
 NOTHING = _Nothing()
+SKIPPED = -1  # a status: what was there is dropped; there may be more
 
 
 class _Group:
@@ -387,7 +388,7 @@ class Inbox:
         self._max_age_ns: dict[int, int] = {}
         self._unlinked: set[int] = set()
         self.over_cap: EdgePlan | None = None
-        self.lost_a_sender = False
+        self.unsettled = True  # whether a message may be gone that was pushed, and that nothing will come of
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:
         """One more incarnation of an edge. It waits its turn behind an earlier one of the same edge."""
@@ -432,9 +433,10 @@ class Inbox:
             if status == native.DRAINED:
                 open_every_ring(self._segment)
                 self._port.recover_sender(self._port.delivery.place)
-                self.lost_a_sender = True
+                self.unsettled = True
             elif status == native.OK and self._max_age_ns and self._has_expired():
                 self.discard("expired")
+                return SKIPPED
             else:
                 return status
 
@@ -456,6 +458,7 @@ class Inbox:
         if delivery.local:
             self._local[self._edges[delivery.place].number].pop(delivery.token)
         self._port.discard(native.REASONS[reason])
+        self.unsettled = True
 
     @property
     def edge(self) -> EdgePlan:
@@ -507,6 +510,7 @@ class Inbox:
             return self._receive[place](decode(delivery.kind & ~TICKETED, body[hops_end:], buffers)), meta
         except Exception:
             self._port.discard(native.REASONS["error"])
+            self.unsettled = True
             raise
 
     def _take_local(self, place: int, token: int, received_ns: int) -> tuple[Any, Meta]:
@@ -520,7 +524,7 @@ class Inbox:
     def end(self) -> None:
         """Takes no more; what waits is dropped, counted as `ended`."""
         self._port.end_ins()
-        while (status := self.receive(0)) in (native.OK, native.PROTOCOL, native.NOTICE):
+        while (status := self.receive(0)) in (native.OK, native.PROTOCOL, native.NOTICE, SKIPPED):
             if status == native.NOTICE:
                 self._port.noticed()
             elif status == native.OK:

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -22,18 +22,12 @@ import numpy as np
 
 from pipert_shm import native
 from pipert_shm.data import FrameData, Meta
-from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull
-from pipert_shm.join import Matcher
+from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull, describe
+from pipert_shm.intake import Gathered, Intake
 from pipert_shm.memory import ControlSegment, Stopping
-from pipert_shm.order import Order
-from pipert_shm.plan import HELD_BACK, EdgePlan, Plan, RoutinePlan
-from pipert_shm.ports import NOTHING, Inbox, LocalMessages, Outbox
-from pipert_shm.routine import LONGEST_WAIT, BatchRoutine, Role, run_as
-
-HELD_BACK_POLL_NS = 2_000_000  # between looks whether what is held back has to wait for anything still
-
-# Payloads to be handled in one call, and what is known of each.
-Gathered = tuple[list[Any], list[Meta]]
+from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
+from pipert_shm.ports import Inbox, LocalMessages, Outbox
+from pipert_shm.routine import LONGEST_WAIT, Role, run_as
 
 _pid = os.getpid()
 
@@ -144,7 +138,6 @@ class Runner:
         self.record = native.RoutineRecord(segment.process, plan.number)
         ins = [*plan.ins, *(edge for edge in attachment.leaving if edge.receiver == plan.number)]
         self._port = native.Port(segment.process, plan.number, len(ins))
-        lanes = {sender: [native.EdgeRecord(segment.process, edge) for edge in edges] for sender, edges in plan.lanes.items()}
         self._outbox = Outbox(
             segment,
             self._port,
@@ -155,7 +148,7 @@ class Runner:
             plan.message_slots,
             local,
             ordered=plan.ordered,
-            lanes={sender: edges[0] for sender, edges in lanes.items()},
+            lanes={sender: native.EdgeRecord(segment.process, edges[0]) for sender, edges in plan.lanes.items()},
         )
         self._outbox.slots.edge_names = flow.edge_names
         self._inbox = Inbox(segment, self._port, plan.number, names, local)
@@ -176,23 +169,9 @@ class Runner:
         self._run_number = 0
         self._errors_in_a_row = 0
         self._turn = 0.0
-        self._is_batch = isinstance(plan.routine, BatchRoutine)
-        self._joined = [names[edge.sender] for edge in plan.ins]
-        self._matcher: Matcher[tuple[EdgePlan, Any, Meta]] | None = None
-        join = plan.routine.join
-        if join is not None:
-            self._matcher = Matcher([edge.number for edge in plan.ins], join.tolerance, join.depth)
-        self._gather = self._gather_batch if self._is_batch else self._gather_joined if join is not None else self._gather_one
-        self._order: Order[tuple[EdgePlan, Any, Meta]] | None = None
-        if lanes and not plan.ordered:
-            tickets = {sender: [edge.tickets for edge in edges] for sender, edges in lanes.items()}
-            self._order = Order(tickets, HELD_BACK)
-        self._lanes = lanes if plan.ordered else {}
-        self._unsettled = plan.ordered and any(not edge.local for edge in plan.ins)
-        self._nothing_came = False
+        self._intake = Intake(segment, plan, names, self._inbox, self._outbox, self._logger, self._obey, self._count_error)
         self._redo: Gathered | None = None
         self._hand: list[Any] = []
-        self._warned_of_cap: set[int] = set()
         self.log_data = False
         self._thread = threading.Thread(target=self._serve, name=plan.routine.name, daemon=True)
         plan.routine._runtime = self
@@ -368,12 +347,7 @@ class Runner:
             state, cause = State.FAILED, self._failed("setup", error)
         else:
             state, cause = self._run_logic()
-            if self._matcher is not None:
-                self._disown(self._matcher.clear())
-            if self._order is not None and state.over:
-                while waiting := self._order.waiting():
-                    _, (edge, _, _) = self._order.release(waiting[0])
-                    self._inbox.disown(edge, "ended")
+            self._intake.end(over=state.over)
             try:
                 self._call_user(self.routine.cleanup)
             except BaseException as error:
@@ -419,166 +393,9 @@ class Runner:
         self._pace()
         if self._stopping:
             return
-        gathered, self._redo = self._redo or self._gather(), None
+        gathered, self._redo = self._redo or self._intake.gather(), None
         if gathered is not None:
             self._apply(*gathered)
-
-    def _gather_one(self) -> Gathered | None:
-        message = self._next()
-        return None if message is None else ([message[0]], [message[1]])
-
-    def _gather_batch(self) -> Gathered | None:
-        """Up to `batch_size` messages: what comes within `max_wait` of the first, and before a stop."""
-        routine = self.routine
-        assert isinstance(routine, BatchRoutine)
-        payloads: list[Any] = []
-        metas: list[Meta] = []
-        until, left = 0, native.FOREVER
-        while len(payloads) < routine.batch_size and not self._stopping:
-            try:
-                message = self._next(left)
-            except EndOfStream:
-                if not payloads:
-                    raise
-                break
-            if message is not None:
-                payloads.append(message[0])
-                metas.append(message[1])
-                del message
-                until = until or native.now_ns() + int(routine.max_wait * 1e9)
-            elif payloads and native.now_ns() >= until:
-                break
-            if payloads:
-                left = max(0, until - native.now_ns())
-        return (payloads, metas) if payloads else None
-
-    def _gather_joined(self) -> Gathered | None:
-        """The next message of one input completes a set, or waits for the others."""
-        assert self._matcher is not None
-        assert self.routine.join is not None
-        message = self._next()
-        if message is None:
-            return None
-        edge, meta = self._inbox.edge, message[1]
-        key = meta.sequence if self.routine.join.by == "seq" else meta.captured_ns / 1e9
-        dropped = self._matcher.add(edge.number, key, (edge, *message))
-        del message
-        self._disown(dropped)
-        matched = self._matcher.match()
-        return None if matched is None else ([payload for _, payload, _ in matched], [meta for _, _, meta in matched])
-
-    def _disown(self, dropped: list[tuple[Hashable, tuple[EdgePlan, Any, Meta]]]) -> None:
-        for _, (edge, _, _) in dropped:
-            self._inbox.disown(edge, "join")
-
-    def _next(self, timeout_ns: int = native.FOREVER) -> tuple[Any, Meta] | None:
-        """The next message; None when there is none in time, or commands came, which are obeyed."""
-        if self._order is not None:
-            return self._next_in_order(self._order, timeout_ns)
-        if self._plan.ordered:
-            if self._unsettled or self._inbox.lost_a_sender:
-                self._settle()
-            message = self._receive(timeout_ns)
-            if message is not None and message[0] is NOTHING:
-                self._send_nothing([message[1]])
-                return None
-            return message
-        message = self._receive(timeout_ns)
-        if message is not None and message[0] is NOTHING:
-            self.record.count_handled(1)  # on a wire that was linked from an ordered flow, after which there is no order here
-            return None
-        return message
-
-    def _next_in_order(self, order: Order[tuple[EdgePlan, Any, Meta]], timeout_ns: int) -> tuple[Any, Meta] | None:
-        until = min(native.now_ns() + timeout_ns, native.FOREVER)
-        while True:
-            due = order.pop()
-            if due is None:
-                free = order.free()  # before the look, which then finds all that could come before
-                patience = 0 if free else HELD_BACK_POLL_NS if order.waiting() else native.FOREVER
-                try:
-                    message = self._receive(min(patience, max(0, until - native.now_ns())))
-                except EndOfStream:
-                    if not order.waiting():
-                        raise
-                    due = order.release(order.waiting()[0])
-                else:
-                    if message is not None:
-                        edge, ticket = self._inbox.edge, message[1].ticket
-                        if not edge.ordered or ticket is None:
-                            return message
-                        if order.add(*ticket, edge.number, (edge, *message)):
-                            self._inbox.pause(edge.number, True)
-                        del message
-                        continue
-                    if not self._nothing_came or (not free and native.now_ns() >= until):
-                        return None
-                    if not free:
-                        continue
-                    due = order.release(free[0])
-            number, (_, payload, meta) = due
-            due = None
-            self._inbox.pause(number, False)
-            if payload is not NOTHING:
-                return payload, meta
-            self.record.count_handled(1)
-
-    def _settle(self) -> None:
-        """Of what was sent to this replica, and is neither waiting nor in its hands, nothing will come: says so."""
-        self._unsettled = self._inbox.lost_a_sender = False
-        for sender, edges in self._lanes.items():
-            for edge, number in zip(edges, self._plan.lanes[sender], strict=True):
-                pushed, done = edge.tickets()
-                if pushed > done and not self._inbox.unread(number):
-                    meta = Meta(self._names, self._plan.number, 0, native.now_ns(), ticket=(sender, pushed))
-                    self._hand.append(NOTHING)
-                    self._outbox.put(self._hand, meta)
-        self._outbox.flush()
-
-    def _send_nothing(self, metas: list[Meta]) -> None:
-        """There is no result for these messages: they are done with, and in an ordered flow the others need not wait for it."""
-        if not self._plan.ordered:
-            self.record.count_handled(len(metas))
-            return
-        for meta in metas:
-            self._hand.append(NOTHING)
-            self._outbox.put(self._hand, meta, 1)
-        self._outbox.flush()
-
-    def _receive(self, timeout_ns: int) -> tuple[Any, Meta] | None:
-        """The next message as it comes; None when there is none in time, or commands came, which are obeyed."""
-        status = self._inbox.receive(timeout_ns)
-        self._nothing_came = status == native.TIMED_OUT
-        if status == native.CLOSED:
-            raise EndOfStream
-        if status == native.NOTICE:
-            self._obey()
-            return None
-        if status == native.PROTOCOL:
-            self.record.count_error()
-            self._logger.error("a message did not match its slots; it is skipped. This is a bug, please report it")
-        if status != native.OK:
-            return None
-        try:
-            message = self._inbox.take()
-        except Exception as error:
-            self._logger.error("a message could not be decoded: %s", describe(error), exc_info=error)
-            self._count_error(error)
-            return None
-        if self._inbox.over_cap is not None:
-            self._warn_of_cap()
-        return message
-
-    def _warn_of_cap(self) -> None:
-        edge, self._inbox.over_cap = self._inbox.over_cap, None
-        if edge is None or edge.number in self._warned_of_cap:
-            return
-        self._warned_of_cap.add(edge.number)
-        self._logger.warning(
-            "it keeps more than %d frames of %r; further ones are handed over as private copies (shown once)",
-            edge.borrow_cap,
-            self._names[edge.sender],
-        )
 
     def _apply(self, holder: list[Any], metas: list[Meta]) -> None:
         """One call of main_logic, and the sending of its results.
@@ -586,9 +403,7 @@ class Runner:
         :param holder: the payloads, none for a source. Emptied before anything is sent: what is forwarded must not be held.
         """
         self._take_turn()
-        meta = metas[0]
-        if self._matcher is not None:
-            meta = Meta(self._names, meta.origin_number, meta.sequence, min(m.captured_ns for m in metas), meta.raw_hops)
+        meta = self._intake.meta_of(metas)
         self.routine.meta, self.routine.metas = meta, metas
         for payload in holder if self.log_data else ():
             self._log_payload("input", payload)
@@ -603,7 +418,7 @@ class Runner:
             self.record.count_handled(handled)
             raise
         except NoFreeSlot:
-            for _ in range(max(1, handled) if self._is_batch else 1):
+            for _ in range(max(1, handled) if self._intake.is_batch else 1):
                 self._outbox.lose()  # by loan(): as the wires' policies say, not an error
             if not handled:
                 self.record.sequence += 1
@@ -617,13 +432,13 @@ class Runner:
             holder.clear()
         if result is None:
             if handled:
-                self._send_nothing(metas)
+                self._intake.send_nothing(metas)
             return
         if not handled:
             self.record.sequence += 1  # before the send, which may be interrupted and resumed
         self._hand.append(result)
         del result
-        if self._is_batch:
+        if self._intake.is_batch:
             self._put_all(metas)
         else:
             self._put(meta, handled)
@@ -634,11 +449,7 @@ class Runner:
         try:
             if self._plan.role is Role.SOURCE:
                 return self._call_user(self._logic)
-            if self._is_batch:
-                return self._call_user(self._logic, holder.copy())
-            if self._matcher is not None:
-                return self._call_user(self._logic, dict(zip(self._joined, holder, strict=True)))
-            return self._call_user(self._logic, holder[0])
+            return self._call_user(self._logic, self._intake.argument(holder))
         finally:
             self.record.busy_since_ns = 0
             self.record.count_busy(native.now_ns() - started)
@@ -668,7 +479,7 @@ class Runner:
             what = f"{len(results)} results" if isinstance(results, list) else type(results).__name__
             wanted = f"a list of {len(metas)} results is wanted, one per message, None for nothing"
             self._report_error(metas, RoutineError(self.routine.name, f"main_logic returned {what}; {wanted}"))
-            self._send_nothing(metas)
+            self._intake.send_nothing(metas)
             return
         waiting = deque(results)
         del results
@@ -676,7 +487,7 @@ class Runner:
             self._hand.append(waiting.popleft())
             if self._hand[0] is None:
                 self._hand.clear()
-                self._send_nothing([meta])
+                self._intake.send_nothing([meta])
             else:
                 self._put(meta, 1)
 
@@ -729,7 +540,3 @@ class Runner:
         fps = self.routine._const_fps
         now = time.monotonic()
         self._turn = max(self._turn + 1.0 / fps, now - 1.0 / fps) if fps > 0 and self._turn else now
-
-
-def describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
