@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import pickle
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from pipert_shm import native
 
 PACKET_BYTES = 1 << 20
+MOST_FDS = 4
 
 
 class Channel:
@@ -41,8 +43,12 @@ class Channel:
     def set_blocking(self, blocking: bool) -> None:
         self._socket.setblocking(blocking)
 
-    def send(self, *message: Any) -> None:
-        """Sends a message.
+    def set_patience(self, seconds: float) -> None:
+        """From now on `send` and `receive` raise TimeoutError when they had to wait for so long."""
+        self._socket.settimeout(seconds)
+
+    def send(self, *message: Any, fds: Sequence[int] = ()) -> None:
+        """Sends a message, and file descriptors with it.
 
         :raises ValueError: when it is too large for a packet.
         :raises BlockingIOError: when this end does not block and there is no room now.
@@ -50,7 +56,10 @@ class Channel:
         """
         packet = pickle.dumps(message, 5)
         try:
-            self._socket.send(packet)
+            if fds:
+                socket.send_fds(self._socket, [packet], fds)
+            else:
+                self._socket.send(packet)
         except OSError as error:
             if len(packet) > PACKET_BYTES // 8 and not isinstance(error, BlockingIOError | BrokenPipeError | ConnectionError):
                 raise ValueError(
@@ -68,6 +77,14 @@ class Channel:
             return None
         message: tuple[Any, ...] = pickle.loads(packet)
         return message
+
+    def receive_with_fds(self) -> tuple[tuple[Any, ...] | None, list[int]]:
+        """The same, with the file descriptors that came with it, which are the caller's to close."""
+        try:
+            packet, fds, _, _ = socket.recv_fds(self._socket, PACKET_BYTES, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            return None, []
+        return (pickle.loads(packet) if packet else None), list(fds)
 
     def stop_receiving(self) -> None:
         """Makes `receive` return None, in whichever thread it waits."""

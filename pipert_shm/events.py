@@ -92,6 +92,24 @@ class Audience:
     handlers: dict[str, dict[str, tuple[inspect.Signature, ...]]]
     copies: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def picklable(self) -> Audience:
+        """The same, of names only: what handlers are annotated with, and their default values, need not pickle."""
+
+        def bare(signature: inspect.Signature) -> inspect.Signature:
+            parameters = [
+                parameter.replace(
+                    annotation=parameter.empty, default=parameter.empty if parameter.default is parameter.empty else None
+                )
+                for parameter in signature.parameters.values()
+            ]
+            return inspect.Signature(parameters)
+
+        handlers = {
+            routine: {event: tuple(map(bare, signatures)) for event, signatures in by_event.items()}
+            for routine, by_event in self.handlers.items()
+        }
+        return Audience(self.flows, handlers, self.copies)
+
     def address(
         self,
         name: str,

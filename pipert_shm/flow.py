@@ -164,6 +164,10 @@ class FlowProcess:
         elif what == "want_slots":
             name, slots, message_slots = details
             self.runners[name].want_slots(slots, message_slots)
+        elif what == "grown":
+            names, self._audience = details
+            for runner in self.runners.values():
+                runner.know(names)
         elif what == "refused":
             name, why = details
             self.runners[name].refuse(why)

@@ -42,7 +42,7 @@ class Intake:
     ) -> None:
         self._plan = plan
         self._routine = plan.routine
-        self._names = names
+        self.names = names
         self._inbox = inbox
         self._outbox = outbox
         self._logger = logger
@@ -81,7 +81,7 @@ class Intake:
         if self._matcher is None:
             return first
         oldest = min(meta.captured_ns for meta in metas)
-        return Meta(self._names, first.origin_number, first.sequence, oldest, first.raw_hops)
+        return Meta(self.names, first.origin_number, first.sequence, oldest, first.raw_hops)
 
     def end(self, *, over: bool) -> None:
         """The run ends: drops what waits for partners, and, if it is over for good, what waits for its turn."""
@@ -198,7 +198,7 @@ class Intake:
             for edge, number in zip(edges, self._plan.lanes[sender], strict=True):
                 pushed, done = edge.tickets()
                 if pushed > done and not self._inbox.unread(number):
-                    meta = Meta(self._names, self._plan.number, 0, native.now_ns(), ticket=(sender, pushed))
+                    meta = Meta(self.names, self._plan.number, 0, native.now_ns(), ticket=(sender, pushed))
                     self._hand.append(NOTHING)
                     self._outbox.put(self._hand, meta)
         self._outbox.flush()
@@ -246,5 +246,5 @@ class Intake:
         self._logger.warning(
             "it keeps more than %d frames of %r; further ones are handed over as private copies (shown once)",
             edge.borrow_cap,
-            self._names[edge.sender],
+            self.names[edge.sender],
         )

@@ -15,13 +15,13 @@ import signal
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, NoReturn
 
 from pipert_shm import native
 from pipert_shm.channel import Channel
-from pipert_shm.errors import FlowDied, PipeStateError, WiresValidation, describe
+from pipert_shm.errors import FlowDied, PipeStateError, SharedMemoryFull, WiresValidation, describe
 from pipert_shm.events import (
     KILL_EVENT_NAME,
     LINK_EVENT_NAME,
@@ -33,10 +33,12 @@ from pipert_shm.events import (
     Event,
 )
 from pipert_shm.flow import STACKS_SIGNAL, exit_process, run_flow, take_own_signals
+from pipert_shm.growth import Growth, take_in
 from pipert_shm.incarnations import Incarnations
 from pipert_shm.links import Links
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment, unlink_pipe
+from pipert_shm.nursery import Nursery, Order
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
 from pipert_shm.runner import Attachment, State
 from pipert_shm.transmit import SharedMemoryTransmitter
@@ -57,7 +59,11 @@ class FlowState(IntEnum):
 
 @dataclass(slots=True)
 class _Flow:
-    """A flow, and its process while it has one."""
+    """A flow, and its process while it has one.
+
+    Attributes:
+        nursery: who forks it, where we don't.
+    """
 
     name: str
     number: int
@@ -69,6 +75,7 @@ class _Flow:
     outbox: deque[tuple[Any, ...]] = field(default_factory=deque)
     deaths: list[float] = field(default_factory=list)
     restart_at: float | None = None
+    nursery: Nursery | None = None
     failed: bool = False
     hung: bool = False
 
@@ -118,6 +125,8 @@ class Launcher:
         self._runs = [0] * len(self._plan.routines)
         self._states = [State.BUILT] * len(self._plan.routines)
         self._sizes = [(item.slots, item.message_slots) for item in self._plan.routines]
+        self._audience = order.audience
+        self._newborn: set[str] = set()  # flows of a later build that are not up yet
         self._taps: dict[int, EdgePlan] = {}
         self._asked_tap: int | None = None  # one question at a time: see Session.tap
         self._unready = len(self._flows)
@@ -191,11 +200,22 @@ class Launcher:
         ours.keep()
         stacks, stacks_in = os.pipe()
         native.guard(stacks)
-        pid = os.fork()
-        if pid == 0:
-            self._be_flow(flow.name, theirs, stacks_in, Attachment(outs, ins, rings, leaving))
+        attachment, why = Attachment(outs, ins, rings, leaving), ""
+        if flow.nursery is not None:
+            fds = [theirs.fileno(), stacks_in, self._logs.fileno()]
+            pid, why = flow.nursery.fork(self._order_for(flow, flow.nursery, attachment), fds)
+        else:
+            pid = os.fork()
+            if pid == 0:
+                self._be_flow(flow.name, theirs, stacks_in, attachment)
         theirs.close()
         os.close(stacks_in)
+        if not pid:
+            ours.close()
+            native.unguard(stacks)
+            os.close(stacks)
+            self._give_up_unborn(flow, why)
+            return
         ours.set_blocking(False)
         flow.pid, flow.pidfd, flow.stacks, flow.channel = pid, os.pidfd_open(pid), stacks, ours
         flow.restart_at, flow.hung = None, False
@@ -220,7 +240,7 @@ class Launcher:
                 self._logs,
                 stacks,
                 order.logger_name,
-                order.audience,
+                self._audience,
                 attachment,
                 order.grace,
             )
@@ -286,6 +306,9 @@ class Launcher:
             self._tell(*message)
 
     def _note_ready(self, flow: _Flow) -> None:
+        if flow.name in self._newborn:
+            self._note_born(flow)
+            return
         if self._built:
             self._start_again(flow)
             return
@@ -295,8 +318,7 @@ class Launcher:
             self._tell("ready")
 
     def _bury(self, flow: _Flow) -> None:
-        _, status = os.waitpid(flow.pid, 0)
-        exit_code = os.waitstatus_to_exitcode(status)
+        exit_code = self._reap(flow)
         while flow.channel is not None and flow.channel in self._selector.get_map():
             self._hear_flow(flow)  # its last words
         self._selector.unregister(flow.pidfd)
@@ -394,7 +416,8 @@ class Launcher:
         now = time.monotonic()
         flow.deaths = [death for death in flow.deaths if now - death < restart.window]
         flow.deaths.append(now)
-        again = self._built and restart.wanted(exit_code) and len(flow.deaths) <= restart.limit
+        unable = flow.name in self._newborn or (flow.nursery is not None and flow.nursery.dead)
+        again = self._built and not unable and restart.wanted(exit_code) and len(flow.deaths) <= restart.limit
         record = native.FlowRecord(self._segment.process, flow.number)
         record.note_death(FlowState.RESTARTING if again else FlowState.FAILED, exit_code, restarting=again)
         death = FlowDied(flow.name, exit_code)
@@ -406,6 +429,7 @@ class Launcher:
         self._logger.error("%s; it is not restarted", death)
         self._tell("died", flow.name, exit_code)
         self._fail(flow)
+        self._note_born(flow)
 
     def _restart(self, flow: _Flow) -> None:
         """Forks the flow again, with fresh incarnations for what it sends."""
@@ -485,7 +509,7 @@ class Launcher:
             for number in (edge.sender, edge.receiver)
         }
         listening = tuple(
-            name for name in sorted(neighbours - set(names)) if PEER_FAILED_EVENT_NAME in self._order.audience.handlers[name]
+            name for name in sorted(neighbours - set(names)) if PEER_FAILED_EVENT_NAME in self._audience.handlers[name]
         )
         if listening:
             self._dispatch(Event(PEER_FAILED_EVENT_NAME, listening, {"flow": flow.name, "routines": names}))
@@ -554,7 +578,7 @@ class Launcher:
             self._parent_gone = True
 
     def _hear_parent(self) -> None:
-        message = self._parent.receive()
+        message, fds = self._parent.receive_with_fds()
         if message is None:
             self._parent_gone = True
             self._selector.unregister(self._parent)
@@ -569,6 +593,8 @@ class Launcher:
             self._starts_of_parent += details[0].name == START_EVENT_NAME
             self._dispatch(details[0])
             self._tell_if_ended()
+        elif what == "grow":
+            self._grow(details[0], fds)
         elif what == "link":
             self._tell("linked", self._link(details[0]))
         elif what == "tap":
@@ -638,6 +664,112 @@ class Launcher:
             flow.restart_at = None
             self._send(flow, KILL_EVENT_NAME)
 
+    # ---- flows of a later build ------------------------------------------------------------------
+
+    def _grow(self, growth: Growth, fds: list[int]) -> None:
+        """Takes new flows into the pipe, and forks them; or says why not, and nothing has changed."""
+        nursery = next((Nursery(fd, len(self._plan.routines) + sum(map(len, growth.flows.values()))) for fd in fds), None)
+        try:
+            edges, rings = self._take_in(growth)
+        except (ValueError, WiresValidation, PipeStateError, SharedMemoryFull, OSError) as error:
+            if nursery is not None:
+                nursery.close()
+            self._tell("grown", error)
+            return
+        self._audience = growth.audience
+        known = [flow for flow in self._flows.values() if flow.up]
+        for name, routines in growth.flows.items():
+            self._flows[name] = _Flow(name, len(self._flows), routines, nursery=nursery)
+            self._newborn.add(name)
+        for item in self._plan.routines[len(self._records) :]:
+            self._flow_of[item.routine.name] = self._flows[item.flow]
+            self._records.append(native.RoutineRecord(self._segment.process, item.number))
+            self._runs.append(0)
+            self._states.append(State.BUILT)
+            self._sizes.append((item.slots, item.message_slots))
+        for flow in known:
+            self._send(flow, "grown", self._plan.names, self._audience)
+        self._resize()
+        for edge in edges:
+            self._announce(edge)
+        if nursery is None:
+            self._tell("grown", None)
+            return
+        self._selector.register(nursery, selectors.EVENT_READ, lambda: self._lose(nursery))
+        for name in growth.flows:
+            self._fork(self._flows[name], rings)
+
+    def _take_in(self, growth: Growth) -> tuple[list[EdgePlan], dict[int, tuple[int, int]]]:
+        if self._kill_by is not None:
+            raise PipeStateError("the pipe has ended; nothing can be built")
+        for wire in growth.wires:
+            for name in (wire.sender, wire.receiver):
+                flow = self._flow_of.get(name)
+                if flow is not None and flow.failed:
+                    raise WiresValidation(f"{name!r} can't be wired: its flow {flow.name!r} has failed for good")
+        return take_in(
+            growth,
+            self._plan,
+            self._links,
+            self._incarnations,
+            self._segment,
+            self._order.taps[0],
+            lambda name: self._flows[name].up,
+        )
+
+    def _order_for(self, flow: _Flow, nursery: Nursery, attachment: Attachment) -> Order:
+        def plain(edges: list[EdgePlan]) -> list[EdgePlan]:
+            return [edge.without_transmitter() for edge in edges]
+
+        return Order(
+            flow.name,
+            [replace(item, ins=[], outs=[]) for item in self._plan.routines[nursery.known :]],
+            {item.number: plain(item.ins) for item in flow.routines},
+            {item.number: plain(item.outs) for item in flow.routines},
+            {item.number: item.reach for item in flow.routines},
+            {item.number: item.slots for item in flow.routines},
+            replace(attachment, leaving=plain(attachment.leaving)),
+            self._audience,
+        )
+
+    def _note_born(self, flow: _Flow) -> None:
+        """A flow is up, or has failed: if it was the last new one of a later build, that is done."""
+        if flow.name in self._newborn:
+            self._newborn.remove(flow.name)
+            if not self._newborn:
+                self._tell("grown", None)
+
+    def _reap(self, flow: _Flow) -> int:
+        """The exit code of a flow that has ended."""
+        if flow.nursery is None:
+            _, status = os.waitpid(flow.pid, 0)
+            return os.waitstatus_to_exitcode(status)
+        exit_code = flow.nursery.reap(flow.pid)
+        return -signal.SIGKILL if exit_code is None else exit_code
+
+    def _lose(self, nursery: Nursery) -> None:
+        """A nursery is dead: nobody could fork its flows again."""
+        self._selector.unregister(nursery)
+        nursery.dead = True
+        nursery.close()
+        for flow in self._flows.values():
+            if flow.nursery is not nursery:
+                continue
+            if flow.up:
+                signal.pidfd_send_signal(flow.pidfd, signal.SIGKILL)
+            elif flow.restart_at is not None:
+                flow.restart_at = 0.0
+
+    def _give_up_unborn(self, flow: _Flow, why: str) -> None:
+        """There can't be a process for the flow."""
+        flow.restart_at = None
+        native.FlowRecord(self._segment.process, flow.number).note_death(FlowState.FAILED, -signal.SIGKILL, restarting=False)
+        self._logger.error("flow %r can't be started: %s", flow.name, why)
+        self._tell("died", flow.name, -signal.SIGKILL)
+        self._recover(flow)
+        self._fail(flow)
+        self._note_born(flow)
+
     # ---- wires that come and go ------------------------------------------------------------------
 
     def _link(self, event: Event) -> Exception | None:
@@ -665,12 +797,16 @@ class Launcher:
                 raise WiresValidation(f"{item.routine.name!r} can't be linked: its flow {item.flow!r} has failed for good")
         edge = self._links.link(sender, receiver, **settings, live=self._flows[sender.flow].up)
         self._resize()
-        if self._flows[receiver.flow].up and self._links.must_expect(edge):
-            self._send_to(receiver.number, "expect_in", edge.number)
+        self._announce(edge)
+
+    def _announce(self, edge: EdgePlan) -> None:
+        """Tells both ends of a new wire, as far as they are up."""
+        if self._flow_at(edge.receiver).up and self._links.must_expect(edge):
+            self._send_to(edge.receiver, "expect_in", edge.number)
         number = self._incarnations.live(edge)
-        if self._flows[sender.flow].up and number is not None:  # else _restart() opens it
+        if number is not None:  # else _restart() opens it
             self._attach(number)
-            self._send_edge("link_out", sender.number, edge, number)
+            self._send_edge("link_out", edge.sender, edge, number)
 
     def _unlink(self, name: str, receiver: str) -> None:
         sender = self._item(name)

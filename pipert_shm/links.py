@@ -91,17 +91,22 @@ class Links:
         timeout: float | None,
         *,
         live: bool,
+        max_age: float | None = None,
+        own_transmitter: bool = False,
+        joins: bool = False,
     ) -> EdgePlan:
         """Puts a wire into the plan.
 
         What is not given is as it was when the two were wired before, else as the pipe's.
 
         :param live: make an incarnation of it at once.
+        :param own_transmitter: it has one that both of its ends know of.
+        :param joins: the receiver does not run yet, and so may join it with others.
         :raises ValueError: when one of the settings is out of range.
         :raises WiresValidation: when the wire can't be, or there is no place for it; nothing has changed then.
         """
         check_queue(policy, capacity, timeout)
-        self._check(sender, receiver)
+        self._check(sender, receiver, joins=joins)
         earlier = next((e for e in self._plan.edges if (e.sender, e.receiver) == (sender.number, receiver.number)), None)
         base = earlier or self._plan.defaults
         edge = EdgePlan(
@@ -113,10 +118,11 @@ class Links:
             timeout=timeout if timeout is not None or policy is not None else base.timeout,
             transmitter=base.transmitter,
             local=sender.flow == receiver.flow,
-            own_transmitter=earlier is not None and earlier.own_transmitter,
+            max_age=max_age,
+            own_transmitter=own_transmitter or (earlier is not None and earlier.own_transmitter),
         )
         if earlier is not None:
-            edge.max_age, edge.spread = earlier.max_age, earlier.spread
+            edge.max_age, edge.spread = max_age or earlier.max_age, earlier.spread
             edge.ticketed, edge.ordered = earlier.ticketed, earlier.ordered
         cells = self._segment.process.control.cells
         if edge.capacity > cells:
@@ -159,9 +165,27 @@ class Links:
             raise WiresValidation(f"the pipe has no place for one more wire: all {self._places} are in use")
         return unused.number
 
+    def take_back(self, edge: EdgePlan, before: EdgePlan | None) -> None:
+        """Undoes a `link` that nobody knows of yet; the last one first.
+
+        :param before: what had its place.
+        """
+        live = self._incarnations.live(edge)
+        self.unlink(self._plan.routines[edge.sender], self._plan.names[edge.receiver])
+        if live is not None:
+            self._incarnations.withdraw(edge, live)
+        record = native.EdgeRecord(self._segment.process, edge.number)
+        if before is None:
+            record.clear()
+            self._plan.edges.pop()
+            return
+        self._plan.edges[edge.number] = before
+        before.format(record, self._plan.routines[before.sender].reach)
+        record.removed = True
+
     # ---- checks ----------------------------------------------------------------------------------
 
-    def _check(self, sender: RoutinePlan, receiver: RoutinePlan) -> None:
+    def _check(self, sender: RoutinePlan, receiver: RoutinePlan, *, joins: bool) -> None:
         source, destination = sender.routine.name, receiver.routine.name
         if any(edge.receiver == receiver.number for edge in sender.outs):
             raise WiresValidation(f"{source!r} is wired to {destination!r} already")
@@ -169,7 +193,7 @@ class Links:
             raise WiresValidation(f"{destination!r} is a source: it takes no messages, and can't be linked to")
         if sender.routine.role is Role.DESTINATION:
             raise WiresValidation(f"{source!r} is a DestinationRoutine: it sends nothing, and can't be linked from")
-        if receiver.routine.join is not None and not self._was_joined(sender, receiver):
+        if receiver.routine.join is not None and not joins and not self._was_joined(sender, receiver):
             raise WiresValidation(f"{destination!r} joins what it was wired to when the pipe was built, and nothing else")
         path = self._path(receiver, sender)
         if path:

@@ -232,6 +232,23 @@ class ControlSegment:
         native.guard(segment.fd)
         return cls(pipe_id, segment.fd, _map_control(pipe_id, segment.size), segment.size)
 
+    def make_room(self, about: bytes) -> None:
+        """Makes sure that `tell` of so much will do.
+
+        :raises SharedMemoryFull: when there is no memory for it.
+        """
+        size = self.process.records_bytes() + len(about)
+        try:
+            os.posix_fallocate(self._fd, 0, size)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise SharedMemoryFull("the pipe's control segment, for more names,", size, free_bytes()) from error
+
+    def tell(self, about: bytes) -> None:
+        """Writes another text behind the records, for `pipert-shm ls`; not a shorter one."""
+        os.pwrite(self._fd, about, self.process.records_bytes())
+
     def close(self) -> None:
         """Lets go of the lock. The mapping stays, for counters and for views that outlive the pipe."""
         if self._fd >= 0:

@@ -6,8 +6,9 @@ import atexit
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import islice, pairwise
 from types import TracebackType
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from pipert_shm.events import (
     Event,
     handlers_of,
 )
+from pipert_shm.growth import plan_growth
 from pipert_shm.memory import sweep_stale
 from pipert_shm.plan import Defaults, Restart, RestartPolicy, audience_of, make_plan
 from pipert_shm.routine import Routine
@@ -93,6 +95,8 @@ class Pipe:
         self._wires: list[Wire] = []
         self._early: list[tuple[str, dict[str, Iterable[str]] | None, str | None, dict[str, Any]]] = []
         self._session: Session | None = None
+        self._built_of = (0, 0)  # flows and wires: those after these wait for build()
+        self._building = threading.Lock()
         self._started = False
         self._joined = False
         self._owner = os.getpid()
@@ -124,8 +128,9 @@ class Pipe:
         :param restart: whether the flow is restarted when its process dies: `on-failure` (unless it exited with status 0),
             `always`, or `never`. The first restart comes at once, each further one after twice the time.
         :param max_restarts: restarts within `restart_window` seconds after which the flow has failed for good.
-        :raises PipertError: when the name is taken, a routine is in a flow already, or the pipe is built.
-        :raises ValueError: when a number or the restart policy is out of range.
+        :raises PipertError: when the name is taken, a routine is in a flow already, or the pipe has ended.
+        :raises ValueError: when a number or the restart policy is out of range, or when a flow with replicas is added to a pipe
+            that is built.
 
         >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, MiddleRoutine, Pipe, SourceRoutine, Wire
         >>> class Numbers(SourceRoutine):
@@ -152,7 +157,9 @@ class Pipe:
         >>> sum(statistics.routines[f"odd#{number}"].sent for number in range(3)), statistics.routines["last"].errors
         (5, 0)
         """
-        self._require_unbuilt("create_flow")
+        self._require_alive("create_flow")
+        if self._session is not None and (replicas != 1 or ordered):
+            raise ValueError(f"flow {flow_name!r}: what is added to a pipe that is built can't have replicas")
         if flow_name in self._flows:
             raise PipertError(f"there is a flow {flow_name!r} already")
         if not routines:
@@ -179,11 +186,11 @@ class Pipe:
             self._wires += [Wire(a, b, data_transmitter) for a, b in pairwise(routines)]
 
     def link(self, *wires: Wire) -> None:
-        """Adds wires.
+        """Adds wires, which the next `build()` makes.
 
-        :raises PipeStateError: when the pipe is built already.
+        :raises PipeStateError: when the pipe has ended.
         """
-        self._require_unbuilt("link")
+        self._require_alive("link")
         self._wires += wires
 
     def build(self) -> None:
@@ -191,12 +198,74 @@ class Pipe:
 
         Events that were notified before are delivered now, in order.
 
-        :raises WiresValidation, RoutineError: when the graph or a routine does not fit.
+        Called again, while the pipe runs, it adds the flows and wires that were created since: new routines, wired to each
+        other and to those that are there. A START_EVENT_NAME then starts what does not run. Where it raises, nothing has
+        changed, and what was created since is forgotten: its routines can go into other flows.
+
+        - There is room for 16 more routines, in up to 16 flows, and for 32 wires that the first `build()` did not know of, with
+          those of `link` events. Their capacity has the same limit as there (see `notify_event`).
+        - A new flow can't have replicas, and a flow with replicas gets no more wires that lead to it.
+        - A wire between a new routine and one that was there uses the pipe's transmitter, and those that were there forward
+          copies of new ones' frames, not references.
+        - The new flows are forked, also when they are restarted, from a small process that this one forks, with the routines as
+          they are now. If it dies, so do they, for good. A lock that a thread of yours holds at that moment stays locked in
+          them.
+
+        >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, SourceRoutine, Wire
+        >>> class Numbers(SourceRoutine):
+        ...     def main_logic(self):
+        ...         return self.meta.sequence
+        >>> class Screen(DestinationRoutine):
+        ...     def main_logic(self, data): ...
+        >>> camera, late = Numbers("camera"), Screen("late")
+        >>> pipe = Pipe()
+        >>> pipe.create_flow("camera", True, camera, Screen("preview"))
+        >>> with pipe:
+        ...     pipe.build()
+        ...     pipe.notify_event(START_EVENT_NAME)
+        ...     pipe.create_flow("late", False, late)
+        ...     pipe.link(Wire(camera, late))
+        ...     pipe.build()
+        ...     pipe.notify_event(START_EVENT_NAME)
+        ...     while not pipe.statistics().wires["camera", "late"].received:
+        ...         pass
+        ...     pipe.join(to_kill=True)
+
+        :raises WiresValidation, RoutineError, ValueError: when the graph, a routine or a wire does not fit, or a pipe that runs
+            has no place left.
         :raises SharedMemoryFull: when there is too little shared memory for the frames that routines declared.
-        :raises PipeStateError: when it is built already.
-        :raises PipeFailed: when a flow's process did not come up.
+        :raises PipeStateError: when it is built already and nothing was added, or when it has ended.
+        :raises PipeFailed: when a flow's process did not come up; one that is added later then has failed, as in a death.
         """
-        self._require_unbuilt("build")
+        with self._building:
+            self._require_alive("build")
+            if self._session is None:
+                self._build()
+            else:
+                self._grow(self._session)
+            self._built_of = len(self._flows), len(self._wires)
+
+    def _grow(self, session: Session) -> None:
+        """Builds what was added to a running pipe."""
+        flow_count, wire_count = self._built_of
+        flows = dict(islice(self._flows.items(), flow_count, None))
+        wires = self._wires[wire_count:]
+        if not flows and not wires:
+            raise PipeStateError("build(): this pipe is built, and nothing was added to it since")
+        try:
+            plan, audience, growth = plan_growth(session.plan, flows, wires, {name: self._restarts[name] for name in flows})
+            with interrupts_deferred():
+                session.grow(plan, audience, growth)
+        except BaseException:
+            del self._wires[wire_count:]
+            for name, routines in flows.items():
+                del self._flows[name], self._restarts[name], self._replicas[name]
+                for routine in routines:
+                    routine.flow_name = routine._notifier = None
+            raise
+        self._announce()
+
+    def _build(self) -> None:
         plan = make_plan(dict(self._flows), self._wires, self._defaults, self._replicas, self._ordered)
         plan.restarts = {name: restart for flow, restart in self._restarts.items() for name in plan.copies.get(flow, (flow,))}
         plan.auto_pacing = self._auto_pacing
@@ -251,7 +320,7 @@ class Pipe:
         then on goes over the new wire, all that it has sent still arrives over the old one.
 
         - What is not given of the settings is as it was, when the two were wired before, else as the pipe's. A queue holds no
-          more messages than the pipe's longest at `build()`, or 16. There is room for 16 wires that `build()` did not know of.
+          more messages than the pipe's longest at `build()`, or 16. There is room for 32 wires that `build()` did not know of.
         - An unlinked wire is an ended stream: a routine ends with its last one, once that is drained. Link another one first. A
           routine that has ended takes nothing from a new wire until it is started.
         - A message that the sender waits to put on a full wire when that is unlinked is dropped, and counted as `ended`.
@@ -409,9 +478,9 @@ class Pipe:
 
     # ---- state -----------------------------------------------------------------------------------
 
-    def _require_unbuilt(self, what: str) -> None:
-        if self._session is not None:
-            raise PipeStateError(f"{what}() comes before build(), and this pipe is built")
+    def _require_alive(self, what: str) -> None:
+        if self._session is not None and self._session.gone.is_set():
+            raise PipeStateError(f"{what}(): the pipe has ended")
 
     def _built(self) -> Session:
         if self._session is None:

@@ -38,7 +38,7 @@ class EdgePlan:
         spread: what the edges to the replicas of one routine have in common: each message goes to one of them.
         ticketed: it leads to a replica of a flow whose order is restored.
         ordered: it leads from such a one, to where the order is restored.
-        own_transmitter: whether it has the transmitter that the wire of this number had at build time, else the pipe's.
+        own_transmitter: whether it has the transmitter that these two were wired with by a build, else the pipe's.
         linked: whether the sender sends on it, or will.
     """
 
@@ -89,6 +89,7 @@ class RoutinePlan:
 
     Attributes:
         reach: numbers of the routines whose frames it may forward by reference.
+        gathered: messages of one wire that the framework holds for it before it hands them over.
         slots: payload slots that its ring should have; 0 when nothing of it leaves the flow.
         lanes: in and after a replicated flow whose order is restored: by sender to that flow, the edges from it; those to this
             replica, or to all of them.
@@ -101,6 +102,7 @@ class RoutinePlan:
     logic: Callable[..., Any]
     ins: list[EdgePlan] = field(default_factory=list)
     outs: list[EdgePlan] = field(default_factory=list)
+    gathered: int = 0
     reach: frozenset[int] = frozenset()
     slots: int = 0
     ordered: bool = False
@@ -173,8 +175,9 @@ class Plan:
 
     def restore_transmitter(self, edge: EdgePlan) -> EdgePlan:
         """An edge as the launcher sent it, with its transmitter again."""
-        transmitter = self.edges[edge.number].transmitter if edge.own_transmitter else self.defaults.transmitter
-        return replace(edge, transmitter=transmitter)
+        ends = edge.sender, edge.receiver
+        own = (other.transmitter for other in self.edges if edge.own_transmitter and (other.sender, other.receiver) == ends)
+        return replace(edge, transmitter=next(own, self.defaults.transmitter))
 
 
 def make_plan(
@@ -191,33 +194,21 @@ def make_plan(
     :raises UniqueRoutineName, FloatingRoutine, RoutineError: for a routine that does not fit.
     :raises WiresValidation: for wires that don't.
     """
-    pairs = _pairs(wires, _check_names(flows))
+    pairs = _pairs(wires, check_names(flows))
     flows, spread_pairs, copies = _replicate(flows, pairs, replicas or {})
-    flow_of = _check_names(flows)
+    flow_of = check_names(flows)
     order = _topological([routine for routines in flows.values() for routine in routines], [pair[:2] for pair in spread_pairs])
 
     numbers = {id(routine): number for number, routine in enumerate(r for rs in flows.values() for r in rs)}
     edges = []
     for number, (source, destination, wire, spread) in enumerate(spread_pairs):
-        policy = wire.policy or defaults.policy
-        timeout = wire.timeout if wire.timeout is not None or wire.policy is not None else defaults.timeout
+        local = flow_of[id(source)] == flow_of[id(destination)]
         edges.append(
-            EdgePlan(
-                number=number,
-                sender=numbers[id(source)],
-                receiver=numbers[id(destination)],
-                policy=policy,
-                capacity=wire.capacity or defaults.capacity,
-                timeout=timeout,
-                transmitter=wire.data_transmitter or defaults.transmitter,
-                local=flow_of[id(source)] == flow_of[id(destination)],
-                max_age=wire.max_age,
-                spread=spread,
-            )
+            plan_edge(number, (numbers[id(source)], numbers[id(destination)]), wire, defaults, local=local, spread=spread)
         )
     planned_flows = {}
     for flow, routines in flows.items():
-        planned_flows[flow] = [_plan_routine(numbers[id(routine)], routine, flow, edges) for routine in routines]
+        planned_flows[flow] = [plan_routine(numbers[id(routine)], routine, flow, edges) for routine in routines]
     routines_planned = [plan for plans in planned_flows.values() for plan in plans]
     plan = Plan(planned_flows, routines_planned, edges, defaults, copies)
     for flow in ordered:
@@ -246,7 +237,7 @@ def audience_of(plan: Plan) -> Audience:
 # ---- checks --------------------------------------------------------------------------------------
 
 
-def _check_names(flows: dict[str, Sequence[Routine]]) -> dict[int, str]:
+def check_names(flows: dict[str, Sequence[Routine]]) -> dict[int, str]:
     seen: dict[str, str] = {}
     flow_of = {}
     for flow, routines in flows.items():
@@ -392,7 +383,25 @@ def _topological(routines: list[Routine], pairs: list[tuple[Routine, Routine]]) 
     return order[::-1]
 
 
-def _plan_routine(number: int, routine: Routine, flow: str, edges: list[EdgePlan]) -> RoutinePlan:
+def plan_edge(
+    number: int, ends: tuple[int, int], wire: Wire, defaults: Defaults, *, local: bool, spread: int | None = None
+) -> EdgePlan:
+    """The edge from one routine to another, by their numbers, that a wire makes."""
+    return EdgePlan(
+        number=number,
+        sender=ends[0],
+        receiver=ends[1],
+        policy=wire.policy or defaults.policy,
+        capacity=wire.capacity or defaults.capacity,
+        timeout=wire.timeout if wire.timeout is not None or wire.policy is not None else defaults.timeout,
+        transmitter=wire.data_transmitter or defaults.transmitter,
+        local=local,
+        max_age=wire.max_age,
+        spread=spread,
+    )
+
+
+def plan_routine(number: int, routine: Routine, flow: str, edges: list[EdgePlan]) -> RoutinePlan:
     ins = [edge for edge in edges if edge.receiver == number]
     outs = [edge for edge in edges if edge.sender == number]
     if not ins and not outs:
@@ -412,7 +421,7 @@ def _plan_routine(number: int, routine: Routine, flow: str, edges: list[EdgePlan
         if count > limit:
             raise WiresValidation(f"routine {routine.name!r} has {count} {name}; at most {limit} can be wired to one routine")
     _refuse_unforkable(routine)
-    return RoutinePlan(number, routine, flow, role, logic_of(routine, role), ins, outs)
+    return RoutinePlan(number, routine, flow, role, logic_of(routine, role), ins, outs, _gathered(routine))
 
 
 def _refuse_unforkable(routine: Routine) -> None:
@@ -504,7 +513,7 @@ def assign_slots(plan: Plan) -> None:
     edges = [edge for edge in plan.edges if edge.linked]
     for edge in edges:
         receiver = plan.routines[edge.receiver]
-        edge.borrow_cap = BORROW_CAP + _held_in_flow(plan, receiver) + _gathered(receiver.routine)
+        edge.borrow_cap = BORROW_CAP + _held_in_flow(plan, receiver) + receiver.gathered
         if edge.ordered:
             edge.borrow_cap += HELD_BACK + 1
     for routine in plan.routines:

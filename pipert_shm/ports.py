@@ -379,7 +379,7 @@ class Inbox:
         self._segment = segment
         self._port = port
         self._number = number
-        self._names = names
+        self.names = names
         self._local = local
         self._record = native.RoutineRecord(segment.process, number)
         self._edges: dict[int, EdgePlan] = {}
@@ -494,7 +494,7 @@ class Inbox:
         hops_end = delivery.hops * HOP.size
         hops = bytes(body[:hops_end])[-(MOST_HOPS - 1) * HOP.size :]
         hops += HOP.pack(self._number, delivery.sent_ns, delivery.received_ns)
-        meta = Meta(self._names, delivery.origin, delivery.sequence, delivery.captured_ns, hops)
+        meta = Meta(self.names, delivery.origin, delivery.sequence, delivery.captured_ns, hops)
         if delivery.kind & TICKETED:
             meta.ticket = TICKET.unpack_from(body, hops_end)
             hops_end += TICKET.size
@@ -518,7 +518,7 @@ class Inbox:
         hops = meta.raw_hops[-(MOST_HOPS - 1) * HOP.size :] + HOP.pack(self._number, sent_ns, received_ns)
         self._records[place].count_hop(received_ns - sent_ns)
         self._record.count_age(received_ns - meta.captured_ns)
-        own = Meta(self._names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket)
+        own = Meta(self.names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket)
         return payload if payload is NOTHING else self._receive[place](payload), own
 
     def end(self) -> None:

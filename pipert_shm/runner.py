@@ -238,6 +238,14 @@ class Runner:
     def want_slots(self, slots: int, message_slots: int) -> None:
         self.command(Call(lambda: self._outbox.want_slots(slots, message_slots)))
 
+    def know(self, names: tuple[str, ...]) -> None:
+        """There are more routines, whose messages may come."""
+
+        def know() -> None:
+            self._names = self._inbox.names = self._intake.names = names
+
+        self.command(Call(know))
+
     def refuse(self, why: str) -> None:
         self.record.count_error()
         self._logger.error("%s", why)

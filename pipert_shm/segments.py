@@ -170,7 +170,7 @@ def _bits_of(word: int) -> Iterator[int]:
 def _read_about(text: bytes) -> tuple[int | None, list[str], list[tuple[str, int]]]:
     """What `about` wrote; nothing where it is damaged, then numbers have to do."""
     try:
-        said: dict[str, Any] = json.loads(text)
+        said: dict[str, Any] = json.loads(text.rstrip(b"\0"))  # room that was made for more names
         flows = [str(name) for name in said["flows"]]
         routines = [(str(name), range(len(flows))[flow]) for name, flow in said["routines"]]
         return int(said["parent"]), flows, routines

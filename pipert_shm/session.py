@@ -12,23 +12,26 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, NoReturn
 
 from pipert_shm import native
 from pipert_shm.channel import Channel
 from pipert_shm.errors import FlowDied, PipeFailed, PipeStateError
 from pipert_shm.events import KILL_EVENT_NAME, Audience, Event
+from pipert_shm.growth import Growth
 from pipert_shm.launcher import LaunchOrder, launch
 from pipert_shm.logs import replay
 from pipert_shm.memory import ControlSegment, create_ring, free_bytes, unlink_pipe
+from pipert_shm.nursery import run_nursery
 from pipert_shm.plan import Plan
 from pipert_shm.segments import about
 from pipert_shm.tap import Tap
 
 TAPS = 8
-LINKS = 16  # wires between routines that build() knows no wire of, at one time
+LINKS = 32  # wires between routines that build() knows no wire of, at one time
+NEWCOMERS = 16  # flows, and routines, that can be added while the pipe runs
 LEAST_CELLS = 16
 LAST_WORDS = 2.0  # seconds past the grace period
 
@@ -63,6 +66,8 @@ class Session:
         self._answers: dict[str, Any] = {}
         self._ready = threading.Event()
         self._taps: dict[int, Tap] = {}
+        self._hearing = threading.Lock()  # held by the listener while it handles something
+        self._nurseries: set[int] = set()
         self._starts = 0
         self._closed = False
         self.segment = _make_segment(plan, budget)
@@ -99,27 +104,14 @@ class Session:
             pipe_id=self.segment.pipe_id,
             audience=self.audience,
             logger_name=self._logger.name,
-            taps=(len(self.plan.routines), TAPS, len(self.plan.edges) + LINKS),
+            taps=(len(self.plan.routines) + NEWCOMERS, TAPS, len(self.plan.edges) + LINKS),
             rings=self._rings,
             grace=self._grace,
             stop_on_failure=self._stop_on_failure,
         )
         self._channel.keep()
         self._logs.keep()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        with warnings.catch_warnings():
-            # Forking a process with threads is unsafe for what the child then shares with them; the launcher only
-            # runs code of its own, on one thread.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            # The child has no handler for Ctrl-C before it has set its own; take_own_signals() lifts this there.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                self._launcher = os.fork()
-                if self._launcher == 0:
-                    launch(order, theirs, logs_in)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._launcher = _fork(lambda: launch(order, theirs, logs_in))
         theirs.close()
         logs_in.close()
         self._listener = threading.Thread(target=self._listen, name=f"pipe-{self.segment.pipe_id}", daemon=True)
@@ -211,23 +203,73 @@ class Session:
         if error is not None:
             raise error
 
+    def grow(self, plan: Plan, audience: Audience, growth: Growth) -> None:
+        """Adds flows and wires, and waits until the flows are up. Where it raises, nothing has changed.
+
+        :param plan: of the whole pipe, as it will be.
+        :raises WiresValidation, ValueError, SharedMemoryFull: when it can't be.
+        :raises PipeStateError: when the pipe has ended; or on the listener's thread, which would hear the answer.
+        :raises OSError: when the system has no process or no file descriptor left for it.
+        """
+        if threading.current_thread() is self._listener:
+            raise PipeStateError("build() can't be called by a log handler")
+        with self._asking, ExitStack() as undo:
+            names = _names_of(plan)
+            self.segment.make_room(names)
+            for tap in list(self._taps.values()):
+                tap.know(plan.names)
+            ends: list[Channel] = []
+            if growth.flows:
+                ours, theirs = Channel.pair()
+                undo.callback(ours.close)
+                ends.append(ours.keep())
+                try:
+                    with self._hearing:  # else a lock that the listener holds would stay locked in the nursery
+                        nursery = _fork(lambda: run_nursery(plan, self.segment, self._logger.name, self._grace, theirs))
+                finally:
+                    theirs.close()
+                self._nurseries.add(nursery)
+                undo.callback(self._reap_nursery, nursery)
+            what, (error,) = self._ask("grow", growth, handing_over=ends)
+            if what == "grown" and error is None:
+                undo.pop_all()
+                self.segment.tell(names)
+                self.plan, self.audience = plan, audience
+                return
+        raise error if isinstance(error, Exception) else PipeStateError(f"can't build: {error}")
+
+    def _reap_nursery(self, pid: int) -> None:
+        with self._lock:
+            if pid not in self._nurseries:
+                return
+            self._nurseries.remove(pid)
+        with suppress(ChildProcessError):  # somebody else in this process reaped it
+            os.waitpid(pid, 0)
+
     def _untap(self, edge: int) -> None:
         if not self.gone.is_set():
             self._tell("untap", edge)
 
-    def _tell(self, *message: Any) -> None:
+    def _tell(self, *message: Any, fds: Sequence[int] = ()) -> None:
         with self._lock:
             if self._closed:
                 return
             try:
-                self._channel.send(*message)
+                self._channel.send(*message, fds=fds)
             except (BrokenPipeError, ConnectionError):
                 self._logger.debug("the launcher is gone: %s was not sent", message[0])
 
-    def _ask(self, *message: Any) -> tuple[str, list[Any]]:
-        """The launcher's answer; one question at a time."""
-        if not self.gone.is_set():
-            self._tell(*message)
+    def _ask(self, *message: Any, handing_over: Sequence[Channel] = ()) -> tuple[str, list[Any]]:
+        """The launcher's answer; one question at a time.
+
+        :param handing_over: ends of channels that are the launcher's from now on, and closed here.
+        """
+        try:
+            if not self.gone.is_set():
+                self._tell(*message, fds=[channel.fileno() for channel in handing_over])
+        finally:
+            for channel in handing_over:
+                channel.close()
         with self._answered:
             self._answered.wait_for(lambda: self._answers or self.gone.is_set())
             answers, self._answers = self._answers, {}
@@ -240,8 +282,9 @@ class Session:
             selector.register(self._channel, selectors.EVENT_READ, self._hear_launcher)
             while not self.gone.is_set():
                 for key, _ in selector.select():
-                    if not key.data():
-                        selector.unregister(key.fileobj)
+                    with self._hearing:
+                        if not key.data():
+                            selector.unregister(key.fileobj)
         self._ready.set()
         self.over.set()
         for tap in list(self._taps.values()):
@@ -300,6 +343,8 @@ class Session:
             exit_code = 0  # reaped by somebody else in this process, who has its status
         if exit_code:
             self._note_cause(str(FlowDied("launcher", exit_code)))
+        for pid in list(self._nurseries):
+            self._reap_nursery(pid)
         self._drain_logs()
         try:
             unlink_pipe(self.segment.pipe_id)  # what the launcher could not
@@ -336,21 +381,43 @@ def interrupts_deferred() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
+def _fork(be_child: Callable[[], NoReturn]) -> int:
+    """The child's pid; the child does not return from `be_child`."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    with warnings.catch_warnings():
+        # Forking a process with threads is unsafe for what the child then shares with them; the launcher and nurseries
+        # only run code of their own, on one thread.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        # The child has no handler for Ctrl-C before it has set its own; take_own_signals() lifts this there.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            pid = os.fork()
+            if pid == 0:
+                be_child()
+            return pid
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _names_of(plan: Plan) -> bytes:
+    flows = list(plan.flows)
+    return about(flows, [(item.routine.name, flows.index(item.flow)) for item in plan.routines])
+
+
 def _make_segment(plan: Plan, budget: int | None) -> ControlSegment:
     if budget is None:
         budget = free_bytes() // 2
     largest = max((edge.capacity for edge in plan.edges), default=1)
     room = native.ControlSize(
-        flows=len(plan.flows),
-        routines=len(plan.routines) + TAPS,
+        flows=len(plan.flows) + NEWCOMERS,
+        routines=len(plan.routines) + NEWCOMERS + TAPS,
         edges=len(plan.edges) + LINKS + TAPS,
         # each edge's live incarnation, and those that are being drained after crashes
         incarnations=3 * (len(plan.edges) + TAPS) + 2 * LINKS,
         cells=max(LEAST_CELLS, 1 << (largest - 1).bit_length()),
     )
-    flows = list(plan.flows)
-    names = about(flows, [(item.routine.name, flows.index(item.flow)) for item in plan.routines])
-    segment = ControlSegment.create(room, budget, names)
+    segment = ControlSegment.create(room, budget, _names_of(plan))
     for edge in plan.edges:
         edge.format(native.EdgeRecord(segment.process, edge.number), plan.routines[edge.sender].reach)
         native.Incarnation(segment.process, edge.first_incarnation).format(edge.number, edge.bit)

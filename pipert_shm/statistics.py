@@ -181,8 +181,8 @@ def read_statistics(plan: Plan, segment: ControlSegment) -> PipeStatistics:
         edge_record = native.EdgeRecord(segment.process, number)
         sender, receiver = edge_record.ends()
         policy, capacity = edge_record.settings()
-        if not capacity or receiver >= len(names):
-            continue  # a place that is not in use, or a tap
+        if not capacity or max(sender, receiver) >= len(names):
+            continue  # a place that is not in use, a tap, or a wire of routines that are just being added
         wires[names[sender], names[receiver]] = WireStatistics(
             sender=names[sender],
             receiver=names[receiver],

@@ -97,6 +97,10 @@ class Tap:
             self.end()
             self._on_close(self.edge.number)
 
+    def know(self, names: tuple[str, ...]) -> None:
+        """There are more routines, whose messages may come."""
+        self._inbox.names = names
+
     def end(self) -> None:
         """Makes a reader stop: there will be no more."""
         self._over.set()

@@ -440,12 +440,22 @@ def test_calls_before_build() -> None:
             call()
 
 
-def test_calls_after_build(running: Pipe) -> None:
+def test_nothing_to_build(running: Pipe) -> None:
+    with pytest.raises(PipeStateError, match="build\\(\\).*nothing"):
+        running.build()
+
+
+def test_building_after_the_end() -> None:
+    pipe = Pipe(policy="block")
+    chain(pipe, Items("source", [1]), Sink("sink"))
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    pipe.join()
     extra = Sink("extra")
     calls: list[tuple[str, Callable[[], Any]]] = [
-        ("link", lambda: running.link(Wire(Items("new", []), extra))),
-        ("build", running.build),
-        ("create_flow", lambda: running.create_flow("more", False, extra)),
+        ("link", lambda: pipe.link(Wire(Items("new", []), extra))),
+        ("build", pipe.build),
+        ("create_flow", lambda: pipe.create_flow("more", False, extra)),
     ]
     for name, call in calls:
         with pytest.raises(PipeStateError, match=f"{name}\\(\\)"):
