@@ -16,6 +16,8 @@ from typing import Any, Literal
 from pipert_shm import native
 from pipert_shm.memory import CONTROL, PREFIX, SEGMENT, SHM, is_stale, open_file
 
+TAPS = 8  # places of a pipe for taps: the last of its routine numbers
+
 State = Literal["alive", "stale", "not ours"]
 
 
@@ -150,7 +152,8 @@ class _Control:
         """Of a routine, or of one of the places for taps, whose numbers come after all routines."""
         if routine < len(self._routines):
             return self._routines[routine][0]
-        return f"tap {routine - len(self._routines)}" if self._routines else f"routine {routine}"
+        tap = routine - (self._process.control.routines - TAPS)
+        return f"tap {tap}" if self._routines and tap >= 0 else f"routine {routine}"
 
     def _owner(self, routine: int) -> str:
         if routine >= len(self._routines):

@@ -26,10 +26,9 @@ from pipert_shm.logs import replay
 from pipert_shm.memory import ControlSegment, create_ring, free_bytes, unlink_pipe
 from pipert_shm.nursery import run_nursery
 from pipert_shm.plan import Plan
-from pipert_shm.segments import about
+from pipert_shm.segments import TAPS, about
 from pipert_shm.tap import Tap
 
-TAPS = 8
 LINKS = 32  # wires between routines that build() knows no wire of, at one time
 NEWCOMERS = 16  # flows, and routines, that can be added while the pipe runs
 LEAST_CELLS = 16

@@ -441,7 +441,7 @@ def test_calls_before_build() -> None:
 
 
 def test_nothing_to_build(running: Pipe) -> None:
-    with pytest.raises(PipeStateError, match="build\\(\\).*nothing"):
+    with pytest.raises(PipeStateError, match=r"build\(\).*nothing"):
         running.build()
 
 
