@@ -594,7 +594,7 @@ class Launcher:
             self._dispatch(details[0])
             self._tell_if_ended()
         elif what == "grow":
-            self._grow(details[0], fds)
+            self._grow(details[0], details[1], fds)
         elif what == "link":
             self._tell("linked", self._link(details[0]))
         elif what == "tap":
@@ -666,9 +666,10 @@ class Launcher:
 
     # ---- flows of a later build ------------------------------------------------------------------
 
-    def _grow(self, growth: Growth, fds: list[int]) -> None:
+    def _grow(self, growth: Growth, nursery_pid: int, fds: list[int]) -> None:
         """Takes new flows into the pipe, and forks them; or says why not, and nothing has changed."""
-        nursery = next((Nursery(fd, len(self._plan.routines) + sum(map(len, growth.flows.values()))) for fd in fds), None)
+        known = len(self._plan.routines) + sum(map(len, growth.flows.values()))
+        nursery = next((Nursery(fd, nursery_pid, known) for fd in fds), None)
         try:
             edges, rings = self._take_in(growth)
         except (ValueError, WiresValidation, PipeStateError, SharedMemoryFull, OSError) as error:
@@ -677,7 +678,7 @@ class Launcher:
             self._tell("grown", error)
             return
         self._audience = growth.audience
-        known = [flow for flow in self._flows.values() if flow.up]
+        running = [flow for flow in self._flows.values() if flow.up]
         for name, routines in growth.flows.items():
             self._flows[name] = _Flow(name, len(self._flows), routines, nursery=nursery)
             self._newborn.add(name)
@@ -687,7 +688,7 @@ class Launcher:
             self._runs.append(0)
             self._states.append(State.BUILT)
             self._sizes.append((item.slots, item.message_slots))
-        for flow in known:
+        for flow in running:
             self._send(flow, "grown", self._plan.names, self._audience)
         self._resize()
         for edge in edges:
@@ -697,7 +698,8 @@ class Launcher:
             return
         self._selector.register(nursery, selectors.EVENT_READ, lambda: self._lose(nursery))
         for name in growth.flows:
-            self._fork(self._flows[name], rings)
+            if self._kill_by is None:  # the failure of one may be the end of all
+                self._fork(self._flows[name], rings)
 
     def _take_in(self, growth: Growth) -> tuple[list[EdgePlan], dict[int, tuple[int, int]]]:
         if self._kill_by is not None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from pipert_shm import native
 from pipert_shm.channel import Channel
 from pipert_shm.errors import describe
 from pipert_shm.events import Audience
@@ -51,15 +53,17 @@ class Nursery:
         dead: it does not answer any more.
     """
 
-    def __init__(self, end: int, known: int) -> None:
+    def __init__(self, end: int, pid: int, known: int) -> None:
         self.known = known
         self._channel = Channel(socket.socket(fileno=end)).keep()
         self._channel.set_patience(PATIENCE)
+        self._pidfd = os.pidfd_open(pid)
+        native.guard(self._pidfd)
         self.dead = False
 
     def fileno(self) -> int:
-        """It is to be read from only when the nursery is dead: it speaks only when asked."""
-        return self._channel.fileno()
+        """Readable when the nursery is dead."""
+        return self._pidfd
 
     def fork(self, order: Order, fds: list[int]) -> tuple[int, str]:
         """The new process; else 0, and why there is none.
@@ -80,14 +84,19 @@ class Nursery:
         try:
             self._channel.send(what, detail, fds=fds or [])
             answer = self._channel.receive()
-        except (BrokenPipeError, ConnectionError, TimeoutError):
+        except (BrokenPipeError, ConnectionError):
             answer = None
+        except TimeoutError:
+            answer = None
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)  # else it may still do it when nobody counts on it
         self.dead = answer is None
         return answer
 
     def close(self) -> None:
         """Makes the nursery end. Its flows do when the channels to them are closed."""
         self._channel.close()
+        native.unguard(self._pidfd)
+        os.close(self._pidfd)
 
 
 def run_nursery(plan: Plan, segment: ControlSegment, logger_name: str, grace: float, orders: Channel) -> NoReturn:

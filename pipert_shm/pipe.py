@@ -96,7 +96,7 @@ class Pipe:
         self._early: list[tuple[str, dict[str, Iterable[str]] | None, str | None, dict[str, Any]]] = []
         self._session: Session | None = None
         self._built_of = (0, 0)  # flows and wires: those after these wait for build()
-        self._building = threading.Lock()
+        self._building = threading.RLock()
         self._started = False
         self._joined = False
         self._owner = os.getpid()

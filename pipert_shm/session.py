@@ -218,6 +218,7 @@ class Session:
             for tap in list(self._taps.values()):
                 tap.know(plan.names)
             ends: list[Channel] = []
+            nursery = 0
             if growth.flows:
                 ours, theirs = Channel.pair()
                 undo.callback(ours.close)
@@ -229,7 +230,7 @@ class Session:
                     theirs.close()
                 self._nurseries.add(nursery)
                 undo.callback(self._reap_nursery, nursery)
-            what, (error,) = self._ask("grow", growth, handing_over=ends)
+            what, (error,) = self._ask("grow", growth, nursery, handing_over=ends)
             if what == "grown" and error is None:
                 undo.pop_all()
                 self.segment.tell(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -398,6 +399,52 @@ def test_the_nursery_is_killed_while_its_flow_waits_for_a_restart() -> None:
             pipe.join(to_kill=True)
 
 
+def test_the_nursery_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed then, since it could still fork later on."""
+    monkeypatch.setattr("pipert_shm.nursery.PATIENCE", 0.3)
+    known = set(processes.descendants())
+    with camera_pipe() as (pipe, camera):
+        add_sink(pipe, camera, Sink("late"))
+        moves(pipe, "camera", "late")
+        (nursery,) = nurseries_of(pipe)
+        os.kill(nursery, signal.SIGSTOP)
+        os.kill(pid_of(pipe, "late"), signal.SIGKILL)
+        await_states(pipe, late="failed")
+        eventually(lambda: processes.is_zombie(nursery), "the nursery's end")
+        moves(pipe, "camera", "preview")
+        drain(pipe, "camera")
+        assert_sound(pipe)
+        with pytest.raises(PipeFailed):
+            pipe.join(to_kill=True)
+    processes.reap_orphans(known)
+
+
+def test_a_log_handler_can_not_build() -> None:
+    """It runs on the thread that would hear the answer."""
+    logger = logging.getLogger("of test_new_flow")
+    errors: list[BaseException] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                pipe.build()
+            except PipeStateError as error:
+                errors.append(error)
+
+    with camera_pipe(logger=logger) as (pipe, camera):
+        logger.addHandler(handler := Handler())
+        pipe.create_flow("late", False, late := Sink("late"))
+        pipe.link(Wire(camera, late))
+        kill_flows(pipe, "preview")
+        try:
+            eventually(lambda: bool(errors), "a log record")
+        finally:
+            logger.removeHandler(handler)
+        assert "log handler" in str(errors[0])
+        assert "late" not in pipe.statistics().routines
+        pipe.join(to_kill=True)
+
+
 def test_the_launcher_is_killed() -> None:
     known = set(processes.descendants())
     with camera_pipe() as (pipe, camera):
@@ -433,14 +480,17 @@ SCRIPT = """
     pipe.notify_event(START_EVENT_NAME)
     while not pipe.statistics().wires["camera", "late"].received:
         pass
-    print("runs", flush=True)
-    {end}
+    try:
+        print("runs", flush=True)
+        pipe.join()
+    except KeyboardInterrupt:  # it came before join() did
+        pipe.join(to_kill=True)
 """
 
 
 def test_the_parent_is_killed(start_script: StartScript) -> None:
     known = set(processes.descendants())
-    script = start_script(SCRIPT.format(end="pipe.join()"))
+    script = start_script(SCRIPT)
     assert script.process.stdout is not None
     assert script.process.stdout.readline().strip() == "runs"
     assert len(set(processes.descendants()) - known) == 6  # itself, launcher, nursery, three flows
@@ -450,7 +500,7 @@ def test_the_parent_is_killed(start_script: StartScript) -> None:
 
 
 def test_the_parent_is_interrupted(start_script: StartScript) -> None:
-    script = start_script(SCRIPT.format(end="pipe.join()"))
+    script = start_script(SCRIPT)
     assert script.process.stdout is not None
     assert script.process.stdout.readline().strip() == "runs"
     os.killpg(script.process.pid, signal.SIGINT)
