@@ -36,6 +36,7 @@ from pipert_shm import (
     WiresValidation,
     events,
 )
+from pipert_shm.session import LINKS
 from routines import Forward, Gated, Items, Record, Sink, one_value, received
 from waiting import Board, eventually
 
@@ -262,28 +263,28 @@ def test_the_sender_gets_the_slots_that_one_more_wire_needs() -> None:
 
 def test_as_many_wires_as_there_are_places_for() -> None:
     pipe = Pipe(policy="drop_oldest")
-    sources, sinks = [Camera(f"c{n}", 200) for n in range(5)], [Sink(f"s{n}") for n in range(5)]
-    for n in range(5):
+    sources, sinks = [Camera(f"c{n}", 200) for n in range(7)], [Sink(f"s{n}") for n in range(7)]
+    for n in range(7):
         pipe.create_flow(f"f{n}", True, sources[n], sinks[n])
-    pairs = [(f"c{n}", f"s{m}") for n in range(5) for m in range(5) if n != m]
+    pairs = [(f"c{n}", f"s{m}") for n in range(7) for m in range(7) if n != m]
     with running(pipe):
-        for pair in pairs[:16]:
+        for pair in pairs[:LINKS]:
             link(pipe, *pair)
         with pytest.raises(WiresValidation, match="no place"):
-            link(pipe, *pairs[16])
+            link(pipe, *pairs[LINKS])
         await_motion(pipe)
         unlink(pipe, *pairs[3])
         drained(pipe, *pairs[3])
-        link(pipe, *pairs[16])
-        moves(pipe, *pairs[16])
+        link(pipe, *pairs[LINKS])
+        moves(pipe, *pairs[LINKS])
         assert pairs[3] not in pipe.statistics().wires
-        assert set(pipe.statistics().wires) == {*pairs[:3], *pairs[4:17], *((f"c{n}", f"s{n}") for n in range(5))}
+        assert set(pipe.statistics().wires) == {*pairs[:3], *pairs[4 : LINKS + 1], *((f"c{n}", f"s{n}") for n in range(7))}
         await_motion(pipe)
         drain(pipe, *(source.name for source in sources))
         assert_sound(pipe)
         # The receiver of the wire whose place went to another pair ends when its own inputs do.
-        for name in (f"c{n}" for n in range(5)):
-            for other in (f"s{n}" for n in range(5)):
+        for name in (f"c{n}" for n in range(7)):
+            for other in (f"s{n}" for n in range(7)):
                 if (name, other) in pipe.statistics().wires:
                     unlink(pipe, name, other)
         pipe.notify_event(START_EVENT_NAME, specific_routine="c0")
