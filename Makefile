@@ -26,6 +26,7 @@ check: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python -m pytest bench -o addopts="" -q --benchmark-only --benchmark-sort=name \
 	  --benchmark-columns=min,median,iqr,rounds
+	$(BIN)/python -m bench.flow_control
 
 native-tests:
 	$(MAKE) -C csrc native-tests

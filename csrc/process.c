@@ -201,8 +201,11 @@ void pshm_process_prune(pshm_process *process) {
         process->seen_epoch = epoch;
         for (uint32_t r = 0; r < PSHM_RINGS; r++) {
             pshm_mapping *mapping = process->mapping[r];
-            if (mapping != NULL && leases(mapping) == 0 &&
-                mapping->serial != pshm_control_serial(&process->control, r))
+            if (mapping == NULL || leases(mapping) != 0) continue;
+            PSHM_POINT();
+            /* published or not: another thread may be just making it */
+            if (mapping->serial != atomic_load_explicit(&process->control.head->ring[r].serial,
+                                                        memory_order_acquire))
                 unmap(process, r);
         }
     }

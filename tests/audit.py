@@ -131,6 +131,7 @@ class Snapshot:
     routines: np.ndarray
     edges: np.ndarray
     incarnations: np.ndarray
+    budget: int
     memory_left: int
     rings: dict[int, Ring]
 
@@ -144,6 +145,11 @@ class Snapshot:
     def pending(self, edge: int) -> int:
         """Messages that the sender has begun to send and not pushed."""
         return sum(int(i["offered"]) - int(i["settled"]) for i in self.unswept(edge))
+
+    @property
+    def budget_is_whole(self) -> bool:
+        """Whether the rings that there are account for all of the memory budget that is not left."""
+        return self.memory_left + self.ring_bytes == self.budget
 
     @property
     def ring_bytes(self) -> int:
@@ -169,6 +175,7 @@ def take_snapshot(pipe_id: str) -> Snapshot:
         routines=np.frombuffer(data, _ROUTINE, int(head["routines"]), routines_at),
         edges=np.frombuffer(data, _EDGE, int(head["edges"]), edges_at),
         incarnations=np.frombuffer(data, incarnation, int(head["incarnations"]), incarnations_at),
+        budget=int(head["budget"]),
         memory_left=int(head["budget"]) - int(head["rings"]["bytes"].sum()),
         rings=rings,
     )

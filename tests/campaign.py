@@ -165,7 +165,6 @@ class Trial:
         self.launcher = self.pipe._session._launcher
         self.names = self.pipe._session.plan.names
         self.numbers = {name: number for number, name in enumerate(self.names)}
-        self.budget = self.snapshot().memory_left + self.snapshot().ring_bytes
         self.pipe.notify_event(START_EVENT_NAME)
         self.await_motion("the start")
         self.launcher_fds = self.count_launcher_fds()
@@ -291,8 +290,8 @@ class Trial:
         def sound() -> bool:
             shot = self.snapshot()
             found[:] = audit(shot, self.names, in_hand, draining=draining)
-            if shot.memory_left + shot.ring_bytes != self.budget:
-                found.append(f"budget: {shot.memory_left} left + {shot.ring_bytes} in rings is not {self.budget}")
+            if not shot.budget_is_whole:
+                found.append(f"budget: {shot.memory_left} left + {shot.ring_bytes} in rings is not {shot.budget}")
             per_owner = Counter(ring.owner for ring in shot.rings.values())
             if not draining:
                 found.extend(f"{self.names[owner]} has {count} rings" for owner, count in per_owner.items() if count > 3)

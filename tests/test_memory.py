@@ -19,7 +19,7 @@ import pytest
 import processes
 from conftest import StartScript
 from loop import Loop
-from pipert_shm import START_EVENT_NAME, Pipe, PipertError, SharedMemoryFull, native
+from pipert_shm import START_EVENT_NAME, Pipe, PipertError, SharedMemoryFull, memory, native
 from pipert_shm.memory import ControlSegment, is_stale, pipe_ids, sweep_stale, unlink_pipe
 from routines import Frames, Items, Sink, chain
 from waiting import eventually
@@ -216,6 +216,28 @@ def test_a_look_at_the_segments_does_no_harm_to_pipes_that_are_just_being_made()
     for name in left:
         unlink_pipe(name.split("-")[1])
     assert not left
+
+
+def test_a_ring_that_is_just_being_made_is_not_taken_for_one_that_is_gone() -> None:
+    """While one thread makes a ring another one may look for rings that are gone."""
+    with Loop() as loop:
+        process = loop.segment.process
+        other = process.claim_ring(0)
+        claimed = process.claim_ring(0)
+        assert other is not None
+        assert claimed is not None
+        ring, serial = claimed
+        size = native.ring_bytes(4, 4096)
+        fd = memory.create_segment(memory._name(loop.segment.pipe_id, serial), size, "a ring")
+        address = native.map_shared(fd, size)
+        native.format_ring(address, ring, 0, 4, 4096)
+        native.unmap(address, size)
+        process.map_ring(ring, serial, fd, size, writable=True)
+        os.close(fd)
+        process.release_ring(other[0])  # something is gone
+        process.prune()
+        process.publish_ring(ring)
+        assert process.ring_geometry(ring) == (4, 4096)
 
 
 # ---- the budget ----------------------------------------------------------------------------------

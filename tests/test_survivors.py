@@ -204,7 +204,6 @@ def test_memory_of_the_dead_is_given_back() -> None:
     source = camera()
     source.declare_output(SHAPE)
     with running(flows_of(Pipe(), source, Screen("out", Checks(Board(), {WIRE: 0})), wires={"cam": "out"})) as pipe:
-        budget = snapshot_of(pipe).memory_left + snapshot_of(pipe).ring_bytes
         for _ in range(3):
             await_motion(pipe)
             kill_flows(pipe, "out")
@@ -219,7 +218,7 @@ def test_memory_of_the_dead_is_given_back() -> None:
 
         eventually(lambda: not kept(), "an end of all mappings of what is gone")
         eventually(lambda: len(snapshot_of(pipe).rings) <= 3, "an end of the old rings")
-        eventually(lambda: snapshot_of(pipe).memory_left + snapshot_of(pipe).ring_bytes == budget, "all of the budget")
+        eventually(lambda: snapshot_of(pipe).budget_is_whole, "all of the budget")
 
 
 def test_a_death_while_a_ring_is_made_costs_no_memory() -> None:
@@ -230,7 +229,6 @@ def test_a_death_while_a_ring_is_made_costs_no_memory() -> None:
             return self.loan((4096 if board[GATE] else 16 << 20,))
 
     with running(flows_of(Pipe(), Large("cam"), Sink("out"), wires={"cam": "out"})) as pipe:
-        budget = snapshot_of(pipe).memory_left + snapshot_of(pipe).ring_bytes
 
         def is_making() -> bool:
             """Whether there is a large segment that is no ring yet."""
@@ -244,7 +242,7 @@ def test_a_death_while_a_ring_is_made_costs_no_memory() -> None:
             await_successor(pipe, "cam", pid)
         board[GATE] = 1
         await_motion(pipe)
-        eventually(lambda: snapshot_of(pipe).memory_left + snapshot_of(pipe).ring_bytes == budget, "all of the budget")
+        eventually(lambda: snapshot_of(pipe).budget_is_whole, "all of the budget")
 
 
 # ---- taps ----------------------------------------------------------------------------------------
