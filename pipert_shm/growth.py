@@ -142,7 +142,6 @@ def take_in(
         if there + added > most:
             raise WiresValidation(f"the running pipe has {there} {what} and room for {most}; {added} more are too many")
     routines, edges = len(plan.routines), list(plan.edges)
-    slots = [item.slots for item in plan.routines]
     flows = list(plan.flows)
     plan.flows.update(growth.flows)
     plan.restarts.update(growth.restarts)
@@ -179,8 +178,6 @@ def take_in(
         del plan.routines[routines:]
         for name in [name for name in plan.flows if name not in flows]:
             del plan.flows[name], plan.restarts[name]
-        for item, count in zip(plan.routines, slots, strict=True):
-            item.slots = count
         raise
     return new, rings
 

@@ -416,8 +416,8 @@ class Launcher:
         now = time.monotonic()
         flow.deaths = [death for death in flow.deaths if now - death < restart.window]
         flow.deaths.append(now)
-        unable = flow.name in self._newborn or (flow.nursery is not None and flow.nursery.dead)
-        again = self._built and not unable and restart.wanted(exit_code) and len(flow.deaths) <= restart.limit
+        came_up = self._built and flow.name not in self._newborn
+        again = came_up and restart.wanted(exit_code) and len(flow.deaths) <= restart.limit
         record = native.FlowRecord(self._segment.process, flow.number)
         record.note_death(FlowState.RESTARTING if again else FlowState.FAILED, exit_code, restarting=again)
         death = FlowDied(flow.name, exit_code)
@@ -750,17 +750,13 @@ class Launcher:
         return -signal.SIGKILL if exit_code is None else exit_code
 
     def _lose(self, nursery: Nursery) -> None:
-        """A nursery is dead: nobody could fork its flows again."""
+        """A nursery is dead: nobody could fork its flows again. A restart finds that out by itself."""
         self._selector.unregister(nursery)
         nursery.dead = True
         nursery.close()
         for flow in self._flows.values():
-            if flow.nursery is not nursery:
-                continue
-            if flow.up:
+            if flow.nursery is nursery and flow.up:
                 signal.pidfd_send_signal(flow.pidfd, signal.SIGKILL)
-            elif flow.restart_at is not None:
-                flow.restart_at = 0.0
 
     def _give_up_unborn(self, flow: _Flow, why: str) -> None:
         """There can't be a process for the flow."""

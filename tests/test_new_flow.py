@@ -531,10 +531,10 @@ def all_of(pipe: Pipe) -> tuple[Any, ...]:
     )
 
 
-def _too_large() -> Frames:
-    large = Frames("large", None)
-    large.declare_output((1 << 40,))
-    return large
+def _declared(name: str, size: int) -> Frames:
+    frames = Frames(name, None)
+    frames.declare_output((size,))
+    return frames
 
 
 @pytest.mark.parametrize(
@@ -583,8 +583,8 @@ def test_a_build_that_fails_changes_nothing(what: str, error: type[Exception], t
         elif what == "transmitter":
             wires.append(Wire(middle, sink, data_transmitter=BasicTransmitter()))
         elif what == "memory":
-            new_flow.append(large := _too_large())
-            wires.append(Wire(large, preview))
+            new_flow += [small := _declared("small", 1000), large := _declared("large", 1 << 40)]
+            wires += [Wire(small, preview), Wire(large, preview)]
         elif what == "routines":
             more = [Sink(f"more{number}") for number in range(NEWCOMERS - 1)]
             new_flow += more
