@@ -306,10 +306,8 @@ class Launcher:
             self._tell(*message)
 
     def _note_ready(self, flow: _Flow) -> None:
-        if flow.name in self._newborn:
-            self._note_born(flow)
-            return
         if self._built:
+            self._note_born(flow)
             self._start_again(flow)
             return
         self._unready -= 1

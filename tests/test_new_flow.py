@@ -50,7 +50,7 @@ from pipert_shm import (
 )
 from pipert_shm.segments import list_pipe
 from pipert_shm.session import LINKS, NEWCOMERS
-from pipert_shm.transmit import BasicTransmitter
+from pipert_shm.transmit import BasicTransmitter, DataTransmitter
 from routines import Forward, Frames, Items, Record, Sink, one_value, received
 from waiting import Board, eventually
 
@@ -89,6 +89,16 @@ def moves(pipe: Pipe, sender: str, receiver: str, messages: int = 10) -> None:
     )
 
 
+class Doubled(DataTransmitter):
+    """Doubles what is sent."""
+
+    def transmit(self) -> Callable[[Any], Any]:
+        return lambda frame: frame * 2
+
+    def receive(self) -> Callable[[Any], Any]:
+        return lambda frame: frame
+
+
 # ---- they run ------------------------------------------------------------------------------------
 
 
@@ -114,15 +124,17 @@ def test_a_new_source_and_sink(tmp_path: Path) -> None:
         frames = Frames("frames", 30)
         record = Record("record", tmp_path / "r", one_value)
         pipe.create_flow("frames", False, frames)
-        pipe.create_flow("record", False, record)
-        pipe.link(Wire(frames, record, policy="block", capacity=3, data_transmitter=BasicTransmitter()))
+        pipe.create_flow("record", False, record, choosy := Sink("choosy"))
+        pipe.link(Wire(frames, record, policy="block", capacity=3, data_transmitter=Doubled()))
+        pipe.link(Wire(frames, choosy, max_age=1e-9))
         pipe.build()
         wire = pipe.statistics().wires["frames", "record"]
         assert (wire.policy, wire.capacity, wire.sent) == ("block", 3, 0)
         pipe.notify_event(START_EVENT_NAME)
-        await_states(pipe, frames="ended", record="ended")
+        await_states(pipe, frames="ended", record="ended", choosy="ended")
+        assert pipe.statistics().wires["frames", "choosy"].dropped["expired"] == 30
         assert pipe.statistics().wires["frames", "record"].received == 30
-    assert [(m.origin, m.sequence, m.value) for m in received(tmp_path / "r")] == [("frames", n, n) for n in range(30)]
+    assert [(m.origin, m.sequence, m.value) for m in received(tmp_path / "r")] == [("frames", n, 2 * n) for n in range(30)]
 
 
 def test_a_pipe_ends_by_itself_when_its_new_flows_have() -> None:
