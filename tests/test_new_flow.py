@@ -241,7 +241,10 @@ def test_wires_alone_between_routines_that_run() -> None:
 
 def test_links_to_and_from_new_routines() -> None:
     with camera_pipe() as (pipe, _):
-        pipe.create_flow("clock", True, Frames("clock", None), sink := Sink("sink"), **FAST)
+        # Apart, since the audit can't explain a message that a stopped routine keeps for a wire within its flow.
+        pipe.create_flow("clock", False, clock := Frames("clock", None), **FAST)
+        pipe.create_flow("sink", False, sink := Sink("sink"), **FAST)
+        pipe.link(Wire(clock, sink))
         pipe.build()
         pipe.notify_event(START_EVENT_NAME)
         for _ in range(3):
