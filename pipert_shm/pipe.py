@@ -56,6 +56,22 @@ class Pipe:
     :param on_failure: what the pipe does when a routine or a flow has failed for good: `continue` without it, or `stop`.
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
     :raises ValueError: when an argument is out of range.
+
+    >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, SourceRoutine
+    >>> class Fast(SourceRoutine):
+    ...     def main_logic(self):
+    ...         if self.meta.sequence == 100:
+    ...             raise EndOfStream
+    ...         return self.meta.sequence
+    >>> class Slow(DestinationRoutine):
+    ...     def main_logic(self, number):
+    ...         sum(range(10_000))
+    >>> with Pipe(auto_pacing_mechanism=True) as pipe:     # else most would be dropped for newer ones
+    ...     pipe.create_flow("both", True, Fast("fast"), Slow("slow"))
+    ...     pipe.build()
+    ...     pipe.notify_event(START_EVENT_NAME)
+    >>> pipe.statistics().wires["fast", "slow"].received
+    100
     """
 
     def __init__(

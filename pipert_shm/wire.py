@@ -36,6 +36,11 @@ class Wire:
     :param timeout: seconds after which a blocked sender drops the message; None: never. By default the pipe's.
     :param max_age: seconds since its capture after which a message is dropped when it comes, counted as `expired`. None: never.
     :raises ValueError, WiresValidation: when an argument is out of range, or there is no destination.
+
+    >>> from pipert_shm import DestinationRoutine, SourceRoutine, Wire
+    >>> camera, screen, disk = SourceRoutine("camera"), DestinationRoutine("screen"), DestinationRoutine("disk")
+    >>> Wire(camera, disk, policy="block", capacity=8), Wire(camera, screen, max_age=0.5)
+    (Wire('camera' -> 'disk'), Wire('camera' -> 'screen'))
     """
 
     def __init__(
