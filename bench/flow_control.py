@@ -24,7 +24,7 @@ ROUNDS = 5
 ROUND_S = 3.0
 RATE_S = 10.0
 FPS = 25.0
-WORK = 60_000  # numbers that are sorted per frame
+WORK = 400_000  # numbers that are sorted per frame
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
