@@ -161,27 +161,25 @@ void pshm_tickets_done(pshm_edge_record *record, uint64_t ticket) {
         __atomic_store_n(&record->ticket_done, ticket, __ATOMIC_RELEASE);
 }
 
-uint64_t pshm_control_left(const pshm_control *control) {
-    uint64_t left = control->head->budget;
-    for (uint32_t n = 0; n < PSHM_RINGS; n++) {
+/* Bytes of the budget that rings have taken. */
+static uint64_t taken(const pshm_control *control) {
+    uint64_t sum = 0;
+    for (uint32_t n = 0; n < PSHM_RINGS; n++)
         /* seq_cst: of two that spend at a time, one sees the other's */
-        uint64_t bytes =
-            atomic_load_explicit(&control->head->ring[n].bytes, memory_order_seq_cst);
-        if (bytes > left) return 0;
-        left -= bytes;
-    }
-    return left;
+        sum += atomic_load_explicit(&control->head->ring[n].bytes, memory_order_seq_cst);
+    return sum;
+}
+
+uint64_t pshm_control_left(const pshm_control *control) {
+    uint64_t bytes = taken(control), budget = control->head->budget;
+    return bytes < budget ? budget - bytes : 0;
 }
 
 bool pshm_control_spend(const pshm_control *control, uint32_t ring, uint64_t bytes) {
     if (ring >= PSHM_RINGS || bytes > pshm_control_left(control)) return false;
-    _Atomic uint64_t *entry = &control->head->ring[ring].bytes;
     PSHM_POINT();
-    atomic_store_explicit(entry, bytes, memory_order_seq_cst);
-    uint64_t sum = 0;
-    for (uint32_t n = 0; n < PSHM_RINGS; n++)
-        sum += atomic_load_explicit(&control->head->ring[n].bytes, memory_order_seq_cst);
-    return sum <= control->head->budget;
+    atomic_store_explicit(&control->head->ring[ring].bytes, bytes, memory_order_seq_cst);
+    return taken(control) <= control->head->budget;
 }
 
 uint32_t pshm_control_claim_ring(const pshm_control *control, uint32_t owner, uint64_t *serial) {

@@ -58,8 +58,8 @@ static void lose(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason
 }
 
 /* Takes the oldest cell back, for a newer one or for its slot. */
-static bool evict(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason) {
-    pshm_edge *edge = &port->out[out];
+static bool evict_from(pshm_port *port, pshm_post *post, uint32_t out, pshm_edge *edge,
+                       uint32_t reason) {
     uint64_t cell;
     if (!pshm_queue_pop(&edge->queue, &cell)) return false;
     if (edge->local)
@@ -71,6 +71,10 @@ static bool evict(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reaso
     PSHM_POINT();
     pshm_count_own(&edge->incarnation->evicted);
     return true;
+}
+
+static bool evict(pshm_port *port, pshm_post *post, uint32_t out, uint32_t reason) {
+    return evict_from(port, post, out, &port->out[out], reason);
 }
 
 /* ---- slots ------------------------------------------------------------- */
@@ -416,16 +420,9 @@ void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason) {
 
 void pshm_port_discard_unread(pshm_port *port, uint32_t incarnation) {
     pshm_edge edge; /* of its own: the wire may have been unlinked since */
-    uint64_t cell;
     if (!pshm_edge_attach(&edge, &port->process->control, incarnation) || edge.local) return;
     pthread_mutex_lock(&port->sending);
-    while (pshm_queue_pop(&edge.queue, &cell)) {
-        drop_message(port, &edge, cell);
-        PSHM_POINT();
-        pshm_count(&edge.record->dropped[PSHM_REASON_ENDED], 1);
-        PSHM_POINT();
-        pshm_count_own(&edge.incarnation->evicted);
-    }
+    while (evict_from(port, NULL, PSHM_OUTS, &edge, PSHM_REASON_ENDED)) continue;
     pthread_mutex_unlock(&port->sending);
 }
 

@@ -136,7 +136,7 @@ class FlowProcess:
             self._handle(event)
         elif what == "add_tap":
             name, edge, incarnation = details
-            self.runners[name].add_tap(
+            self.runners[name].add_out(
                 edge,
                 incarnation,
                 lambda refusal: (

@@ -151,7 +151,7 @@ def take_in(
     rings: dict[int, tuple[int, int]] = {}
     try:
         for wire in growth.wires:
-            sender, receiver = _find(plan, wire.sender), _find(plan, wire.receiver)
+            sender, receiver = plan.get(wire.sender), plan.get(wire.receiver)
             edge = links.link(
                 sender,
                 receiver,
@@ -182,19 +182,12 @@ def take_in(
     return new, rings
 
 
-def _find(plan: Plan, name: str) -> RoutinePlan:
-    item = plan.find(name)
-    if item is None:
-        raise WiresValidation(f"there is no routine {name!r}")
-    return item
-
-
 def _assign_reach(plan: Plan, first: int, wires: list[NewWire]) -> None:
     """Of the routines from number `first` on. Those that were there keep theirs: the bits by it are in use."""
     for item in plan.routines[first:]:
         item.reach = frozenset({item.number})
     for _ in plan.routines[first:]:  # no chain of them is longer
         for wire in wires:
-            receiver = _find(plan, wire.receiver)
+            receiver = plan.get(wire.receiver)
             if receiver.number >= first:
-                receiver.reach |= _find(plan, wire.sender).reach
+                receiver.reach |= plan.get(wire.sender).reach

@@ -773,17 +773,11 @@ class Launcher:
         settings = {name: event.params.get(name) for name in ("policy", "capacity", "timeout")}
         try:
             for name in event.routines:
-                self._connect(self._item(name), self._item(event.params["link_routine_name"]), **settings)
+                self._connect(self._plan.get(name), self._plan.get(event.params["link_routine_name"]), **settings)
         except (ValueError, WiresValidation, PipeStateError) as error:
             return error
         self._dispatch(event)
         return None
-
-    def _item(self, name: str) -> RoutinePlan:
-        item = self._plan.find(name)
-        if item is None:
-            raise WiresValidation(f"there is no routine {name!r}")
-        return item
 
     def _connect(self, sender: RoutinePlan, receiver: RoutinePlan, **settings: Any) -> None:
         if self._kill_by is not None:
@@ -805,7 +799,7 @@ class Launcher:
             self._send_edge("link_out", edge.sender, edge, number)
 
     def _unlink(self, name: str, receiver: str) -> None:
-        sender = self._item(name)
+        sender = self._plan.get(name)
         edges = [self._links.unlink(sender, one) for one in self._plan.copies.get(receiver, (receiver,))]
         if not any(edges):
             self._logger.warning("unlink: there is no wire to %r", receiver)

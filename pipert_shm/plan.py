@@ -173,6 +173,13 @@ class Plan:
     def find(self, name: str) -> RoutinePlan | None:
         return next((plan for plan in self.routines if plan.routine.name == name), None)
 
+    def get(self, name: str) -> RoutinePlan:
+        """:raises WiresValidation: when there is no such routine."""
+        item = self.find(name)
+        if item is None:
+            raise WiresValidation(f"there is no routine {name!r}")
+        return item
+
     def restore_transmitter(self, edge: EdgePlan) -> EdgePlan:
         """An edge as the launcher sent it, with its transmitter again."""
         ends = edge.sender, edge.receiver

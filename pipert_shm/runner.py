@@ -192,7 +192,7 @@ class Runner:
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
-    def add_tap(self, edge: EdgePlan, incarnation: int, then: Callable[[str], None]) -> None:
+    def add_out(self, edge: EdgePlan, incarnation: int, then: Callable[[str], None]) -> None:
         """:param then: called afterwards, with the reason if it can't be added, else with nothing."""
 
         def add() -> None:
@@ -208,18 +208,13 @@ class Runner:
         self.command(Call(add))
 
     def link_out(self, edge: EdgePlan, incarnation: int) -> None:
-        def add() -> None:
-            try:
-                self._outbox.add(edge, incarnation)
-            except SharedMemoryFull as error:
-                self.refuse(f"the wire to {self._names[edge.receiver]!r} ends before it began: {error}")
+        def note(refusal: str) -> None:
+            if refusal:
+                self.refuse(f"the wire to {self._names[edge.receiver]!r} ends before it began: {refusal}")
                 native.Incarnation(self._flow.segment.process, incarnation).close()
                 self._flow.ring(edge.receiver)
-            else:
-                if State(self.record.state).over:
-                    self._port.close_outs()  # nothing will come on it
 
-        self.command(Call(add))
+        self.add_out(edge, incarnation, note)
 
     def add_in(self, edge: EdgePlan, incarnation: int) -> None:
         def add() -> None:
