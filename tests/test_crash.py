@@ -251,7 +251,9 @@ def test_a_middle_routine_loses_nothing_uncounted() -> None:
             kill_flows(pipe, "mid")
         drain(pipe, "cam")
         now = pipe.statistics()
-    assert now.routines["mid"].received == now.wires["mid", "out"].sent + now.routines["mid"].lost_in_crash
+    # A death between the two stores that move a message from one count to the other leaves it in both.
+    twice = now.wires["mid", "out"].sent + now.routines["mid"].lost_in_crash - now.routines["mid"].received
+    assert twice in (0, 1)
 
 
 def test_a_message_that_can_not_be_decoded_and_then_a_death() -> None:
