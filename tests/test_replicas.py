@@ -28,6 +28,7 @@ from pipert_shm import (
     events,
 )
 from pipert_shm.plan import HELD_BACK
+from pipert_shm.statistics import PipeStatistics
 from routines import Forward, Frames, Items, Record, chain, one_value, received
 from waiting import Board, eventually
 
@@ -130,10 +131,10 @@ def test_events_by_the_plain_name_reach_all(tmp_path: Path) -> None:
     pipe.join(to_kill=True)
 
 
-def lost_by(statistics: Any, name: str) -> int:
+def lost_by(statistics: PipeStatistics, name: str) -> int:
     """What was lost in the hands of a killed routine, on the way to it, and on its way out of it."""
     ways = [wire.lost for ends, wire in statistics.wires.items() if name in ends]
-    return int(statistics.routines[name].lost_in_crash) + sum(ways)
+    return sum(ways, statistics.routines[name].lost_in_crash)
 
 
 def test_a_killed_replica_loses_what_it_had_in_hand(tmp_path: Path) -> None:
