@@ -53,7 +53,10 @@ if TYPE_CHECKING:
     from pipert_shm.api import APIWrapper, create_app
     from pipert_shm.cockpit import get_socket_logger
     from pipert_shm.rpc import RPCPipeWrapper
-    from pipert_shm.video import DetectedFrame, DetectionWriter, MotionDetector, VideoError, VideoInfo, VideoSource
+    from pipert_shm.video.detection import DetectedFrame, MotionDetector
+    from pipert_shm.video.opencv import VideoError
+    from pipert_shm.video.output import DetectionWriter
+    from pipert_shm.video.source import VideoInfo, VideoSource
 
 __all__ = [
     "KILL_EVENT_NAME",
@@ -119,12 +122,12 @@ _LAZY = {
     "create_app": "pipert_shm.api",
     "get_socket_logger": "pipert_shm.cockpit",
     "RPCPipeWrapper": "pipert_shm.rpc",
-    "DetectedFrame": "pipert_shm.video",
-    "DetectionWriter": "pipert_shm.video",
-    "MotionDetector": "pipert_shm.video",
-    "VideoError": "pipert_shm.video",
-    "VideoInfo": "pipert_shm.video",
-    "VideoSource": "pipert_shm.video",
+    "DetectedFrame": "pipert_shm.video.detection",
+    "DetectionWriter": "pipert_shm.video.output",
+    "MotionDetector": "pipert_shm.video.detection",
+    "VideoError": "pipert_shm.video.opencv",
+    "VideoInfo": "pipert_shm.video.source",
+    "VideoSource": "pipert_shm.video.source",
 }
 
 

@@ -13,13 +13,17 @@ import pipert_shm
 from conftest import RunScript
 
 PACKAGE = Path(pipert_shm.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.stem != "__init__"
+}
 
 
-def defined_in(module: str) -> set[str]:
+def defined_in(path: Path) -> set[str]:
     """Names that a module binds at its top level other than by importing them."""
     names: set[str] = set()
-    for node in ast.parse((PACKAGE / f"{module}.py").read_text()).body:
+    for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign):
@@ -29,7 +33,7 @@ def defined_in(module: str) -> set[str]:
     return names
 
 
-HOMES = {module: defined_in(module) for module in MODULES}
+HOMES = {module: defined_in(path) for module, path in MODULES.items()}
 
 
 def test_all_is_sorted_and_without_doubles() -> None:
