@@ -22,6 +22,7 @@
 #define PSHM_INS 256u
 #define PSHM_MESSAGE_BYTES 4096u
 #define PSHM_MESSAGE_SLOTS 32u
+#define PSHM_OFFSET_BITS 48
 
 enum pshm_status {
     PSHM_OK,
@@ -47,8 +48,8 @@ typedef struct pshm_message {
 } pshm_message;
 
 /* One message on its way out. `outs` are bits of the port's outgoing edges. Between
- * messages `message` is PSHM_NO_SLOT, and offered, slots and lost are 0: so the end of
- * one leaves it, and the next needs only what it is to carry. */
+ * messages `message` is PSHM_NO_SLOT, and all but `token` is 0: so the end of one leaves
+ * it, and the next needs only what it is to carry. */
 typedef struct pshm_post {
     uint64_t outs;    /* still to be served */
     uint64_t token;   /* for the local ones */
@@ -145,12 +146,12 @@ int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *d
 
 /* Where [address, +bytes) lies in one slot held by this process that can be sent
  * on `outs` as it is: makes that slot one of the post's, under one lease however
- * often it is referred to. Its index among them, and the offset in the slot; or
- * PSHM_MESSAGE_SLOTS where it has to be copied: when it lies elsewhere, one of the
- * edges still holds that slot or can't carry its ring's, or only one place is left,
+ * often it is referred to. Returns its index among them << PSHM_OFFSET_BITS | the offset
+ * in the slot; or PSHM_NO_SLOT where it has to be copied: when it lies elsewhere, one of
+ * the edges still holds that slot or can't carry its ring's, or only one place is left,
  * which is kept for what is copied. */
-uint32_t pshm_port_refer(pshm_port *port, pshm_post *post, uint64_t outs, const void *address,
-                         uint64_t bytes, uint64_t *offset);
+uint64_t pshm_port_refer(pshm_port *port, pshm_post *post, uint64_t outs, const void *address,
+                         uint64_t bytes);
 
 /* Of edges whose receivers do the same work, the one whose receiver has the least
  * before it, in its queue and in its hands; those that have ended come last. */

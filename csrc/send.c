@@ -159,21 +159,21 @@ static bool can_carry(const pshm_port *port, uint64_t outs, uint64_t descriptor)
     return !pshm_ring_holds(&mapping->ring, descriptor, bits);
 }
 
-uint32_t pshm_port_refer(pshm_port *port, pshm_post *post, uint64_t outs, const void *address,
-                         uint64_t bytes, uint64_t *offset) {
-    uint64_t descriptor;
-    if (!pshm_process_reference(port->process, address, bytes, &descriptor, offset))
-        return PSHM_MESSAGE_SLOTS;
+uint64_t pshm_port_refer(pshm_port *port, pshm_post *post, uint64_t outs, const void *address,
+                         uint64_t bytes) {
+    uint64_t descriptor, offset;
+    if (!pshm_process_reference(port->process, address, bytes, &descriptor, &offset))
+        return PSHM_NO_SLOT;
     uint32_t place = 0;
     while (place < post->slots && place < PSHM_MESSAGE_SLOTS && post->slot[place] != descriptor)
         place++;
     if (place == post->slots && place < PSHM_MESSAGE_SLOTS - 1 &&
         can_carry(port, outs, descriptor)) {
         post->slot[post->slots++] = descriptor;
-        return place;
+        return (uint64_t)place << PSHM_OFFSET_BITS | offset;
     }
     pshm_process_release(port->process, descriptor);
-    return place < post->slots ? place : PSHM_MESSAGE_SLOTS;
+    return place < post->slots ? (uint64_t)place << PSHM_OFFSET_BITS | offset : PSHM_NO_SLOT;
 }
 
 /* ---- send -------------------------------------------------------------- */
@@ -359,6 +359,7 @@ static uint64_t first_deadline(const pshm_post *post) {
 static void end_post(pshm_port *port, pshm_post *post) {
     port->post = NULL;
     post->offered = 0;
+    post->ticket = 0;
     if (post->message == PSHM_NO_SLOT) return;
     pshm_process_drop(port->process, post->message, PSHM_PRODUCER);
     post->message = PSHM_NO_SLOT;

@@ -37,6 +37,7 @@ TICKET = struct.Struct("=QQ")  # routine that gave it, number
 HOP = struct.Struct("=QQQ")  # routine, sent ns, received ns
 _OFFSET = struct.Struct("=Q")  # of an array in its slot; its layout follows
 _LAYOUT_HEAD = struct.Struct("=BB")  # dimensions, length of the dtype's text; shape, strides and text follow
+OFFSET_MASK = (1 << native.OFFSET_BITS) - 1
 MOST_LAYOUTS = 256  # that are remembered
 _PICKLE_HEAD = struct.Struct("=IIQ?")  # buffers, bytes of table and stream, their offset in slot 0, whether they are there
 _BUFFER = struct.Struct("=HQQ")  # slot, offset, bytes (0: the whole slot)
@@ -128,8 +129,16 @@ class Encoder:
         :raises PayloadError: when it does not pickle.
         :raises NoFreeSlot, SharedMemoryFull, Stopping: see `Slots.reserve`. In any case nothing is held then.
         """
-        self._post, self._outs, self._threshold = post, outs, threshold
         self.copied_bytes = self.in_band_bytes = 0
+        if type(payload) is np.ndarray and not in_band:  # the shortest way: it lies in a slot, and one like it was sent before
+            layout, flags = self._layouts.get((payload.shape, payload.dtype)), payload.flags
+            if layout is not None and payload.nbytes >= threshold and flags.c_contiguous:
+                offset = self._port.refer(post.post, outs, native.memory_of(payload), payload.nbytes)
+                if offset != native.NO_SLOT:  # it is the first slot, so that there is nothing before the offset
+                    if flags.writeable:
+                        flags.writeable = False
+                    return ARRAY, hops + _OFFSET.pack(offset) + layout
+        self._post, self._outs, self._threshold = post, outs, threshold
         try:
             if type(payload) is np.ndarray and not in_band and payload.nbytes >= threshold and _is_plain(payload.dtype):
                 return ARRAY, hops + self._encode_array(payload)
@@ -162,35 +171,39 @@ class Encoder:
 
     def _encode_array(self, array: np.ndarray) -> bytes:
         placed = self._refer(array)
-        if placed is None:
-            offset = self._pack_later(array)
-            self._write_packed()
-            return _OFFSET.pack(offset) + _layout(array, self._packed_strides(array))
-        offset = placed[1]
+        if placed is not None:
+            return _OFFSET.pack(placed[1]) + self._layout(array, array.strides)
+        offset = self._pack_later(array)
+        self._write_packed()
+        return _OFFSET.pack(offset) + self._layout(array, self._packed_strides(array))
+
+    def _layout(self, array: np.ndarray, strides: tuple[int, ...]) -> bytes:
+        """How an array lies in its slot, but for where it begins."""
         if not array.flags.c_contiguous:
-            return _OFFSET.pack(offset) + _layout(array, array.strides)
+            return _write_layout(array, strides)
         key = array.shape, array.dtype
         layout = self._layouts.get(key)
         if layout is None:
             if len(self._layouts) >= MOST_LAYOUTS:
                 self._layouts.clear()
-            layout = self._layouts[key] = _layout(array, self._packed_strides(array))
-        return _OFFSET.pack(offset) + layout
+            layout = self._layouts[key] = _write_layout(array, self._packed_strides(array))
+        return layout
 
     def _refer(self, array: np.ndarray) -> tuple[int, int] | None:
         """Slot index and offset of the array's first element, where it can be sent as it lies."""
         flags = array.flags
+        memory, size, within = None, array.nbytes, 0
         if flags.c_contiguous:
-            index, offset = self._port.refer(self._post, self._outs, native.memory_of(array), array.nbytes)
+            memory = native.memory_of(array)
         else:
-            first, low, span = extent_of(array)
-            index, offset = self._port.refer(self._post, self._outs, native.memory_at(low), span)
-            offset += first - low
-        if index >= native.MESSAGE_SLOTS:
+            first, low, size = extent_of(array)
+            memory, within = native.memory_at(low), first - low
+        place = self._port.refer(self._post.post, self._outs, memory, size)
+        if place == native.NO_SLOT:
             return None
         if flags.writeable:
             flags.writeable = False
-        return index, offset
+        return place >> native.OFFSET_BITS, (place & OFFSET_MASK) + within
 
     # everything else
 
@@ -207,6 +220,8 @@ class Encoder:
         else:
             (index, offset), strides = placed, array.strides
         self._table.append((index, 0, 0))
+        if isinstance(dtype, str):
+            return _array_at, (_MARKER, offset, self._layout(array, strides))
         return _array_on, (_MARKER, offset, array.shape, strides, dtype)
 
     def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
@@ -306,8 +321,7 @@ def _parts(payload: object, where: str) -> Iterator[tuple[str, object]]:
             yield f"{where}.{name}", value
 
 
-def _layout(array: np.ndarray, strides: tuple[int, ...]) -> bytes:
-    """How an array lies in its slot, but for where it begins."""
+def _write_layout(array: np.ndarray, strides: tuple[int, ...]) -> bytes:
     text = array.dtype.str.encode()
     n = array.ndim
     return _LAYOUT_HEAD.pack(n, len(text)) + struct.pack(f"={2 * n}q", *array.shape, *strides) + text
@@ -335,6 +349,13 @@ def _read_layout(layout: bytes) -> _Layout:
     return known
 
 
+def _array_at(buffer: memoryview, offset: int, layout: bytes) -> np.ndarray:
+    shape, strides, dtype, count = _LAYOUTS.get(layout) or _read_layout(layout)
+    if strides is None:
+        return np.frombuffer(buffer, dtype, count, offset).reshape(shape)
+    return _array_on(buffer, offset, shape, strides, dtype)
+
+
 def decode(kind: int, body: bytes, start: int, buffers: list[memoryview]) -> object:
     """The payload of a message, its arrays standing on `buffers` (one per slot).
 
@@ -343,11 +364,7 @@ def decode(kind: int, body: bytes, start: int, buffers: list[memoryview]) -> obj
     """
     if kind == ARRAY:
         (offset,) = _OFFSET.unpack_from(body, start)
-        layout = body[start + _OFFSET.size :]
-        shape, strides, dtype, count = _LAYOUTS.get(layout) or _read_layout(layout)
-        if strides is None:
-            return np.frombuffer(buffers[0], dtype, count, offset).reshape(shape)
-        return _array_on(buffers[0], offset, shape, strides, dtype)
+        return _array_at(buffers[0], offset, body[start + _OFFSET.size :])
     count, size, offset, elsewhere = _PICKLE_HEAD.unpack_from(body, start)
     start += _PICKLE_HEAD.size
     if elsewhere:

@@ -41,6 +41,8 @@ INS: int = _lib.PSHM_INS
 BUCKETS: int = _lib.PSHM_BUCKETS
 MESSAGE_SLOTS: int = _lib.PSHM_MESSAGE_SLOTS
 MESSAGE_BYTES: int = _lib.PSHM_MESSAGE_BYTES
+OFFSET_BITS: int = _lib.PSHM_OFFSET_BITS
+NO_SLOT = 2**64 - 1
 
 POLICIES: dict[str, int] = {
     "drop_oldest": _lib.PSHM_POLICY_DROP_OLDEST,
@@ -189,9 +191,8 @@ def loan(address: int, size: int) -> memoryview:
     return memoryview(_ffi.buffer(_ffi.gc(_ffi.cast("void *", address), _lib.pshm_release), size))
 
 
-def memory_of(array: np.ndarray) -> Memory:
-    """Where a C-contiguous array lies; keeps it alive."""
-    return _ffi.from_buffer(array)
+# memory_of(array): where a C-contiguous array lies; keeps it alive.
+memory_of: Callable[[np.ndarray], Memory] = _ffi.from_buffer
 
 
 def memory_at(address: int) -> Memory:
@@ -629,7 +630,11 @@ class Process:
 
 
 class Post:
-    """One message on its way out of a port. Reused from message to message, but for one that was interrupted."""
+    """One message on its way out of a port. Reused from message to message, but for one that was interrupted.
+
+    Attributes:
+        post: its words: see csrc/port.h.
+    """
 
     __slots__ = ("_slot", "post")
 
@@ -643,10 +648,6 @@ class Post:
         post.outs = outs
         post.token = token
         post.ticket = ticket
-
-    def count_when_sent(self, handled: int) -> None:
-        """So many received messages are done with as soon as this one counts as sent."""
-        self.post.handled = handled
 
     def add_slot(self, descriptor: int) -> int:
         """Adds a payload slot, on which the caller has a lease; its index."""
@@ -678,7 +679,8 @@ class Port:
     Attributes:
         delivery: what `receive` found.
         receive: `receive(timeout_ns) -> status`; sleeps without the GIL.
-        send: `send(post.post, ring, sequence, captured_ns, origin, kind, hops, body, len(body)) -> status`; likewise.
+        refer: `refer(post.post, outs, memory, size) -> place`; see csrc/port.h.
+        send: `send(post.post, ring, sequence, captured_ns, origin, kind, hops, body, len(body)) -> status`; may sleep.
     """
 
     __slots__ = (
@@ -687,12 +689,12 @@ class Port:
         "_body",
         "_descriptor",
         "_head",
-        "_offset",
         "_port",
         "_sizes",
         "delivery",
         "process",
         "receive",
+        "refer",
         "send",
     )
 
@@ -704,12 +706,12 @@ class Port:
         self._port = _ffi.gc(port, _lib.pshm_port_close)
         self.delivery: Any = _ffi.new("pshm_delivery *")
         self.receive: Callable[[int], int] = partial(_lib.pshm_port_receive, self._port, self.delivery)
+        self.refer: Callable[[Any, int, Memory, int], int] = partial(_lib.pshm_port_refer, self._port)
         self.send: Callable[..., int] = partial(_lib.pshm_port_send, self._port)
         self._head = _ffi.buffer(self.delivery, _HEAD.size)
         self._addresses, self._sizes = self.delivery.address, self.delivery.slot_bytes
         self._body = memoryview(_ffi.buffer(self.delivery.body))
         self._descriptor = _ffi.new("uint64_t *")
-        self._offset = _ffi.new("uint64_t *")
         self._address = _ffi.new("void **")
 
     def add_out(self, incarnation: int) -> int:
@@ -766,11 +768,6 @@ class Port:
         if status != OK:
             return status, 0, 0
         return OK, self._descriptor[0], int(_ffi.cast("uintptr_t", self._address[0]))
-
-    def refer(self, post: Post, outs: int, memory: Memory, size: int) -> tuple[int, int]:
-        """Which of the post's slots this memory lies in, and where; MESSAGE_SLOTS: it must be copied. See csrc/port.h."""
-        place = _lib.pshm_port_refer(self._port, post.post, outs, memory, size, self._offset)
-        return place, self._offset[0]
 
     def pause(self, place: int, paused: bool) -> None:
         """Takes nothing from an incoming edge, or goes on to."""

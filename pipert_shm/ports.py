@@ -289,7 +289,7 @@ class Outbox:
 
     def _drop(self, outs: int, reason: int) -> None:
         self._post.begin(outs, 0)
-        self._post.count_when_sent(self._handled)
+        self._post.post.handled = self._handled
         self._handled = 0
         self._port.abandon(self._post, reason)
         self._post.take_lost()
@@ -312,12 +312,14 @@ class Outbox:
         post = self._post
         self._token += 1
         hops, ticket = meta.raw_hops, meta.ticket
-        head, kind, ticket_here = hops, TOMBSTONE, 0
+        head, kind, words = hops, TOMBSTONE, post.post
+        words.outs = outs
         if ticket is not None:
             head += TICKET.pack(*ticket)
-            ticket_here = ticket[1] if outs & self._ticketed else 0
+            words.ticket = ticket[1] if outs & self._ticketed else 0
+        if group.local:
+            words.token = self._token
         body = head
-        post.begin(outs, self._token, ticket_here)
         try:
             data = payload if payload is NOTHING or group.transform is None else group.transform(payload)
             if data is NOTHING:
@@ -350,14 +352,14 @@ class Outbox:
             self._local[self._edges[out][0]][self._token] = (data, meta, native.now_ns())
         payload = data = None  # let go of before the push: the receiver may then be the only holder
         if self._handled:
-            post.count_when_sent(self._handled)
+            words.handled = self._handled
             self._handled = 0
         if ticket is not None:
             kind |= TICKETED
         if remote:
             self._messages.fit(MESSAGE_SLOT_BYTES)
         self._hand_over(
-            post.post,
+            words,
             self._messages.ring if remote else 0,
             meta.sequence,
             meta.captured_ns,
@@ -518,7 +520,7 @@ class Inbox:
         body = self._port.body(size)
         start = hops * HOP.size
         past = body[max(0, hops - MOST_HOPS + 1) * HOP.size : start]
-        meta = Meta(self.names, origin, sequence, captured_ns, past + HOP.pack(self._number, sent_ns, received_ns))
+        meta = Meta(self.names, origin, sequence, captured_ns, past, None, (self._number, sent_ns, received_ns))
         if kind & TICKETED:
             meta.ticket = TICKET.unpack_from(body, start)
             start += TICKET.size
@@ -540,10 +542,11 @@ class Inbox:
 
     def _take_local(self, place: int, token: int, received_ns: int) -> tuple[Any, Meta]:
         payload, meta, sent_ns = self._local[self._edges[place].number].pop(token)
-        hops = meta.raw_hops[-(MOST_HOPS - 1) * HOP.size :] + HOP.pack(self._number, sent_ns, received_ns)
+        hops = meta.raw_hops[-(MOST_HOPS - 1) * HOP.size :]
         self._records[place].count_hop(received_ns - sent_ns)
         self._record.count_age(received_ns - meta.captured_ns)
-        own = Meta(self.names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket)
+        last = self._number, sent_ns, received_ns
+        own = Meta(self.names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket, last)
         change = self._receive[place]
         return payload if payload is NOTHING or change is None else change(payload), own
 

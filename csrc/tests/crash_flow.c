@@ -265,9 +265,8 @@ static void be_source(life *own, pshm_post *post, pshm_delivery *delivery) {
 
 /* The source's slot goes on as it is, unless the edge has it still. */
 static bool refer(life *own, pshm_post *post, const pshm_delivery *delivery) {
-    uint64_t offset;
-    return pshm_port_refer(own->port, post, own->outs, delivery->address[0], PSHM_CRASH_PAYLOAD,
-                           &offset) != PSHM_MESSAGE_SLOTS ||
+    return pshm_port_refer(own->port, post, own->outs, delivery->address[0],
+                           PSHM_CRASH_PAYLOAD) != PSHM_NO_SLOT ||
            reserve(own, post, delivery->sequence, OF_SOURCE);
 }
 
