@@ -154,7 +154,7 @@ class Intake:
             return message
         message = self._receive(timeout_ns)
         if message is not None and message[0] is NOTHING:
-            self._record.count_handled(1)  # on a wire that was linked from an ordered flow, after which there is no order here
+            self._words.handled += 1  # on a wire that was linked from an ordered flow, after which there is no order here
             return None
         return message
 
@@ -190,7 +190,7 @@ class Intake:
             self._inbox.pause(number, False)
             if payload is not NOTHING:
                 return payload, meta
-            self._record.count_handled(1)
+            self._words.handled += 1
 
     def _settle(self) -> None:
         """Of what was sent to this replica, and is neither waiting nor in its hands, nothing will come: says so."""
@@ -214,7 +214,7 @@ class Intake:
             self._outbox.put(self._hand, meta, 1)
         self._outbox.flush()
 
-    def _receive(self, timeout_ns: int) -> tuple[Any, Meta] | None:
+    def _receive(self, timeout_ns: int = native.FOREVER) -> tuple[Any, Meta] | None:
         """The next message as it comes; None when there is none in time, or commands came, which are obeyed."""
         status = self._inbox.receive(timeout_ns)
         self._nothing_came = self._stopped = False

@@ -386,15 +386,17 @@ class Runner:
     def _produce(self) -> None:
         if not self._commands.empty() and self._obey():
             return
-        self._pace()
-        if self._stopping:
-            return
+        if self._turn_ns or self._flow.plan.auto_pacing:
+            self._pace()
+            if self._stopping:
+                return
         self._apply([], [Meta(self._names, self._plan.number, self._words.sequence)])
 
     def _consume(self) -> None:
-        self._pace()
-        if self._stopping:
-            return
+        if self._turn_ns or self._flow.plan.auto_pacing:
+            self._pace()
+            if self._stopping:
+                return
         gathered, self._redo = self._redo or self._intake.gather(), None
         if gathered is not None:
             self._apply(*gathered)
