@@ -131,8 +131,30 @@ class Routine:
         Without shared memory (no wire leaves the flow, or the routine does not run in a flow) it is a plain array.
 
         :param shape: as of `numpy.empty`.
-        :raises NoFreeSlot: when every slot of the ring is held; where a wire's policy is `block` it waits first.
+        :raises NoFreeSlot: when every slot of the ring is held, by those that it names; where a wire's policy is `block` it
+            waits first.
         :raises SharedMemoryFull: when there is no memory for it.
+
+        >>> from pipert_shm import DestinationRoutine, EndOfStream, Pipe, Wire
+        >>> class Camera(SourceRoutine):
+        ...     def main_logic(self):
+        ...         if self.meta.sequence == 3:
+        ...             raise EndOfStream
+        ...         frame = self.loan((480, 640, 3))
+        ...         frame[:] = self.meta.sequence           # the only write: in a camera, capture.read(frame)
+        ...         return {"camera": self.name, "frame": frame}
+        >>> class Screen(DestinationRoutine):
+        ...     def main_logic(self, data):
+        ...         assert data["frame"][0, 0, 0] == self.meta.sequence
+        >>> camera, screen = Camera("camera"), Screen("screen")
+        >>> with Pipe(policy="block") as pipe:
+        ...     pipe.create_flow("capture", False, camera)
+        ...     pipe.create_flow("show", False, screen)
+        ...     pipe.link(Wire(camera, screen))
+        ...     pipe.build()
+        ...     pipe.notify_event("start")
+        >>> pipe.statistics().routines["screen"].received, pipe.statistics().routines["camera"].copied_bytes
+        (3, 0)
         """
         if self._runtime is None:
             return np.empty(shape, dtype)
@@ -147,7 +169,18 @@ class Routine:
     def set_const_fps(self, fps: float) -> None:
         """Calls `main_logic` at most `fps` times a second, at even intervals; 0 takes the limit away.
 
+        The deadlines are absolute, so that a late call does not make all that follow late. Before or while the pipe runs.
+
         :raises ValueError: when `fps` is negative.
+
+        >>> class Camera(SourceRoutine):
+        ...     def main_logic(self):
+        ...         return self.meta.sequence
+        >>> camera = Camera("camera")
+        >>> camera.set_const_fps(25)                        # 40 ms from one frame to the next
+        >>> camera.set_const_fps(-1)
+        Traceback (most recent call last):
+        ValueError: fps must be positive, or 0 for no limit, not -1
         """
         if fps < 0:
             raise ValueError(f"fps must be positive, or 0 for no limit, not {fps}")
