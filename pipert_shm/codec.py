@@ -31,7 +31,9 @@ ARRAY = 1
 
 TICKETED = 0x100  # a ticket follows the hops
 TOMBSTONE = 0x200  # there is no payload
+STAMPED = 0x400  # a time stamp follows these
 TICKET = struct.Struct("=QQ")  # routine that gave it, number
+STAMP = struct.Struct("=d")  # seconds
 
 HOP = struct.Struct("=QQQ")  # routine, sent ns, received ns
 _ARRAY_HEAD = struct.Struct("=QBB")  # offset, dimensions, length of the dtype's text

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipert_shm import native
-from pipert_shm.codec import HOP, TICKET, TICKETED, TOMBSTONE, Encoder, decode, extent_of
+from pipert_shm.codec import HOP, STAMP, STAMPED, TICKET, TICKETED, TOMBSTONE, Encoder, decode, extent_of
 from pipert_shm.data import Meta
 from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
 from pipert_shm.memory import (
@@ -308,9 +308,10 @@ class Outbox:
         self._token += 1
         post.begin(outs, self._token, 0, meta.ticket[1] if meta.ticket is not None and outs & self._ticketed else 0)
         hops = meta.raw_hops
-        head = hops if meta.ticket is None else hops + TICKET.pack(*meta.ticket)
-        kind, body = TOMBSTONE, head
+        kind, body = TOMBSTONE, b""
         try:
+            head = hops if meta.ticket is None else hops + TICKET.pack(*meta.ticket)
+            head = body = head if meta.pts is None else head + STAMP.pack(meta.pts)
             data = group.transform(payload) if payload is not NOTHING else NOTHING
             if data is NOTHING:
                 pass
@@ -341,6 +342,7 @@ class Outbox:
         payload = data = None
         post.post.handled, self._handled = self._handled, 0
         kind |= TICKETED if meta.ticket is not None else 0
+        kind |= STAMPED if meta.pts is not None else 0
         if remote:
             self._messages.fit(MESSAGE_SLOT_BYTES)
         ring = self._messages.ring if remote else 0
@@ -498,6 +500,9 @@ class Inbox:
         if delivery.kind & TICKETED:
             meta.ticket = TICKET.unpack_from(body, hops_end)
             hops_end += TICKET.size
+        if delivery.kind & STAMPED:
+            (meta.pts,) = STAMP.unpack_from(body, hops_end)
+            hops_end += STAMP.size
         if delivery.kind & TOMBSTONE:
             return NOTHING, meta
         over_cap = delivery.over_cap and delivery.slots
@@ -507,7 +512,7 @@ class Inbox:
                 self.over_cap = self._edges[place]
                 self._records[place].count_private(sum(len(buffer) for buffer in buffers))
                 buffers = [memoryview(bytes(buffer)) for buffer in buffers]
-            return self._receive[place](decode(delivery.kind & ~TICKETED, body[hops_end:], buffers)), meta
+            return self._receive[place](decode(delivery.kind & ~(TICKETED | STAMPED), body[hops_end:], buffers)), meta
         except Exception:
             self._port.discard(native.REASONS["error"])
             self.unsettled = True
@@ -518,7 +523,7 @@ class Inbox:
         hops = meta.raw_hops[-(MOST_HOPS - 1) * HOP.size :] + HOP.pack(self._number, sent_ns, received_ns)
         self._records[place].count_hop(received_ns - sent_ns)
         self._record.count_age(received_ns - meta.captured_ns)
-        own = Meta(self.names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket)
+        own = Meta(self.names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket, meta.pts)
         return payload if payload is NOTHING else self._receive[place](payload), own
 
     def end(self) -> None:
