@@ -2,9 +2,9 @@
 
 Layers, each importing only from those before it:
 
-    errors -> native -> memory -> codec -> data, events, transmit -> join -> routine -> wire -> plan -> channel, logs, ports
-    -> order -> intake -> runner -> flow -> links, nursery -> growth -> launcher -> statistics, tap -> session -> pipe
-    -> api, rpc, video -> demo -> cli; cockpit and segments beside
+    errors -> native -> memory -> codec -> data, events, transmit, counters -> join -> routine -> wire -> plan
+    -> channel, logs, ports -> order -> intake -> runner -> flow -> links, nursery -> growth -> launcher -> statistics, tap
+    -> session -> pipe -> api, rpc, video -> demo -> cli; cockpit and segments beside
 
 Every public name has one home, and is re-exported here once.
 """
