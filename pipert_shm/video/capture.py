@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias, TypeGuard
@@ -14,6 +15,9 @@ from pipert_shm.video.opencv import VideoError, cv2
 
 Address: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = Address | int
+
+MOST_DAMAGED = 100
+"""As many frames in a row that can't be decoded are the end."""
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -48,7 +52,7 @@ def _advice(source: Source) -> str:
         return "it is a directory; name a file in it"
     if not os.access(path, os.R_OK):
         return "this user may not read it; check its mode with ls -l"
-    return "OpenCV finds no video in it; check it with ffprobe, and convert or copy it again"
+    return "no video is found in it; check it with ffprobe, and convert or copy it again"
 
 
 def open_video(source: Source, parameters: tuple[int, ...] = ()) -> cv2.VideoCapture:
@@ -105,11 +109,13 @@ class Capture(Protocol):
         info: what it says of itself.
         shape: of the frame that was retrieved last, at first what is announced.
         pts: where in the video the frame stands that was grabbed last, seconds from its start; None where it does not say.
+        damaged: how many frames there should have been before it that could not be decoded.
     """
 
     info: VideoInfo
     shape: tuple[int, int, int]
     pts: float | None
+    damaged: int
 
     def grab(self) -> bool:
         """Goes on to the next frame; False when there is none.
@@ -118,7 +124,7 @@ class Capture(Protocol):
         """
 
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray | None:
-        """The frame that was grabbed, BGR; None when it is damaged.
+        """The frame that was grabbed, BGR; None when it turns out to be damaged.
 
         :param out: where it goes if it has that shape, else it comes in an array of its own. None: in one that is valid up to
             the next call.
@@ -159,14 +165,22 @@ class OpenCVCapture:
         )
         self.shape = self.info.shape
         self.pts: float | None = None
+        self.damaged = 0
         self._scratch: np.ndarray | None = None
+        self._is_camera = isinstance(source, int) or os.fspath(source).startswith("/dev/")
 
     def grab(self) -> bool:
         """See `Capture.grab`."""
-        if not self._capture.grab():
-            return False
-        self.pts = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        return True
+        # What can't be decoded fails just as what has ended does, but not for ever; what is silent fails slowly.
+        impatient = time.monotonic() + self._timeout / 2
+        for failures in range(1 if self._is_camera else MOST_DAMAGED):
+            if self._capture.grab():
+                self.damaged += failures
+                self.pts = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                return True
+            if time.monotonic() > impatient:
+                break
+        return False
 
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray | None:
         """See `Capture.retrieve`."""
@@ -208,6 +222,7 @@ class ImageFolder:
         self.info = VideoInfo(width, height, fps, len(self._files))
         self.shape = self.info.shape
         self.pts: float | None = None
+        self.damaged = 0
         self._number = -1
 
     def grab(self) -> bool:

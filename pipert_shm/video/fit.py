@@ -26,6 +26,16 @@ class Fit:
         self._size = size
         self._logger = logger
 
+    def check(self, frame_width: int, frame_height: int) -> None:
+        """:raises VideoError: when frames of that size do not have the part that is wanted."""
+        left, top, width, height = self._roi or (0, 0, 0, 0)
+        if left + width > frame_width or top + height > frame_height:
+            raise VideoError(
+                self._name,
+                f"the part {self._roi} (left, top, width, height) does not lie within the frames of {self._name!r}, which are "
+                f"{frame_width}x{frame_height}: give another roi",
+            )
+
     def shape(self, capture: Capture) -> tuple[int, int, int]:
         """Of the array that `fill` wants for the next frame."""
         return capture.shape if self._size is None else (self._size[1], self._size[0], 3)
@@ -55,10 +65,5 @@ class Fit:
         if self._roi is None:
             return frame
         left, top, width, height = self._roi
-        if left + width > frame.shape[1] or top + height > frame.shape[0]:
-            raise VideoError(
-                self._name,
-                f"the part {self._roi} (left, top, width, height) does not lie within the frames of {self._name!r}, which are "
-                f"{frame.shape[1]}x{frame.shape[0]}: give another roi",
-            )
+        self.check(frame.shape[1], frame.shape[0])
         return frame[top : top + height, left : left + width]

@@ -157,12 +157,15 @@ class LiveReader:
         opened_ns = came_ns = now_ns()
         stood: float | None = None
         piled_up = True
+        damaged = 0
         while not self._closing.is_set():
             last_ns = came_ns
             if not capture.grab():
                 silence = (now_ns() - last_ns) / 1e9
                 raise VideoError(self._name, f"{self._name!r} is lost, {silence:.1f} s after its last frame")
             came_ns = now_ns()
+            self._note_damage(capture.damaged - damaged)
+            damaged = capture.damaged
             if piled_up:
                 # What comes in less than half the time that lies between the frames themselves has been waiting.
                 apart = float("inf") if stood is None or capture.pts is None else capture.pts - stood
@@ -193,9 +196,12 @@ class LiveReader:
                     self._filled = Live(frame, came_ns, capture.pts)
                     self._shape = self._fit.shape(capture)
                 self._changed.notify_all()
-        if frame is None:
-            self._counters["damaged"] += 1
-            self._logger.warning("a frame is damaged, and left out")
+        self._note_damage(frame is None)
+
+    def _note_damage(self, frames: int) -> None:
+        if frames:
+            self._counters["damaged"] += frames
+            self._logger.warning("%d damaged frames of %r are left out", frames, self._name)
 
     def _expect(self, capture: Capture) -> None:
         with self._changed:

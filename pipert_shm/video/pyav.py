@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipert_shm.video.capture import Address, VideoInfo, cannot_open, shown
+from pipert_shm.video.capture import MOST_DAMAGED, Address, VideoInfo, cannot_open, shown
 from pipert_shm.video.opencv import VideoError
 
 try:
@@ -42,23 +42,27 @@ class PyAVCapture:
         stream = self._container.streams.video[0]
         stream.thread_type = "SLICE" if live else "AUTO"
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+        seconds = max(0, self._container.duration or 0) / av.time_base
         self.info = VideoInfo(stream.width, stream.height, fps, stream.frames or round(seconds * fps))
         self.shape = self.info.shape
         self.pts: float | None = None
         self._start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
         self._frames = self._decode(stream)
-        self._frame: av.VideoFrame | None = None
+        self.damaged = 0
 
-    def _decode(self, stream: av.VideoStream) -> Iterator[av.VideoFrame | None]:
-        """Frame by frame; None for a packet that can't be decoded."""
+    def _decode(self, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+        in_a_row = 0
         for packet in self._container.demux(stream):
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
-                yield None
-                continue
-            yield from frames
+                self.damaged += 1
+                in_a_row += 1
+                if in_a_row == MOST_DAMAGED:
+                    raise
+            else:
+                in_a_row = 0
+                yield from frames
 
     def grab(self) -> bool:
         """See `Capture.grab`."""
@@ -70,14 +74,11 @@ class PyAVCapture:
             raise VideoError(shown(self._source), f"{shown(self._source)!r} fell silent for {self._timeout:g} s") from None
         except av.error.FFmpegError as error:
             raise VideoError(shown(self._source), f"can't read on in {shown(self._source)!r}: {error.strerror}") from None
-        if self._frame is not None:
-            self.pts = None if self._frame.time is None else self._frame.time - self._start
+        self.pts = None if self._frame.time is None else self._frame.time - self._start
         return True
 
-    def retrieve(self, out: np.ndarray | None = None) -> np.ndarray | None:
+    def retrieve(self, out: np.ndarray | None = None) -> np.ndarray:
         """See `Capture.retrieve`."""
-        if self._frame is None:
-            return None
         turns = round(self._frame.rotation / 90)
         picture = self._frame.reformat(format="bgr24")
         plane = picture.planes[0]

@@ -183,10 +183,13 @@ class VideoSource(SourceRoutine):
         if self._capture is not None:
             self._capture.close()
         self._capture = self._open()
+        if self._capture.info.width:
+            self._fit.check(self._capture.info.width, self._capture.info.height)
         self.counters["connected"] = 1
         self._thinning = None if self._fps is None or is_folder(self.source) else Thinning(self._fps)
         self._playback = Playback() if self._realtime else None
         self._read = 0
+        self._damaged = 0
         self._in_hand = False
 
     def _read_file(self) -> np.ndarray | None:
@@ -202,8 +205,7 @@ class VideoSource(SourceRoutine):
         self._in_hand = False
         frame = self._fit.fill(self._capture, self.loan(self._fit.shape(self._capture)))
         if frame is None:
-            self.counters["damaged"] += 1
-            self._logger.warning("frame %d of %r is damaged, and left out", self._read, shown(self.source))
+            self._note_damage(1)
             return None
         self.meta.pts = self._capture.pts
         return frame
@@ -215,17 +217,24 @@ class VideoSource(SourceRoutine):
             if not capture.grab():
                 self._end(capture)
                 return False
-            self._read += 1
+            damaged, self._damaged = capture.damaged - self._damaged, capture.damaged
+            if damaged:
+                self._note_damage(damaged)
+            self._read += 1 + damaged
             if self._thinning is None or self._thinning.takes(capture.pts):
                 return True
             self.counters["skipped"] += 1
         return False
 
+    def _note_damage(self, frames: int) -> None:
+        self.counters["damaged"] += frames
+        self._logger.warning("%d damaged frames of %r, before %d, are left out", frames, shown(self.source), self._read + 1)
+
     def _end(self, capture: Capture) -> None:
         announced = capture.info.frames
         if announced - self._read > max(1.0, capture.info.fps):
             self._logger.warning(
-                "%r ended after %d frames, and not the %d that its header tells of: it may be cut or damaged",
+                "%r ended after %d frames, not the %d that its header tells of: it may be cut or damaged",
                 shown(self.source),
                 self._read,
                 announced,
