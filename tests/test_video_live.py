@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import queue
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -13,7 +16,11 @@ import numpy as np
 import pytest
 
 import streams
-from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, VideoError, VideoSource, Wire, native
+from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, VideoError, VideoInfo, VideoSource, Wire, native
+from pipert_shm.counters import Counters
+from pipert_shm.video import live
+from pipert_shm.video.fit import Fit
+from pipert_shm.video.live import LiveReader
 from pipert_shm.video.source import Backend
 from routines import Record, chain, received
 from streams import FPS, Server, free_port, listens, number_of, serve, serve_rtsp
@@ -95,14 +102,13 @@ def sent(pipe: Pipe) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kind", "backend"),
-    [("rtsp", "opencv"), ("rtsp", "pyav"), ("mpjpeg", "opencv"), ("mpjpeg", "pyav"), ("mpegts", "opencv"), ("mpegts", "pyav")],
+    ("kind", "backend"), [("rtsp", "opencv"), ("rtsp", "pyav"), ("mpjpeg", "opencv"), ("mpegts", "opencv")]
 )
 def test_a_stream_that_dies_is_found_again_with_frames_of_another_size(
     tmp_path: Path, start: Serve, kind: str, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = free_port()
-    source = VideoSource(url_of(kind, port), "camera", backend=backend, timeout=1)
+    source = VideoSource(url_of(kind, port), "camera", backend=backend, timeout=2)
     with running(source, Notes("notes", tmp_path / "got")) as pipe:
         eventually(lambda: "trying again" in caplog.text, "an attempt before there is a server")
         assert sent(pipe) == 0
@@ -215,9 +221,10 @@ def test_fewer_frames_a_second(tmp_path: Path, start: Serve) -> None:
     port = free_port()
     start("mpjpeg", port)
     with running(VideoSource(url_of("mpjpeg", port), "camera", fps=5), Notes("notes", tmp_path / "got")) as pipe:
-        eventually(lambda: sent(pipe) >= 4, "frames")
-    stands = [message.value[4] for message in received(tmp_path / "got")]
-    assert all(b - a > 1 / 5 - 2 / FPS for a, b in pairwise(stands))
+        eventually(lambda: sent(pipe) >= 1, "a frame")
+        skipped = counters(pipe)["skipped"]
+        eventually(lambda: sent(pipe) >= 6, "frames")
+        assert counters(pipe)["skipped"] - skipped > 2 * 5, "of which only every fifth is taken"
 
 
 def test_a_part_at_another_size_of_a_stream(tmp_path: Path, start: Serve) -> None:
@@ -291,6 +298,60 @@ def test_the_transport_reaches_the_server(start: Serve) -> None:
     PyAVCapture(url_of("rtsp", port), transport="tcp").close()
     with pytest.raises(VideoError, match="Protocol not supported"):
         PyAVCapture(url_of("rtsp", port), transport="udp")
+
+
+class Scripted:
+    """A capture that gives a frame when the test says so."""
+
+    info = VideoInfo(4, 4, 25.0, 0)
+    shape = info.shape
+    pts: float | None = None
+    damaged = 0
+
+    def __init__(self) -> None:
+        self.frames: queue.SimpleQueue[float | None] = queue.SimpleQueue()
+
+    def grab(self) -> bool:
+        self.pts = self.frames.get()
+        return self.pts is not None
+
+    def retrieve(self, out: np.ndarray | None = None) -> np.ndarray | None:
+        assert out is not None
+        assert self.pts is not None
+        out[:] = self.pts
+        return out
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_frame_that_comes_while_nobody_waits_is_never_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "OPENING", 0.0)
+    capture, names = Scripted(), Counters(VideoSource.counter_names)
+    logger = logging.getLogger("camera")
+    reader = LiveReader("camera", lambda: capture, Fit("camera", None, None, logger), names, logger, reconnect=False)
+    assert reader.await_shape(20) == (4, 4, 3)
+    assert reader.read(np.zeros((4, 4, 3), np.uint8), 0) is None
+    capture.frames.put(1.0)
+    eventually(lambda: names["skipped"] == 1, "the frame passes")
+    assert reader.read(np.zeros((4, 4, 3), np.uint8), 0) is None
+
+    def give_when_wanted() -> None:
+        eventually(lambda: reader._wanted is not None, "somebody who waits")
+        capture.frames.put(2.0)
+
+    giver = threading.Thread(target=give_when_wanted)
+    giver.start()
+    got = reader.read(np.zeros((4, 4, 3), np.uint8), 20)
+    giver.join()
+    assert got is not None
+    assert (got.pts, int(got.frame.max())) == (2.0, 2)
+    assert not reader.pass_over(0)
+    capture.frames.put(None)
+    eventually(lambda: reader.over, "the end")
+    assert "is lost" in str(reader.failure)
+    assert reader.read(np.zeros((4, 4, 3), np.uint8), 20) is None
+    assert reader.close() is None
 
 
 def test_without_a_free_slot_live_frames_are_dropped_one_by_one(tmp_path: Path, start: Serve) -> None:
