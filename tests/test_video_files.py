@@ -465,8 +465,10 @@ def test_a_camera_is_asked_for_the_size_and_opened_again_when_it_is_gone(monkeyp
     source.setup()
     frames = 0
     while source.counters["reconnects"] < 2:
+        source.meta.captured_ns = 0
         frame = source.main_logic()
         frames += frame is not None
+        assert (frame is None) == (source.meta.captured_ns == 0), "it is when the frame was grabbed"
         assert frame is None or frame.shape == (720, 1280, 3)
     source.cleanup()
     assert frames

@@ -303,12 +303,12 @@ def test_the_transport_reaches_the_server(start: Serve) -> None:
 class Scripted:
     """A capture that gives a frame when the test says so."""
 
-    info = VideoInfo(4, 4, 25.0, 0)
-    shape = info.shape
     pts: float | None = None
     damaged = 0
 
-    def __init__(self) -> None:
+    def __init__(self, edge: int = 4) -> None:
+        self.info = VideoInfo(edge, edge, 25.0, 0)
+        self.shape = self.info.shape
         self.frames: queue.SimpleQueue[float | None] = queue.SimpleQueue()
 
     def grab(self) -> bool:
@@ -325,11 +325,66 @@ class Scripted:
         pass
 
 
+def reader_of(connect: Callable[[], Scripted], names: Counters, **options: Any) -> LiveReader:
+    logger = logging.getLogger("camera")
+    return LiveReader("camera", connect, Fit("camera", None, None, logger), names, logger, **options)
+
+
+def test_an_array_that_waits_for_a_stream_that_comes_back_with_another_size_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that another one is loaned, and no frame is copied."""
+    monkeypatch.setattr(live, "SHORTEST_WAIT", 0.01)
+    small, large = Scripted(4), Scripted(8)
+    captures, may_connect = [large, small], threading.Semaphore(1)
+
+    def connect() -> Scripted:
+        assert may_connect.acquire(timeout=20)
+        return captures.pop()
+
+    reader = reader_of(connect, Counters(VideoSource.counter_names), reconnect=True)
+    assert reader.await_shape(20) == (4, 4, 3)
+    small.frames.put(None)
+
+    def connect_when_wanted() -> None:
+        eventually(lambda: reader._wanted is not None, "somebody who waits")
+        may_connect.release()
+
+    connecting = threading.Thread(target=connect_when_wanted)
+    connecting.start()
+    assert reader.read(np.zeros((4, 4, 3), np.uint8), 600) is None
+    connecting.join()
+    assert reader.await_shape(0) == (8, 8, 3)
+    reader._closing.set()
+    large.frames.put(None)
+    assert reader.close() is None
+
+
+def test_a_reader_waits_for_the_end_of_the_one_before_it() -> None:
+    """Or the two would count on the same counters."""
+    release = threading.Event()
+    before = threading.Thread(target=release.wait)
+    before.start()
+    alive = []
+    capture = Scripted()
+
+    def connect() -> Scripted:
+        alive.append(before.is_alive())
+        return capture
+
+    reader = reader_of(connect, Counters(VideoSource.counter_names), reconnect=False, after=before)
+    assert reader.await_shape(0) is None
+    release.set()
+    assert reader.await_shape(20) == (4, 4, 3)
+    assert alive == [False]
+    capture.frames.put(None)
+    assert reader.close() is None
+
+
 def test_a_frame_that_comes_while_nobody_waits_is_never_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "OPENING", 0.0)
     capture, names = Scripted(), Counters(VideoSource.counter_names)
-    logger = logging.getLogger("camera")
-    reader = LiveReader("camera", lambda: capture, Fit("camera", None, None, logger), names, logger, reconnect=False)
+    reader = reader_of(lambda: capture, names, reconnect=False)
     assert reader.await_shape(20) == (4, 4, 3)
     assert reader.read(np.zeros((4, 4, 3), np.uint8), 0) is None
     capture.frames.put(1.0)
