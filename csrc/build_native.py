@@ -96,6 +96,7 @@ typedef struct pshm_routine_record {
     uint64_t handled;
     uint64_t sequence;
     uint64_t lost_in_crash;
+    uint64_t counter[...];
     uint64_t age[...];
     ...;
 } pshm_routine_record;

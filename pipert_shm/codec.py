@@ -32,7 +32,9 @@ ARRAY = 1
 
 TICKETED = 0x100  # a ticket follows the hops
 TOMBSTONE = 0x200  # there is no payload
+STAMPED = 0x400  # a time stamp follows these
 TICKET = struct.Struct("=QQ")  # routine that gave it, number
+STAMP = struct.Struct("=d")  # seconds
 
 HOP = struct.Struct("=QQQ")  # routine, sent ns, received ns
 _OFFSET = struct.Struct("=Q")  # of an array in its slot; its layout follows

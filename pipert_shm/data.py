@@ -54,9 +54,10 @@ class Meta:
         sequence: number of the message at its origin, from 0.
         captured_ns: when the origin had it, CLOCK_MONOTONIC, ns. A source may set it inside `main_logic`; else it is the time
             at which `main_logic` returned.
+        pts: where in its video it stands, seconds; None where the origin has not said. A source may set it inside `main_logic`.
     """
 
-    __slots__ = ("_hops", "_last", "_names", "captured_ns", "origin_number", "sequence", "ticket")
+    __slots__ = ("_hops", "_last", "_names", "captured_ns", "origin_number", "pts", "sequence", "ticket")
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Meta:
         hops: bytes = b"",
         ticket: tuple[int, int] | None = None,
         last: tuple[int, int, int] | None = None,
+        pts: float | None = None,
     ) -> None:
         self._names = names
         self._hops = hops
@@ -74,6 +76,7 @@ class Meta:
         self.origin_number = origin
         self.sequence = sequence
         self.captured_ns = captured_ns
+        self.pts = pts
         self.ticket = ticket  # within an ordered flow: number of the routine that sent to it, and of the message there
 
     @property

@@ -82,7 +82,7 @@ class Intake:
         if self._matcher is None:
             return first
         oldest = min(meta.captured_ns for meta in metas)
-        return Meta(self.names, first.origin_number, first.sequence, oldest, first.raw_hops)
+        return Meta(self.names, first.origin_number, first.sequence, oldest, first.raw_hops, pts=first.pts)
 
     def end(self, *, over: bool) -> None:
         """The run ends: drops what waits for partners, and, if it is over for good, what waits for its turn."""

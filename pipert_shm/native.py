@@ -433,6 +433,10 @@ class RoutineRecord:
         names = ("received", "sent", "errors", "logs_lost", "copied_bytes", "in_band_bytes", "busy_ns", "lost_in_crash")
         return {name: getattr(record, name) for name in names}
 
+    def own_counters(self) -> Any:
+        """The words of the counters that the routine's class gives names to, to be read and set by index."""
+        return self.words.counter
+
     def age_histogram(self) -> list[int]:
         return list(self.words.age)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipert_shm import native
-from pipert_shm.codec import HOP, TICKET, TICKETED, TOMBSTONE, Encoder, decode, extent_of
+from pipert_shm.codec import HOP, STAMP, STAMPED, TICKET, TICKETED, TOMBSTONE, Encoder, decode, extent_of
 from pipert_shm.data import Meta
 from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
 from pipert_shm.memory import (
@@ -312,15 +312,20 @@ class Outbox:
         post = self._post
         self._token += 1
         hops, ticket = meta.raw_hops, meta.ticket
-        head, kind, words = hops, TOMBSTONE, post.post
+        kind, head, words = TOMBSTONE, hops, post.post
         words.outs = outs
-        if ticket is not None:
-            head += TICKET.pack(*ticket)
-            words.ticket = ticket[1] if outs & self._ticketed else 0
         if group.local:
             words.token = self._token
-        body = head
+        marks = 0
         try:
+            if ticket is not None:
+                marks = TICKETED
+                head += TICKET.pack(*ticket)
+                words.ticket = ticket[1] if outs & self._ticketed else 0
+            if meta.pts is not None:
+                marks |= STAMPED
+                head += STAMP.pack(meta.pts)
+            body = head
             data = payload if payload is NOTHING or group.transform is None else group.transform(payload)
             if data is NOTHING:
                 pass
@@ -354,8 +359,6 @@ class Outbox:
         if self._handled:
             words.handled = self._handled
             self._handled = 0
-        if ticket is not None:
-            kind |= TICKETED
         if remote:
             self._messages.fit(MESSAGE_SLOT_BYTES)
         self._hand_over(
@@ -364,7 +367,7 @@ class Outbox:
             meta.sequence,
             meta.captured_ns,
             meta.origin_number,
-            kind,
+            kind | marks,
             len(hops) // HOP.size,
             body,
             len(body),
@@ -524,6 +527,9 @@ class Inbox:
         if kind & TICKETED:
             meta.ticket = TICKET.unpack_from(body, start)
             start += TICKET.size
+        if kind & STAMPED:
+            (meta.pts,) = STAMP.unpack_from(body, start)
+            start += STAMP.size
         if kind & TOMBSTONE:
             return NOTHING, meta
         buffers = self._port.delivered_slots(slots)
@@ -532,7 +538,7 @@ class Inbox:
                 self.on_over_cap(self._edges[place])
                 self._records[place].count_private(sum(len(buffer) for buffer in buffers))
                 buffers = [memoryview(bytes(buffer)) for buffer in buffers]
-            data = decode(kind & ~TICKETED, body, start, buffers)
+            data = decode(kind & ~(TICKETED | STAMPED), body, start, buffers)
             change = self._receive[place]
             return data if change is None else change(data), meta
         except Exception:
@@ -546,7 +552,7 @@ class Inbox:
         self._records[place].count_hop(received_ns - sent_ns)
         self._record.count_age(received_ns - meta.captured_ns)
         last = self._number, sent_ns, received_ns
-        own = Meta(self.names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket, last)
+        own = Meta(self.names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket, last, meta.pts)
         change = self._receive[place]
         return payload if payload is NOTHING or change is None else change(payload), own
 

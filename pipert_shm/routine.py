@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
+from pipert_shm.counters import Counters
 from pipert_shm.data import Meta
 from pipert_shm.errors import PipeStateError, RoutineError
 from pipert_shm.events import UPDATE_FPS_NAME
@@ -93,12 +94,16 @@ class Routine:
         max_errors: exceptions in a row after which the flow is restarted. None: never. Set it likewise.
         join: makes `main_logic` get a message of each input, that belong together. Set it likewise.
         metas: what is known of all messages in hand, where they are several: of a batch, or of a join, in order.
+        counter_names: what it counts of its own, at most 8 names. Set it on the class.
+        counters: these, all 0 at first, to be set by the routine: `self.counters["faces"] += 3`. Everyone can read them, in
+            `pipe.statistics().routines[name].counters`; a restarted process goes on with them.
     """
 
     role: ClassVar[Role | None] = None
     hang_timeout: float | None = None
     max_errors: int | None = None
     join: Join | None = None
+    counter_names: ClassVar[tuple[str, ...]] = ()
     _counters: ClassVar[defaultdict[str, int]] = defaultdict(int)
 
     def __init__(self, name: str | None = None) -> None:
@@ -110,6 +115,7 @@ class Routine:
         self.flow_name: str | None = None
         self.meta = Meta((name,), 0, 0)
         self.metas: list[Meta] = []
+        self.counters = Counters(self.counter_names)
         self._logger: logging.Logger = logging.getLogger(name)
         self._const_fps: float = 0.0
         self._output_bytes = 0

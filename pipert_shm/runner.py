@@ -20,6 +20,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from pipert_shm import native
+from pipert_shm.counters import Counters
 from pipert_shm.data import FrameData, Meta
 from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull, describe
 from pipert_shm.intake import Gathered, Intake
@@ -174,6 +175,8 @@ class Runner:
         self._hand: list[Any] = []
         self.log_data = False
         self._thread = threading.Thread(target=self._serve, name=plan.routine.name, daemon=True)
+        if plan.routine.counter_names:
+            plan.routine.counters = Counters(plan.routine.counter_names, self.record.own_counters())
         plan.routine._runtime = self
 
     def start_thread(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipert_shm import native
+from pipert_shm.counters import Counters
 from pipert_shm.launcher import FlowState
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import Plan
@@ -106,6 +107,7 @@ class RoutineStatistics:
         busy_s: seconds spent in `main_logic`.
         lost_in_crash: messages that its process had received and was not done with when it died.
         age: from capture to receipt.
+        counters: what it counts of its own, by name: see `Routine.counters`.
     """
 
     name: str
@@ -120,6 +122,7 @@ class RoutineStatistics:
     busy_s: float
     lost_in_crash: int
     age: Latency
+    counters: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -164,12 +167,14 @@ def read_statistics(plan: Plan, segment: ControlSegment) -> PipeStatistics:
     for item in plan.routines:
         record = native.RoutineRecord(segment.process, item.number)
         counters = record.counters()
+        own = Counters(item.routine.counter_names, record.own_counters())
         routines[names[item.number]] = RoutineStatistics(
             name=names[item.number],
             flow=item.flow,
             state=State(record.state).name.lower(),
             busy_s=counters.pop("busy_ns") / 1e9,
             age=Latency(tuple(record.age_histogram())),
+            counters=dict(own),
             **counters,
         )
     waiting: Counter[int] = Counter()
