@@ -66,6 +66,7 @@ _EDGE = _record(
     policy=(12, "u4"),
     capacity=(16, "u4"),
     receiver_ended=(32, "u4"),
+    removed=(36, "u4"),
     sent=(192, "u8"),
     dropped=(200, ("u8", REASONS)),
     received=(320, "u8"),
@@ -232,8 +233,8 @@ def _audit_edge(shot: Snapshot, number: int, draining: bool) -> Iterator[str]:
     if edge["protocol_errors"]:
         yield f"{edge['protocol_errors']} protocol errors"
     states = [int(i["state"]) for i in shot.unswept(number)]
-    if states.count(LIVE) != 1 or (len(states) > 1 and not draining):
-        yield f"incarnations in states {states}, where there should be one that lives"
+    if states.count(LIVE) != (not edge["removed"]) or (len(states) > states.count(LIVE) and not draining):
+        yield f"incarnations in states {states} of a wire that is {'un' if edge['removed'] else ''}linked"
     for i in shot.unswept(number):
         head, tail = int(i["head"]), int(i["tail"])
         if not 0 <= tail - head <= edge["capacity"]:
