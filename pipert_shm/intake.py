@@ -195,10 +195,10 @@ class Intake:
                         return None
                     # What is pushed may be where this process can't take it yet: it is told later of a new sender's queue.
                     seen = [stream for stream in free if not self._inbox.unread(order.sources(stream))]
-                    hidden = not seen
-                    if hidden and native.now_ns() >= until:
+                    hidden = bool(free) and not seen
+                    if not seen and native.now_ns() >= until:
                         return None
-                    if hidden:
+                    if not seen:
                         continue
                     due = order.release(seen[0])
             number, (self._edge, payload, meta) = due

@@ -211,7 +211,8 @@ def audit(
     for number, edge in enumerate(shot.edges):
         if edge["capacity"] and shot.unswept(number):
             name = f"wire {_name(names, edge['sender'])} -> {_name(names, edge['receiver'])}"
-            problems += [f"{name}: {problem}" for problem in _audit_edge(shot, number, draining)]
+            kept = (in_hand or {}).get(int(edge["receiver"]), 0) > 0  # then of a dead sender's queue too, perhaps
+            problems += [f"{name}: {problem}" for problem in _audit_edge(shot, number, draining or kept)]
     problems += _audit_slots(shot, names, in_hand or {})
     return problems
 
