@@ -75,6 +75,7 @@ class Intake:
         self._enters_flow = plan.ordered and any(not edge.local for edge in plan.ins)
         self._nothing_came = False
         self._stopped = False
+        self._nothing: list[Meta] = []  # of messages to this replica that there is no payload for
         self._hand: list[Any] = []
         self._warned_of_cap: set[int] = set()
 
@@ -128,7 +129,7 @@ class Intake:
                 metas.append(message[1])
                 del message
                 until = until or native.now_ns() + int(routine.max_wait * 1e9)
-            elif self._stopped or (payloads and native.now_ns() >= until):
+            elif self._stopped or (payloads and (self._nothing or native.now_ns() >= until)):
                 break
             if payloads:
                 left = max(0, until - native.now_ns())
@@ -161,7 +162,7 @@ class Intake:
         message = self._receive(timeout_ns)
         if message is not None and message[0] is NOTHING:
             if self._plan.ordered:
-                self.send_nothing([message[1]])
+                self._nothing.append(message[1])
             else:  # on a wire that was linked from an ordered flow, after which there is no order here
                 self._record.count_handled(1)
             return None
@@ -220,10 +221,13 @@ class Intake:
                 self._pause(edge, False)
 
     def _settle(self) -> None:
-        """Of what was sent to this replica, and is neither waiting nor in its hands, nothing will come: says so.
+        """Says what nothing will come of: tombstones that came, and what is gone that was sent to this replica.
 
-        Only while nothing is in its hands.
+        Only while it has nothing in its hands: whoever puts the results in order takes it that all earlier ones are sent.
         """
+        if self._nothing:
+            metas, self._nothing = self._nothing, []
+            self.send_nothing(metas)
         if not (self._enters_flow and self._inbox.unsettled):
             return
         self._inbox.unsettled = False

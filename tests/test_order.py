@@ -135,6 +135,33 @@ def test_the_order_of_batches_when_a_sender_dies() -> None:
         board[8] = 1 << 60
 
 
+def test_a_batch_is_sent_before_the_tombstone_behind_it() -> None:
+    """A routine before it in the flow has no result for a message, while a batch is not full."""
+    board = Board(200)
+    pipe = Pipe(policy="block", capacity=4)
+    source, last = Burst("source0", board, 8), BySource("last", board)
+    third, worker = NotTheThird("a"), Batches("b", batch_size=2, max_wait=1000)
+    pipe.create_flow("source0", False, source)
+    pipe.create_flow("workers", True, third, worker, replicas=2, ordered=True)
+    pipe.create_flow("last", False, last)
+    pipe.link(Wire(source, third), Wire(worker, last))
+    with running(pipe):
+        for sent in range(1, 6):
+            board[8] = sent
+            eventually(lambda sent=sent: sum(r.received for n, r in pipe.statistics().routines.items() if n[0] == "b") == sent)  # type: ignore[misc]
+        eventually(lambda: board[101] == 3, "the results of 0, 1 and 3")
+        assert board[11] == 0, "out of order"
+        pipe.notify_event(KILL_EVENT_NAME)
+        board[8] = 1 << 60
+
+
+class NotTheThird(Forward):
+    """Has no result for number 2."""
+
+    def main_logic(self, data: Any) -> Any:
+        return None if self.meta.sequence == 2 else data
+
+
 def _taken(pipe: Pipe) -> list[int]:
     return [pipe.statistics().routines[f"a#{number}"].received for number in range(2)]
 
