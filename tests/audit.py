@@ -147,6 +147,10 @@ class Snapshot:
         """Messages that the sender has begun to send and not pushed."""
         return sum(int(i["offered"]) - int(i["settled"]) for i in self.unswept(edge))
 
+    def in_hand(self, routine: int) -> int:
+        """Messages that a routine has received and is not done with."""
+        return int(self.routines[routine]["received"]) - int(self.routines[routine]["handled"])
+
     @property
     def budget_is_whole(self) -> bool:
         """Whether the rings that there are account for all of the memory budget that is not left."""

@@ -205,7 +205,8 @@ def _grow(graph: Graph, rng: random.Random) -> None:
     """Flows for later: a screen, a step before it, or a camera."""
     first = len(graph.nodes)
     senders = [node.number for node in graph.nodes if node.kind != "screen"]
-    takers = [node.number for node in graph.nodes if _takes_more(node)]
+    joins = {node.number for node in graph.nodes if node.joins}  # of one source only
+    takers = [node.number for node in graph.nodes if _takes_more(node) and not joins & _reached(graph, node.number)]
     what = rng.choice(("screen", "step", "camera"))
     if what == "camera" and takers:
         graph.late = [Node(first, "camera", f"f{first}")]
@@ -218,6 +219,10 @@ def _grow(graph: Graph, rng: random.Random) -> None:
     else:
         graph.late = [Node(first, "screen", f"f{first}")]
         graph.late_edges = [(a, first) for a in sorted(rng.sample(senders, min(2, len(senders))))]
+
+
+def _reached(graph: Graph, number: int) -> set[int]:
+    return {number}.union(*(_reached(graph, b) for a, b in graph.edges if a == number))
 
 
 def _takes_more(node: Node) -> bool:
