@@ -99,7 +99,7 @@ typedef struct pshm_port {
     uint32_t outs;           /* edges in out[]; a removed one leaves its place free */
     uint32_t ins;            /* places in in[], vacant ones included */
     uint32_t next;           /* incoming edge whose turn it is */
-    uint32_t chosen;         /* outgoing edge that pshm_port_choose returned last */
+    uint64_t chosen;         /* outgoing edges that pshm_port_choose returned last */
     pshm_edge out[PSHM_OUTS];
     pshm_edge in[PSHM_INS];
     uint32_t awaited;          /* incoming edges of which no incarnation is here yet */

@@ -395,7 +395,7 @@ static uint64_t load_of(const pshm_port *port, const pshm_edge *edge) {
 }
 
 uint32_t pshm_port_choose(pshm_port *port, uint64_t outs) {
-    uint64_t least = UINT64_MAX, later = outs & ~((2ull << port->chosen) - 1);
+    uint64_t least = UINT64_MAX, last = port->chosen & outs, later = outs & ~((last << 1) - 1);
     uint32_t best = PSHM_OUTS;
     for (int round = 0; round < 2; round++) { /* those after the last one first */
         for (uint64_t some = round == 0 ? later : outs & ~later; some != 0;) {
@@ -406,7 +406,8 @@ uint32_t pshm_port_choose(pshm_port *port, uint64_t outs) {
             least = load;
         }
     }
-    port->chosen = best % PSHM_OUTS;
+    port->chosen &= ~outs;
+    if (best != PSHM_OUTS) port->chosen |= 1ull << best;
     return best;
 }
 

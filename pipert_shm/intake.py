@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from pipert_shm import native
@@ -21,10 +21,13 @@ HELD_BACK_POLL_NS = 2_000_000  # between looks whether what is held back has to 
 # Payloads to be handled in one call, and what is known of each.
 Gathered = tuple[list[Any], list[Meta]]
 
+Stream = tuple[int, int]  # one of the flows whose order is restored, and a sender to it
+
 
 class Intake:
     """Gathers what a routine gets. The routine's thread only.
 
+    :param copies: names of replicas, by the name that they share.
     :param obey: takes the commands that came; says whether the run is to end.
     :param count_error: counts an error of the routine's.
     """
@@ -34,6 +37,7 @@ class Intake:
         segment: ControlSegment,
         plan: RoutinePlan,
         names: tuple[str, ...],
+        copies: Mapping[str, tuple[str, ...]],
         inbox: Inbox,
         outbox: Outbox,
         logger: logging.Logger,
@@ -51,22 +55,30 @@ class Intake:
         self._count_error = count_error
         self._record = native.RoutineRecord(segment.process, plan.number)
         self._words = self._record.words
-        self._joined = [names[edge.sender] for edge in plan.ins]
+        shared = {copy: name for name, members in copies.items() for copy in members}
+        self._inputs = {sender: shared.get(names[sender], names[sender]) for sender in plan.joined}
         self._matcher: Matcher[tuple[EdgePlan, Any, Meta]] | None = None
         self.is_batch = isinstance(plan.routine, BatchRoutine)
         self.gather: Callable[[], Gathered | None] = self._gather_batch if self.is_batch else self._gather_one
         join = plan.routine.join
         if join is not None:
-            self._matcher = Matcher([edge.number for edge in plan.ins], join.tolerance, join.depth)
+            self._matcher = Matcher(self._inputs.values(), join.tolerance, join.depth)
             self.gather = self._gather_joined
         self.is_plain = not self.is_batch and join is None  # then a call gets one message, as it is
-        self._lanes = {sender: [native.EdgeRecord(segment.process, n) for n in edges] for sender, edges in plan.lanes.items()}
-        self._order: Order[tuple[EdgePlan, Any, Meta]] | None = None
-        if self._lanes and not plan.ordered:
-            self._order = Order({sender: [edge.tickets for edge in edges] for sender, edges in self._lanes.items()}, HELD_BACK)
+        self._lanes = {sender: native.EdgeRecord(segment.process, edge) for sender, edge in plan.lanes.items()}
+        lanes = {
+            (flow, sender): {edge: native.EdgeRecord(segment.process, lane).tickets for edge, lane in edges.items()}
+            for flow, restored in enumerate(plan.restores)
+            for sender, edges in restored.lanes.items()
+        }
+        self._order: Order[Stream, tuple[EdgePlan, Any, Meta]] | None = Order(lanes, HELD_BACK) if lanes else None
+        self._flow_of = {edge: flow for (flow, _), edges in lanes.items() for edge in edges}
+        self._paused: set[int] = set()  # edges of which enough is held back
+        self._edge: EdgePlan | None = None  # of the message that `_next_in_order` gave
         self._enters_flow = plan.ordered and any(not edge.local for edge in plan.ins)
         self._nothing_came = False
         self._stopped = False
+        self._nothing: list[Meta] = []  # of messages to this replica that there is no payload for
         self._hand: list[Any] = []
         self._warned_of_cap: set[int] = set()
 
@@ -74,7 +86,7 @@ class Intake:
         """What `main_logic` gets of what was gathered, where that is not plain."""
         if self.is_batch:
             return payloads.copy()
-        return dict(zip(self._joined, payloads, strict=True))
+        return dict(zip(dict.fromkeys(self._inputs.values()), payloads, strict=True))
 
     def meta_of(self, metas: list[Meta]) -> Meta:
         """What the result of one call inherits: of a join, the first one's, with the oldest capture."""
@@ -93,6 +105,8 @@ class Intake:
             self._inbox.disown(edge, "ended")
 
     def _gather_one(self) -> Gathered | None:
+        if self._enters_flow or self._nothing:
+            self._settle()
         message = self._next()
         return None if message is None else ([message[0]], [message[1]])
 
@@ -104,6 +118,8 @@ class Intake:
         metas: list[Meta] = []
         until, left = 0, native.FOREVER
         while len(payloads) < routine.batch_size:
+            if not payloads:
+                self._settle()
             try:
                 message = self._next(left)
             except EndOfStream:
@@ -115,7 +131,7 @@ class Intake:
                 metas.append(message[1])
                 del message
                 until = until or native.now_ns() + int(routine.max_wait * 1e9)
-            elif self._stopped or (payloads and native.now_ns() >= until):
+            elif self._stopped or (payloads and (self._nothing or native.now_ns() >= until)):
                 break
             if payloads:
                 left = max(0, until - native.now_ns())
@@ -128,9 +144,11 @@ class Intake:
         message = self._next()
         if message is None:
             return None
-        edge, meta = self._inbox.edge, message[1]
+        edge = self._inbox.edge if self._order is None else self._edge
+        assert edge is not None
+        meta = message[1]
         key = meta.sequence if self._routine.join.by == "seq" else meta.captured_ns / 1e9
-        dropped = self._matcher.add(edge.number, key, (edge, *message))
+        dropped = self._matcher.add(self._inputs[edge.sender], key, (edge, *message))
         del message
         self._disown(dropped)
         matched = self._matcher.match()
@@ -144,27 +162,24 @@ class Intake:
         """The next message; None when there is none in time, or commands came, which are obeyed."""
         if self._order is not None:
             return self._next_in_order(self._order, timeout_ns)
-        if self._plan.ordered:
-            if self._enters_flow and self._inbox.unsettled:
-                self._settle()
-            message = self._receive(timeout_ns)
-            if message is not None and message[0] is NOTHING:
-                self.send_nothing([message[1]])
-                return None
-            return message
         message = self._receive(timeout_ns)
         if message is not None and message[0] is NOTHING:
-            self._words.handled += 1  # on a wire that was linked from an ordered flow, after which there is no order here
+            if self._plan.ordered:
+                self._nothing.append(message[1])
+            else:  # on a wire that was linked from an ordered flow, after which there is no order here
+                self._words.handled += 1
             return None
         return message
 
-    def _next_in_order(self, order: Order[tuple[EdgePlan, Any, Meta]], timeout_ns: int) -> tuple[Any, Meta] | None:
+    def _next_in_order(self, order: Order[Stream, tuple[EdgePlan, Any, Meta]], timeout_ns: int) -> tuple[Any, Meta] | None:
         until = min(native.now_ns() + timeout_ns, native.FOREVER)
+        hidden = False
         while True:
             due = order.pop()
             if due is None:
                 free = order.free()  # before the look, which then finds all that could come before
-                patience = 0 if free else HELD_BACK_POLL_NS if order.waiting() else native.FOREVER
+                self._resume(order)
+                patience = 0 if free and not hidden else HELD_BACK_POLL_NS if order.waiting() else native.FOREVER
                 try:
                     message = self._receive(min(patience, max(0, until - native.now_ns())))
                 except EndOfStream:
@@ -174,34 +189,58 @@ class Intake:
                 else:
                     if message is not None:
                         edge, ticket = self._inbox.edge, message[1].ticket
-                        if not edge.ordered or ticket is None:
+                        if ticket is None or edge.number not in self._flow_of:
+                            self._edge = edge
                             return message
-                        if order.add(*ticket, edge.number, (edge, *message)):
-                            self._inbox.pause(edge.number, True)
+                        if order.add((self._flow_of[edge.number], ticket[0]), ticket[1], edge.number, (edge, *message)):
+                            self._pause(edge.number, True)
                         del message
                         continue
-                    if not self._nothing_came or (not free and native.now_ns() >= until):
+                    if not self._nothing_came:
                         return None
-                    if not free:
+                    # What is pushed may be where this process can't take it yet: it is told later of a new sender's queue.
+                    seen = [stream for stream in free if not self._inbox.unread(order.sources(stream))]
+                    hidden = bool(free) and not seen
+                    if not seen and native.now_ns() >= until:
+                        return None
+                    if not seen:
                         continue
-                    due = order.release(free[0])
-            number, (_, payload, meta) = due
+                    due = order.release(seen[0])
+            number, (self._edge, payload, meta) = due
             due = None
-            self._inbox.pause(number, False)
+            self._pause(number, False)
             if payload is not NOTHING:
                 return payload, meta
             self._words.handled += 1
 
+    def _pause(self, edge: int, paused: bool) -> None:
+        if paused != (edge in self._paused):
+            self._inbox.pause(edge, paused)
+            (self._paused.add if paused else self._paused.remove)(edge)
+
+    def _resume(self, order: Order[Stream, tuple[EdgePlan, Any, Meta]]) -> None:
+        """Goes on with those that have enough held back, where results that others wait for come on the same edge."""
+        if self._paused:
+            for edge in self._paused & set().union(*(order.sources(stream) for stream in order.waiting())):
+                self._pause(edge, False)
+
     def _settle(self) -> None:
-        """Of what was sent to this replica, and is neither waiting nor in its hands, nothing will come: says so."""
+        """Says what nothing will come of: tombstones that came, and what is gone that was sent to this replica.
+
+        Only while it has nothing in its hands: whoever puts the results in order takes it that all earlier ones are sent.
+        """
+        if self._nothing:
+            metas, self._nothing = self._nothing, []
+            self.send_nothing(metas)
+        if not (self._enters_flow and self._inbox.unsettled):
+            return
         self._inbox.unsettled = False
-        for sender, edges in self._lanes.items():
-            for edge, number in zip(edges, self._plan.lanes[sender], strict=True):
-                pushed, done = edge.tickets()
-                if pushed > done and not self._inbox.unread(number):
-                    meta = Meta(self.names, self._plan.number, 0, native.now_ns(), ticket=(sender, pushed))
-                    self._hand.append(NOTHING)
-                    self._outbox.put(self._hand, meta)
+        for sender, edge in self._lanes.items():
+            pushed, done = edge.tickets()
+            if pushed > done and not self._inbox.unread({self._plan.lanes[sender]}):
+                meta = Meta(self.names, self._plan.number, 0, native.now_ns(), ticket=(sender, pushed))
+                self._hand.append(NOTHING)
+                self._outbox.put(self._hand, meta)
         self._outbox.flush()
 
     def send_nothing(self, metas: list[Meta]) -> None:

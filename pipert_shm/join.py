@@ -14,7 +14,8 @@ T = TypeVar("T")
 class Join:
     """What a routine with several inputs asks for: a message of each, that belong together. Set it as `join` of the routine.
 
-    `main_logic` gets a dict, sender's name to payload, in the order of the wires. Its result inherits the meta of the first
+    `main_logic` gets a dict, sender's name to payload, in the order of the wires; replicas are one sender, by the name that
+    they share, and should be `ordered`. Its result inherits the meta of the first
     wire's message, with the oldest capture time of all.
 
     Each input's messages are taken to come in order. So a message is dropped, counted as `join` on its wire, as soon as one of

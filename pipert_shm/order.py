@@ -9,60 +9,70 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, TypeVar
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 Tickets = Callable[[], tuple[int, int]]
 
 
-class Order(Generic[T]):
+class Order(Generic[K, T]):
     """Holds results back until it is their turn.
 
-    :param lanes: by the number of each sender: for each replica, what reads the ticket that was pushed to it last, and the one
-        that it is done with.
-    :param most: results of one edge that may be held back.
+    :param lanes: by stream, which is one sender to one flow: for each edge on which a replica's results come, what reads the
+        ticket that was pushed to that replica last, and the one that it is done with.
+    :param most: results of one edge that should be held back.
     """
 
-    def __init__(self, lanes: dict[int, list[Tickets]], most: int) -> None:
+    def __init__(self, lanes: Mapping[K, Mapping[int, Tickets]], most: int) -> None:
         self._lanes = lanes
         self._most = most
-        self._held: dict[int, list[tuple[int, int, int, T]]] = {sender: [] for sender in lanes}
+        self._held: dict[K, list[tuple[int, int, int, T]]] = {stream: [] for stream in lanes}
         self._added = 0  # sorts results of one ticket
         self._last = dict.fromkeys(lanes, 0)
         self._count: Counter[int] = Counter()
 
-    def add(self, sender: int, ticket: int, edge: int, item: T) -> bool:
-        """One more result. Whether this edge has as many held back as it may: take no more from it for now."""
+    def add(self, stream: K, ticket: int, edge: int, item: T) -> bool:
+        """One more result. Whether this edge has as many held back as it should: take no more from it for now."""
         self._added += 1
-        heapq.heappush(self._held[sender], (ticket, self._added, edge, item))
+        heapq.heappush(self._held[stream], (ticket, self._added, edge, item))
         self._count[edge] += 1
         return self._count[edge] >= self._most
 
     def pop(self) -> tuple[int, T] | None:
         """The next result whose turn it is for certain, and its edge."""
-        for sender, held in self._held.items():
-            if held and held[0][0] <= self._last[sender] + 1:
-                return self.release(sender)
+        for stream, held in self._held.items():
+            if held and held[0][0] <= self._last[stream] + 1:
+                return self.release(stream)
         return None
 
-    def waiting(self) -> list[int]:
-        """The senders of which some results are held back, that of the lowest ticket first."""
-        senders = [sender for sender, held in self._held.items() if held]
-        return sorted(senders, key=lambda sender: self._held[sender][0][0])
+    def waiting(self) -> list[K]:
+        """The streams of which some results are held back, that of the lowest ticket first."""
+        streams = [stream for stream, held in self._held.items() if held]
+        return sorted(streams, key=lambda stream: self._held[stream][0][0])
 
-    def free(self) -> list[int]:
-        """Of those, the senders whose next result nothing earlier can come before, but for what is pushed here already."""
-        return [sender for sender in self.waiting() if not self._is_blocked(sender)]
+    def free(self) -> list[K]:
+        """Of those, the streams whose next result nothing earlier can come before, but for what is pushed here already."""
+        return [stream for stream in self.waiting() if not self._blocking(stream)]
 
-    def _is_blocked(self, sender: int) -> bool:
-        before = self._held[sender][0][0] - 1
-        return any(done < min(pushed, before) for pushed, done in (read() for read in self._lanes[sender]))
+    def sources(self, stream: K) -> set[int]:
+        """The edges on which something earlier than the next result of a stream may come, or be there already.
 
-    def release(self, sender: int) -> tuple[int, T]:
-        """The next result of a sender, and its edge."""
-        ticket, _, edge, item = heapq.heappop(self._held[sender])
-        self._last[sender] = max(ticket, self._last[sender])
+        A replica sends the results of a stream in order: there is nothing behind one that is held back.
+        """
+        blocking = self._blocking(stream)
+        return set(blocking) if blocking else set(self._lanes[stream]) - {edge for _, _, edge, _ in self._held[stream]}
+
+    def _blocking(self, stream: K) -> list[int]:
+        before = self._held[stream][0][0] - 1
+        tickets = ((edge, *read()) for edge, read in self._lanes[stream].items())
+        return [edge for edge, pushed, done in tickets if done < min(pushed, before)]
+
+    def release(self, stream: K) -> tuple[int, T]:
+        """The next result of a stream, and its edge."""
+        ticket, _, edge, item = heapq.heappop(self._held[stream])
+        self._last[stream] = max(ticket, self._last[stream])
         self._count[edge] -= 1
         return edge, item

@@ -83,6 +83,17 @@ class EdgePlan:
         return replace(self, transmitter=SharedMemoryTransmitter())
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A replicated flow, as it is seen by a routine that puts its results in order.
+
+    Attributes:
+        lanes: by sender to the flow: the edge to each replica, by the edge on which that one's results come.
+    """
+
+    lanes: dict[int, dict[int, int]]
+
+
 @dataclass(slots=True)
 class RoutinePlan:
     """One routine: its edges, and what its process needs to know to run it.
@@ -91,8 +102,9 @@ class RoutinePlan:
         reach: numbers of the routines whose frames it may forward by reference.
         gathered: messages of one wire that the framework holds for it before it hands them over.
         slots: payload slots that its ring should have; 0 when nothing of it leaves the flow.
-        lanes: in and after a replicated flow whose order is restored: by sender to that flow, the edges from it; those to this
-            replica, or to all of them.
+        lanes: in a replicated flow whose order is restored: by sender to that flow, the edge from it to this replica.
+        restores: the flows whose order is restored here.
+        joined: the routines whose messages it joins, in the order of the wires that it was built with.
     """
 
     number: int
@@ -106,7 +118,9 @@ class RoutinePlan:
     reach: frozenset[int] = frozenset()
     slots: int = 0
     ordered: bool = False
-    lanes: dict[int, list[int]] = field(default_factory=dict)
+    lanes: dict[int, int] = field(default_factory=dict)
+    restores: list[Restored] = field(default_factory=list)
+    joined: tuple[int, ...] = ()
 
     @property
     def message_slots(self) -> int:
@@ -320,8 +334,7 @@ def _order(plan: Plan, flow: str) -> None:
 
     :raises WiresValidation: when the flow is not a chain of routines with one way in and one way out.
     """
-    after: set[int] = set()
-    lanes: dict[int, list[int]] = {}
+    after: dict[int, Restored] = {}
     for name in plan.copies.get(flow, ()):
         members = plan.flows[name]
         entries = [item for item in members if any(not edge.local for edge in item.ins)]
@@ -337,18 +350,19 @@ def _order(plan: Plan, flow: str) -> None:
             )
         for edge in entries[0].ins:
             edge.ticketed = True
-            lanes.setdefault(edge.sender, []).append(edge.number)
             for item in members:
                 item.ordered = True
-                item.lanes[edge.sender] = [edge.number]
+                item.lanes[edge.sender] = edge.number
         for edge in exits[0].outs:
             edge.ordered = True
-            after.add(edge.receiver)
-    for number in after:
+            restored = after.setdefault(edge.receiver, Restored({}))
+            for sender, lane in exits[0].lanes.items():
+                restored.lanes.setdefault(sender, {})[edge.number] = lane
+    for number, restored in after.items():
         receiver = plan.routines[number]
         if any(receiver.routine.name in names for names in plan.copies.values()):
             raise WiresValidation(f"flow {flow!r} is ordered: what it sends to can't have replicas itself")
-        receiver.lanes.update(lanes)
+        receiver.restores.append(restored)
 
 
 def _copy(routine: Routine, number: int) -> Routine:
@@ -428,7 +442,8 @@ def plan_routine(number: int, routine: Routine, flow: str, edges: list[EdgePlan]
         if count > limit:
             raise WiresValidation(f"routine {routine.name!r} has {count} {name}; at most {limit} can be wired to one routine")
     _refuse_unforkable(routine)
-    return RoutinePlan(number, routine, flow, role, logic_of(routine, role), ins, outs, _gathered(routine))
+    joined = tuple(edge.sender for edge in ins) if routine.join is not None else ()
+    return RoutinePlan(number, routine, flow, role, logic_of(routine, role), ins, outs, _gathered(routine), joined=joined)
 
 
 def _refuse_unforkable(routine: Routine) -> None:

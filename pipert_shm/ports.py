@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,8 @@ class _Nothing:
 
 
 NOTHING = _Nothing()
-SKIPPED = -1  # a status: what was there is dropped; there may be more
+WITH_MESSAGES = (native.LIVE, native.SENDER_DEAD)  # states of an incarnation
+SKIPPED = -1  # a status: what was there is dropped, or was the end of what a dead sender left; there may be more
 
 
 class _Group:
@@ -213,6 +214,8 @@ class Outbox:
         """
         data = payload.pop()
         self.unsent = True
+        if self._ordered and meta.ticket is not None and not self.stays_in_flow:
+            self._finished[meta.ticket[0]] = meta.ticket[1]
         if not self.outs:
             self._handled += handled
             return
@@ -220,8 +223,6 @@ class Outbox:
             meta.ticket = self._number, self._record.next_ticket()
         elif not self._ordered:
             meta.ticket = None
-        elif meta.ticket is not None and self.leaves_flow:
-            self._finished[meta.ticket[0]] = meta.ticket[1]
         if data is not NOTHING:
             self._words.sent += 1
         for group in self._groups.values():
@@ -414,6 +415,7 @@ class Inbox:
         self._receive: dict[int, Callable[[Any], Any] | None] = {}
         self._max_age_ns: dict[int, int] = {}
         self._unlinked: set[int] = set()
+        self._incarnations = segment.process.incarnations()
         self.on_over_cap: Callable[[EdgePlan], None] = lambda edge: None
         self.unsettled = True  # whether a message may be gone that was pushed, and that nothing will come of
 
@@ -463,6 +465,7 @@ class Inbox:
                 open_every_ring(self._segment)
                 self._port.recover_sender(self._port.delivery.place)
                 self.unsettled = True
+                return SKIPPED
             elif status == native.OK and self._has_expired():
                 self.discard("expired")
                 return SKIPPED
@@ -500,11 +503,13 @@ class Inbox:
             if other.number == edge:
                 self._port.pause(place, paused)
 
-    def unread(self, edge: int) -> int:
-        """Messages that wait on a wire, those of dead senders and those that are still being recovered included."""
-        states = (native.LIVE, native.SENDER_DEAD)
-        incarnations = self._segment.process.incarnations()
-        return sum(one.waiting() for one in incarnations if one.edge == edge and one.state in states)
+    def unread(self, edges: Collection[int]) -> int:
+        """Messages that wait on wires, those of dead senders and those that can't be taken yet included.
+
+        :param edges: numbers; one whose place was given to another receiver's wire counts for nothing.
+        """
+        own = {edge for edge in edges if native.EdgeRecord(self._segment.process, edge).ends()[1] == self._number}
+        return sum(one.waiting() for one in self._incarnations if one.edge in own and one.state in WITH_MESSAGES)
 
     def disown(self, edge: EdgePlan, reason: str) -> None:
         """Counts a message that was taken from a wire, and that nobody will see, as dropped."""

@@ -150,7 +150,7 @@ class Runner:
             plan.message_slots,
             local,
             ordered=plan.ordered,
-            lanes={sender: native.EdgeRecord(segment.process, edges[0]) for sender, edges in plan.lanes.items()},
+            lanes={sender: native.EdgeRecord(segment.process, edge) for sender, edge in plan.lanes.items()},
         )
         self._outbox.slots.edge_names = flow.edge_names
         self._inbox = Inbox(segment, self._port, plan.number, names, local)
@@ -170,7 +170,10 @@ class Runner:
         self._run_number = 0
         self._errors_in_a_row = 0
         self._turn_ns = 0
-        self._intake = Intake(segment, plan, names, self._inbox, self._outbox, self._logger, self._obey, self._count_error)
+        copies = flow.plan.copies
+        self._intake = Intake(
+            segment, plan, names, copies, self._inbox, self._outbox, self._logger, self._obey, self._count_error
+        )
         self._redo: Gathered | None = None
         self._hand: list[Any] = []
         self.log_data = False

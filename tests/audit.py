@@ -23,6 +23,7 @@ LIVE, SENDER_DEAD = 1, 2
 PRODUCER = 1
 MESSAGE_SLOT_BYTES = 4096
 MOST_SLOTS = 32
+COUNTERS = 8
 LINE = 64
 
 
@@ -49,7 +50,7 @@ _HEAD = _record(
 )
 _FLOW = _record(24, state=(0, "u4"))
 _ROUTINE = _record(
-    _round_up(168 + 8 * BUCKETS, LINE),
+    _round_up(168 + 8 * COUNTERS + 8 * BUCKETS, LINE),
     state=(64, "u4"),
     received=(72, "u8"),
     sent=(80, "u8"),
@@ -66,6 +67,7 @@ _EDGE = _record(
     policy=(12, "u4"),
     capacity=(16, "u4"),
     receiver_ended=(32, "u4"),
+    removed=(36, "u4"),
     sent=(192, "u8"),
     dropped=(200, ("u8", REASONS)),
     received=(320, "u8"),
@@ -146,6 +148,10 @@ class Snapshot:
         """Messages that the sender has begun to send and not pushed."""
         return sum(int(i["offered"]) - int(i["settled"]) for i in self.unswept(edge))
 
+    def in_hand(self, routine: int) -> int:
+        """Messages that a routine has received and is not done with."""
+        return int(self.routines[routine]["received"]) - int(self.routines[routine]["handled"])
+
     @property
     def budget_is_whole(self) -> bool:
         """Whether the rings that there are account for all of the memory budget that is not left."""
@@ -210,7 +216,8 @@ def audit(
     for number, edge in enumerate(shot.edges):
         if edge["capacity"] and shot.unswept(number):
             name = f"wire {_name(names, edge['sender'])} -> {_name(names, edge['receiver'])}"
-            problems += [f"{name}: {problem}" for problem in _audit_edge(shot, number, draining)]
+            kept = (in_hand or {}).get(int(edge["receiver"]), 0) > 0  # then of a dead sender's queue too, perhaps
+            problems += [f"{name}: {problem}" for problem in _audit_edge(shot, number, draining or kept)]
     problems += _audit_slots(shot, names, in_hand or {})
     return problems
 
@@ -232,8 +239,8 @@ def _audit_edge(shot: Snapshot, number: int, draining: bool) -> Iterator[str]:
     if edge["protocol_errors"]:
         yield f"{edge['protocol_errors']} protocol errors"
     states = [int(i["state"]) for i in shot.unswept(number)]
-    if states.count(LIVE) != 1 or (len(states) > 1 and not draining):
-        yield f"incarnations in states {states}, where there should be one that lives"
+    if states.count(LIVE) != (not edge["removed"]) or (len(states) > states.count(LIVE) and not draining):
+        yield f"incarnations in states {states} of a wire that is {'un' if edge['removed'] else ''}linked"
     for i in shot.unswept(number):
         head, tail = int(i["head"]), int(i["tail"])
         if not 0 <= tail - head <= edge["capacity"]:

@@ -15,107 +15,33 @@ import signal
 import statistics
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from audit import Snapshot, audit, take_snapshot
-from patterned import STYLES, Camera, Checks, Screen, Step
-from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeStatistics, Routine, Wire
+from campaign_graphs import Edge, Graph, Way, make_pipe, random_graph
+from pipert_shm import (
+    LINK_EVENT_NAME,
+    START_EVENT_NAME,
+    STOP_EVENT_NAME,
+    UNLINK_EVENT_NAME,
+    PipeStatistics,
+    WiresValidation,
+)
+from pipert_shm.plan import HELD_BACK
 from pipert_shm.wire import POLICIES, Policy
-from waiting import Board, eventually
+from waiting import eventually
 
 RECOVERY = 15.0  # seconds after which a pipe counts as stuck
 KILLS_PER_PIPE = 50
-OLD_DEATHS = 0.03  # seconds after which a death counts no more for a flow's back-off
-SHAPES = ("chain", "fan out", "fan in", "diamond", "random")
 LONGEST_LOG = 40
 
 
 class Violation(Exception):
     """Something that must not happen did."""
-
-
-# ---- graphs --------------------------------------------------------------------------------------
-
-
-@dataclass
-class Graph:
-    """Routines by number, senders before receivers; which of them share a flow; and who sends to whom."""
-
-    shape: str
-    size: int
-    edges: list[tuple[int, int]]
-    flow_of: list[str]
-    policy: Policy
-    capacity: int
-    fps: int
-
-    def __str__(self) -> str:
-        wires = ", ".join(f"{a}->{b}" for a, b in self.edges)
-        return f"{self.shape}: {wires}; flows {self.flow_of}; {self.policy}, capacity {self.capacity}, {self.fps or 'no'} fps"
-
-    def senders_to(self, node: int) -> list[int]:
-        return [a for a, b in self.edges if b == node]
-
-    def ways_to(self, node: int) -> list[tuple[str, ...]]:
-        """Every way on which a message can come to a routine, by names: (origin, …, itself)."""
-        senders = self.senders_to(node)
-        return [(*way, f"r{node}") for sender in senders for way in self.ways_to(sender)] if senders else [(f"r{node}",)]
-
-
-def random_graph(rng: random.Random, policy: Policy | None) -> Graph:
-    shape = rng.choice(SHAPES)
-    size = rng.randint(3, 6)
-    if shape == "chain":
-        edges = [(n, n + 1) for n in range(size - 1)]
-    elif shape == "fan out":
-        edges = [(0, n) for n in range(1, size)]
-    elif shape == "fan in":
-        edges = [(n, size - 2) for n in range(size - 2)] + [(size - 2, size - 1)]
-    elif shape == "diamond":
-        size = max(size, 4)
-        edges = [(0, n) for n in range(1, size)] + [(n, size - 1) for n in range(1, size - 1)]
-    else:
-        edges = sorted({(rng.randrange(n), n) for n in range(1, size)} | {(rng.randrange(n), n) for n in range(2, size)})
-    flow_of = [f"f{n}" for n in range(size)]
-    if size > 3 and rng.random() < 0.4:
-        a, b = rng.choice(edges)
-        flow_of[b] = flow_of[a]
-    chosen: Policy = policy if policy is not None else rng.choice(POLICIES)
-    return Graph(shape, size, edges, flow_of, chosen, rng.choice((1, 2, 3, 8)), rng.choice((0, 0, 200, 1000)))
-
-
-def make_pipe(graph: Graph, rng: random.Random) -> tuple[Pipe, list[Routine], dict[tuple[str, ...], int], Board]:
-    """The pipe, and where on the board each way to each routine is recorded."""
-    cells: dict[tuple[str, ...], int] = {}
-    receivers = {b for _, b in graph.edges}
-    for node in receivers:
-        for way in graph.ways_to(node):
-            cells[way] = 2 * len(cells)
-    board = Board(2 * len(cells) + 2)
-    routines: list[Routine] = []
-    senders = {a for a, _ in graph.edges}
-    for node in range(graph.size):
-        checks = Checks(board, cells)
-        if node not in receivers:
-            shape = rng.choice(((48, 64, 3), (60, 80, 3), (120, 160, 3)))
-            routine: Routine = Camera(f"r{node}", shape, loaning=rng.random() < 0.6)
-            routine.set_const_fps(graph.fps)
-        elif node in senders:
-            routine = Step(f"r{node}", rng.choice(STYLES), checks)
-        else:
-            routine = Screen(f"r{node}", checks)
-        routines.append(routine)
-    pipe = Pipe(policy=graph.policy, capacity=graph.capacity)
-    for flow in dict.fromkeys(graph.flow_of):
-        members = [routines[node] for node in range(graph.size) if graph.flow_of[node] == flow]
-        pipe.create_flow(flow, False, *members, max_restarts=10**6, restart_window=OLD_DEATHS)
-    for node in senders:
-        pipe.link(Wire(routines[node], [routines[b] for a, b in graph.edges if a == node]))
-    return pipe, routines, cells, board
 
 
 # ---- one pipe ------------------------------------------------------------------------------------
@@ -127,6 +53,9 @@ class Figures:
 
     kills: int = 0
     stops: int = 0
+    links: int = 0
+    refused: int = 0
+    added: int = 0
     restarts: int = 0
     pipes: int = 0
     audits: int = 0
@@ -157,17 +86,30 @@ class Trial:
         self.figures = figures
         self.errors = errors
         self.log: list[str] = []
-        self.kills: Counter[str] = Counter()
-        self.pipe, self.routines, self.cells, self.board = make_pipe(graph, rng)
+        self.made = make_pipe(graph, rng)
+        self.nodes = list(graph.nodes)  # those that there are
+        self.linked = set(graph.edges)
+        self.pipe = self.made.pipe
         self.pipe.build()
         assert self.pipe._session is not None
-        self.pipe_id = self.pipe._session.segment.pipe_id
-        self.launcher = self.pipe._session._launcher
-        self.names = self.pipe._session.plan.names
-        self.numbers = {name: number for number, name in enumerate(self.names)}
+        self.session = self.pipe._session
+        self.pipe_id = self.session.segment.pipe_id
+        self.launcher = self.session._launcher
         self.pipe.notify_event(START_EVENT_NAME)
         self.await_motion("the start")
         self.launcher_fds = self.count_launcher_fds()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.session.plan.names
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
+
+    def edge_of(self, wire: tuple[str, str]) -> Edge:
+        a, b = (int(name.split("#")[0][1:]) for name in wire)
+        return a, b
 
     def snapshot(self) -> Snapshot:
         return take_snapshot(self.pipe_id)
@@ -201,13 +143,20 @@ class Trial:
         )
 
     def _received(self) -> dict[tuple[str, str], int]:
-        return {wire: counters.received for wire, counters in self.pipe.statistics().wires.items()}
+        """What each wire has carried, of those that surely carry something."""
+        moving = self.graph.moving(self.linked)
+        return {
+            wire: counters.received + counters.dropped["expired"] + counters.dropped["join"]
+            for wire, counters in self.pipe.statistics().wires.items()
+            if self.edge_of(wire) in self.linked and self.edge_of(wire)[0] in moving
+        }
 
     # ---- torment -------------------------------------------------------------------------------------
 
     def torment(self) -> None:
         """Kills and stops some processes, and waits until everything moves again."""
-        flows = list(dict.fromkeys(self.graph.flow_of))
+        flows = list(dict.fromkeys(flow for node in self.nodes for flow in node.flows))
+        self.rewire()
         victims = self.rng.sample(flows, min(len(flows), self.rng.choice((1, 1, 1, 2, 2, 3, len(flows)))))
         started = time.monotonic()
         stopped: list[int] = []
@@ -221,7 +170,6 @@ class Trial:
                 os.kill(pid, signal.SIGKILL if kill else signal.SIGSTOP)
             if kill:
                 self.figures.kills += 1
-                self.kills[victim] += 1
             else:
                 self.figures.stops += 1
                 stopped.append(pid)
@@ -234,12 +182,53 @@ class Trial:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if fatal else signal.SIGCONT)
             self.figures.kills += fatal
+        self.rewire()
         try:
             self.await_motion(f"{len(victims)} victims")
         finally:
             self.figures.recoveries.append(time.monotonic() - started)
         self.note("everything moves again")
         time.sleep(self.rng.choice((0, 0, 0.01, 0.05)))
+
+    def rewire(self) -> None:
+        """Links or unlinks some wires, perhaps."""
+        for edge in self.graph.loose:
+            if self.rng.random() < 0.25:
+                self.toggle(edge)
+
+    def toggle(self, edge: Edge) -> None:
+        sender, receiver = (self.graph.everybody[number].name for number in edge)
+        if edge in self.linked:
+            self.note(f"unlink {edge}")
+            self.pipe.notify_event(UNLINK_EVENT_NAME, specific_routine=sender, unlink_routine_name=receiver)
+            self.linked.remove(edge)
+            return
+        capacity = self.rng.choice((None, 1, 4))
+        self.note(f"link {edge}, capacity {capacity}")
+        try:
+            self.pipe.notify_event(LINK_EVENT_NAME, specific_routine=sender, link_routine_name=receiver, capacity=capacity)
+        except WiresValidation as error:
+            if "no holder bit" not in str(error):  # all are in use where some senders of late are not drained yet
+                raise Violation(f"link {edge}: {error}") from error
+            self.note(str(error))
+            self.figures.refused += 1
+            if len(self.graph.everybody[edge[0]].copies) > 1:
+                self.pipe.notify_event(UNLINK_EVENT_NAME, specific_routine=sender, unlink_routine_name=receiver)
+            return
+        self.linked.add(edge)
+        self.figures.links += 1
+
+    def grow(self) -> None:
+        """Adds the flows that were planned for later."""
+        self.note(f"add {self.graph.late_edges}")
+        self.made.add(self.graph, self.graph.late, self.graph.late_edges)
+        self.pipe.build()
+        self.nodes += self.graph.late
+        self.linked.update(self.graph.late_edges)
+        self.pipe.notify_event(START_EVENT_NAME)
+        self.await_motion("an addition")
+        self.launcher_fds = self.count_launcher_fds()
+        self.figures.added += 1
 
     # ---- at rest -------------------------------------------------------------------------------------
 
@@ -254,34 +243,52 @@ class Trial:
 
     def _in_hand(self, shot: Snapshot) -> dict[int, int]:
         """Slots that each routine may hold at rest: of the message it was stopped with, and of those that wait in its flow."""
-        in_hand = {number: 4 if self.graph.policy == "block" else 0 for number in self.numbers.values()}
-        for number, edge in enumerate(shot.edges[: len(self.graph.edges)]):
-            if edge["local"]:
+        in_hand: dict[int, int] = Counter()
+        for node in self.nodes:
+            kept = 4 if self.graph.policy == "block" else 0
+            kept = max(kept, 4 * node.batch)
+            for sender in self.graph.senders_to(node.number):
+                if self.graph.everybody[sender].ordered:
+                    kept += 2 * (HELD_BACK + 1) * self.graph.everybody[sender].replicas
+            in_hand.update({self.numbers[name]: kept for name in node.copies})
+        for number, edge in enumerate(shot.edges):
+            if edge["capacity"] and edge["local"]:
                 in_hand[int(edge["sender"])] += 2 * (shot.waiting(number) + shot.pending(number))
         return in_hand
 
     def audit_drained(self) -> None:
         """Stops the sources and lets the rest take all that there is: then every slot has to be free."""
-        sources = [r for r in self.routines if isinstance(r, Camera)]
         self.note("stop the sources")
-        for source in sources:
-            self.pipe.notify_event(STOP_EVENT_NAME, specific_routine=source.name)
-        self.wait(
-            lambda: all(self.pipe.statistics().routines[source.name].state == "stopped" for source in sources),
-            "a stop of sources",
-        )
+        self.stop([node.name for node in self.nodes if node.kind == "camera"])
         # One that was stopped while it waited for room sends the rest when it is started again. Let it.
         self.wait(lambda: self._is_drained(self.snapshot()), "an end of what is on its way")
-        self.check("drained", {self.numbers[s.name]: 4 for s in sources if self.graph.policy == "block"})
+        in_hand = {self.numbers[node.name]: 4 for node in self.nodes if node.kind == "camera" and self.graph.policy == "block"}
+        shot, now = self.snapshot(), self.pipe.statistics()
+        for number in self._joins():
+            flow = now.routines[self.names[number]].flow  # in which frames go by reference: whoever got them here has the slots
+            for name in (name for name, routine in now.routines.items() if routine.flow == flow):
+                in_hand[self.numbers[name]] = 3 * shot.in_hand(number)
+        self.check("drained", in_hand)
         self.check_ways()
+        self.check_counts()
+
+    def stop(self, names: list[str]) -> None:
+        for name in names:
+            self.pipe.notify_event(STOP_EVENT_NAME, specific_routine=name)
+        self.wait(lambda: all(self.pipe.statistics().routines[name].state == "stopped" for name in names), f"a stop of {names}")
+
+    def _joins(self) -> set[int]:
+        return {self.numbers[node.name] for node in self.nodes if node.joins}
 
     def _is_drained(self, shot: Snapshot) -> bool:
-        sources = {self.numbers[r.name] for r in self.routines if isinstance(r, Camera)}
-        for number, edge in enumerate(shot.edges[: len(self.graph.edges)]):
+        """Whether nothing is under way, but for what waits for partners."""
+        sources = {self.numbers[node.name] for node in self.nodes if node.kind == "camera"}
+        for number, edge in enumerate(shot.edges):
             pending = 0 if int(edge["sender"]) in sources else shot.pending(number)
-            if shot.waiting(number) or pending:
+            if edge["capacity"] and (shot.waiting(number) or pending):
                 return False
-        return all(r["received"] == r["handled"] for r in shot.routines[: self.graph.size])
+        routines = enumerate(shot.routines[: len(self.names)])
+        return all(r["received"] == r["handled"] for number, r in routines if number not in self._joins())
 
     def check(self, when: str, in_hand: dict[int, int], *, draining: bool = False) -> None:
         """The full audit. Retired rings and recoveries that still go on get their time; what is wrong for good stays wrong."""
@@ -294,7 +301,7 @@ class Trial:
                 found.append(f"budget: {shot.memory_left} left + {shot.ring_bytes} in rings is not {shot.budget}")
             per_owner = Counter(ring.owner for ring in shot.rings.values())
             if not draining:
-                found.extend(f"{self.names[owner]} has {count} rings" for owner, count in per_owner.items() if count > 3)
+                found.extend(f"{self.names[owner]} has {count} rings" for owner, count in per_owner.items() if count > 4)
             if self.count_launcher_fds() != self.launcher_fds:
                 found.append(f"the launcher had {self.launcher_fds} descriptors, it has {self.count_launcher_fds()}")
             return not found
@@ -310,18 +317,38 @@ class Trial:
         if self.graph.policy != "block":
             return
         now = self.pipe.statistics()
-        for way, cell in self.cells.items():
-            missing = self.board[cell] - self.board[cell + 1]
-            wires = [now.wires[hop] for hop in pairwise(way)]
-            allowed = sum(wire.lost for wire in wires) + sum(now.routines[name].lost_in_crash for name in way[1:])
+        alike: dict[Way, list[Way]] = defaultdict(list)
+        for way in self.made.cells:
+            alike[self.graph.plain(way)].append(way)
+        for plain, ways in alike.items():
+            nodes = [self.graph.everybody[int(name[1:])] for name in plain]
+            hops = [(a.number, b.number) for a, b in pairwise(nodes)]
+            if any(hop in self.graph.loose or hop in self.graph.late_edges for hop in hops):
+                continue  # it did not always go there
+            last = max(self.made.board[self.made.cells[way][0]] for way in ways)
+            missing = last - sum(self.made.board[self.made.cells[way][1]] for way in ways)
+            allowed = sum(wire.lost for ends, wire in now.wires.items() if self.edge_of(ends) in hops)
+            allowed += sum(now.routines[name].lost_in_crash for node in nodes[1:] for name in node.copies)
             # A source's message has a number before it counts as sent.
-            allowed += self.kills_of(way)
+            allowed += sum(now.flows[flow].restarts for node in nodes for flow in node.flows)
             if missing > allowed:
-                raise Violation(f"{missing} messages are missing on the way {way}, {allowed} are accounted for")
+                raise Violation(f"{missing} messages are missing on the way {plain}, {allowed} are accounted for")
 
-    def kills_of(self, way: tuple[str, ...]) -> int:
-        now = self.pipe.statistics()
-        return sum(now.flows[now.routines[name].flow].restarts for name in way)
+    def check_counts(self) -> None:
+        """What a routine's wires brought is what it has seen, but for what was in its hands when it died, or waits there."""
+        now, shot = self.pipe.statistics(), self.snapshot()
+        for node in self.nodes:
+            if node.kind == "camera":
+                continue
+            after_order = any(self.graph.everybody[sender].ordered for sender in self.graph.senders_to(node.number))
+            for name in node.copies:
+                came = sum(wire.received for ends, wire in now.wires.items() if ends[1] == name)
+                seen = sum(self.made.board[cells[1]] for way, cells in self.made.cells.items() if way[-1] == name)
+                deaths = now.flows[now.routines[name].flow].restarts
+                unseen = now.routines[name].lost_in_crash + deaths + shot.in_hand(self.numbers[name])
+                least = 0 if after_order else came - unseen
+                if not least <= seen <= came + deaths:
+                    raise Violation(f"{name} got {came} messages and has seen {seen}; at least {least} were expected")
 
     def end(self) -> None:
         """Ends the pipe; nothing must be left."""
@@ -337,6 +364,10 @@ class Trial:
         if left:
             raise Violation(f"left in /dev/shm: {left}")
 
+    def style_of(self, name: str) -> str:
+        style: str = getattr(self.made.routines[int(name.split("#")[0][1:])], "style", "")
+        return style
+
     def describe(self, now: PipeStatistics) -> str:
         wires = "\n".join(
             f"  {a} -> {b}: sent {w.sent}, received {w.received}, waiting {w.waiting}, "
@@ -344,11 +375,9 @@ class Trial:
             for (a, b), w in now.wires.items()
         )
         flows = "\n".join(f"  {f.name}: {f.state}, pid {f.pid}, {f.restarts} restarts" for f in now.flows.values())
-        routines = ", ".join(
-            f"{r.name} {r.state} ({getattr(self.routines[self.numbers[r.name]], 'style', '')})" for r in now.routines.values()
-        )
+        routines = ", ".join(f"{r.name} {r.state} ({self.style_of(r.name)})" for r in now.routines.values())
         events = "\n".join(f"  {line}" for line in self.log)
-        return f"{self.graph}\n{wires}\n{flows}\n  {routines}\nlast events:\n{events}"
+        return f"{self.graph}\n  linked now: {sorted(self.linked)}\n{wires}\n{flows}\n  {routines}\nlast events:\n{events}"
 
 
 # ---- the campaign --------------------------------------------------------------------------------
@@ -368,6 +397,8 @@ def run(kills: int, seed: int, policy: Policy | None, figures: Figures) -> None:
         try:
             while figures.kills < until:
                 before = figures.kills
+                if trial.graph.late and len(trial.nodes) == len(graph.nodes) and rng.random() < 0.1:
+                    trial.grow()
                 trial.torment()
                 if before < half <= figures.kills:
                     trial.audit_stopped()
@@ -384,8 +415,8 @@ def report(figures: Figures, seconds: float) -> str:
     recoveries = sorted(figures.recoveries) or [float("nan")]
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in figures.dropped.items() if count) or "none"
     return (
-        f"{figures.kills} kills, {figures.stops} stops, {figures.restarts} restarts, {figures.pipes} pipes, "
-        f"{figures.audits} audits in {seconds:.0f} s\n"
+        f"{figures.kills} kills, {figures.stops} stops, {figures.restarts} restarts, {figures.links} links ({figures.refused} "
+        f"refused), {figures.added} additions, {figures.pipes} pipes, {figures.audits} audits in {seconds:.0f} s\n"
         f"{figures.messages:,} messages; dropped: {dropped}; lost in a dead process's hands: {figures.lost_in_crash:,}\n"
         f"until everything moved again: median {statistics.median(recoveries) * 1000:.0f} ms, "
         f"99 % {recoveries[int(len(recoveries) * 0.99)] * 1000:.0f} ms, slowest {recoveries[-1] * 1000:.0f} ms"

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from pipert_shm import DestinationRoutine, EndOfStream, MiddleRoutine, SourceRoutine
+from pipert_shm import BatchRoutine, DestinationRoutine, EndOfStream, MiddleRoutine, SourceRoutine, writable
+from pipert_shm.data import Meta
 from waiting import Board
 
-STYLES = ("forward", "extend", "crop", "copy", "loan")
+STYLES = ("forward", "view", "extend", "crop", "copy", "write", "loan")
 SHAPE = (48, 64, 3)
 
 
@@ -27,8 +28,9 @@ class Checks:
     def __init__(self, board: Board, paths: dict[tuple[str, ...], int]) -> None:
         self._board = board
         self._paths = paths
+        self._last: Meta | None = None
 
-    def check(self, data: Any, meta: Any) -> np.ndarray:
+    def check(self, data: Any, meta: Meta) -> np.ndarray:
         """The frame in a payload that is as it should be."""
         frames, numbers = (data["frames"], data["numbers"]) if isinstance(data, dict) else ([data], [])
         wanted = pattern(meta.origin, meta.sequence)
@@ -36,13 +38,19 @@ class Checks:
             assert (frame == wanted).all(), f"torn: {meta.origin} {meta.sequence}: {np.unique(frame)}, not {wanted}"
         for array in numbers:
             assert (array == meta.sequence).all(), f"torn: {meta.origin} {meta.sequence}: {np.unique(array)}"
-        cell = self._paths[(meta.origin, *(hop.routine for hop in meta.hops))]
-        last = self._board[cell] - 1
-        assert meta.sequence > last, f"out of order: {meta.origin} {meta.sequence} came after {last}"
-        self._board[cell] = meta.sequence + 1
-        self._board.add(cell + 1)
+        if meta is not self._last:  # else main_logic is called with it again, after a stop
+            self.note((meta.origin, *(hop.routine for hop in meta.hops)), meta.sequence)
+            self._last = meta
         first: np.ndarray = frames[0]
         return first
+
+    def note(self, way: tuple[str, ...], sequence: int) -> None:
+        """One more message, that came by this way."""
+        cell = self._paths[way]
+        last = self._board[cell] - 1
+        assert sequence > last, f"out of order: {way} {sequence} came after {last}"
+        self._board[cell] = sequence + 1
+        self._board.add(cell + 1)
 
 
 class Camera(SourceRoutine):
@@ -63,7 +71,10 @@ class Camera(SourceRoutine):
 
 
 class Step(MiddleRoutine):
-    """Checks what it gets, and sends on: the same, more, a part, a copy, or a loan."""
+    """Checks what it gets, and sends on: the same, a view, more, two parts, a copy, the same memory written anew, or a loan.
+
+    Where it joins, every part is checked, and the first one goes on.
+    """
 
     def __init__(self, name: str, style: str, checks: Checks) -> None:
         super().__init__(name)
@@ -71,18 +82,57 @@ class Step(MiddleRoutine):
         self.checks = checks
 
     def main_logic(self, data: Any) -> Any:
-        frame = self.checks.check(data, self.meta)
-        if self.style == "forward":
-            return data
-        if self.style == "extend":
-            return {"frames": [frame], "numbers": [np.full(3000, self.meta.sequence, np.int32)]}
-        if self.style == "crop":
-            return {"frames": [frame[2:-2, ::2], frame[::-1]], "numbers": []}
-        if self.style == "copy":
-            return frame.copy()
-        loan = self.loan(frame.shape)
-        loan[...] = frame
-        return loan
+        if self.join is None:
+            return turn(self, data, self.checks.check(data, self.meta), self.meta)
+        check_joined(self.checks, data, self.metas)
+        first = next(iter(data.values()))
+        return turn(self, first, first["frames"][0] if isinstance(first, dict) else first, self.metas[0])
+
+
+class BatchStep(BatchRoutine):
+    """The same, of batches."""
+
+    def __init__(self, name: str, style: str, checks: Checks, *, batch_size: int, max_wait: float) -> None:
+        super().__init__(name, batch_size=batch_size, max_wait=max_wait)
+        self.style = style
+        self.checks = checks
+
+    def main_logic(self, batch: list[Any]) -> list[Any]:
+        pairs = zip(batch, self.metas, strict=True)
+        return [turn(self, data, self.checks.check(data, meta), meta) for data, meta in pairs]
+
+
+def turn(routine: Step | BatchStep, data: Any, frame: np.ndarray, meta: Meta) -> Any:
+    """What a payload becomes, by the routine's style."""
+    if routine.style == "forward":
+        return data
+    if routine.style == "view":
+        return frame[1:]
+    if routine.style == "extend":
+        return {"frames": [frame], "numbers": [np.full(3000, meta.sequence, np.int32)]}
+    if routine.style == "crop":
+        return {"frames": [frame[2:-2, ::2], frame[::-1]], "numbers": []}
+    if routine.style == "copy":
+        return frame.copy()
+    if routine.style == "write":
+        value = int(frame.flat[0])
+        drawing = writable(frame)
+        drawing[...] = 255 - value  # whoever else has this memory sees it
+        drawing[...] = value
+        return drawing
+    loan = routine.loan(frame.shape)
+    loan[...] = frame
+    return loan
+
+
+def check_joined(checks: Checks, data: dict[str, Any], metas: list[Meta]) -> None:
+    """Checks each part, and that they belong together."""
+    assert len(data) == len(metas)
+    assert len({(meta.origin, meta.sequence) for meta in metas}) == 1, f"joined: {[(m.origin, m.sequence) for m in metas]}"
+    for (name, part), meta in zip(data.items(), metas, strict=True):
+        sender = meta.hops[-2].routine if len(meta.hops) > 1 else meta.origin
+        assert name == sender.split("#")[0], f"joined as from {name}, it came from {sender}"
+        checks.check(part, meta)
 
 
 class Screen(DestinationRoutine):
@@ -93,7 +143,10 @@ class Screen(DestinationRoutine):
         self.checks = checks
 
     def main_logic(self, data: Any) -> None:
-        self.checks.check(data, self.meta)
+        if self.join is not None:
+            check_joined(self.checks, data, self.metas)
+        else:
+            self.checks.check(data, self.meta)
 
 
 class Numbers(SourceRoutine):

@@ -56,6 +56,19 @@ class Frames(SourceRoutine):
         return frame
 
 
+class Burst(SourceRoutine):
+    """Sends message after message as the board's cell says how many, then waits for more."""
+
+    def __init__(self, name: str, board: Board, cell: int) -> None:
+        super().__init__(name)
+        self.board = board
+        self.cell = cell
+
+    def main_logic(self) -> np.ndarray:
+        self.board.wait(self.cell, self.meta.sequence + 1, timeout=60)
+        return np.full((48, 64, 3), self.meta.sequence, np.uint8)
+
+
 class Forward(MiddleRoutine):
     """Sends on what it gets."""
 

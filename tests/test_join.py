@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from killing import FAST, await_motion, await_successor, pid_of, running
 from pipert_shm import (
+    LINK_EVENT_NAME,
     START_EVENT_NAME,
     STOP_EVENT_NAME,
+    UNLINK_EVENT_NAME,
     BatchRoutine,
     EndOfStream,
     Join,
@@ -182,6 +187,56 @@ def test_what_waits_at_a_stop_is_dropped(tmp_path: Path) -> None:
     assert received(tmp_path / "r") == []
     assert pipe.statistics().wires["late", "joined"].dropped["join"] == 6
     adds_up(pipe)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_replicas_are_one_input(tmp_path: Path, ordered: bool) -> None:
+    source, worker = Frames("source", 60, SHAPE), Forward("worker")
+    joined, record = Joined("joined", Join(by="seq", depth=30)), Record("record", tmp_path / "r")
+    pipe = Pipe(policy="block", capacity=3)
+    for routine in (source, joined, record):
+        pipe.create_flow(routine.name, False, routine)
+    pipe.create_flow("workers", False, worker, replicas=3, ordered=ordered)
+    pipe.link(Wire(source, [worker, joined]), Wire(worker, joined), Wire(joined, record))
+    run(pipe)
+    got = [message.value[0] for message in received(tmp_path / "r")]
+    dropped = pipe.statistics().wires["source", "joined"].dropped["join"]
+    assert len(got) == 60 - dropped
+    assert all(values == {"source": number, "worker": number} for values, number in zip(got, expected(got), strict=True))
+    assert not (ordered and dropped)
+    adds_up(pipe)
+
+
+def expected(got: list[dict[str, int]]) -> list[int]:
+    return sorted(values["source"] for values in got)
+
+
+def test_an_input_that_is_unlinked_is_still_one(tmp_path: Path) -> None:
+    """Also for the next process: it has no results, until the wire is there again, and drains what it left."""
+    source, other = Frames("source", None, SHAPE), Forward("other")
+    joined, record = Joined("joined", Join(by="seq", depth=30)), Record("record", tmp_path / "r")
+    source.set_const_fps(200)
+    pipe = Pipe(policy="block", capacity=4)
+    for routine in (source, other, joined, record):
+        pipe.create_flow(routine.name, False, routine, **FAST)
+    pipe.link(Wire(source, [other, joined]), Wire(other, joined), Wire(joined, record))
+    with running(pipe):
+        await_motion(pipe)
+        for _ in range(3):
+            stopped = pid_of(pipe, "joined")
+            os.kill(stopped, signal.SIGSTOP)
+            eventually(lambda: pipe.statistics().wires["other", "joined"].waiting == 4, "messages that are not read")
+            pipe.notify_event(UNLINK_EVENT_NAME, unlink_routine_name="joined", specific_routine="other")
+            eventually(lambda: pipe.statistics().wires["other", "joined"].waiting == 4, "messages that are not read")
+            os.kill(stopped, signal.SIGKILL)
+            await_successor(pipe, "joined", stopped)
+            eventually(lambda: pipe.statistics().wires["other", "joined"].waiting == 0, "an end of what was sent")
+            before = pipe.statistics().wires["source", "joined"].sent
+            eventually(lambda before=before: pipe.statistics().wires["source", "joined"].sent > before + 50)  # type: ignore[misc]
+            pipe.notify_event(LINK_EVENT_NAME, link_routine_name="joined", specific_routine="other")
+            await_motion(pipe)
+        assert pipe.statistics().routines["joined"].errors == 0
+    assert {tuple(message.value[0]) for message in received(tmp_path / "r")} == {("source", "other")}
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,13 @@ def test_as_many_wires_as_there_are_places_for() -> None:
         await_motion(pipe)
         unlink(pipe, *pairs[3])
         drained(pipe, *pairs[3])
+        sender = pairs[LINKS][0]
+        pipe.notify_event("stop", specific_routine=sender)
+        await_states(pipe, **{sender: "stopped"})
         link(pipe, *pairs[LINKS])
+        fresh = wire(pipe, *pairs[LINKS])
+        assert (fresh.sent, fresh.received, fresh.lost, fresh.hop.count) == (0, 0, 0, 0)  # nothing of the wire before it
+        pipe.notify_event(START_EVENT_NAME, specific_routine=sender)
         moves(pipe, *pairs[LINKS])
         assert pairs[3] not in pipe.statistics().wires
         assert set(pipe.statistics().wires) == {*pairs[:3], *pairs[4 : LINKS + 1], *((f"c{n}", f"s{n}") for n in range(7))}
@@ -552,6 +558,48 @@ def test_links_of_a_flow_that_is_down(victim: str, change: str) -> None:
             moves(pipe, messages=5)
             drain(pipe, "camera", "clock")
             assert_sound(pipe)
+
+
+def test_a_receiver_waits_for_a_linked_sender_that_is_down() -> None:
+    """It does not end with its last other wire."""
+    with two_cameras(*APART, **SLOW) as pipe:
+        kill_for_long(pipe, "camera")
+        link(pipe, "camera", "screen")
+        unlink(pipe, "clock", "screen")
+        moves(pipe, messages=5)
+
+
+def test_nobody_waits_for_a_receiver_that_has_ended_and_is_down() -> None:
+    with two_cameras(*APART, **SLOW) as pipe:
+        unlink(pipe, "clock", "screen")
+        await_states(pipe, screen="ended")
+        kill_for_long(pipe, "screen")
+        link(pipe, "camera", "screen")
+        eventually(lambda: wire(pipe).dropped["ended"] > 3, "messages that nobody takes")
+        assert pipe.statistics().flows["screen"].state == "restarting"
+
+
+@across_and_within
+def test_a_routine_that_ends_before_it_hears_of_a_link(flows: tuple[str, ...]) -> None:
+    """Whoever has sent to it meanwhile goes on."""
+    board = Board()
+
+    class Ending(DestinationRoutine):
+        def main_logic(self, data: Any) -> None:
+            board[TAKEN] = 1
+            board.wait(GATE, timeout=60)
+            raise EndOfStream
+
+    with two_cameras(*flows, screen=Ending("screen")) as pipe:
+        board.wait(TAKEN)
+        link(pipe, "camera", "screen")
+        eventually(lambda: wire(pipe).waiting == 2, "a full queue")
+        board[GATE] = 1
+        await_states(pipe, screen="ended")
+        moves(pipe, "camera", "preview", 5)
+        eventually(lambda: wire(pipe).waiting == 0, "an empty queue")
+        now = wire(pipe)
+        assert now.received == 0
 
 
 def test_what_a_dead_receiver_had_not_read_of_an_unlinked_wire_goes_to_the_next(tmp_path: Path) -> None:

@@ -1,0 +1,277 @@
+"""The order after replicas: with several senders, flows and batches, deaths, and unlinked wires; and whose turn it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import numpy as np
+
+from killing import FAST, kill_flows, pid_of, running, snapshot_of
+from pipert_shm import KILL_EVENT_NAME, UNLINK_EVENT_NAME, BatchRoutine, DestinationRoutine, Pipe, Wire
+from pipert_shm.plan import HELD_BACK
+from pipert_shm.statistics import WireStatistics
+from routines import Burst, Forward
+from waiting import Board, eventually
+
+GATE, HELD = 0, 1
+
+
+class Share(DestinationRoutine):
+    """Counts on the board, by the number of its replica."""
+
+    def __init__(self, name: str, board: Board, first: int) -> None:
+        super().__init__(name)
+        self.board = board
+        self.first = first
+
+    def main_logic(self, data: np.ndarray) -> None:
+        self.board.add(self.first + int(self.name.rpartition("#")[2]))
+
+
+def test_idle_replicas_take_turns_beside_those_of_another_routine() -> None:
+    board = Board()
+    pipe = Pipe(policy="block")
+    source, some, others = Burst("source", board, 0), Share("some", board, 1), Share("others", board, 4)
+    pipe.create_flow("source", False, source)
+    pipe.create_flow("some", False, some, replicas=3)
+    pipe.create_flow("others", False, others, replicas=2)
+    pipe.link(Wire(source, (some, others)))
+    with running(pipe):
+        for sent in range(1, 13):
+            board[0] = sent
+
+            def all_done(sent: int = sent) -> bool:
+                shot = snapshot_of(pipe)
+                return sum(board[cell] for cell in range(1, 6)) == 2 * sent and all(
+                    r["received"] == r["handled"] for r in shot.routines[:6]
+                )
+
+            eventually(all_done, "an end of the message")
+        assert [board[cell] for cell in range(1, 6)] == [4, 4, 4, 6, 6]
+        pipe.notify_event(KILL_EVENT_NAME)
+        board[0] = 1 << 60
+
+
+class BySource(DestinationRoutine):
+    """Counts on the board, by the number in the origin's name, what comes, and what comes out of order by its way."""
+
+    def __init__(self, name: str, board: Board) -> None:
+        super().__init__(name)
+        self.board = board
+
+    def main_logic(self, data: Any) -> None:
+        way = ord(self.meta.hops[0].routine[0]) - ord("a") if len(self.meta.hops) > 1 else 0
+        cell = 100 + 20 * int(self.meta.origin[-1]) + 2 * way
+        if self.meta.sequence < self.board[cell]:
+            self.board.add(11)
+        self.board[cell] = self.meta.sequence
+        self.board.add(cell + 1)
+        self.board.add(10)
+
+
+def sent_one_by_one(pipe: Pipe, board: Board, cell: int, count: int, busy: str) -> None:
+    """Lets a source send up to so many messages, the next one when the workers, all but one, have dealt with the last one."""
+    names = list(pipe.statistics().routines)
+    others = [names.index(name) for name in names if "#" in name and name != busy]
+
+    def idle() -> bool:
+        now, shot = pipe.statistics(), snapshot_of(pipe)
+        sent = sum(wire.sent for ends, wire in now.wires.items() if ends[0].startswith("source"))
+        taken = sum(routine.received for name, routine in now.routines.items() if "#" in name)
+        rest = all(shot.routines[number]["received"] == shot.routines[number]["handled"] for number in others)
+        return sent == taken == board[8] + board[9] and rest
+
+    while board[cell] < count:
+        board.add(cell)
+        eventually(idle, "an end of the message")
+
+
+def test_the_results_for_one_sender_do_not_wait_behind_those_for_another() -> None:
+    """Nor do they come out of order: what one sender's results wait for says nothing of the other's."""
+    board = Board(200)
+    pipe = Pipe(policy="block", capacity=4)
+    sources = [Burst("source0", board, 8), Burst("source1", board, 9)]
+    worker, last = Held("a", board, slow=1), BySource("last", board)
+    for routine in (*sources, last):
+        pipe.create_flow(routine.name, False, routine)
+    pipe.create_flow("workers", False, worker, replicas=3, ordered=True)
+    pipe.link(*(Wire(source, worker) for source in sources), Wire(worker, last))
+    with running(pipe):
+        sent_one_by_one(pipe, board, 8, 9, "a#1")  # 0 -> a#0, 1 -> a#1, then a#2 and a#0 in turn
+        assert board[101] == 1
+        assert pipe.statistics().wires["source0", "a#2"].sent == HELD_BACK
+        sent_one_by_one(pipe, board, 9, 3, "a#1")  # a#0, a#2, a#0
+        assert pipe.statistics().wires["source1", "a#2"].sent == 1
+        eventually(lambda: board[121] == 3, "the results for the second sender")
+        board[GATE] = 1
+        eventually(lambda: board[101] == 9, "the results for the first sender")
+        assert board[11] == 0, "out of order"
+        pipe.notify_event(KILL_EVENT_NAME)
+        board[8] = board[9] = 1 << 60
+
+
+def test_the_order_of_batches_when_a_sender_dies() -> None:
+    """What is in a batch that is not full counts as still to come."""
+    board = Board(200)
+    pipe = Pipe(policy="block", capacity=4)
+    source, last = Burst("source0", board, 8), BySource("last", board)
+    worker = Batches("a", batch_size=3, max_wait=1000)
+    pipe.create_flow("source0", False, source, **FAST)
+    pipe.create_flow("workers", False, worker, replicas=2, ordered=True)
+    pipe.create_flow("last", False, last)
+    pipe.link(Wire(source, worker), Wire(worker, last))
+    with running(pipe):
+        for sent in range(1, 9):
+            board[8] = sent
+            eventually(lambda sent=sent: sum(_taken(pipe)) == sent, "the message in a batch")  # type: ignore[misc]
+            if sent == 2:
+                kill_flows(pipe, "source0")
+        assert _taken(pipe) == [5, 3]  # 0 2 4, 5 6 and 1 3 7
+        eventually(lambda: board[101] == 5, "all results before those of a batch that is not full")
+        assert board[11] == 0, "out of order"
+        pipe.notify_event(KILL_EVENT_NAME)
+        board[8] = 1 << 60
+
+
+def test_a_batch_is_sent_before_the_tombstone_behind_it() -> None:
+    """A routine before it in the flow has no result for a message, while a batch is not full."""
+    board = Board(200)
+    pipe = Pipe(policy="block", capacity=4)
+    source, last = Burst("source0", board, 8), BySource("last", board)
+    third, worker = NotTheThird("a"), Batches("b", batch_size=2, max_wait=1000)
+    pipe.create_flow("source0", False, source)
+    pipe.create_flow("workers", True, third, worker, replicas=2, ordered=True)
+    pipe.create_flow("last", False, last)
+    pipe.link(Wire(source, third), Wire(worker, last))
+    with running(pipe):
+        for sent in range(1, 6):
+            board[8] = sent
+            eventually(lambda sent=sent: sum(r.received for n, r in pipe.statistics().routines.items() if n[0] == "b") == sent)  # type: ignore[misc]
+        eventually(lambda: board[101] == 3, "the results of 0, 1 and 3")
+        assert board[11] == 0, "out of order"
+        pipe.notify_event(KILL_EVENT_NAME)
+        board[8] = 1 << 60
+
+
+class NotTheThird(Forward):
+    """Has no result for number 2."""
+
+    def main_logic(self, data: Any) -> Any:
+        return None if self.meta.sequence == 2 else data
+
+
+def _taken(pipe: Pipe) -> list[int]:
+    return [pipe.statistics().routines[f"a#{number}"].received for number in range(2)]
+
+
+class Batches(BatchRoutine):
+    """Sends on what it gets."""
+
+    def main_logic(self, batch: list[Any]) -> list[Any]:
+        return batch
+
+
+def test_the_order_when_the_next_receiver_can_not_read_one_of_the_queues_yet() -> None:
+    """A replica that is stopped can't tidy up after a dead receiver: until it has, its results wait where nobody may look."""
+    board = Board(200)
+    pipe = Pipe(policy="block", capacity=4)
+    source, worker, last = Burst("source0", board, 8), Forward("a"), Late("last", board)
+    pipe.create_flow("source0", False, source)
+    pipe.create_flow("workers", False, worker, replicas=2, ordered=True)
+    pipe.create_flow("last", False, last, **FAST)
+    pipe.link(Wire(source, worker), Wire(worker, last))
+    with running(pipe):
+        for sent in range(1, 5):
+            board[8] = sent
+            eventually(lambda sent=sent: sum(w.sent for w in _results(pipe)) == sent, "its result")  # type: ignore[misc]
+        board.wait(HELD)
+        assert [wire.waiting for wire in _results(pipe)] == [1, 2]
+        stopped = pid_of(pipe, "workers#0")
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            board[GATE] = 1
+            kill_flows(pipe, "last")
+            eventually(lambda: _results(pipe)[1].waiting == 0, "a look at the other queue")
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        eventually(lambda: board[101] == 3, "the others")
+        assert board[11] == 0, "out of order"
+        pipe.notify_event(KILL_EVENT_NAME)
+        board[8] = 1 << 60
+
+
+def _results(pipe: Pipe) -> list[WireStatistics]:
+    return [pipe.statistics().wires[f"a#{number}", "last"] for number in range(2)]
+
+
+class Late(BySource):
+    """Its first life takes the first message, and does not come back."""
+
+    def main_logic(self, data: Any) -> None:
+        if not self.board[GATE]:
+            self.board[HELD] = 1
+            signal.pause()
+        super().main_logic(data)
+
+
+def test_the_orders_after_two_flows_that_get_the_same_messages() -> None:
+    """A late result of the one holds back what the one has, and nothing of the other."""
+    board = Board(200)
+    pipe = Pipe(policy="block", capacity=4)
+    source = Burst("source0", board, 8)
+    one, other, last = Held("a", board, slow=0), Forward("b"), BySource("last", board)
+    pipe.create_flow("source0", False, source)
+    pipe.create_flow("one", False, one, replicas=2, ordered=True)
+    pipe.create_flow("other", False, other, replicas=2, ordered=True)
+    pipe.create_flow("last", False, last)
+    pipe.link(Wire(source, (one, other)), Wire(one, last), Wire(other, last))
+    with running(pipe):
+        board[8] = 4
+        eventually(lambda: board[103] == 4, "all results of the other")
+        eventually(lambda: pipe.statistics().wires["a#1", "last"].received >= 2, "some results of the one")
+        assert board[101] == 0
+        board[GATE] = 1
+        eventually(lambda: board[101] == 4, "all results of the one")
+        assert board[11] == 0, "out of order"
+        pipe.notify_event(KILL_EVENT_NAME)
+        board[8] = 1 << 60
+
+
+class Held(Forward):
+    """The first message that number `slow` gets it holds until the gate opens."""
+
+    def __init__(self, name: str, board: Board, slow: int) -> None:
+        super().__init__(name)
+        self.board = board
+        self.slow = slow
+
+    def main_logic(self, data: Any) -> Any:
+        if self.name.endswith(f"#{self.slow}"):
+            self.board.add(HELD)
+            self.board.wait(GATE, timeout=60)
+        return data
+
+
+def test_what_is_held_back_comes_when_the_wires_were_unlinked() -> None:
+    """The result that others wait for goes nowhere; they don't wait for ever."""
+    board = Board(200)
+    pipe = Pipe(policy="block", capacity=4)
+    source, clock = Burst("source0", board, 8), Burst("clock", board, 9)
+    worker, last = Held("a", board, slow=0), BySource("last", board)
+    pipe.create_flow("source0", False, source)
+    pipe.create_flow("clock", False, clock)
+    pipe.create_flow("workers", False, worker, replicas=2, ordered=True)
+    pipe.create_flow("last", False, last)
+    pipe.link(Wire(source, worker), Wire(worker, last), Wire(clock, last))
+    with running(pipe):
+        board[8] = 4
+        eventually(lambda: pipe.statistics().wires["a#1", "last"].received == 2, "results that are held back")
+        pipe.notify_event(UNLINK_EVENT_NAME, specific_routine="a", unlink_routine_name="last")
+        eventually(lambda: not any(w.linked for ends, w in pipe.statistics().wires.items() if ends[0].startswith("a")))
+        board[GATE] = 1  # the first result of the other is sent before it hears of the unlinking, the second one is not
+        eventually(lambda: board[101] == 3, "what was held back")
+        assert board[11] == 0, "out of order"
+        pipe.notify_event(KILL_EVENT_NAME)
+        board[8] = board[9] = 1 << 60
