@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.hand_over import SHAPE
+from bench.sheet import SIZES
 from pipert_shm import SharedMemoryTransmitter, native
 from pipert_shm.codec import Encoder, decode
 from pipert_shm.data import Meta
@@ -18,6 +18,7 @@ from pipert_shm.memory import ControlSegment, create_ring, open_ring, unlink_pip
 from pipert_shm.plan import EdgePlan
 from pipert_shm.ports import Inbox, Outbox
 
+SHAPE = SIZES["1080p"]
 NAMES = ("camera", "screen")
 CAMERA, SCREEN = 0, 1
 REACH = frozenset({CAMERA})
