@@ -17,12 +17,14 @@ class Settings:
         rounds: of each way.
         seconds: of each round, as a share of what a full run takes.
         full: whether all sizes and ways are measured, or a few.
+        largest: the size that takes turns with VGA in one pair of processes.
         without: ways that are left out.
     """
 
     rounds: int = 5
     seconds: float = 1.0
     full: bool = True
+    largest: str = "8K"
     without: tuple[str, ...] = ()
 
 

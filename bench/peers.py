@@ -24,7 +24,7 @@ Hand = Callable[[], object]
 class Pair(ABC):
     """Two processes, and a way from one to the other that loses nothing and holds `DEPTH` messages.
 
-    Made in the parent, which forks both.
+    Made in a process that forks both.
     """
 
     def __init__(self, load: Load) -> None:
@@ -43,7 +43,11 @@ class Pair(ABC):
 
 
 def by_pair(kind: Callable[[Load], Pair], sheet: Sheet) -> None:
-    """Runs one round."""
+    """Runs one round, in processes of its own: some packages leave threads and helpers behind in whoever uses them."""
+    run_together(lambda: _run_pair(kind, sheet))
+
+
+def _run_pair(kind: Callable[[Load], Pair], sheet: Sheet) -> None:
     load = sheet.load
     pair = kind(load)
 

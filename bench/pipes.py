@@ -49,12 +49,12 @@ class Camera(SourceRoutine):
         self.set_const_fps(self._load.fps)
 
     def setup(self) -> None:
-        self._frames = self._load.frames()
         if self._load.written or self._private:
+            self._frames = self._load.frames()
             return
-        for number, frame in enumerate(self._frames):
-            self._frames[number] = self.loan(frame.shape)
-            self._frames[number][:] = frame
+        for number in range(FRAMES):
+            self._frames.append(self.loan(self._load.shape(number)))
+            self._frames[number][:] = number
 
     def main_logic(self) -> Any:
         sheet = self._sheet

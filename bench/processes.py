@@ -7,9 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import wait
 
 LONGEST_ROUND_S = 40.0
+
+_led = False  # whether this process is in a group of a measurement
 
 fork = multiprocessing.get_context("fork")
 
@@ -34,6 +37,7 @@ def run_together(*targets: Callable[[], None]) -> None:
             if process.pid is not None:
                 if process.exitcode != 0:
                     _end_group(process.pid)
+                    process.kill()
                 process.join()
     if any(code != 0 for code in exit_codes):
         raise RuntimeError(
@@ -42,16 +46,17 @@ def run_together(*targets: Callable[[], None]) -> None:
 
 
 def _lead_a_group(target: Callable[[], None]) -> None:
-    os.setpgid(0, 0)
+    """Of all that the target forks in turn, so that it can be ended with it."""
+    global _led
+    if not _led:
+        os.setpgid(0, 0)
+        _led = True
     target()
 
 
 def _end_group(pid: int) -> None:
-    """The process, and what it forked in turn."""
-    try:
+    with suppress(ProcessLookupError):  # it may lead none
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def cpu_ns(pid: int) -> int:

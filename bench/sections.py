@@ -47,13 +47,16 @@ def hand_over(settings: Settings) -> Section:
     for size in ("VGA", "1080p") if settings.full else ("1080p",):
         run(Load(size, 1000, 0.5 * settings.seconds), _chosen(settings, lambda name, way: name not in SLOW_STARTERS))
 
-    mixed = Load("VGA/8K", 30, 1.2 * settings.seconds, shapes=(SIZES["VGA"], SIZES["8K"]))
+    sizes = ("VGA", settings.largest)
+    mixed = Load("/".join(sizes), 30, 1.2 * settings.seconds, shapes=tuple(SIZES[size] for size in sizes))
     alternating = measure({THIS: WAYS[THIS]}, mixed, settings.rounds)[THIS]
     section.results.append(alternating)
     slow, fast = at["1080p", 30], at["1080p", 1000]
     section.figures = [
         Figure("hand-over, 1080p, 30 fps, p50: this / iceoryx2 zero copy", _between(slow, THIS, ICEORYX), 0.6),
-        Figure("hand-over, sizes alternate, p50: 8K / VGA, the larger of it and its inverse", _by_size(alternating), 1.1),
+        Figure(
+            f"hand-over, sizes alternate, p50: {settings.largest} / VGA, or its inverse if larger", _by_size(alternating), 1.1
+        ),
         Figure("hand-over, 1080p, 1 kHz, p50: this / C futex", _between(fast, THIS, CONTROL), 4),
     ]
     return section
