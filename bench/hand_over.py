@@ -169,12 +169,12 @@ def measure(ways: Mapping[str, Way], load: Load, rounds: int) -> dict[str, Resul
 
 def table(results: list[Result]) -> list[str]:
     """Lines of text."""
-    columns = "{:34}{:>7}{:>12}{:>11}{:>20}{:>11}{:>12}{:>10}{:>14}"
+    columns = "{:38}{:>8}{:>10}{:>13}{:>24}{:>14}{:>10}{:>10}{:>12}"
     lines = [columns.format("way", "size", "pace", "p50 µs", "of each round", "p99 µs", "frames/s", "CPU µs", "received")]
     for result in results:
         load = result.load
         if not result.sheets:
-            lines.append(f"{result.way:34}{load.size:>7}{load.pace:>12}  {result.note}")
+            lines.append(f"{result.way:38}{load.size:>8}{load.pace:>10}  {result.note}")
             continue
         sent = sum(sheet.sent * sheet.receivers for sheet in result.sheets)
         received = sum(sheet.received(at) for sheet in result.sheets for at in range(sheet.receivers))
