@@ -1,7 +1,7 @@
 """Instructions of one send and of one receive, the Python around the C included: a figure that no load on the machine moves.
 
-`python -m bench.instructions` runs itself under `valgrind --tool=callgrind` three times: with nothing sent, with some messages sent,
-and with the same received; the differences are the figures. Both ends are warm and nobody sleeps: no system call is in it.
+`python -m bench.instructions` runs itself under `valgrind --tool=callgrind` three times: with nothing sent, with some messages
+sent, and with the same received; the differences are the figures. Both ends are warm, nobody sleeps and no system call is made.
 """
 
 from __future__ import annotations
