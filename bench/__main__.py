@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +35,9 @@ def run(settings: Settings, names: Sequence[str]) -> dict[str, Section]:
     for name in names:
         begun = time.monotonic()
         section = done[name] = SECTIONS[name](settings)
-        print(f"\n{section.title} ({name}, {settings.rounds} rounds, {time.monotonic() - begun:.0f} s)\n")
+        section.rows["load"] = os.getloadavg()[0]
+        took = f"{time.monotonic() - begun:.0f} s; load of the machine {section.rows['load']:.1f}"
+        print(f"\n{section.title} ({name}, {settings.rounds} rounds, {took})\n")
         for line in (*(table(section.results) if section.results else ()), *section.lines):
             print(f"  {line}", flush=True)
     return done

@@ -19,7 +19,7 @@ import numpy as np
 from bench.figures import Figure, Section, Settings
 from bench.hand_over import THIS, Way, measure, p50_us
 from bench.pipes import Relay, Screen, by_pipe
-from bench.processes import cpu_ns
+from bench.processes import cpu_ns, idle_s
 from bench.sheet import SIZES, Load, Sheet
 from pipert_shm import START_EVENT_NAME, BatchRoutine, EndOfStream, Pipe, SourceRoutine, Wire
 from pipert_shm.memory import pipe_ids
@@ -181,7 +181,7 @@ def scaling(settings: Settings) -> Section:
     """1 to 32 cameras into one batch detector: where does it bend?"""
     section = Section("Scaling: cameras of 720p at 30 fps, a flow each, into one batch detector")
     section.lines.append(
-        f"{'cameras':>8}{'offered/s':>11}{'received/s':>12}{'lost':>8}{'age p50 ms':>12}{'p99 ms':>9}{'CPU, cores':>12}"
+        f"{'cameras':>8}{'offered/s':>11}{'received/s':>12}{'lost':>8}{'age p50 ms':>12}{'p99 ms':>9}{'CPU, cores':>12}{'machine idle':>14}"
     )
     bend = None
     for cameras in (1, 2, 4, 8, 16, 24, 32) if settings.full else (1, 8):
@@ -189,7 +189,7 @@ def scaling(settings: Settings) -> Section:
         section.rows[str(cameras)] = row
         section.lines.append(
             f"{cameras:>8}{row['offered']:>11.0f}{row['received']:>12.0f}{row['lost']:>8.1%}"
-            f"{row['p50_ms']:>12.2f}{row['p99_ms']:>9.1f}{row['cores']:>12.2f}"
+            f"{row['p50_ms']:>12.2f}{row['p99_ms']:>9.1f}{row['cores']:>12.2f}{row['idle']:>14.0%}"
         )
         if bend is None and (row["lost"] > 0.01 or row["offered"] < 0.95 * 30 * cameras):
             bend = cameras
@@ -210,9 +210,9 @@ def _cameras(count: int, seconds: float) -> dict[str, float]:
         time.sleep(0.5)  # warm-up
         before = pipe.statistics()
         pids = [flow.pid for flow in before.flows.values()]
-        cpu = sum(map(cpu_ns, pids))
+        cpu, idle = sum(map(cpu_ns, pids)), idle_s()
         time.sleep(seconds)
-        after, cpu = pipe.statistics(), sum(map(cpu_ns, pids)) - cpu
+        after, cpu, idle = pipe.statistics(), sum(map(cpu_ns, pids)) - cpu, idle_s() - idle
         pipe.join(to_kill=True)
     elapsed = after.time_s - before.time_s
 
@@ -228,4 +228,5 @@ def _cameras(count: int, seconds: float) -> dict[str, float]:
         "p50_ms": age.p50_us / 1000,
         "p99_ms": age.p99_us / 1000,
         "cores": cpu / 1e9 / elapsed,
+        "idle": idle / elapsed / (os.cpu_count() or 1),
     }

@@ -27,6 +27,8 @@ class Pair(ABC):
     Made in a process that forks both.
     """
 
+    bounded = True  # whether it holds no more than `DEPTH` by itself; else its sender waits for the receiver's count
+
     def __init__(self, load: Load) -> None:
         self.load = load
 
@@ -62,6 +64,9 @@ def _run_pair(kind: Callable[[Load], Pair], sheet: Sheet) -> None:
                 time.sleep(max(0, start + ticks * load.period_ns - time.monotonic_ns()) / 1e9)
                 if not sheet.may_send():
                     continue
+            elif not pair.bounded:
+                while sheet.sent - sheet.received() > DEPTH:
+                    time.sleep(0)
             number = sheet.stamp()
             hand()
             hand = make_ready(number + 1)
@@ -291,6 +296,8 @@ class IceoryxCopy(Iceoryx):
 
 class Zenoh(Pair):
     """A publisher that puts the same shared-memory buffers again and again; the binding gives the receiver a copy of them."""
+
+    bounded = False
 
     def __init__(self, load: Load) -> None:
         super().__init__(load)

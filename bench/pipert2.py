@@ -64,8 +64,7 @@ def _run(sheet: Sheet, transmitter: str, relays: int) -> None:
     class Screen(FPSRoutine):
         def main_logic(self, data: Any) -> None:
             sheet.note(data.additional_data["frame"], int(data.additional_data["number"]))
-            if sheet.received() % 16 == 0:
-                sheet.mark(1, end=True)
+            sheet.mark(1, end=True)
 
     logger = logging.getLogger("PipeRT2")
     logger.addHandler(logging.NullHandler())

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
+from bench.hand_over import THIS, WAYS
 from bench.sheet import SIZES
 
 Results = list[dict[str, Any]]
@@ -53,7 +54,19 @@ def draw(report: dict[str, Any], directory: Path) -> list[Path]:
 
 
 def _axes() -> Axes:
-    return pyplot.subplots(figsize=(8, 5))[1]
+    return pyplot.subplots(figsize=(9, 5))[1]
+
+
+def _style(way: str) -> dict[str, Any]:
+    """The same in all plots."""
+    number = list(WAYS).index(way)
+    shade = pyplot.get_cmap("tab20")(2 * number % 20 + number // 10)  # the ten strong colours first
+    return {"label": way, "color": shade, "linewidth": 3 if way == THIS else 1.2}
+
+
+def _legend(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _by_size(results: Results, what: str, label: str) -> None:
@@ -63,20 +76,18 @@ def _by_size(results: Results, what: str, label: str) -> None:
         lines[result["way"]].append((sizes.index(result["size"]), result[what]))
     axes = _axes()
     for way, points in lines.items():
-        axes.plot(*zip(*points, strict=True), marker="o", label=way)
+        axes.plot(*zip(*points, strict=True), marker="o", **_style(way))
     axes.set_yscale("log")
     axes.set_xticks(range(len(sizes)), sizes)
     axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    _legend(axes)
 
 
 def _distribution(results: Results) -> None:
     axes = _axes()
     for result in results:
-        axes.plot(result["percentiles_us"], [percent / 100 for percent in range(101)], label=result["way"])
+        axes.plot(result["percentiles_us"], [percent / 100 for percent in range(101)], **_style(result["way"]))
     axes.set_xscale("log")
     axes.set_xlabel("µs")
     axes.set_ylabel("share of the frames that take no longer")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    _legend(axes)

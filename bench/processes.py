@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import wait
+from pathlib import Path
 
 LONGEST_ROUND_S = 40.0
 
@@ -62,3 +63,8 @@ def _end_group(pid: int) -> None:
 def cpu_ns(pid: int) -> int:
     """Processor time of a process so far, all threads: the clock that clock_getcpuclockid(3) names."""
     return time.clock_gettime_ns((~pid << 3) | 2)
+
+
+def idle_s() -> float:
+    """Seconds that all processors of the machine together have been idle so far."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=6)[4]) / os.sysconf("SC_CLK_TCK")

@@ -156,3 +156,10 @@ def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         main(["handover"])
     assert "there is no section 'handover'; there are: hand-over, throughput" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("received", [0, 200])
+def test_what_the_instruction_counter_runs(received: int) -> None:
+    command = [sys.executable, "-m", "bench.instructions", "200", str(received)]
+    told = subprocess.run(command, cwd=PACKAGE_ROOT, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stderr) == (0, "")
