@@ -180,9 +180,8 @@ def sibling(settings: Settings) -> Section:
 def scaling(settings: Settings) -> Section:
     """1 to 32 cameras into one batch detector: where does it bend?"""
     section = Section("Scaling: cameras of 720p at 30 fps, a flow each, into one batch detector")
-    section.lines.append(
-        f"{'cameras':>8}{'offered/s':>11}{'received/s':>12}{'lost':>8}{'age p50 ms':>12}{'p99 ms':>9}{'CPU, cores':>12}{'machine idle':>14}"
-    )
+    columns = ("cameras", "offered/s", "received/s", "lost", "age p50 ms", "p99 ms", "CPU, cores", "machine idle")
+    section.lines.append("{:>8}{:>11}{:>12}{:>8}{:>12}{:>9}{:>12}{:>14}".format(*columns))
     bend = None
     for cameras in (1, 2, 4, 8, 16, 24, 32) if settings.full else (1, 8):
         row = _cameras(cameras, 3 * settings.seconds)
