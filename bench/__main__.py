@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sections": {name: section.as_json() for name, section in done.items()},
     }
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(report) + "\n")
     if arguments.plot:
         from bench.plots import draw
 
