@@ -4,11 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: demo test check bench native-tests crash-points model model-full fuzz kill-campaign soak format clean
+.PHONY: demo test check bench bench-full bench-baseline bench-compare bench-instructions native-tests crash-points model model-full fuzz kill-campaign soak format clean
 
 KILLS ?= 5000
 MINUTES ?= 30
 SECONDS ?= 60
+
+BENCH_CALLS := $(BIN)/python -m pytest bench -o addopts="" -q --benchmark-only --benchmark-sort=name \
+  --benchmark-columns=min,median,iqr,rounds
 
 demo: $(VENV)/demo
 	$(BIN)/pipert-shm demo
@@ -23,10 +26,24 @@ check: $(VENV)/dev
 	$(BIN)/lint-imports
 	$(MAKE) -C csrc format-check
 
-bench: $(VENV)/dev
-	$(BIN)/python -m pytest bench -o addopts="" -q --benchmark-only --benchmark-sort=name \
-	  --benchmark-columns=min,median,iqr,rounds
-	$(BIN)/python -m bench.flow_control
+# A first look beside the peers, in about two minutes.
+bench: $(VENV)/dev $(VENV)/bench-peers
+	$(BIN)/python -m bench --quick
+
+# All of it, in about twenty minutes, kept with its plots.
+bench-full: $(VENV)/dev $(VENV)/bench-peers
+	$(BIN)/python -m bench --json docs/benchmarks/run.json --plot docs/benchmarks
+
+# Single calls, kept in .benchmarks/; and the same beside what was kept last.
+bench-baseline: $(VENV)/dev
+	$(BENCH_CALLS) --benchmark-save=baseline
+
+bench-compare: $(VENV)/dev
+	$(BENCH_CALLS) --benchmark-compare
+
+# Instructions of a send and of a receive (apt-get install valgrind).
+bench-instructions: $(VENV)/dev
+	$(BIN)/python -m bench.instructions
 
 native-tests:
 	$(MAKE) -C csrc native-tests
@@ -63,7 +80,7 @@ clean:
 	$(MAKE) -C csrc clean
 
 # An editable install with the extras of that name; again whenever the C sources change.
-$(VENV)/demo $(VENV)/dev: $(VENV)/%: $(SOURCES) | $(VENV)/made
+$(VENV)/demo $(VENV)/dev $(VENV)/bench-peers: $(VENV)/%: $(SOURCES) | $(VENV)/made
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@$(BIN)/python -c 'import cv2' || { echo 'OpenCV does not load: apt-get install libgl1 libglib2.0-0' >&2; exit 1; }
 	@touch $@

@@ -1,246 +1,96 @@
-"""The hand-over of a 1080p frame that lies ready, from one process to another, by several ways that are measured alike.
-
-A sender has a few frames in its memory before the clock starts. At each tick of its pace it takes the time and hands over the
-next one; the receiver takes the time as soon as it holds a numpy view of the frame, and notes the difference in a sheet that
-both processes map, where it disturbs nobody. A tick whose predecessor is still on its way is skipped, by every way alike: so no
-time is spent in a queue, and a way that can't keep the pace shows its own cost.
-"""
+"""Ways to hand over a frame, and rounds of them that take turns."""
 
 from __future__ import annotations
 
-import ctypes
-import math
-import mmap
-import multiprocessing
-import os
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache
-from multiprocessing.queues import Queue
-from pathlib import Path
+import importlib.util
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, SourceRoutine, Wire
+from bench.controls import by_futex
+from bench.peers import Iceoryx, IceoryxCopy, Pair, Pipe, Queue, SharedSlots, Zenoh, Zmq, by_pair
+from bench.pipert2 import by_pipert2
+from bench.pipes import by_pipe
+from bench.sheet import Load, Sheet
 
-SHAPE = (1080, 1920, 3)
-FRAMES = 4  # distinct frames that are sent in turn
-FEWEST = 10  # frames that each round sends, however long it takes
-WARM_UP = 0.1  # share of each round that is not counted
-LONGEST_ROUND_S = 30.0
-
-_fork = multiprocessing.get_context("fork")
+THIS, CONTROL = "pipert_shm", "C futex, no frame"
+ICEORYX, QUEUE, BASIC, SHARED = (
+    "iceoryx2, zero copy",
+    "multiprocessing.Queue",
+    "PipeRT 2.4.0, basic",
+    "PipeRT 2.4.0, shared memory",
+)
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How often a frame is offered, and how many ticks a round has."""
+class Way:
+    """One way to hand over.
 
-    name: str
-    fps: int
-    ticks: int
-
-    @property
-    def period_ns(self) -> int:
-        return 1_000_000_000 // self.fps
-
-
-PACES = (Pace("30 fps", 30, 40), Pace("1 kHz", 1000, 500))
-
-
-class Sheet:
-    """What one round of one way came to, in memory that its processes share."""
-
-    def __init__(self, ticks: int) -> None:
-        self._ticks = ticks
-        self._words = np.frombuffer(mmap.mmap(-1, (3 + ticks + FEWEST) * 8), np.int64)
-        self.address: int = self._words.ctypes.data
-
-    @property
-    def sent(self) -> int:
-        return int(self._words[0])
-
-    @property
-    def received(self) -> int:
-        return int(self._words[1])
-
-    @property
-    def wrong(self) -> int:
-        """Frames that were not what had been sent."""
-        return int(self._words[2])
-
-    def is_full(self, ticks: int) -> bool:
-        """Whether the round ends after so many ticks."""
-        return ticks >= self._ticks and self.sent >= FEWEST
-
-    def next_frame(self) -> int | None:
-        """Which frame the sender is to send at this tick; None: none, since the last one is still on its way."""
-        if self.received < self.sent:
-            return None
-        self._words[0] += 1
-        return (self.sent - 1) % FRAMES
-
-    def note(self, latency_ns: int, frame: np.ndarray) -> None:
-        """Takes down that the receiver holds the next frame."""
-        number = self.received
-        self._words[3 + number] = latency_ns
-        self._words[2] += not frame[0, 0, 0] == frame[-1, -1, -1] == number % FRAMES
-        self._words[1] += 1
-
-    def latencies_us(self) -> np.ndarray:
-        """Of the frames after the warm-up."""
-        first = math.ceil(self.received * WARM_UP)
-        return self._words[3 + first : 3 + self.received] / 1000
-
-
-# ---- the ways ------------------------------------------------------------------------------------
-
-
-class Camera(SourceRoutine):
-    """Sends loaned frames that it filled before, again and again, in place."""
-
-    def __init__(self, sheet: Sheet, pace: Pace) -> None:
-        super().__init__("camera")
-        self._sheet = sheet
-        self._ticks = 0
-        self._frames: list[np.ndarray] = []
-        self.declare_output(SHAPE)
-        self.set_const_fps(pace.fps)
-
-    def setup(self) -> None:
-        for number in range(FRAMES):
-            self._frames.append(self.loan(SHAPE))
-            self._frames[number][:] = number
-
-    def main_logic(self) -> np.ndarray | None:
-        if self._sheet.is_full(self._ticks):
-            raise EndOfStream
-        self._ticks += 1
-        number = self._sheet.next_frame()
-        if number is None:
-            return None
-        self.meta.captured_ns = time.monotonic_ns()
-        return self._frames[number]
-
-    def cleanup(self) -> None:
-        self._frames.clear()
-
-
-class Screen(DestinationRoutine):
-    """Takes the time at which it has a frame in hand."""
-
-    def __init__(self, sheet: Sheet) -> None:
-        super().__init__("screen")
-        self._sheet = sheet
-
-    def main_logic(self, data: np.ndarray) -> None:
-        self._sheet.note(time.monotonic_ns() - self.meta.captured_ns, data)
-
-
-def by_pipe(sheet: Sheet, pace: Pace) -> None:
-    """A source and a destination in flows of their own, as users write them.
-
-    :raises RuntimeError: when a frame was copied: then this was not the way that is to be measured.
+    Attributes:
+        run: runs one round.
+        module: that it needs.
+        ready: whether it sends frames that lie ready in shared memory; else it copies them at least once.
+        fast: whether frames of 8K don't take it seconds.
+        receivers: how many.
     """
-    pipe = Pipe()
-    camera, screen = Camera(sheet, pace), Screen(sheet)
-    pipe.create_flow("camera", False, camera)
-    pipe.create_flow("screen", False, screen)
-    pipe.link(Wire(camera, screen))
-    with pipe:
-        pipe.build()
-        pipe.notify_event(START_EVENT_NAME)
-    copied = pipe.statistics().routines["camera"].copied_bytes
-    if copied:
-        raise RuntimeError(f"{copied:,} bytes of frames were copied on a way that copies none")
+
+    run: Callable[[Sheet], object]
+    module: str = "pipert_shm"
+    ready: bool = False
+    fast: bool = False
+    receivers: int = 1
+
+    @property
+    def is_installed(self) -> bool:
+        return importlib.util.find_spec(self.module) is not None
 
 
-def by_queue(sheet: Sheet, pace: Pace) -> None:
-    """`multiprocessing.Queue`, which pickles the frame into a pipe."""
-    queue: Queue[Any] = _fork.Queue()
-
-    def send() -> None:
-        frames = [np.full(SHAPE, number, np.uint8) for number in range(FRAMES)]
-        start, ticks = time.monotonic_ns(), 0
-        while not sheet.is_full(ticks):
-            ticks += 1
-            time.sleep(max(0, start + ticks * pace.period_ns - time.monotonic_ns()) / 1e9)
-            number = sheet.next_frame()
-            if number is not None:
-                queue.put((time.monotonic_ns(), frames[number]))
-        queue.put(None)
-
-    def receive() -> None:
-        while (message := queue.get()) is not None:
-            sent_ns, frame = message
-            sheet.note(time.monotonic_ns() - sent_ns, frame)
-
-    _run_pair(send, receive)
-    queue.close()
+def _pair(kind: Callable[[Load], Pair], module: str = "multiprocessing", **marks: bool) -> Way:
+    return Way(partial(by_pair, kind), module, **marks)
 
 
-def by_futex(sheet: Sheet, pace: Pace) -> None:
-    """The control: a futex from C to C, with no frame at all."""
-    control = _compile_control()
-    mailbox = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.int64)
-    box, words = ctypes.c_void_p(mailbox.ctypes.data), ctypes.c_void_p(sheet.address)
-    ticks, fewest, period = (ctypes.c_int64(number) for number in (pace.ticks, FEWEST, pace.period_ns))
-    _run_pair(
-        lambda: control.futex_send(box, words, ticks, fewest, period),
-        lambda: control.futex_receive(box, words),
-    )
+WAYS: dict[str, Way] = {
+    CONTROL: Way(by_futex, ready=True, fast=True),
+    THIS: Way(by_pipe, ready=True, fast=True),
+    ICEORYX: _pair(Iceoryx, "iceoryx2", ready=True, fast=True),
+    "iceoryx2, one copy": _pair(IceoryxCopy, "iceoryx2", fast=True),
+    "zenoh, shared memory": _pair(Zenoh, "zenoh", ready=True, fast=True),
+    "SharedMemory + SimpleQueue": _pair(SharedSlots, fast=True),
+    "pyzmq, ipc": _pair(Zmq, "zmq"),
+    "multiprocessing.Pipe": _pair(Pipe),
+    QUEUE: _pair(Queue),
+    BASIC: Way(partial(by_pipert2, transmitter="BasicTransmitter"), "pipert2"),
+    SHARED: Way(partial(by_pipert2, transmitter="SharedMemoryTransmitter"), "pipert2"),
+}
 
 
-CONTROL, QUEUE = "C futex, no frame", "multiprocessing.Queue"
-WAYS: dict[str, Callable[[Sheet, Pace], None]] = {CONTROL: by_futex, "pipert_shm": by_pipe, QUEUE: by_queue}
-
-
-def _run_pair(send: Callable[[], None], receive: Callable[[], None]) -> None:
-    """:raises RuntimeError: when one of the two processes failed."""
-    pair = [_fork.Process(target=target, daemon=True) for target in (receive, send)]
-    for process in pair:
-        process.start()
-    deadline = time.monotonic() + LONGEST_ROUND_S
-    for process in pair:
-        process.join(max(0.0, deadline - time.monotonic()))
-    exit_codes = [process.exitcode for process in pair]
-    for process in pair:
-        process.kill()
-        process.join()
-        process.close()
-    if exit_codes != [0, 0]:
-        raise RuntimeError(f"receiver and sender ended with {exit_codes} (None: not within {LONGEST_ROUND_S} s)")
-
-
-@cache
-def _compile_control() -> ctypes.CDLL:
-    source = Path(__file__).with_name("futex.c")
-    with tempfile.TemporaryDirectory() as directory:
-        library = Path(directory, "futex.so")
-        compiler = os.environ.get("CC", "cc").split()
-        subprocess.run([*compiler, "-std=gnu11", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
-        return ctypes.CDLL(str(library))
-
-
-# ---- measuring -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
+@dataclass
 class Result:
-    """One way at one pace: its rounds, in the order in which they ran."""
+    """One way under one load: its rounds, in the order in which they ran.
+
+    Attributes:
+        note: why there are none, where there are none.
+    """
 
     way: str
-    pace: Pace
-    sheets: tuple[Sheet, ...]
+    load: Load
+    sheets: list[Sheet] = field(default_factory=list)
+    note: str = ""
+
+    def of_rounds(self, figure: Callable[[Sheet], float]) -> np.ndarray:
+        return np.array([figure(sheet) for sheet in self.sheets])
 
     @property
-    def medians_us(self) -> np.ndarray:
-        """Of each round."""
-        return np.array([np.median(sheet.latencies_us()) for sheet in self.sheets])
+    def p50s_us(self) -> np.ndarray:
+        return self.of_rounds(p50_us)
+
+    @property
+    def p50_us(self) -> float:
+        return float(np.median(self.p50s_us))
 
     @property
     def latencies_us(self) -> np.ndarray:
@@ -248,47 +98,98 @@ class Result:
         return np.concatenate([sheet.latencies_us() for sheet in self.sheets])
 
     @property
-    def p50_us(self) -> float:
-        return float(np.median(self.medians_us))
-
-    @property
     def p99_us(self) -> float:
         return float(np.percentile(self.latencies_us, 99))
 
-    def ratio_to(self, other: Result) -> float:
-        """Of the medians: taken round by round, since these ran right after each other; then the median of those."""
-        return float(np.median(self.medians_us / other.medians_us))
+    @property
+    def rate(self) -> float:
+        """Frames received per second."""
+        return float(np.median(self.of_rounds(Sheet.rate)))
+
+    @property
+    def cpu_us(self) -> float:
+        """Processor time per frame, of all processes that send or receive."""
+        return float(np.median(self.of_rounds(lambda sheet: sheet.cpu_both_us)))
+
+    def as_json(self) -> dict[str, Any]:
+        what = {"way": self.way, "size": self.load.size, "pace": self.load.pace, "note": self.note}
+        if not self.sheets:
+            return what
+        return what | {
+            "sent": sum(sheet.sent for sheet in self.sheets),
+            "received": sum(sheet.received(at) for sheet in self.sheets for at in range(sheet.receivers)),
+            "wrong": sum(sheet.wrong for sheet in self.sheets),
+            "p50_us": self.p50_us,
+            "p50_us_of_rounds": self.p50s_us.tolist(),
+            "p99_us": self.p99_us,
+            "percentiles_us": np.percentile(self.latencies_us, range(101)).tolist(),
+            "frames_per_s": self.rate,
+            "frames_per_s_of_rounds": self.of_rounds(Sheet.rate).tolist(),
+            "cpu_us_per_frame": None if np.isnan(self.cpu_us) else self.cpu_us,
+        }
 
 
-def measure(pace: Pace, rounds: int) -> dict[str, Result]:
-    """All ways, in turn, again and again."""
-    sheets: dict[str, list[Sheet]] = {way: [] for way in WAYS}
-    for _ in range(rounds):
-        for way, run in WAYS.items():
-            sheet = Sheet(pace.ticks)
-            run(sheet, pace)
-            sheets[way].append(sheet)
-    return {way: Result(way, pace, tuple(done)) for way, done in sheets.items()}
+def p50_us(sheet: Sheet) -> float:
+    return float(np.median(sheet.latencies_us()))
 
 
-def table(results: Iterable[dict[str, Result]]) -> list[str]:
-    """Lines of text: the medians, and how they relate."""
-    columns = "{:30}{:>8}{:>11}{:>22}{:>11}{:>14}{:>15}"
-    lines = [
-        columns.format("1080p, one way", "frames", "p50 µs", "p50 of each round", "p99 µs", "this/control", "mp.Queue/this")
-    ]
-    for ways in results:
-        for result in ways.values():
-            medians = result.medians_us
-            lines.append(
-                columns.format(
-                    f"{result.pace.name}, {result.way}",
-                    f"{len(result.latencies_us):,}",
-                    f"{result.p50_us:,.1f}",
-                    f"{medians.min():,.1f} to {medians.max():,.1f}",
-                    f"{result.p99_us:,.1f}",
-                    f"{result.ratio_to(ways[CONTROL]):,.2f}",
-                    f"{ways[QUEUE].ratio_to(result):,.2f}",
-                )
+def ratio(of: Result, to: Result, figure: Callable[[Sheet], float] = p50_us) -> float | None:
+    """Taken round by round, since these ran right after each other; then the median of those. None where one is missing."""
+    if not of.sheets or not to.sheets:
+        return None
+    rounds = [figure(a) / figure(b) for a, b in zip(of.sheets, to.sheets, strict=True)]
+    return statistics.median(rounds)
+
+
+def measure(ways: Mapping[str, Way], load: Load, rounds: int) -> dict[str, Result]:
+    """All ways, in turn, again and again. One that is not installed, or that fails, is noted and left out."""
+    results = {name: Result(name, load) for name in ways}
+    for name, way in ways.items():
+        if not way.is_installed:
+            results[name].note = f"not installed: pip install 'pipert_shm[bench-peers]' ({way.module})"
+    for number in range(rounds):
+        for name, way in ways.items():
+            result = results[name]
+            if result.note:
+                continue
+            sheet = Sheet(load, way.receivers)
+            try:
+                way.run(sheet)
+            except Exception as error:  # of somebody else's package, as well: the others are still to be measured
+                result.note = f"failed in round {number + 1}: {error}"
+            else:
+                if not len(sheet.latencies_us()):
+                    result.note = f"failed in round {number + 1}: of {sheet.sent} frames {sheet.received()} came"
+            if result.note:
+                result.sheets.clear()
+            else:
+                result.sheets.append(sheet)
+    return results
+
+
+def table(results: list[Result]) -> list[str]:
+    """Lines of text."""
+    columns = "{:38}{:>8}{:>10}{:>13}{:>24}{:>14}{:>10}{:>10}{:>12}"
+    lines = [columns.format("way", "size", "pace", "p50 µs", "of each round", "p99 µs", "frames/s", "CPU µs", "received")]
+    for result in results:
+        load = result.load
+        if not result.sheets:
+            lines.append(f"{result.way:38}{load.size:>8}{load.pace:>10}  {result.note}")
+            continue
+        sent = sum(sheet.sent * sheet.receivers for sheet in result.sheets)
+        received = sum(sheet.received(at) for sheet in result.sheets for at in range(sheet.receivers))
+        wrong = sum(sheet.wrong for sheet in result.sheets)
+        lines.append(
+            columns.format(
+                result.way,
+                load.size,
+                load.pace.partition(",")[0],
+                f"{result.p50_us:,.1f}",
+                f"{result.p50s_us.min():,.0f} to {result.p50s_us.max():,.0f}",
+                f"{result.p99_us:,.1f}",
+                f"{result.rate:,.0f}",
+                f"{result.cpu_us:,.0f}",
+                ("all" if sent == received else f"{received / sent:.1%}") + (f", {wrong} wrong" if wrong else ""),
             )
+        )
     return lines

@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.hand_over import SHAPE
-from pipert_shm import SharedMemoryTransmitter, native
-from pipert_shm.codec import Encoder, decode
+from bench.ends import CAMERA, EDGE, NAMES, OUTS, Ends, open_ends
+from bench.sheet import SIZES
+from pipert_shm import DestinationRoutine, Pipe, SourceRoutine, events, native
+from pipert_shm.codec import decode
 from pipert_shm.data import Meta
-from pipert_shm.memory import ControlSegment, create_ring, open_ring, unlink_pipe
-from pipert_shm.plan import EdgePlan
-from pipert_shm.ports import Inbox, Outbox
+from pipert_shm.memory import create_ring, open_ring
 
-NAMES = ("camera", "screen")
-CAMERA, SCREEN = 0, 1
-REACH = frozenset({CAMERA})
-OUTS = 1  # the sender's one edge, as a bit
+SHAPE = SIZES["1080p"]
 SLOTS = 8
-EDGE = EdgePlan(
-    number=0,
-    sender=CAMERA,
-    receiver=SCREEN,
-    policy="drop_oldest",
-    capacity=2,
-    timeout=None,
-    transmitter=SharedMemoryTransmitter(),
-    local=False,
-    bit=1,
-)
 
 pytestmark = pytest.mark.benchmark(group="one step, warm, in one process")
 on_payloads = pytest.mark.parametrize("kind", ["frame", "dict with a frame"])
-
-
-@dataclass
-class Ends:
-    """The two ends of one edge. Each has opened the segment for itself, as if it were in a process of its own."""
-
-    sending: ControlSegment
-    receiving: ControlSegment
-    sender: native.Port
-    receiver: native.Port
-    outbox: Outbox
-    inbox: Inbox
-
-    def frame(self) -> np.ndarray:
-        frame = self.outbox.loan(SHAPE, np.dtype(np.uint8))
-        frame[:] = 7
-        return frame
-
-    def encoder(self) -> Encoder:
-        return Encoder(self.sender, self.outbox.slots, NAMES[CAMERA])
 
 
 def payload_of(frame: np.ndarray, kind: str) -> object:
@@ -70,22 +36,8 @@ def frame_in(payload: Any) -> np.ndarray:
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    sending = ControlSegment.create(native.ControlSize(flows=1, routines=2, edges=1, incarnations=1, cells=16), budget=1 << 30)
-    try:
-        EDGE.format(native.EdgeRecord(sending.process, EDGE.number), REACH)
-        native.Incarnation(sending.process, 0).format(EDGE.number, EDGE.bit)
-        receiving = ControlSegment.open(sending.pipe_id)
-        sender, receiver = native.Port(sending.process, CAMERA), native.Port(receiving.process, SCREEN)
-        outbox = Outbox(sending, sender, CAMERA, NAMES[CAMERA], SLOTS, SLOTS, {})
-        outbox.add(EDGE, 0)
-        inbox = Inbox(receiving, receiver, SCREEN, NAMES, {})
-        inbox.add(EDGE, 0)
-        yield Ends(sending, receiving, sender, receiver, outbox, inbox)
-    finally:
-        unlink_pipe(sending.pipe_id)
-    for segment in (receiving, sending):
-        segment.close()
-        assert segment.unmap(), "a slot is still held"
+    with open_ends(slots=SLOTS) as opened:
+        yield opened
 
 
 def test_loan_and_release(benchmark: BenchmarkFixture, ends: Ends) -> None:
@@ -97,7 +49,7 @@ def test_loan_and_release(benchmark: BenchmarkFixture, ends: Ends) -> None:
 
 @on_payloads
 def test_encode(benchmark: BenchmarkFixture, ends: Ends, kind: str) -> None:
-    payload = payload_of(ends.frame(), kind)
+    payload = payload_of(ends.frame(SHAPE), kind)
     encoder, post, process = ends.encoder(), native.Post(), ends.sending.process
 
     def encode() -> None:
@@ -112,7 +64,7 @@ def test_encode(benchmark: BenchmarkFixture, ends: Ends, kind: str) -> None:
 
 @on_payloads
 def test_decode(benchmark: BenchmarkFixture, ends: Ends, kind: str) -> None:
-    frame = ends.frame()
+    frame = ends.frame(SHAPE)
     post = native.Post()
     post.begin(OUTS, 1)
     number, body = ends.encoder().encode(post, payload_of(frame, kind), OUTS, b"")
@@ -129,7 +81,7 @@ def test_port_send_and_receive(benchmark: BenchmarkFixture, ends: Ends) -> None:
 
     def hand_over() -> int:
         post.begin(OUTS, 1)
-        sender.send(post, messages, 0, 0, CAMERA, 0, 0, b"")
+        sender.send(post.post, messages, 0, 0, CAMERA, 0, 0, b"", 0)
         return receiver.receive(0)
 
     assert benchmark(hand_over) == native.OK
@@ -140,7 +92,7 @@ def test_port_send_and_receive(benchmark: BenchmarkFixture, ends: Ends) -> None:
 @on_payloads
 def test_hand_over_without_waking(benchmark: BenchmarkFixture, ends: Ends, kind: str) -> None:
     """All that a routine's two ends do for a message: encode, send, receive, decode, release."""
-    payload = payload_of(ends.frame(), kind)
+    payload = payload_of(ends.frame(SHAPE), kind)
     outbox, inbox = ends.outbox, ends.inbox
     sent = 0
 
@@ -158,3 +110,42 @@ def test_hand_over_without_waking(benchmark: BenchmarkFixture, ends: Ends, kind:
     counters = native.EdgeRecord(ends.sending.process, EDGE.number).counters()
     assert counters["received"] == counters["sent"] == sent
     assert native.RoutineRecord(ends.sending.process, CAMERA).counters()["copied_bytes"] == 0
+
+
+class Bell(SourceRoutine):
+    """Counts the events that it handles, in memory that the test sees."""
+
+    def __init__(self) -> None:
+        super().__init__("bell")
+        self.handled = np.frombuffer(mmap(-1, 8), np.int64)
+
+    def main_logic(self) -> None: ...
+
+    @events("RING")
+    def ring(self) -> None:
+        self.handled[0] += 1
+
+
+@pytest.mark.benchmark(group="from one process to another")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # numpy has threads; none of ours runs meanwhile
+def test_event(benchmark: BenchmarkFixture) -> None:
+    """From `notify_event` to the end of the handler in the flow."""
+    bell, sink = Bell(), DestinationRoutine("sink")
+    sink.main_logic = lambda data: None  # type: ignore[method-assign]
+    pipe = Pipe()
+    pipe.create_flow("flow", True, bell, sink)
+    rung = 0
+
+    def ring() -> None:
+        nonlocal rung
+        rung += 1
+        pipe.notify_event("RING")
+        while bell.handled[0] != rung:
+            time.sleep(0)
+
+    pipe.build()
+    try:
+        benchmark(ring)
+    finally:
+        pipe.join(to_kill=True)
+    assert bell.handled[0] == rung > 0

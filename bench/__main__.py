@@ -1,0 +1,81 @@
+"""Measures on this machine what a hand-over and a pipeline cost, beside what one would use instead; see README.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench import costs, sections
+from bench.figures import Figure, Section, Settings, figures_table
+from bench.hand_over import table
+from bench.machine import describe
+
+SECTIONS: dict[str, Callable[[Settings], Section]] = {
+    "hand-over": sections.hand_over,
+    "throughput": sections.throughput,
+    "pipelines": sections.pipelines,
+    "fan-out": sections.fan_out,
+    "payloads": sections.payloads,
+    "scaling": costs.scaling,
+    "start": costs.start,
+    "idle": costs.idle,
+    "sibling": costs.sibling,
+}
+QUICK = Settings(rounds=3, seconds=0.5, full=False)
+
+
+def run(settings: Settings, names: Sequence[str]) -> dict[str, Section]:
+    """Runs sections, and prints each as it is done."""
+    done = {}
+    for name in names:
+        begun = time.monotonic()
+        section = done[name] = SECTIONS[name](settings)
+        section.rows["load"] = os.getloadavg()[0]
+        took = f"{time.monotonic() - begun:.0f} s; load of the machine {section.rows['load']:.1f}"
+        print(f"\n{section.title} ({name}, {settings.rounds} rounds, {took})\n")
+        for line in (*(table(section.results) if section.results else ()), *section.lines):
+            print(f"  {line}", flush=True)
+    return done
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"measure only these: {', '.join(SECTIONS)}")
+    parser.add_argument("--quick", action="store_true", help="a first look in two minutes: one size, three rounds, fewer ways")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw plots there (needs matplotlib)")
+    arguments = parser.parse_args(argv)
+    unknown = [name for name in arguments.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"there is no section {unknown[0]!r}; there are: {', '.join(SECTIONS)}")
+    machine = describe()
+    for what, value in machine.items():
+        print(f"{what}: {value}")
+    done = run(QUICK if arguments.quick else Settings(), arguments.sections or list(SECTIONS))
+    figures: list[Figure] = [figure for section in done.values() for figure in section.figures]
+    print("\nFigures\n")
+    for line in figures_table(figures):
+        print(f"  {line}")
+    report = {
+        "machine": machine,
+        "quick": arguments.quick,
+        "figures": [figure.as_json() for figure in figures],
+        "sections": {name: section.as_json() for name, section in done.items()},
+    }
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report) + "\n")
+    if arguments.plot:
+        from bench.plots import draw
+
+        draw(report, arguments.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

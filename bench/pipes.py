@@ -1,0 +1,151 @@
+"""The hand-over, and whole pipelines, by this project: routines as users write them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from bench.sheet import DEPTH, FRAMES, Sheet
+from pipert_shm import (
+    START_EVENT_NAME,
+    Data,
+    DestinationRoutine,
+    EndOfStream,
+    MiddleRoutine,
+    Pipe,
+    PipeStatistics,
+    SourceRoutine,
+    Wire,
+)
+
+
+@dataclass
+class Detections(Data):
+    """A frame, and what was found in it."""
+
+    frame: np.ndarray
+    boxes: np.ndarray
+
+
+class Camera(SourceRoutine):
+    """Sends loaned frames that it filled before, again and again, in place; or writes every byte of each.
+
+    :param private: frames in its own memory, which it leaves to the library to write to shared memory.
+    """
+
+    def __init__(self, sheet: Sheet, *, private: bool = False) -> None:
+        super().__init__("camera")
+        self._sheet, self._load = sheet, sheet.load
+        self._private = private
+        self._ticks = 0
+        self._frames: list[np.ndarray] = []
+        self._boxes = np.arange(200, dtype=np.float32).reshape(50, 4)
+        self.declare_output(self._load.largest)
+        self.set_const_fps(self._load.fps)
+
+    def setup(self) -> None:
+        if self._load.written or self._private:
+            self._frames = self._load.frames()
+            return
+        for number in range(FRAMES):
+            self._frames.append(self.loan(self._load.shape(number)))
+            self._frames[number][:] = number
+
+    def main_logic(self) -> Any:
+        sheet = self._sheet
+        if sheet.is_full(self._ticks):
+            raise EndOfStream
+        self._ticks += 1
+        if not sheet.may_send():
+            return None
+        number = sheet.stamp()
+        frame = self._frames[number % FRAMES]
+        if self._load.written:
+            written = self.loan(frame.shape)
+            np.copyto(written, frame)
+            return written
+        if self._load.payload == "dataclass":
+            return Detections(frame=frame, boxes=self._boxes)
+        if self._load.payload == "dict":
+            return {"camera": 3, "boxes": [(10, 20, 30, 40)]}
+        return frame
+
+    def cleanup(self) -> None:
+        self._sheet.mark(0, end=True)
+        self._frames.clear()
+
+
+class Relay(MiddleRoutine):
+    """Forwards what it gets."""
+
+    def main_logic(self, data: Any) -> Any:
+        return data
+
+
+class Screen(DestinationRoutine):
+    """Notes the time at which it has a frame in hand.
+
+    :param busy: whether another thread of its process computes meanwhile.
+    """
+
+    def __init__(self, sheet: Sheet, at: int = 0, *, busy: bool = False) -> None:
+        super().__init__(f"screen{at}")
+        self._sheet, self._at = sheet, at
+        self._busy = busy
+        self._over = False
+
+    def setup(self) -> None:
+        if self._busy:
+            threading.Thread(target=self._compute, daemon=True).start()
+
+    def _compute(self) -> None:
+        number = 0
+        while not self._over:
+            number = (number * 31 + 7) % 1_000_003
+
+    def main_logic(self, data: Any) -> None:
+        frame = data if isinstance(data, np.ndarray) else getattr(data, "frame", None)
+        self._sheet.note(frame, self.meta.sequence, self._at)
+
+    def cleanup(self) -> None:
+        self._over = True
+        self._sheet.mark(1 + self._at, end=True)
+
+
+def by_pipe(
+    sheet: Sheet,
+    *,
+    relays: int = 0,
+    busy: bool = False,
+    private: bool = False,
+    look: Callable[[Pipe], None] = lambda pipe: None,
+) -> PipeStatistics:
+    """One round: a flow for each routine, and as many screens as the sheet has receivers.
+
+    :param look: called once all run.
+    :raises RuntimeError: when a frame was copied: then this was not the way that is to be measured.
+    """
+    load = sheet.load
+    pipe = Pipe(policy="drop_oldest" if load.fps else "block", capacity=DEPTH)
+    camera = Camera(sheet, private=private)
+    chain = [camera, *(Relay(f"relay{number}") for number in range(relays))]
+    screens = [Screen(sheet, at, busy=busy) for at in range(sheet.receivers)]
+    for routine in (*chain, *screens):
+        pipe.create_flow(routine.name, False, routine)
+    for sender, receiver in pairwise(chain):
+        pipe.link(Wire(sender, receiver))
+    pipe.link(Wire(chain[-1], screens))
+    with pipe:
+        pipe.build()
+        pipe.notify_event(START_EVENT_NAME)
+        look(pipe)
+    statistics = pipe.statistics()
+    copied = statistics.routines["camera"].copied_bytes
+    if copied and not private:
+        raise RuntimeError(f"{copied:,} bytes of frames were copied on a way that copies none")
+    return statistics

@@ -1,0 +1,70 @@
+"""Processes of a measurement: forked, waited for, and never left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import wait
+from pathlib import Path
+
+LONGEST_ROUND_S = 40.0
+
+_led = False  # whether this process is in a group of a measurement
+
+fork = multiprocessing.get_context("fork")
+
+
+def run_together(*targets: Callable[[], None]) -> None:
+    """Runs each in a process of its own, and waits for all.
+
+    :raises RuntimeError: when one of them failed, or did not end.
+    """
+    processes = [fork.Process(target=_lead_a_group, args=(target,)) for target in targets]
+    deadline = time.monotonic() + LONGEST_ROUND_S
+    try:
+        for process in processes:
+            process.start()
+        running = list(processes)
+        while running and not any(process.exitcode for process in processes) and time.monotonic() < deadline:
+            wait([process.sentinel for process in running], deadline - time.monotonic())
+            running = [process for process in running if process.exitcode is None]
+        exit_codes = [process.exitcode for process in processes]
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                if process.exitcode != 0:
+                    _end_group(process.pid)
+                    process.kill()
+                process.join()
+    if any(code != 0 for code in exit_codes):
+        raise RuntimeError(
+            f"its processes ended with {exit_codes} (None: not within {LONGEST_ROUND_S:g} s, or not before a failure)"
+        )
+
+
+def _lead_a_group(target: Callable[[], None]) -> None:
+    """Of all that the target forks in turn, so that it can be ended with it."""
+    global _led
+    if not _led:
+        os.setpgid(0, 0)
+        _led = True
+    target()
+
+
+def _end_group(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it may lead none
+        os.killpg(pid, signal.SIGKILL)
+
+
+def cpu_ns(pid: int) -> int:
+    """Processor time of a process so far, all threads: the clock that clock_getcpuclockid(3) names."""
+    return time.clock_gettime_ns((~pid << 3) | 2)
+
+
+def idle_s() -> float:
+    """Seconds that all processors of the machine together have been idle so far."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=6)[4]) / os.sysconf("SC_CLK_TCK")
