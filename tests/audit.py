@@ -258,7 +258,11 @@ def _audit_slots(shot: Snapshot, names: tuple[str, ...], in_hand: Mapping[int, i
     explained: dict[tuple[int, int], int] = defaultdict(int)
     receiver_of: dict[tuple[int, int], set[int]] = defaultdict(set)
     for i in shot.incarnations:
-        if i["state"] not in (LIVE, SENDER_DEAD) or not i["bit"]:
+        if i["state"] not in (LIVE, SENDER_DEAD):
+            continue
+        if not i["bit"]:  # within a flow: the message waits for room there, and its slot with it
+            if i["offered"] != i["settled"]:
+                _keep_message(shot, int(shot.edges[int(i["edge"])]["sender"]), explained)
             continue
         bit = 1 << int(i["bit"])
         for place in shot.rings:
@@ -303,6 +307,16 @@ def _being_sent(shot: Snapshot, sender: int, bit: int, explained: Mapping[tuple[
                     and not explained.get((ring.place, slot), 0) & bit
                 ):
                     yield ring, slot
+
+
+def _keep_message(shot: Snapshot, sender: int, explained: dict[tuple[int, int], int]) -> None:
+    """The message that a sender is about to send: in one slot at the most, which it alone holds once all others are served."""
+    for ring in shot.rings.values():
+        if ring.owner == sender and ring.slot_bytes == MESSAGE_SLOT_BYTES:
+            slots = (n for n in range(len(ring.words)) if ring.holders(n) == PRODUCER and not explained[ring.place, n])
+            for slot in slots:
+                explained[ring.place, slot] |= PRODUCER
+                return
 
 
 def _explain(shot: Snapshot, cell: int, bit: int, explained: dict[tuple[int, int], int]) -> Iterator[str]:

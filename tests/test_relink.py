@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audit import LIVE, SENDER_DEAD
+from audit import LIVE, SENDER_DEAD, audit
 from killing import FAST, assert_sound, await_motion, await_states, drain, kill_flows, launcher_of, pid_of, running, snapshot_of
 from pipert_shm import (
     LINK,
@@ -490,6 +490,35 @@ def test_the_backlog_of_an_unlinked_wire_arrives_at_a_routine_that_is_slow(tmp_p
         now = wire(pipe)
         assert (now.waiting, now.sent) == (0, now.received + now.dropped["ended"])
         assert now.received >= 8
+
+
+def test_a_message_that_waits_within_the_flow_while_its_other_wire_is_unlinked() -> None:
+    """Its slot is the sender's as long as it waits, also while that is stopped, and free when it is through."""
+    board = Board()
+    pipe = Pipe(policy="block", capacity=1, grace_period=2)
+    camera, near, far = Camera("camera"), Gated("near", board, GATE, TAKEN), Sink("far")
+    clock = Camera("clock", 500)
+    pipe.create_flow("one", False, camera, near)
+    for routine in (far, clock):
+        pipe.create_flow(routine.name, False, routine)
+    pipe.link(Wire(camera, (near, far)), Wire(clock, far))
+    with running(pipe):
+        eventually(lambda: snapshot_of(pipe).pending(0) == 1 and wire(pipe, "camera", "far").waiting == 0, "a wait for room")
+        unlink(pipe, "camera", "far")
+        drained(pipe, "camera", "far")
+        for source in ("camera", "clock"):
+            pipe.notify_event("stop", specific_routine=source)
+        await_states(pipe, camera="stopped", clock="stopped")
+        held = {0: 3}  # frames within the flow: one in hand, one that waits, one that waits for room
+        names = tuple(pipe.statistics().routines)
+        eventually(lambda: not audit(snapshot_of(pipe), names, held), "a sound state")
+        board[GATE] = 10**9
+        pipe.notify_event(START_EVENT_NAME, specific_routine="camera")
+        moves(pipe, "camera", "near", 5)
+        drain(pipe, "camera")
+        message_rings = [ring for ring in snapshot_of(pipe).rings.values() if ring.owner == 0 and ring.slot_bytes == 4096]
+        assert message_rings
+        assert not any(ring.holders(n) for ring in message_rings for n in range(len(ring.words)))
 
 
 # ---- crashes -------------------------------------------------------------------------------------
