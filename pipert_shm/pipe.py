@@ -478,7 +478,7 @@ class Pipe:
         :raises PipeStateError: when the pipe is not built.
         """
         session = self._built()
-        return read_statistics(session.plan, session.segment)
+        return read_statistics(session.segment.process, *session.plan.directory())
 
     def tap(self, routine: Routine | str) -> Tap:
         """An iterator over the newest outputs of a routine, in this process. For notebooks, previews and tests.

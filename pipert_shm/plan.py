@@ -170,6 +170,11 @@ class Plan:
     def names(self) -> tuple[str, ...]:
         return tuple(plan.routine.name for plan in self.routines)
 
+    def directory(self) -> tuple[list[str], list[tuple[str, int]]]:
+        """The flows' names, by number; and by number of the routine, its name and the number of its flow."""
+        flows = list(self.flows)
+        return flows, [(item.routine.name, flows.index(item.flow)) for item in self.routines]
+
     def find(self, name: str) -> RoutinePlan | None:
         return next((plan for plan in self.routines if plan.routine.name == name), None)
 
