@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from http.client import HTTPException
 from typing import Annotated, Any
 from urllib.error import HTTPError, URLError
@@ -156,6 +157,7 @@ def call_rpc(endpoint: str, name: str, *arguments: Any) -> Any:
         import zerorpc
     except ImportError as error:
         raise ImportError("rpc needs zerorpc: pip install 'pipert_shm[rpc]'") from error
+    _knock(endpoint)
     client = zerorpc.Client(timeout=None)  # `execute join` waits for the pipe's end; that the server is there, heartbeats tell
     try:
         client.connect(endpoint)
@@ -163,11 +165,23 @@ def call_rpc(endpoint: str, name: str, *arguments: Any) -> Any:
     except zerorpc.RemoteError as error:
         raise RemoteRefusal(f"{endpoint} refuses: {error.name}: {error.msg}") from None
     except zerorpc.LostRemote:
-        raise RemoteRefusal(f"nothing answers at {endpoint}; is RPCPipeWrapper(pipe).run_rpc_server() up there?") from None
+        raise RemoteRefusal(f"{endpoint} does not answer; is it an RPCPipeWrapper's?") from None
     except zerorpc.zmq.ZMQError as error:
         raise RemoteRefusal(f"{endpoint} is no endpoint: {error}; it looks like tcp://127.0.0.1:4242") from None
     finally:
         client.close()
+
+
+def _knock(endpoint: str) -> None:
+    """Tells at once where nobody listens; zerorpc would wait for 10 s."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if endpoint.startswith("tcp://") and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), PATIENCE_S).close()
+        except OSError as error:
+            raise RemoteRefusal(
+                f"nothing answers at {endpoint}: {error}; is RPCPipeWrapper(pipe).run_rpc_server() up there?"
+            ) from None
 
 
 @rpc.callback(

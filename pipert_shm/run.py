@@ -130,7 +130,10 @@ def _run(loaded: Loaded, api: Address | None) -> None:
     if address:
         from pipert_shm.api import APIWrapper
 
-        wrapper = APIWrapper(*address, pipe)
+        try:
+            wrapper = APIWrapper(*address, pipe)
+        except ValueError as error:  # the address is not one that it may listen on
+            raise PipertError(str(error)) from None
     with pipe:  # leaving it waits for its end, in which a signal kills it
         pipe.build()
         pipe.notify_event(START_EVENT_NAME)
@@ -158,15 +161,9 @@ def _configure(settings: LoggingSettings) -> None:
 def _log_totals(pipe: Pipe) -> None:
     statistics = pipe.statistics()
     for wire in statistics.wires.values():
-        lost = ", ".join(f"{count} {reason}" for reason, count in wire.dropped.items() if count)
-        pipe.logger.info(
-            "%s -> %s: %d sent, %d received%s",
-            wire.sender,
-            wire.receiver,
-            wire.sent,
-            wire.received,
-            lost and f"; dropped: {lost}",
-        )
+        dropped = ", ".join(f"{count} {reason}" for reason, count in wire.dropped.items() if count) or "nothing"
+        counts = wire.sender, wire.receiver, wire.sent, wire.received, dropped
+        pipe.logger.info("%s -> %s: %d sent, %d received, dropped: %s", *counts)
     for routine in statistics.routines.values():
         if routine.errors:
             pipe.logger.warning("%s: %d errors", routine.name, routine.errors)
