@@ -180,7 +180,7 @@ def top(
 
     from pipert_shm.top import compare, look, show_live, show_once
 
-    console = Console()
+    console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
     if not once:
         if as_json or not console.is_terminal:
             raise typer.BadParameter("give --once: the live table needs a terminal")

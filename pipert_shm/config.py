@@ -273,7 +273,7 @@ class PipelineFile:
         except ConfigError:
             raise
         except errors as error:
-            raise ConfigError([self._fault(path, _told(error))]) from error
+            raise ConfigError([self._fault(path, told(error))]) from error
 
     @contextmanager
     def _collecting(self, faults: list[Fault]) -> Iterator[None]:
@@ -283,8 +283,8 @@ class PipelineFile:
             faults += error.faults
 
 
-def _told(error: Exception) -> str:
-    """What an error says; and where it was raised, if that is in the code that the file names."""
+def told(error: Exception) -> str:
+    """What it says; and where it was raised, if that is in the code that the file names."""
     if isinstance(error, PipertError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)

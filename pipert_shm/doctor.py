@@ -22,6 +22,8 @@ from pipert_shm.memory import MODE, PREFIX, SHM, create_segment, free_bytes, is_
 LITTLE_SHM = 256 << 20  # some 20 frames of 1080p for a pipe
 FULL_HD = 1920 * 1080 * 3
 FEW_FILES = 1024
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+DEVICES = Path("/dev")
 EXTRAS = (
     ("zerorpc", "rpc", "RPCPipeWrapper"),
     ("socketio", "cockpit", "get_socket_logger"),
@@ -115,7 +117,7 @@ def _container() -> Iterator[Finding]:
     inside = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() or "container" in os.environ
     where = "in a container" if inside else "in no container"
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        limit = MEMORY_LIMIT.read_text().strip()
     except OSError:
         limit = "max"  # no cgroup of version 2, or the root's
     if limit == "max":
@@ -146,7 +148,7 @@ def _opencv() -> Iterator[Finding]:
 
 
 def _cameras() -> Iterator[Finding]:
-    devices = sorted(Path("/dev").glob("video[0-9]*"))
+    devices = sorted(DEVICES.glob("video[0-9]*"))
     closed = [str(device) for device in devices if not os.access(device, os.R_OK | os.W_OK)]
     found = f"this user may not use {', '.join(closed)}" if closed else ", ".join(map(str, devices)) or "none at /dev/video*"
     advice = "usermod -aG video USER, and log in again; docker run --device /dev/video0 --group-add video"

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from pipert_shm.config import PipelineFile
+from pipert_shm.config import PipelineFile, told
 from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
 from pipert_shm.pipe import Pipe
@@ -47,7 +47,7 @@ def load(path: Path) -> Loaded:
         takes nothing and returns a `Pipe` that is not built. That file is imported as a module, so what it does under
         `if __name__ == "__main__"` is not done; its own directory comes first in `sys.path`.
     :raises ConfigError: when it is none of these, or does not fit.
-    :raises PipertError: when the pipe of a `.py` file does not fit. What its code raises goes through.
+    :raises PipertError: when the pipe of a `.py` file does not fit. What else its code raises goes through.
     """
     if path.suffix in (".yaml", ".yml"):
         file = PipelineFile(path)
@@ -55,10 +55,13 @@ def load(path: Path) -> Loaded:
         return Loaded(file.make_pipe(), (api.host, api.port) if api else None, file.settings.logging)
     if path.suffix != ".py":
         raise _refusal(path, "it is neither .yaml nor .yml nor .py")
-    make_pipe = getattr(_import(path), "make_pipe", None)
-    if not callable(make_pipe):
-        raise _refusal(path, "it defines no function make_pipe(), which returns the Pipe to run")
-    pipe = make_pipe()
+    try:
+        make_pipe = getattr(_import(path), "make_pipe", None)
+        if not callable(make_pipe):
+            raise _refusal(path, "it defines no function make_pipe(), which returns the Pipe to run")
+        pipe = make_pipe()
+    except (ImportError, OSError) as error:
+        raise _refusal(path, told(error)) from error
     if not isinstance(pipe, Pipe):
         raise _refusal(path, f"its make_pipe() returned {type(pipe).__name__}, not a Pipe")
     pipe.check()

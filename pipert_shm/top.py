@@ -228,7 +228,7 @@ def _keys() -> Iterator[Any]:
     """Gives a function that waits for a key, for so many seconds, and returns what was pressed."""
     keyboard = sys.stdin.fileno()
     if not os.isatty(keyboard):
-        yield lambda seconds: "q" if select([keyboard], [], [], seconds)[0] and not os.read(keyboard, 1) else ""
+        yield lambda seconds: select([], [], [], seconds)[0]
         return
     settings = termios.tcgetattr(keyboard)
     tty.setcbreak(keyboard)
@@ -244,7 +244,8 @@ def _view(report: dict[str, Any]) -> RenderableType:
         return Text(f"no pipe runs on this machine; {free}")
     parts: list[RenderableType] = [Text(free)]
     for pipe in report["pipes"]:
-        head = f"pipe {pipe['pipe_id']}, {pipe['state']}, built by process {pipe['parent']}, {_bytes(pipe['segments_bytes'])}"
+        built = "" if pipe["parent"] is None else f", built by process {pipe['parent']}"
+        head = f"pipe {pipe['pipe_id']}, {pipe['state']}{built}, {_bytes(pipe['segments_bytes'])}"
         parts.append(Text(f"\n{head}{': ' + pipe['problem'] if pipe['problem'] else ''}", style="bold"))
         if not pipe["problem"]:
             parts += [_flows(pipe), _routines(pipe), _wires(pipe), _rings(pipe)]

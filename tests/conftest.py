@@ -225,16 +225,20 @@ StartCli = Callable[..., "subprocess.Popen[str]"]
 def start_cli(tmp_path: Path) -> Iterator[StartCli]:
     """Starts `pipert-shm` with these arguments, in a process group of its own.
 
-    `path` comes first on its module path, `cwd` is its working directory.
+    `path` comes first on its module path, `cwd` is its working directory, `wrap` a command that it is run by.
     """
     started: list[subprocess.Popen[str]] = []
 
     def start(
-        *arguments: str | Path, path: Path | None = None, cwd: Path = tmp_path, **environment: str
+        *arguments: str | Path,
+        path: Path | None = None,
+        cwd: Path = tmp_path,
+        wrap: tuple[str, ...] = (),
+        **environment: str,
     ) -> subprocess.Popen[str]:
         search = [str(PACKAGE_ROOT)] if path is None else [str(path), str(PACKAGE_ROOT)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipert_shm.cli", *map(str, arguments)],
+            [*wrap, sys.executable, "-m", "pipert_shm.cli", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -177,13 +177,23 @@ def test_faults_are_a_line_each(run_here: Callable[..., Finished], ticking: Path
         ("none.py", "make_pipe = 3", "it defines no function make_pipe(), which returns the Pipe to run"),
         ("other.py", "def make_pipe():\n    return 3", "its make_pipe() returned int, not a Pipe"),
         ("json.py", "", "a module 'json' is loaded already; give the file another name"),
+        ("importing.py", "\nimport nowhere", "ModuleNotFoundError: No module named 'nowhere' ({path}:2)"),
+        (
+            "opening.py",
+            "def make_pipe():\n    open('nothing')",
+            "FileNotFoundError: [Errno 2] No such file or directory: 'nothing' ({path}:2)",
+        ),
         ("pipe.toml", "", "it is neither .yaml nor .yml nor .py"),
     ],
 )
 def test_a_file_that_is_no_pipeline(run_here: Callable[..., Finished], tmp_path: Path, name: str, text: str, said: str) -> None:
     (tmp_path / name).write_text(text)
     end = run_here(tmp_path / name)
-    assert (end.returncode, end.stdout, end.stderr) == (1, "", f"pipert-shm: {tmp_path / name}: {said}\n")
+    assert (end.returncode, end.stdout, end.stderr) == (
+        1,
+        "",
+        f"pipert-shm: {tmp_path / name}: {said}\n".format(path=tmp_path / name),
+    )
 
 
 def test_a_pipe_that_does_not_fit_is_one_line(run_here: Callable[..., Finished], tmp_path: Path) -> None:
@@ -224,6 +234,7 @@ def test_a_signal_ends_it_cleanly(
     assert out.splitlines()[-1] == "cleaned up"
     assert "Traceback" not in err
     assert "KeyboardInterrupt" not in err
+    assert "uvicorn" not in err
     assert not [path for path in mine if path.exists()]
 
 
@@ -237,10 +248,11 @@ def test_a_failed_pipe_says_which_flow(run_cli: RunCli, ticking: Path, options: 
 
 
 def test_a_routine_that_can_not_start_is_told(run_cli: RunCli, ticking: Path) -> None:
-    ticking.write_text(TICKING.replace("Screen, parameters: {says: tick}", "NoStart") + "pipe: {on_failure: stop}\n")
+    rest = "pipe: {on_failure: stop}\nlogging: {levels: {Pipe: CRITICAL}}\n"
+    ticking.write_text(TICKING.replace("Screen, parameters: {says: tick}", "NoStart") + rest)
     end = run_cli("run", ticking)
-    assert end.returncode == 1
-    assert end.stderr.splitlines()[-1] == "pipert-shm: setup of routine 'screen' failed: RuntimeError: no screen"
+    assert (end.returncode, end.stdout) == (1, "")
+    assert end.stderr == "pipert-shm: setup of routine 'screen' failed: RuntimeError: no screen\n"
 
 
 def test_too_little_shared_memory_is_one_line(run_cli: RunCli, tmp_path: Path) -> None:
@@ -282,9 +294,11 @@ def test_an_address_that_is_taken_or_not_local(run_cli: RunCli, ticking: Path) -
 # ---- watching ------------------------------------------------------------------------------------
 
 
-def test_watch_starts_afresh_when_code_or_parameters_change(start_cli: StartCli, ticking: Path) -> None:
-    code = ticking.with_name("ticker_code.py")
-    process = start_cli("run", ticking, "--watch")
+def test_watch_starts_afresh_when_code_or_parameters_change(start_cli: StartCli, ticking: Path, tmp_path: Path) -> None:
+    code = tmp_path / "library" / "ticker_code.py"
+    code.parent.mkdir()
+    ticking.with_name("ticker_code.py").rename(code)
+    process = start_cli("run", ticking, "--watch", path=code.parent)
     read_until(process.stdout, "tick 100")
     mine = segments(process)
     ticking.write_text(TICKING.replace("says: tick", "says: tack"))
