@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from conftest import PACKAGE_ROOT
 from pipert_shm import START_EVENT_NAME, BasicTransmitter, ConfigError, Fault, PipelineFile
 from pipert_shm.plan import Restart
+from pipert_shm.run import load
 from pipert_shm.settings import schema
 
 CLASSES = """
@@ -196,6 +198,19 @@ def test_the_schema_describes_every_setting() -> None:
         assert section.get("additionalProperties") is False, name
         for field, described in section["properties"].items():
             assert described.get("description"), f"{name}.{field}"
+
+
+@pytest.mark.parametrize(("language", "suffix"), [("yaml", ".yaml"), ("python", ".py")])
+def test_the_examples_of_the_documentation_are_fit_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str, suffix: str
+) -> None:
+    text = (PACKAGE_ROOT / "docs" / "pipelines.md").read_text()
+    (example,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    path = (tmp_path / "documented").with_suffix(suffix)
+    path.write_text(example)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    structure = load(path).pipe.get_pipe_structure()
+    assert [routine["routine_name"] for routine in structure["Routines"]][:2] == ["camera", "detector"]
 
 
 # ---- files that don't ----------------------------------------------------------------------------
