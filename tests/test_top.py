@@ -12,9 +12,12 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from conftest import PACKAGE_ROOT, RunCli
@@ -22,7 +25,15 @@ from killing import FAST, await_motion, await_states, pid_of, pipe_id_of, runnin
 from pipert_shm import DestinationRoutine, Pipe, Wire, native
 from pipert_shm.cli import main
 from pipert_shm.memory import ControlSegment, unlink_pipe
-from pipert_shm.statistics import FlowStatistics, Latency, PipeStatistics, RoutineStatistics, WireStatistics
+from pipert_shm.segments import Control
+from pipert_shm.statistics import (
+    FlowStatistics,
+    Latency,
+    PipeStatistics,
+    RoutineStatistics,
+    WireStatistics,
+    read_statistics,
+)
 from pipert_shm.top import Look, Usage, compare, look, show_once
 from routines import Frames, Sink
 from test_segments import GATE, await_held, held_pipe
@@ -182,6 +193,50 @@ def test_one_that_is_damaged_is_told_and_the_others_shown(capsys: pytest.Capture
     assert f"pipe {sound}, alive, built by process {os.getpid()}" in out
     assert "camera -> busy" in out
     assert "camera -> sink[bold]" in out
+
+
+@pytest.fixture(scope="module")
+def sound() -> tuple[bytes, list[str], list[tuple[str, int]]]:
+    """The control segment of a pipe that has carried frames, and the names in it."""
+    with running(moving_pipe()) as pipe:
+        await_motion(pipe)
+        pipe_id = pipe_id_of(pipe)
+        with Control(pipe_id, stale=False) as control:
+            return Path(f"/dev/shm/pipert-{pipe_id}-c").read_bytes(), control.flows, control.routines
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=64)), max_size=8))
+def test_statistics_of_a_damaged_segment(
+    sound: tuple[bytes, list[str], list[tuple[str, int]]], writes: list[tuple[float, bytes]]
+) -> None:
+    """Numbers, or an error that `look` tells."""
+    data, flows, routines = bytearray(sound[0]), *sound[1:]
+    for place, written in writes:
+        start = int(place**2 * (len(data) - len(written)))  # the records come first, then queues
+        data[start : start + len(written)] = written
+    copy = native.Copy(bytes(data))
+    try:
+        process = native.Process(copy.address, len(data))
+    except ValueError:
+        return
+    try:
+        read_statistics(process, flows, routines)
+    except (ValueError, LookupError):
+        event("refused")
+    finally:
+        process.close()
+
+
+def test_a_policy_that_does_not_exist(sound: tuple[bytes, list[str], list[tuple[str, int]]]) -> None:
+    data, flows, routines = sound
+    copy = native.Copy(data)
+    process = native.Process(copy.address, len(data))
+    assert len(read_statistics(process, flows, routines).wires) == 2
+    native.EdgeRecord(process, 0)._record.policy = 99
+    with pytest.raises(LookupError):
+        read_statistics(process, flows, routines)
+    process.close()
 
 
 # ---- on a terminal -------------------------------------------------------------------------------
