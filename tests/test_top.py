@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import pty
 import re
@@ -132,6 +133,32 @@ def test_a_flow_that_was_restarted(run_cli: RunCli) -> None:
     work = by_name(found["flows"])["work"]
     assert (work["restarts"], work["last_exit"], work["cpu_percent"]) == (1, -9, None)
     assert by_name(found["flows"])["video"]["cpu_percent"] is not None
+
+
+def test_what_a_process_uses() -> None:
+    """This one, whose CPU time Python tells too, and which takes 16 MB of each kind."""
+
+    def usage() -> Usage:
+        used = Usage.of(os.getpid())
+        assert used is not None
+        return used
+
+    size, tick = 16 << 20, 1 / os.sysconf("SC_CLK_TCK")
+    before = usage()
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    with mmap.mmap(-1, size) as shared, mmap.mmap(-1, size, flags=private) as own:
+        for place in range(0, size, mmap.PAGESIZE):
+            shared[place] = own[place] = 1
+        least = sum(os.times()[:2])
+        after = usage()
+        most = sum(os.times()[:2])
+    assert least - 2 * tick <= after.cpu_s <= most + 2 * tick
+    rounding = 2 << 20  # the kernel counts in batches
+    assert abs(after.private_bytes - before.private_bytes - size) < rounding
+    assert abs(after.shared_bytes - before.shared_bytes - size) < rounding
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    assert Usage.of(process.pid) is None
 
 
 # ---- numbers -------------------------------------------------------------------------------------
