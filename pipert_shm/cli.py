@@ -35,6 +35,8 @@ class _Commands(TyperGroup):
             if isinstance(error, BrokenPipeError):
                 raise  # of `| head`
             status = _fail(str(error))
+        except KeyboardInterrupt:
+            status = INTERRUPTED
         ctx.exit(status or OK)
 
 
