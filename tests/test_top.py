@@ -78,7 +78,14 @@ def test_a_pipe_that_moves(run_cli: RunCli) -> None:
     with running(moving_pipe()) as pipe:
         await_motion(pipe)
         before = pipe.statistics()
-        found = report_on(pipe, run_cli)
+        found: dict[str, Any] = {}
+
+        def all_moved() -> bool:
+            found.update(report_on(pipe, run_cli))
+            came = [wire["received_per_s"] > 0 and wire["hop"]["p50_us"] is not None for wire in found["wires"]]
+            return all(came) and all(routine["busy_percent"] > 0 for routine in found["routines"])
+
+        eventually(all_moved, "motion on every wire between two looks")
         after = pipe.statistics()
         pids = {flow: pid_of(pipe, flow) for flow in ("video", "work")}
     assert (found["state"], found["parent"], found["problem"]) == ("alive", os.getpid(), "")
@@ -91,12 +98,9 @@ def test_a_pipe_that_moves(run_cli: RunCli) -> None:
     for name, routine in routines.items():
         assert before.routines[name].sent <= routine["sent"] <= after.routines[name].sent
         assert before.routines[name].received <= routine["received"] <= after.routines[name].received
-        assert routine["busy_percent"] > 0
-    assert routines["camera"]["sent_per_s"] > 0
     assert routines["camera"]["age"] == {"p50_us": None, "p99_us": None}
     for wire in found["wires"]:
         assert (wire["sender"], wire["policy"], wire["capacity"], wire["linked"]) == ("camera", "drop_oldest", 2, True)
-        assert wire["received_per_s"] > 0
         assert 0 < wire["hop"]["p50_us"] <= wire["hop"]["p99_us"]
         assert routines[wire["receiver"]]["age"]["p50_us"] > 0
 
