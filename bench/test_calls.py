@@ -56,7 +56,7 @@ class Ends:
         return frame
 
     def encoder(self) -> Encoder:
-        return Encoder(self.sender, self.outbox.slots, NAMES[CAMERA], REACH)
+        return Encoder(self.sender, self.outbox.slots, NAMES[CAMERA])
 
 
 def payload_of(frame: np.ndarray, kind: str) -> object:
@@ -76,7 +76,7 @@ def ends() -> Iterator[Ends]:
         native.Incarnation(sending.process, 0).format(EDGE.number, EDGE.bit)
         receiving = ControlSegment.open(sending.pipe_id)
         sender, receiver = native.Port(sending.process, CAMERA), native.Port(receiving.process, SCREEN)
-        outbox = Outbox(sending, sender, CAMERA, NAMES[CAMERA], REACH, SLOTS, SLOTS, {})
+        outbox = Outbox(sending, sender, CAMERA, NAMES[CAMERA], SLOTS, SLOTS, {})
         outbox.add(EDGE, 0)
         inbox = Inbox(receiving, receiver, SCREEN, NAMES, {})
         inbox.add(EDGE, 0)
@@ -104,9 +104,9 @@ def test_encode(benchmark: BenchmarkFixture, ends: Ends, kind: str) -> None:
         post.begin(OUTS, 1)
         encoder.encode(post, payload, OUTS, b"")
         process.release(post.post.slot[0])
+        post.post.slots = 0
 
     benchmark(encode)
-    assert post.post.slots == 1
     assert encoder.copied_bytes == 0
 
 
@@ -116,7 +116,7 @@ def test_decode(benchmark: BenchmarkFixture, ends: Ends, kind: str) -> None:
     post = native.Post()
     post.begin(OUTS, 1)
     number, body = ends.encoder().encode(post, payload_of(frame, kind), OUTS, b"")
-    decoded = benchmark(decode, number, memoryview(body), [frame.data.cast("B")])
+    decoded = benchmark(decode, number, body, 0, [frame.data.cast("B")])
     ends.sending.process.release(post.post.slot[0])
     assert np.array_equal(frame_in(decoded), frame)
 

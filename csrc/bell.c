@@ -19,6 +19,10 @@ uint32_t pshm_bell_arm(pshm_bell *bell) {
     return atomic_load_explicit(&bell->word, memory_order_seq_cst);
 }
 
+uint32_t pshm_bell_word(const pshm_bell *bell) {
+    return atomic_load_explicit(&bell->word, memory_order_seq_cst);
+}
+
 void pshm_bell_disarm(pshm_bell *bell) {
     PSHM_POINT();
     atomic_store_explicit(&bell->waiting, 0, memory_order_seq_cst);

@@ -21,6 +21,10 @@ typedef struct pshm_bell {
 /* Waiter only. Returns the word to wait on; look after this call. Wait-free. */
 uint32_t pshm_bell_arm(pshm_bell *bell);
 
+/* Waiter only, to sleep without being armed: then only pshm_bell_ring_always wakes it.
+ * The word to wait on; look after this call. Wait-free. */
+uint32_t pshm_bell_word(const pshm_bell *bell);
+
 /* Waiter only. Wait-free. */
 void pshm_bell_disarm(pshm_bell *bell);
 

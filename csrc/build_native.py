@@ -18,6 +18,8 @@ DECLARATIONS = """
 #define PSHM_BUCKETS ...
 #define PSHM_MESSAGE_BYTES ...
 #define PSHM_MESSAGE_SLOTS ...
+#define PSHM_OFFSET_BITS ...
+#define PSHM_OFFSET_BITS ...
 #define PSHM_REASONS ...
 #define PSHM_POLICY_DROP_OLDEST ...
 #define PSHM_POLICY_DROP_NEWEST ...
@@ -45,7 +47,6 @@ DECLARATIONS = """
 #define PSHM_FULL ...
 #define PSHM_PROTOCOL ...
 
-uint64_t pshm_now(void);
 uint64_t pshm_histogram_value(uint32_t bucket);
 void pshm_histogram_add(uint64_t *histogram, uint64_t ns);
 
@@ -95,6 +96,7 @@ typedef struct pshm_routine_record {
     uint64_t handled;
     uint64_t sequence;
     uint64_t lost_in_crash;
+    uint64_t counter[...];
     uint64_t age[...];
     ...;
 } pshm_routine_record;
@@ -179,10 +181,10 @@ typedef struct pshm_delivery {
     uint32_t kind;
     uint32_t hops;
     uint32_t slots;
+    uint32_t body_bytes;
     uint64_t slot[...];
     void *address[...];
     uint64_t slot_bytes[...];
-    uint32_t body_bytes;
     uint8_t body[...];
     ...;
 } pshm_delivery;
@@ -198,12 +200,14 @@ void pshm_port_remove_out(pshm_port *port, uint32_t out);
 void pshm_port_notify(pshm_port *port);
 bool pshm_port_noticed(pshm_port *port);
 int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *descriptor, void **address);
-bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, uint64_t bytes, uint64_t *descriptor,
-                         uint64_t *offset);
+uint64_t pshm_port_refer(pshm_port *port, pshm_post *post, uint64_t outs, const void *address, uint64_t bytes);
+bool pshm_process_reference(pshm_process *process, const void *address, uint64_t bytes, uint64_t *descriptor,
+                            uint64_t *offset);
 void pshm_tickets_read(const pshm_edge_record *record, uint64_t *pushed, uint64_t *done);
 void pshm_tickets_done(pshm_edge_record *record, uint64_t ticket);
 void pshm_port_pause(pshm_port *port, uint32_t place, bool paused);
 uint32_t pshm_port_choose(pshm_port *port, uint64_t outs);
+int pshm_port_rest(pshm_port *port, uint64_t timeout_ns);
 int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns);
 int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t sequence, uint64_t captured_ns,
                    uint32_t origin, uint32_t kind, uint32_t hops, const void *body, uint32_t bytes);

@@ -19,6 +19,7 @@
 #define PSHM_RINGS 1024u    /* rings that exist at one time */
 #define PSHM_ROUTINES 1024u /* of a pipe, taps included */
 #define PSHM_BUCKETS 608u   /* of a latency histogram, see pshm_histogram_add */
+#define PSHM_COUNTERS 8u    /* of a routine, that its class gives names to */
 #define PSHM_FOREVER UINT64_MAX
 
 enum pshm_policy { PSHM_POLICY_DROP_OLDEST, PSHM_POLICY_DROP_NEWEST, PSHM_POLICY_BLOCK };
@@ -97,15 +98,16 @@ typedef struct pshm_routine_record {
     uint64_t sent;
     uint64_t errors;
     uint64_t logs_lost;
-    uint64_t copied_bytes;      /* buffer bytes copied into a slot to send them */
-    uint64_t in_band_bytes;     /* pickled bytes that stood in messages */
-    uint64_t busy_ns;           /* spent in main_logic */
-    uint64_t busy_since_ns;     /* when main_logic was called; 0 outside */
-    uint64_t handled;           /* received messages that are done with */
-    uint64_t sequence;          /* of a source's next message */
-    uint64_t tickets;           /* that were given to its messages */
-    uint64_t lost_in_crash;     /* messages that a dead process had taken */
-    uint64_t age[PSHM_BUCKETS]; /* ns from capture to receipt */
+    uint64_t copied_bytes;           /* buffer bytes copied into a slot to send them */
+    uint64_t in_band_bytes;          /* pickled bytes that stood in messages */
+    uint64_t busy_ns;                /* spent in main_logic */
+    uint64_t busy_since_ns;          /* when main_logic was called; 0 outside */
+    uint64_t handled;                /* received messages that are done with */
+    uint64_t sequence;               /* of a source's next message */
+    uint64_t tickets;                /* that were given to its messages */
+    uint64_t lost_in_crash;          /* messages that a dead process had taken */
+    uint64_t counter[PSHM_COUNTERS]; /* its class's own */
+    uint64_t age[PSHM_BUCKETS];      /* ns from capture to receipt */
 } pshm_routine_record;
 
 /* Written by the launcher only. */

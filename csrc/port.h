@@ -22,6 +22,7 @@
 #define PSHM_INS 256u
 #define PSHM_MESSAGE_BYTES 4096u
 #define PSHM_MESSAGE_SLOTS 32u
+#define PSHM_OFFSET_BITS 48
 
 enum pshm_status {
     PSHM_OK,
@@ -46,7 +47,9 @@ typedef struct pshm_message {
     uint64_t slot[];
 } pshm_message;
 
-/* One message on its way out. `outs` are bits of the port's outgoing edges. */
+/* One message on its way out. `outs` are bits of the port's outgoing edges. Between
+ * messages `message` is PSHM_NO_SLOT, and all but `token` is 0: so the end of one leaves
+ * it, and the next needs only what it is to carry. */
 typedef struct pshm_post {
     uint64_t outs;    /* still to be served */
     uint64_t token;   /* for the local ones */
@@ -79,10 +82,10 @@ typedef struct pshm_delivery {
     uint32_t kind;
     uint32_t hops;
     uint32_t slots; /* one lease each, ended by the receiver's exporters */
+    uint32_t body_bytes;
     uint64_t slot[PSHM_MESSAGE_SLOTS];
     void *address[PSHM_MESSAGE_SLOTS];
     uint64_t slot_bytes[PSHM_MESSAGE_SLOTS];
-    uint32_t body_bytes;
     uint8_t body[PSHM_MESSAGE_BYTES];
 } pshm_delivery;
 
@@ -141,11 +144,14 @@ bool pshm_port_noticed(pshm_port *port);
 int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *descriptor,
                       void **address);
 
-/* Where [address, +bytes) lies in one slot held by this process that could be
- * sent on `outs` as it is: takes a lease on it, returns true. Not so when one
- * of the edges still holds that slot. */
-bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, uint64_t bytes,
-                         uint64_t *descriptor, uint64_t *offset);
+/* Where [address, +bytes) lies in one slot held by this process that can be sent
+ * on `outs` as it is: makes that slot one of the post's, under one lease however
+ * often it is referred to. Returns its index among them << PSHM_OFFSET_BITS | the offset
+ * in the slot; or PSHM_NO_SLOT where it has to be copied: when it lies elsewhere, one of
+ * the edges still holds that slot or can't carry its ring's, or only one place is left,
+ * which is kept for what is copied. */
+uint64_t pshm_port_refer(pshm_port *port, pshm_post *post, uint64_t outs, const void *address,
+                         uint64_t bytes);
 
 /* Of edges whose receivers do the same work, the one whose receiver has the least
  * before it, in its queue and in its hands; those that have ended come last. */
@@ -155,6 +161,10 @@ uint32_t pshm_port_choose(pshm_port *port, uint64_t outs);
  * at the most; PSHM_OK, PSHM_NOTICE or PSHM_TIMED_OUT. A signal ends it early,
  * with the last. */
 int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns);
+
+/* Sleeps `timeout_ns`, or until there is a notice: PSHM_TIMED_OUT or PSHM_NOTICE. What
+ * comes in meanwhile wakes nobody. A signal ends it early. */
+int pshm_port_rest(pshm_port *port, uint64_t timeout_ns);
 
 /* Sends a message: slot, holds, end of the caller's leases, push, ring; in this
  * order, so that a receiver may be the only holder. Blocks by the policy.

@@ -143,16 +143,37 @@ int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *d
     return PSHM_OK;
 }
 
-bool pshm_port_reference(pshm_port *port, uint64_t outs, const void *address, uint64_t bytes,
-                         uint64_t *descriptor, uint64_t *offset) {
-    if (!pshm_process_reference(port->process, address, bytes, descriptor, offset)) return false;
+/* Whether the edges can carry the slot. Their bits are set by this thread alone, so
+ * "none of them holds it" stays true. */
+static bool can_carry(const pshm_port *port, uint64_t outs, uint64_t descriptor) {
+    const pshm_mapping *mapping =
+        pshm_process_find(port->process, pshm_descriptor_ring(descriptor));
     uint32_t bits = 0;
-    while (outs != 0) bits |= port->out[next_out(&outs)].mask;
-    pshm_mapping *mapping = pshm_process_find(port->process, pshm_descriptor_ring(*descriptor));
-    /* These bits are set by this thread alone, so "clear" stays true. */
-    if (mapping != NULL && !pshm_ring_holds(&mapping->ring, *descriptor, bits)) return true;
-    pshm_process_release(port->process, *descriptor);
-    return false;
+    if (mapping == NULL) return false;
+    while (outs != 0) {
+        const pshm_edge *edge = &port->out[next_out(&outs)];
+        if (edge->local) continue;
+        if (!pshm_edge_reaches(edge, mapping->ring.owner)) return false;
+        bits |= edge->mask;
+    }
+    return !pshm_ring_holds(&mapping->ring, descriptor, bits);
+}
+
+uint64_t pshm_port_refer(pshm_port *port, pshm_post *post, uint64_t outs, const void *address,
+                         uint64_t bytes) {
+    uint64_t descriptor, offset;
+    if (!pshm_process_reference(port->process, address, bytes, &descriptor, &offset))
+        return PSHM_NO_SLOT;
+    uint32_t place = 0;
+    while (place < post->slots && place < PSHM_MESSAGE_SLOTS && post->slot[place] != descriptor)
+        place++;
+    if (place == post->slots && place < PSHM_MESSAGE_SLOTS - 1 &&
+        can_carry(port, outs, descriptor)) {
+        post->slot[post->slots++] = descriptor;
+        return (uint64_t)place << PSHM_OFFSET_BITS | offset;
+    }
+    pshm_process_release(port->process, descriptor);
+    return place < post->slots ? (uint64_t)place << PSHM_OFFSET_BITS | offset : PSHM_NO_SLOT;
 }
 
 /* ---- send -------------------------------------------------------------- */
@@ -337,6 +358,8 @@ static uint64_t first_deadline(const pshm_post *post) {
 
 static void end_post(pshm_port *port, pshm_post *post) {
     port->post = NULL;
+    post->offered = 0;
+    post->ticket = 0;
     if (post->message == PSHM_NO_SLOT) return;
     pshm_process_drop(port->process, post->message, PSHM_PRODUCER);
     post->message = PSHM_NO_SLOT;
@@ -402,6 +425,18 @@ int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns) {
             undisturbed = pshm_bell_wait(bell, word, sleep_until(now, deadline));
         pshm_bell_disarm(bell);
         if (!undisturbed) return PSHM_TIMED_OUT; /* Python's signal handlers run between calls */
+    }
+}
+
+int pshm_port_rest(pshm_port *port, uint64_t timeout_ns) {
+    uint64_t now = pshm_now(), deadline = after(now, timeout_ns);
+    for (;;) {
+        uint32_t word = pshm_bell_word(&port->record->bell); /* before the look: see bell.h */
+        if (notice(port)) return PSHM_NOTICE;
+        if (now >= deadline) return PSHM_TIMED_OUT;
+        bool undisturbed = pshm_bell_wait(&port->record->bell, word, sleep_until(now, deadline));
+        if (!undisturbed) return PSHM_TIMED_OUT;
+        now = pshm_now();
     }
 }
 

@@ -2,9 +2,9 @@
 
 Layers, each importing only from those before it:
 
-    errors -> native -> memory -> codec -> data, events, transmit -> join -> routine -> wire -> plan -> channel, logs, ports
-    -> order -> intake -> runner -> flow -> links, nursery -> growth -> launcher -> statistics, tap -> session -> pipe
-    -> api, rpc, video, config -> demo, run -> cli; cockpit and segments beside
+    errors -> native -> memory -> codec -> data, events, transmit, counters -> join -> routine -> wire -> plan
+    -> channel, logs, ports -> order -> intake -> runner -> flow -> links, nursery -> growth -> launcher -> statistics, tap
+    -> session -> pipe -> api, rpc, video, config -> demo, run, top, doctor, remote -> cli; cockpit and segments beside
 
 Every public name has one home, and is re-exported here once.
 """
@@ -57,10 +57,11 @@ if TYPE_CHECKING:
     from pipert_shm.cockpit import get_socket_logger
     from pipert_shm.config import PipelineFile
     from pipert_shm.rpc import RPCPipeWrapper
+    from pipert_shm.video.capture import VideoInfo
     from pipert_shm.video.detection import DetectedFrame, MotionDetector
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import DetectionWriter
-    from pipert_shm.video.source import VideoInfo, VideoSource
+    from pipert_shm.video.source import VideoSource, video_sources
 
 __all__ = [
     "KILL_EVENT_NAME",
@@ -122,6 +123,7 @@ __all__ = [
     "create_app",
     "events",
     "get_socket_logger",
+    "video_sources",
     "writable",
 ]
 
@@ -135,8 +137,9 @@ _LAZY = {
     "DetectionWriter": "pipert_shm.video.output",
     "MotionDetector": "pipert_shm.video.detection",
     "VideoError": "pipert_shm.video.opencv",
-    "VideoInfo": "pipert_shm.video.source",
+    "VideoInfo": "pipert_shm.video.capture",
     "VideoSource": "pipert_shm.video.source",
+    "video_sources": "pipert_shm.video.source",
 }
 
 

@@ -99,6 +99,7 @@ class RoutineModel(_Counters):
     in_band_bytes: int
     busy_s: float
     age: LatencyModel
+    counters: dict[str, int]
 
 
 class WireModel(_Counters):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copyreg
 import dataclasses
 import io
+import math
 import pickle
 import struct
 from collections import ChainMap
@@ -31,10 +32,15 @@ ARRAY = 1
 
 TICKETED = 0x100  # a ticket follows the hops
 TOMBSTONE = 0x200  # there is no payload
+STAMPED = 0x400  # a time stamp follows these
 TICKET = struct.Struct("=QQ")  # routine that gave it, number
+STAMP = struct.Struct("=d")  # seconds
 
 HOP = struct.Struct("=QQQ")  # routine, sent ns, received ns
-_ARRAY_HEAD = struct.Struct("=QBB")  # offset, dimensions, length of the dtype's text
+_OFFSET = struct.Struct("=Q")  # of an array in its slot; its layout follows
+_LAYOUT_HEAD = struct.Struct("=BB")  # dimensions, length of the dtype's text; shape, strides and text follow
+OFFSET_MASK = (1 << native.OFFSET_BITS) - 1
+MOST_LAYOUTS = 256  # that are remembered
 _PICKLE_HEAD = struct.Struct("=IIQ?")  # buffers, bytes of table and stream, their offset in slot 0, whether they are there
 _BUFFER = struct.Struct("=HQQ")  # slot, offset, bytes (0: the whole slot)
 
@@ -67,8 +73,6 @@ def _order(array: np.ndarray) -> str:
 def extent_of(array: np.ndarray) -> tuple[int, int, int]:
     """First address, lowest address and span in bytes of an array's memory."""
     first: int = array.__array_interface__["data"][0]
-    if array.flags.c_contiguous:
-        return first, first, array.nbytes
     low, high = first, first + array.itemsize
     for length, stride in zip(array.shape, array.strides, strict=True):
         reach = (length - 1) * stride
@@ -80,18 +84,14 @@ def extent_of(array: np.ndarray) -> tuple[int, int, int]:
 
 
 class Encoder:
-    """Turns one routine's payloads into messages. The routine's thread only.
+    """Turns one routine's payloads into messages. The routine's thread only."""
 
-    :param reach: numbers of the routines whose rings this routine's wires can carry; others' frames are copied.
-    """
-
-    def __init__(self, port: native.Port, slots: Slots, name: str, reach: frozenset[int]) -> None:
+    def __init__(self, port: native.Port, slots: Slots, name: str) -> None:
         self._port = port
         self._slots = slots
         self._name = name
-        self._reach = reach
         self._threshold = THRESHOLD
-        self._dtypes: dict[np.dtype[Any], bytes] = {}
+        self._layouts: dict[tuple[tuple[int, ...], np.dtype[Any]], bytes] = {}  # of C-contiguous arrays
         self._stream = io.BytesIO()
         self._referencing = self._pickler({np.ndarray: self._reduce_array}, self._take_buffer)
         self._plain = pickle.Pickler(self._stream, 5)
@@ -103,7 +103,6 @@ class Encoder:
         self._table: list[tuple[int, int, int]] = []
         self._packed: list[tuple[int, np.ndarray]] = []
         self._packed_bytes = 0
-        self._slot_index: dict[int, int] = {}
 
     def _pickler(
         self, reducers: dict[type, Callable[[Any], Any]], take: Callable[[pickle.PickleBuffer], bool]
@@ -125,26 +124,33 @@ class Encoder:
     ) -> tuple[int, bytes]:
         """Puts the payload's buffers into slots of `post` (one lease each); returns kind and body.
 
-        :param outs: the outgoing edges it goes to.
+        :param outs: the outgoing edges it goes to, all of them remote.
         :param hops: the bytes that the body starts with.
         :param threshold: bytes from which on a buffer goes to a slot.
         :param in_band: no references, no shared buffers: the receiver gets writable copies.
         :raises PayloadError: when it does not pickle.
         :raises NoFreeSlot, SharedMemoryFull, Stopping: see `Slots.reserve`. In any case nothing is held then.
         """
-        self._post, self._outs, self._threshold = post, outs, threshold
         self.copied_bytes = self.in_band_bytes = 0
-        self._table, self._packed, self._packed_bytes = [], [], 0
-        self._slot_index = {}
+        if type(payload) is np.ndarray and not in_band:  # the shortest way: it lies in a slot, and one like it was sent before
+            layout, flags = self._layouts.get((payload.shape, payload.dtype)), payload.flags
+            if layout is not None and payload.nbytes >= threshold and flags.c_contiguous:
+                offset = self._port.refer(post.post, outs, native.memory_of(payload), payload.nbytes)
+                if offset != native.NO_SLOT:  # it is the first slot, so that there is nothing before the offset
+                    if flags.writeable:
+                        flags.writeable = False
+                    return ARRAY, hops + _OFFSET.pack(offset) + layout
+        self._post, self._outs, self._threshold = post, outs, threshold
         try:
-            if type(payload) is np.ndarray and not in_band and payload.nbytes >= self._threshold and _is_plain(payload.dtype):
+            if type(payload) is np.ndarray and not in_band and payload.nbytes >= threshold and _is_plain(payload.dtype):
                 return ARRAY, hops + self._encode_array(payload)
             return PICKLE, hops + self._encode_pickle(payload, hops, in_band)
         except BaseException:
             self._let_go()
             raise
         finally:
-            self._packed = []
+            if self._packed:
+                self._packed, self._packed_bytes = [], 0
 
     def _let_go(self) -> None:
         post = self._post.post
@@ -157,9 +163,7 @@ class Encoder:
         if isinstance(payload, np.ndarray):
             if payload.flags.writeable:
                 _, low, span = extent_of(payload)
-                found = self._port.reference(0, low, span)
-                if found is not None:
-                    self._port.process.release(found[0])
+                if self._port.process.holds(native.memory_at(low), span):
                     payload.flags.writeable = False
         elif depth and not isinstance(payload, str | bytes | int | float):
             for _, part in _parts(payload, ""):
@@ -168,40 +172,40 @@ class Encoder:
     # a bare array
 
     def _encode_array(self, array: np.ndarray) -> bytes:
-        placed = self._reference(array)
-        if placed is None:
-            offset = self._pack_later(array)
-            self._write_packed()
-            strides = self._packed_strides(array)
-        else:
-            _, offset = placed
-            strides = array.strides
-        text = self._dtypes.get(array.dtype)
-        if text is None:
-            text = self._dtypes[array.dtype] = array.dtype.str.encode()
-        n = array.ndim
-        return _ARRAY_HEAD.pack(offset, n, len(text)) + struct.pack(f"={2 * n}q", *array.shape, *strides) + text
+        placed = self._refer(array)
+        if placed is not None:
+            return _OFFSET.pack(placed[1]) + self._layout(array, array.strides)
+        offset = self._pack_later(array)
+        self._write_packed()
+        return _OFFSET.pack(offset) + self._layout(array, self._packed_strides(array))
 
-    def _reference(self, array: np.ndarray) -> tuple[int, int] | None:
+    def _layout(self, array: np.ndarray, strides: tuple[int, ...]) -> bytes:
+        """How an array lies in its slot, but for where it begins."""
+        if not array.flags.c_contiguous:
+            return _write_layout(array, strides)
+        key = array.shape, array.dtype
+        layout = self._layouts.get(key)
+        if layout is None:
+            if len(self._layouts) >= MOST_LAYOUTS:
+                self._layouts.clear()
+            layout = self._layouts[key] = _write_layout(array, self._packed_strides(array))
+        return layout
+
+    def _refer(self, array: np.ndarray) -> tuple[int, int] | None:
         """Slot index and offset of the array's first element, where it can be sent as it lies."""
-        first, low, span = extent_of(array)
-        found = self._port.reference(self._outs, low, span)
-        if found is None:
-            return None
-        descriptor, offset = found
-        index = self._slot_index.get(descriptor)
-        if index is not None:
-            self._port.process.release(descriptor)  # one lease per slot and message
+        flags = array.flags
+        memory, size, within = None, array.nbytes, 0
+        if flags.c_contiguous:
+            memory = native.memory_of(array)
         else:
-            # One slot is kept for what has to be packed.
-            full = len(self._slot_index) >= native.MESSAGE_SLOTS - 1
-            if full or self._port.process.ring_owner(descriptor >> 48) not in self._reach:
-                self._port.process.release(descriptor)
-                return None
-            index = self._slot_index[descriptor] = self._post.add_slot(descriptor)
-        if array.flags.writeable:
-            array.flags.writeable = False
-        return index, offset + first - low
+            first, low, size = extent_of(array)
+            memory, within = native.memory_at(low), first - low
+        place = self._port.refer(self._post.post, self._outs, memory, size)
+        if place == native.NO_SLOT:
+            return None
+        if flags.writeable:
+            flags.writeable = False
+        return place >> native.OFFSET_BITS, (place & OFFSET_MASK) + within
 
     # everything else
 
@@ -212,12 +216,14 @@ class Encoder:
         if array.nbytes < self._threshold:
             order = _order(array)
             return _array_of, (array.tobytes(order="F" if order == "F" else "C"), array.shape, dtype, order)
-        placed = self._reference(array)
+        placed = self._refer(array)
         if placed is None:
             index, offset, strides = -1, self._pack_later(array), self._packed_strides(array)
         else:
             (index, offset), strides = placed, array.strides
         self._table.append((index, 0, 0))
+        if isinstance(dtype, str):
+            return _array_at, (_MARKER, offset, self._layout(array, strides))
         return _array_on, (_MARKER, offset, array.shape, strides, dtype)
 
     def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
@@ -270,8 +276,9 @@ class Encoder:
         return self._stream.getbuffer()
 
     def _encode_pickle(self, payload: object, hops: bytes, in_band: bool) -> bytes:
+        self._table = []
         stream = self._dump(payload, in_band)
-        packed_index = len(self._slot_index)
+        packed_index: int = self._post.post.slots
         table = b"".join(_BUFFER.pack(packed_index if slot < 0 else slot, offset, size) for slot, offset, size in self._table)
         size = len(table) + len(stream)
         slots = packed_index + bool(self._packed)
@@ -316,29 +323,57 @@ def _parts(payload: object, where: str) -> Iterator[tuple[str, object]]:
             yield f"{where}.{name}", value
 
 
-_DTYPES: dict[bytes, np.dtype[Any]] = {}
+def _write_layout(array: np.ndarray, strides: tuple[int, ...]) -> bytes:
+    text = array.dtype.str.encode()
+    n = array.ndim
+    return _LAYOUT_HEAD.pack(n, len(text)) + struct.pack(f"={2 * n}q", *array.shape, *strides) + text
 
 
-def decode(kind: int, body: memoryview, buffers: list[memoryview]) -> object:
+# What is known of a layout: shape, strides (None: C-contiguous), dtype, how many elements.
+_Layout = tuple[tuple[int, ...], tuple[int, ...] | None, np.dtype[Any], int]
+
+_LAYOUTS: dict[bytes, _Layout] = {}
+
+
+def _read_layout(layout: bytes) -> _Layout:
+    n, text_bytes = _LAYOUT_HEAD.unpack_from(layout)
+    numbers = struct.unpack_from(f"={2 * n}q", layout, _LAYOUT_HEAD.size)
+    start = _LAYOUT_HEAD.size + 16 * n
+    dtype = np.dtype(layout[start : start + text_bytes].decode())
+    shape, strides = numbers[:n], numbers[n:]
+    size, contiguous = dtype.itemsize, True
+    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
+        contiguous = contiguous and stride == size
+        size *= length
+    if len(_LAYOUTS) >= MOST_LAYOUTS:
+        _LAYOUTS.clear()
+    known = _LAYOUTS[layout] = shape, None if contiguous else strides, dtype, math.prod(shape)
+    return known
+
+
+def _array_at(buffer: memoryview, offset: int, layout: bytes) -> np.ndarray:
+    shape, strides, dtype, count = _LAYOUTS.get(layout) or _read_layout(layout)
+    if strides is None:
+        return np.frombuffer(buffer, dtype, count, offset).reshape(shape)
+    return _array_on(buffer, offset, shape, strides, dtype)
+
+
+def decode(kind: int, body: bytes, start: int, buffers: list[memoryview]) -> object:
     """The payload of a message, its arrays standing on `buffers` (one per slot).
 
-    :param body: what `Encoder.encode` returned, less the hops.
+    :param body: what `Encoder.encode` returned.
+    :param start: where in it the hops end.
     """
     if kind == ARRAY:
-        offset, n, text_bytes = _ARRAY_HEAD.unpack_from(body)
-        numbers = struct.unpack_from(f"={2 * n}q", body, _ARRAY_HEAD.size)
-        start = _ARRAY_HEAD.size + 16 * n
-        text = bytes(body[start : start + text_bytes])
-        dtype = _DTYPES.get(text)
-        if dtype is None:
-            dtype = _DTYPES[text] = np.dtype(text.decode())
-        return _array_on(buffers[0], offset, numbers[:n], numbers[n:], dtype)
-    count, size, offset, elsewhere = _PICKLE_HEAD.unpack_from(body)
+        (offset,) = _OFFSET.unpack_from(body, start)
+        return _array_at(buffers[0], offset, body[start + _OFFSET.size :])
+    count, size, offset, elsewhere = _PICKLE_HEAD.unpack_from(body, start)
+    start += _PICKLE_HEAD.size
     if elsewhere:
-        (index,) = struct.unpack_from("=H", body, _PICKLE_HEAD.size)
+        (index,) = struct.unpack_from("=H", body, start)
         blob = buffers[index][offset : offset + size]
     else:
-        blob = body[_PICKLE_HEAD.size : _PICKLE_HEAD.size + size]
+        blob = memoryview(body)[start : start + size]
     table = [_BUFFER.unpack_from(blob, i * _BUFFER.size) for i in range(count)]
     out_of_band = [buffers[slot][at : at + n] if n else buffers[slot] for slot, at, n in table]
     return pickle.loads(blob[count * _BUFFER.size :], buffers=out_of_band)

@@ -54,9 +54,10 @@ class Meta:
         sequence: number of the message at its origin, from 0.
         captured_ns: when the origin had it, CLOCK_MONOTONIC, ns. A source may set it inside `main_logic`; else it is the time
             at which `main_logic` returned.
+        pts: where in its video it stands, seconds; None where the origin has not said. A source may set it inside `main_logic`.
     """
 
-    __slots__ = ("_hops", "_names", "captured_ns", "origin_number", "sequence", "ticket")
+    __slots__ = ("_hops", "_last", "_names", "captured_ns", "origin_number", "pts", "sequence", "ticket")
 
     def __init__(
         self,
@@ -66,12 +67,16 @@ class Meta:
         captured_ns: int = 0,
         hops: bytes = b"",
         ticket: tuple[int, int] | None = None,
+        last: tuple[int, int, int] | None = None,
+        pts: float | None = None,
     ) -> None:
         self._names = names
         self._hops = hops
+        self._last = last  # hop, which is added to the others when somebody wants them
         self.origin_number = origin
         self.sequence = sequence
         self.captured_ns = captured_ns
+        self.pts = pts
         self.ticket = ticket  # within an ordered flow: number of the routine that sent to it, and of the message there
 
     @property
@@ -87,12 +92,15 @@ class Meta:
     @property
     def raw_hops(self) -> bytes:
         """The hand-overs as they stand in a message."""
+        if self._last is not None:
+            self._hops += HOP.pack(*self._last)
+            self._last = None
         return self._hops
 
     @property
     def hops(self) -> tuple[Hop, ...]:
         """The hand-overs so far, oldest first; the last one is to this routine. The last 16 are kept."""
-        return tuple(Hop(self._names[routine], sent, received) for routine, sent, received in HOP.iter_unpack(self._hops))
+        return tuple(Hop(self._names[routine], sent, received) for routine, sent, received in HOP.iter_unpack(self.raw_hops))
 
     def __repr__(self) -> str:
         return f"Meta(origin={self.origin!r}, sequence={self.sequence}, captured_ns={self.captured_ns}, hops={self.hops})"

@@ -44,11 +44,13 @@ class Intake:
         self._routine = plan.routine
         self.names = names
         self._inbox = inbox
+        inbox.on_over_cap = self._warn_of_cap
         self._outbox = outbox
         self._logger = logger
         self._obey = obey
         self._count_error = count_error
         self._record = native.RoutineRecord(segment.process, plan.number)
+        self._words = self._record.words
         self._joined = [names[edge.sender] for edge in plan.ins]
         self._matcher: Matcher[tuple[EdgePlan, Any, Meta]] | None = None
         self.is_batch = isinstance(plan.routine, BatchRoutine)
@@ -57,6 +59,7 @@ class Intake:
         if join is not None:
             self._matcher = Matcher([edge.number for edge in plan.ins], join.tolerance, join.depth)
             self.gather = self._gather_joined
+        self.is_plain = not self.is_batch and join is None  # then a call gets one message, as it is
         self._lanes = {sender: [native.EdgeRecord(segment.process, n) for n in edges] for sender, edges in plan.lanes.items()}
         self._order: Order[tuple[EdgePlan, Any, Meta]] | None = None
         if self._lanes and not plan.ordered:
@@ -68,12 +71,10 @@ class Intake:
         self._warned_of_cap: set[int] = set()
 
     def argument(self, payloads: list[Any]) -> Any:
-        """What `main_logic` gets of what was gathered."""
+        """What `main_logic` gets of what was gathered, where that is not plain."""
         if self.is_batch:
             return payloads.copy()
-        if self._matcher is not None:
-            return dict(zip(self._joined, payloads, strict=True))
-        return payloads[0]
+        return dict(zip(self._joined, payloads, strict=True))
 
     def meta_of(self, metas: list[Meta]) -> Meta:
         """What the result of one call inherits: of a join, the first one's, with the oldest capture."""
@@ -81,7 +82,7 @@ class Intake:
         if self._matcher is None:
             return first
         oldest = min(meta.captured_ns for meta in metas)
-        return Meta(self.names, first.origin_number, first.sequence, oldest, first.raw_hops)
+        return Meta(self.names, first.origin_number, first.sequence, oldest, first.raw_hops, pts=first.pts)
 
     def end(self, *, over: bool) -> None:
         """The run ends: drops what waits for partners, and, if it is over for good, what waits for its turn."""
@@ -153,7 +154,7 @@ class Intake:
             return message
         message = self._receive(timeout_ns)
         if message is not None and message[0] is NOTHING:
-            self._record.count_handled(1)  # on a wire that was linked from an ordered flow, after which there is no order here
+            self._words.handled += 1  # on a wire that was linked from an ordered flow, after which there is no order here
             return None
         return message
 
@@ -189,7 +190,7 @@ class Intake:
             self._inbox.pause(number, False)
             if payload is not NOTHING:
                 return payload, meta
-            self._record.count_handled(1)
+            self._words.handled += 1
 
     def _settle(self) -> None:
         """Of what was sent to this replica, and is neither waiting nor in its hands, nothing will come: says so."""
@@ -206,41 +207,36 @@ class Intake:
     def send_nothing(self, metas: list[Meta]) -> None:
         """There is no result for these messages: they are done with, and in an ordered flow the others need not wait for it."""
         if not self._plan.ordered:
-            self._record.count_handled(len(metas))
+            self._words.handled += len(metas)
             return
         for meta in metas:
             self._hand.append(NOTHING)
             self._outbox.put(self._hand, meta, 1)
         self._outbox.flush()
 
-    def _receive(self, timeout_ns: int) -> tuple[Any, Meta] | None:
+    def _receive(self, timeout_ns: int = native.FOREVER) -> tuple[Any, Meta] | None:
         """The next message as it comes; None when there is none in time, or commands came, which are obeyed."""
         status = self._inbox.receive(timeout_ns)
-        self._nothing_came = status == native.TIMED_OUT
-        self._stopped = False
-        if status == native.CLOSED:
+        self._nothing_came = self._stopped = False
+        if status == native.OK:
+            try:
+                return self._inbox.take()
+            except Exception as error:
+                self._logger.error("a message could not be decoded: %s", describe(error), exc_info=error)
+                self._count_error(error)
+        elif status == native.TIMED_OUT:
+            self._nothing_came = True
+        elif status == native.CLOSED:
             raise EndOfStream
-        if status == native.NOTICE:
+        elif status == native.NOTICE:
             self._stopped = self._obey()
-            return None
-        if status == native.PROTOCOL:
+        elif status == native.PROTOCOL:
             self._record.count_error()
             self._logger.error("a message did not match its slots; it is skipped. This is a bug, please report it")
-        if status != native.OK:
-            return None
-        try:
-            message = self._inbox.take()
-        except Exception as error:
-            self._logger.error("a message could not be decoded: %s", describe(error), exc_info=error)
-            self._count_error(error)
-            return None
-        if self._inbox.over_cap is not None:
-            self._warn_of_cap()
-        return message
+        return None
 
-    def _warn_of_cap(self) -> None:
-        edge, self._inbox.over_cap = self._inbox.over_cap, None
-        if edge is None or edge.number in self._warned_of_cap:
+    def _warn_of_cap(self, edge: EdgePlan) -> None:
+        if edge.number in self._warned_of_cap:
             return
         self._warned_of_cap.add(edge.number)
         self._logger.warning(

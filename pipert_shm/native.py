@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
+import struct
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
 
 import pipert_shm._native as _native
 
 _ffi = _native.ffi
 _lib = _native.lib
+_buffer, _gc, _release = _ffi.buffer, _ffi.gc, _lib.pshm_release
+
+Memory: TypeAlias = Any  # a pointer of the binding's
 
 OK: int = _lib.PSHM_OK
 NOTICE: int = _lib.PSHM_NOTICE
@@ -33,6 +41,8 @@ INS: int = _lib.PSHM_INS
 BUCKETS: int = _lib.PSHM_BUCKETS
 MESSAGE_SLOTS: int = _lib.PSHM_MESSAGE_SLOTS
 MESSAGE_BYTES: int = _lib.PSHM_MESSAGE_BYTES
+OFFSET_BITS: int = _lib.PSHM_OFFSET_BITS
+NO_SLOT = 2**64 - 1
 
 POLICIES: dict[str, int] = {
     "drop_oldest": _lib.PSHM_POLICY_DROP_OLDEST,
@@ -62,10 +72,9 @@ SWEPT: int = _lib.PSHM_SWEPT
 BUCKET_NS: list[int] = [_lib.pshm_histogram_value(bucket) for bucket in range(BUCKETS)]
 
 
-def now_ns() -> int:
-    """CLOCK_MONOTONIC, ns: the clock of all time stamps, the same in every process of the machine."""
-    value: int = _lib.pshm_now()
-    return value
+# CLOCK_MONOTONIC, ns: the clock of all time stamps, the same in every process of the machine. Not by way of C, where each call
+# lets go of the GIL, which a busy thread may then keep for a while.
+now_ns = time.monotonic_ns
 
 
 def guard(fd: int) -> None:
@@ -180,6 +189,14 @@ def borrow(address: int, size: int) -> memoryview:
 def loan(address: int, size: int) -> memoryview:
     """The same, writable: for the routine whose ring it is."""
     return memoryview(_ffi.buffer(_ffi.gc(_ffi.cast("void *", address), _lib.pshm_release), size))
+
+
+# memory_of(array): where a C-contiguous array lies; keeps it alive.
+memory_of: Callable[[np.ndarray], Memory] = _ffi.from_buffer
+
+
+def memory_at(address: int) -> Memory:
+    return _ffi.cast("void *", address)
 
 
 def writable_memory(address: int, size: int) -> memoryview:
@@ -387,14 +404,18 @@ class FlowRecord:
 
 
 class RoutineRecord:
-    """One routine's words in the control segment."""
+    """One routine's words in the control segment.
 
-    __slots__ = ("_number", "_process", "_record")
+    Attributes:
+        words: they themselves, for what changes with each message.
+    """
+
+    __slots__ = ("_number", "_process", "words")
 
     def __init__(self, process: Process, number: int) -> None:
         self._process = process
         self._number = number
-        self._record = _lib.pshm_control_routine(process.control, number)
+        self.words: Any = _lib.pshm_control_routine(process.control, number)
 
     def ring(self) -> None:
         """Makes the routine look at its queues again. Any thread."""
@@ -402,78 +423,75 @@ class RoutineRecord:
 
     @property
     def state(self) -> int:
-        state: int = self._record.state
+        state: int = self.words.state
         return state
 
     @state.setter
     def state(self, state: int) -> None:
-        self._record.state = state
+        self.words.state = state
 
     def counters(self) -> dict[str, int]:
-        record = self._record
+        record = self.words
         names = ("received", "sent", "errors", "logs_lost", "copied_bytes", "in_band_bytes", "busy_ns", "lost_in_crash")
         return {name: getattr(record, name) for name in names}
 
+    def own_counters(self) -> Any:
+        """The words of the counters that the routine's class gives names to, to be read and set by index."""
+        return self.words.counter
+
     def age_histogram(self) -> list[int]:
-        return list(self._record.age)
+        return list(self.words.age)
 
     def count_error(self) -> None:
-        self._record.errors += 1
+        self.words.errors += 1
 
     @property
     def busy_since_ns(self) -> int:
         """When main_logic was called, 0 outside of it."""
-        since: int = self._record.busy_since_ns
+        since: int = self.words.busy_since_ns
         return since
 
     @busy_since_ns.setter
     def busy_since_ns(self, ns: int) -> None:
-        self._record.busy_since_ns = ns
+        self.words.busy_since_ns = ns
 
     @property
     def sequence(self) -> int:
         """Number of a source's next message; outlives its process."""
-        sequence: int = self._record.sequence
+        sequence: int = self.words.sequence
         return sequence
 
     @sequence.setter
     def sequence(self, sequence: int) -> None:
-        self._record.sequence = sequence
+        self.words.sequence = sequence
 
     def next_ticket(self) -> int:
         """A number that no message of this routine has had, also if its process died since. The routine's thread."""
-        ticket: int = self._record.tickets + 1
-        self._record.tickets = ticket
+        ticket: int = self.words.tickets + 1
+        self.words.tickets = ticket
         return ticket
 
     def count_handled(self, messages: int) -> None:
         """So many more received messages are done with. The routine's thread."""
-        self._record.handled += messages
+        self.words.handled += messages
 
     def count_crash(self) -> None:
         """The process died: what it had received and was not done with is lost. The launcher."""
-        record = self._record
+        record = self.words
         record.lost_in_crash += record.received - record.handled
         record.handled = record.received
         record.busy_since_ns = 0
 
     def count_lost_log(self) -> None:
-        self._record.logs_lost += 1
+        self.words.logs_lost += 1
 
     def count_sending(self, *, copied: int, in_band: int) -> None:
         """Adds to the sender's byte counters. The routine's thread."""
-        self._record.copied_bytes += copied
-        self._record.in_band_bytes += in_band
-
-    def count_sent(self) -> None:
-        """One more message sent, however many receivers it has. The routine's thread."""
-        self._record.sent += 1
-
-    def count_busy(self, ns: int) -> None:
-        self._record.busy_ns += ns
+        self.words.copied_bytes += copied
+        self.words.in_band_bytes += in_band
 
     def count_age(self, ns: int) -> None:
-        _lib.pshm_histogram_add(self._record.age, ns)
+        _lib.pshm_histogram_add(self.words.age, ns)
 
 
 class Process:
@@ -604,31 +622,38 @@ class Process:
         """The owner of a ring is dead: clears the producer's bit in it. The launcher."""
         _lib.pshm_recover_owner(self._process, ring)
 
+    def holds(self, memory: Memory, size: int) -> bool:
+        """Whether this memory lies in a slot that this process holds."""
+        descriptor = _ffi.new("uint64_t *")
+        if not _lib.pshm_process_reference(self._process, memory, size, descriptor, _ffi.new("uint64_t *")):
+            return False
+        _lib.pshm_process_release(self._process, descriptor[0])
+        return True
+
     def release(self, descriptor: int) -> None:
         """Ends one lease of a slot."""
         _lib.pshm_process_release(self._process, descriptor)
 
 
 class Post:
-    """One message on its way out of a port. Reused from message to message, but for one that was interrupted."""
+    """One message on its way out of a port. Reused from message to message, but for one that was interrupted.
+
+    Attributes:
+        post: its words: see csrc/port.h.
+    """
 
     __slots__ = ("_slot", "post")
 
     def __init__(self) -> None:
-        self.post: Any = _ffi.new("pshm_post *")
+        self.post: Any = _ffi.new("pshm_post *", {"message": FOREVER})
         self._slot = self.post.slot
 
-    def begin(self, outs: int, token: int, handled: int = 0, ticket: int = 0) -> None:
-        """:param handled: how many received messages are done with as soon as this one counts as sent."""
+    def begin(self, outs: int, token: int, ticket: int = 0) -> None:
+        """A new message; the one before is sent, or was given up."""
         post = self.post
-        post.handled = handled
-        post.ticket = ticket
         post.outs = outs
         post.token = token
-        post.slots = 0
-        post.lost = 0
-        post.message = FOREVER
-        post.offered = 0
+        post.ticket = ticket
 
     def add_slot(self, descriptor: int) -> int:
         """Adds a payload slot, on which the caller has a lease; its index."""
@@ -648,13 +673,36 @@ class Post:
         return lost
 
 
+_HEAD = struct.Struct("@IIQQIIQQQQIIIII")  # of pshm_delivery, up to its slots
+assert _HEAD.size == _ffi.offsetof("pshm_delivery", "body_bytes") + 4
+
+
 class Port:
     """A routine's end of all its edges. All but `notify()` and recovery belong to the routine's thread.
 
     :param awaited: how many incoming edges there will be.
+
+    Attributes:
+        delivery: what `receive` found.
+        receive: `receive(timeout_ns) -> status`; sleeps without the GIL.
+        refer: `refer(post.post, outs, memory, size) -> place`; see csrc/port.h.
+        send: `send(post.post, ring, sequence, captured_ns, origin, kind, hops, body, len(body)) -> status`; may sleep.
     """
 
-    __slots__ = ("_address", "_body", "_delivery", "_descriptor", "_offset", "_port", "delivery", "process")
+    __slots__ = (
+        "_address",
+        "_addresses",
+        "_body",
+        "_descriptor",
+        "_head",
+        "_port",
+        "_sizes",
+        "delivery",
+        "process",
+        "receive",
+        "refer",
+        "send",
+    )
 
     def __init__(self, process: Process, routine: int, awaited: int = 0) -> None:
         port = _lib.pshm_port_open(process.handle, routine, awaited)
@@ -662,11 +710,14 @@ class Port:
             raise MemoryError(f"no port for routine {routine}")
         self.process = process
         self._port = _ffi.gc(port, _lib.pshm_port_close)
-        self._delivery = _ffi.new("pshm_delivery *")
-        self.delivery: Any = self._delivery
-        self._body = memoryview(_ffi.buffer(self._delivery.body))
+        self.delivery: Any = _ffi.new("pshm_delivery *")
+        self.receive: Callable[[int], int] = partial(_lib.pshm_port_receive, self._port, self.delivery)
+        self.refer: Callable[[Any, int, Memory, int], int] = partial(_lib.pshm_port_refer, self._port)
+        self.send: Callable[..., int] = partial(_lib.pshm_port_send, self._port)
+        self._head = _ffi.buffer(self.delivery, _HEAD.size)
+        self._addresses, self._sizes = self.delivery.address, self.delivery.slot_bytes
+        self._body = memoryview(_ffi.buffer(self.delivery.body))
         self._descriptor = _ffi.new("uint64_t *")
-        self._offset = _ffi.new("uint64_t *")
         self._address = _ffi.new("void **")
 
     def add_out(self, incarnation: int) -> int:
@@ -724,12 +775,6 @@ class Port:
             return status, 0, 0
         return OK, self._descriptor[0], int(_ffi.cast("uintptr_t", self._address[0]))
 
-    def reference(self, outs: int, address: int, size: int) -> tuple[int, int] | None:
-        """(descriptor, offset) of the slot that this memory lies in, under one new lease; None where it must be copied."""
-        if _lib.pshm_port_reference(self._port, outs, _ffi.cast("void *", address), size, self._descriptor, self._offset):
-            return self._descriptor[0], self._offset[0]
-        return None
-
     def pause(self, place: int, paused: bool) -> None:
         """Takes nothing from an incoming edge, or goes on to."""
         _lib.pshm_port_pause(self._port, place, paused)
@@ -739,17 +784,14 @@ class Port:
         out: int = _lib.pshm_port_choose(self._port, outs)
         return out
 
+    def rest(self, timeout_ns: int) -> int:
+        """Sleeps, without the GIL, until notified: NOTICE or TIMED_OUT."""
+        status: int = _lib.pshm_port_rest(self._port, timeout_ns)
+        return status
+
     def await_room(self, outs: int, timeout_ns: int = FOREVER) -> int:
         """Sleeps, without the GIL, until one of the outgoing edges has room: OK, NOTICE or TIMED_OUT."""
         status: int = _lib.pshm_port_await_room(self._port, outs, timeout_ns)
-        return status
-
-    def send(
-        self, post: Post, ring: int, sequence: int, captured_ns: int, origin: int, kind: int, hops: int, body: bytes
-    ) -> int:
-        status: int = _lib.pshm_port_send(
-            self._port, post.post, ring, sequence, captured_ns, origin, kind, hops, body, len(body)
-        )
         return status
 
     def resume(self, post: Post) -> int:
@@ -759,34 +801,32 @@ class Port:
     def abandon(self, post: Post, reason: int) -> None:
         _lib.pshm_port_abandon(self._port, post.post, reason)
 
-    def receive(self, timeout_ns: int) -> int:
-        """Fills `delivery`; sleeps without the GIL."""
-        status: int = _lib.pshm_port_receive(self._port, self._delivery, timeout_ns)
-        return status
-
     def take(self) -> int:
-        status: int = _lib.pshm_port_take(self._port, self._delivery)
+        status: int = _lib.pshm_port_take(self._port, self.delivery)
         return status
 
     def discard(self, reason: int) -> None:
-        _lib.pshm_port_discard(self._port, self._delivery, reason)
+        _lib.pshm_port_discard(self._port, self.delivery, reason)
 
     def disown(self, edge: int, reason: int) -> None:
         """Counts a message that was received on an edge as dropped after all."""
         _lib.pshm_port_disown(self._port, edge, reason)
 
-    def body(self) -> memoryview:
-        """The delivery's body; overwritten by the next receive."""
-        return self._body[: self._delivery.body_bytes]
+    def head(self) -> tuple[int, ...]:
+        """Of the delivery: place, local, token, cell, unmapped, over_cap, received_ns, sequence, captured_ns, sent_ns, origin,
+        kind, hops, slots, body_bytes. All at once: one by one they take four times as long.
+        """
+        return _HEAD.unpack(self._head)
 
-    def delivered_slots(self) -> list[memoryview]:
-        """A read-only buffer for each payload slot of the delivery; takes its leases over."""
-        delivery = self._delivery
-        count = delivery.slots
-        delivery.slots = 0
-        addresses, sizes = delivery.address, delivery.slot_bytes
-        gc, release, buffer = _ffi.gc, _lib.pshm_release, _ffi.buffer
-        return [memoryview(buffer(gc(addresses[k], release), sizes[k])).toreadonly() for k in range(count)]
+    def body(self, size: int) -> bytes:
+        """The delivery's body, whose size its head says."""
+        return self._body[:size].tobytes()
+
+    def delivered_slots(self, count: int) -> list[memoryview]:
+        """A read-only buffer for each of the delivery's `count` payload slots; takes their leases over."""
+        self.delivery.slots = 0
+        addresses, sizes = self._addresses, self._sizes
+        return [memoryview(_buffer(_gc(addresses[k], _release), sizes[k])).toreadonly() for k in range(count)]
 
     def close_outs(self) -> None:
         _lib.pshm_port_close_outs(self._port)

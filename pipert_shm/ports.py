@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipert_shm import native
-from pipert_shm.codec import HOP, TICKET, TICKETED, TOMBSTONE, Encoder, decode, extent_of
+from pipert_shm.codec import HOP, STAMP, STAMPED, TICKET, TICKETED, TOMBSTONE, Encoder, decode, extent_of
 from pipert_shm.data import Meta
 from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
 from pipert_shm.memory import (
@@ -23,7 +23,7 @@ from pipert_shm.memory import (
     open_ring,
 )
 from pipert_shm.plan import TAP_SLOTS, EdgePlan
-from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
+from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter, changes
 
 MOST_HOPS = 16
 FEWEST_MESSAGES = 8
@@ -45,7 +45,7 @@ class _Group:
     __slots__ = ("in_band", "local", "outs", "remote", "spreads", "threshold", "transform")
 
     def __init__(self, transmitter: DataTransmitter) -> None:
-        self.transform = transmitter.transmit()
+        self.transform = transmitter.transmit() if changes(transmitter) else None
         self.in_band = transmitter.in_band
         self.threshold = transmitter.data_size_threshold
         self.outs = 0
@@ -76,7 +76,6 @@ class Outbox:
         port: native.Port,
         number: int,
         name: str,
-        reach: frozenset[int],
         slots: int,
         message_slots: int,
         local: dict[int, LocalMessages],
@@ -89,8 +88,10 @@ class Outbox:
         self._name = name
         self._segment = segment
         self._record = native.RoutineRecord(segment.process, number)
+        self._words = self._record.words
         self._local = local
         self._groups: dict[tuple[type, int], _Group] = {}
+        self.outs = 0  # of all groups
         self._edges: dict[int, tuple[int, int]] = {}  # edge and incarnation
         self._wires = 0  # all of them but taps
         self._ticketed = 0
@@ -102,12 +103,13 @@ class Outbox:
         self._unsent: deque[tuple[_Group, Any, Meta, int]] = deque()
         self.sequence = 0  # of the message that is sent, or was last
         self._handled = 0  # received messages whose results are not sent yet
+        self.unsent = False  # whether there is anything for `flush` to do
         self._stuck = False
         self._again: tuple[Any, ...] | None = None  # a send that found no message slot: nothing of it is out yet
         self._messages = Slots(segment, port, number, name, 0, f"the messages of {name!r}")
         self.slots = Slots(segment, port, number, name, 0, f"the ring of {name!r}")
         self.want_slots(slots, message_slots)
-        self._encoder = Encoder(port, self.slots, name, reach)
+        self._encoder = Encoder(port, self.slots, name)
 
     def want_slots(self, slots: int, message_slots: int) -> None:
         """Says how many slots of each kind the wires of now need: it moves to larger rings where there are fewer."""
@@ -132,6 +134,7 @@ class Outbox:
         key = (kind, edge.transmitter.data_size_threshold if own else id(edge.transmitter))
         group = self._groups.setdefault(key, _Group(edge.transmitter))
         group.outs |= 1 << out
+        self.outs |= 1 << out
         if edge.spread is not None:
             wait_ns = native.FOREVER if edge.timeout is None else int(edge.timeout * 1e9)
             spread = group.spreads.setdefault(edge.spread, _Spread(0, wait_ns if edge.policy == "block" else 0))
@@ -152,6 +155,7 @@ class Outbox:
         if self._again is not None:
             self._post.post.outs &= ~(1 << out)
         _, incarnation = self._edges.pop(out)
+        self.outs &= ~(1 << out)
         self._wires &= ~(1 << out)
         self._ticketed &= ~(1 << out)
         for group in self._groups.values():
@@ -199,13 +203,6 @@ class Outbox:
         """Whether any wire leads to a routine of this process."""
         return any(group.local for group in self._groups.values())
 
-    @property
-    def outs(self) -> int:
-        outs = 0
-        for group in self._groups.values():
-            outs |= group.outs
-        return outs
-
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         return self.slots.loan(shape, dtype, self.outs)
 
@@ -215,6 +212,7 @@ class Outbox:
         :param handled: how many received messages it is the result of: they are done with when it counts as sent.
         """
         data = payload.pop()
+        self.unsent = True
         if not self.outs:
             self._handled += handled
             return
@@ -225,7 +223,7 @@ class Outbox:
         elif meta.ticket is not None and self.leaves_flow:
             self._finished[meta.ticket[0]] = meta.ticket[1]
         if data is not NOTHING:
-            self._record.count_sent()
+            self._words.sent += 1
         for group in self._groups.values():
             if group.outs:
                 self._unsent.append((group, data, meta, handled))
@@ -237,10 +235,13 @@ class Outbox:
         :raises Stopping: when it is interrupted; what is not yet sent waits for the next call.
         :raises PayloadError, SharedMemoryFull: the message in question is dropped then, and counted; the rest waits likewise.
         """
-        if self._again is not None:
-            self._hand_over(self._again)
-        elif self._stuck:
-            self._finish(self._port.resume(self._post))
+        if self._stuck:
+            self._stuck = False
+            again, self._again = self._again, None
+            if again is not None:
+                self._hand_over(*again)
+            else:
+                self._finish(self._port.resume(self._post))
         while self._unsent:
             self._send_next()
         while self._finished:
@@ -248,6 +249,7 @@ class Outbox:
             self._lanes[sender].finish(ticket)
         if self._handled:
             self._count_handled()
+        self.unsent = False
 
     def _count_handled(self) -> None:
         """Those whose results no wire was there for."""
@@ -267,6 +269,7 @@ class Outbox:
             self._drop(self._one_each(group), reason)
         self._unsent.clear()
         self._count_handled()
+        self.unsent = bool(self._finished)
 
     def lose(self) -> None:
         """Counts a message that was not even made, for want of a slot, as dropped on every wire."""
@@ -285,7 +288,8 @@ class Outbox:
         return outs
 
     def _drop(self, outs: int, reason: int) -> None:
-        self._post.begin(outs, 0, self._handled)
+        self._post.begin(outs, 0)
+        self._post.post.handled = self._handled
         self._handled = 0
         self._port.abandon(self._post, reason)
         self._post.take_lost()
@@ -298,25 +302,38 @@ class Outbox:
         return self._one_each(group)
 
     def _send_next(self) -> None:
-        outs = self._choose(self._unsent[0][0])
-        group, payload, meta, handled = self._unsent.popleft()
+        group = self._unsent[0][0]
+        outs = self._choose(group) if group.spreads else group.outs
+        _, payload, meta, handled = self._unsent.popleft()
         if payload is NOTHING:
             outs &= self._wires
         remote = outs & group.remote
         self.sequence = meta.sequence
         post = self._post
         self._token += 1
-        post.begin(outs, self._token, 0, meta.ticket[1] if meta.ticket is not None and outs & self._ticketed else 0)
-        hops = meta.raw_hops
-        head = hops if meta.ticket is None else hops + TICKET.pack(*meta.ticket)
-        kind, body = TOMBSTONE, head
+        hops, ticket = meta.raw_hops, meta.ticket
+        kind, head, words = TOMBSTONE, hops, post.post
+        words.outs = outs
+        if group.local:
+            words.token = self._token
+        marks = 0
         try:
-            data = group.transform(payload) if payload is not NOTHING else NOTHING
+            if ticket is not None:
+                marks = TICKETED
+                head += TICKET.pack(*ticket)
+                words.ticket = ticket[1] if outs & self._ticketed else 0
+            if meta.pts is not None:
+                marks |= STAMPED
+                head += STAMP.pack(meta.pts)
+            body = head
+            data = payload if payload is NOTHING or group.transform is None else group.transform(payload)
             if data is NOTHING:
                 pass
             elif remote:
-                kind, body = self._encoder.encode(post, data, remote, head, in_band=group.in_band, threshold=group.threshold)
-                self._record.count_sending(copied=self._encoder.copied_bytes, in_band=self._encoder.in_band_bytes)
+                encoder = self._encoder
+                kind, body = encoder.encode(post, data, remote, head, in_band=group.in_band, threshold=group.threshold)
+                if encoder.copied_bytes or encoder.in_band_bytes:
+                    self._record.count_sending(copied=encoder.copied_bytes, in_band=encoder.in_band_bytes)
             elif self.slots.loaned:
                 self._encoder.freeze(data)
         except Stopping:
@@ -329,7 +346,7 @@ class Outbox:
                 raise
             # As the wires' policies say: not an error. Wires within the flow need no slot, and taps must not be felt.
             self._drop(remote, native.REASONS["no_slot"])
-            post.begin(outs & ~remote, self._token, 0)
+            post.begin(outs & ~remote, self._token)
         except BaseException:
             self._handled += handled
             self._drop(outs, native.REASONS["error"])
@@ -338,20 +355,30 @@ class Outbox:
             self._handled += handled
         for out in group.local:
             self._local[self._edges[out][0]][self._token] = (data, meta, native.now_ns())
-        payload = data = None
-        post.post.handled, self._handled = self._handled, 0
-        kind |= TICKETED if meta.ticket is not None else 0
+        payload = data = None  # let go of before the push: the receiver may then be the only holder
+        if self._handled:
+            words.handled = self._handled
+            self._handled = 0
         if remote:
             self._messages.fit(MESSAGE_SLOT_BYTES)
-        ring = self._messages.ring if remote else 0
-        self._hand_over((ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(hops) // HOP.size, body))
+        self._hand_over(
+            words,
+            self._messages.ring if remote else 0,
+            meta.sequence,
+            meta.captured_ns,
+            meta.origin_number,
+            kind | marks,
+            len(hops) // HOP.size,
+            body,
+            len(body),
+        )
 
-    def _hand_over(self, message: tuple[Any, ...]) -> None:
-        self._again = None
-        status = self._port.send(self._post, *message)
+    def _hand_over(self, *message: Any) -> None:
+        status = self._port.send(*message)
         if status == native.NOTICE and not self._post.post.offered:
             self._again = message
-        self._finish(status)
+        if status != native.OK or self._post.post.lost:
+            self._finish(status)
 
     def _finish(self, status: int) -> None:
         self._forget_lost()
@@ -384,10 +411,10 @@ class Inbox:
         self._record = native.RoutineRecord(segment.process, number)
         self._edges: dict[int, EdgePlan] = {}
         self._records: dict[int, native.EdgeRecord] = {}
-        self._receive: dict[int, Callable[[Any], Any]] = {}
+        self._receive: dict[int, Callable[[Any], Any] | None] = {}
         self._max_age_ns: dict[int, int] = {}
         self._unlinked: set[int] = set()
-        self.over_cap: EdgePlan | None = None
+        self.on_over_cap: Callable[[EdgePlan], None] = lambda edge: None
         self.unsettled = True  # whether a message may be gone that was pushed, and that nothing will come of
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:
@@ -395,7 +422,7 @@ class Inbox:
         place = self._port.add_in(incarnation)
         self._edges[place] = edge
         self._records[place] = native.EdgeRecord(self._segment.process, edge.number)
-        self._receive[place] = edge.transmitter.receive()
+        self._receive[place] = edge.transmitter.receive() if changes(edge.transmitter) else None
         self._max_age_ns.pop(place, None)
         if edge.max_age is not None:
             self._max_age_ns[place] = int(edge.max_age * 1e9)
@@ -427,6 +454,8 @@ class Inbox:
         """Waits for the next message; native.OK when there is one, which `take` gives."""
         while True:
             status = self._port.receive(timeout_ns)
+            if status == native.OK and not self._max_age_ns:
+                return status
             while status == native.UNMAPPED:
                 open_ring(self._segment, self._port.delivery.unmapped)
                 status = self._port.take()
@@ -434,7 +463,7 @@ class Inbox:
                 open_every_ring(self._segment)
                 self._port.recover_sender(self._port.delivery.place)
                 self.unsettled = True
-            elif status == native.OK and self._max_age_ns and self._has_expired():
+            elif status == native.OK and self._has_expired():
                 self.discard("expired")
                 return SKIPPED
             else:
@@ -486,28 +515,32 @@ class Inbox:
 
         :raises Exception: what unpickling, or the wire's own transmitter, raised; the message is then dropped and counted.
         """
-        delivery = self._port.delivery
-        place = delivery.place
-        if delivery.local:
-            return self._take_local(place, delivery.token, delivery.received_ns)
-        body = self._port.body()
-        hops_end = delivery.hops * HOP.size
-        hops = bytes(body[:hops_end])[-(MOST_HOPS - 1) * HOP.size :]
-        hops += HOP.pack(self._number, delivery.sent_ns, delivery.received_ns)
-        meta = Meta(self.names, delivery.origin, delivery.sequence, delivery.captured_ns, hops)
-        if delivery.kind & TICKETED:
-            meta.ticket = TICKET.unpack_from(body, hops_end)
-            hops_end += TICKET.size
-        if delivery.kind & TOMBSTONE:
+        place, local, token, _, _, over_cap, received_ns, sequence, captured_ns, sent_ns, origin, kind, hops, slots, size = (
+            self._port.head()
+        )
+        if local:
+            return self._take_local(place, token, received_ns)
+        body = self._port.body(size)
+        start = hops * HOP.size
+        past = body[max(0, hops - MOST_HOPS + 1) * HOP.size : start]
+        meta = Meta(self.names, origin, sequence, captured_ns, past, None, (self._number, sent_ns, received_ns))
+        if kind & TICKETED:
+            meta.ticket = TICKET.unpack_from(body, start)
+            start += TICKET.size
+        if kind & STAMPED:
+            (meta.pts,) = STAMP.unpack_from(body, start)
+            start += STAMP.size
+        if kind & TOMBSTONE:
             return NOTHING, meta
-        over_cap = delivery.over_cap and delivery.slots
-        buffers = self._port.delivered_slots()
+        buffers = self._port.delivered_slots(slots)
         try:
-            if over_cap:
-                self.over_cap = self._edges[place]
+            if over_cap and slots:
+                self.on_over_cap(self._edges[place])
                 self._records[place].count_private(sum(len(buffer) for buffer in buffers))
                 buffers = [memoryview(bytes(buffer)) for buffer in buffers]
-            return self._receive[place](decode(delivery.kind & ~TICKETED, body[hops_end:], buffers)), meta
+            data = decode(kind & ~(TICKETED | STAMPED), body, start, buffers)
+            change = self._receive[place]
+            return data if change is None else change(data), meta
         except Exception:
             self._port.discard(native.REASONS["error"])
             self.unsettled = True
@@ -515,11 +548,13 @@ class Inbox:
 
     def _take_local(self, place: int, token: int, received_ns: int) -> tuple[Any, Meta]:
         payload, meta, sent_ns = self._local[self._edges[place].number].pop(token)
-        hops = meta.raw_hops[-(MOST_HOPS - 1) * HOP.size :] + HOP.pack(self._number, sent_ns, received_ns)
+        hops = meta.raw_hops[-(MOST_HOPS - 1) * HOP.size :]
         self._records[place].count_hop(received_ns - sent_ns)
         self._record.count_age(received_ns - meta.captured_ns)
-        own = Meta(self.names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket)
-        return payload if payload is NOTHING else self._receive[place](payload), own
+        last = self._number, sent_ns, received_ns
+        own = Meta(self.names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket, last, meta.pts)
+        change = self._receive[place]
+        return payload if payload is NOTHING or change is None else change(payload), own
 
     def end(self) -> None:
         """Takes no more; what waits is dropped, counted as `ended`."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
+from pipert_shm.counters import Counters
 from pipert_shm.data import Meta
 from pipert_shm.errors import PipeStateError, RoutineError
 from pipert_shm.events import UPDATE_FPS_NAME
@@ -93,12 +94,16 @@ class Routine:
         max_errors: exceptions in a row after which the flow is restarted. None: never. Set it likewise.
         join: makes `main_logic` get a message of each input, that belong together. Set it likewise.
         metas: what is known of all messages in hand, where they are several: of a batch, or of a join, in order.
+        counter_names: what it counts of its own, at most 8 names. Set it on the class.
+        counters: these, all 0 at first, to be set by the routine: `self.counters["faces"] += 3`. Everyone can read them, in
+            `pipe.statistics().routines[name].counters`; a restarted process goes on with them.
     """
 
     role: ClassVar[Role | None] = None
     hang_timeout: float | None = None
     max_errors: int | None = None
     join: Join | None = None
+    counter_names: ClassVar[tuple[str, ...]] = ()
     _counters: ClassVar[defaultdict[str, int]] = defaultdict(int)
 
     def __init__(self, name: str | None = None) -> None:
@@ -110,6 +115,7 @@ class Routine:
         self.flow_name: str | None = None
         self.meta = Meta((name,), 0, 0)
         self.metas: list[Meta] = []
+        self.counters = Counters(self.counter_names)
         self._logger: logging.Logger = logging.getLogger(name)
         self._const_fps: float = 0.0
         self._output_bytes = 0
@@ -131,8 +137,30 @@ class Routine:
         Without shared memory (no wire leaves the flow, or the routine does not run in a flow) it is a plain array.
 
         :param shape: as of `numpy.empty`.
-        :raises NoFreeSlot: when every slot of the ring is held; where a wire's policy is `block` it waits first.
+        :raises NoFreeSlot: when every slot of the ring is held, by those that it names; where a wire's policy is `block` it
+            waits first.
         :raises SharedMemoryFull: when there is no memory for it.
+
+        >>> from pipert_shm import DestinationRoutine, EndOfStream, Pipe, Wire
+        >>> class Camera(SourceRoutine):
+        ...     def main_logic(self):
+        ...         if self.meta.sequence == 3:
+        ...             raise EndOfStream
+        ...         frame = self.loan((480, 640, 3))
+        ...         frame[:] = self.meta.sequence           # the only write: in a camera, capture.read(frame)
+        ...         return {"camera": self.name, "frame": frame}
+        >>> class Screen(DestinationRoutine):
+        ...     def main_logic(self, data):
+        ...         assert data["frame"][0, 0, 0] == self.meta.sequence
+        >>> camera, screen = Camera("camera"), Screen("screen")
+        >>> with Pipe(policy="block") as pipe:
+        ...     pipe.create_flow("capture", False, camera)
+        ...     pipe.create_flow("show", False, screen)
+        ...     pipe.link(Wire(camera, screen))
+        ...     pipe.build()
+        ...     pipe.notify_event("start")
+        >>> pipe.statistics().routines["screen"].received, pipe.statistics().routines["camera"].copied_bytes
+        (3, 0)
         """
         if self._runtime is None:
             return np.empty(shape, dtype)
@@ -147,7 +175,18 @@ class Routine:
     def set_const_fps(self, fps: float) -> None:
         """Calls `main_logic` at most `fps` times a second, at even intervals; 0 takes the limit away.
 
+        The deadlines are absolute, so that a late call does not make all that follow late. Before or while the pipe runs.
+
         :raises ValueError: when `fps` is negative.
+
+        >>> class Camera(SourceRoutine):
+        ...     def main_logic(self):
+        ...         return self.meta.sequence
+        >>> camera = Camera("camera")
+        >>> camera.set_const_fps(25)                        # 40 ms from one frame to the next
+        >>> camera.set_const_fps(-1)
+        Traceback (most recent call last):
+        ValueError: fps must be positive, or 0 for no limit, not -1
         """
         if fps < 0:
             raise ValueError(f"fps must be positive, or 0 for no limit, not {fps}")

@@ -9,7 +9,6 @@ import os
 import queue
 import sys
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from pipert_shm import native
+from pipert_shm.counters import Counters
 from pipert_shm.data import FrameData, Meta
 from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull, describe
 from pipert_shm.intake import Gathered, Intake
@@ -28,6 +28,8 @@ from pipert_shm.memory import ControlSegment, Stopping
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
 from pipert_shm.ports import Inbox, LocalMessages, Outbox
 from pipert_shm.routine import LONGEST_WAIT, Role, run_as
+
+LONGEST_REST_NS = int(LONGEST_WAIT * 1e9)
 
 _pid = os.getpid()
 
@@ -136,6 +138,7 @@ class Runner:
         self._logger = plan.routine._logger
         segment, names = flow.segment, flow.plan.names
         self.record = native.RoutineRecord(segment.process, plan.number)
+        self._words = self.record.words
         ins = [*plan.ins, *(edge for edge in attachment.leaving if edge.receiver == plan.number)]
         self._port = native.Port(segment.process, plan.number, len(ins))
         self._outbox = Outbox(
@@ -143,7 +146,6 @@ class Runner:
             self._port,
             plan.number,
             plan.routine.name,
-            plan.reach,
             plan.slots,
             plan.message_slots,
             local,
@@ -163,17 +165,18 @@ class Runner:
         self._home = _pid
         self._names = names
         self._commands: queue.SimpleQueue[Start | Stop | Shutdown | Call] = queue.SimpleQueue()
-        self._woken = threading.Event()
         self._stopping = False
         self._shut = False
         self._run_number = 0
         self._errors_in_a_row = 0
-        self._turn = 0.0
+        self._turn_ns = 0
         self._intake = Intake(segment, plan, names, self._inbox, self._outbox, self._logger, self._obey, self._count_error)
         self._redo: Gathered | None = None
         self._hand: list[Any] = []
         self.log_data = False
         self._thread = threading.Thread(target=self._serve, name=plan.routine.name, daemon=True)
+        if plan.routine.counter_names:
+            plan.routine.counters = Counters(plan.routine.counter_names, self.record.own_counters())
         plan.routine._runtime = self
 
     def start_thread(self) -> None:
@@ -182,7 +185,6 @@ class Runner:
 
     def command(self, command: Start | Stop | Shutdown | Call) -> None:
         self._commands.put(command)
-        self._woken.set()
         self._port.notify()
 
     def wake(self) -> None:
@@ -321,7 +323,6 @@ class Runner:
     def _obey(self) -> bool:
         """Takes the commands that came while running; whether the run is to end."""
         self._port.noticed()
-        self._woken.clear()
         while not self._stopping:
             try:
                 command = self._commands.get_nowait()
@@ -367,12 +368,13 @@ class Runner:
         return f"{where} of routine {self.routine.name!r} failed: {describe(error)}"
 
     def _run_logic(self) -> tuple[State, str]:
-        self._turn = 0.0
+        self._turn_ns = 0
         turn = self._produce if self._plan.role is Role.SOURCE else self._consume
         try:
             while not self._stopping:
                 try:
-                    self._flush()
+                    if self._outbox.unsent:
+                        self._flush()
                     turn()
                 except Stopping:
                     self._obey()
@@ -385,17 +387,19 @@ class Runner:
             return State.FAILED, str(error)
 
     def _produce(self) -> None:
-        if self._woken.is_set() and self._obey():
+        if not self._commands.empty() and self._obey():
             return
-        self._pace()
-        if self._stopping:
-            return
-        self._apply([], [Meta(self._names, self._plan.number, self.record.sequence)])
+        if self._turn_ns or self._flow.plan.auto_pacing:
+            self._pace()
+            if self._stopping:
+                return
+        self._apply([], [Meta(self._names, self._plan.number, self._words.sequence)])
 
     def _consume(self) -> None:
-        self._pace()
-        if self._stopping:
-            return
+        if self._turn_ns or self._flow.plan.auto_pacing:
+            self._pace()
+            if self._stopping:
+                return
         gathered, self._redo = self._redo or self._intake.gather(), None
         if gathered is not None:
             self._apply(*gathered)
@@ -405,11 +409,13 @@ class Runner:
 
         :param holder: the payloads, none for a source. Emptied before anything is sent: what is forwarded must not be held.
         """
-        self._take_turn()
-        meta = self._intake.meta_of(metas)
+        if self._turn_ns or self.routine._const_fps > 0:
+            self._take_turn()
+        meta = metas[0] if self._intake.is_plain else self._intake.meta_of(metas)
         self.routine.meta, self.routine.metas = meta, metas
-        for payload in holder if self.log_data else ():
-            self._log_payload("input", payload)
+        if self.log_data:
+            for payload in holder:
+                self._log_payload("input", payload)
         handled = len(holder)
         try:
             result = self._call(holder)
@@ -424,7 +430,7 @@ class Runner:
             for _ in range(max(1, handled) if self._intake.is_batch else 1):
                 self._outbox.lose()  # by loan(): as the wires' policies say, not an error
             if not handled:
-                self.record.sequence += 1
+                self._words.sequence += 1
             result = None
         except BaseException as error:
             self._report_error(metas, error)
@@ -438,7 +444,7 @@ class Runner:
                 self._intake.send_nothing(metas)
             return
         if not handled:
-            self.record.sequence += 1  # before the send, which may be interrupted and resumed
+            self._words.sequence += 1  # before the send, which may be interrupted and resumed
         self._hand.append(result)
         del result
         if self._intake.is_batch:
@@ -448,14 +454,15 @@ class Runner:
         self._flush()
 
     def _call(self, holder: list[Any]) -> Any:
-        started = self.record.busy_since_ns = native.now_ns()
+        words = self._words
+        started = words.busy_since_ns = native.now_ns()
         try:
-            if self._plan.role is Role.SOURCE:
+            if not holder:
                 return self._call_user(self._logic)
-            return self._call_user(self._logic, self._intake.argument(holder))
+            return self._call_user(self._logic, holder[0] if self._intake.is_plain else self._intake.argument(holder))
         finally:
-            self.record.busy_since_ns = 0
-            self.record.count_busy(native.now_ns() - started)
+            words.busy_since_ns = 0
+            words.busy_ns += native.now_ns() - started
 
     def _call_user(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the user's code. In a process that it has forked, whoever returns from it must not go on as the routine."""
@@ -530,16 +537,16 @@ class Runner:
         if self._flow.plan.auto_pacing:
             while not self._stopping and self._outbox.await_room() != native.OK:
                 self._obey()
-        while self._turn and not self._stopping:
+        while self._turn_ns and not self._stopping:
             fps = self.routine._const_fps  # it may be changed meanwhile
-            left = self._turn + 1.0 / fps - time.monotonic() if fps > 0 else 0.0
+            left = self._turn_ns + round(1e9 / fps) - native.now_ns() if fps > 0 else 0
             if left <= 0:
                 return
-            if self._woken.wait(min(left, LONGEST_WAIT)):
+            if self._port.rest(min(left, LONGEST_REST_NS)) == native.NOTICE:
                 self._obey()
 
     def _take_turn(self) -> None:
         """Notes a call; its deadline is absolute, so that lateness does not add up, but for more than one interval."""
-        fps = self.routine._const_fps
-        now = time.monotonic()
-        self._turn = max(self._turn + 1.0 / fps, now - 1.0 / fps) if fps > 0 and self._turn else now
+        fps, now = self.routine._const_fps, native.now_ns()
+        interval = round(1e9 / fps) if fps > 0 else 0
+        self._turn_ns = max(self._turn_ns + interval, now - interval) if interval and self._turn_ns else now

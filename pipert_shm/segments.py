@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pipert_shm import native
 from pipert_shm.memory import CONTROL, PREFIX, SEGMENT, SHM, is_stale, open_file
@@ -21,11 +21,19 @@ TAPS = 8  # places of a pipe for taps: the last of its routine numbers
 State = Literal["alive", "stale", "not ours"]
 
 
-def about(flows: Sequence[str], routines: Sequence[tuple[str, int]]) -> bytes:
+class Member(NamedTuple):
+    """A routine: its name, the number of its flow, and the names of its own counters."""
+
+    name: str
+    flow: int
+    counters: tuple[str, ...] = ()
+
+
+def about(flows: Sequence[str], routines: Sequence[Member]) -> bytes:
     """What a pipe says of itself behind the records of its control segment: its parent, this process, and names.
 
     :param flows: their names, by number.
-    :param routines: name, and number of the flow, of each, by number.
+    :param routines: by number.
     """
     return json.dumps({"parent": os.getpid(), "flows": flows, "routines": routines}).encode()
 
@@ -101,7 +109,7 @@ class Control:
         parent: the pid of the process that built the pipe; None when that is gone, or unknown.
         process: its records, for `pipert_shm.statistics.read_statistics`.
         flows: their names, by number; none where they are damaged.
-        routines: name, and number of the flow, of each, by number; likewise.
+        routines: by number; likewise.
     """
 
     def __init__(self, pipe_id: str, stale: bool) -> None:
@@ -176,12 +184,14 @@ def _bits_of(word: int) -> Iterator[int]:
         word &= word - 1
 
 
-def _read_about(text: bytes) -> tuple[int | None, list[str], list[tuple[str, int]]]:
+def _read_about(text: bytes) -> tuple[int | None, list[str], list[Member]]:
     """What `about` wrote; nothing where it is damaged, then numbers have to do."""
     try:
         said: dict[str, Any] = json.loads(text.rstrip(b"\0"))  # room that was made for more names
         flows = [str(name) for name in said["flows"]]
-        routines = [(str(name), range(len(flows))[flow]) for name, flow in said["routines"]]
+        routines = [
+            Member(str(name), range(len(flows))[flow], tuple(map(str, counters))) for name, flow, counters in said["routines"]
+        ]
         return int(said["parent"]), flows, routines
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
         return None, [], []

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipert_shm import native
+from pipert_shm.counters import Counters
 from pipert_shm.launcher import FlowState
 from pipert_shm.runner import State
+from pipert_shm.segments import Member
 from pipert_shm.wire import Policy
 
 
@@ -105,6 +107,7 @@ class RoutineStatistics:
         busy_s: seconds spent in `main_logic`.
         lost_in_crash: messages that its process had received and was not done with when it died.
         age: from capture to receipt.
+        counters: what it counts of its own, by name: see `Routine.counters`.
     """
 
     name: str
@@ -119,6 +122,7 @@ class RoutineStatistics:
     busy_s: float
     lost_in_crash: int
     age: Latency
+    counters: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -156,16 +160,16 @@ class PipeStatistics:
     flows: dict[str, FlowStatistics]
 
 
-def read_statistics(process: native.Process, flow_names: Sequence[str], members: Sequence[tuple[str, int]]) -> PipeStatistics:
+def read_statistics(process: native.Process, flow_names: Sequence[str], members: Sequence[Member]) -> PipeStatistics:
     """Reads the counters of a pipe's control segment, or of a copy of one. Any thread, at any time.
 
     :param flow_names: the names of its flows, by number.
-    :param members: the name of each routine, and the number of its flow, by number.
+    :param members: its routines, by number.
     :raises ValueError, LookupError: when the segment is damaged.
     """
-    names = [name for name, _ in members]
+    names = [member.name for member in members]
     routines = {}
-    for number, (name, flow) in enumerate(members):
+    for number, (name, flow, counter_names) in enumerate(members):
         record = native.RoutineRecord(process, number)
         counters = record.counters()
         routines[name] = RoutineStatistics(
@@ -174,6 +178,7 @@ def read_statistics(process: native.Process, flow_names: Sequence[str], members:
             state=State(record.state).name.lower(),
             busy_s=counters.pop("busy_ns") / 1e9,
             age=Latency(tuple(record.age_histogram())),
+            counters=dict(Counters(counter_names, record.own_counters())),
             **counters,
         )
     waiting: Counter[int] = Counter()

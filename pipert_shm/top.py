@@ -170,6 +170,7 @@ class _Span:
             "sent": routine.sent,
             "sent_per_s": self._rate(routine.sent, earlier.sent),
             "errors": routine.errors,
+            "counters": routine.counters,
             "busy_percent": 100 * self._rate(routine.busy_s, earlier.busy_s),
             "age": _latency(routine.age, earlier.age),
         }
@@ -277,7 +278,7 @@ def _flows(pipe: dict[str, Any]) -> Table:
 
 
 def _routines(pipe: dict[str, Any]) -> Table:
-    table = _table("routine", "flow", "state", ">in/s", ">out/s", ">busy", ">errors", ">age p50")
+    table = _table("routine", "flow", "state", ">in/s", ">out/s", ">busy", ">errors", ">age p50", "counters")
     for routine in pipe["routines"]:
         table.add_row(
             routine["name"],
@@ -288,6 +289,7 @@ def _routines(pipe: dict[str, Any]) -> Table:
             _percent(routine["busy_percent"]),
             _bad(routine["errors"]),
             _ms(routine["age"]["p50_us"]),
+            ", ".join(f"{name} {count}" for name, count in routine["counters"].items() if count),
         )
     return table
 

@@ -12,6 +12,11 @@ def _as_it_is(data: Any) -> Any:
     return data
 
 
+def changes(transmitter: DataTransmitter) -> bool:
+    """Whether it does anything to a payload."""
+    return type(transmitter) not in (SharedMemoryTransmitter, BasicTransmitter)
+
+
 class DataTransmitter:
     """How the payloads of a wire travel; subclass it to change them on the way.
 

@@ -51,7 +51,7 @@ class Loop:
         edge.format(native.EdgeRecord(process, 0), frozenset({0, 1}))
         native.Incarnation(process, 0).format(0, edge.bit)
         self._port = native.Port(process, 0)
-        self.outbox = Outbox(self.segment, self._port, 0, NAMES[0], frozenset({0, 1}), slots, message_slots, {})
+        self.outbox = Outbox(self.segment, self._port, 0, NAMES[0], slots, message_slots, {})
         self.outbox.add(edge, 0)
         self.inbox = Inbox(self.segment, native.Port(process, 1), 1, NAMES, {})
         self.inbox.add(edge, 0)

@@ -95,7 +95,7 @@ def test_a_file_that_is_no_video_is_one_line(start_cli: StartCli, tmp_path: Path
     process = start_cli("demo", "--video", video, "--out", tmp_path / "out")
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (1, "")
-    assert err.startswith(f"pipert-shm: can't open the video {str(video)!r}: OpenCV finds no video in it")
+    assert err.startswith(f"pipert-shm: can't open the video {str(video)!r}: no video is found in it")
     assert err.count("\n") == 1
 
 

@@ -20,7 +20,7 @@ from killing import FAST, await_states, kill_flows, pid_of, pipe_id_of, running
 from pipert_shm import DestinationRoutine, Pipe, Wire, memory, native
 from pipert_shm.cli import main
 from pipert_shm.memory import ControlSegment, is_stale, pipe_ids, sweep_stale, unlink_pipe
-from pipert_shm.segments import Listing, Segment, about, list_pipe, text_of
+from pipert_shm.segments import Listing, Member, Segment, about, list_pipe, text_of
 from processes import descendants, reap_orphans
 from routines import Frames, Sink
 from waiting import Board, eventually
@@ -342,9 +342,11 @@ def test_what_is_not_a_segment_is_left_alone(tmp_path: Path, capsys: pytest.Capt
     odd[2].mkdir()
     other.touch()
     try:
-        assert sweep_stale() == []
+        ids = {path.name.split("-")[1] for path in odd}
+        assert not ids & set(sweep_stale())
         assert main(["ls"]) == 0
-        assert [line.split("  ")[1] for line in capsys.readouterr().out.splitlines() if line[0] != " "] == ["not ours"] * 3
+        lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+        assert {line[0]: line[1] for line in lines if line[0] in ids} == dict.fromkeys(ids, "not ours")
     finally:
         odd[2].rmdir()
         for path in (*odd[:2], other):
@@ -383,7 +385,7 @@ def test_pipes_of_other_users(stale: str, lost_control: bool) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        about(["a"], [("x", 0), ("y", 0)])[:-1],
+        about(["a"], [Member("x", 0), Member("y", 0)])[:-1],
         b"",
         b"\xff",
         b"[1]",
@@ -410,7 +412,7 @@ def test_without_names_there_are_numbers(text: bytes) -> None:
 
 
 def test_a_ring_that_is_just_being_made() -> None:
-    segment = ControlSegment.create(native.ControlSize(**SIZE), 1 << 20, about(["a"], [("x", 0), ("y", 0)]))
+    segment = ControlSegment.create(native.ControlSize(**SIZE), 1 << 20, about(["a"], [Member("x", 0), Member("y", 0)]))
     try:
         claimed = segment.process.claim_ring(1)
         assert claimed is not None

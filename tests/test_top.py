@@ -26,7 +26,7 @@ from killing import FAST, await_motion, await_states, pid_of, pipe_id_of, runnin
 from pipert_shm import DestinationRoutine, Pipe, Wire, native
 from pipert_shm.cli import main
 from pipert_shm.memory import ControlSegment, unlink_pipe
-from pipert_shm.segments import Control
+from pipert_shm.segments import Control, Member
 from pipert_shm.statistics import (
     FlowStatistics,
     Latency,
@@ -42,10 +42,13 @@ from waiting import Board, eventually
 
 
 class Busy(DestinationRoutine):
-    """Works on each frame."""
+    """Works on each frame, and counts them."""
+
+    counter_names = ("frames",)
 
     def main_logic(self, data: Any) -> None:
         assert int(data.sum()) >= 0
+        self.counters["frames"] += 1
 
 
 def moving_pipe() -> Pipe:
@@ -98,6 +101,7 @@ def test_a_pipe_that_moves(run_cli: RunCli) -> None:
     for name, routine in routines.items():
         assert before.routines[name].sent <= routine["sent"] <= after.routines[name].sent
         assert before.routines[name].received <= routine["received"] <= after.routines[name].received
+    assert routines["busy"]["counters"]["frames"] > 0
     assert routines["camera"]["age"] == {"p50_us": None, "p99_us": None}
     for wire in found["wires"]:
         assert (wire["sender"], wire["policy"], wire["capacity"], wire["linked"]) == ("camera", "drop_oldest", 2, True)
@@ -170,7 +174,9 @@ def test_what_a_process_uses() -> None:
 
 def look_at(time_s: float, count: int, cpu_s: float, hops: tuple[int, ...]) -> dict[str, Look]:
     """A made-up one, of a pipe of two routines; each count grows with `count`."""
-    routine = RoutineStatistics("a", "f", "running", count, 2 * count, 0, 0, 0, 0, count / 100, 0, Latency(hops))
+    routine = RoutineStatistics(
+        "a", "f", "running", count, 2 * count, 0, 0, 0, 0, count / 100, 0, Latency(hops), {"faces": count}
+    )
     wire = WireStatistics(
         "a", "b", "block", 4, True, 3 * count, count, 1, {"oldest": 2 * count, "join": 0}, 0, 0, Latency(hops)
     )
@@ -189,6 +195,7 @@ def test_rates_and_latencies_are_those_between_the_looks() -> None:
     assert pipe["flows"][0]["cpu_percent"] == 25.0
     (routine,) = pipe["routines"]
     assert (routine["received_per_s"], routine["sent_per_s"], routine["busy_percent"]) == (20.0, 40.0, pytest.approx(20.0))
+    assert routine["counters"] == {"faces": 100}
     (wire,) = pipe["wires"]
     assert (wire["received_per_s"], wire["lost_per_s"], wire["lost"]) == (20.0, 40.0, 200)
     assert wire["hop"]["p99_us"] == routine["age"]["p50_us"] == native.BUCKET_NS[fast] / 1000
@@ -227,7 +234,7 @@ def test_one_that_is_damaged_is_told_and_the_others_shown(capsys: pytest.Capture
 
 
 @pytest.fixture(scope="module")
-def sound() -> tuple[bytes, list[str], list[tuple[str, int]]]:
+def sound() -> tuple[bytes, list[str], list[Member]]:
     """The control segment of a pipe that has carried frames, and the names in it."""
     with running(moving_pipe()) as pipe:
         await_motion(pipe)
@@ -239,7 +246,7 @@ def sound() -> tuple[bytes, list[str], list[tuple[str, int]]]:
 @settings(max_examples=300)
 @given(st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=64)), max_size=8))
 def test_statistics_of_a_damaged_segment(
-    sound: tuple[bytes, list[str], list[tuple[str, int]]], writes: list[tuple[float, bytes]]
+    sound: tuple[bytes, list[str], list[Member]], writes: list[tuple[float, bytes]]
 ) -> None:
     """Numbers, or an error that `look` tells."""
     data, flows, routines = bytearray(sound[0]), *sound[1:]
@@ -259,7 +266,7 @@ def test_statistics_of_a_damaged_segment(
         process.close()
 
 
-def test_a_policy_that_does_not_exist(sound: tuple[bytes, list[str], list[tuple[str, int]]]) -> None:
+def test_a_policy_that_does_not_exist(sound: tuple[bytes, list[str], list[Member]]) -> None:
     data, flows, routines = sound
     copy = native.Copy(data)
     process = native.Process(copy.address, len(data))

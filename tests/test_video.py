@@ -181,9 +181,9 @@ def test_without_a_free_slot_frames_are_dropped_and_counted_and_the_video_goes_o
     [
         ("missing.mp4", "there is no such file; check the path"),
         ("directory", "it is a directory; name a file in it"),
-        ("text.mp4", "OpenCV finds no video in it; check it with ffprobe, and convert or copy it again"),
-        ("empty.mp4", "OpenCV finds no video in it; check it with ffprobe, and convert or copy it again"),
-        ("cut.mp4", "OpenCV finds no video in it; check it with ffprobe, and convert or copy it again"),
+        ("text.mp4", "no video is found in it; check it with ffprobe, and convert or copy it again"),
+        ("empty.mp4", "no video is found in it; check it with ffprobe, and convert or copy it again"),
+        ("cut.mp4", "no video is found in it; check it with ffprobe, and convert or copy it again"),
     ],
 )
 def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str, advice: str) -> None:

@@ -265,12 +265,9 @@ static void be_source(life *own, pshm_post *post, pshm_delivery *delivery) {
 
 /* The source's slot goes on as it is, unless the edge has it still. */
 static bool refer(life *own, pshm_post *post, const pshm_delivery *delivery) {
-    uint64_t descriptor, offset;
-    if (!pshm_port_reference(own->port, own->outs, delivery->address[0], PSHM_CRASH_PAYLOAD,
-                             &descriptor, &offset))
-        return reserve(own, post, delivery->sequence, OF_SOURCE);
-    post->slot[post->slots++] = descriptor;
-    return true;
+    return pshm_port_refer(own->port, post, own->outs, delivery->address[0],
+                           PSHM_CRASH_PAYLOAD) != PSHM_NO_SLOT ||
+           reserve(own, post, delivery->sequence, OF_SOURCE);
 }
 
 static void forward(life *own, pshm_post *post, const pshm_delivery *delivery) {

@@ -126,12 +126,9 @@ static void add_slot(pshm_port *port, pshm_post *it, uint32_t payloads) {
 
 /* Passes on what the routine holds, by reference. */
 static void add_held(uint32_t routine, pshm_port *port, pshm_post *it) {
-    uint64_t offset;
     for (uint32_t n = 0; n < PSHM_FUZZ_HELD && it->slots < 2; n++)
-        if (held[routine][n].address != NULL &&
-            pshm_port_reference(port, it->outs, held[routine][n].address, held[routine][n].bytes,
-                                &it->slot[it->slots], &offset))
-            it->slots++;
+        if (held[routine][n].address != NULL)
+            pshm_port_refer(port, it, it->outs, held[routine][n].address, held[routine][n].bytes);
 }
 
 /* As Outbox._hand_over in ports.py: what has no message slot yet is sent again. */

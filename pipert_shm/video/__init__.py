@@ -3,9 +3,19 @@
 Importing this package loads OpenCV.
 """
 
+from pipert_shm.video.capture import VideoInfo, open_video
 from pipert_shm.video.detection import DetectedFrame, MotionDetector
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.output import DetectionWriter
-from pipert_shm.video.source import VideoInfo, VideoSource, open_video
+from pipert_shm.video.source import VideoSource, video_sources
 
-__all__ = ["DetectedFrame", "DetectionWriter", "MotionDetector", "VideoError", "VideoInfo", "VideoSource", "open_video"]
+__all__ = [
+    "DetectedFrame",
+    "DetectionWriter",
+    "MotionDetector",
+    "VideoError",
+    "VideoInfo",
+    "VideoSource",
+    "open_video",
+    "video_sources",
+]

@@ -1,134 +1,307 @@
-"""Sources: what decodes a video into shared memory."""
+"""The routine that sends the frames of a video."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeAlias
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from pipert_shm.errors import EndOfStream, NoFreeSlot
 from pipert_shm.routine import SourceRoutine
-from pipert_shm.video.opencv import VideoError, cv2
+from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_folder, shown
+from pipert_shm.video.fit import Fit
+from pipert_shm.video.live import LiveReader
+from pipert_shm.video.timing import Playback, Thinning
 
-Source: TypeAlias = str | os.PathLike[str] | int
+Backend = Literal["opencv", "pyav"]
+Transport = Literal["tcp", "udp"]
 
-
-def open_video(source: Source) -> cv2.VideoCapture:
-    """Opens a video; the caller releases it.
-
-    :param source: a file's path, a stream's URL, or a camera's number.
-    :raises VideoError: when it can't be opened; it says what to do.
-    """
-    capture = cv2.VideoCapture(source if isinstance(source, int) else os.fspath(source))
-    if not capture.isOpened():
-        capture.release()
-        raise VideoError(str(source), f"can't open the video {str(source)!r}: {_why_closed(source)}")
-    return capture
+PATIENCE = 0.2
+"""Seconds that one call of `main_logic` waits for a frame: so soon it heeds a stop."""
 
 
-def _why_closed(source: Source) -> str:
-    if isinstance(source, int):
-        return f"no camera answers; look at /dev/video{source}, and whether this user may read it (group video)"
-    if "://" in os.fspath(source):
-        return "nothing answers there with a video; check the address, and that its server is up"
-    path = Path(source)
-    if not path.exists():
-        return "there is no such file; check the path"
-    if path.is_dir():
-        return "it is a directory; name a file in it"
-    if not os.access(path, os.R_OK):
-        return "this user may not read it; check its mode with ls -l"
-    return "OpenCV finds no video in it; check it with ffprobe, and convert or copy it again"
-
-
-@dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """What a video says of itself; 0 where it does not.
-
-    Attributes:
-        frames: how many frames a file has, by its header: it may be wrong.
-    """
-
-    width: int
-    height: int
-    fps: float
-    frames: int
-
-    @classmethod
-    def of(cls, source: Source) -> VideoInfo:
-        """Opens the video, looks, and closes it.
-
-        :raises VideoError: when it can't be opened.
-        """
-        capture = open_video(source)
-        try:
-            return cls(
-                width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-                height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-                fps=max(0.0, capture.get(cv2.CAP_PROP_FPS)),
-                frames=max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))),
-            )
-        finally:
-            capture.release()
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of its frames, as arrays."""
-        return self.height, self.width, 3
+def _is_live(source: Source) -> bool:
+    text = f"/dev/video{source}" if isinstance(source, int) else os.fspath(source)
+    return text.startswith("/dev/") or ("://" in text and not text.startswith("file://"))
 
 
 class VideoSource(SourceRoutine):
-    """Sends the frames of a video, BGR; its stream ends with the video. A file is read as fast as its receivers' wires let it.
+    """Sends the frames of a video: (height, width, 3) uint8 arrays, BGR, decoded straight into shared memory.
 
-    Frames are decoded straight into shared memory. One whose size is not what the video had announced is copied there.
+    **Files and folders of images** are read as fast as the wires take them, or at their own speed (`realtime`). The stream ends
+    with the video. What is damaged is left out, counted, and logged.
 
-    :param source: a file's path, a stream's URL, or a camera's number.
+    **Live streams**, which are cameras and URLs (RTSP, HTTP MJPEG, MPEG-TS…), are always read to their newest frame, by a
+    thread of their own: what comes while the routine is not ready for it is passed over, so that frames are never old, however
+    slow the receivers are. A stream that is lost (it ends, fails, or is silent for `timeout`) is opened again, after 0.25 s at
+    first and up to 10 s in the end, until it is there, perhaps with frames of another size. What piled up while it was opened
+    is passed over.
+
+    `self.meta` tells receivers the source's name (`origin`), when the frame was read off a live stream (`captured_ns`,
+    `capture_time`), and where in the video it stands (`pts`, seconds).
+
+    `pipe.statistics().routines[name].counters`: whether it is `connected` (0 or 1), `reconnects`, and frames that were
+    `skipped` (passed over, or left out by `fps`) and `damaged`.
+
+    :param source: a file's path, a folder of images, a stream's URL, or a camera's number or device.
+    :param backend: who decodes: OpenCV, or PyAV (`pip install 'pipert_shm[pyav]'`), which says why a stream can't be opened and
+        lets RTSP travel by UDP, and copies each frame once.
+    :param live: whether it is a live stream, where the source does not tell: False for an URL whose file is to be read whole.
+    :param loop: begin a file again when it ends.
+    :param realtime: play a file at its own speed.
+    :param fps: the most frames in a second to send, the others being left out. A folder of images plays at so many, else 25.
+    :param size: width and height, pixels, that frames are brought to, whatever their proportions. A camera is asked for it.
+    :param roi: left, top, width and height, pixels, of the part of each frame that is sent, before it is brought to `size`.
+    :param transport: what RTSP travels by. OpenCV prefers TCP, or what OPENCV_FFMPEG_CAPTURE_OPTIONS says.
+    :param reconnect: False: a live stream that can't be opened is an error at the start, and when it is lost the stream ends.
+    :param timeout: seconds of silence after which an URL counts as lost.
+    :raises ValueError: when an option is out of range, or does not go with the others.
+    :raises ImportError: when the backend is not installed; it says what to install.
+
+    >>> gate = VideoSource("rtsp://admin:secret@10.0.0.5/stream1", "gate", fps=10, size=(640, 360))
+    >>> clip = VideoSource("walk.mp4", "clip", realtime=True, loop=True)
+    >>> stills = VideoSource("frames/", "stills", fps=5)
+
+    An object belongs to the pipe that it is in; `main_logic` is for its own thread.
     """
 
-    def __init__(self, source: Source, name: str | None = None) -> None:
+    counter_names = ("connected", "reconnects", "skipped", "damaged")
+
+    def __init__(
+        self,
+        source: Source,
+        name: str | None = None,
+        *,
+        backend: Backend = "opencv",
+        live: bool | None = None,
+        loop: bool = False,
+        realtime: bool = False,
+        fps: float | None = None,
+        size: tuple[int, int] | None = None,
+        roi: tuple[int, int, int, int] | None = None,
+        transport: Transport = "tcp",
+        reconnect: bool = True,
+        timeout: float = 5.0,
+    ) -> None:
         super().__init__(name)
         self.source = source
-        self._capture: cv2.VideoCapture | None = None
-        self._shape: tuple[int, ...] = ()
+        self.live = _is_live(source) if live is None else live
+        _check(source, self.live, backend, loop, realtime, fps, size, roi, transport, timeout)
+        self._backend = backend
+        self._loop = loop
+        self._realtime = realtime
+        self._fps = fps
+        self._size = size
+        self._roi = roi
+        self._transport = transport
+        self._reconnect = reconnect
+        self._timeout = timeout
+        self._capture: Capture | None = None
+        self._reader: LiveReader | None = None
+        self._reading_still: threading.Thread | None = None
+        if size is not None:
+            self.declare_output((size[1], size[0], 3))
+        if self.live and fps is not None:
+            self.set_const_fps(fps)
 
     def setup(self) -> None:
-        """Opens the video.
+        """Opens the video; a live stream that may be opened again is opened by its reader, later if need be.
 
         :raises VideoError: when that fails.
         """
-        self._capture = open_video(self.source)
-        width, height = (int(self._capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        self._shape = (height, width, 3)
+        self._fit = Fit(shown(self.source), self._roi, self._size, self._logger)
+        self.counters["connected"] = 0
+        if not self.live:
+            self._begin()
+            return
+        self._reader = LiveReader(
+            shown(self.source),
+            self._open,
+            self._fit,
+            self.counters,
+            self._logger,
+            reconnect=self._reconnect,
+            after=self._reading_still,
+        )
+        if not self._reconnect and self._reader.await_shape(3 * self._timeout) is None and self._reader.failure is not None:
+            raise self._reader.failure
 
-    def main_logic(self) -> np.ndarray:
-        """The next frame.
+    def main_logic(self) -> np.ndarray | None:
+        """The next frame; None when none has come for a moment.
 
         :raises NoFreeSlot: when there is no room for it; the frame is then lost.
         :raises EndOfStream: after the last one.
+        :raises VideoError: when it does not have the part that is wanted.
         """
-        assert self._capture is not None, "setup() comes first"
-        try:
-            out = self.loan(self._shape)
-        except NoFreeSlot:
-            # This frame goes, so that the next one is new again: what is not taken from a camera piles up as latency.
-            if not self._capture.grab():
-                raise EndOfStream from None
-            raise
-        ok, frame = self._capture.read(out)
-        if not ok:
-            raise EndOfStream
-        if frame is not out:
-            # OpenCV has made an array of its own, without a word; it is sent, at the price of a copy.
-            if frame.shape != self._shape:
-                self._logger.warning("frames of %s come instead of %s; the first of them is copied", frame.shape, self._shape)
-            self._shape = frame.shape
-        return frame
+        return self._read_live(self._reader) if self._reader is not None else self._read_file()
 
     def cleanup(self) -> None:
         """Closes the video."""
+        if self._reader is not None:
+            self._reading_still = self._reader.close()
+            self._reader = None
         if self._capture is not None:
-            self._capture.release()
+            self._capture.close()
             self._capture = None
+            self.counters["connected"] = 0
+
+    def _open(self) -> Capture:
+        if is_folder(self.source):
+            return ImageFolder(self.source, fps=self._fps or 25.0)
+        if self._backend == "pyav":
+            from pipert_shm.video.pyav import PyAVCapture
+
+            assert not isinstance(self.source, int), "_check has seen to that"
+            return PyAVCapture(self.source, timeout=self._timeout, live=self.live, transport=self._transport)
+        return OpenCVCapture(self.source, timeout=self._timeout, live=self.live, size=self._size)
+
+    # ---- live streams ----------------------------------------------------------------------------
+
+    def _read_live(self, reader: LiveReader) -> np.ndarray | None:
+        shape = reader.await_shape(PATIENCE)
+        live = None
+        if shape is not None:
+            try:
+                live = reader.read(self.loan(shape), PATIENCE)
+            except NoFreeSlot:
+                if reader.pass_over(PATIENCE):
+                    raise
+        if live is None:
+            if reader.over:
+                raise EndOfStream
+            return None
+        self.meta.captured_ns, self.meta.pts = live.captured_ns, live.pts
+        return live.frame
+
+    # ---- files -----------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if self._capture is not None:
+            self._capture.close()
+        self._capture = self._open()
+        if self._capture.info.width:
+            self._fit.check(self._capture.info.width, self._capture.info.height)
+        self.counters["connected"] = 1
+        self._thinning = None if self._fps is None or is_folder(self.source) else Thinning(self._fps)
+        self._playback = Playback() if self._realtime else None
+        self._read = 0
+        self._damaged = 0
+        self._in_hand = False
+
+    def _read_file(self) -> np.ndarray | None:
+        assert self._capture is not None, "setup() comes first"
+        if not self._in_hand:
+            self._in_hand = self._grab(self._capture)
+            if not self._in_hand:
+                return None
+        if self._playback is not None and (left := self._playback.left(self._capture.pts)) > 0:
+            time.sleep(min(left, PATIENCE))
+            if left > PATIENCE:
+                return None
+        self._in_hand = False
+        frame = self._fit.fill(self._capture, self.loan(self._fit.shape(self._capture)))
+        if frame is None:
+            self._note_damage(1)
+            return None
+        self.meta.pts = self._capture.pts
+        return frame
+
+    def _grab(self, capture: Capture) -> bool:
+        """Goes on to the next frame that is wanted; False when it has not come to one in a while."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            if not capture.grab():
+                self._end(capture)
+                return False
+            damaged, self._damaged = capture.damaged - self._damaged, capture.damaged
+            if damaged:
+                self._note_damage(damaged)
+            self._read += 1 + damaged
+            if self._thinning is None or self._thinning.takes(capture.pts):
+                return True
+            self.counters["skipped"] += 1
+        return False
+
+    def _note_damage(self, frames: int) -> None:
+        self.counters["damaged"] += frames
+        self._logger.warning("%d damaged frames of %r, before %d, are left out", frames, shown(self.source), self._read + 1)
+
+    def _end(self, capture: Capture) -> None:
+        announced = capture.info.frames
+        if announced - self._read > max(1.0, capture.info.fps):
+            self._logger.warning(
+                "%r ended after %d frames, not the %d that its header tells of: it may be cut or damaged",
+                shown(self.source),
+                self._read,
+                announced,
+            )
+        if not self._loop or not self._read:
+            raise EndOfStream
+        self._begin()
+
+
+def _check(
+    source: Source,
+    live: bool,
+    backend: str,
+    loop: bool,
+    realtime: bool,
+    fps: float | None,
+    size: tuple[int, ...] | None,
+    roi: tuple[int, ...] | None,
+    transport: str,
+    timeout: float,
+) -> None:
+    """:raises ValueError: when an option is out of range, or does not go with the others."""
+    text = "" if isinstance(source, int) else os.fspath(source)
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {get_args(Backend)}, not {backend!r}")
+    if backend == "pyav":
+        if isinstance(source, int) or text.startswith("/dev/"):
+            raise ValueError(f"a camera ({source}) is read by OpenCV: leave backend='pyav' away")
+        import pipert_shm.video.pyav  # noqa: F401  (what it lacks should be known now)
+    if live and (loop or realtime):
+        raise ValueError(f"{'loop' if loop else 'realtime'} is for files, and {shown(source)!r} is a live stream; live=False?")
+    if fps is not None and not 0 < fps < float("inf"):
+        raise ValueError(f"fps must be positive, or None for all frames, not {fps}")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"size must be (width, height), at least (1, 1), not {size}")
+    if roi is not None and (len(roi) != 4 or min(roi) < 0 or min(roi[2:]) < 1):
+        raise ValueError(f"roi must be (left, top, width, height), at least (0, 0, 1, 1), not {roi}")
+    if transport not in get_args(Transport):
+        raise ValueError(f"transport must be one of {get_args(Transport)}, not {transport!r}")
+    if transport != "tcp" and not (backend == "pyav" and text.startswith(("rtsp://", "rtsps://"))):
+        raise ValueError(f"transport={transport!r} is for an rtsp:// URL with backend='pyav'")
+    if not 0 < timeout < 3600:
+        raise ValueError(f"timeout must be more than 0 and less than 3600 seconds, not {timeout}")
+
+
+def video_sources(sources: Iterable[Source], name: str = "camera", **options: Any) -> list[VideoSource]:
+    """A `VideoSource` for each of several videos, named after their places: camera-0, camera-1 and so on.
+
+    :param sources: paths, URLs, or camera numbers.
+    :param name: what their names begin with.
+    :param options: those of `VideoSource`, for all of them.
+    :raises ValueError: when there is no source, or an option is wrong.
+
+    One detector for all, with each camera in a process of its own:
+
+    >>> from pipert_shm import BatchRoutine, Pipe, Wire
+    >>> cameras = video_sources(["rtsp://10.0.0.5/1", "rtsp://10.0.0.6/1"], fps=10, size=(640, 360))
+    >>> detector = BatchRoutine("detector", batch_size=len(cameras), max_wait=0.05)
+    >>> pipe = Pipe()
+    >>> pipe.create_flow("detect", False, detector)
+    >>> for camera in cameras:
+    ...     pipe.create_flow(camera.name, False, camera)
+    ...     pipe.link(Wire(camera, detector))
+    >>> [camera.name for camera in cameras]
+    ['camera-0', 'camera-1']
+    """
+    cameras = [VideoSource(source, f"{name}-{place}", **options) for place, source in enumerate(sources)]
+    if not cameras:
+        raise ValueError("there must be at least one source")
+    return cameras

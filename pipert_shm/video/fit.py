@@ -1,0 +1,69 @@
+"""What becomes of a frame between its decoder and shared memory: a part of it, at another size."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from pipert_shm.video.capture import Capture
+from pipert_shm.video.opencv import VideoError, cv2
+
+
+class Fit:
+    """Brings the frames of a capture into arrays in shared memory. One thread at a time.
+
+    :param name: of the video, for errors.
+    :param roi: left, top, width and height of the part that is wanted, pixels; None: all of it.
+    :param size: width and height that it is brought to; None: as it is.
+    """
+
+    def __init__(
+        self, name: str, roi: tuple[int, int, int, int] | None, size: tuple[int, int] | None, logger: logging.Logger
+    ) -> None:
+        self._name = name
+        self._roi = roi
+        self._size = size
+        self._logger = logger
+
+    def check(self, frame_width: int, frame_height: int) -> None:
+        """:raises VideoError: when frames of that size do not have the part that is wanted."""
+        left, top, width, height = self._roi or (0, 0, 0, 0)
+        if left + width > frame_width or top + height > frame_height:
+            raise VideoError(
+                self._name,
+                f"the part {self._roi} (left, top, width, height) does not lie within the frames of {self._name!r}, which are "
+                f"{frame_width}x{frame_height}: give another roi",
+            )
+
+    def shape(self, capture: Capture) -> tuple[int, int, int]:
+        """Of the array that `fill` wants for the next frame."""
+        return capture.shape if self._size is None else (self._size[1], self._size[0], 3)
+
+    def fill(self, capture: Capture, out: np.ndarray) -> np.ndarray | None:
+        """The frame that was grabbed, in `out` or a part of it; None when it is damaged.
+
+        Where it does not fit, since the video does not keep to the size that it had announced, it comes in another array.
+
+        :raises VideoError: when the frame does not have the part that is wanted.
+        """
+        if self._size is not None:
+            whole = capture.retrieve()
+            if whole is None:
+                return None
+            part = self._part(whole)
+            shrinks = part.shape[1] >= self._size[0] and part.shape[0] >= self._size[1]
+            return cv2.resize(part, self._size, dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        frame = capture.retrieve(out)
+        if frame is None:
+            return None
+        if frame.shape != out.shape:
+            self._logger.warning("frames of %s come instead of %s; the first of them is copied", frame.shape, out.shape)
+        return self._part(frame)
+
+    def _part(self, frame: np.ndarray) -> np.ndarray:
+        if self._roi is None:
+            return frame
+        left, top, width, height = self._roi
+        self.check(frame.shape[1], frame.shape[0])
+        return frame[top : top + height, left : left + width]

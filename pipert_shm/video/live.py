@@ -1,0 +1,211 @@
+"""Live streams: a thread that always reads on, so that what is taken is what has just come."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from pipert_shm.counters import Counters
+from pipert_shm.native import now_ns
+from pipert_shm.video.capture import Capture
+from pipert_shm.video.fit import Fit
+from pipert_shm.video.opencv import VideoError
+
+SHORTEST_WAIT = 0.25
+LONGEST_WAIT = 10.0
+"""Seconds between two attempts to connect: they double from the one to the other, until a frame comes."""
+
+OPENING = 2.0
+"""Seconds after the opening of a stream in which frames may come that had piled up meanwhile."""
+
+FAREWELL = 1.0
+"""Seconds that `close` waits for a thread that may just be waiting for a silent stream."""
+
+
+class Live(NamedTuple):
+    """A frame, when it was read off the stream (CLOCK_MONOTONIC, ns), and where in the stream it stands, seconds."""
+
+    frame: np.ndarray
+    captured_ns: int
+    pts: float | None
+
+
+class LiveReader:
+    """Reads a stream to the newest frame, all the time, and connects again when it is lost.
+
+    Nothing is kept: a frame that comes while nobody waits in `read` is passed over. Public methods are for one thread.
+
+    :param name: of the stream, for the log.
+    :param connect: opens it.
+    :param counters: `connected`, `reconnects`, `skipped` and `damaged` are kept here.
+    :param reconnect: whether to go on after a loss, or else end.
+    :param after: a thread that must have ended before.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Capture],
+        fit: Fit,
+        counters: Counters,
+        logger: logging.Logger,
+        *,
+        reconnect: bool,
+        after: threading.Thread | None = None,
+    ) -> None:
+        self._name = name
+        self._connect = connect
+        self._fit = fit
+        self._counters = counters
+        self._logger = logger
+        self._reconnect = reconnect
+        self._after = after
+        self._closing = threading.Event()
+        self._changed = threading.Condition()
+        self._shape: tuple[int, int, int] | None = None
+        self._wanted: np.ndarray | None = None
+        self._filling = False
+        self._filled: Live | None = None
+        self._grabbed = 0
+        self._over = False
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._serve, name="reader", daemon=True)
+        self._thread.start()
+
+    # ---- whoever wants frames --------------------------------------------------------------------
+
+    def await_shape(self, timeout: float) -> tuple[int, int, int] | None:
+        """The shape of the array that `read` wants; None when the stream has not been open within this time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._shape is not None or self._over, timeout)
+            return self._shape
+
+    def read(self, out: np.ndarray, timeout: float) -> Live | None:
+        """The next frame that comes, in `out` if it has the right shape; None when none comes within this time."""
+        with self._changed:
+            self._wanted = out
+            self._changed.wait_for(lambda: (self._wanted is None and not self._filling) or self._over, timeout)
+            self._wanted = None
+            self._changed.wait_for(lambda: not self._filling)
+            filled, self._filled = self._filled, None
+            return filled
+
+    def pass_over(self, timeout: float) -> bool:
+        """Lets the next frame go by; False when none comes within this time."""
+        with self._changed:
+            before = self._grabbed
+            self._changed.wait_for(lambda: self._grabbed > before or self._over, timeout)
+            return self._grabbed > before
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return self._over
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why it is over."""
+        return self._failure
+
+    def close(self) -> threading.Thread | None:
+        """Ends it; the thread, if it still waits for a silent stream, and ends later."""
+        self._closing.set()
+        self._thread.join(FAREWELL)
+        return self._thread if self._thread.is_alive() else None
+
+    # ---- the thread ------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        if self._after is not None:
+            self._after.join()
+        delay = SHORTEST_WAIT / 2
+        connected_before = False
+        while not self._closing.is_set():
+            seen = self._grabbed
+            try:
+                capture = self._connect()
+                try:
+                    self._counters["connected"] = 1
+                    self._counters["reconnects"] += connected_before
+                    connected_before = True
+                    self._read_on(capture)
+                finally:
+                    self._counters["connected"] = 0
+                    capture.close()
+            except Exception as error:
+                if self._closing.is_set():
+                    break  # whatever it is, nobody waits for more
+                self._failure = error
+                delay = SHORTEST_WAIT if self._grabbed > seen else min(2 * delay, LONGEST_WAIT)
+                again = f"; trying again in {delay:g} s" if self._reconnect else ""
+                self._logger.warning("%s%s", error, again, exc_info=None if isinstance(error, VideoError) else error)
+            if not self._reconnect:
+                break
+            self._closing.wait(delay)
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def _read_on(self, capture: Capture) -> None:
+        """Reads until it is lost, which is an error, or until it is closed."""
+        self._logger.info("connected: frames of %dx%d", capture.info.width, capture.info.height)
+        self._expect(capture)
+        opened_ns = came_ns = now_ns()
+        stood: float | None = None
+        piled_up = True
+        damaged = 0
+        while not self._closing.is_set():
+            last_ns = came_ns
+            if not capture.grab():
+                silence = (now_ns() - last_ns) / 1e9
+                raise VideoError(self._name, f"{self._name!r} is lost, {silence:.1f} s after its last frame")
+            came_ns = now_ns()
+            self._note_damage(capture.damaged - damaged)
+            damaged = capture.damaged
+            if piled_up:
+                # What comes in less than half the time that lies between the frames themselves has been waiting.
+                apart = float("inf") if stood is None or capture.pts is None else capture.pts - stood
+                piled_up = (came_ns - last_ns) / 1e9 < apart / 2 and (came_ns - opened_ns) / 1e9 < OPENING
+            stood = capture.pts
+            self._hand_over(capture, came_ns, skip=piled_up)
+
+    def _hand_over(self, capture: Capture, came_ns: int, *, skip: bool) -> None:
+        """Fills the array of whoever waits for a frame."""
+        with self._changed:
+            self._grabbed += 1
+            self._changed.notify_all()
+            out = self._wanted
+            if skip or out is None:
+                self._counters["skipped"] += 1
+                return
+            self._wanted = None
+            self._filling = True
+        frame = None
+        try:
+            frame = self._fit.fill(capture, out)
+        finally:
+            with self._changed:
+                self._filling = False
+                if frame is None:
+                    self._wanted = out
+                else:
+                    self._filled = Live(frame, came_ns, capture.pts)
+                    self._shape = self._fit.shape(capture)
+                self._changed.notify_all()
+        self._note_damage(frame is None)
+
+    def _note_damage(self, frames: int) -> None:
+        if frames:
+            self._counters["damaged"] += frames
+            self._logger.warning("%d damaged frames of %r are left out", frames, self._name)
+
+    def _expect(self, capture: Capture) -> None:
+        with self._changed:
+            self._shape = self._fit.shape(capture)
+            if self._wanted is not None and self._wanted.shape != self._shape:
+                self._wanted = None  # another one is wanted
+            self._changed.notify_all()

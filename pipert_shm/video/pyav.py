@@ -1,0 +1,97 @@
+"""Videos read by PyAV: exact time stamps, the cause of an error, and the choice of how RTSP travels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipert_shm.video.capture import MOST_DAMAGED, Address, VideoInfo, cannot_open, shown
+from pipert_shm.video.opencv import VideoError
+
+try:
+    import av
+except ImportError as error:
+    raise ImportError(f"PyAV does not load ({error}): pip install 'pipert_shm[pyav]'") from error
+
+
+class PyAVCapture:
+    """A file or a stream, read by PyAV. A frame is copied once on its way into shared memory, which OpenCV need not.
+
+    :param timeout: seconds after which a stream that says nothing is given up.
+    :param live: decodes in as many threads as a frame has slices, since threads that take a frame each hold them back.
+    :param transport: what RTSP travels by.
+    :raises VideoError: when it can't be opened; it says why.
+    """
+
+    def __init__(self, source: Address, *, timeout: float = 5.0, live: bool = False, transport: str = "tcp") -> None:
+        self._source = source
+        self._timeout = timeout
+        text = os.fspath(source)
+        options = {"rtsp_transport": transport} if text.startswith(("rtsp://", "rtsps://")) else {}
+        try:
+            self._container = av.open(text, timeout=timeout, options=options)
+        except av.error.ExitError:
+            raise cannot_open(source, f"no answer within {timeout:g} s") from None
+        except av.error.FFmpegError as error:
+            raise cannot_open(source, error.strerror or str(error)) from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise cannot_open(source, "there is no video in it, only sound perhaps")
+        stream = self._container.streams.video[0]
+        stream.thread_type = "SLICE" if live else "AUTO"
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        seconds = max(0, self._container.duration or 0) / av.time_base
+        self.info = VideoInfo(stream.width, stream.height, fps, stream.frames or round(seconds * fps))
+        self.shape = self.info.shape
+        self.pts: float | None = None
+        self._start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
+        self._frames = self._decode(stream)
+        self.damaged = 0
+
+    def _decode(self, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+        in_a_row = 0
+        for packet in self._container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                self.damaged += 1
+                in_a_row += 1
+                if in_a_row == MOST_DAMAGED:
+                    raise
+            else:
+                in_a_row = 0
+                yield from frames
+
+    def grab(self) -> bool:
+        """See `Capture.grab`."""
+        try:
+            self._frame = next(self._frames)
+        except StopIteration:
+            return False
+        except av.error.ExitError:
+            raise VideoError(shown(self._source), f"{shown(self._source)!r} fell silent for {self._timeout:g} s") from None
+        except av.error.FFmpegError as error:
+            raise VideoError(shown(self._source), f"can't read on in {shown(self._source)!r}: {error.strerror}") from None
+        self.pts = None if self._frame.time is None else self._frame.time - self._start
+        return True
+
+    def retrieve(self, out: np.ndarray | None = None) -> np.ndarray:
+        """See `Capture.retrieve`."""
+        turns = round(self._frame.rotation / 90)
+        picture = self._frame.reformat(format="bgr24")
+        plane = picture.planes[0]
+        lines = np.frombuffer(memoryview(plane), np.uint8, plane.height * plane.line_size).reshape(
+            plane.height, plane.line_size
+        )
+        frame: np.ndarray = np.rot90(lines[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), turns)
+        self.shape = frame.shape[0], frame.shape[1], 3
+        if out is None or out.shape != self.shape:
+            return frame
+        np.copyto(out, frame)
+        return out
+
+    def close(self) -> None:
+        """See `Capture.close`."""
+        self._container.close()
