@@ -4,7 +4,7 @@ Layers, each importing only from those before it:
 
     errors -> native -> memory -> codec -> data, events, transmit, counters -> join -> routine -> wire -> plan
     -> channel, logs, ports -> order -> intake -> runner -> flow -> links, nursery -> growth -> launcher -> statistics, tap
-    -> session -> pipe -> api, rpc, video -> demo -> cli; cockpit and segments beside
+    -> session -> pipe -> api, rpc, video, config -> demo, run, top, doctor, remote -> cli; cockpit and segments beside
 
 Every public name has one home, and is re-exported here once.
 """
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipert_shm.data import Data, FrameData, Hop, Meta
 from pipert_shm.errors import (
+    ConfigError,
     EndOfStream,
+    Fault,
     FloatingRoutine,
     FlowDied,
     NoFreeSlot,
@@ -23,6 +25,7 @@ from pipert_shm.errors import (
     PipeFailed,
     PipertError,
     PipeStateError,
+    RemoteRefusal,
     RoutineError,
     SharedMemoryFull,
     UniqueRoutineName,
@@ -52,6 +55,7 @@ from pipert_shm.wire import QueueNetwork, Wire
 if TYPE_CHECKING:
     from pipert_shm.api import APIWrapper, create_app
     from pipert_shm.cockpit import get_socket_logger
+    from pipert_shm.config import PipelineFile
     from pipert_shm.rpc import RPCPipeWrapper
     from pipert_shm.video.capture import VideoInfo
     from pipert_shm.video.detection import DetectedFrame, MotionDetector
@@ -71,6 +75,7 @@ __all__ = [
     "APIWrapper",
     "BasicTransmitter",
     "BatchRoutine",
+    "ConfigError",
     "Data",
     "DataTransmitter",
     "DestinationRoutine",
@@ -78,6 +83,7 @@ __all__ = [
     "DetectionWriter",
     "EndOfStream",
     "FPSRoutine",
+    "Fault",
     "FloatingRoutine",
     "FlowDied",
     "FrameData",
@@ -93,9 +99,11 @@ __all__ = [
     "PipeFailed",
     "PipeStateError",
     "PipeStatistics",
+    "PipelineFile",
     "PipertError",
     "QueueNetwork",
     "RPCPipeWrapper",
+    "RemoteRefusal",
     "Routine",
     "RoutineError",
     "RoutineStatistics",
@@ -123,6 +131,7 @@ _LAZY = {
     "APIWrapper": "pipert_shm.api",
     "create_app": "pipert_shm.api",
     "get_socket_logger": "pipert_shm.cockpit",
+    "PipelineFile": "pipert_shm.config",
     "RPCPipeWrapper": "pipert_shm.rpc",
     "DetectedFrame": "pipert_shm.video.detection",
     "DetectionWriter": "pipert_shm.video.output",

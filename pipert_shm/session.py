@@ -401,8 +401,7 @@ def _fork(be_child: Callable[[], NoReturn]) -> int:
 
 
 def _names_of(plan: Plan) -> bytes:
-    flows = list(plan.flows)
-    return about(flows, [(item.routine.name, flows.index(item.flow)) for item in plan.routines])
+    return about(*plan.directory())
 
 
 def _make_segment(plan: Plan, budget: int | None) -> ControlSegment:

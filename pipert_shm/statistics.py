@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from pipert_shm import native
 from pipert_shm.counters import Counters
 from pipert_shm.launcher import FlowState
-from pipert_shm.memory import ControlSegment
-from pipert_shm.plan import Plan
 from pipert_shm.runner import State
+from pipert_shm.segments import Member
 from pipert_shm.wire import Policy
 
 
@@ -160,30 +160,34 @@ class PipeStatistics:
     flows: dict[str, FlowStatistics]
 
 
-def read_statistics(plan: Plan, segment: ControlSegment) -> PipeStatistics:
-    """Reads the counters of a pipe's control segment. Any thread, at any time."""
-    names = plan.names
+def read_statistics(process: native.Process, flow_names: Sequence[str], members: Sequence[Member]) -> PipeStatistics:
+    """Reads the counters of a pipe's control segment, or of a copy of one. Any thread, at any time.
+
+    :param flow_names: the names of its flows, by number.
+    :param members: its routines, by number.
+    :raises ValueError, LookupError: when the segment is damaged.
+    """
+    names = [member.name for member in members]
     routines = {}
-    for item in plan.routines:
-        record = native.RoutineRecord(segment.process, item.number)
+    for number, (name, flow, counter_names) in enumerate(members):
+        record = native.RoutineRecord(process, number)
         counters = record.counters()
-        own = Counters(item.routine.counter_names, record.own_counters())
-        routines[names[item.number]] = RoutineStatistics(
-            name=names[item.number],
-            flow=item.flow,
+        routines[name] = RoutineStatistics(
+            name=name,
+            flow=flow_names[flow],
             state=State(record.state).name.lower(),
             busy_s=counters.pop("busy_ns") / 1e9,
             age=Latency(tuple(record.age_histogram())),
-            counters=dict(own),
+            counters=dict(Counters(counter_names, record.own_counters())),
             **counters,
         )
     waiting: Counter[int] = Counter()
-    for incarnation in segment.process.incarnations():
+    for incarnation in process.incarnations():
         if incarnation.state in (native.LIVE, native.SENDER_DEAD):
             waiting[incarnation.edge] += incarnation.waiting()
     wires = {}
-    for number in range(segment.process.control.edges):
-        edge_record = native.EdgeRecord(segment.process, number)
+    for number in range(process.control.edges):
+        edge_record = native.EdgeRecord(process, number)
         sender, receiver = edge_record.ends()
         policy, capacity = edge_record.settings()
         if not capacity or max(sender, receiver) >= len(names):
@@ -200,7 +204,7 @@ def read_statistics(plan: Plan, segment: ControlSegment) -> PipeStatistics:
             **edge_record.counters(),
         )
     flows = {}
-    for number, name in enumerate(plan.flows):
-        state, pid, last_exit, restarts = native.FlowRecord(segment.process, number).read()
+    for number, name in enumerate(flow_names):
+        state, pid, last_exit, restarts = native.FlowRecord(process, number).read()
         flows[name] = FlowStatistics(name, FlowState(state).name.lower(), pid, restarts, last_exit)
     return PipeStatistics(native.now_ns() / 1e9, routines, wires, flows)

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -211,5 +212,62 @@ def run_script(start_script: StartScript) -> RunScript:
 
     def run(text: str, wrap: tuple[str, ...] = (), timeout: float = 30.0) -> Finished:
         return start_script(text, wrap).finish(timeout)
+
+    return run
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+StartCli = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start_cli(tmp_path: Path) -> Iterator[StartCli]:
+    """Starts `pipert-shm` with these arguments, in a process group of its own.
+
+    `path` comes first on its module path, `cwd` is its working directory, `wrap` a command that it is run by.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(
+        *arguments: str | Path,
+        path: Path | None = None,
+        cwd: Path = tmp_path,
+        wrap: tuple[str, ...] = (),
+        **environment: str,
+    ) -> subprocess.Popen[str]:
+        search = [str(PACKAGE_ROOT)] if path is None else [str(path), str(PACKAGE_ROOT)]
+        process = subprocess.Popen(
+            [*wrap, sys.executable, "-m", "pipert_shm.cli", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(search), **environment},
+            cwd=cwd,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        with process:
+            pass
+
+
+RunCli = Callable[..., Finished]
+
+
+@pytest.fixture
+def run_cli(start_cli: StartCli) -> RunCli:
+    """Runs `pipert-shm` with these arguments to its end."""
+
+    def run(*arguments: str | Path, **options: Any) -> Finished:
+        process = start_cli(*arguments, **options)
+        out, err = process.communicate(timeout=60)
+        return Finished(process.returncode, out, err)
 
     return run

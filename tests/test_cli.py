@@ -9,45 +9,15 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from conftest import PACKAGE_ROOT, SHM
+from conftest import PACKAGE_ROOT, SHM, RunCli, RunScript, StartCli
 from pipert_shm.cli import main
 from pipert_shm.demo import default_clip
 from test_video import FRAMES, frames_of, short_clip
 from waiting import eventually
-
-StartCli = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start_cli() -> Iterator[StartCli]:
-    """Starts `pipert-shm` with these arguments, in a process group of its own; `path` comes first on its module path."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str | Path, path: Path | None = None) -> subprocess.Popen[str]:
-        search = [str(PACKAGE_ROOT)] if path is None else [str(path), str(PACKAGE_ROOT)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipert_shm.cli", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        with process:
-            pass
 
 
 def segments_of(process: subprocess.Popen[str]) -> str:
@@ -170,26 +140,89 @@ def test_without_a_system_library_of_opencv_it_names_the_packages(start_cli: Sta
     )
 
 
-@pytest.mark.parametrize("arguments", [[], ["unknown"], ["demo", "--unknown"], ["demo", "--video"], ["demo", "extra"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["unknown"],
+        ["demo", "--unknown"],
+        ["demo", "--video"],
+        ["demo", "extra"],
+        ["run"],
+        ["run", "no-such-file.yaml"],
+        ["run", __file__, "--api", "8080"],
+        ["run", __file__, "--api", "127.0.0.1:port"],
+        ["run", __file__, "--check", "--watch"],
+        ["ctl", "http://127.0.0.1:1"],
+        ["ctl", "http://127.0.0.1:1", "event"],
+        ["ctl", "http://127.0.0.1:1", "event", "scale", "2"],
+        ["rpc", "tcp://127.0.0.1:1", "execute", "scale", "[2]"],
+        ["rpc", "tcp://127.0.0.1:1", "execute", "scale", "{"],
+    ],
+)
 def test_wrong_arguments_are_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: pipert-shm")
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "─ Error ─" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--help"], "find motion in a video, in three processes"),
+        (["--help"], "Find motion in a video, in three processes"),
+        (["--help"], "0 when all went well, 1 when something failed, 2 for wrong"),
+        (["-h"], "--install-completion"),
         (["demo", "--help"], "pipert-shm demo --video walk.mp4 --out walk"),
+        (["run", "--help"], "pipert-shm run motion.yaml --api 127.0.0.1:8080"),
+        (["ctl", "--help"], "event SET_THRESHOLD --routine detector"),
+        (["rpc", "--help"], "execute join '{\"to_kill\": true}'"),
     ],
 )
 def test_help_is_there(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 0
+    assert main(arguments) == 0
     assert text in capsys.readouterr().out
+
+
+def test_help_loads_nothing_heavy(run_script: RunScript) -> None:
+    script = run_script(
+        """
+import sys
+from pipert_shm.cli import main
+
+assert main(["--help"]) == 0
+heavy = ["cv2", "fastapi", "pydantic", "uvicorn", "ruamel", "numpy.f2py", "zerorpc", "gevent", "asyncio", "multiprocessing"]
+print([name for name in heavy if name in sys.modules])
+"""
+    )
+    assert script.stderr == ""
+    assert script.lines[-1] == "[]"
+
+
+def test_a_shell_completes_commands(run_cli: RunCli) -> None:
+    environment = {"_PIPERT_SHM_COMPLETE": "complete_bash", "COMP_WORDS": "pipert-shm d", "COMP_CWORD": "1"}
+    assert run_cli(**environment).stdout.split() == ["demo", "doctor"]
+
+
+def test_bench_runs_the_benchmarks_of_the_checkout(run_script: RunScript, tmp_path: Path) -> None:
+    """The package in a checkout of its own, with and without the benchmarks in it, that is not on the module path."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import pipert_shm
+from pipert_shm.cli import main
+sys.path = [path for path in sys.path if path not in ({str(tmp_path)!r}, {str(PACKAGE_ROOT)!r})]
+print(main(["bench", "--help", "-k", "hand over"]))
+"""
+    (tmp_path / "pipert_shm").symlink_to(PACKAGE_ROOT / "pipert_shm")
+    without = run_script(script)
+    assert without.lines == ["1"]
+    assert without.stderr.startswith(f"pipert-shm: there are no benchmarks in {tmp_path}: they are in the repository only")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").touch()
+    (tmp_path / "bench" / "__main__.py").write_text("def main(argv):\n    print(argv)\n    return 3\n")
+    found = run_script(script)
+    assert (found.lines, found.stderr) == (["['--help', '-k', 'hand over']", "3"], "")
 
 
 def test_ls_and_clean(start_cli: StartCli) -> None:
@@ -212,6 +245,8 @@ os._exit(0)
     dead, alive = (maker.stdout.readline().strip() for maker in makers if maker.stdout)
     makers[0].communicate()
     try:
+        shown, _ = start_cli("ls", "--json").communicate(timeout=30)
+        assert {(pipe["pipe_id"], pipe["state"]) for pipe in json.loads(shown)} >= {(dead, "stale"), (alive, "alive")}
         listed, _ = start_cli("ls").communicate(timeout=30)
         states = {line.split()[0]: line.split()[1] for line in listed.splitlines() if not line.startswith(" ")}
         assert (states[dead], states[alive]) == ("stale", "alive")

@@ -20,7 +20,7 @@ from killing import FAST, await_states, kill_flows, pid_of, pipe_id_of, running
 from pipert_shm import DestinationRoutine, Pipe, Wire, memory, native
 from pipert_shm.cli import main
 from pipert_shm.memory import ControlSegment, is_stale, pipe_ids, sweep_stale, unlink_pipe
-from pipert_shm.segments import Listing, Segment, about, list_pipe, text_of
+from pipert_shm.segments import Listing, Member, Segment, about, list_pipe, text_of
 from processes import descendants, reap_orphans
 from routines import Frames, Sink
 from waiting import Board, eventually
@@ -385,7 +385,7 @@ def test_pipes_of_other_users(stale: str, lost_control: bool) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        about(["a"], [("x", 0), ("y", 0)])[:-1],
+        about(["a"], [Member("x", 0), Member("y", 0)])[:-1],
         b"",
         b"\xff",
         b"[1]",
@@ -412,7 +412,7 @@ def test_without_names_there_are_numbers(text: bytes) -> None:
 
 
 def test_a_ring_that_is_just_being_made() -> None:
-    segment = ControlSegment.create(native.ControlSize(**SIZE), 1 << 20, about(["a"], [("x", 0), ("y", 0)]))
+    segment = ControlSegment.create(native.ControlSize(**SIZE), 1 << 20, about(["a"], [Member("x", 0), Member("y", 0)]))
     try:
         claimed = segment.process.claim_ring(1)
         assert claimed is not None

@@ -1,0 +1,340 @@
+"""What the pipes of this machine do right now: `pipert-shm top`.
+
+Read from their shared memory and from /proc, at no cost to the flows; the rates are those between two looks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from select import select
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipert_shm.memory import free_bytes, pipe_ids
+from pipert_shm.segments import Control, Segment, list_pipe
+from pipert_shm.statistics import Latency, PipeStatistics, read_statistics
+
+TICKS = os.sysconf("SC_CLK_TCK")
+NEVER = PipeStatistics(0.0, {}, {}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process has used of the machine: CPU seconds so far, bytes of its own, and bytes of shared memory that it sees."""
+
+    cpu_s: float
+    private_bytes: int
+    shared_bytes: int
+
+    @classmethod
+    def of(cls, pid: int) -> Usage | None:
+        """None when there is no such process."""
+        try:
+            times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        rss = (line.split() for line in lines if line.startswith("Rss"))
+        sizes = {name: int(kilobytes) * 1024 for name, kilobytes, _ in rss}
+        if not sizes:
+            return None  # a zombie
+        return cls(
+            cpu_s=(int(times[11]) + int(times[12])) / TICKS,
+            private_bytes=sizes["RssAnon:"],
+            shared_bytes=sizes["RssShmem:"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A pipe at one moment.
+
+    Attributes:
+        problem: why its numbers can't be read, or nothing.
+        usage: by flow.
+    """
+
+    pipe_id: str
+    state: str
+    parent: int | None
+    segments: list[Segment]
+    problem: str = ""
+    statistics: PipeStatistics = NEVER
+    usage: dict[str, Usage] = field(default_factory=dict)
+
+
+def look() -> dict[str, Look]:
+    """At every pipe that runs on this machine; by id."""
+    looks = {}
+    for pipe_id in pipe_ids():
+        listing = list_pipe(pipe_id)
+        if listing is None or listing.state == "stale":
+            continue
+        common = pipe_id, listing.state, listing.parent, listing.segments
+        try:
+            with Control(pipe_id, stale=False) as control:
+                statistics = read_statistics(control.process, control.flows, control.routines)
+        except FileNotFoundError:
+            continue  # it has ended meanwhile
+        except (OSError, ValueError, LookupError) as error:
+            looks[pipe_id] = Look(*common, problem=str(error))
+            continue
+        found = {flow.name: Usage.of(flow.pid) for flow in statistics.flows.values() if flow.pid}
+        looks[pipe_id] = Look(*common, statistics=statistics, usage={name: used for name, used in found.items() if used})
+    return looks
+
+
+def compare(now: dict[str, Look], before: dict[str, Look]) -> dict[str, Any]:
+    """What has happened between two looks, as plain values for JSON.
+
+    `*_per_s`, `cpu_percent`, `busy_percent` and latencies are of the time between them, for a pipe that is in both; latencies
+    are null where nothing came. The other numbers are totals, or what is there now.
+    """
+    return {
+        "shared_memory_free_bytes": free_bytes(),
+        "pipes": [_compare(pipe, before.get(pipe_id, pipe)) for pipe_id, pipe in now.items()],
+    }
+
+
+def _compare(now: Look, before: Look) -> dict[str, Any]:
+    seconds = now.statistics.time_s - before.statistics.time_s
+    span = _Span(seconds if seconds > 0 else float("inf"))
+    return {
+        "pipe_id": now.pipe_id,
+        "state": now.state,
+        "parent": now.parent,
+        "problem": now.problem,
+        "seconds": seconds,
+        "segments_bytes": sum(segment.size for segment in now.segments),
+        "flows": [span.flow(now, before, name) for name in now.statistics.flows],
+        "routines": [span.routine(now.statistics, before.statistics, name) for name in now.statistics.routines],
+        "wires": [span.wire(now.statistics, before.statistics, ends) for ends in now.statistics.wires],
+        "rings": [
+            {
+                "what": segment.what,
+                "slots": segment.slots[0],
+                "slot_bytes": segment.slots[1],
+                "free": segment.free,
+                "held": segment.held,
+            }
+            for segment in now.segments
+            if segment.slots
+        ],
+    }
+
+
+class _Span:
+    """Differences over a time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def _rate(self, now: float, before: float) -> float:
+        return max(0.0, now - before) / self._seconds
+
+    def flow(self, now: Look, before: Look, name: str) -> dict[str, Any]:
+        flow, used, had = now.statistics.flows[name], now.usage.get(name), before.usage.get(name)
+        earlier = before.statistics.flows.get(name, flow)
+        same = used and had and earlier.pid == flow.pid
+        return {
+            "name": name,
+            "state": flow.state,
+            "pid": flow.pid,
+            "restarts": flow.restarts,
+            "last_exit": flow.last_exit,
+            "cpu_percent": 100 * self._rate(used.cpu_s, had.cpu_s) if used and had and same else None,
+            "private_bytes": used.private_bytes if used else None,
+            "shared_bytes": used.shared_bytes if used else None,
+        }
+
+    def routine(self, now: PipeStatistics, before: PipeStatistics, name: str) -> dict[str, Any]:
+        routine = now.routines[name]
+        earlier = before.routines.get(name, routine)
+        return {
+            "name": name,
+            "flow": routine.flow,
+            "state": routine.state,
+            "received": routine.received,
+            "received_per_s": self._rate(routine.received, earlier.received),
+            "sent": routine.sent,
+            "sent_per_s": self._rate(routine.sent, earlier.sent),
+            "errors": routine.errors,
+            "counters": routine.counters,
+            "busy_percent": 100 * self._rate(routine.busy_s, earlier.busy_s),
+            "age": _latency(routine.age, earlier.age),
+        }
+
+    def wire(self, now: PipeStatistics, before: PipeStatistics, ends: tuple[str, str]) -> dict[str, Any]:
+        wire = now.wires[ends]
+        earlier = before.wires.get(ends, wire)
+        return {
+            "sender": wire.sender,
+            "receiver": wire.receiver,
+            "linked": wire.linked,
+            "policy": wire.policy,
+            "capacity": wire.capacity,
+            "waiting": wire.waiting,
+            "sent": wire.sent,
+            "received": wire.received,
+            "received_per_s": self._rate(wire.received, earlier.received),
+            "lost": wire.lost,
+            "lost_per_s": self._rate(wire.lost, earlier.lost),
+            "dropped": wire.dropped,
+            "hop": _latency(wire.hop, earlier.hop),
+        }
+
+
+def _latency(now: Latency, before: Latency) -> dict[str, float | None]:
+    """Of what came between the two."""
+    recent = Latency(tuple(max(0, new - old) for new, old in zip(now.counts, before.counts, strict=True)))
+    known = recent.count > 0
+    return {"p50_us": recent.p50_us if known else None, "p99_us": recent.p99_us if known else None}
+
+
+# ---- on a terminal -------------------------------------------------------------------------------
+
+
+def show_once(report: dict[str, Any], console: Console) -> None:
+    """Prints it as tables."""
+    console.print(_view(report))
+
+
+def show_live(interval: float, console: Console) -> None:
+    """Shows the pipes, as they are every `interval` seconds, until `q` is pressed.
+
+    :raises KeyboardInterrupt: at Ctrl-C.
+    """
+    before = look()
+    with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
+        live.update(_view(compare(before, {})), refresh=True)
+        while "q" not in pressed(interval):
+            now = look()
+            live.update(_view(compare(now, before)), refresh=True)
+            before = now
+
+
+@contextmanager
+def _keys() -> Iterator[Any]:
+    """Gives a function that waits for a key, for so many seconds, and returns what was pressed."""
+    keyboard = sys.stdin.fileno()
+    if not os.isatty(keyboard):
+        yield lambda seconds: select([], [], [], seconds)[0]
+        return
+    settings = termios.tcgetattr(keyboard)
+    tty.setcbreak(keyboard)
+    try:
+        yield lambda seconds: os.read(keyboard, 64).decode(errors="replace") if select([keyboard], [], [], seconds)[0] else ""
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, settings)
+
+
+def _view(report: dict[str, Any]) -> RenderableType:
+    free = f"/dev/shm: {_bytes(report['shared_memory_free_bytes'])} free"
+    if not report["pipes"]:
+        return Text(f"no pipe runs on this machine; {free}")
+    parts: list[RenderableType] = [Text(free)]
+    for pipe in report["pipes"]:
+        built = "" if pipe["parent"] is None else f", built by process {pipe['parent']}"
+        head = f"pipe {pipe['pipe_id']}, {pipe['state']}{built}, {_bytes(pipe['segments_bytes'])}"
+        parts.append(Text(f"\n{head}{': ' + pipe['problem'] if pipe['problem'] else ''}", style="bold"))
+        if not pipe["problem"]:
+            parts += [_flows(pipe), _routines(pipe), _wires(pipe), _rings(pipe)]
+    return Group(*parts)
+
+
+def _table(*columns: str) -> Table:
+    """Columns whose name starts with `>` hold numbers."""
+    table = Table(box=None, pad_edge=False, header_style="reverse", padding=(0, 1, 0, 0))
+    for column in columns:
+        numbers = column.startswith(">")
+        table.add_column(column.lstrip(">"), justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
+    return table
+
+
+def _flows(pipe: dict[str, Any]) -> Table:
+    table = _table("flow", ">pid", ">cpu", ">own", ">shared", ">restarts", "state")
+    for flow in pipe["flows"]:
+        table.add_row(
+            flow["name"],
+            str(flow["pid"] or "-"),
+            _percent(flow["cpu_percent"]),
+            _bytes(flow["private_bytes"]),
+            _bytes(flow["shared_bytes"]),
+            _bad(flow["restarts"]),
+            flow["state"],
+        )
+    return table
+
+
+def _routines(pipe: dict[str, Any]) -> Table:
+    table = _table("routine", "flow", "state", ">in/s", ">out/s", ">busy", ">errors", ">age p50", "counters")
+    for routine in pipe["routines"]:
+        table.add_row(
+            routine["name"],
+            routine["flow"],
+            routine["state"],
+            f"{routine['received_per_s']:.1f}",
+            f"{routine['sent_per_s']:.1f}",
+            _percent(routine["busy_percent"]),
+            _bad(routine["errors"]),
+            _ms(routine["age"]["p50_us"]),
+            ", ".join(f"{name} {count}" for name, count in routine["counters"].items() if count),
+        )
+    return table
+
+
+def _wires(pipe: dict[str, Any]) -> Table:
+    table = _table("wire", "policy", ">depth", ">msg/s", ">lost/s", ">hop p50", ">hop p99", "lost")
+    for wire in pipe["wires"]:
+        table.add_row(
+            f"{wire['sender']} -> {wire['receiver']}{'' if wire['linked'] else ' (unlinked)'}",
+            wire["policy"],
+            f"{wire['waiting']}/{wire['capacity']}",
+            f"{wire['received_per_s']:.1f}",
+            f"{wire['lost_per_s']:.1f}",
+            _ms(wire["hop"]["p50_us"]),
+            _ms(wire["hop"]["p99_us"]),
+            ", ".join(f"{count} {reason}" for reason, count in wire["dropped"].items() if count),
+        )
+    return table
+
+
+def _rings(pipe: dict[str, Any]) -> Table:
+    table = _table("ring", ">slots", ">of", ">free", "held by")
+    for ring in pipe["rings"]:
+        held = ", ".join(f"{name} {count}" for name, count in ring["held"].items())
+        free = Text(str(ring["free"]), style="" if ring["free"] else "red")
+        table.add_row(ring["what"].removeprefix("ring of "), str(ring["slots"]), _bytes(ring["slot_bytes"]), free, held)
+    return table
+
+
+def _bad(count: int) -> Text:
+    return Text(str(count), style="red" if count else "")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}%"
+
+
+def _ms(microseconds: float | None) -> str:
+    return "-" if microseconds is None else f"{microseconds / 1000:.2f} ms"
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return "-"
+    for unit, size in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)
