@@ -44,13 +44,14 @@ from pipert_shm.events import (
 from pipert_shm.join import Join
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import BatchRoutine, DestinationRoutine, FPSRoutine, MiddleRoutine, Routine, SourceRoutine, writable
-from pipert_shm.statistics import Latency, PipeStatistics, RoutineStatistics, WireStatistics
+from pipert_shm.statistics import FlowStatistics, Latency, PipeStatistics, RoutineStatistics, WireStatistics
 from pipert_shm.tap import Tap
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import QueueNetwork, Wire
 
 if TYPE_CHECKING:
-    from pipert_shm.api import APIWrapper, create_app
+    from pipert_shm.api.app import create_app
+    from pipert_shm.api.server import APIWrapper
     from pipert_shm.cockpit import get_socket_logger
     from pipert_shm.rpc import RPCPipeWrapper
     from pipert_shm.video.detection import DetectedFrame, MotionDetector
@@ -79,6 +80,7 @@ __all__ = [
     "FPSRoutine",
     "FloatingRoutine",
     "FlowDied",
+    "FlowStatistics",
     "FrameData",
     "Hop",
     "Join",
@@ -118,8 +120,8 @@ __all__ = [
 ]
 
 _LAZY = {
-    "APIWrapper": "pipert_shm.api",
-    "create_app": "pipert_shm.api",
+    "APIWrapper": "pipert_shm.api.server",
+    "create_app": "pipert_shm.api.app",
     "get_socket_logger": "pipert_shm.cockpit",
     "RPCPipeWrapper": "pipert_shm.rpc",
     "DetectedFrame": "pipert_shm.video.detection",
