@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -10,9 +11,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.middleware.cors import CORSMiddleware
 
-from pipert_shm.api import control
+from pipert_shm.api import control, journal, metrics, preview
 from pipert_shm.api.guard import Guard
+from pipert_shm.api.journal import Journal
 from pipert_shm.api.models import Problem
+from pipert_shm.api.preview import Previews
 from pipert_shm.errors import PipertError, PipeStateError, UnknownEvent, UnknownTarget
 from pipert_shm.pipe import Pipe
 
@@ -50,10 +53,12 @@ def create_app(pipe: Pipe, *, token: str | None = None, hosts: Collection[str] =
     :param hosts: names by which it is reached, as in a `Host` header, without the port.
     :param origins: sites whose pages may use it, such as `https://cockpit.example:8000`.
     """
-    app = FastAPI(title="pipert_shm", description=DESCRIPTION, responses=_GUARDED)
+    app = FastAPI(title="pipert_shm", description=DESCRIPTION, responses=_GUARDED, lifespan=_live)
     app.state.pipe = pipe
-    app.include_router(control.changing)
-    app.include_router(control.looking)
+    app.state.journal = Journal(pipe)
+    app.state.previews = Previews(pipe)
+    for router in (control.changing, control.looking, metrics.router, journal.router, preview.router):
+        app.include_router(router)
     app.add_exception_handler(PipertError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_as_told)
     for kind in (RequestValidationError, 400):  # a 400 is FastAPI's for a body that is not even text
@@ -64,6 +69,19 @@ def create_app(pipe: Pipe, *, token: str | None = None, hosts: Collection[str] =
             CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["Authorization"]
         )
     return app
+
+
+@asynccontextmanager
+async def _live(app: FastAPI) -> AsyncIterator[None]:
+    app.state.journal.start()
+    yield
+    end_streams(app)
+
+
+def end_streams(app: FastAPI) -> None:
+    """Ends all answers that would go on as long as the pipe does. Any thread."""
+    app.state.journal.stop()
+    app.state.previews.close()
 
 
 def _refuse(_: Request, error: Exception) -> JSONResponse:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import uvicorn
 
-from pipert_shm.api.app import create_app
+from pipert_shm.api.app import create_app, end_streams
 from pipert_shm.api.guard import is_loopback
 from pipert_shm.pipe import Pipe
 
@@ -60,7 +60,7 @@ class APIWrapper:
         """
         gone = self._pipe._built().gone
         config = uvicorn.Config(self._app, loop="asyncio", log_config=None, limit_concurrency=MOST_CONNECTIONS)
-        server = _Server(config)
+        server = _Server(config, lambda: end_streams(self._app))
 
         def end_with_pipe() -> None:
             gone.wait()
@@ -80,7 +80,12 @@ class APIWrapper:
 class _Server(uvicorn.Server):
     """Hangs up on clients that are slow when it ends; to their requests that is a disconnection, and not a failure."""
 
+    def __init__(self, config: uvicorn.Config, on_end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_end = on_end
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_end()
         asyncio.get_running_loop().call_later(SLOW_CLIENT_S, self._hang_up)
         await super().shutdown(sockets)
 
