@@ -96,6 +96,8 @@ def test_only_own_pages_and_programs_may_change_anything(served: Served) -> None
 def test_a_link_to_what_only_shows_may_stand_anywhere(served: Served) -> None:
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Referer": "https://elsewhere.example/"}
     assert served.client.get("/statistics", headers=link).status_code == 200
+    framed = {**link, "Sec-Fetch-Dest": "iframe"}
+    assert served.client.get("/statistics", headers=framed).status_code == 403
     embedded = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
     assert served.client.get("/statistics", headers=embedded).status_code == 403
 

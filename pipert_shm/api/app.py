@@ -33,7 +33,14 @@ _GUARDED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(pipe: Pipe, *, token: str | None = None, hosts: Collection[str] = (), origins: Collection[str] = ()) -> FastAPI:
+def create_app(
+    pipe: Pipe,
+    *,
+    token: str | None = None,
+    hosts: Collection[str] = (),
+    origins: Collection[str] = (),
+    dashboard: bool = False,
+) -> FastAPI:
     """The HTTP control of a pipe, as an ASGI application; `APIWrapper` serves it, and any ASGI server can.
 
     `/kill` ends the pipe; the server that runs the application ends with it where that is an `APIWrapper`.
@@ -52,6 +59,9 @@ def create_app(pipe: Pipe, *, token: str | None = None, hosts: Collection[str] =
         one, requests that come in on another address than a loopback address are refused.
     :param hosts: names by which it is reached, as in a `Host` header, without the port.
     :param origins: sites whose pages may use it, such as `https://cockpit.example:8000`.
+    :param dashboard: whether there is a page at `/` that shows the pipe, and controls it; in one application of a process. It
+        needs the `dashboard` extra.
+    :raises ImportError: when the dashboard is wanted, and NiceGUI is not installed.
     """
     app = FastAPI(title="pipert_shm", description=DESCRIPTION, responses=_GUARDED, lifespan=_live)
     app.state.pipe = pipe
@@ -59,6 +69,10 @@ def create_app(pipe: Pipe, *, token: str | None = None, hosts: Collection[str] =
     app.state.previews = Previews(pipe)
     for router in (control.changing, control.looking, metrics.router, journal.router, preview.router):
         app.include_router(router)
+    if dashboard:
+        from pipert_shm.api.dashboard import add_dashboard  # heavy
+
+        add_dashboard(app, pipe, app.state.journal)
     app.add_exception_handler(PipertError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_as_told)
     for kind in (RequestValidationError, 400):  # a 400 is FastAPI's for a body that is not even text

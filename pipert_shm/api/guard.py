@@ -77,7 +77,8 @@ class Guard:
             return None
         if origin is not None and urlsplit(origin).netloc != host:
             return _refusal(403, f"pages of {origin} may not use this server; if they should, name it in origins=")
-        if headers.get("sec-fetch-site") in _ELSEWHERE and headers.get("sec-fetch-mode") != "navigate":
+        followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest", "document") == "document"
+        if headers.get("sec-fetch-site") in _ELSEWHERE and not followed:  # not a link that was followed, but a frame, say
             return _refusal(403, "pages of other sites may not use this server; if one should, name it in origins=")
         return None
 

@@ -30,6 +30,8 @@ class APIWrapper:
     :param token: what clients have to show, as `Authorization: Bearer …`; a browser opens `/?token=…` once.
     :param hosts: names by which it is reached, besides localhost and addresses.
     :param origins: sites whose pages may use it, such as `https://cockpit.example`.
+    :param dashboard: whether there is a page at `/` that shows the pipe, and controls it. It needs the `dashboard` extra.
+    :raises ImportError: when the dashboard is wanted, and NiceGUI is not installed.
     :raises ValueError: when there is no token, and `host` is not a loopback address.
     """
 
@@ -42,6 +44,7 @@ class APIWrapper:
         token: str | None = None,
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
+        dashboard: bool = False,
     ) -> None:
         if not token and not is_loopback(host):
             raise ValueError(
@@ -49,7 +52,7 @@ class APIWrapper:
             )
         self._address = (host, port)
         self._pipe = pipe
-        self._app = create_app(pipe, token=token, hosts=hosts, origins=origins)
+        self._app = create_app(pipe, token=token, hosts=hosts, origins=origins, dashboard=dashboard)
 
     def run(self) -> None:
         """Serves until the pipe is killed, by `/kill` or otherwise, or Ctrl-C, which kills the pipe. Then both have ended.
