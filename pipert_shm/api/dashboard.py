@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI
 
@@ -48,7 +49,8 @@ body { background: #020617; color: #e2e8f0; }
 .logs { font-family: monospace; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; color: #cbd5e1; }
 .bar { display: flex; height: 18px; border-radius: 5px; overflow: hidden; background: #1e293b; }
 .bar span { display: block; }
-.news { list-style: none; margin: 0; max-height: 320px; overflow: auto; padding: 0 0 0 14px; border-left: 3px solid #334155; font-size: 1.05rem; }
+.news { list-style: none; margin: 0; padding: 0 0 0 14px; border-left: 3px solid #334155; font-size: 1.05rem; }
+.news { max-height: 320px; overflow: auto; }
 .news li { margin: 6px 0; }
 .preview img { width: 100%; border-radius: 8px; display: block; background: #000; }
 .upright { display: none; }
@@ -57,7 +59,7 @@ body { background: #020617; color: #e2e8f0; }
 """
 
 # An image that fetches its next self when it is there, twice a second, and not while nobody sees the page.
-_PREVIEW = """<img alt="preview of {name}" data-src="routines/{name}/preview.jpg" src="routines/{name}/preview.jpg"
+_PREVIEW = """<img alt="preview of {name}" data-src="{address}" src="{address}"
 onload="this.style.display='block';clearTimeout(this.t);this.t=setTimeout(()=>(function f(i){{document.hidden?
 setTimeout(()=>f(i),1000):i.src=i.dataset.src+'?'+Date.now()}})(this),500)"
 onerror="this.style.display='none';clearTimeout(this.t);this.t=setTimeout(()=>{{this.src=this.dataset.src+'?'+Date.now()}},5000)">"""
@@ -171,8 +173,8 @@ class Card:
                 self._fps = ui.html("", sanitize=False)
                 self._counts = ui.html("", sanitize=False).classes("text-right")
             self._chart = ui.echart(_chart_options()).classes("w-full").style("height: 130px")
-            if item.role is not Role.DESTINATION:
-                ui.html(_PREVIEW.format(name=escape(name)), sanitize=False).classes("preview w-full")
+            self._sends = item.role is not Role.DESTINATION
+            self._preview = ui.html("", sanitize=False).classes("preview w-full")
             self._logs = ui.html("", sanitize=False).classes("logs")
             with ui.row().classes("gap-1 mt-2"):
                 self._button("start", lambda: page.notify(START_EVENT_NAME, name))
@@ -207,6 +209,9 @@ class Card:
         routine = motion.now.routines[self._name]
         colour = COLOURS.get(routine.state, "#64748b")
         latency = motion.latency(routine)
+        if self._sends and routine.state == "running" and not self._preview.content:
+            address = f"routines/{quote(self._name, safe='')}/preview.jpg"
+            self._preview.set_content(_PREVIEW.format(name=escape(self._name), address=escape(address)))
         self._box.style(f"border-left: 8px solid {colour}")
         self._state.set_text(routine.state)
         self._state.style(f"color: {colour}")
