@@ -42,6 +42,7 @@ from pipert_shm.events import (
     events,
 )
 from pipert_shm.join import Join
+from pipert_shm.logs import JsonFormatter
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import BatchRoutine, DestinationRoutine, FPSRoutine, MiddleRoutine, Routine, SourceRoutine, writable
 from pipert_shm.statistics import FlowStatistics, Latency, PipeStatistics, RoutineStatistics, WireStatistics
@@ -84,6 +85,7 @@ __all__ = [
     "FrameData",
     "Hop",
     "Join",
+    "JsonFormatter",
     "Latency",
     "Meta",
     "MiddleRoutine",

@@ -138,6 +138,8 @@ def test_with_a_token_any_address_will_do() -> None:
         assert not was_started(served)
         assert served.client.post("/start", headers=[(b"Authorization", "Bearer pïpe".encode())]).status_code == 401
         assert served.client.post("/start", headers=BEARER).status_code == 200
+        schema = served.client.get("/openapi.json", headers=BEARER).json()
+        assert schema["components"]["securitySchemes"] == {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
         assert was_started(served)
 
 

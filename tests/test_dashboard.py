@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from conftest import Script, StartScript
+from conftest import RunScript, Script, StartScript
 from pipert_shm import FlowStatistics, Latency, PipeStatistics, RoutineStatistics, WireStatistics
 from pipert_shm.api.graph import draw, places_of
 from pipert_shm.api.motion import Motion, summary
@@ -64,6 +65,7 @@ class Shown:
 
     def __init__(self, page: Page, script: Script, port: int) -> None:
         self.page = page
+        self.port = port
         self.script = script
         self.faults: list[str] = []
         self.elsewhere: list[str] = []
@@ -85,6 +87,16 @@ class Shown:
         self.page.wait_for_function(
             "name => /[1-9]\\d*\\.\\d/.test(document.querySelector(`.along [data-routine=${name}]`).textContent)", arg=routine
         )
+
+
+def handshake(port: int, origin: str) -> int:
+    """How the page's web socket is answered when a page of this origin opens it."""
+    head = f"GET /_nicegui_ws/socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: {origin}\r\n"
+    head += "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    head += "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_MS / 1000) as connection:
+        connection.sendall(f"{head}\r\n".encode())
+        return int(connection.recv(12).split()[1])
 
 
 @pytest.fixture
@@ -151,10 +163,19 @@ def test_a_pipe_is_started_watched_steered_and_ended(shown: Shown) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
     assert (shown.faults, shown.elsewhere) == ([], [])
+    own = f"http://127.0.0.1:{shown.port}"
+    assert [handshake(shown.port, origin) for origin in (own, "http://evil.example", "null")] == [101, 403, 403]
     shown.click("Kill")
     shown.click("End it")
     end = shown.script.finish()
     assert (end.returncode, end.stderr, end.lines) == (0, "", ["run has returned"])
+
+
+def test_without_nicegui_the_message_says_what_to_install(run_script: RunScript) -> None:
+    text = SCRIPT.replace("PORT", "8080").replace("import os", "import os, sys; sys.modules['nicegui'] = None", 1)
+    end = run_script(text)
+    assert end.returncode == 1
+    assert "pip install 'pipert_shm[dashboard]'" in end.stderr.splitlines()[-1]
 
 
 # ---- what is drawn -------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
 from pipert_shm.api import control, journal, metrics, preview
@@ -63,7 +64,8 @@ def create_app(
         needs the `dashboard` extra.
     :raises ImportError: when the dashboard is wanted, and NiceGUI is not installed.
     """
-    app = FastAPI(title="pipert_shm", description=DESCRIPTION, responses=_GUARDED, lifespan=_live)
+    shown = [Depends(HTTPBearer(auto_error=False))] if token else []  # it is the guard that checks; this tells the schema
+    app = FastAPI(title="pipert_shm", description=DESCRIPTION, responses=_GUARDED, lifespan=_live, dependencies=shown)
     app.state.pipe = pipe
     app.state.journal = Journal(pipe)
     app.state.previews = Previews(pipe)

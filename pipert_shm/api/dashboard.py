@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from pipert_shm.api.graph import COLOURS, draw
 from pipert_shm.api.journal import Entry, Journal
 from pipert_shm.api.motion import Motion, summary
-from pipert_shm.errors import PipertError
+from pipert_shm.errors import PipertError, PipeStateError
 from pipert_shm.events import KILL_EVENT_NAME, LIFECYCLE_EVENTS, START_EVENT_NAME, STOP_EVENT_NAME, UPDATE_FPS_NAME
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import Role
@@ -72,7 +72,10 @@ def add_dashboard(app: FastAPI, pipe: Pipe, journal: Journal) -> None:
 
     @ui.page("/", title="pipert_shm", dark=True)
     def dashboard() -> None:
-        Page(pipe, journal)
+        try:
+            Page(pipe, journal)
+        except PipeStateError as error:
+            ui.label(f"{error}; then load this page again").classes("state")
 
     ui.run_with(app, title="pipert_shm", dark=True, show_welcome_message=False, favicon="🎞")
 
