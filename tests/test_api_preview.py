@@ -175,6 +175,18 @@ def test_all_watchers_share_one_tap_and_nothing_is_encoded_when_nobody_looks(
     assert preview.shot is last
 
 
+def test_one_picture_that_is_asked_for_is_one_that_is_encoded(served: Served) -> None:
+    served.do("/start")
+    served.board[GATE] = 1_000_000
+    look(served)
+    preview = served.wrapper._app.state.previews._previews["camera"]
+    only = preview.shot
+    before = served.pipe.statistics().routines["camera"].sent
+    eventually(lambda: served.pipe.statistics().routines["camera"].sent > before + 20, "frames that nobody looks at")
+    assert not preview.over
+    assert preview.shot is only
+
+
 def test_so_many_can_watch_and_others_are_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(previews, "MOST_WATCHERS", 3)
     served.do("/start")
