@@ -4,7 +4,7 @@ Layers, each importing only from those before it:
 
     errors -> native -> memory -> codec -> data, events, transmit -> join -> routine -> wire -> plan -> channel, logs, ports
     -> order -> intake -> runner -> flow -> links, nursery -> growth -> launcher -> statistics, tap -> session -> pipe
-    -> api, rpc, video -> demo -> cli; cockpit and segments beside
+    -> rpc, video -> api -> demo -> cli; cockpit and segments beside
 
 Every public name has one home, and is re-exported here once.
 """

@@ -17,7 +17,7 @@ import pytest
 
 from pipert_shm import DetectedFrame, FrameData, Pipe, SourceRoutine
 from pipert_shm.api import preview as previews
-from pipert_shm.api.preview import picture_of
+from pipert_shm.api.preview import as_jpeg, picture_of
 from routines import Forward, Items, Sink, chain
 from serving import Served, serving
 from waiting import PATIENCE, Board, eventually
@@ -244,6 +244,26 @@ def test_a_reader_that_reads_nothing_costs_the_pipe_no_frame(served: Served) -> 
         assert look(served) > 20
 
 
+class Broken(FrameData):
+    def get_frame(self) -> np.ndarray:
+        raise RuntimeError("no frame today")
+
+
+def test_a_payload_whose_own_code_fails_is_refused() -> None:
+    def make(_: Board) -> Pipe:
+        pipe = Pipe(policy="block", grace_period=1)
+        source = Items("broken", [Broken()] * 100_000)
+        source.set_const_fps(100)
+        chain(pipe, source, Sink("screen"))
+        return pipe
+
+    with serving(make=make) as served:
+        served.do("/start")
+        answer = served.client.get("/routines/broken/preview.jpg")
+        assert (answer.status_code, "RuntimeError: no frame today" in answer.json()["detail"]) == (409, True)
+        assert has_taps(served)
+
+
 # ---- what counts as a picture --------------------------------------------------------------------
 
 
@@ -261,11 +281,18 @@ class Framed(FrameData):
         (np.zeros((500, 1280, 4), np.uint8), (250, 640, 4)),
         (np.zeros((2, 6400, 3), np.uint8), (1, 640, 3)),
         (np.zeros((60, 80, 3), np.uint8)[::2, ::-2], (30, 40, 3)),
+        (np.zeros((60, 1280, 3), np.uint8)[::-1, ::-1, ::-1], (30, 640, 3)),
+        (np.zeros((60, 2000, 8), np.uint8)[:, :, 1:4], (19, 640, 3)),
+        (np.zeros((3, 60, 80), np.uint8).transpose(1, 2, 0), (60, 80, 3)),
+        (np.zeros((3, 60, 800), np.uint8).transpose(1, 2, 0), (48, 640, 3)),
         (Framed(), (10, 20)),
     ],
 )
 def test_pictures(payload: Any, shape: tuple[int, ...]) -> None:
     assert picture_of(payload).shape == shape
+    decoded = cv2.imdecode(np.frombuffer(as_jpeg(payload), np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    assert decoded.shape == (*shape[:2], 3)
 
 
 @pytest.mark.parametrize(

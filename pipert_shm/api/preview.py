@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from pipert_shm.api.control import ABSENT, RoutineName
 from pipert_shm.api.models import Problem
 from pipert_shm.data import FrameData
-from pipert_shm.errors import PipeStateError
+from pipert_shm.errors import PipeStateError, describe
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import Role
 from pipert_shm.tap import Tap
@@ -57,7 +57,7 @@ def picture_of(payload: Any) -> np.ndarray:
     scale = min(1.0, WIDEST / frame.shape[1])
     if scale < 1:
         size = WIDEST, max(1, round(frame.shape[0] * scale))
-        frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        frame = cv2.resize(np.ascontiguousarray(frame) if min(frame.strides) < 0 else frame, size, interpolation=cv2.INTER_AREA)
     if isinstance(payload, DetectedFrame) and len(payload.boxes):
         frame = np.array(frame)
         for left, top, right, bottom in (payload.boxes * scale).astype(int):
@@ -72,7 +72,7 @@ def as_jpeg(payload: Any) -> bytes:
     """
     import cv2
 
-    done, data = cv2.imencode(".jpg", picture_of(payload), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(picture_of(payload)), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not done:
         raise ValueError("OpenCV can't encode it")
     return data.tobytes()
@@ -140,8 +140,8 @@ class Preview:
         except StopIteration:
             self._asked_at = -LINGER_S
             return False
-        except ValueError as problem:
-            self.problem = str(problem)
+        except Exception as error:  # of the payload's own code, too: this thread ends in its own way only
+            self.problem = str(error) if isinstance(error, ValueError) else describe(error)
             return True
         self._number += 1
         self.shot, self.problem = Shot(self._number, jpeg), ""
