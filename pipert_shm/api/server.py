@@ -62,7 +62,13 @@ class APIWrapper:
         :raises PipeFailed: as `Pipe.join` does, when a routine failed for good or a flow's process died.
         """
         gone = self._pipe._built().gone
-        config = uvicorn.Config(self._app, loop="asyncio", log_config=None, limit_concurrency=MOST_CONNECTIONS)
+        config = uvicorn.Config(
+            self._app,
+            loop="asyncio",
+            log_config=None,
+            access_log=False,  # the token may stand in an address
+            limit_concurrency=MOST_CONNECTIONS,
+        )
         server = _Server(config, lambda: end_streams(self._app))
 
         def end_with_pipe() -> None:
