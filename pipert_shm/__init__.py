@@ -4,7 +4,7 @@ Layers, each importing only from those before it:
 
     errors -> native -> memory -> codec -> data, events, transmit, counters -> join -> routine -> wire -> plan
     -> channel, logs, ports -> order -> intake -> runner -> flow -> links, nursery -> growth -> launcher -> statistics, tap
-    -> session -> pipe -> api, rpc, video, config -> demo, run, top, doctor, remote -> cli; cockpit and segments beside
+    -> session -> pipe -> rpc, video, config -> api -> demo, run, top, doctor, remote -> cli; cockpit and segments beside
 
 Every public name has one home, and is re-exported here once.
 """
@@ -45,15 +45,17 @@ from pipert_shm.events import (
     events,
 )
 from pipert_shm.join import Join
+from pipert_shm.logs import JsonFormatter
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import BatchRoutine, DestinationRoutine, FPSRoutine, MiddleRoutine, Routine, SourceRoutine, writable
-from pipert_shm.statistics import Latency, PipeStatistics, RoutineStatistics, WireStatistics
+from pipert_shm.statistics import FlowStatistics, Latency, PipeStatistics, RoutineStatistics, WireStatistics
 from pipert_shm.tap import Tap
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import QueueNetwork, Wire
 
 if TYPE_CHECKING:
-    from pipert_shm.api import APIWrapper, create_app
+    from pipert_shm.api.app import create_app
+    from pipert_shm.api.server import APIWrapper
     from pipert_shm.cockpit import get_socket_logger
     from pipert_shm.config import PipelineFile
     from pipert_shm.rpc import RPCPipeWrapper
@@ -86,9 +88,11 @@ __all__ = [
     "Fault",
     "FloatingRoutine",
     "FlowDied",
+    "FlowStatistics",
     "FrameData",
     "Hop",
     "Join",
+    "JsonFormatter",
     "Latency",
     "Meta",
     "MiddleRoutine",
@@ -128,8 +132,8 @@ __all__ = [
 ]
 
 _LAZY = {
-    "APIWrapper": "pipert_shm.api",
-    "create_app": "pipert_shm.api",
+    "APIWrapper": "pipert_shm.api.server",
+    "create_app": "pipert_shm.api.app",
     "get_socket_logger": "pipert_shm.cockpit",
     "PipelineFile": "pipert_shm.config",
     "RPCPipeWrapper": "pipert_shm.rpc",

@@ -63,6 +63,7 @@ class _Flow:
 
     Attributes:
         nursery: who forks it, where we don't.
+        ordered: whether its process is being killed for a restart that was asked for.
     """
 
     name: str
@@ -78,6 +79,7 @@ class _Flow:
     nursery: Nursery | None = None
     failed: bool = False
     hung: bool = False
+    ordered: bool = False
 
     @property
     def up(self) -> bool:
@@ -218,7 +220,7 @@ class Launcher:
             return
         ours.set_blocking(False)
         flow.pid, flow.pidfd, flow.stacks, flow.channel = pid, os.pidfd_open(pid), stacks, ours
-        flow.restart_at, flow.hung = None, False
+        flow.restart_at, flow.hung, flow.ordered = None, False, False
         flow.outbox.clear()
         native.guard(flow.pidfd)
         native.FlowRecord(self._segment.process, flow.number).note_start(FlowState.RUNNING, pid)
@@ -413,14 +415,16 @@ class Launcher:
         restart = self._plan.restarts[flow.name]
         now = time.monotonic()
         flow.deaths = [death for death in flow.deaths if now - death < restart.window]
-        flow.deaths.append(now)
         came_up = self._built and flow.name not in self._newborn
-        again = came_up and restart.wanted(exit_code) and len(flow.deaths) <= restart.limit
+        again = came_up and flow.ordered
+        if not again:
+            flow.deaths.append(now)
+            again = came_up and restart.wanted(exit_code) and len(flow.deaths) <= restart.limit
         record = native.FlowRecord(self._segment.process, flow.number)
         record.note_death(FlowState.RESTARTING if again else FlowState.FAILED, exit_code, restarting=again)
         death = FlowDied(flow.name, exit_code)
         if again:
-            backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (len(flow.deaths) - 1))
+            backoff = 0.0 if flow.ordered else min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (len(flow.deaths) - 1))
             flow.restart_at = now + backoff
             self._logger.warning("%s; it is restarted in %g s", death, backoff)
             return
@@ -512,6 +516,15 @@ class Launcher:
         if listening:
             self._dispatch(Event(PEER_FAILED_EVENT_NAME, listening, {"flow": flow.name, "routines": names}))
 
+    def _restart_by_order(self, flow: _Flow) -> None:
+        """Its death counts towards no limit. A flow that is about to be restarted anyway is restarted now."""
+        if self._kill_by is None and flow.restart_at is not None:
+            flow.restart_at = time.monotonic()
+        elif self._kill_by is None and flow.up and not flow.hung:
+            self._logger.info("flow %r is killed to be restarted, as was asked for", flow.name)
+            flow.ordered = flow.hung = True
+            signal.pidfd_send_signal(flow.pidfd, signal.SIGKILL)
+
     def _watch_hang(self, flow: _Flow) -> None:
         for item in flow.routines:
             since = self._records[item.number].busy_since_ns
@@ -599,6 +612,8 @@ class Launcher:
             self._tap(details[0])
         elif what == "untap":
             self._untap(details[0])
+        elif what == "restart":
+            self._restart_by_order(self._flows[details[0]])
 
     # ---- events ----------------------------------------------------------------------------------
 

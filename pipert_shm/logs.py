@@ -6,8 +6,10 @@ routine.
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
+from datetime import datetime, timezone
 from typing import Any
 
 from pipert_shm.channel import Channel
@@ -43,6 +45,42 @@ class ForwardingHandler(logging.Handler):
             self._lost()  # the parent is gone, and with it everyone who would read this
         except Exception:
             self.handleError(record)  # as every handler of the standard library: a bad format string
+
+
+class JsonFormatter(logging.Formatter):
+    """Makes a line of JSON of each record, for what collects logs; give it to any handler of the pipe's logger.
+
+    The fields are `time` (ISO 8601, UTC), `level`, `logger`, `message`, `process` (its id), and where they are known `flow`,
+    `routine`, `sequence` (of the message that the routine was at work on) and `exception`; then what the record was given by
+    `extra`, as text where JSON has no form for it. Any thread.
+
+    >>> import logging
+    >>> from pipert_shm import JsonFormatter
+    >>> record = logging.makeLogRecord({"name": "Pipe", "levelname": "INFO", "msg": "fps: %s", "args": (25,)})
+    >>> record.created, record.process = 0.0, 7
+    >>> print(JsonFormatter().format(record))
+    {"time": "1970-01-01T00:00:00.000+00:00", "level": "INFO", "logger": "Pipe", "message": "fps: 25", "process": 7}
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+        }
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self.formatException(record.exc_info)
+        told = {**vars(record), "exception": record.exc_text}
+        extra = sorted(told.keys() - _STANDARD - fields.keys() - set(_OURS))
+        fields |= {name: told[name] for name in (*_OURS, *extra) if told.get(name) is not None}
+        return json.dumps(fields, default=str, ensure_ascii=False)
+
+
+_OURS = ("flow", "routine", "sequence", "exception")
+_STANDARD = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
 
 def _shortened(text: str) -> str:

@@ -426,6 +426,44 @@ class Pipe:
         else:
             session.send(event)
 
+    def restart_flow(self, flow: str) -> None:
+        """Ends the flow's process at once, with SIGKILL, and starts it afresh; the rest of the pipe goes on.
+
+        Returns when that is on its way. It is recovered from as from a crash, whatever the flow's restart policy: what it was
+        at work on is lost and counted, what waits for it is kept, and its routines run `setup()` but not `cleanup()`. It does
+        not count towards `max_restarts`.
+
+        >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, SourceRoutine
+        >>> class Numbers(SourceRoutine):
+        ...     def main_logic(self):
+        ...         return self.meta.sequence
+        >>> class Screen(DestinationRoutine):
+        ...     def main_logic(self, data): ...
+        >>> pipe = Pipe()
+        >>> pipe.create_flow("camera", True, Numbers("camera"), Screen("screen"), restart="never")
+        >>> with pipe:
+        ...     pipe.build()
+        ...     pipe.restart_flow("camera")
+        ...     while pipe.statistics().flows["camera"].restarts == 0:
+        ...         pass
+        ...     pipe.join(to_kill=True)
+
+        :param flow: its name; that of a flow with replicas stands for all of them.
+        :raises UnknownTarget: when there is no such flow.
+        :raises PipeStateError: when the pipe is not built or has ended, or the flow has ended or failed for good.
+        """
+        session = self._built()
+        names = (flow,) if flow in session.plan.flows else session.plan.copies.get(flow, ())
+        flows = self.statistics().flows
+        if not names or not set(names) <= flows.keys():
+            raise UnknownTarget("flow", flow, list(session.plan.flows))
+        self._require_alive("restart_flow")
+        for name in names:
+            if flows[name].state in ("failed", "ended"):
+                raise PipeStateError(f"flow {name!r} has {flows[name].state}, and can't be restarted")
+        for name in names:
+            session.restart(name)
+
     # ---- waiting ---------------------------------------------------------------------------------
 
     def join(self, to_kill: bool = False) -> None:

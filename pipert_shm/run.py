@@ -134,7 +134,8 @@ def _run(loaded: Loaded, api: Address | None) -> None:
         from pipert_shm.api import APIWrapper
 
         try:
-            wrapper = APIWrapper(*address, pipe)
+            dashboard = importlib.util.find_spec("nicegui") is not None
+            wrapper = APIWrapper(*address, pipe, token=os.environ.get("PIPERT_TOKEN"), dashboard=dashboard)
         except ValueError as error:  # the address is not one that it may listen on
             raise PipertError(str(error)) from None
     with pipe:  # leaving it waits for its end, in which a signal kills it

@@ -202,6 +202,10 @@ class Session:
         if error is not None:
             raise error
 
+    def restart(self, flow: str) -> None:
+        """See `Pipe.restart_flow`."""
+        self._tell("restart", flow)
+
     def grow(self, plan: Plan, audience: Audience, growth: Growth) -> None:
         """Adds flows and wires, and waits until the flows are up. Where it raises, nothing has changed.
 

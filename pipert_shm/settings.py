@@ -110,7 +110,7 @@ class ApiSettings(Section):
     """Where the HTTP control listens while the pipeline runs."""
 
     host: Name = "127.0.0.1"
-    """A loopback address."""
+    """A loopback address; another one needs a token, in the environment variable PIPERT_TOKEN."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """0 takes a free one, which the log tells."""
 

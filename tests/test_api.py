@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -10,180 +11,33 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from pydantic import BaseModel
 
 from conftest import StartScript
 from pipert_shm import (
     APIWrapper,
-    DestinationRoutine,
-    MiddleRoutine,
+    FlowStatistics,
     Pipe,
     PipeFailed,
     PipeStateError,
-    SourceRoutine,
-    Wire,
+    PipeStatistics,
+    RoutineStatistics,
+    Tap,
+    WireStatistics,
     create_app,
-    events,
 )
+from pipert_shm.api.models import FlowModel, RoutineModel, StatisticsModel, WireModel
+from serving import HELD, LET_GO, Served, free_port, make_pipe, serving
 from waiting import PATIENCE, Board, eventually
 
 FORMS = list(itertools.product(("POST", "GET"), ("", "/")))
-HELD, LET_GO = 0, 1  # cells of a board
-
-
-class Numbers(SourceRoutine):
-    """Sends its process's id and its factor, 200 times a second."""
-
-    def __init__(self) -> None:
-        super().__init__("numbers")
-        self.factor = 1
-        self.set_const_fps(200)
-
-    @events("scale")
-    def scale(self, factor: int, note: str = "") -> None:
-        self.factor = factor
-
-    def main_logic(self) -> tuple[int, int]:
-        return os.getpid(), self.factor
-
-
-class Times(MiddleRoutine):
-    """Multiplies by its factor."""
-
-    def __init__(self) -> None:
-        super().__init__("times")
-        self.factor = 1
-
-    @events("scale")
-    def scale(self, factor: int) -> None:
-        self.factor = factor
-
-    @events("negate")
-    def negate(self) -> None:
-        self.factor = -self.factor
-
-    def main_logic(self, data: tuple[int, int]) -> tuple[int, int]:
-        return os.getpid(), data[1] * self.factor
-
-
-class End(DestinationRoutine):
-    """After the event `hold`, it holds on to a message until it is let go."""
-
-    def __init__(self, board: Board) -> None:
-        super().__init__("end")
-        self.board = board
-        self.holding = False
-
-    @events("hold")
-    def hold(self) -> None:
-        self.holding = True
-
-    def main_logic(self, data: tuple[int, int]) -> None:
-        if self.holding:
-            self.board[HELD] = 1
-            self.board.wait(LET_GO)
-
-
-def make_pipe(board: Board) -> Pipe:
-    pipe = Pipe(grace_period=PATIENCE)
-    numbers, times, end = Numbers(), Times(), End(board)
-    pipe.create_flow("first", False, numbers, restart="never")
-    pipe.create_flow("second", True, times, end)
-    pipe.link(Wire(numbers, times))
-    return pipe
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
-class Served:
-    """A pipe, its `APIWrapper` running in a thread of this process, and a client of it."""
-
-    def __init__(self, host: str = "127.0.0.1") -> None:
-        self.board = Board(2)
-        self.pipe = make_pipe(self.board)
-        self.pipe.build()
-        self.session = self.pipe._built()
-        self.port = free_port(host)
-        self.failure: Exception | None = None
-        self.wrapper = APIWrapper(host=host, port=self.port, pipe=self.pipe)
-        self.thread = threading.Thread(target=self._serve)
-        self.thread.start()
-        self.client = httpx.Client(base_url=f"http://{f'[{host}]' if ':' in host else host}:{self.port}", timeout=PATIENCE)
-        eventually(self.answers, "a server that answers")
-
-    def _serve(self) -> None:
-        try:
-            self.wrapper.run()
-        except Exception as error:
-            self.failure = error
-
-    def answers(self) -> bool:
-        try:
-            return self.client.get("/pipe/structure").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def do(self, path: str, method: str = "POST", **request: Any) -> dict[str, Any]:
-        """The answer to a request that must succeed."""
-        response = self.client.request(method, path, **request)
-        assert response.status_code == 200, response.text
-        answer: dict[str, Any] = response.json()
-        return answer
-
-    def states(self) -> set[str]:
-        return {routine.state for routine in self.pipe.statistics().routines.values()}
-
-    def received(self) -> int:
-        return self.pipe.statistics().routines["end"].received
-
-    def move(self) -> None:
-        """Sees messages come through the whole pipe."""
-        before = self.received()
-        eventually(lambda: self.received() > before, "messages at the end of the pipe")
-
-    def see(self, routine: str, value: int) -> None:
-        """Sees the routine put this out."""
-        with self.pipe.tap(routine) as tap:
-            eventually(lambda: bool(tap.read(PATIENCE)[1] == value), f"{value} from {routine}")
-
-    def segments(self) -> list[Path]:
-        return list(Path("/dev/shm").glob(f"pipert-{self.session.segment.pipe_id}-*"))
-
-    def expect_end(self) -> None:
-        """Sees that server and pipe are gone."""
-        self.thread.join(PATIENCE)
-        assert not self.thread.is_alive()
-        assert self.session.gone.is_set()
-        assert self.segments() == []
-        with pytest.raises(httpx.ConnectError):
-            self.client.get("/pipe/structure")
-
-    def close(self) -> None:
-        self.board[LET_GO] = 1
-        self.session.kill()
-        self.thread.join()
-        self.client.close()
-
-
-@contextmanager
-def serving(host: str = "127.0.0.1") -> Iterator[Served]:
-    served = Served(host)
-    try:
-        yield served
-    finally:
-        served.close()
-    if served.failure is not None:
-        raise served.failure
 
 
 @pytest.fixture
@@ -257,9 +111,25 @@ def test_start_after_pause_goes_on(served: Served) -> None:
     served.move()
 
 
+NO_LATENCY: dict[str, Any] = {"count": 0, "p50_us": None, "p99_us": None, "buckets": []}
+
+
+@pytest.mark.parametrize(
+    ("model", "counters"),
+    [
+        (RoutineModel, RoutineStatistics),
+        (WireModel, WireStatistics),
+        (FlowModel, FlowStatistics),
+        (StatisticsModel, PipeStatistics),
+    ],
+)
+def test_the_models_have_all_fields_of_the_statistics(model: type[BaseModel], counters: type) -> None:
+    assert list(model.model_fields) == [field.name for field in dataclasses.fields(counters)]
+
+
 def test_statistics_are_those_of_the_pipe(served: Served) -> None:
     before = served.do("/statistics")
-    assert all(routine["age"] == {"count": 0, "p50_us": None, "p99_us": None} for routine in before["routines"])
+    assert all(routine["age"] == NO_LATENCY for routine in before["routines"])
     served.do("/start")
     served.move()
     served.do("/pause")
@@ -276,8 +146,13 @@ def test_statistics_are_those_of_the_pipe(served: Served) -> None:
     wires = {(wire["sender"], wire["receiver"]): wire for wire in after["wires"]}
     assert set(wires) == {("numbers", "times"), ("times", "end")}
     hop = mine.wires["numbers", "times"].hop
-    assert wires["numbers", "times"]["hop"] == {"count": hop.count, "p50_us": hop.p50_us, "p99_us": hop.p99_us}
-    assert wires["numbers", "times"]["dropped"] == mine.wires["numbers", "times"].dropped
+    told = wires["numbers", "times"].pop("hop")
+    assert (told["count"], told["p50_us"], told["p99_us"]) == (hop.count, hop.p50_us, hop.p99_us)
+    assert sum(bucket["count"] for bucket in told["buckets"]) == hop.count
+    assert wires["numbers", "times"] == {
+        name: getattr(mine.wires["numbers", "times"], name) for name in wires["numbers", "times"]
+    }
+    assert after["flows"] == [dataclasses.asdict(flow) for flow in mine.flows.values()]
 
 
 def test_the_schema_describes_every_route_once_per_method(served: Served) -> None:
@@ -286,13 +161,97 @@ def test_the_schema_describes_every_route_once_per_method(served: Served) -> Non
         "/start",
         "/pause",
         "/kill",
-        "/pipe/structure",
-        "/statistics",
         "/routines/events/{event}/execute",
         "/routines/{routine}/events/{event}/execute",
+        "/routines/{routine}/fps",
+        "/routines/{routine}/link",
+        "/routines/{routine}/unlink",
+        "/flows/{flow}/restart",
+        "/pipe/structure",
+        "/statistics",
+        "/health",
+        "/ready",
+        "/metrics",
+        "/events",
+        "/routines/{routine}/preview.jpg",
+        "/routines/{routine}/preview",
     ]
-    operations = [operation["operationId"] for path in paths.values() for operation in path.values()]
-    assert len(set(operations)) == len(operations) == 2 * len(paths)
+    by_both = {path for path, methods in paths.items() if methods.keys() == {"get", "post"}}
+    assert by_both >= {
+        "/start",
+        "/pause",
+        "/kill",
+        "/pipe/structure",
+        "/statistics",
+        *(path for path in paths if "execute" in path),
+    }
+    operations = [operation for path in paths.values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    assert all(operation["description"] for operation in operations)
+
+
+def test_a_routine_is_slowed_down(served: Served) -> None:
+    served.do("/routines/numbers/fps", json={"fps": 0})
+    served.do("/start")
+    eventually(lambda: served.received() > 500, "messages at full speed")
+    served.do("/routines/numbers/fps", json={"fps": 0.001})
+    with served.pipe.tap("numbers") as tap:
+        eventually(lambda: ends_silent(tap), "a source that sends nothing more")
+
+
+def ends_silent(tap: Tap) -> bool:
+    """Whether nothing comes for a while."""
+    try:
+        tap.read(timeout=0.1)
+    except TimeoutError:
+        return True
+    return False
+
+
+def test_wires_are_linked_and_unlinked(served: Served) -> None:
+    served.do("/start")
+    served.do("/routines/numbers/link", json={"receiver": "end", "capacity": 3, "policy": "drop_newest"})
+    eventually(lambda: served.pipe.statistics().wires["numbers", "end"].received > 0, "messages on the new wire")
+    wire = served.pipe.statistics().wires["numbers", "end"]
+    assert (wire.capacity, wire.policy, wire.linked) == (3, "drop_newest", True)
+
+    answer = served.client.post("/routines/numbers/link", json={"receiver": "end"})
+    assert (answer.status_code, "numbers" in answer.json()["detail"]) == (422, True)
+    answer = served.client.post("/routines/end/link", json={"receiver": "numbers"})
+    assert answer.status_code == 422
+    answer = served.client.post("/routines/numbers/link", json={"receiver": "nobody"})
+    assert (answer.status_code, set(answer.json()["known"])) == (404, ROUTINES)
+
+    served.do("/routines/numbers/unlink", json={"receiver": "end"})
+    eventually(lambda: not served.pipe.statistics().wires["numbers", "end"].linked, "a wire that is unlinked")
+    served.move()
+
+
+def test_a_flow_is_restarted(served: Served) -> None:
+    served.do("/start")
+    served.move()
+    before = served.pipe.statistics().flows["first"].pid
+    assert served.do("/flows/first/restart") == {"flow": "first", "outcome": "on its way"}
+    eventually(lambda: served.pipe.statistics().flows["first"].pid not in (0, before), "another process")
+    served.move()
+    assert served.pipe.statistics().flows["first"].restarts == 1
+    answer = served.client.post("/flows/third/restart")
+    assert (answer.status_code, set(answer.json()["known"])) == (404, {"first", "second"})
+
+
+def test_health_and_readiness(served: Served) -> None:
+    assert served.do("/health", "GET") == {"status": "ok"}
+    assert served.do("/ready", "GET") == {"ready": True, "problems": []}
+    os.kill(served.pipe.statistics().flows["first"].pid, signal.SIGKILL)
+    eventually(lambda: served.client.get("/ready").status_code == 503, "a pipe that is not ready")
+    assert served.client.get("/ready").json() == {
+        "ready": False,
+        "problems": ["flow 'first': failed", "routine 'numbers': failed"],
+    }
+    assert served.do("/health", "GET") == {"status": "ok"}
+    served.do("/kill")
+    served.expect_end()
+    served.failure = None
 
 
 # ---- refusals ------------------------------------------------------------------------------------
@@ -314,6 +273,7 @@ def test_a_refusal_says_why_and_what_there_is(served: Served) -> None:
         (SCALE, b'{"extra_args": {"factor": 2, "event_name": "stop"}}', 422, "event_name", set()),
         (SCALE, b'{"extra_args": {"factor": 2, "self": 1}}', 422, "self", set()),
         (SCALE, b'{"extra_args": {"factor": "%s"}}' % (b"x" * 3_000_000), 422, "too much", set()),
+        (SCALE, b'{"extra_args": {"factor": "%s"}}' % (b"x" * 5_000_000), 413, "4,194,304 bytes", set()),
         (SCALE, b'{"extra_args": {"factor": 2}', 422, "JSON", set()),
         (SCALE, b"\xff\xfe\x00", 422, "JSON", set()),
         (SCALE, b"[" * 100_000, 422, "JSON", set()),
@@ -335,13 +295,17 @@ def test_a_refusal_says_why_and_what_there_is(served: Served) -> None:
 def test_a_pipe_that_has_ended_or_is_not_built_is_a_conflict() -> None:
     pipe = make_pipe(Board(2))
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(create_app(pipe), port=port, log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(create_app(pipe), port=port, loop="asyncio", log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         eventually(lambda: server.started, "a server")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
-            for path in ("/start", "/kill", "/statistics"):
+            assert client.get("/ready").json() == {
+                "ready": False,
+                "problems": ["the pipe is not built yet: call build() first"],
+            }
+            for path in ("/start", "/kill", "/statistics", "/flows/first/restart"):
                 response = client.post(path)
                 assert (response.status_code, "not built" in response.json()["detail"]) == (409, True)
             pipe.build()
@@ -419,7 +383,7 @@ def test_run_needs_a_built_pipe() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.10", "10.0.0.1", "example.com", ""])
 def test_other_addresses_than_loopback_are_refused(host: str) -> None:
-    with pytest.raises(ValueError, match="no authentication"):
+    with pytest.raises(ValueError, match="give it a token"):
         APIWrapper(host, 8080, Pipe())
 
 

@@ -85,7 +85,8 @@ def test_importing_the_package_loads_no_front_end_and_no_opencv(run_script: RunS
 import sys
 import pipert_shm
 
-heavy = ["cv2", "fastapi", "pydantic", "uvicorn", "starlette", "zerorpc", "gevent", "socketio", "asyncio", "multiprocessing"]
+heavy = ["cv2", "fastapi", "pydantic", "uvicorn", "starlette", "zerorpc", "gevent", "socketio", "nicegui", "asyncio"]
+heavy += ["prometheus_client", "multiprocessing"]
 print([name for name in heavy if name in sys.modules])
 """
     )

@@ -349,6 +349,16 @@ def test_a_new_flow_is_restarted(tmp_path: Path) -> None:
         pipe.join(to_kill=True)
 
 
+def test_a_new_flow_is_restarted_on_request() -> None:
+    with camera_pipe() as (pipe, camera):
+        add_sink(pipe, camera, Sink("late"), restart="never")
+        moves(pipe, "camera", "late")
+        dead = pid_of(pipe, "late")
+        pipe.restart_flow("late")
+        await_successor(pipe, "late", dead)
+        moves(pipe, "camera", "late")
+
+
 def test_a_new_flow_that_must_not_be_restarted_has_failed() -> None:
     with camera_pipe() as (pipe, camera):
         add_sink(pipe, camera, late := Sink("late"), restart="never")

@@ -22,7 +22,18 @@ from killing import (
     running,
     snapshot_of,
 )
-from pipert_shm import DestinationRoutine, MiddleRoutine, Pipe, PipeFailed, Routine, SourceRoutine, Wire, events
+from pipert_shm import (
+    DestinationRoutine,
+    MiddleRoutine,
+    Pipe,
+    PipeFailed,
+    PipeStateError,
+    Routine,
+    SourceRoutine,
+    UnknownTarget,
+    Wire,
+    events,
+)
 from pipert_shm.plan import RestartPolicy
 from routines import Sink
 from waiting import Board, eventually
@@ -148,6 +159,35 @@ def test_the_limit() -> None:
 def test_a_restart_policy_that_makes_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="restart"):
         Pipe().create_flow("flow", False, Ticks(), **options)
+
+
+@pytest.mark.parametrize("policy", ["on-failure", "never"])
+def test_a_restart_that_was_asked_for_counts_towards_no_limit(policy: RestartPolicy) -> None:
+    with running(pair(Sink("out"), restart=policy, max_restarts=0)) as pipe:
+        for _ in range(3):
+            await_motion(pipe)
+            pid = pid_of(pipe, "flow")
+            pipe.restart_flow("flow")
+            await_successor(pipe, "flow", pid)
+        await_motion(pipe)
+        flow = pipe.statistics().flows["flow"]
+        assert (flow.state, flow.restarts, flow.last_exit) == ("running", 3, -signal.SIGKILL)
+        with pytest.raises(UnknownTarget, match="'other'"):
+            pipe.restart_flow("other")
+        os.kill(pid_of(pipe, "flow"), signal.SIGKILL)
+        await_states(pipe, out="failed")
+        with pytest.raises(PipeStateError, match="failed"):
+            pipe.restart_flow("flow")
+    with pytest.raises(PipeStateError, match="ended"):
+        pipe.restart_flow("source")
+
+
+def test_replicas_are_restarted_by_the_name_that_they_share() -> None:
+    with running(pair(Forwards("middle"), replicas=2)) as pipe:
+        pids = [pid_of(pipe, f"flow#{number}") for number in range(2)]
+        pipe.restart_flow("flow")
+        for number, pid in enumerate(pids):
+            await_successor(pipe, f"flow#{number}", pid)
 
 
 # ---- failure for good ----------------------------------------------------------------------------

@@ -1,0 +1,218 @@
+"""What happens in a pipe: states, deaths, restarts and log records, remembered for a while, and told as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import StreamingResponse
+
+from pipert_shm.api.models import Problem
+from pipert_shm.errors import PipeStateError
+from pipert_shm.pipe import Pipe
+from pipert_shm.statistics import FlowStatistics, PipeStatistics
+
+REMEMBERED = 1000
+LONGEST_TEXT = 4000
+LOOK_S = 0.2  # how often the pipe is looked at, and a client told
+ALIVE_S = 10.0  # after so much silence a comment is sent, so that nobody takes the connection for dead
+
+Kind = Literal["state", "crash", "restart", "log", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that happened.
+
+    Attributes:
+        number: counts from 1.
+        time: seconds since the epoch.
+        kind: `state` (of a routine), `crash` or `restart` (of a flow), `log`, or `end` (of the pipe).
+        details: by kind; see `/events`.
+    """
+
+    number: int
+    time: float
+    kind: Kind
+    details: dict[str, Any]
+
+
+class Journal(logging.Handler):
+    """Remembers the last thousand entries. Any thread.
+
+    It looks at the pipe's counters, five times a second, so of several deaths within that time it may tell only one; it counts
+    all of them. Log records are those that reach the pipe's logger.
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        super().__init__()
+        self._pipe = pipe
+        self._entries: deque[Entry] = deque(maxlen=REMEMBERED)
+        self._adding = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self.count = 0
+        self.over = False
+
+    def start(self) -> None:
+        """Begins; nothing when it has already, or there is no pipe yet.
+
+        Ends by itself when the pipe does.
+        """
+        with self._adding:
+            if self._thread is not None:
+                return
+            try:
+                session = self._pipe._built()
+            except PipeStateError:
+                return
+            self._thread = threading.Thread(target=self._watch, args=(session.gone,), name="api-journal", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends, and makes those end who read it."""
+        self._closing.set()
+        self.over = True
+
+    def after(self, number: int) -> list[Entry]:
+        """The entries after that one, as far as they are remembered, oldest first."""
+        with self._adding:
+            fresh = min(self.count - number, len(self._entries))
+            return list(islice(self._entries, len(self._entries) - fresh, None)) if fresh > 0 else []
+
+    def _add(self, kind: Kind, **details: Any) -> None:
+        with self._adding:
+            self.count += 1
+            self._entries.append(Entry(self.count, time.time(), kind, details))
+
+    # ---- what there is to tell -------------------------------------------------------------------
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Remembers a log record."""
+        try:
+            exception = record.exc_text or (logging.Formatter().formatException(record.exc_info) if record.exc_info else None)
+            self._add(
+                "log",
+                level=record.levelname,
+                logger=record.name,
+                flow=getattr(record, "flow", None),
+                routine=getattr(record, "routine", None),
+                message=record.getMessage()[:LONGEST_TEXT],
+                exception=exception and exception[-LONGEST_TEXT:],
+            )
+        except Exception:
+            self.handleError(record)
+
+    def _watch(self, gone: threading.Event) -> None:
+        self._pipe.logger.addHandler(self)
+        before = self._pipe.statistics()
+        try:
+            while not (gone.is_set() or self._closing.is_set()):
+                gone.wait(LOOK_S)
+                now = self._pipe.statistics()
+                self._compare(before, now)
+                before = now
+        finally:
+            self._pipe.logger.removeHandler(self)
+            if gone.is_set():
+                self._add("end")
+            self.over = True
+
+    def _compare(self, before: PipeStatistics, now: PipeStatistics) -> None:
+        for name, flow in now.flows.items():
+            if name in before.flows:
+                self._compare_flow(before.flows[name], flow)
+        for name, routine in now.routines.items():
+            was = before.routines[name].state if name in before.routines else None
+            if was != routine.state:
+                self._add("state", routine=name, flow=routine.flow, was=was, now=routine.state)
+
+    def _compare_flow(self, before: FlowStatistics, now: FlowStatistics) -> None:
+        failed = now.state == "failed" != before.state
+        if failed or now.restarts > before.restarts:
+            self._add("crash", flow=now.name, last_exit=now.last_exit, restarts=now.restarts, state=now.state)
+        if now.pid not in (0, before.pid):
+            self._add("restart", flow=now.name, pid=now.pid, restarts=now.restarts)
+
+
+# ---- server-sent events --------------------------------------------------------------------------
+
+router = APIRouter(tags=["look"])
+
+_EXAMPLE = """\
+id: 17
+event: crash
+data: {"time": 1763978400.1, "flow": "camera", "last_exit": -9, "restarts": 1, "state": "restarting"}
+
+"""
+
+
+@router.get(
+    "/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}},
+        409: {"model": Problem, "description": "The pipe is not built yet"},
+    },
+)
+async def events(request: Request, last_event_id: Annotated[str | None, Header()] = None) -> StreamingResponse:
+    """What happens, as server-sent events: first what is remembered, then what comes, until the pipe ends.
+
+    Each has an `id`; with the header `Last-Event-ID`, which browsers send by themselves when they connect again, it goes on
+    after that one. `data` is a JSON object with `time` (seconds since the epoch) and, by event:
+
+    - `state`: `routine`, `flow`, `was`, `now`: the routine's state changed.
+    - `crash`: `flow`, `last_exit`, `restarts`, `state` (`failed` when it is for good): the flow's process died.
+    - `restart`: `flow`, `pid`, `restarts`: the flow has a process again.
+    - `log`: `level`, `logger`, `flow`, `routine`, `message`, `exception`: a record that reached the pipe's logger.
+    - `lost`: `count` entries are not remembered any more, since the client was too slow.
+    - `end`: the pipe has ended, and so does the stream.
+    """
+    pipe: Pipe = request.app.state.pipe
+    pipe._built()
+    journal: Journal = request.app.state.journal
+    journal.start()
+    known = last_event_id or ""
+    after = int(known) if known.isdecimal() and len(known) < 20 else 0
+    return StreamingResponse(
+        _stream(journal, after),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _stream(journal: Journal, after: int) -> AsyncIterator[str]:
+    if after > journal.count:
+        after = 0  # it is that of an earlier server
+    quiet_since = time.monotonic()
+    first = after == 0
+    yield "retry: 2000\n\n"
+    while True:
+        over = journal.over  # before the look: what came until then is told
+        entries = journal.after(after)
+        if entries and entries[0].number > after + 1 and not first:
+            yield _event("lost", entries[0].number - 1, {"count": entries[0].number - 1 - after})
+        first = False
+        for entry in entries:
+            yield _event(entry.kind, entry.number, {"time": entry.time, **entry.details})
+        if over:
+            return
+        if entries:
+            after, quiet_since = entries[-1].number, time.monotonic()
+        elif time.monotonic() - quiet_since > ALIVE_S:
+            quiet_since = time.monotonic()
+            yield ": alive\n\n"
+        await asyncio.sleep(LOOK_S)
+
+
+def _event(kind: str, number: int, data: dict[str, Any]) -> str:
+    return f"id: {number}\nevent: {kind}\ndata: {json.dumps(data)}\n\n"

@@ -1,0 +1,216 @@
+"""What requests carry, and what they are answered with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from pipert_shm import native
+from pipert_shm.statistics import Latency
+from pipert_shm.wire import Policy
+
+# ---- requests ------------------------------------------------------------------------------------
+
+
+class Request(BaseModel):
+    """A body; what it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class Command(Request):
+    """The body of a request that executes an event; it may be left out."""
+
+    extra_args: dict[str, Any] = Field(default_factory=dict, examples=[{"factor": 2}])
+    """The event's parameters, by name; of each, what `notify_event` takes."""
+
+
+class Rate(Request):
+    """How fast a routine may go."""
+
+    fps: float = Field(ge=0, le=1e6, allow_inf_nan=False, examples=[12.5])
+    """Calls of `main_logic` a second, at most; 0 takes the limit away."""
+
+
+class Link(Request):
+    """A new wire. What is left out of its settings is as it was between the two before, else as the pipe's."""
+
+    receiver: str = Field(examples=["detector"])
+    """The routine that the wire leads to."""
+    policy: Policy | None = None
+    """What the sender does when the queue is full."""
+    capacity: int | None = Field(None, ge=1, le=65_536, examples=[4])
+    """Messages that the queue holds."""
+    timeout: float | None = Field(None, gt=0, le=86_400, allow_inf_nan=False)
+    """Seconds after which a sender that waits for room (policy `block`) drops its message."""
+
+
+class Unlink(Request):
+    """A wire that is taken away."""
+
+    receiver: str = Field(examples=["detector"])
+    """The routine that the wire leads to."""
+
+
+# ---- answers -------------------------------------------------------------------------------------
+
+
+class Answer(BaseModel):
+    """What is read off an object of the pipe."""
+
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
+
+
+class Notified(Answer):
+    """What was done."""
+
+    event: str = Field(examples=["start"])
+    """The event's name."""
+    routine: str | None
+    """Whom it was sent to; null: every routine that handles it."""
+    outcome: str = Field(examples=["on its way"])
+    """`on its way`, or what became of a kill."""
+
+
+class Restarted(Answer):
+    """A restart that was ordered."""
+
+    flow: str
+    """The flow, or the name that its replicas share."""
+    outcome: str = Field(examples=["on its way"])
+
+
+class RoutineStructure(Answer):
+    """One routine, and the events that it handles besides those that all do."""
+
+    flow_name: str
+    routine_name: str
+    events: list[str]
+
+
+class Structure(Answer):
+    """The pipe's routines, and the events that all of them handle. Spelt as PipeRT-Cockpit reads it."""
+
+    Routines: list[RoutineStructure]
+    Events: list[str]
+
+
+class Health(Answer):
+    """The server answers."""
+
+    status: str = Field(examples=["ok"])
+
+
+class Readiness(Answer):
+    """Whether all of the pipe can work."""
+
+    ready: bool
+    problems: list[str] = Field(examples=[["flow 'camera': restarting"]])
+    """What keeps it from that: flows that are not up, routines that failed."""
+
+
+class Bucket(Answer):
+    """A bucket of a histogram that is not empty."""
+
+    up_to_us: float
+    """Its upper end, microseconds."""
+    count: int
+
+
+_NoneForNan = BeforeValidator(lambda value: None if value != value else value)
+
+
+def _buckets_of(latency: object) -> object:
+    if not isinstance(latency, Latency):
+        return latency
+    filled = [
+        Bucket(up_to_us=native.BUCKET_NS[place] / 1000, count=count) for place, count in enumerate(latency.counts) if count
+    ]
+    return {"count": latency.count, "p50_us": latency.p50_us, "p99_us": latency.p99_us, "buckets": filled}
+
+
+class LatencyModel(Answer):
+    """A distribution of durations."""
+
+    count: int
+    p50_us: Annotated[float | None, _NoneForNan]
+    """The median, microseconds; null where there is none yet."""
+    p99_us: Annotated[float | None, _NoneForNan]
+    buckets: list[Bucket]
+
+
+_Latency = Annotated[LatencyModel, BeforeValidator(_buckets_of)]
+
+
+class RoutineModel(Answer):
+    """The fields of `pipert_shm.RoutineStatistics`."""
+
+    name: str
+    flow: str
+    state: str = Field(examples=["running"])
+    """`built`, `running`, `stopped`, `ended` or `failed`."""
+    received: int
+    sent: int
+    errors: int
+    logs_lost: int
+    copied_bytes: int
+    in_band_bytes: int
+    busy_s: float
+    lost_in_crash: int
+    age: _Latency
+    """From capture to receipt."""
+    counters: dict[str, int]
+    """What it counts of its own."""
+
+
+class WireModel(Answer):
+    """The fields of `pipert_shm.WireStatistics`."""
+
+    sender: str
+    receiver: str
+    policy: Policy
+    capacity: int
+    linked: bool
+    sent: int
+    received: int
+    waiting: int
+    dropped: dict[str, int] = Field(examples=[{"oldest": 3}])
+    """Messages that were lost, by reason."""
+    private_bytes: int
+    protocol_errors: int
+    hop: _Latency
+    """From publication to receipt."""
+
+
+class FlowModel(Answer):
+    """The fields of `pipert_shm.FlowStatistics`."""
+
+    name: str
+    state: str = Field(examples=["running"])
+    """`running`, `restarting`, `failed` (for good) or `ended`."""
+    pid: int
+    restarts: int
+    last_exit: int
+    """Exit status of its last death, or the negative number of the signal; 0 while it has not died."""
+
+
+class StatisticsModel(Answer):
+    """The pipe at one moment."""
+
+    time_s: float
+    """CLOCK_MONOTONIC, seconds: rates are differences over it."""
+    routines: list[RoutineModel]
+    wires: list[WireModel]
+    flows: list[FlowModel]
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    detail: str = Field(examples=["there is no routine 'camra'; there are: camera, screen"])
+    """What is wrong."""
+    known: list[str] = []
+    """The names that there are, where one was not known."""

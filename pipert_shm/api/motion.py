@@ -1,0 +1,79 @@
+"""How a pipe moves: rates, and latencies of late, out of the counters of two moments."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from pipert_shm.statistics import Latency, PipeStatistics, RoutineStatistics, WireStatistics
+
+WINDOW = 5  # looks that rates and latencies are taken over
+
+
+class Motion:
+    """Follows a pipe's counters. One thread.
+
+    Attributes:
+        now: the last look.
+    """
+
+    def __init__(self, now: PipeStatistics) -> None:
+        self._looks = deque([now], maxlen=WINDOW + 1)
+
+    @property
+    def now(self) -> PipeStatistics:
+        """The last look."""
+        return self._looks[-1]
+
+    def look(self, now: PipeStatistics) -> None:
+        """Takes one more."""
+        self._looks.append(now)
+
+    def fps(self, name: str) -> float:
+        """Messages a second that a routine works on: those that it gets, or sends where it gets none."""
+        now, before = self.now.routines[name], self._looks[0].routines.get(name)
+        if before is None:
+            return 0.0
+        return self._per_second(now.received - before.received) or self._per_second(now.sent - before.sent)
+
+    def wire_rate(self, wire: WireStatistics) -> float:
+        """Messages a second that come through a wire."""
+        before = self._looks[0].wires.get((wire.sender, wire.receiver))
+        return self._per_second(wire.received - before.received) if before else 0.0
+
+    def loss_rate(self, wire: WireStatistics) -> float:
+        """Messages a second that a wire drops."""
+        before = self._looks[0].wires.get((wire.sender, wire.receiver))
+        return self._per_second(wire.lost - before.lost) if before else 0.0
+
+    def latency(self, routine: RoutineStatistics) -> Latency:
+        """From capture to receipt, of late; for a source, that of its wires: from publication to receipt."""
+        before = self._looks[0]
+        ages = [(routine.age, before.routines[routine.name].age)] if routine.name in before.routines else []
+        if not routine.received:
+            ages = [
+                (wire.hop, before.wires[key].hop)
+                for key, wire in self.now.wires.items()
+                if key[0] == routine.name and key in before.wires
+            ]
+        counts = [sum(now.counts[place] - was.counts[place] for now, was in ages) for place in range(len(routine.age.counts))]
+        return Latency(tuple(max(0, count) for count in counts))
+
+    def _per_second(self, count: int) -> float:
+        passed = self.now.time_s - self._looks[0].time_s
+        return max(0.0, count / passed) if passed > 0 else 0.0
+
+
+def summary(now: PipeStatistics) -> str:
+    """A pipe's state in a word: that of its parts which matters most."""
+    flows = {flow.state for flow in now.flows.values()}
+    routines = {routine.state for routine in now.routines.values()}
+    if "failed" in flows | routines:
+        return "failed"
+    if "restarting" in flows:
+        return "restarting"
+    if flows == {"ended"}:
+        return "ended"
+    for state in ("running", "stopped", "built"):
+        if state in routines:
+            return state
+    return "ended"

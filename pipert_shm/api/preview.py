@@ -1,0 +1,301 @@
+"""What passes through a routine, as pictures: encoded only while somebody looks, from the newest frame, in the parent."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from pipert_shm.api.control import ABSENT, RoutineName
+from pipert_shm.api.models import Problem
+from pipert_shm.data import FrameData
+from pipert_shm.errors import PipeStateError, describe
+from pipert_shm.pipe import Pipe
+from pipert_shm.routine import Role
+from pipert_shm.tap import Tap
+
+WIDEST = 640  # pixels
+QUALITY = 75  # of JPEG
+PERIOD_S = 0.1  # between two pictures, at least
+LINGER_S = 3.0  # a tap is kept for so long after the last one who asked
+PATIENCE_S = 5.0  # how long a single picture is waited for
+FRESH_S = 1.0  # and how long when there is an older one
+REPEAT_S = 5.0  # a picture is sent again when no other came: whoever is gone is noticed then
+AGAIN_S = 1.0  # a routine that has ended is tapped again after so long
+MOST_WATCHERS = 32
+OPENERS = 4
+
+BOX = (80, 220, 80)
+
+
+def picture_of(payload: Any) -> np.ndarray:
+    """The frame in a payload, at most 640 pixels wide, with the boxes of a `DetectedFrame`: a view of it, or a new array.
+
+    :raises ValueError: when there is none.
+    """
+    import cv2
+
+    from pipert_shm.video.detection import DetectedFrame
+
+    frame = payload.get_frame() if isinstance(payload, FrameData) else payload
+    if not isinstance(frame, np.ndarray):
+        raise ValueError(f"it sends {type(frame).__name__}, which is no picture; send a uint8 array, or FrameData")
+    if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or 0 in frame.shape or frame.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError(
+            f"it sends arrays {frame.shape} of {frame.dtype}, which are no pictures: those are (h, w[, 1|3|4]) uint8"
+        )
+    scale = min(1.0, WIDEST / frame.shape[1])
+    if scale < 1:
+        size = WIDEST, max(1, round(frame.shape[0] * scale))
+        frame = cv2.resize(np.ascontiguousarray(frame) if min(frame.strides) < 0 else frame, size, interpolation=cv2.INTER_AREA)
+    if isinstance(payload, DetectedFrame) and len(payload.boxes):
+        frame = np.array(frame)
+        for left, top, right, bottom in (payload.boxes * scale).astype(int):
+            cv2.rectangle(frame, (int(left), int(top)), (int(right), int(bottom)), BOX, 2)
+    return frame
+
+
+def as_jpeg(payload: Any) -> bytes:
+    """A payload's picture, encoded.
+
+    :raises ValueError: when there is none.
+    """
+    import cv2
+
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(picture_of(payload)), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    if not done:
+        raise ValueError("OpenCV can't encode it")
+    return data.tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """An encoded picture, and its number."""
+
+    number: int
+    jpeg: bytes
+
+
+class Preview:
+    """One routine's pictures: a thread that encodes one when somebody has asked since the last.
+
+    Attributes:
+        shot: the newest picture; None before the first.
+        problem: why there is none.
+        over: whether there will be no more.
+    """
+
+    def __init__(self, tap: Tap, routine: str, first: int) -> None:
+        self.shot: Shot | None = None
+        self.problem = ""
+        self.over = False
+        self._tap = tap
+        self._number = first
+        self._asked_at = time.monotonic()
+        self._asked = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"preview-{routine}", daemon=True)
+        self._thread.start()
+
+    def ask(self) -> None:
+        """Orders a picture of the newest frame."""
+        self._asked_at = time.monotonic()
+        self._asked.set()
+
+    def stop(self) -> None:
+        """Ends; any thread."""
+        self._asked_at = -LINGER_S
+        self._tap.close()
+        self._asked.set()
+
+    def _work(self) -> None:
+        try:
+            while time.monotonic() - self._asked_at < LINGER_S:
+                if not self._asked.wait(LINGER_S / 4):
+                    continue
+                began = time.monotonic()
+                if self._encode():
+                    self._asked.clear()
+                    time.sleep(max(0.0, PERIOD_S - (time.monotonic() - began)))
+        finally:
+            self.over = True
+            self._tap.close()
+
+    def _encode(self) -> bool:
+        """Whether there is something new to be seen."""
+        try:
+            payload = self._tap.read(timeout=LINGER_S / 4)
+            jpeg = as_jpeg(payload)
+        except TimeoutError:
+            return False
+        except StopIteration:
+            self._asked_at = -LINGER_S
+            return False
+        except Exception as error:  # of the payload's own code, too: this thread ends in its own way only
+            self.problem = str(error) if isinstance(error, ValueError) else describe(error)
+            return True
+        self._number += 1
+        self.shot, self.problem = Shot(self._number, jpeg), ""
+        return True
+
+
+class Previews:
+    """The previews of a pipe that somebody looks at. Any thread.
+
+    Attributes:
+        watchers: how many clients watch streams.
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._previews: dict[str, Preview] = {}
+        self._opening = threading.Lock()
+        self._limiter = CapacityLimiter(OPENERS)
+        self._closed = False
+        self.watchers = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether there will be no more pictures."""
+        return self._closed or self._pipe._built().gone.is_set()
+
+    async def opened(self, routine: str) -> Preview:
+        """See `open`; waits in one of a few threads of their own, since a routine that hangs lets nobody tap it."""
+        return await to_thread.run_sync(self.open, routine, limiter=self._limiter)
+
+    def open(self, routine: str) -> Preview:
+        """The preview of a routine.
+
+        :raises UnknownTarget: when there is no such routine.
+        :raises PipeStateError: when it sends nothing, does not run, or no tap is left.
+        """
+        item = self._pipe._built().plan.find(routine)
+        if item is not None and item.role is Role.DESTINATION:
+            raise PipeStateError(f"routine {routine!r} sends nothing that could be seen; look at one that it receives from")
+        with self._opening:
+            preview = self._previews.get(routine)
+            if preview is None or preview.over:
+                before = preview.shot if preview is not None else None
+                preview = Preview(self._pipe.tap(routine), routine, before.number if before is not None else 0)
+                preview.shot = before
+                self._previews[routine] = preview
+            return preview
+
+    def close(self) -> None:
+        """Ends all of them, and makes those end who watch."""
+        self._closed = True
+        with self._opening:
+            for preview in self._previews.values():
+                preview.stop()
+
+
+# ---- routes --------------------------------------------------------------------------------------
+
+router = APIRouter(tags=["look"])
+
+_UNSEEN = {
+    **ABSENT,
+    409: {"model": Problem, "description": "There is nothing to be seen: it sends no pictures, or does not run"},
+}
+_FRESH = {"Cache-Control": "no-store"}
+
+
+@router.get(
+    "/routines/{routine}/preview.jpg",
+    response_class=Response,
+    responses={
+        **_UNSEEN,
+        200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
+        504: {"model": Problem, "description": "No frame came in time"},
+    },
+)
+async def preview_picture(request: Request, routine: RoutineName) -> Response:
+    """The newest frame that a routine sent, as a JPEG at most 640 pixels wide; an older one when none comes within a second."""
+    previews: Previews = request.app.state.previews
+    shot = await _first(await previews.opened(routine), routine, PATIENCE_S)
+    if shot is None:
+        raise HTTPException(504, f"routine {routine!r} sent no frame within {PATIENCE_S:g} s")
+    return Response(shot.jpeg, media_type="image/jpeg", headers=_FRESH)
+
+
+@router.get(
+    "/routines/{routine}/preview",
+    response_class=StreamingResponse,
+    responses={
+        **_UNSEEN,
+        200: {"content": {"multipart/x-mixed-replace": {"schema": {"type": "string", "format": "binary"}}}},
+        503: {"model": Problem, "description": "As many as can be are watching already"},
+    },
+)
+async def preview_stream(request: Request, routine: RoutineName) -> StreamingResponse:
+    """What a routine sends, as an MJPEG stream for an `<img>`: at most 10 pictures a second, 640 pixels wide.
+
+    A client that reads slowly misses pictures. At most 32 can watch at a time.
+    """
+    previews: Previews = request.app.state.previews
+    if previews.watchers >= MOST_WATCHERS:
+        raise HTTPException(503, f"{MOST_WATCHERS} clients are watching already", {"Retry-After": "5"})
+    previews.watchers += 1
+    try:
+        preview = await previews.opened(routine)
+        if preview.shot is None:
+            await _first(preview, routine, FRESH_S)  # to say so where there can't be any
+    except BaseException:
+        previews.watchers -= 1
+        raise
+    return _Stream(previews, _parts(previews, routine, preview))
+
+
+async def _first(preview: Preview, routine: str, patience_s: float) -> Shot | None:
+    """A picture, fresh if it may be.
+
+    :raises HTTPException: when what the routine sends is none.
+    """
+    old = preview.shot
+    preview.ask()
+    deadline = time.monotonic() + (patience_s if old is None else FRESH_S)
+    while preview.shot is old and not (preview.over or preview.problem) and time.monotonic() < deadline:
+        await asyncio.sleep(PERIOD_S / 5)
+    if preview.problem:
+        raise HTTPException(409, f"routine {routine!r}: {preview.problem}")
+    return preview.shot
+
+
+class _Stream(StreamingResponse):
+    """A watcher, until it ends in whatever way."""
+
+    def __init__(self, previews: Previews, content: AsyncIterator[bytes]) -> None:
+        super().__init__(content, media_type="multipart/x-mixed-replace; boundary=frame", headers=_FRESH)
+        self._previews = previews
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._previews.watchers -= 1
+
+
+async def _parts(previews: Previews, routine: str, preview: Preview) -> AsyncIterator[bytes]:
+    seen: Shot | None = None
+    sent_at = 0.0
+    while not (previews.over or preview.problem):
+        preview.ask()
+        await asyncio.sleep(PERIOD_S / 4)
+        shot, now = preview.shot, time.monotonic()
+        if shot is not None and (shot is not seen or now - sent_at > REPEAT_S):
+            seen, sent_at = shot, now
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(shot.jpeg)}\r\n\r\n"
+            yield head.encode() + shot.jpeg + b"\r\n"
+        elif preview.over:
+            await asyncio.sleep(AGAIN_S)
+            with suppress(PipeStateError):  # it has ended, or its flow is being restarted
+                preview = await previews.opened(routine)

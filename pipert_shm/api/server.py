@@ -1,0 +1,103 @@
+"""A server for a pipe's HTTP control, beside its flows."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Collection
+
+import uvicorn
+
+from pipert_shm.api.app import create_app, end_streams
+from pipert_shm.api.guard import is_loopback
+from pipert_shm.pipe import Pipe
+
+SLOW_CLIENT_S = 3  # what a client that is in the middle of a request gets when the server ends
+MOST_CONNECTIONS = 256
+
+
+class APIWrapper:
+    """Serves a pipe's HTTP control: see `create_app`. No more than 256 clients at a time; others are answered with 503.
+
+    >>> from pipert_shm import APIWrapper, Pipe
+    >>> APIWrapper("0.0.0.0", 8080, Pipe())
+    Traceback (most recent call last):
+    ValueError: on '0.0.0.0' anyone could end the pipe: give it a token=, or serve it on 127.0.0.1, ::1 or localhost
+
+    :param host: the address to serve on; without a token, a loopback address.
+    :param port: the TCP port; 0 takes a free one, which the pipe's logger tells.
+    :param token: what clients have to show, as `Authorization: Bearer …`; a browser opens `/?token=…` once.
+    :param hosts: names by which it is reached, besides localhost and addresses.
+    :param origins: sites whose pages may use it, such as `https://cockpit.example`.
+    :param dashboard: whether there is a page at `/` that shows the pipe, and controls it. It needs the `dashboard` extra.
+    :raises ImportError: when the dashboard is wanted, and NiceGUI is not installed.
+    :raises ValueError: when there is no token, and `host` is not a loopback address.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        pipe: Pipe,
+        *,
+        token: str | None = None,
+        hosts: Collection[str] = (),
+        origins: Collection[str] = (),
+        dashboard: bool = False,
+    ) -> None:
+        if not token and not is_loopback(host):
+            raise ValueError(
+                f"on {host!r} anyone could end the pipe: give it a token=, or serve it on 127.0.0.1, ::1 or localhost"
+            )
+        self._address = (host, port)
+        self._pipe = pipe
+        self._app = create_app(pipe, token=token, hosts=hosts, origins=origins, dashboard=dashboard)
+
+    def run(self) -> None:
+        """Serves until the pipe is killed, by `/kill` or otherwise, or Ctrl-C, which kills the pipe. Then both have ended.
+
+        :raises PipeStateError: when the pipe is not built.
+        :raises OSError: when the port is taken.
+        :raises PipeFailed: as `Pipe.join` does, when a routine failed for good or a flow's process died.
+        """
+        gone = self._pipe._built().gone
+        config = uvicorn.Config(
+            self._app,
+            loop="asyncio",
+            log_config=None,
+            access_log=False,  # the token may stand in an address
+            limit_concurrency=MOST_CONNECTIONS,
+        )
+        server = _Server(config, lambda: end_streams(self._app))
+
+        def end_with_pipe() -> None:
+            gone.wait()
+            server.should_exit = True
+
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        with socket.create_server(self._address, family=family) as listener:
+            threading.Thread(target=end_with_pipe, name="api-end", daemon=True).start()
+            self._pipe.logger.info("the control listens on %s, port %d", *listener.getsockname()[:2])
+            try:
+                server.run(sockets=[listener])
+            except KeyboardInterrupt:
+                self._pipe.logger.info("interrupted: the pipe is killed")
+        self._pipe.join(to_kill=True)
+
+
+class _Server(uvicorn.Server):
+    """Hangs up on clients that are slow when it ends; to their requests that is a disconnection, and not a failure."""
+
+    def __init__(self, config: uvicorn.Config, on_end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_end = on_end
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_end()
+        asyncio.get_running_loop().call_later(SLOW_CLIENT_S, self._hang_up)
+        await super().shutdown(sockets)
+
+    def _hang_up(self) -> None:
+        for connection in self.server_state.connections:
+            connection.transport.abort()
