@@ -313,7 +313,7 @@ def test_a_part_that_no_frame_has_is_an_error_at_once(tmp_path: Path) -> None:
     source.cleanup()
 
 
-def test_a_file_behind_an_url_is_read_whole(tmp_path: Path) -> None:
+def test_a_file_behind_an_url_is_read_whole_if_it_is_called_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, "MJPG", "avi")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -328,6 +328,9 @@ def test_a_file_behind_an_url_is_read_whole(tmp_path: Path) -> None:
         thread.start()
         url = f"http://127.0.0.1:{server.server_address[1]}/{path.name}"
         frames = play(VideoSource(url, live=False))
+        assert "live=False" not in caplog.text
+        play(VideoSource(url, reconnect=False))
+        assert f"{url!r} has an end (after {COUNT} frames), but is read as a live stream: give live=False" in caplog.text
         server.shutdown()
         thread.join()
     assert close_to(frames, list(range(COUNT)))

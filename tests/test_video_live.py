@@ -330,6 +330,58 @@ def reader_of(connect: Callable[[], Scripted], names: Counters, **options: Any) 
     return LiveReader("camera", connect, Fit("camera", None, None, logger), names, logger, **options)
 
 
+def test_what_comes_faster_than_its_stamps_at_first_has_been_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    stamps = {0.0: 0, 0.04: 1, 0.08: 2, 0.12: 42, 0.16: 43}  # and when they come, ms
+    capture, names = Scripted(), Counters(VideoSource.counter_names)
+    monkeypatch.setattr(live, "now_ns", lambda: stamps.get(capture.pts or 0.0, 0) * 10**6)
+    reader = reader_of(lambda: capture, names, reconnect=False)
+    got = give_when_wanted(reader, capture.frames, 0.0, 0.04, 0.08, 0.12)
+    assert (got.pts, got.captured_ns) == (0.12, 42 * 10**6)
+    assert names["skipped"] == 3
+    assert give_when_wanted(reader, capture.frames, 0.16).pts == 0.16, "it is no beginning any more"
+    capture.frames.put(None)
+    assert reader.close() is None
+
+
+def test_without_stamps_nothing_is_taken_while_the_stream_is_being_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0]
+    capture, names = Scripted(), Counters(VideoSource.counter_names)
+    monkeypatch.setattr(live, "now_ns", lambda: now[0])
+    monkeypatch.setattr(capture, "grab", lambda: capture.frames.get() is not None)
+    monkeypatch.setattr(capture, "retrieve", lambda out: out)
+    reader = reader_of(lambda: capture, names, reconnect=False)
+
+    def give() -> None:
+        for number, seconds in enumerate((0, 1, 1.9, 2.1)):
+            now[0] = int(seconds * 1e9)
+            put_when_wanted(reader, capture.frames, 1.0)
+            eventually(lambda: names["skipped"] == min(number + 1, 3))  # noqa: B023
+
+    giver = threading.Thread(target=give)
+    giver.start()
+    got = reader.read(np.zeros((4, 4, 3), np.uint8), 20)
+    giver.join()
+    assert got is not None
+    assert (got.pts, got.captured_ns) == (None, now[0])
+    capture.frames.put(None)
+    assert reader.close() is None
+
+
+def put_when_wanted(reader: LiveReader, frames: queue.SimpleQueue[float | None], *stamps: float) -> None:
+    eventually(lambda: reader._wanted is not None, "somebody who waits")
+    for stamp in stamps:
+        frames.put(stamp)
+
+
+def give_when_wanted(reader: LiveReader, frames: queue.SimpleQueue[float | None], *stamps: float) -> live.Live:
+    giver = threading.Thread(target=put_when_wanted, args=(reader, frames, *stamps))
+    giver.start()
+    got = reader.read(np.zeros((4, 4, 3), np.uint8), 20)
+    giver.join()
+    assert got is not None
+    return got
+
+
 def test_an_array_that_waits_for_a_stream_that_comes_back_with_another_size_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -390,16 +442,7 @@ def test_a_frame_that_comes_while_nobody_waits_is_never_handed_over(monkeypatch:
     capture.frames.put(1.0)
     eventually(lambda: names["skipped"] == 1, "the frame passes")
     assert reader.read(np.zeros((4, 4, 3), np.uint8), 0) is None
-
-    def give_when_wanted() -> None:
-        eventually(lambda: reader._wanted is not None, "somebody who waits")
-        capture.frames.put(2.0)
-
-    giver = threading.Thread(target=give_when_wanted)
-    giver.start()
-    got = reader.read(np.zeros((4, 4, 3), np.uint8), 20)
-    giver.join()
-    assert got is not None
+    got = give_when_wanted(reader, capture.frames, 2.0)
     assert (got.pts, int(got.frame.max())) == (2.0, 2)
     assert not reader.pass_over(0)
     capture.frames.put(None)

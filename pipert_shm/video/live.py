@@ -153,6 +153,7 @@ class LiveReader:
     def _read_on(self, capture: Capture) -> None:
         """Reads until it is lost, which is an error, or until it is closed."""
         self._logger.info("connected: frames of %dx%d", capture.info.width, capture.info.height)
+        self._fit.check(capture.info.width, capture.info.height)
         self._expect(capture)
         opened_ns = came_ns = now_ns()
         stood: float | None = None
