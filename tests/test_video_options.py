@@ -11,6 +11,7 @@ import pytest
 
 from conftest import RunScript
 from pipert_shm import START_EVENT_NAME, BatchRoutine, Pipe, VideoError, VideoInfo, VideoSource, Wire, video_sources
+from pipert_shm.video import live
 from pipert_shm.video.capture import OpenCVCapture
 from streams import grey, number_of
 from test_video_files import CODECS, COUNT, HEIGHT, WIDTH, play, write
@@ -140,6 +141,7 @@ class Webcam:
 
 def test_a_camera_is_asked_for_the_size_and_opened_again_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", Webcam)
+    monkeypatch.setattr(live, "OPENING", 0.0)  # it has no stamps
     capture = OpenCVCapture(3, size=(1280, 720))
     assert Webcam.opened == (3,)
     assert (capture.info.width, capture.info.height) == (1280, 720)

@@ -54,9 +54,9 @@ def test_what_comes_faster_than_its_stamps_at_first_has_been_waiting(monkeypatch
     capture, names = Scripted(), Counters(VideoSource.counter_names)
     monkeypatch.setattr(live, "now_ns", lambda: stamps.get(capture.pts or 0.0, 0) * 10**6)
     reader = reader_of(lambda: capture, names, reconnect=False)
-    got = give_when_wanted(reader, capture.frames, 0.0, 0.04, 0.08, 0.12)
+    got = give_when_wanted(reader, capture.frames, 0.0, 0.0, 0.04, 0.08, 0.12)
     assert (got.pts, got.captured_ns) == (0.12, 42 * 10**6)
-    assert names["skipped"] == 3
+    assert names["skipped"] == 4
     assert give_when_wanted(reader, capture.frames, 0.16).pts == 0.16, "it is no beginning any more"
     capture.frames.put(None)
     assert reader.close() is None
