@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipert_shm.video import live
 from pipert_shm.video.capture import OpenCVCapture
 from streams import grey, number_of
 from test_video_files import CODECS, COUNT, HEIGHT, WIDTH, play, write
+from waiting import eventually
 
 # ---- folders -------------------------------------------------------------------------------------
 
@@ -110,13 +112,13 @@ def test_a_backend_that_is_not_installed_says_what_to_install(tmp_path: Path, ru
 class Webcam:
     """Stands in for a camera, which no test machine has: it gives what it is asked for, three frames of it."""
 
-    asked: tuple[int, int] = (640, 480)
     opened: tuple[int | str, ...] = ()
 
     def __init__(self, source: int | str) -> None:
         Webcam.opened += (source,)
         self.sizes = {cv2.CAP_PROP_FRAME_WIDTH: 640.0, cv2.CAP_PROP_FRAME_HEIGHT: 480.0}
         self.left = 3
+        self.stamp = 5_000_000.0
 
     def isOpened(self) -> bool:
         return True
@@ -126,10 +128,12 @@ class Webcam:
         return True
 
     def get(self, which: int) -> float:
-        return self.sizes.get(which, -1.0)
+        return self.stamp if which == cv2.CAP_PROP_POS_MSEC else self.sizes.get(which, -1.0)
 
     def grab(self) -> bool:
+        time.sleep(1 / 50)  # as long as a camera lets one wait
         self.left -= 1
+        self.stamp += 20
         return self.left >= 0
 
     def retrieve(self, out: np.ndarray | None = None) -> tuple[bool, np.ndarray | None]:
@@ -139,24 +143,42 @@ class Webcam:
         pass
 
 
-def test_a_camera_is_asked_for_the_size_and_opened_again_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def webcam(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", Webcam)
-    monkeypatch.setattr(live, "OPENING", 0.0)  # it has no stamps
+    monkeypatch.setattr(Webcam, "opened", ())
+
+
+@pytest.mark.usefixtures("webcam")
+def test_a_camera_is_asked_for_the_size_and_when_its_frames_were(monkeypatch: pytest.MonkeyPatch) -> None:
     capture = OpenCVCapture(3, size=(1280, 720))
     assert Webcam.opened == (3,)
     assert (capture.info.width, capture.info.height) == (1280, 720)
+    stamps = [capture.pts for _ in range(3) if capture.grab()]
+    assert stamps == pytest.approx([0, 0.02, 0.04]), "and not since the machine was started"
+    monkeypatch.setattr(Webcam, "get", lambda *_: -1.0)
+    capture = OpenCVCapture(3)
+    assert capture.grab()
+    assert capture.pts is None
+
+
+@pytest.mark.usefixtures("webcam")
+def test_a_camera_that_is_gone_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "OPENING", 0.0)  # so few frames as it has are wanted all
     source = VideoSource(3, size=(1280, 720))
     source.setup()
-    frames = 0
-    while source.counters["reconnects"] < 2:
+    shapes = []
+
+    def play_on() -> bool:
         source.meta.captured_ns = 0
         frame = source.main_logic()
-        frames += frame is not None
         assert (frame is None) == (source.meta.captured_ns == 0), "it is when the frame was grabbed"
-        assert frame is None or frame.shape == (720, 1280, 3)
+        shapes.extend([] if frame is None else [frame.shape])
+        return len(shapes) >= 2 and source.counters["reconnects"] >= 2 and source.counters["damaged"] >= 1
+
+    eventually(play_on)
     source.cleanup()
-    assert frames
-    assert source.counters["damaged"] >= 1
+    assert set(shapes) == {(720, 1280, 3)}
 
 
 def test_a_detector_for_several_sources(tmp_path: Path) -> None:
