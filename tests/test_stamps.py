@@ -95,7 +95,7 @@ def test_a_stamp_goes_through_ordered_replicas(tmp_path: Path) -> None:
 class JoinedStamps(Stamps):
     """Of pairs."""
 
-    join = Join(by="seq")
+    join = Join(by="seq", depth=COUNT)
 
     def main_logic(self, data: dict[str, np.ndarray]) -> None:
         super().main_logic(data["one"])

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import queue
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -16,11 +13,8 @@ import numpy as np
 import pytest
 
 import streams
-from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, VideoError, VideoInfo, VideoSource, Wire, native
-from pipert_shm.counters import Counters
+from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, VideoError, VideoSource, Wire, native
 from pipert_shm.video import live
-from pipert_shm.video.fit import Fit
-from pipert_shm.video.live import LiveReader
 from pipert_shm.video.source import Backend
 from routines import Record, chain, received
 from streams import FPS, Server, free_port, listens, number_of, serve, serve_rtsp
@@ -110,7 +104,8 @@ def test_a_stream_that_dies_is_found_again_with_frames_of_another_size(
     port = free_port()
     source = VideoSource(url_of(kind, port), "camera", backend=backend, timeout=2)
     with running(source, Notes("notes", tmp_path / "got")) as pipe:
-        eventually(lambda: "trying again" in caplog.text, "an attempt before there is a server")
+        if kind != "mpegts":  # where nobody answers anyway, and it takes its time to see that
+            eventually(lambda: "trying again" in caplog.text, "an attempt before there is a server")
         assert sent(pipe) == 0
         assert counters(pipe)["connected"] == 0
         first = start(kind, port, SMALL)
@@ -133,25 +128,17 @@ def test_a_stream_that_dies_is_found_again_with_frames_of_another_size(
     assert statistics.errors == 0
     numbers = [(shape, number) for number, shape, *_ in got]
     assert all(b > a - 1 for (one, a), (two, b) in pairwise(numbers) if one == two), "none comes twice, or late"
+    if kind == "rtsp":  # the server gives each client the video from its start, and FFmpeg first looks at a second of it
+        assert numbers[0][1] > FPS / 2, "what has piled up meanwhile is passed over"
     assert all(0 < captured <= at for _, _, captured, at, _ in got)
     assert all(a < b for a, b in pairwise(captured for _, _, captured, *_ in got))
 
 
-def test_what_had_piled_up_while_the_stream_was_opened_is_passed_over(tmp_path: Path, start: Serve) -> None:
-    """FFmpeg looks at a second of RTSP first: those frames are old when the stream is open."""
-    port = free_port()
-    start("rtsp", port)
-    with running(VideoSource(url_of("rtsp", port), "camera"), Notes("notes", tmp_path / "got")) as pipe:
-        eventually(lambda: sent(pipe) >= 1, "a frame")
-        skipped = counters(pipe)["skipped"]
-        eventually(lambda: sent(pipe) >= 5, "more frames")
-    first = received(tmp_path / "got")[0].value
-    assert first[0] > FPS / 2
-    assert skipped >= first[0] - 1, "and counted"
-
-
 @pytest.mark.parametrize("backend", ["opencv", "pyav"])
-def test_a_frozen_server_holds_up_neither_stop_nor_start_nor_the_end(tmp_path: Path, start: Serve, backend: Backend) -> None:
+def test_a_frozen_server_holds_up_neither_stop_nor_start_nor_the_end(
+    tmp_path: Path, start: Serve, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "FAREWELL", 0.1)
     port = free_port()
     server = start("mpjpeg", port)
     source = VideoSource(url_of("mpjpeg", port), "camera", backend=backend, timeout=600)
@@ -298,115 +285,6 @@ def test_the_transport_reaches_the_server(start: Serve) -> None:
     PyAVCapture(url_of("rtsp", port), transport="tcp").close()
     with pytest.raises(VideoError, match="Protocol not supported"):
         PyAVCapture(url_of("rtsp", port), transport="udp")
-
-
-class Scripted:
-    """A capture that gives a frame when the test says so."""
-
-    pts: float | None = None
-    damaged = 0
-
-    def __init__(self, edge: int = 4) -> None:
-        self.info = VideoInfo(edge, edge, 25.0, 0)
-        self.shape = self.info.shape
-        self.frames: queue.SimpleQueue[float | None] = queue.SimpleQueue()
-
-    def grab(self) -> bool:
-        self.pts = self.frames.get()
-        return self.pts is not None
-
-    def retrieve(self, out: np.ndarray | None = None) -> np.ndarray | None:
-        assert out is not None
-        assert self.pts is not None
-        out[:] = self.pts
-        return out
-
-    def close(self) -> None:
-        pass
-
-
-def reader_of(connect: Callable[[], Scripted], names: Counters, **options: Any) -> LiveReader:
-    logger = logging.getLogger("camera")
-    return LiveReader("camera", connect, Fit("camera", None, None, logger), names, logger, **options)
-
-
-def test_an_array_that_waits_for_a_stream_that_comes_back_with_another_size_is_given_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """So that another one is loaned, and no frame is copied."""
-    monkeypatch.setattr(live, "SHORTEST_WAIT", 0.01)
-    small, large = Scripted(4), Scripted(8)
-    captures, may_connect = [large, small], threading.Semaphore(1)
-
-    def connect() -> Scripted:
-        assert may_connect.acquire(timeout=20)
-        return captures.pop()
-
-    reader = reader_of(connect, Counters(VideoSource.counter_names), reconnect=True)
-    assert reader.await_shape(20) == (4, 4, 3)
-    small.frames.put(None)
-
-    def connect_when_wanted() -> None:
-        eventually(lambda: reader._wanted is not None, "somebody who waits")
-        may_connect.release()
-
-    connecting = threading.Thread(target=connect_when_wanted)
-    connecting.start()
-    assert reader.read(np.zeros((4, 4, 3), np.uint8), 600) is None
-    connecting.join()
-    assert reader.await_shape(0) == (8, 8, 3)
-    reader._closing.set()
-    large.frames.put(None)
-    assert reader.close() is None
-
-
-def test_a_reader_waits_for_the_end_of_the_one_before_it() -> None:
-    """Or the two would count on the same counters."""
-    release = threading.Event()
-    before = threading.Thread(target=release.wait)
-    before.start()
-    alive = []
-    capture = Scripted()
-
-    def connect() -> Scripted:
-        alive.append(before.is_alive())
-        return capture
-
-    reader = reader_of(connect, Counters(VideoSource.counter_names), reconnect=False, after=before)
-    assert reader.await_shape(0) is None
-    release.set()
-    assert reader.await_shape(20) == (4, 4, 3)
-    assert alive == [False]
-    capture.frames.put(None)
-    assert reader.close() is None
-
-
-def test_a_frame_that_comes_while_nobody_waits_is_never_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "OPENING", 0.0)
-    capture, names = Scripted(), Counters(VideoSource.counter_names)
-    reader = reader_of(lambda: capture, names, reconnect=False)
-    assert reader.await_shape(20) == (4, 4, 3)
-    assert reader.read(np.zeros((4, 4, 3), np.uint8), 0) is None
-    capture.frames.put(1.0)
-    eventually(lambda: names["skipped"] == 1, "the frame passes")
-    assert reader.read(np.zeros((4, 4, 3), np.uint8), 0) is None
-
-    def give_when_wanted() -> None:
-        eventually(lambda: reader._wanted is not None, "somebody who waits")
-        capture.frames.put(2.0)
-
-    giver = threading.Thread(target=give_when_wanted)
-    giver.start()
-    got = reader.read(np.zeros((4, 4, 3), np.uint8), 20)
-    giver.join()
-    assert got is not None
-    assert (got.pts, int(got.frame.max())) == (2.0, 2)
-    assert not reader.pass_over(0)
-    capture.frames.put(None)
-    eventually(lambda: reader.over, "the end")
-    assert "is lost" in str(reader.failure)
-    assert reader.read(np.zeros((4, 4, 3), np.uint8), 20) is None
-    assert reader.close() is None
 
 
 def test_without_a_free_slot_live_frames_are_dropped_one_by_one(tmp_path: Path, start: Serve) -> None:

@@ -166,6 +166,7 @@ class OpenCVCapture:
         self.shape = self.info.shape
         self.pts: float | None = None
         self.damaged = 0
+        self._booted = 0.0
         self._scratch: np.ndarray | None = None
         self._is_camera = isinstance(source, int) or os.fspath(source).startswith("/dev/")
 
@@ -176,11 +177,20 @@ class OpenCVCapture:
         for failures in range(1 if self._is_camera else MOST_DAMAGED):
             if self._capture.grab():
                 self.damaged += failures
-                self.pts = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                self.pts = self._stamp()
                 return True
             if time.monotonic() > impatient:
                 break
         return False
+
+    def _stamp(self) -> float | None:
+        milliseconds: float = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+        if not self._is_camera:
+            return milliseconds / 1000
+        if milliseconds <= 0:
+            return None
+        self._booted = self._booted or milliseconds  # a camera counts from the machine's start
+        return (milliseconds - self._booted) / 1000
 
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray | None:
         """See `Capture.retrieve`."""

@@ -27,8 +27,10 @@ class Fit:
         self._logger = logger
 
     def check(self, frame_width: int, frame_height: int) -> None:
-        """:raises VideoError: when frames of that size do not have the part that is wanted."""
+        """:raises VideoError: when frames of that size (0: unknown) do not have the part that is wanted."""
         left, top, width, height = self._roi or (0, 0, 0, 0)
+        if frame_width == 0:
+            return
         if left + width > frame_width or top + height > frame_height:
             raise VideoError(
                 self._name,

@@ -153,6 +153,7 @@ class LiveReader:
     def _read_on(self, capture: Capture) -> None:
         """Reads until it is lost, which is an error, or until it is closed."""
         self._logger.info("connected: frames of %dx%d", capture.info.width, capture.info.height)
+        self._fit.check(capture.info.width, capture.info.height)
         self._expect(capture)
         opened_ns = came_ns = now_ns()
         stood: float | None = None
@@ -167,9 +168,11 @@ class LiveReader:
             self._note_damage(capture.damaged - damaged)
             damaged = capture.damaged
             if piled_up:
-                # What comes in less than half the time that lies between the frames themselves has been waiting.
-                apart = float("inf") if stood is None or capture.pts is None else capture.pts - stood
-                piled_up = (came_ns - last_ns) / 1e9 < apart / 2 and (came_ns - opened_ns) / 1e9 < OPENING
+                # What comes in less than half the time that lies between the frames themselves has been waiting. Of some that
+                # time is not known: FFmpeg gives the first two frames of RTSP the same stamp, or the first one none.
+                apart = 0.0 if stood is None or capture.pts is None else capture.pts - stood
+                in_time = 0 < apart / 2 <= (came_ns - last_ns) / 1e9
+                piled_up = not in_time and (came_ns - opened_ns) / 1e9 < OPENING
             stood = capture.pts
             self._hand_over(capture, came_ns, skip=piled_up)
 

@@ -120,7 +120,7 @@ class VideoSource(SourceRoutine):
             return
         self._reader = LiveReader(
             shown(self.source),
-            self._open,
+            self._connect,
             self._fit,
             self.counters,
             self._logger,
@@ -159,6 +159,16 @@ class VideoSource(SourceRoutine):
             return PyAVCapture(self.source, timeout=self._timeout, live=self.live, transport=self._transport)
         return OpenCVCapture(self.source, timeout=self._timeout, live=self.live, size=self._size)
 
+    def _connect(self) -> Capture:
+        capture = self._open()
+        if capture.info.frames and str(self.source).startswith("http"):
+            self._logger.warning(
+                "%r has an end (after %d frames), but is read as a live stream: give live=False to get every frame",
+                shown(self.source),
+                capture.info.frames,
+            )
+        return capture
+
     # ---- live streams ----------------------------------------------------------------------------
 
     def _read_live(self, reader: LiveReader) -> np.ndarray | None:
@@ -183,8 +193,7 @@ class VideoSource(SourceRoutine):
         if self._capture is not None:
             self._capture.close()
         self._capture = self._open()
-        if self._capture.info.width:
-            self._fit.check(self._capture.info.width, self._capture.info.height)
+        self._fit.check(self._capture.info.width, self._capture.info.height)
         self.counters["connected"] = 1
         self._thinning = None if self._fps is None or is_folder(self.source) else Thinning(self._fps)
         self._playback = Playback() if self._realtime else None
