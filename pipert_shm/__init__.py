@@ -53,10 +53,14 @@ if TYPE_CHECKING:
     from pipert_shm.api import APIWrapper, create_app
     from pipert_shm.cockpit import get_socket_logger
     from pipert_shm.rpc import RPCPipeWrapper
-    from pipert_shm.video.detection import DetectedFrame, MotionDetector
+    from pipert_shm.video.annotation import Annotator
+    from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
+    from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+    from pipert_shm.video.image import Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
-    from pipert_shm.video.output import DetectionWriter
+    from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
     from pipert_shm.video.source import VideoInfo, VideoSource
+    from pipert_shm.video.tracking import Tracker
 
 __all__ = [
     "KILL_EVENT_NAME",
@@ -68,20 +72,27 @@ __all__ = [
     "UNLINK",
     "UNLINK_EVENT_NAME",
     "APIWrapper",
+    "Annotator",
     "BasicTransmitter",
     "BatchRoutine",
+    "Crop",
+    "CvtColor",
     "Data",
     "DataTransmitter",
     "DestinationRoutine",
     "DetectedFrame",
-    "DetectionWriter",
+    "Detections",
+    "Detector",
     "EndOfStream",
     "FPSRoutine",
     "FloatingRoutine",
     "FlowDied",
     "FrameData",
+    "HaarDetector",
+    "HogPeopleDetector",
     "Hop",
     "Join",
+    "JsonLinesWriter",
     "Latency",
     "Meta",
     "MiddleRoutine",
@@ -95,19 +106,24 @@ __all__ = [
     "PipertError",
     "QueueNetwork",
     "RPCPipeWrapper",
+    "Resize",
     "Routine",
     "RoutineError",
     "RoutineStatistics",
     "SharedMemoryFull",
     "SharedMemoryTransmitter",
+    "SnapshotWriter",
     "SourceRoutine",
+    "SqliteWriter",
     "Tap",
+    "Tracker",
     "UniqueRoutineName",
     "UnknownEvent",
     "UnknownTarget",
     "VideoError",
     "VideoInfo",
     "VideoSource",
+    "VideoWriter",
     "Wire",
     "WireStatistics",
     "WiresValidation",
@@ -122,12 +138,24 @@ _LAZY = {
     "create_app": "pipert_shm.api",
     "get_socket_logger": "pipert_shm.cockpit",
     "RPCPipeWrapper": "pipert_shm.rpc",
+    "Annotator": "pipert_shm.video.annotation",
+    "Crop": "pipert_shm.video.image",
+    "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",
-    "DetectionWriter": "pipert_shm.video.output",
-    "MotionDetector": "pipert_shm.video.detection",
+    "Detections": "pipert_shm.video.detection",
+    "Detector": "pipert_shm.video.detection",
+    "HaarDetector": "pipert_shm.video.classic",
+    "HogPeopleDetector": "pipert_shm.video.classic",
+    "JsonLinesWriter": "pipert_shm.video.output",
+    "MotionDetector": "pipert_shm.video.classic",
+    "Resize": "pipert_shm.video.image",
+    "SnapshotWriter": "pipert_shm.video.output",
+    "SqliteWriter": "pipert_shm.video.output",
+    "Tracker": "pipert_shm.video.tracking",
     "VideoError": "pipert_shm.video.opencv",
     "VideoInfo": "pipert_shm.video.source",
     "VideoSource": "pipert_shm.video.source",
+    "VideoWriter": "pipert_shm.video.output",
 }
 
 

@@ -1,11 +1,35 @@
-"""Routines for video: a source that decodes into shared memory, a motion detector, and a writer of what was detected.
+"""Routines for video: a source that decodes into shared memory, detectors, and destinations for frames and what was found.
 
 Importing this package loads OpenCV.
 """
 
-from pipert_shm.video.detection import DetectedFrame, MotionDetector
+from pipert_shm.video.annotation import Annotator
+from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
+from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+from pipert_shm.video.image import Crop, CvtColor, Resize
 from pipert_shm.video.opencv import VideoError
-from pipert_shm.video.output import DetectionWriter
+from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
 from pipert_shm.video.source import VideoInfo, VideoSource, open_video
+from pipert_shm.video.tracking import Tracker
 
-__all__ = ["DetectedFrame", "DetectionWriter", "MotionDetector", "VideoError", "VideoInfo", "VideoSource", "open_video"]
+__all__ = [
+    "Annotator",
+    "Crop",
+    "CvtColor",
+    "DetectedFrame",
+    "Detections",
+    "Detector",
+    "HaarDetector",
+    "HogPeopleDetector",
+    "JsonLinesWriter",
+    "MotionDetector",
+    "Resize",
+    "SnapshotWriter",
+    "SqliteWriter",
+    "Tracker",
+    "VideoError",
+    "VideoInfo",
+    "VideoSource",
+    "VideoWriter",
+    "open_video",
+]
