@@ -43,7 +43,17 @@ from pipert_shm.events import (
 )
 from pipert_shm.join import Join
 from pipert_shm.pipe import Pipe
-from pipert_shm.routine import BatchRoutine, DestinationRoutine, FPSRoutine, MiddleRoutine, Routine, SourceRoutine, writable
+from pipert_shm.routine import (
+    BatchRoutine,
+    DestinationRoutine,
+    FPSRoutine,
+    FunctionalMiddleRoutine,
+    MiddleRoutine,
+    Routine,
+    SourceRoutine,
+    from_callable,
+    writable,
+)
 from pipert_shm.statistics import Latency, PipeStatistics, RoutineStatistics, WireStatistics
 from pipert_shm.tap import Tap
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
@@ -88,6 +98,7 @@ __all__ = [
     "FloatingRoutine",
     "FlowDied",
     "FrameData",
+    "FunctionalMiddleRoutine",
     "HaarDetector",
     "HogPeopleDetector",
     "Hop",
@@ -129,6 +140,7 @@ __all__ = [
     "WiresValidation",
     "create_app",
     "events",
+    "from_callable",
     "get_socket_logger",
     "writable",
 ]
