@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
     from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+    from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
     from pipert_shm.video.image import Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
@@ -85,6 +86,7 @@ __all__ = [
     "Annotator",
     "BasicTransmitter",
     "BatchRoutine",
+    "CenterFaceHead",
     "Crop",
     "CvtColor",
     "Data",
@@ -93,6 +95,7 @@ __all__ = [
     "DetectedFrame",
     "Detections",
     "Detector",
+    "DnnDetector",
     "EndOfStream",
     "FPSRoutine",
     "FloatingRoutine",
@@ -138,6 +141,7 @@ __all__ = [
     "Wire",
     "WireStatistics",
     "WiresValidation",
+    "YoloHead",
     "create_app",
     "events",
     "from_callable",
@@ -151,11 +155,13 @@ _LAZY = {
     "get_socket_logger": "pipert_shm.cockpit",
     "RPCPipeWrapper": "pipert_shm.rpc",
     "Annotator": "pipert_shm.video.annotation",
+    "CenterFaceHead": "pipert_shm.video.dnn",
     "Crop": "pipert_shm.video.image",
     "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",
     "Detections": "pipert_shm.video.detection",
     "Detector": "pipert_shm.video.detection",
+    "DnnDetector": "pipert_shm.video.dnn",
     "HaarDetector": "pipert_shm.video.classic",
     "HogPeopleDetector": "pipert_shm.video.classic",
     "JsonLinesWriter": "pipert_shm.video.output",
@@ -168,6 +174,7 @@ _LAZY = {
     "VideoInfo": "pipert_shm.video.source",
     "VideoSource": "pipert_shm.video.source",
     "VideoWriter": "pipert_shm.video.output",
+    "YoloHead": "pipert_shm.video.dnn",
 }
 
 

@@ -6,6 +6,7 @@ Importing this package loads OpenCV.
 from pipert_shm.video.annotation import Annotator
 from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
 from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
 from pipert_shm.video.image import Crop, CvtColor, Resize
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
@@ -14,11 +15,13 @@ from pipert_shm.video.tracking import Tracker
 
 __all__ = [
     "Annotator",
+    "CenterFaceHead",
     "Crop",
     "CvtColor",
     "DetectedFrame",
     "Detections",
     "Detector",
+    "DnnDetector",
     "HaarDetector",
     "HogPeopleDetector",
     "JsonLinesWriter",
@@ -31,5 +34,6 @@ __all__ = [
     "VideoInfo",
     "VideoSource",
     "VideoWriter",
+    "YoloHead",
     "open_video",
 ]
