@@ -68,8 +68,10 @@ if TYPE_CHECKING:
     from pipert_shm.video.detection import DetectedFrame, Detections, Detector
     from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
     from pipert_shm.video.image import Crop, CvtColor, Resize
+    from pipert_shm.video.live import Display, MjpegServer
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
+    from pipert_shm.video.record import Recorder, Replay
     from pipert_shm.video.source import VideoInfo, VideoSource
     from pipert_shm.video.tracking import Tracker
 
@@ -95,6 +97,7 @@ __all__ = [
     "DetectedFrame",
     "Detections",
     "Detector",
+    "Display",
     "DnnDetector",
     "EndOfStream",
     "FPSRoutine",
@@ -110,6 +113,7 @@ __all__ = [
     "Latency",
     "Meta",
     "MiddleRoutine",
+    "MjpegServer",
     "MotionDetector",
     "NoFreeSlot",
     "PayloadError",
@@ -120,6 +124,8 @@ __all__ = [
     "PipertError",
     "QueueNetwork",
     "RPCPipeWrapper",
+    "Recorder",
+    "Replay",
     "Resize",
     "Routine",
     "RoutineError",
@@ -161,11 +167,15 @@ _LAZY = {
     "DetectedFrame": "pipert_shm.video.detection",
     "Detections": "pipert_shm.video.detection",
     "Detector": "pipert_shm.video.detection",
+    "Display": "pipert_shm.video.live",
     "DnnDetector": "pipert_shm.video.dnn",
     "HaarDetector": "pipert_shm.video.classic",
     "HogPeopleDetector": "pipert_shm.video.classic",
     "JsonLinesWriter": "pipert_shm.video.output",
+    "MjpegServer": "pipert_shm.video.live",
     "MotionDetector": "pipert_shm.video.classic",
+    "Recorder": "pipert_shm.video.record",
+    "Replay": "pipert_shm.video.record",
     "Resize": "pipert_shm.video.image",
     "SnapshotWriter": "pipert_shm.video.output",
     "SqliteWriter": "pipert_shm.video.output",
