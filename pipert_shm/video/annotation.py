@@ -50,4 +50,4 @@ class Annotator(MiddleRoutine):
         else:
             for left, top, right, bottom in data.detections.boxes.round().astype(int).tolist():
                 cv2.rectangle(scene, (left, top), (right - 1, bottom - 1), BOX_COLOUR, 2)
-        return DetectedFrame(scene, data.detections)
+        return data.changed(frame=scene)

@@ -125,6 +125,19 @@ class DetectedFrame(FrameData):
         """The frame, with nothing drawn on it by the detector."""
         return self.frame
 
+    def changed(self, *, frame: np.ndarray | None = None, detections: Detections | None = None) -> DetectedFrame:
+        """The same, `additional_data` included, but for what is given.
+
+        >>> before = DetectedFrame(np.zeros((4, 4, 3), np.uint8), Detections([[0, 0, 2, 2]]))
+        >>> before.additional_data["weather"] = "fog"
+        >>> after = before.changed(detections=Detections([]))
+        >>> len(after.detections), after.frame is before.frame, after.additional_data
+        (0, True, {'weather': 'fog'})
+        """
+        new = DetectedFrame(self.frame if frame is None else frame, self.detections if detections is None else detections)
+        new.additional_data.update(self.additional_data)
+        return new
+
 
 class Detector(MiddleRoutine):
     """A routine that looks for something in each frame; subclass it, with a `detect`.

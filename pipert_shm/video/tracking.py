@@ -42,7 +42,7 @@ class Tracker(MiddleRoutine):
     def main_logic(self, data: DetectedFrame) -> DetectedFrame:
         """The same frame; its finds have track ids."""
         tracked = self._tracker.update(data.detections.to_supervision())
-        return DetectedFrame(data.frame, Detections.from_supervision(tracked, data.detections.names))
+        return data.changed(detections=Detections.from_supervision(tracked, data.detections.names))
 
 
 def _byte_track() -> SupervisionTracker:
