@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import supervision as sv
 
-from media import Beginning, bikes, carphone, frames_of, vtest
+from media import Beginning, bikes, carphone, excerpt, frames_of, vtest
 from pipert_shm import START_EVENT_NAME, MiddleRoutine, Pipe
 from pipert_shm.video import (
     Annotator,
@@ -88,6 +88,17 @@ def test_for_supervision_nothing_is_copied() -> None:
     assert as_lists(Detections.from_supervision(Detections([]).to_supervision())) == as_lists(Detections([]))
 
 
+def test_what_a_detected_frame_carries_besides_stays_with_it_through_trackers_and_annotators() -> None:
+    data = DetectedFrame(np.zeros((48, 64, 3), np.uint8), Detections([[1, 2, 30, 40]], [0.9], [0], ("cat",)))
+    data.additional_data["weather"] = "fog"
+    tracker = Tracker()
+    tracker.setup()
+    for step in (tracker, Annotator()):
+        data = step.main_logic(data)
+        assert data.additional_data == {"weather": "fog"}
+    assert data.detections.labels == ["cat"]
+
+
 def test_without_supervision_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)  # as if it were not installed
     with pytest.raises(ImportError, match=r"supervision is not installed .*pip install 'pipert_shm\[tracking\]'"):
@@ -145,19 +156,19 @@ def in_one_loop(path: Path, *steps: MiddleRoutine, frames: int, make: Callable[[
 
 
 @pytest.mark.parametrize(
-    ("clip", "frames", "detector", "least"),
+    ("clip", "start", "frames", "detector", "least"),
     [
-        pytest.param(bikes, 250, MotionDetector, 250, id="motion-bikes"),
-        pytest.param(bikes, 80, HogPeopleDetector, 20, id="people-bikes"),
-        pytest.param(carphone, 120, HaarDetector, 60, id="faces-carphone"),
-        pytest.param(vtest, 200, MotionDetector, 400, id="motion-vtest"),
-        pytest.param(vtest, 25, HogPeopleDetector, 40, id="people-vtest"),
+        pytest.param(bikes, 0, 100, MotionDetector, 100, id="motion-bikes"),
+        pytest.param(bikes, 34, 12, HogPeopleDetector, 15, id="people-bikes"),
+        pytest.param(carphone, 0, 30, HaarDetector, 30, id="faces-carphone"),
+        pytest.param(vtest, 0, 60, MotionDetector, 100, id="motion-vtest"),
+        pytest.param(vtest, 0, 8, HogPeopleDetector, 12, id="people-vtest"),
     ],
 )
 def test_a_pipe_finds_what_one_loop_finds_frame_by_frame(
-    tmp_path: Path, clip: Callable[[], Path], frames: int, detector: type[Detector], least: int
+    tmp_path: Path, clip: Callable[[], Path], start: int, frames: int, detector: type[Detector], least: int
 ) -> None:
-    path = clip()
+    path = excerpt(clip(), start, start + frames, tmp_path / "clip.avi") if start else clip()
     got = in_a_pipe(path, detector(), frames=frames, directory=tmp_path, make=digest)
     assert got == in_one_loop(path, detector(), frames=frames, make=digest)
     assert sum(len(boxes) for _, boxes, *_ in got) >= least, "there is something to see"

@@ -62,7 +62,7 @@ def test_motion(tmp_path: Path) -> None:
     [
         pytest.param(bikes, 28, 82, 0.25, r"54 frames, \d\d finds, [3-9] tracks; crossed to the left: 1, right: 1", id="bikes"),
         pytest.param(
-            vtest, 0, 25, 0.75, r"25 frames, \d\d finds, [4-9] tracks; crossed to the left: \d, right: \d", id="vtest"
+            vtest, 0, 25, 0.75, r"25 frames, \d\d finds, [2-9] tracks; crossed to the left: \d, right: \d", id="vtest"
         ),
     ],
 )
