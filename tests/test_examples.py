@@ -6,18 +6,22 @@ import doctest
 import json
 import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from conftest import PACKAGE_ROOT
 from media import bikes, carphone, centerface, excerpt, frames_of, vtest
 from pipert_shm.video import CenterFaceHead, DnnDetector, MotionDetector, VideoInfo
+from waiting import eventually
 
 EXAMPLES = PACKAGE_ROOT / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
@@ -188,3 +192,45 @@ def test_each_is_short_and_in_the_list_and_has_a_picture(script: Path) -> None:
     assert f"[{script.name}]({script.name})" in (EXAMPLES / "README.md").read_text()
     picture = PACKAGE_ROOT / "docs" / "gallery" / f"{script.stem}.jpg"
     assert 1000 < picture.stat().st_size < 60_000
+
+
+# ---- deployment ----------------------------------------------------------------------------------
+
+
+def test_the_compose_file_gives_memory_and_names_what_there_is() -> None:
+    compose = yaml.safe_load((EXAMPLES / "deploy" / "compose.yaml").read_text())
+    (service,) = compose["services"].values()
+    assert int(service["shm_size"].removesuffix("mb")) > 64, "Docker's default"
+    assert service["init"] is True
+    context = (EXAMPLES / "deploy" / service["build"]["context"]).resolve()
+    assert context == PACKAGE_ROOT
+    assert (context / service["build"]["dockerfile"]).exists()
+    assert EXAMPLES / service["command"][0] in SCRIPTS
+
+
+def test_the_image_installs_extras_that_there_are_and_ends_as_ctrl_c_does() -> None:
+    dockerfile = (EXAMPLES / "deploy" / "Dockerfile").read_text()
+    wanted = re.search(r"/src\[(.*?)\]", dockerfile)
+    assert wanted is not None
+    assert set(wanted[1].split(",")) <= set(metadata("pipert_shm").get_all("Provides-Extra") or [])
+    assert "STOPSIGNAL SIGINT" in dockerfile
+
+
+def test_an_example_that_is_told_to_end_as_by_docker_or_systemd_ends_and_its_video_can_be_played(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, EXAMPLES / "motion.py"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    with process:
+        eventually((tmp_path / "out" / "motion.mp4").exists, "a video that is being written")
+        process.send_signal(signal.SIGINT)  # to this process only, not to its flows
+        out, _ = process.communicate(timeout=30)
+    frames = sum(1 for _ in frames_of(tmp_path / "out" / "motion.mp4"))
+    assert frames >= 1
+    assert process.returncode in (0, -signal.SIGINT)
+    assert process.returncode or out.startswith(f"{frames} frames")
