@@ -73,6 +73,32 @@ def test_browsers_see_the_newest_frames_come_and_go_and_are_sent_away_at_the_end
     assert pipe.statistics().routines["server"].errors == 0
 
 
+def test_while_nobody_looks_nothing_is_encoded(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+    encode = cv2.imencode
+    monkeypatch.setattr(cv2, "imencode", lambda *arguments: encoded.append(1) or encode(*arguments))  # type: ignore[func-returns-value]
+    server = MjpegServer(port)
+    server.setup()
+
+    def is_encoded() -> bool:
+        before = len(encoded)
+        server.main_logic(np.zeros((48, 64, 3), np.uint8))
+        return len(encoded) > before
+
+    assert not is_encoded()
+    first, second = viewer(port), viewer(port)
+    eventually(is_encoded, "encoding for those who look")
+    assert next(pictures(first)).shape == (48, 64, 3)
+    first.close()
+    assert is_encoded(), "one is left"
+    second.close()
+    eventually(lambda: not is_encoded(), "an end of that when they have left")
+    third = viewer(port)
+    server.cleanup()
+    assert third.read().endswith(b"--frame--\r\n"), "it is sent away in good order"
+    third.close()
+
+
 def test_a_viewer_that_takes_nothing_holds_up_nobody(port: int) -> None:
     with Pipe(policy="block") as pipe:
         chain(pipe, Frames("source", 1500, (480, 640, 3)), MjpegServer(port, name="server"))
