@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from conftest import RunScript
 from media import Beginning, bikes, frames_of
 from pipert_shm import START_EVENT_NAME, DestinationRoutine, Meta, Pipe
 from pipert_shm.video import (
@@ -82,6 +84,27 @@ def test_frames_of_another_size_are_fitted_in_and_grey_ones_are_written(
     written = list(frames_of(tmp_path / "out.mp4"))
     assert [frame.shape for frame in written] == [(first[1] & ~1, first[0] & ~1, 3)] * 5
     assert all(np.abs(frame.astype(int) - 50).max() < 6 for frame in written)
+
+
+def test_of_a_process_that_was_killed_an_h264_video_can_be_played(tmp_path: Path, run_script: RunScript) -> None:
+    path = tmp_path / "out.mp4"
+    ended = run_script(
+        f"""
+        import os, signal
+        from pipert_shm.video import VideoSource, VideoWriter
+
+        source, writer = VideoSource({str(bikes())!r}), VideoWriter({str(path)!r}, codec="h264")
+        source.setup()
+        writer.setup()
+        for _ in range(200):
+            writer.main_logic(source.main_logic())
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    assert ended.returncode == -signal.SIGKILL
+    kept = list(zip(frames_of(path), frames_of(bikes()), strict=False))
+    assert len(kept) >= 50
+    assert max(np.abs(written.astype(int) - frame).mean() for written, frame in kept[:50]) < 8
 
 
 @pytest.mark.parametrize("codec", ["mp4v", "h264"])

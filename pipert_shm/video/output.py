@@ -18,6 +18,8 @@ from pipert_shm.video.detection import DetectedFrame, Detections
 from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError, cv2
 
+PIECE_S = 1.0  # of an H.264 video, from one picture that needs no other to the next
+
 
 class _Movie(Protocol):
     """A video file that is being written."""
@@ -57,10 +59,12 @@ class _H264:
             raise ImportError(f"PyAV is not installed ({error}): pip install 'pipert_shm[h264]'") from error
         self.size = (size[0] & ~1, size[1] & ~1)  # the pixel format has its colours at half the size
         self._from_array = av.VideoFrame.from_ndarray
-        self._container = av.open(str(path), "w")
+        # In pieces until the end: of a process that is killed, all but the last seconds can be played.
+        self._container = av.open(str(path), "w", options={"movflags": "hybrid_fragmented"})
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         self._stream.width, self._stream.height = self.size
         self._stream.pix_fmt = "yuv420p"
+        self._stream.gop_size = max(1, round(PIECE_S * fps))
         self._container.start_encoding()  # now, since it opens the file
 
     def write(self, frame: np.ndarray) -> None:
@@ -77,8 +81,8 @@ _MOVIES: dict[str, type[_Mp4v] | type[_H264]] = {"mp4v": _Mp4v, "h264": _H264}
 class VideoWriter(DestinationRoutine):
     """Writes the frames that it gets, as arrays or in a `FrameData`, to an MP4 file, as large as the first of them.
 
-    A frame of another size is fitted in. Each start begins the file anew, after a crash too, and it can be played once the
-    routine has ended.
+    A frame of another size is fitted in. Each start begins the file anew, after a crash too. It can be played once the routine
+    has ended; with `h264` also, but for the last seconds, when its process was killed.
 
     :param path: of the file; its directory is made where it is missing.
     :param fps: at which the video plays.
