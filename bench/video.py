@@ -17,10 +17,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
-import numpy as np
 
 from pipert_shm import (
     Annotator,
@@ -44,7 +43,7 @@ class Clip(VideoSource):
         self.declare_output(VideoInfo.of(video).shape)
         self.left = frames
 
-    def main_logic(self) -> np.ndarray:
+    def main_logic(self) -> Any:
         if not self.left:
             raise EndOfStream
         self.left -= 1

@@ -3,7 +3,7 @@
 The detector is slow, so it runs in several processes, whose results come out in order. With --one-process the same routines
 run in a plain loop: it counts the same.
 
-    pip install 'pipert_shm[demo,tracking,h264]'
+    pip install 'pipert_shm[demo,tracking,pyav]'
     python examples/people.py --video vtest.avi --line 0.75        # Debian's package opencv-doc has that video
 """
 

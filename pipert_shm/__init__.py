@@ -68,10 +68,10 @@ if TYPE_CHECKING:
     from pipert_shm.video.detection import DetectedFrame, Detections, Detector
     from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
     from pipert_shm.video.image import Crop, CvtColor, Resize
-    from pipert_shm.video.live import Display, MjpegServer
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
     from pipert_shm.video.record import Recorder, Replay
+    from pipert_shm.video.screen import Display, MjpegServer
     from pipert_shm.video.source import VideoInfo, VideoSource
     from pipert_shm.video.tracking import Tracker
 
@@ -167,12 +167,12 @@ _LAZY = {
     "DetectedFrame": "pipert_shm.video.detection",
     "Detections": "pipert_shm.video.detection",
     "Detector": "pipert_shm.video.detection",
-    "Display": "pipert_shm.video.live",
+    "Display": "pipert_shm.video.screen",
     "DnnDetector": "pipert_shm.video.dnn",
     "HaarDetector": "pipert_shm.video.classic",
     "HogPeopleDetector": "pipert_shm.video.classic",
     "JsonLinesWriter": "pipert_shm.video.output",
-    "MjpegServer": "pipert_shm.video.live",
+    "MjpegServer": "pipert_shm.video.screen",
     "MotionDetector": "pipert_shm.video.classic",
     "Recorder": "pipert_shm.video.record",
     "Replay": "pipert_shm.video.record",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -77,7 +78,7 @@ class Beginning(VideoSource):
         super().__init__(source, name)
         self.left = count
 
-    def main_logic(self) -> np.ndarray:
+    def main_logic(self) -> Any:
         if not self.left:
             raise EndOfStream
         self.left -= 1

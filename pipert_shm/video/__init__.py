@@ -8,10 +8,10 @@ from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDete
 from pipert_shm.video.detection import DetectedFrame, Detections, Detector
 from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
 from pipert_shm.video.image import Crop, CvtColor, Resize
-from pipert_shm.video.live import Display, MjpegServer
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
 from pipert_shm.video.record import Recorder, Replay
+from pipert_shm.video.screen import Display, MjpegServer
 from pipert_shm.video.source import VideoInfo, VideoSource, open_video
 from pipert_shm.video.tracking import Tracker
 

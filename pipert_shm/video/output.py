@@ -56,7 +56,7 @@ class _H264:
         try:
             import av
         except ModuleNotFoundError as error:
-            raise ImportError(f"PyAV is not installed ({error}): pip install 'pipert_shm[h264]'") from error
+            raise ImportError(f"PyAV is not installed ({error}): pip install 'pipert_shm[pyav]'") from error
         self.size = (size[0] & ~1, size[1] & ~1)  # the pixel format has its colours at half the size
         self._from_array = av.VideoFrame.from_ndarray
         # In pieces until the end: of a process that is killed, all but the last seconds can be played.
@@ -86,7 +86,7 @@ class VideoWriter(DestinationRoutine):
 
     :param path: of the file; its directory is made where it is missing.
     :param fps: at which the video plays.
-    :param codec: `mp4v`, by OpenCV, or `h264`, by PyAV (`pip install 'pipert_shm[h264]'`): smaller, and browsers play it.
+    :param codec: `mp4v`, by OpenCV, or `h264`, by PyAV (`pip install 'pipert_shm[pyav]'`): smaller, and browsers play it.
     :raises ValueError: when `fps` is not positive, or the codec neither of the two.
     """
 

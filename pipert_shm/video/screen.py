@@ -118,13 +118,13 @@ class _Viewer(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
+        number = self.server.newest  # of before it counts as a viewer, so that it gets all that is encoded for it
         self.server.come(1)
         try:
             self.send_response(200)
             self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={BOUNDARY}")
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
-            number = self.server.newest
             while (news := self.server.newer(number)) is not None:
                 number, picture = news
                 head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
