@@ -47,7 +47,17 @@ from pipert_shm.events import (
 from pipert_shm.join import Join
 from pipert_shm.logs import JsonFormatter
 from pipert_shm.pipe import Pipe
-from pipert_shm.routine import BatchRoutine, DestinationRoutine, FPSRoutine, MiddleRoutine, Routine, SourceRoutine, writable
+from pipert_shm.routine import (
+    BatchRoutine,
+    DestinationRoutine,
+    FPSRoutine,
+    FunctionalMiddleRoutine,
+    MiddleRoutine,
+    Routine,
+    SourceRoutine,
+    from_callable,
+    writable,
+)
 from pipert_shm.statistics import FlowStatistics, Latency, PipeStatistics, RoutineStatistics, WireStatistics
 from pipert_shm.tap import Tap
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
@@ -59,11 +69,18 @@ if TYPE_CHECKING:
     from pipert_shm.cockpit import get_socket_logger
     from pipert_shm.config import PipelineFile
     from pipert_shm.rpc import RPCPipeWrapper
+    from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.capture import VideoInfo
-    from pipert_shm.video.detection import DetectedFrame, MotionDetector
+    from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
+    from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+    from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
+    from pipert_shm.video.image import Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
-    from pipert_shm.video.output import DetectionWriter
+    from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
+    from pipert_shm.video.record import Recorder, Replay
+    from pipert_shm.video.screen import Display, MjpegServer
     from pipert_shm.video.source import VideoSource, video_sources
+    from pipert_shm.video.tracking import Tracker
 
 __all__ = [
     "KILL_EVENT_NAME",
@@ -75,14 +92,21 @@ __all__ = [
     "UNLINK",
     "UNLINK_EVENT_NAME",
     "APIWrapper",
+    "Annotator",
     "BasicTransmitter",
     "BatchRoutine",
+    "CenterFaceHead",
     "ConfigError",
+    "Crop",
+    "CvtColor",
     "Data",
     "DataTransmitter",
     "DestinationRoutine",
     "DetectedFrame",
-    "DetectionWriter",
+    "Detections",
+    "Detector",
+    "Display",
+    "DnnDetector",
     "EndOfStream",
     "FPSRoutine",
     "Fault",
@@ -90,12 +114,17 @@ __all__ = [
     "FlowDied",
     "FlowStatistics",
     "FrameData",
+    "FunctionalMiddleRoutine",
+    "HaarDetector",
+    "HogPeopleDetector",
     "Hop",
     "Join",
     "JsonFormatter",
+    "JsonLinesWriter",
     "Latency",
     "Meta",
     "MiddleRoutine",
+    "MjpegServer",
     "MotionDetector",
     "NoFreeSlot",
     "PayloadError",
@@ -107,25 +136,34 @@ __all__ = [
     "PipertError",
     "QueueNetwork",
     "RPCPipeWrapper",
+    "Recorder",
     "RemoteRefusal",
+    "Replay",
+    "Resize",
     "Routine",
     "RoutineError",
     "RoutineStatistics",
     "SharedMemoryFull",
     "SharedMemoryTransmitter",
+    "SnapshotWriter",
     "SourceRoutine",
+    "SqliteWriter",
     "Tap",
+    "Tracker",
     "UniqueRoutineName",
     "UnknownEvent",
     "UnknownTarget",
     "VideoError",
     "VideoInfo",
     "VideoSource",
+    "VideoWriter",
     "Wire",
     "WireStatistics",
     "WiresValidation",
+    "YoloHead",
     "create_app",
     "events",
+    "from_callable",
     "get_socket_logger",
     "video_sources",
     "writable",
@@ -137,13 +175,32 @@ _LAZY = {
     "get_socket_logger": "pipert_shm.cockpit",
     "PipelineFile": "pipert_shm.config",
     "RPCPipeWrapper": "pipert_shm.rpc",
+    "Annotator": "pipert_shm.video.annotation",
+    "CenterFaceHead": "pipert_shm.video.dnn",
+    "Crop": "pipert_shm.video.image",
+    "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",
-    "DetectionWriter": "pipert_shm.video.output",
-    "MotionDetector": "pipert_shm.video.detection",
+    "Detections": "pipert_shm.video.detection",
+    "Detector": "pipert_shm.video.detection",
+    "Display": "pipert_shm.video.screen",
+    "DnnDetector": "pipert_shm.video.dnn",
+    "HaarDetector": "pipert_shm.video.classic",
+    "HogPeopleDetector": "pipert_shm.video.classic",
+    "JsonLinesWriter": "pipert_shm.video.output",
+    "MjpegServer": "pipert_shm.video.screen",
+    "MotionDetector": "pipert_shm.video.classic",
+    "Recorder": "pipert_shm.video.record",
+    "Replay": "pipert_shm.video.record",
+    "Resize": "pipert_shm.video.image",
+    "SnapshotWriter": "pipert_shm.video.output",
+    "SqliteWriter": "pipert_shm.video.output",
+    "Tracker": "pipert_shm.video.tracking",
     "VideoError": "pipert_shm.video.opencv",
     "VideoInfo": "pipert_shm.video.capture",
     "VideoSource": "pipert_shm.video.source",
     "video_sources": "pipert_shm.video.source",
+    "VideoWriter": "pipert_shm.video.output",
+    "YoloHead": "pipert_shm.video.dnn",
 }
 
 

@@ -3,7 +3,7 @@
 routines:
 camera: {class: pipert_shm.VideoSource, parameters: {source: walk.mp4}}
 detector: {class: pipert_shm.MotionDetector}
-writer: {class: pipert_shm.DetectionWriter, parameters: {directory: out}}
+writer: {class: pipert_shm.JsonLinesWriter, parameters: {path: out/detections.jsonl}}
 flows:
 camera: {routines: [camera]}
 detect: {routines: [detector, writer], auto_wire: true}

@@ -18,10 +18,18 @@ from pipert_shm.errors import PipeFailed
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
 from pipert_shm.pipe import Pipe
 from pipert_shm.statistics import Latency, PipeStatistics, WireStatistics
-from pipert_shm.video import DetectionWriter, MotionDetector, VideoError, VideoInfo, VideoSource
+from pipert_shm.video import (
+    Annotator,
+    JsonLinesWriter,
+    MotionDetector,
+    VideoError,
+    VideoInfo,
+    VideoSource,
+    VideoWriter,
+)
 from pipert_shm.wire import Wire
 
-CAMERA, DETECTOR, WRITER = "camera", "detector", "writer"
+CAMERA, DETECTOR, ANNOTATOR, WRITER, LINES = "camera", "detector", "annotator", "writer", "lines"
 LOG = "demo.log"
 TERMINAL_PERIOD = 0.2
 LINE_PERIOD = 1.0
@@ -45,14 +53,14 @@ def default_clip() -> Path:
     )
 
 
-def make_pipe(source: VideoSource, writer: DetectionWriter, logger: logging.Logger) -> Pipe:
+def make_pipe(source: VideoSource, writer: VideoWriter, lines: JsonLinesWriter, logger: logging.Logger) -> Pipe:
     """The demo's three flows. Its wires block, so that no frame is lost."""
-    detector = MotionDetector(DETECTOR)
+    detector, annotator = MotionDetector(DETECTOR), Annotator(name=ANNOTATOR)
     pipe = Pipe(logger=logger, policy="block")
     pipe.create_flow("camera", False, source)
     pipe.create_flow("detect", False, detector)
-    pipe.create_flow("output", False, writer)
-    pipe.link(Wire(source, detector), Wire(detector, writer))
+    pipe.create_flow("output", False, annotator, writer, lines)
+    pipe.link(Wire(source, detector), Wire(detector, (annotator, lines)), Wire(annotator, writer))
     return pipe
 
 
@@ -103,13 +111,16 @@ def run_demo(video: str, directory: Path, progress: TextIO) -> Outcome:
     info = VideoInfo.of(video)
     source = VideoSource(video, CAMERA)
     source.declare_output(info.shape)
-    writer = DetectionWriter(directory, info.fps or USUAL_FPS, WRITER)
-    outputs = (writer.video, writer.lines)
+    writer = VideoWriter(directory / "annotated.mp4", info.fps or USUAL_FPS, WRITER)
+    lines = JsonLinesWriter(directory / "detections.jsonl", LINES)
+    outputs = (writer.path, lines.path)
     if any(path.exists() and os.path.exists(video) and path.samefile(video) for path in outputs):
         raise VideoError(video, f"{video!r} would be overwritten by the demo's own output; choose another directory with --out")
     failure = ""
     with _log_file(directory) as logger:
-        pipe = make_pipe(source, writer, logger)
+        if lines.path.is_file():
+            lines.path.unlink()  # those of an earlier run; the writer appends
+        pipe = make_pipe(source, writer, lines, logger)
         pipe.build()
         started = time.monotonic()
         try:

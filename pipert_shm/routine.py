@@ -282,6 +282,44 @@ class FPSRoutine(Routine):
         raise NotImplementedError
 
 
+class FunctionalMiddleRoutine(MiddleRoutine):
+    """A middle routine that is a function of its message: what it returns is sent, None sends nothing.
+
+    :param func: takes the payload. A lambda will do: flows are forked.
+
+    >>> FunctionalMiddleRoutine(lambda frame: frame[::2, ::2], "half").main_logic(np.zeros((4, 6))).shape
+    (2, 3)
+    """
+
+    def __init__(self, func: Callable[[Any], Any], name: str | None = None) -> None:
+        super().__init__(name)
+        self._func = func
+
+    def main_logic(self, data: Any) -> Any:
+        """What the function makes of it."""
+        return self._func(data)
+
+
+def from_callable(func: Callable[..., Any], name: str | None = None) -> FPSRoutine:
+    """A routine whose `main_logic` is any callable: a function, a bound method, an object with `__call__`.
+
+    Its role is inferred from its wires. As a source it is called with nothing, or None where it needs an argument, and raises
+    `EndOfStream` at its end; else it is called with the payload.
+
+    :param name: by default the function's name; without one, as of a lambda, `FPSRoutine` and a number.
+
+    >>> def shout(text):
+    ...     return text.upper()
+    >>> routine = from_callable(shout)
+    >>> routine.name, routine.main_logic("hello")
+    ('shout', 'HELLO')
+    """
+    own = getattr(func, "__name__", "<lambda>")
+    routine = FPSRoutine(name or (None if own == "<lambda>" else own))
+    setattr(routine, "main_logic", func)  # noqa: B010 - a plain assignment would not pass the type checker
+    return routine
+
+
 def logic_of(routine: Routine, role: Role) -> Callable[..., Any]:
     """The routine's `main_logic`, callable with no argument for a source and with the payload for the others.
 

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from pipert_shm import DetectedFrame, FrameData, Pipe, SourceRoutine
+from pipert_shm import DetectedFrame, Detections, FrameData, Pipe, SourceRoutine
 from pipert_shm.api import preview as previews
 from pipert_shm.api.preview import as_jpeg, picture_of
 from routines import Forward, Items, Sink, chain
@@ -317,10 +317,10 @@ def test_no_pictures(payload: Any) -> None:
 def test_boxes_are_drawn_on_a_copy() -> None:
     frame = np.zeros((720, 1280, 3), np.uint8)
     frame.flags.writeable = False
-    picture = picture_of(DetectedFrame(frame, np.array([[100, 200, 300, 400]], np.int32)))
+    picture = picture_of(DetectedFrame(frame, Detections([[100, 200, 300, 400]])))
     rows, columns = np.nonzero(picture.any(axis=2))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (99, 201, 49, 151)
     assert not frame.any()
     small = np.zeros((100, 100, 3), np.uint8)
-    assert picture_of(DetectedFrame(small, np.array([[10, 10, 20, 20]], np.int32))).any()
+    assert picture_of(DetectedFrame(small, Detections([[10, 10, 20, 20]]))).any()
     assert not small.any()

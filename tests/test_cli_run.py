@@ -127,7 +127,7 @@ def test_a_pipeline_in_yaml_on_a_real_video(run_cli: RunCli, tmp_path: Path) -> 
 routines:
   camera: {{class: pipert_shm.VideoSource, parameters: {{source: {short_clip(tmp_path)}}}}}
   detector: {{class: pipert_shm.MotionDetector}}
-  writer: {{class: pipert_shm.DetectionWriter, parameters: {{directory: out}}}}
+  writer: {{class: pipert_shm.JsonLinesWriter, parameters: {{path: out/detections.jsonl}}}}
 flows:
   camera: {{routines: [camera]}}
   detect: {{routines: [detector, writer], auto_wire: true}}

@@ -17,18 +17,27 @@ import pytest
 
 from pipert_shm import START_EVENT_NAME, Latency, Pipe, PipeFailed
 from pipert_shm.demo import LOG, Outcome, _Watch, default_clip, make_pipe, run_demo
-from pipert_shm.video import DetectionWriter, MotionDetector, VideoError, VideoSource
+from pipert_shm.video import JsonLinesWriter, MotionDetector, VideoError, VideoSource, VideoWriter
 from test_video import FRAMES, frames_of, short_clip
 from waiting import eventually
 
-WIRES = [("camera", "detector"), ("detector", "writer")]
+WIRES = [("camera", "detector"), ("detector", "annotator"), ("detector", "lines"), ("annotator", "writer")]
 
 
 def detect_in_one_loop(path: Path) -> list[list[list[int]]]:
     """The boxes of each frame, with no pipe."""
     detector = MotionDetector()
     detector.setup()
-    return [detector.main_logic(frame).boxes.tolist() for frame in frames_of(path)]
+    return [detector.detect(frame).boxes.tolist() for frame in frames_of(path)]
+
+
+def hollow_clip(directory: Path) -> Path:
+    """A video whose header is right, and that has no frame."""
+    data = default_clip().read_bytes()
+    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    path = directory / "hollow.mp4"
+    path.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +90,7 @@ def milliseconds(latency: Latency) -> list[str]:
 def test_the_report_shows_what_the_statistics_say(outcome: Outcome) -> None:
     lines = outcome.report().splitlines()
     assert re.fullmatch(r"250 frames in \d+\.\d\d s \(\d+\.\d fps\)", lines[0])
-    rows = [re.split(r"  +", line) for line in lines[2:5]]
+    rows = [re.split(r"  +", line) for line in lines[2:7]]
     assert rows[0] == ["wire", "sent", "received", "dropped", "fps", "hop p50", "hop p99", "copied/frame", "private/frame"]
     fps = f"{FRAMES / outcome.seconds:.1f}"
     for row, (sender, receiver) in zip(rows[1:], WIRES, strict=True):
@@ -107,8 +116,9 @@ def test_what_fails_meanwhile_is_a_failure_and_stands_in_the_log(tmp_path: Path)
 def test_a_routine_that_fails_for_good_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "detections.jsonl").mkdir()
     outcome = run_demo(str(default_clip()), tmp_path, io.StringIO())
-    assert outcome.failure.startswith("setup of routine 'writer' failed: IsADirectoryError")
-    assert outcome.frames == 0
+    assert outcome.failure.startswith("setup of routine 'lines' failed: IsADirectoryError")
+    assert not outcome.outputs[1].is_file()
+    assert outcome.frames < FRAMES, "the others do not work on"
     assert not outcome.interrupted
 
 
@@ -136,10 +146,7 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_a_video_of_no_frames_is_a_failure(tmp_path: Path) -> None:
-    video = tmp_path / "hollow.mp4"
-    data = default_clip().read_bytes()
-    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
-    video.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    video = hollow_clip(tmp_path)
     outcome = run_demo(str(video), tmp_path / "out", io.StringIO())
     assert outcome.failure == f"no frame could be decoded from {str(video)!r}; check it with ffprobe"
 
@@ -157,14 +164,20 @@ def test_without_the_default_clip_it_says_how_to_get_it(monkeypatch: pytest.Monk
 
 def test_when_one_routine_has_failed_the_others_do_not_work_on(tmp_path: Path) -> None:
     (tmp_path / "detections.jsonl").mkdir()
-    source, writer = VideoSource(default_clip(), "camera"), DetectionWriter(tmp_path, 25, "writer")
+    source, writer = VideoSource(default_clip(), "camera"), VideoWriter(tmp_path / "annotated.mp4", 25, "writer")
     source.set_const_fps(1)  # it would take four minutes
-    pipe = make_pipe(source, writer, logging.getLogger("test"))
+    pipe = make_pipe(source, writer, JsonLinesWriter(tmp_path / "detections.jsonl", "lines"), logging.getLogger("test"))
     pipe.build()
-    with pytest.raises(PipeFailed, match="setup of routine 'writer' failed"), _Watch(pipe, "clip", FRAMES, io.StringIO()), pipe:
+    with pytest.raises(PipeFailed, match="setup of routine 'lines' failed"), _Watch(pipe, "clip", FRAMES, io.StringIO()), pipe:
         pipe.notify_event(START_EVENT_NAME)
     states = {name: routine.state for name, routine in pipe.statistics().routines.items()}
-    assert states == {"camera": "stopped", "detector": "stopped", "writer": "failed"}
+    assert states == {
+        "camera": "stopped",
+        "detector": "stopped",
+        "annotator": "stopped",
+        "writer": "stopped",
+        "lines": "failed",
+    }
 
 
 # ---- progress ------------------------------------------------------------------------------------
@@ -173,9 +186,9 @@ def test_when_one_routine_has_failed_the_others_do_not_work_on(tmp_path: Path) -
 @pytest.fixture
 def slow_pipe(tmp_path: Path) -> Iterator[Pipe]:
     """The demo's pipe at work, 50 frames a second: it takes 5 seconds, unless it is killed before."""
-    source, writer = VideoSource(default_clip(), "camera"), DetectionWriter(tmp_path, 25, "writer")
+    source, writer = VideoSource(default_clip(), "camera"), VideoWriter(tmp_path / "annotated.mp4", 25, "writer")
     source.set_const_fps(50)
-    with make_pipe(source, writer, logging.getLogger("test")) as pipe:
+    with make_pipe(source, writer, JsonLinesWriter(tmp_path / "detections.jsonl", "lines"), logging.getLogger("test")) as pipe:
         pipe.build()
         pipe.notify_event(START_EVENT_NAME)
         yield pipe

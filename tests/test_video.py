@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import zlib
@@ -18,7 +17,7 @@ import pytest
 from conftest import RunScript
 from pipert_shm import EndOfStream, Pipe, PipeFailed, Wire
 from pipert_shm.events import START_EVENT_NAME, STOP_EVENT_NAME
-from pipert_shm.video import DetectedFrame, DetectionWriter, MotionDetector, VideoError, VideoInfo, VideoSource, open_video
+from pipert_shm.video import VideoError, VideoInfo, VideoSource, open_video
 from routines import Gated, Record, chain, received
 from waiting import Board, eventually
 
@@ -238,100 +237,6 @@ def test_an_error_crosses_processes_whole() -> None:
 def test_what_a_video_says_of_itself() -> None:
     assert VideoInfo.of(clip()) == VideoInfo(width=640, height=272, fps=25.0, frames=FRAMES)
     assert VideoInfo.of(clip()).shape == (272, 640, 3)
-
-
-# ---- motion --------------------------------------------------------------------------------------
-
-
-def square_at(x: int) -> np.ndarray:
-    frame = np.zeros((120, 160, 3), np.uint8)
-    frame[40:60, x : x + 30] = 200
-    return frame
-
-
-def test_motion_is_found_where_it_is_and_the_frame_is_forwarded_itself() -> None:
-    detector = MotionDetector(min_area=100)
-    detector.setup()
-    for _ in range(20):
-        still = detector.main_logic(np.zeros((120, 160, 3), np.uint8))
-    frame = square_at(50)
-    frame.flags.writeable = False  # as it comes from another process
-    detected = detector.main_logic(frame)
-    assert still.boxes.shape == (0, 4)
-    assert detected.frame is frame
-    assert detected.get_frame() is frame
-    assert detected.boxes.dtype == np.int32
-    assert detected.boxes.tolist() == [[50, 40, 80, 60]]
-
-
-def test_what_is_smaller_than_min_area_does_not_count() -> None:
-    detector = MotionDetector(min_area=2000)
-    detector.setup()
-    for _ in range(20):
-        detector.main_logic(np.zeros((120, 160, 3), np.uint8))
-    assert detector.main_logic(square_at(50)).boxes.shape == (0, 4)
-
-
-def test_the_same_frames_give_the_same_boxes_after_each_start() -> None:
-    detector = MotionDetector()
-    runs = []
-    for _ in range(2):
-        detector.setup()
-        frames = [frame for frame, _ in zip(frames_of(clip()), range(60), strict=False)]
-        runs.append([detector.main_logic(frame).boxes.tolist() for frame in frames])
-        detector.cleanup()
-    assert runs[0] == runs[1]
-    assert sum(len(boxes) for boxes in runs[0]) > 50
-
-
-# ---- the writer ----------------------------------------------------------------------------------
-
-
-def detected(frame: np.ndarray, *boxes: tuple[int, int, int, int]) -> DetectedFrame:
-    frame.flags.writeable = False  # as it comes from another process
-    return DetectedFrame(frame, np.array(boxes, np.int32).reshape(-1, 4))
-
-
-def test_boxes_are_drawn_into_the_video_and_written_as_lines(tmp_path: Path) -> None:
-    writer = DetectionWriter(tmp_path / "new" / "directory", fps=10)
-    writer.setup()
-    for number in range(3):
-        writer.meta.sequence = number
-        writer.main_logic(detected(np.full((96, 128, 3), 100, np.uint8), (32, 32, 96, 64), *[(0, 0, 8, 8)] * number))
-    lines = [json.loads(line) for line in writer.lines.read_text().splitlines()]
-    writer.cleanup()
-    assert [line["sequence"] for line in lines] == [0, 1, 2], "lines can be read while it runs"
-    assert [line["boxes"] for line in lines] == [[[32, 32, 96, 64], *[[0, 0, 8, 8]] * number] for number in range(3)]
-    assert list(lines[0]) == ["sequence", "capture_time", "boxes"]
-    assert VideoInfo.of(writer.video) == VideoInfo(width=128, height=96, fps=10.0, frames=3)
-    first = next(iter(frames_of(writer.video))).astype(int)
-    assert np.abs(first[48, 64] - 100).max() < 30, "inside of the box"
-    for y, x in ((32, 64), (63, 64), (48, 32), (48, 95)):
-        assert first[y, x, 1] > 180 > 80 > first[y, x, 0], f"the box's edge at {x}, {y}"
-
-
-def test_frames_of_another_size_are_fitted_into_the_video(tmp_path: Path) -> None:
-    writer = DetectionWriter(tmp_path)
-    writer.setup()
-    for size in (64, 64, 32, 128):
-        writer.main_logic(detected(np.zeros((size, size, 3), np.uint8)))
-    writer.cleanup()
-    assert [frame.shape for frame in frames_of(writer.video)] == [(64, 64, 3)] * 4
-
-
-def test_a_video_that_cannot_be_written(tmp_path: Path) -> None:
-    writer = DetectionWriter(tmp_path)
-    writer.video.mkdir()
-    writer.setup()
-    with pytest.raises(VideoError, match=r"can't write the video '.*/annotated\.mp4' \(mp4v, 64x48, 25 fps\): check that"):
-        writer.main_logic(detected(np.zeros((48, 64, 3), np.uint8)))
-    writer.cleanup()
-
-
-@pytest.mark.parametrize("fps", [0.0, -1.0])
-def test_a_video_needs_a_rate(tmp_path: Path, fps: float) -> None:
-    with pytest.raises(ValueError, match="fps must be positive"):
-        DetectionWriter(tmp_path, fps)
 
 
 # ---- loading -------------------------------------------------------------------------------------

@@ -58,9 +58,9 @@ def picture_of(payload: Any) -> np.ndarray:
     if scale < 1:
         size = WIDEST, max(1, round(frame.shape[0] * scale))
         frame = cv2.resize(np.ascontiguousarray(frame) if min(frame.strides) < 0 else frame, size, interpolation=cv2.INTER_AREA)
-    if isinstance(payload, DetectedFrame) and len(payload.boxes):
+    if isinstance(payload, DetectedFrame) and len(payload.detections):
         frame = np.array(frame)
-        for left, top, right, bottom in (payload.boxes * scale).astype(int):
+        for left, top, right, bottom in (payload.detections.boxes * scale).astype(int):
             cv2.rectangle(frame, (int(left), int(top)), (int(right), int(bottom)), BOX, 2)
     return frame
 

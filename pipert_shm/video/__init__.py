@@ -1,21 +1,47 @@
-"""Routines for video: a source that decodes into shared memory, a motion detector, and a writer of what was detected.
+"""Routines for video: a source that decodes into shared memory, detectors, and destinations for frames and what was found.
 
 Importing this package loads OpenCV.
 """
 
+from pipert_shm.video.annotation import Annotator
 from pipert_shm.video.capture import VideoInfo, open_video
-from pipert_shm.video.detection import DetectedFrame, MotionDetector
+from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
+from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
+from pipert_shm.video.image import Crop, CvtColor, Resize
 from pipert_shm.video.opencv import VideoError
-from pipert_shm.video.output import DetectionWriter
+from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
+from pipert_shm.video.record import Recorder, Replay
+from pipert_shm.video.screen import Display, MjpegServer
 from pipert_shm.video.source import VideoSource, video_sources
+from pipert_shm.video.tracking import Tracker
 
 __all__ = [
+    "Annotator",
+    "CenterFaceHead",
+    "Crop",
+    "CvtColor",
     "DetectedFrame",
-    "DetectionWriter",
+    "Detections",
+    "Detector",
+    "Display",
+    "DnnDetector",
+    "HaarDetector",
+    "HogPeopleDetector",
+    "JsonLinesWriter",
+    "MjpegServer",
     "MotionDetector",
+    "Recorder",
+    "Replay",
+    "Resize",
+    "SnapshotWriter",
+    "SqliteWriter",
+    "Tracker",
     "VideoError",
     "VideoInfo",
     "VideoSource",
+    "VideoWriter",
+    "YoloHead",
     "open_video",
     "video_sources",
 ]

@@ -1,16 +1,112 @@
-"""Detectors, and what they send on."""
+"""What detectors send on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pipert_shm.data import FrameData
 from pipert_shm.routine import MiddleRoutine
-from pipert_shm.video.opencv import cv2
+from pipert_shm.video.image import frame_of
 
-SHADOW, MOVING = 127, 255  # in MOG2's mask
+if TYPE_CHECKING:
+    import supervision
+
+
+@dataclass(eq=False, slots=True)
+class Detections:
+    """What was found in one frame; rows belong together. Lists are made arrays; arrays of the right dtype are kept, not copied.
+
+    Attributes:
+        boxes: (n, 4) float32: left, top, right, bottom in pixels, the last two exclusive.
+        scores: (n,) float32 from 0 to 1, where the detector gives them.
+        class_ids: (n,) int64, where there are classes.
+        names: of the classes, by id.
+        track_ids: (n,) int64, after a tracker; -1 for what it does not follow (yet).
+
+    :raises ValueError: when a shape does not fit, or a class has no name.
+
+    >>> found = Detections([[10, 20, 50, 90]], scores=[0.5], class_ids=[0], names=("person",))
+    >>> len(found), found.boxes.dtype, found.labels
+    (1, dtype('float32'), ['person'])
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray | None = None
+    class_ids: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    track_ids: np.ndarray | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            boxes: ArrayLike,
+            scores: ArrayLike | None = None,
+            class_ids: ArrayLike | None = None,
+            names: Sequence[str] = (),
+            track_ids: ArrayLike | None = None,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        boxes = np.asarray(self.boxes, np.float32)
+        self.boxes = boxes if boxes.size else boxes.reshape(0, 4)
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
+            raise ValueError(f"boxes are rows of left, top, right, bottom: (n, 4), not {self.boxes.shape}")
+        self.scores = self._column("scores", self.scores, np.float32)
+        self.class_ids = self._column("class_ids", self.class_ids, np.int64)
+        self.track_ids = self._column("track_ids", self.track_ids, np.int64)
+        self.names = tuple(self.names)
+        if self.names and self.class_ids is not None and self.class_ids.size:
+            lowest, highest = int(self.class_ids.min()), int(self.class_ids.max())
+            if lowest < 0 or highest >= len(self.names):
+                raise ValueError(f"class ids from {lowest} to {highest} do not fit {len(self.names)} names, from 0 on")
+
+    def _column(self, name: str, values: ArrayLike | None, dtype: type[np.generic]) -> np.ndarray | None:
+        if values is None:
+            return None
+        column = np.asarray(values, dtype)
+        if column.shape != (len(self.boxes),):
+            raise ValueError(f"{name} has the shape {column.shape}; one for each of the {len(self.boxes)} boxes is needed")
+        return column
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def labels(self) -> list[str]:
+        """What each is: its class's name, else `class 3`, or an empty text where there are no classes."""
+        if self.class_ids is None:
+            return [""] * len(self)
+        return [self.names[number] if self.names else f"class {number}" for number in self.class_ids.tolist()]
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same for the `supervision` library: its trackers, zones and annotators. It shares the arrays.
+
+        :raises ImportError: when it is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:
+            raise ImportError(f"supervision is not installed ({error}): pip install 'pipert_shm[tracking]'") from error
+        data: dict[str, np.ndarray | list[str]] = {}
+        if self.class_ids is not None and self.names:
+            data["class_name"] = np.array(self.labels)
+        return supervision.Detections(
+            xyxy=self.boxes, confidence=self.scores, class_id=self.class_ids, tracker_id=self.track_ids, data=data
+        )
+
+    @classmethod
+    def from_supervision(cls, found: supervision.Detections, names: Sequence[str] = ()) -> Detections:
+        """What the `supervision` library found.
+
+        :param names: of the classes, by id.
+        """
+        return cls(found.xyxy, found.confidence, found.class_id, names, found.tracker_id)
 
 
 @dataclass(eq=False)
@@ -19,46 +115,55 @@ class DetectedFrame(FrameData):
 
     Attributes:
         frame: (height, width, 3) uint8, BGR.
-        boxes: (n, 4) int32: left, top, right, bottom in pixels, the last two exclusive.
+        detections: in pixels of that frame.
     """
 
     frame: np.ndarray
-    boxes: np.ndarray
+    detections: Detections
 
     def get_frame(self) -> np.ndarray:
-        """The frame, without the boxes."""
+        """The frame, with nothing drawn on it by the detector."""
         return self.frame
 
+    def changed(self, *, frame: np.ndarray | None = None, detections: Detections | None = None) -> DetectedFrame:
+        """The same, `additional_data` included, but for what is given.
 
-class MotionDetector(MiddleRoutine):
-    """Finds what moves before a still background; forwards each frame as it is, with the boxes, as a `DetectedFrame`.
+        >>> before = DetectedFrame(np.zeros((4, 4, 3), np.uint8), Detections([[0, 0, 2, 2]]))
+        >>> before.additional_data["weather"] = "fog"
+        >>> after = before.changed(detections=Detections([]))
+        >>> len(after.detections), after.frame is before.frame, after.additional_data
+        (0, True, {'weather': 'fog'})
+        """
+        new = DetectedFrame(self.frame if frame is None else frame, self.detections if detections is None else detections)
+        new.additional_data.update(self.additional_data)
+        return new
 
-    The same frames give the same boxes, always.
 
-    :param history: frames in which the background model forgets.
-    :param threshold: how far from the background a pixel must be, as a squared Mahalanobis distance.
-    :param min_area: pixels that something must cover to count.
+class Detector(MiddleRoutine):
+    """A routine that looks for something in each frame; subclass it, with a `detect`.
+
+    It forwards each frame as it is, by reference, with what was found, as a `DetectedFrame`.
+
+    >>> class Bright(Detector):
+    ...     def detect(self, frame):
+    ...         rows, columns = np.nonzero(frame.min(axis=2) > 250)
+    ...         if not rows.size:
+    ...             return Detections([])
+    ...         return Detections([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]])
+    >>> frame = np.zeros((60, 80, 3), np.uint8)
+    >>> frame[10:20, 30:50] = 255
+    >>> Bright().main_logic(frame).detections.boxes.tolist()
+    [[30.0, 10.0, 50.0, 20.0]]
     """
 
-    def __init__(self, name: str | None = None, *, history: int = 100, threshold: float = 25, min_area: int = 300) -> None:
-        super().__init__(name)
-        self._history = history
-        self._threshold = threshold
-        self._min_area = min_area
+    def detect(self, frame: np.ndarray) -> Detections:
+        """What is in the frame.
 
-    def setup(self) -> None:
-        """Starts with a background model that knows nothing."""
-        self._model = cv2.createBackgroundSubtractorMOG2(self._history, self._threshold, detectShadows=True)
-        self._speck = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
-        self._gap = cv2.getStructuringElement(cv2.MORPH_RECT, (13, 13))
+        :param frame: (height, width, 3) uint8, BGR, read-only.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no detect(frame)")
 
-    def main_logic(self, data: np.ndarray) -> DetectedFrame:
-        """The frame, with a box around each thing that moves."""
-        _, mask = cv2.threshold(self._model.apply(data), SHADOW, MOVING, cv2.THRESH_BINARY)
-        mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, self._speck)
-        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, self._gap)
-        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        found = [cv2.boundingRect(contour) for contour in contours if cv2.contourArea(contour) >= self._min_area]
-        boxes = np.array(found, np.int32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        return DetectedFrame(data, boxes)
+    def main_logic(self, data: np.ndarray | FrameData) -> DetectedFrame:
+        """The frame, and what was found in it."""
+        frame = frame_of(data)
+        return DetectedFrame(frame, self.detect(frame))

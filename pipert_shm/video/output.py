@@ -1,88 +1,307 @@
-"""Destinations: what writes a video, and what was found in it."""
+"""Destinations: what writes videos, pictures, and what was found in them."""
 
 from __future__ import annotations
 
 import json
 import os
+import sqlite3
+from itertools import repeat
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Literal, Protocol, TextIO
 
 import numpy as np
 
+from pipert_shm.data import FrameData
+from pipert_shm.events import events
 from pipert_shm.routine import DestinationRoutine
-from pipert_shm.video.detection import DetectedFrame
+from pipert_shm.video.detection import DetectedFrame, Detections
+from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError, cv2
 
-BOX_COLOUR = (0, 255, 0)
+PIECE_S = 1.0  # of an H.264 video, from one picture that needs no other to the next
 
 
-class DetectionWriter(DestinationRoutine):
-    """Writes each `DetectedFrame`: a line to `detections.jsonl`, and the frame with its boxes drawn to `annotated.mp4`.
+class _Movie(Protocol):
+    """A video file that is being written."""
 
-    A line is `{"sequence": 0, "capture_time": 1764000000.0, "boxes": [[left, top, right, bottom], ...]}`.
+    size: tuple[int, int]
 
-    :param directory: where both files go; made where it is missing. Each start begins both anew.
+    def write(self, frame: np.ndarray) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Mp4v:
+    """By OpenCV."""
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
+        self.size = size
+        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        if not self._writer.isOpened():
+            raise OSError("OpenCV does not open it")
+
+    def write(self, frame: np.ndarray) -> None:
+        self._writer.write(frame)
+
+    def close(self) -> None:
+        self._writer.release()
+
+
+class _H264:
+    """By PyAV."""
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
+        from fractions import Fraction
+
+        try:
+            import av
+        except ModuleNotFoundError as error:
+            raise ImportError(f"PyAV is not installed ({error}): pip install 'pipert_shm[pyav]'") from error
+        self.size = (size[0] & ~1, size[1] & ~1)  # the pixel format has its colours at half the size
+        self._from_array = av.VideoFrame.from_ndarray
+        # In pieces until the end: of a process that is killed, all but the last seconds can be played.
+        self._container = av.open(str(path), "w", options={"movflags": "hybrid_fragmented"})
+        self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        self._stream.width, self._stream.height = self.size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.gop_size = max(1, round(PIECE_S * fps))
+        self._container.start_encoding()  # now, since it opens the file
+
+    def write(self, frame: np.ndarray) -> None:
+        self._container.mux(self._stream.encode(self._from_array(np.ascontiguousarray(frame), "bgr24")))
+
+    def close(self) -> None:
+        self._container.mux(self._stream.encode())
+        self._container.close()
+
+
+_MOVIES: dict[str, type[_Mp4v] | type[_H264]] = {"mp4v": _Mp4v, "h264": _H264}
+
+
+class VideoWriter(DestinationRoutine):
+    """Writes the frames that it gets, as arrays or in a `FrameData`, to an MP4 file, as large as the first of them.
+
+    A frame of another size is fitted in. Each start begins the file anew, after a crash too. It can be played once the routine
+    has ended; with `h264` also, but for the last seconds, when its process was killed.
+
+    :param path: of the file; its directory is made where it is missing.
     :param fps: at which the video plays.
-    :raises ValueError: when `fps` is not positive.
+    :param codec: `mp4v`, by OpenCV, or `h264`, by PyAV (`pip install 'pipert_shm[pyav]'`): smaller, and browsers play it.
+    :raises ValueError: when `fps` is not positive, or the codec neither of the two.
     """
 
-    VIDEO = "annotated.mp4"
-    LINES = "detections.jsonl"
-
-    def __init__(self, directory: str | os.PathLike[str], fps: float = 25.0, name: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fps: float = 25.0,
+        name: str | None = None,
+        *,
+        codec: Literal["mp4v", "h264"] = "mp4v",
+    ) -> None:
         if fps <= 0:
             raise ValueError(f"fps must be positive, not {fps}")
+        if codec not in _MOVIES:
+            raise ValueError(f"codec must be one of {', '.join(_MOVIES)}, not {codec!r}")
         super().__init__(name)
-        self.video = Path(directory) / self.VIDEO
-        self.lines = Path(directory) / self.LINES
+        self.path = Path(path)
         self._fps = fps
-        self._file: TextIO | None = None
-        self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
+        self._codec = codec
+        self._movie: _Movie | None = None
 
     def setup(self) -> None:
-        """Makes the directory and opens the file of lines; the video waits for the size of the first frame.
+        """Makes the directory; the file waits for the size of the first frame.
 
-        :raises OSError: when the directory can't be made or written to.
+        :raises OSError: when the directory can't be made.
         """
-        self.lines.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.lines.open("w", buffering=1)  # whole lines, so that it can be read meanwhile
+        self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def main_logic(self, data: DetectedFrame) -> None:
-        """Writes one frame.
+    def main_logic(self, data: np.ndarray | FrameData) -> None:
+        """Writes one frame: (height, width, 3) uint8, BGR, or (height, width), grey.
 
         :raises VideoError: when the video can't be written.
         """
-        assert self._file is not None, "setup() comes first"
-        boxes: list[list[int]] = data.boxes.tolist()
-        line = {"sequence": self.meta.sequence, "capture_time": self.meta.capture_time, "boxes": boxes}
-        self._file.write(json.dumps(line) + "\n")
-        canvas = data.frame.copy()
-        for left, top, right, bottom in boxes:
-            cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), BOX_COLOUR, 2)
-        if self._writer is None:
-            self._writer = self._open_writer(canvas)
-        if canvas.shape[1::-1] != self._size:
-            canvas = cv2.resize(canvas, self._size)  # VideoWriter drops frames of another size, without a word
-        self._writer.write(canvas)
+        frame = frame_of(data)
+        if frame.ndim == 2:
+            frame = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
+        if self._movie is None:
+            self._movie = self._open(frame.shape[1], frame.shape[0])
+        if frame.shape[1::-1] != self._movie.size:
+            frame = cv2.resize(frame, self._movie.size)  # OpenCV drops frames of another size, without a word
+        self._movie.write(frame)
 
-    def _open_writer(self, frame: np.ndarray) -> cv2.VideoWriter:
-        height, width = frame.shape[:2]
-        writer = cv2.VideoWriter(str(self.video), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, (width, height))
-        if not writer.isOpened():
+    def _open(self, width: int, height: int) -> _Movie:
+        try:
+            return _MOVIES[self._codec](self.path, self._fps, (width, height))
+        except OSError as error:
             raise VideoError(
-                str(self.video),
-                f"can't write the video {str(self.video)!r} (mp4v, {width}x{height}, {self._fps:g} fps): check that it is "
-                f"not a directory, that this user may write it, and that the disk is not full",
-            )
-        self._size = (width, height)
-        return writer
+                str(self.path),
+                f"can't write the video {str(self.path)!r} ({self._codec}, {width}x{height}, {self._fps:g} fps): {error}; "
+                f"check that it is not a directory, that this user may write it, and that the disk is not full",
+            ) from error
 
     def cleanup(self) -> None:
-        """Ends both files."""
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
+        """Ends the file."""
+        if self._movie is not None:
+            self._movie.close()
+            self._movie = None
+
+
+class SnapshotWriter(DestinationRoutine):
+    """Writes a picture when it is told to: each event `SNAPSHOT` writes the next frame that comes, and no other.
+
+    :param directory: where the pictures go, as `camera-000042.jpg`: the frame's origin and sequence number.
+    :param suffix: `.jpg`, `.png`, or another that OpenCV knows.
+
+    `pipe.notify_event("SNAPSHOT", specific_routine="snapshots")` asks for one, from a routine, by HTTP or by RPC as well.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], name: str | None = None, *, suffix: str = ".jpg") -> None:
+        super().__init__(name)
+        self.directory = Path(directory)
+        self._suffix = suffix
+        self._wanted = False
+
+    @events("SNAPSHOT")
+    def take_snapshot(self) -> None:
+        """Asks for a picture of the next frame."""
+        self._wanted = True
+
+    def setup(self) -> None:
+        """Makes the directory.
+
+        :raises OSError: when that can't be done.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def main_logic(self, data: np.ndarray | FrameData) -> None:
+        """Writes the frame, if one is wanted.
+
+        :raises VideoError: when it can't be written.
+        """
+        if not self._wanted:
+            return
+        self._wanted = False
+        path = self.directory / f"{self.meta.origin}-{self.meta.sequence:06}{self._suffix}"
+        try:
+            written = cv2.imwrite(str(path), frame_of(data))
+        except cv2.error as error:
+            raise VideoError(str(path), f"can't write the picture {str(path)!r}: {error.err}") from error
+        if not written:
+            raise VideoError(
+                str(path), f"can't write the picture {str(path)!r}: check its directory, and that the disk has room"
+            )
+
+
+def _found_in(data: DetectedFrame | Detections) -> Detections:
+    return data.detections if isinstance(data, DetectedFrame) else data
+
+
+class JsonLinesWriter(DestinationRoutine):
+    """Appends a line for each `DetectedFrame` (or `Detections`) to a text file, which can be read meanwhile.
+
+    A line is `{"origin": "camera", "sequence": 0, "capture_time": 1764000000.0, "boxes": [[left, top, right, bottom], …]}`,
+    and has `scores`, `labels` and `track_ids`, a list of as many, where the detections have them.
+
+    :param path: of the file; its directory is made where it is missing.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        super().__init__(name)
+        self.path = Path(path)
+        self._file: TextIO | None = None
+
+    def setup(self) -> None:
+        """Opens the file.
+
+        :raises OSError: when it can't be made or written to.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a", buffering=1)  # whole lines, so that it can be read meanwhile
+
+    def main_logic(self, data: DetectedFrame | Detections) -> None:
+        """Writes one line."""
+        assert self._file is not None, "setup() comes first"
+        found = _found_in(data)
+        line: dict[str, Any] = {
+            "origin": self.meta.origin,
+            "sequence": self.meta.sequence,
+            "capture_time": self.meta.capture_time,
+            "boxes": found.boxes.tolist(),
+        }
+        if found.scores is not None:
+            line["scores"] = found.scores.tolist()
+        if found.class_ids is not None:
+            line["labels"] = found.labels
+        if found.track_ids is not None:
+            line["track_ids"] = found.track_ids.tolist()
+        self._file.write(json.dumps(line) + "\n")
+
+    def cleanup(self) -> None:
+        """Closes the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class SqliteWriter(DestinationRoutine):
+    """Adds a row for each thing found to table `detections` of an SQLite database, which can be read meanwhile.
+
+    Its columns: origin, sequence, capture_time, left, top, right, bottom, score, label, track_id; the last three are NULL where
+    the detections don't have them. The rows of one frame are there together, or none of them.
+
+    :param path: of the database; its directory is made where it is missing.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        super().__init__(name)
+        self.path = Path(path)
+        self._database: sqlite3.Connection | None = None
+
+    def setup(self) -> None:
+        """Opens the database, and makes the table where it is missing.
+
+        :raises OSError, sqlite3.Error: when that can't be done.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(self.path)
+        self._database.executescript(
+            """
+            PRAGMA journal_mode = WAL;
+            PRAGMA synchronous = NORMAL;
+            CREATE TABLE IF NOT EXISTS detections (
+                origin TEXT NOT NULL, sequence INTEGER NOT NULL, capture_time REAL NOT NULL,
+                "left" REAL NOT NULL, top REAL NOT NULL, "right" REAL NOT NULL, bottom REAL NOT NULL,
+                score REAL, label TEXT, track_id INTEGER
+            );
+            CREATE INDEX IF NOT EXISTS detections_by_time ON detections (capture_time);
+            """
+        )
+
+    def main_logic(self, data: DetectedFrame | Detections) -> None:
+        """Adds the rows of one frame.
+
+        :raises sqlite3.Error: when they can't be written.
+        """
+        assert self._database is not None, "setup() comes first"
+        found = _found_in(data)
+        if not len(found):
+            return
+        message = (self.meta.origin, self.meta.sequence, self.meta.capture_time)
+        rows = zip(
+            found.boxes.tolist(),
+            repeat(None) if found.scores is None else found.scores.tolist(),
+            repeat(None) if found.class_ids is None else found.labels,
+            repeat(None) if found.track_ids is None else found.track_ids.tolist(),
+            strict=False,
+        )
+        with self._database:
+            self._database.executemany(
+                "INSERT INTO detections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*message, *box, score, label, track) for box, score, label, track in rows],
+            )
+
+    def cleanup(self) -> None:
+        """Closes the database."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None

@@ -1,0 +1,236 @@
+"""Each example, as a process of its own, on a part of a real clip; what it says is checked against a plain loop."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from importlib.metadata import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from conftest import PACKAGE_ROOT
+from media import bikes, carphone, centerface, excerpt, frames_of, vtest
+from pipert_shm.video import CenterFaceHead, DnnDetector, MotionDetector, VideoInfo
+from waiting import eventually
+
+EXAMPLES = PACKAGE_ROOT / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+
+
+def run(example: str, *arguments: str | Path, directory: Path) -> list[str]:
+    """The lines that it prints; warnings are errors, and nothing may be written to stderr."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / f"{example}.py", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},
+        cwd=directory,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_motion(tmp_path: Path) -> None:
+    clip = excerpt(bikes(), 0, 60, tmp_path / "clip.avi")
+    (tmp_path / "out").mkdir()
+    lines = run("motion", "--video", clip, directory=tmp_path)
+    detector = MotionDetector()
+    detector.setup()
+    counts = [len(detector.detect(frame)) for frame in frames_of(clip)]
+    assert lines == [
+        f"60 frames, in {np.count_nonzero(counts)} of them {sum(counts)} moving things",
+        "copied on the way to the detector: 0 bytes",
+        "wrote out/motion.mp4 and out/motion.sqlite",
+    ]
+    assert sum(counts) > 50
+    assert VideoInfo.of(tmp_path / "out" / "motion.mp4").frames == 60
+    database = sqlite3.connect(tmp_path / "out" / "motion.sqlite")
+    assert database.execute("SELECT count(*) FROM detections").fetchone() == (sum(counts),)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("clip", "start", "stop", "line", "expected"),
+    [
+        pytest.param(bikes, 28, 82, 0.25, r"54 frames, \d\d finds, [3-9] tracks; crossed to the left: 1, right: 1", id="bikes"),
+        pytest.param(
+            vtest, 0, 25, 0.75, r"25 frames, \d\d finds, [2-9] tracks; crossed to the left: \d, right: \d", id="vtest"
+        ),
+    ],
+)
+def test_people_are_counted_as_in_one_process(
+    tmp_path: Path, clip: object, start: int, stop: int, line: float, expected: str
+) -> None:
+    assert callable(clip)
+    short = excerpt(clip(), start, stop, tmp_path / "clip.avi")
+    counted = run("people", "--video", short, "--line", str(line), directory=tmp_path)
+    video = tmp_path / "out" / "people.mp4"
+    frames = list(frames_of(video))
+    video.unlink()
+    assert re.fullmatch(expected, counted[0])
+    assert counted == run("people", "--video", short, "--line", str(line), "--one-process", directory=tmp_path)
+    alone = list(frames_of(video))
+    assert len(frames) == len(alone) == stop - start
+    assert all(np.array_equal(one, other) for one, other in zip(frames, alone, strict=True)), "to the last bit"
+
+
+def test_faces(tmp_path: Path) -> None:
+    clip = excerpt(carphone(), 0, 12, tmp_path / "clip.avi")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "faces.jsonl").write_text("of an earlier run\n")
+    lines = run("faces", "--video", clip, directory=tmp_path)
+    assert lines == [
+        "12 frames, 12 faces, the most in one frame: 1",
+        "copied by the anonymiser: 0 bytes",
+        "wrote out/faces.mp4 and out/faces.jsonl",
+    ]
+    detector = DnnDetector(centerface(), CenterFaceHead(), size=(352, 288))
+    detector.setup()
+    expected = [detector.detect([frame])[0].boxes.tolist() for frame in frames_of(clip)]
+    written = [json.loads(line)["boxes"] for line in (tmp_path / "out" / "faces.jsonl").read_text().splitlines()]
+    assert written == expected
+    for frame, shown, ((left, top, right, bottom),) in zip(
+        frames_of(clip), frames_of(tmp_path / "out" / "faces.mp4"), np.array(expected).astype(int), strict=True
+    ):
+        difference = np.abs(frame.astype(int) - shown).mean(axis=2)
+        face = difference[top:bottom, left:right].mean()
+        difference[top:bottom, left:right] = 0
+        assert face > 3 * difference.mean(), "the face is changed, and nothing else"
+
+
+def test_four_cameras(tmp_path: Path) -> None:
+    clips = [excerpt(path, 0, frames, tmp_path / f"{frames}.avi") for path, frames in ((carphone(), 10), (bikes(), 8))]
+    lines = run("multi_camera", "--lossless", *clips, *clips, directory=tmp_path)
+    assert lines == [
+        *(f"camera{number}: {frames} frames, {frames} looked at, 0 skipped" for number, frames in enumerate((10, 8, 10, 8))),
+        "wrote 10 pictures to out/mosaic.mp4",
+    ]
+    pictures = list(frames_of(tmp_path / "out" / "mosaic.mp4"))
+    assert [picture.shape for picture in pictures] == [(480, 640, 3)] * 10
+    last = pictures[-1].astype(int)
+    assert np.abs(last[:240, :320] - last[240:, :320]).mean() < 15, "twice the same clip, a few frames apart"
+    assert np.abs(last[:240, :320] - last[:240, 320:]).mean() > 40, "another one"
+
+
+def test_custom_events(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    lines = run("custom_events", "--port", str(port), directory=tmp_path)
+    patterns = [
+        r"at least 0 pixels \(at first\): \d+ things in 20 frames, the smallest of (\d+) pixels",
+        r"at least 2000 pixels \(by code\): \d+ things in 20 frames, the smallest of (\d+) pixels",
+        r"at least 1000000 pixels \(by HTTP\): 0 things in 20 frames",
+    ]
+    first, second, _ = (re.fullmatch(pattern, line) for pattern, line in zip(patterns, lines, strict=True))
+    assert first is not None
+    assert second is not None
+    assert int(first[1]) < 2000 <= int(second[1])
+
+
+def test_two_speeds(tmp_path: Path) -> None:
+    clip = excerpt(bikes(), 28, 78, tmp_path / "clip.avi")
+    lines = run("two_speed", "--video", clip, directory=tmp_path)
+    counts = re.fullmatch(r"50 frames have boxes, (\d+) of them were looked at", lines[0])
+    assert counts is not None
+    assert 1 <= int(counts[1]) <= 50
+    assert re.fullmatch(r"a detection came \d+\.\d frames late, and was moved along", lines[1])
+    assert lines[2] == "wrote out/two_speed.mp4"
+    assert VideoInfo.of(tmp_path / "out" / "two_speed.mp4").frames == 50
+
+
+def test_a_late_detection_is_moved_to_where_things_are_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from two_speed import FlowTracker
+
+    from pipert_shm import DetectedFrame, Detections, Meta
+
+    texture = np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)
+
+    def scene(x: int) -> np.ndarray:
+        frame = np.full((120, 200, 3), 128, np.uint8)
+        frame[40:80, x : x + 40] = texture
+        return frame
+
+    tracker = FlowTracker("tracker")
+    tracker.setup()
+    for sequence in range(10):
+        tracker.meta = Meta(("camera",), 0, sequence)
+        tracked = tracker.main_logic(scene(20 + 3 * sequence))
+        assert tracked is not None
+        assert len(tracked.detections) == 0
+    tracker.meta = Meta(("camera",), 0, 2)
+    assert tracker.main_logic(DetectedFrame(scene(26), Detections([[26, 40, 66, 80]]))) is None
+    tracker.meta = Meta(("camera",), 0, 10)
+    tracked = tracker.main_logic(scene(50))
+    assert tracked is not None
+    assert np.abs(tracked.detections.boxes - [[50, 40, 90, 80]]).max() < 1.5
+    assert (tracker.corrections, tracker.lag) == (1, 7)
+
+
+def test_the_code_in_the_guide_for_pipert2_users_runs() -> None:
+    failed, tried = doctest.testfile(str(EXAMPLES / "migrate_from_pipert2.md"), module_relative=False)
+    assert failed == 0
+    assert tried > 5
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_each_is_short_and_in_the_list_and_has_a_picture(script: Path) -> None:
+    assert len(script.read_text().splitlines()) <= 120
+    assert f"[{script.name}]({script.name})" in (EXAMPLES / "README.md").read_text()
+    picture = PACKAGE_ROOT / "docs" / "gallery" / f"{script.stem}.jpg"
+    assert 1000 < picture.stat().st_size < 60_000
+
+
+# ---- deployment ----------------------------------------------------------------------------------
+
+
+def test_the_compose_file_gives_memory_and_names_what_there_is() -> None:
+    compose = yaml.safe_load((EXAMPLES / "deploy" / "compose.yaml").read_text())
+    (service,) = compose["services"].values()
+    assert int(service["shm_size"].removesuffix("mb")) > 64, "Docker's default"
+    assert service["init"] is True
+    context = (EXAMPLES / "deploy" / service["build"]["context"]).resolve()
+    assert context == PACKAGE_ROOT
+    assert (context / service["build"]["dockerfile"]).exists()
+    assert EXAMPLES / service["command"][0] in SCRIPTS
+
+
+def test_the_image_installs_extras_that_there_are_and_ends_as_ctrl_c_does() -> None:
+    dockerfile = (EXAMPLES / "deploy" / "Dockerfile").read_text()
+    wanted = re.search(r"/src\[(.*?)\]", dockerfile)
+    assert wanted is not None
+    assert set(wanted[1].split(",")) <= set(metadata("pipert_shm").get_all("Provides-Extra") or [])
+    assert "STOPSIGNAL SIGINT" in dockerfile
+
+
+def test_an_example_that_is_told_to_end_as_by_docker_or_systemd_ends_and_its_video_can_be_played(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, EXAMPLES / "motion.py"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    with process:
+        eventually((tmp_path / "out" / "motion.mp4").exists, "a video that is being written")
+        process.send_signal(signal.SIGINT)  # to this process only, not to its flows
+        out, _ = process.communicate(timeout=30)
+    frames = sum(1 for _ in frames_of(tmp_path / "out" / "motion.mp4"))
+    assert frames >= 1
+    assert process.returncode in (0, -signal.SIGINT)
+    assert process.returncode or out.startswith(f"{frames} frames")

@@ -1,0 +1,256 @@
+"""What destinations write: videos, pictures, lines and rows."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pytest
+
+from conftest import RunScript
+from media import Beginning, bikes, frames_of
+from pipert_shm import START_EVENT_NAME, DestinationRoutine, Meta, Pipe
+from pipert_shm.video import (
+    DetectedFrame,
+    Detections,
+    JsonLinesWriter,
+    MotionDetector,
+    SnapshotWriter,
+    SqliteWriter,
+    VideoError,
+    VideoInfo,
+    VideoWriter,
+)
+from routines import chain
+from waiting import eventually
+
+Codec = Literal["mp4v", "h264"]
+
+
+def run(writer: DestinationRoutine, *payloads: Any) -> None:
+    """All of a routine's life, with these payloads."""
+    writer.setup()
+    for number, payload in enumerate(payloads):
+        writer.meta = Meta(("camera",), 0, number, 1)
+        writer.main_logic(payload)
+    writer.cleanup()
+
+
+def grey(value: int, width: int = 128, height: int = 96) -> np.ndarray:
+    frame = np.full((height, width, 3), value, np.uint8)
+    frame.flags.writeable = False  # as it comes from another process
+    return frame
+
+
+# ---- videos --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["mp4v", "h264"])
+def test_a_video_has_the_frames_that_were_sent(tmp_path: Path, codec: Codec) -> None:
+    writer = VideoWriter(tmp_path / "new" / "out.mp4", 10, "writer", codec=codec)
+    with Pipe(policy="block") as pipe:
+        chain(pipe, Beginning(bikes(), 30, "camera"), MotionDetector("detector"), writer)
+        pipe.build()
+        pipe.notify_event(START_EVENT_NAME)
+        pipe.join()
+    assert pipe.statistics().routines["writer"].errors == 0
+    assert VideoInfo.of(writer.path) == VideoInfo(width=640, height=272, fps=10.0, frames=30)
+    for written, frame in zip(frames_of(writer.path), frames_of(bikes()), strict=False):
+        assert np.abs(written.astype(int) - frame).mean() < 8, "the codec loses a little"
+
+
+def test_an_h264_video_is_one(tmp_path: Path) -> None:
+    run(VideoWriter(tmp_path / "out.mp4", 30000 / 1001, codec="h264"), *[grey(100)] * 3)
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little")
+    assert code in (b"avc1", b"h264")
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(30000 / 1001)
+    capture.release()
+
+
+@pytest.mark.parametrize(("codec", "first"), [("mp4v", (64, 64)), ("h264", (64, 64)), ("h264", (65, 67))])
+def test_frames_of_another_size_are_fitted_in_and_grey_ones_are_written(
+    tmp_path: Path, codec: Codec, first: tuple[int, int]
+) -> None:
+    frames = [grey(50, *first), grey(50, 32, 48), grey(50, 128, 20), grey(50)[:, :, 0], grey(50)[::2, ::2]]
+    run(VideoWriter(tmp_path / "out.mp4", codec=codec), *frames)
+    written = list(frames_of(tmp_path / "out.mp4"))
+    assert [frame.shape for frame in written] == [(first[1] & ~1, first[0] & ~1, 3)] * 5
+    assert all(np.abs(frame.astype(int) - 50).max() < 6 for frame in written)
+
+
+def test_of_a_process_that_was_killed_an_h264_video_can_be_played(tmp_path: Path, run_script: RunScript) -> None:
+    path = tmp_path / "out.mp4"
+    ended = run_script(
+        f"""
+        import os, signal
+        from pipert_shm.video import VideoSource, VideoWriter
+
+        source, writer = VideoSource({str(bikes())!r}), VideoWriter({str(path)!r}, codec="h264")
+        source.setup()
+        writer.setup()
+        for _ in range(200):
+            writer.main_logic(source.main_logic())
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    assert ended.returncode == -signal.SIGKILL
+    kept = list(zip(frames_of(path), frames_of(bikes()), strict=False))
+    assert len(kept) >= 50
+    assert max(np.abs(written.astype(int) - frame).mean() for written, frame in kept[:50]) < 8
+
+
+@pytest.mark.parametrize("codec", ["mp4v", "h264"])
+def test_a_video_that_cannot_be_written(tmp_path: Path, codec: Codec) -> None:
+    (tmp_path / "out.mp4").mkdir()
+    writer = VideoWriter(tmp_path / "out.mp4", codec=codec)
+    with pytest.raises(VideoError, match=rf"can't write the video '.*/out\.mp4' \({codec}, 128x96, 25 fps\): .*; check that"):
+        run(writer, grey(0))
+    writer.cleanup()
+
+
+def test_each_start_begins_the_video_anew(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4")
+    run(writer, *[grey(0)] * 5)
+    run(writer, *[grey(0, 64, 48)] * 3)
+    assert [frame.shape for frame in frames_of(writer.path)] == [(48, 64, 3)] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"fps": 0.0}, "fps must be positive, not 0"), ({"codec": "avc1"}, "codec must be one of mp4v, h264, not 'avc1'")],
+)
+def test_a_video_needs_a_rate_and_a_known_codec(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VideoWriter("out.mp4", **arguments)
+
+
+def test_without_pyav_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r"PyAV is not installed .*pip install 'pipert_shm\[pyav\]'"):
+        run(VideoWriter(tmp_path / "out.mp4", codec="h264"), grey(0))
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_is_taken_when_the_event_says_so_and_at_no_other_time(tmp_path: Path) -> None:
+    source, snapshots = Beginning(bikes(), 10**9, "camera"), SnapshotWriter(tmp_path / "shots", "snapshots", suffix=".png")
+    source.set_const_fps(100)
+    with Pipe(policy="block") as pipe:
+        chain(pipe, source, snapshots)
+        pipe.build()
+        pipe.notify_event(START_EVENT_NAME)
+        eventually(lambda: pipe.statistics().routines["snapshots"].received >= 5)
+        before = pipe.statistics().routines["snapshots"].received
+        pipe.notify_event("SNAPSHOT", specific_routine="snapshots")
+        eventually(lambda: len(list((tmp_path / "shots").glob("*.png"))) == 1, "a picture")
+        seen = pipe.statistics().routines["snapshots"].received
+        eventually(lambda: pipe.statistics().routines["snapshots"].received >= seen + 5)
+        pipe.join(to_kill=True)
+    (picture,) = (tmp_path / "shots").iterdir()
+    origin, number = picture.stem.split("-")
+    assert (origin, len(number)) == ("camera", 6)
+    assert int(number) >= before - 1
+    written = cv2.imread(str(picture))
+    assert written is not None
+    assert np.array_equal(written, list(frames_of(bikes(), int(number) + 1))[-1])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".nosuch"])
+def test_a_picture_that_cannot_be_written(tmp_path: Path, suffix: str) -> None:
+    writer = SnapshotWriter(tmp_path, suffix=suffix)
+    writer.setup()
+    writer.take_snapshot()
+    writer.meta = Meta(("camera",), 0, 7)
+    (tmp_path / "camera-000007.png").mkdir()
+    with pytest.raises(VideoError, match=rf"can't write the picture '.*/camera-000007\{suffix}': "):
+        writer.main_logic(grey(0))
+
+
+# ---- lines and rows ------------------------------------------------------------------------------
+
+BOXES: list[list[float]] = [[1, 2, 3, 4.5], [5, 6, 7, 8]]
+PLAIN = Detections(BOXES)
+FULL = Detections(BOXES, [0.5, 0.25], [1, 0], ("cat", "dog"), [7, -1])
+PAYLOADS: list[DetectedFrame | Detections] = [DetectedFrame(grey(0), PLAIN), FULL, Detections([])]
+
+
+def test_a_line_says_what_was_found_and_can_be_read_meanwhile(tmp_path: Path) -> None:
+    writer = JsonLinesWriter(tmp_path / "new" / "lines.jsonl")
+    writer.setup()
+    for number, payload in enumerate(PAYLOADS):
+        writer.meta = Meta(("camera",), 0, number)
+        writer.main_logic(payload)
+    lines = [json.loads(line) for line in writer.path.read_text().splitlines()]
+    writer.cleanup()
+    times = [line.pop("capture_time") for line in lines]
+    assert lines == [
+        {"origin": "camera", "sequence": 0, "boxes": BOXES},
+        {
+            "origin": "camera",
+            "sequence": 1,
+            "boxes": BOXES,
+            "scores": [0.5, 0.25],
+            "labels": ["dog", "cat"],
+            "track_ids": [7, -1],
+        },
+        {"origin": "camera", "sequence": 2, "boxes": []},
+    ]
+    assert all(isinstance(time, float) for time in times)
+
+
+@pytest.mark.parametrize("make", [JsonLinesWriter, SqliteWriter])
+def test_what_an_earlier_run_wrote_stays(tmp_path: Path, make: Callable[[Path], JsonLinesWriter | SqliteWriter]) -> None:
+    for _ in range(2):
+        run(make(tmp_path / "file"), FULL)
+    if make is JsonLinesWriter:
+        assert len((tmp_path / "file").read_text().splitlines()) == 2
+    else:
+        assert len(rows_of(tmp_path / "file")) == 4
+
+
+def rows_of(path: Path) -> list[Any]:
+    database = sqlite3.connect(path)
+    rows = database.execute("SELECT * FROM detections ORDER BY rowid").fetchall()
+    database.close()
+    return rows
+
+
+def test_a_row_for_each_find_can_be_read_meanwhile(tmp_path: Path) -> None:
+    writer = SqliteWriter(tmp_path / "new" / "found.sqlite")
+    writer.setup()
+    for number, payload in enumerate(PAYLOADS):
+        writer.meta = Meta(("camera",), 0, number)
+        writer.main_logic(payload)
+    rows = rows_of(writer.path)
+    writer.cleanup()
+    assert [(*row[:2], *row[3:]) for row in rows] == [
+        ("camera", 0, 1.0, 2.0, 3.0, 4.5, None, None, None),
+        ("camera", 0, 5.0, 6.0, 7.0, 8.0, None, None, None),
+        ("camera", 1, 1.0, 2.0, 3.0, 4.5, 0.5, "dog", 7),
+        ("camera", 1, 5.0, 6.0, 7.0, 8.0, 0.25, "cat", -1),
+    ]
+    assert all(isinstance(row[2], float) for row in rows)
+
+
+def test_the_rows_are_those_of_one_loop(tmp_path: Path) -> None:
+    with Pipe(policy="block") as pipe:
+        chain(pipe, Beginning(bikes(), 60, "camera"), MotionDetector("detector"), SqliteWriter(tmp_path / "db", "writer"))
+        pipe.build()
+        pipe.notify_event(START_EVENT_NAME)
+        pipe.join()
+    detector = MotionDetector()
+    detector.setup()
+    expected = [
+        (number, *box) for number, frame in enumerate(frames_of(bikes(), 60)) for box in detector.detect(frame).boxes.tolist()
+    ]
+    assert [(row[1], *row[3:7]) for row in rows_of(tmp_path / "db")] == expected
+    assert len(expected) > 50
