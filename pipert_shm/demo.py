@@ -118,8 +118,9 @@ def run_demo(video: str, directory: Path, progress: TextIO) -> Outcome:
         raise VideoError(video, f"{video!r} would be overwritten by the demo's own output; choose another directory with --out")
     failure = ""
     with _log_file(directory) as logger:
-        if lines.path.is_file():
-            lines.path.unlink()  # those of an earlier run; the writer appends
+        for path in outputs:
+            if path.is_file():
+                path.unlink()  # of an earlier run, which the writers would keep
         pipe = make_pipe(source, writer, lines, logger)
         pipe.build()
         started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import sys
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 
 from conftest import RunScript
+from killing import pid_of
 from media import Beginning, bikes, frames_of
-from pipert_shm import START_EVENT_NAME, DestinationRoutine, Meta, Pipe
+from pipert_shm import START_EVENT_NAME, DestinationRoutine, Meta, Pipe, Wire
 from pipert_shm.video import (
     DetectedFrame,
     Detections,
@@ -103,8 +105,8 @@ def test_of_a_process_that_was_killed_an_h264_video_can_be_played(tmp_path: Path
     )
     assert ended.returncode == -signal.SIGKILL
     kept = list(zip(frames_of(path), frames_of(bikes()), strict=False))
-    assert len(kept) >= 50
-    assert max(np.abs(written.astype(int) - frame).mean() for written, frame in kept[:50]) < 8
+    assert len(kept) >= 100
+    assert max(np.abs(written.astype(int) - frame).mean() for written, frame in kept[:100]) < 8
 
 
 @pytest.mark.parametrize("codec", ["mp4v", "h264"])
@@ -116,11 +118,33 @@ def test_a_video_that_cannot_be_written(tmp_path: Path, codec: Codec) -> None:
     writer.cleanup()
 
 
-def test_each_start_begins_the_video_anew(tmp_path: Path) -> None:
+def test_each_start_begins_a_new_video_and_keeps_the_ones_before(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "out.mp4")
-    run(writer, *[grey(0)] * 5)
-    run(writer, *[grey(0, 64, 48)] * 3)
-    assert [frame.shape for frame in frames_of(writer.path)] == [(48, 64, 3)] * 3
+    for count in (5, 4, 3):
+        run(writer, *[grey(0)] * count)
+    frames = {path.name: len(list(frames_of(path))) for path in tmp_path.iterdir()}
+    assert frames == {"out-1.mp4": 5, "out-2.mp4": 4, "out.mp4": 3}
+
+
+def test_a_crash_costs_nothing_of_what_was_written_before_it(tmp_path: Path) -> None:
+    lines, video = JsonLinesWriter(tmp_path / "lines", "lines"), VideoWriter(tmp_path / "out.mp4", name="video", codec="h264")
+    source, detector = Beginning(bikes(), 10**9, "camera"), MotionDetector("detector")
+    source.set_const_fps(150)
+    with Pipe(policy="block") as pipe:
+        pipe.create_flow("camera", False, source)
+        pipe.create_flow("detect", False, detector)
+        pipe.create_flow("output", False, lines, video)
+        pipe.link(Wire(source, detector), Wire(detector, (lines, video)))
+        pipe.build()
+        pipe.notify_event(START_EVENT_NAME)
+        eventually(lambda: lines.path.exists() and lines.path.read_text().count("\n") >= 150, "lines")
+        os.kill(pid_of(pipe, "output"), signal.SIGKILL)
+        pipe.join()
+    written = [json.loads(line)["sequence"] for line in lines.path.read_text().splitlines()]
+    assert written[:150] == list(range(150))
+    assert written[-1] == 249
+    assert len(list(frames_of(tmp_path / "out-1.mp4"))) > 20
+    assert len(list(frames_of(video.path))) > 20
 
 
 @pytest.mark.parametrize(

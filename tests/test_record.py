@@ -47,6 +47,12 @@ def test_a_recorded_run_replays_bit_for_bit(tmp_path: Path) -> None:
     assert [(message.sequence, message.value) for message in received(tmp_path / "found")] == live
 
 
+def test_an_earlier_recording_is_kept(tmp_path: Path) -> None:
+    for _ in range(2):
+        recording(tmp_path / "recording", 0)
+    assert (tmp_path / "recording-1").read_bytes() == (tmp_path / "recording").read_bytes()
+
+
 def test_any_payload_comes_back(tmp_path: Path) -> None:
     payloads = [1, "text", {"frame": np.arange(6000).reshape(60, 100)[::2, ::-1]}, np.zeros((0, 3))]
     run(Items("items", payloads), Recorder(tmp_path / "recording"))

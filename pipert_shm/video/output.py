@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from itertools import repeat
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
@@ -19,6 +19,12 @@ from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError, cv2
 
 PIECE_S = 1.0  # of an H.264 video, from one picture that needs no other to the next
+
+
+def set_aside(path: Path) -> None:
+    """Keeps what an earlier run, or a process that died, has written there, under another name: `out.mp4` as `out-1.mp4`."""
+    if path.is_file() and path.stat().st_size:
+        path.rename(next(free for number in count(1) if not (free := path.with_stem(f"{path.stem}-{number}")).exists()))
 
 
 class _Movie(Protocol):
@@ -60,7 +66,7 @@ class _H264:
         self.size = (size[0] & ~1, size[1] & ~1)  # the pixel format has its colours at half the size
         self._from_array = av.VideoFrame.from_ndarray
         # In pieces until the end: of a process that is killed, all but the last seconds can be played.
-        self._container = av.open(str(path), "w", options={"movflags": "hybrid_fragmented"})
+        self._container = av.open(str(path), "w", options={"movflags": "hybrid_fragmented", "flush_packets": "1"})
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         self._stream.width, self._stream.height = self.size
         self._stream.pix_fmt = "yuv420p"
@@ -81,8 +87,9 @@ _MOVIES: dict[str, type[_Mp4v] | type[_H264]] = {"mp4v": _Mp4v, "h264": _H264}
 class VideoWriter(DestinationRoutine):
     """Writes the frames that it gets, as arrays or in a `FrameData`, to an MP4 file, as large as the first of them.
 
-    A frame of another size is fitted in. Each start begins the file anew, after a crash too. It can be played once the routine
-    has ended; with `h264` also, but for the last seconds, when its process was killed.
+    A frame of another size is fitted in. Each start, after a crash too, begins a new file; one that is there is kept, as
+    `out-1.mp4` for `out.mp4`. It can be played once the routine has ended; with `h264` also, but for the last seconds, when its
+    process was killed.
 
     :param path: of the file; its directory is made where it is missing.
     :param fps: at which the video plays.
@@ -130,6 +137,7 @@ class VideoWriter(DestinationRoutine):
         self._movie.write(frame)
 
     def _open(self, width: int, height: int) -> _Movie:
+        set_aside(self.path)
         try:
             return _MOVIES[self._codec](self.path, self._fps, (width, height))
         except OSError as error:

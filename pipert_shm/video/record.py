@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from pipert_shm.errors import EndOfStream
 from pipert_shm.routine import DestinationRoutine, SourceRoutine
+from pipert_shm.video.output import set_aside
 
 MAGIC = b"pipert_shm recording 1\n"
 REST = 0.1  # seconds after which a source that waits looks whether it is to stop
@@ -21,7 +22,8 @@ class Recorder(DestinationRoutine):
     Any payload will do. Frames are not compressed: 1080p takes 6 MB a frame. Put it on the wire whose traffic you want to see
     again: behind the camera to run detectors on the same frames, behind the detector to run what comes after it.
 
-    :param path: of the file; its directory is made where it is missing. Each start begins it anew.
+    :param path: of the file; its directory is made where it is missing. Each start, after a crash too, begins a new one; one
+        that is there is kept, with a number.
     """
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
@@ -35,6 +37,7 @@ class Recorder(DestinationRoutine):
         :raises OSError: when it can't be made or written to.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        set_aside(self.path)
         self._file = self.path.open("wb")
         self._file.write(MAGIC)
 
