@@ -422,6 +422,55 @@ print("run has returned")
 """
 
 
+HANGING = """
+import threading
+import time
+from pipert_shm import APIWrapper, DestinationRoutine, Pipe, SourceRoutine
+
+class Hangs(SourceRoutine):
+    def main_logic(self):
+        print("hangs", flush=True)
+        threading.Event().wait()
+
+class End(DestinationRoutine):
+    def main_logic(self, data): ...
+
+pipe = Pipe(grace_period=0.5)
+pipe.create_flow("flow", True, Hangs("hangs"), End("end"))
+pipe.build()
+pipe.notify_event("start")
+
+def watch():
+    while not pipe._built()._asking.locked():
+        time.sleep(0.01)
+    print("a request waits", flush=True)
+
+threading.Thread(target=watch, daemon=True).start()
+APIWrapper(host="127.0.0.1", port=PORT, pipe=pipe).run()
+"""
+
+
+def test_a_request_that_waits_for_a_routine_that_hangs_does_not_hold_up_the_end(start_script: StartScript) -> None:
+    port = free_port()
+    script = start_script(HANGING.replace("PORT", str(port)))
+    script.wait_for_line("hangs")
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client, ThreadPoolExecutor() as pool:
+
+        def answers() -> bool:
+            with suppress(httpx.ConnectError):
+                return client.get("/health").status_code == 200
+            return False
+
+        eventually(answers, "a server that answers")
+        waits = [pool.submit(httpx.get, f"http://127.0.0.1:{port}/routines/hangs/preview.jpg") for _ in range(8)]
+        script.wait_for_line("a request waits")
+        assert client.get("/statistics").status_code == 200
+        script.interrupt()
+        end = script.finish()
+        assert (end.returncode, end.stderr) == (0, "flow 'flow' did not end within 0.5 s and is killed\n")
+        assert all(isinstance(wait.exception() or wait.result(), (httpx.Response, httpx.TransportError)) for wait in waits)
+
+
 @pytest.mark.parametrize("way", ["kill", "interrupt"])
 def test_run_blocks_until_kill_or_ctrl_c(start_script: StartScript, way: str) -> None:
     port = free_port()

@@ -188,14 +188,15 @@ class Previews:
                 preview = Preview(self._pipe.tap(routine), routine, before.number if before is not None else 0)
                 preview.shot = before
                 self._previews[routine] = preview
+            if self._closed:
+                preview.stop()
             return preview
 
     def close(self) -> None:
-        """Ends all of them, and makes those end who watch."""
+        """Ends all of them, and makes those end who watch. Does not wait for one that is just being opened."""
         self._closed = True
-        with self._opening:
-            for preview in self._previews.values():
-                preview.stop()
+        for preview in list(self._previews.values()):
+            preview.stop()
 
 
 # ---- routes --------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class APIWrapper:
         :raises OSError: when the port is taken.
         :raises PipeFailed: as `Pipe.join` does, when a routine failed for good or a flow's process died.
         """
-        gone = self._pipe._built().gone
+        session = self._pipe._built()
         config = uvicorn.Config(
             self._app,
             loop="asyncio",
@@ -69,10 +69,15 @@ class APIWrapper:
             access_log=False,  # the token may stand in an address
             limit_concurrency=MOST_CONNECTIONS,
         )
-        server = _Server(config, lambda: end_streams(self._app))
+
+        def end() -> None:
+            end_streams(self._app)
+            session.kill()  # a request may wait for a routine that hangs
+
+        server = _Server(config, end)
 
         def end_with_pipe() -> None:
-            gone.wait()
+            session.gone.wait()
             server.should_exit = True
 
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
