@@ -131,8 +131,8 @@ class Intake:
                 metas.append(message[1])
                 del message
                 until = until or native.now_ns() + int(routine.max_wait * 1e9)
-            elif self._stopped or (payloads and (self._nothing or native.now_ns() >= until)):
-                break
+            elif self._stopped or (payloads and (self._nothing or (self._nothing_came and native.now_ns() >= until))):
+                break  # not for a command that came, or a message that was skipped: others may be there
             if payloads:
                 left = max(0, until - native.now_ns())
         return (payloads, metas) if payloads else None
