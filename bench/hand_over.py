@@ -15,14 +15,17 @@ from bench.controls import by_futex
 from bench.peers import Iceoryx, IceoryxCopy, Pair, Pipe, Queue, SharedSlots, Zenoh, Zmq, by_pair
 from bench.pipert2 import by_pipert2
 from bench.pipes import by_pipe
+from bench.ray_store import Ray, RayCopy
 from bench.sheet import Load, Sheet
 
 THIS, CONTROL = "pipert_shm", "C futex, no frame"
-ICEORYX, QUEUE, BASIC, SHARED = (
+ICEORYX, QUEUE, BASIC, SHARED, RAY, RAY_COPY = (
     "iceoryx2, zero copy",
     "multiprocessing.Queue",
     "PipeRT 2.4.0, basic",
     "PipeRT 2.4.0, shared memory",
+    "ray, objects that lie ready",
+    "ray, one copy",
 )
 
 
@@ -36,6 +39,8 @@ class Way:
         ready: whether it sends frames that lie ready in shared memory; else it copies them at least once.
         fast: whether frames of 8K don't take it seconds.
         receivers: how many.
+        extra: of this package, that installs the module.
+        most_rounds: that it runs, however many the others do; None: as many.
     """
 
     run: Callable[[Sheet], object]
@@ -43,13 +48,15 @@ class Way:
     ready: bool = False
     fast: bool = False
     receivers: int = 1
+    extra: str = "bench-peers"
+    most_rounds: int | None = None
 
     @property
     def is_installed(self) -> bool:
         return importlib.util.find_spec(self.module) is not None
 
 
-def _pair(kind: Callable[[Load], Pair], module: str = "multiprocessing", **marks: bool) -> Way:
+def _pair(kind: Callable[[Load], Pair], module: str = "multiprocessing", **marks: Any) -> Way:
     return Way(partial(by_pair, kind), module, **marks)
 
 
@@ -65,6 +72,8 @@ WAYS: dict[str, Way] = {
     QUEUE: _pair(Queue),
     BASIC: Way(partial(by_pipert2, transmitter="BasicTransmitter"), "pipert2"),
     SHARED: Way(partial(by_pipert2, transmitter="SharedMemoryTransmitter"), "pipert2"),
+    RAY: _pair(Ray, "ray", ready=True, extra="bench-ray", most_rounds=1),
+    RAY_COPY: _pair(RayCopy, "ray", extra="bench-ray", most_rounds=1),
 }
 
 
@@ -146,11 +155,11 @@ def measure(ways: Mapping[str, Way], load: Load, rounds: int) -> dict[str, Resul
     results = {name: Result(name, load) for name in ways}
     for name, way in ways.items():
         if not way.is_installed:
-            results[name].note = f"not installed: pip install 'pipert_shm[bench-peers]' ({way.module})"
+            results[name].note = f"not installed: pip install 'pipert_shm[{way.extra}]' ({way.module})"
     for number in range(rounds):
         for name, way in ways.items():
             result = results[name]
-            if result.note:
+            if result.note or len(result.sheets) == way.most_rounds:
                 continue
             sheet = Sheet(load, way.receivers)
             try:

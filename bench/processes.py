@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 LONGEST_ROUND_S = 40.0
+
+PR_SET_CHILD_SUBREAPER = 36
 
 _led = False  # whether this process is in a group of a measurement
 
@@ -58,6 +61,24 @@ def _lead_a_group(target: Callable[[], None]) -> None:
 def _end_group(pid: int) -> None:
     with suppress(ProcessLookupError):  # it may lead none
         os.killpg(pid, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Makes what descendants of this process leave behind children of it."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def end_orphans(patience_s: float = 5.0) -> None:
+    """Waits for all children of this process to end, adopted ones too, and kills those that take longer."""
+    deadline = time.monotonic() + patience_s
+    with suppress(ChildProcessError):  # there is none left
+        while True:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                if time.monotonic() > deadline:
+                    for pid in Path("/proc/self/task", str(os.getpid()), "children").read_text().split():
+                        os.kill(int(pid), signal.SIGKILL)
+                time.sleep(0.01)
 
 
 def cpu_ns(pid: int) -> int:

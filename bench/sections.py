@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.controls import by_futex, copies_per_second
 from bench.figures import Figure, Section, Settings
-from bench.hand_over import BASIC, CONTROL, ICEORYX, SHARED, THIS, WAYS, Result, Way, measure, ratio
+from bench.hand_over import BASIC, CONTROL, ICEORYX, RAY, RAY_COPY, SHARED, THIS, WAYS, Result, Way, measure, ratio
 from bench.pipert2 import by_pipert2
 from bench.pipes import by_pipe
 from bench.sheet import SIZES, Load, Sheet
@@ -18,7 +18,8 @@ from pipert_shm import Pipe
 from pipert_shm.memory import pipe_ids
 from pipert_shm.segments import list_pipe
 
-SLOW_STARTERS = (BASIC, SHARED)  # four seconds a round, whatever is measured
+PIPERT2 = (BASIC, SHARED)
+SLOW_STARTERS = (*PIPERT2, RAY, RAY_COPY)  # four seconds a round and more, whatever is measured
 
 
 def _chosen(settings: Settings, keep: Callable[[str, Way], bool] = lambda name, way: True) -> dict[str, Way]:
@@ -86,10 +87,9 @@ def throughput(settings: Settings) -> Section:
     results: dict[str, dict[str, Result]] = {}
     for size in _sizes(settings):
         ways = _chosen(settings, lambda name, way, size=size: name != CONTROL and (way.fast or size != "8K"))  # type: ignore[misc]
-        if size not in ("1080p", "VGA"):
-            ways = {name: way for name, way in ways.items() if name not in SLOW_STARTERS}
-        elif not settings.full or size == "VGA":
-            ways.pop(BASIC, None)
+        if size != "1080p" or not settings.full:
+            kept = (SHARED,) if size in ("1080p", "VGA") else ()
+            ways = {name: way for name, way in ways.items() if name not in SLOW_STARTERS or name in kept}
         results[size] = measure(ways, Load(size, 0, 0.6 * settings.seconds), settings.rounds)
         section.results += results[size].values()
 
@@ -144,7 +144,7 @@ def pipelines(settings: Settings) -> Section:
     ways = {
         f"{THIS}, {flows} flows": Way(partial(by_pipe, relays=flows - 2)) for flows in ((2, 3, 5) if settings.full else (3,))
     }
-    for name in SLOW_STARTERS if settings.full else (SHARED,):
+    for name in PIPERT2 if settings.full else (SHARED,):
         transmitter = "SharedMemoryTransmitter" if name == SHARED else "BasicTransmitter"
         if name not in settings.without:
             ways[f"{name}, 3 flows"] = Way(partial(by_pipert2, transmitter=transmitter, relays=1), "pipert2")

@@ -6,15 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import processes
 from bench.__main__ import SECTIONS, main, run
 from bench.figures import Figure, Settings, figures_table
-from bench.hand_over import BASIC, CONTROL, SHARED, THIS, WAYS, Way, measure, table
+from bench.hand_over import BASIC, CONTROL, RAY, RAY_COPY, SHARED, THIS, WAYS, Way, measure, table
+from bench.peers import by_pair
+from bench.processes import adopt_orphans, end_orphans, run_together
+from bench.ray_store import Ray
 from bench.sheet import FEWEST, FRAMES, SIZES, Load, Sheet
 from conftest import PACKAGE_ROOT
 
@@ -22,7 +26,7 @@ TINY = Settings(
     rounds=1, seconds=0.05, full=False, largest="1080p", without=tuple(name for name in WAYS if name not in (CONTROL, THIS))
 )
 FAST = Load("VGA", 1000, 0.03)
-HERE = [name for name, way in WAYS.items() if way.is_installed and name not in (BASIC, SHARED)]
+HERE = [name for name, way in WAYS.items() if way.is_installed and name not in (BASIC, SHARED, RAY, RAY_COPY)]
 
 DRAW = """
 import json, pathlib
@@ -104,6 +108,46 @@ def test_a_peer_that_is_missing_or_fails_is_named_and_the_others_are_measured() 
     assert "failed in round 1: its socket broke" in text
     assert "failed in round 1: of 0 frames 0 came" in text
     assert len(results[THIS].sheets) == 1
+
+
+needs_ray = pytest.mark.skipif(not WAYS[RAY].is_installed, reason="ray is not installed: pip install 'pipert_shm[bench-ray]'")
+
+
+@needs_ray
+@pytest.mark.parametrize(("way", "load"), [(RAY, FAST), (RAY_COPY, Load("VGA", 0, 0.03))], ids=[RAY, RAY_COPY])
+def test_ray_hands_over_every_frame_in_one_round_and_leaves_no_process(way: str, load: Load) -> None:
+    known = set(processes.descendants())
+    result = measure({way: WAYS[way]}, load, rounds=2)[way]
+    assert not result.note
+    (sheet,) = result.sheets
+    assert sheet.received() == sheet.sent >= FEWEST
+    assert sheet.wrong == 0
+    assert set(processes.descendants()) <= known
+
+
+@needs_ray
+def test_ray_leaves_no_process_when_its_receiver_fails() -> None:
+    class Deaf(Ray):
+        def receiver(self, ready: Callable[[], None]) -> Iterator[np.ndarray]:
+            frames = super().receiver(ready)
+            yield next(frames)
+            os._exit(3)
+
+    known = set(processes.descendants())
+    result = measure({"deaf": Way(lambda sheet: by_pair(Deaf, sheet))}, FAST, 1)["deaf"]
+    assert "its processes ended with" in result.note
+    assert set(processes.descendants()) <= known
+
+
+def test_orphans_that_do_not_end_are_killed() -> None:
+    def leave_one() -> None:
+        adopt_orphans()
+        subprocess.run(["sh", "-c", "sleep 1000 &"], check=True)
+        end_orphans(patience_s=0)
+
+    known = set(processes.descendants())
+    run_together(leave_one)
+    assert set(processes.descendants()) <= known
 
 
 def test_a_figure_says_whether_its_target_is_met() -> None:
