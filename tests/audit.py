@@ -144,6 +144,10 @@ class Snapshot:
     def waiting(self, edge: int) -> int:
         return sum(int(i["tail"]) - int(i["head"]) for i in self.unswept(edge))
 
+    def uncounted(self, edge: int) -> int:
+        """Messages that are pushed, and that no receiver has counted: one may have been popped a moment ago."""
+        return sum(int(i["tail"]) - int(i["evicted"]) - int(i["taken"]) for i in self.unswept(edge))
+
     def pending(self, edge: int) -> int:
         """Messages that the sender has begun to send and not pushed."""
         return sum(int(i["offered"]) - int(i["settled"]) for i in self.unswept(edge))

@@ -97,13 +97,22 @@ def drain(pipe: Pipe, *sources: str) -> None:
         pipe.notify_event(STOP_EVENT_NAME, specific_routine=source)
     await_states(pipe, **dict.fromkeys(sources, "stopped"))
 
+    before: list[int] = []
+
     def is_drained() -> bool:
         shot, now = snapshot_of(pipe), pipe.statistics()
         names = list(now.routines)
         resting = {names.index(source) for source in sources}
-        return all(r["received"] == r["handled"] for r in shot.routines[: len(names)]) and not any(
-            shot.waiting(number) or (edge["sender"] not in resting and shot.pending(number))
-            for number, edge in enumerate(shot.edges[: len(now.wires)])
+        received = [int(r["received"]) for r in shot.routines[: len(names)]]
+        unchanged = received == before  # else one may have been counted here, and not yet there, while the picture was taken
+        before[:] = received
+        return (
+            unchanged
+            and all(r["received"] == r["handled"] for r in shot.routines[: len(names)])
+            and not any(
+                shot.uncounted(number) or (edge["sender"] not in resting and shot.pending(number))
+                for number, edge in enumerate(shot.edges[: len(now.wires)])
+            )
         )
 
     eventually(is_drained, "an end of what is on its way")
