@@ -100,20 +100,18 @@ def drain(pipe: Pipe, *sources: str) -> None:
     before: list[int] = []
 
     def is_drained() -> bool:
+        """Twice in a row: a picture is not taken at once, so a message may be counted here already, and there not yet."""
         shot, now = snapshot_of(pipe), pipe.statistics()
         names = list(now.routines)
         resting = {names.index(source) for source in sources}
         received = [int(r["received"]) for r in shot.routines[: len(names)]]
-        unchanged = received == before  # else one may have been counted here, and not yet there, while the picture was taken
-        before[:] = received
-        return (
-            unchanged
-            and all(r["received"] == r["handled"] for r in shot.routines[: len(names)])
-            and not any(
-                shot.uncounted(number) or (edge["sender"] not in resting and shot.pending(number))
-                for number, edge in enumerate(shot.edges[: len(now.wires)])
-            )
+        drained = all(r["received"] == r["handled"] for r in shot.routines[: len(names)]) and not any(
+            shot.uncounted(number) or (edge["sender"] not in resting and shot.pending(number))
+            for number, edge in enumerate(shot.edges[: len(now.wires)])
         )
+        again = drained and received == before
+        before[:] = received if drained else []
+        return again
 
     eventually(is_drained, "an end of what is on its way")
 
