@@ -92,7 +92,7 @@ class CockpitHandler(logging.Handler):
         if os.getpid() != self._owner:
             return  # a forked process, which has no such thread; the records of a pipe's flows come by way of the pipe
         try:
-            text = _as_json(record.created, record.name, _level(record), _message(self.format(record)))
+            text = _as_json(record.created, record.name, _level(record), self._message(record))
             if getattr(record, "pipe_creation", False):
                 self._creation, text = text, _WAKE
             self._put(text)
@@ -102,6 +102,11 @@ class CockpitHandler(logging.Handler):
                 self._thread.start()
         except Exception:
             self.handleError(record)
+
+    def _message(self, record: logging.LogRecord) -> str:
+        """In the form that a Cockpit shows: a picture is one of what came in or went out."""
+        text, picture = self.format(record), getattr(record, "image_base64", None)
+        return _message(f"{text.partition(':')[0]}: , 'data': {{'image_base64': '{picture}'}}" if picture else text)
 
     def close(self) -> None:
         """Sends what waits, if there is a connection and it goes fast, and ends."""

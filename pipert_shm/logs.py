@@ -6,15 +6,19 @@ routine.
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import traceback
 from datetime import datetime, timezone
 from typing import Any
 
+import numpy as np
+
 from pipert_shm.channel import Channel
 
 LONGEST_TEXT = 32_000
+WIDEST_PICTURE = 320  # pixels
 
 _KEPT = ("name", "levelno", "levelname", "created", "msecs", "pathname", "filename", "module", "lineno", "funcName", "process")
 
@@ -38,6 +42,7 @@ class ForwardingHandler(logging.Handler):
             if record.exc_info and record.exc_info[0] is not None:
                 fields["exc_text"] = _shortened("".join(traceback.format_exception(*record.exc_info)).rstrip())
             fields["sequence"] = getattr(record, "sequence", None)
+            fields["image_base64"] = getattr(record, "image_base64", None)
             self._channel.send({**fields, **self._context})
         except BlockingIOError:
             self._lost()
@@ -80,7 +85,21 @@ class JsonFormatter(logging.Formatter):
 
 
 _OURS = ("flow", "routine", "sequence", "exception")
-_STANDARD = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
+_STANDARD = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName", "image_base64"}
+
+
+def as_picture(frame: np.ndarray) -> str | None:
+    """A frame as a JPEG in base64, at most 320 pixels wide; None for what is no picture, or too much of one for a record."""
+    if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.shape[2:] not in ((), (1,), (3,), (4,)) or not frame.size:
+        return None
+    import cv2
+
+    scale = min(1.0, WIDEST_PICTURE / frame.shape[1])
+    size = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
+    small = cv2.resize(np.ascontiguousarray(frame), size, interpolation=cv2.INTER_AREA) if scale < 1 else frame
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(small), [cv2.IMWRITE_JPEG_QUALITY, 70])
+    text = base64.b64encode(data.tobytes()).decode() if done else ""
+    return text if 0 < len(text) <= LONGEST_TEXT else None
 
 
 def _shortened(text: str) -> str:

@@ -24,12 +24,14 @@ from pipert_shm.counters import Counters
 from pipert_shm.data import FrameData, Meta
 from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull, describe
 from pipert_shm.intake import Gathered, Intake
+from pipert_shm.logs import as_picture
 from pipert_shm.memory import ControlSegment, Stopping
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
 from pipert_shm.ports import Inbox, LocalMessages, Outbox
 from pipert_shm.routine import LONGEST_WAIT, Role, run_as
 
 LONGEST_REST_NS = int(LONGEST_WAIT * 1e9)
+BETWEEN_PICTURES_NS = 200_000_000  # that are logged of one kind: enough for somebody who watches
 
 _pid = os.getpid()
 
@@ -177,6 +179,7 @@ class Runner:
         self._redo: Gathered | None = None
         self._hand: list[Any] = []
         self.log_data = False
+        self._pictured_ns: dict[str, int] = {}  # when a picture of what came in, and went out, was logged last
         self._thread = threading.Thread(target=self._serve, name=plan.routine.name, daemon=True)
         if plan.routine.counter_names:
             plan.routine.counters = Counters(plan.routine.counter_names, self.record.own_counters())
@@ -533,7 +536,10 @@ class Runner:
     def _log_payload(self, what: str, payload: object) -> None:
         frame = payload.get_frame() if isinstance(payload, FrameData) else payload
         text = f"{frame.dtype} array {frame.shape}" if isinstance(frame, np.ndarray) else repr(frame)[:200]
-        self._logger.info("%s: %s", what, text)
+        now, picture = native.now_ns(), None
+        if isinstance(frame, np.ndarray) and now - self._pictured_ns.get(what, 0) >= BETWEEN_PICTURES_NS:
+            self._pictured_ns[what], picture = now, as_picture(frame)
+        self._logger.info("%s: %s", what, text, extra={"image_base64": picture})
 
     def _pace(self) -> None:
         """Rests until the next call is due, and, with auto pacing, until one of the receivers has room for its result."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import re
@@ -10,11 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from conftest import RunScript, Script, StartScript
 from pipert_shm import PipertError, cockpit
 from pipert_shm.cockpit import CockpitHandler, get_socket_logger
+from pipert_shm.logs import as_picture
 from waiting import eventually
 
 SERVER = """
@@ -235,6 +239,66 @@ def test_a_pipe_sends_its_creation_and_its_routines_records(server: Server, run_
     (failure,) = [m for m in said if m["source"] == "Yard.out.end"]
     assert failure["level"] == "EXCEPTION"
     assert failure["message"].endswith("ArithmeticError: two")
+
+
+PICTURES = """
+import logging
+import numpy as np
+from pipert_shm import DestinationRoutine, EndOfStream, Pipe, SourceRoutine, Wire
+from pipert_shm.cockpit import get_socket_logger
+
+class Camera(SourceRoutine):
+    def main_logic(self):
+        if self.meta.sequence == 3:
+            raise EndOfStream
+        frame = self.loan((480, 640, 3))
+        frame[:] = (10, 20, 250)
+        return frame
+
+class End(DestinationRoutine):
+    def main_logic(self, data):
+        assert not data.flags.writeable
+
+logger = get_socket_logger("Yard", logging.INFO)
+pipe = Pipe(logger=logger, policy="block")
+camera, end = Camera("camera"), End("end")
+pipe.create_flow("in", False, camera)
+pipe.create_flow("out", False, end)
+pipe.link(Wire(camera, end))
+pipe.build()
+pipe.notify_event("log_data")
+pipe.notify_event("start")
+pipe.join()
+logger.warning("the last word")
+"""
+
+
+def test_log_data_sends_pictures(server: Server, run_script: RunScript) -> None:
+    """Of the first frame that goes out and comes in, and then of a few in a second: the others are lines of text."""
+    server.start()
+    end = run_script(PICTURES)
+    assert (end.returncode, end.stderr) == (0, "")
+    said: list[dict[str, str]] = []
+    while not said or said[-1]["message"] != "the last word":
+        said.append(server.event()[1])
+    for source, what in (("Yard.in.camera", "output"), ("Yard.out.end", "input")):
+        first, *others = [message["message"] for message in said if message["source"] == source]
+        found = re.fullmatch(what + r": , 'data': \{'image_base64': '([A-Za-z0-9+/=]+)'\}", first)
+        assert found, first
+        picture = cv2.imdecode(np.frombuffer(base64.b64decode(found[1]), np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
+        assert picture.shape == (240, 320, 3)
+        assert np.abs(picture.astype(int) - (10, 20, 250)).max() < 6
+        assert f"{what} = uint8 array (480, 640, 3)" in others
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros(4, np.uint8)],
+    ids=lambda frame: f"{frame.dtype} {frame.shape}",
+)
+def test_what_is_no_picture(frame: np.ndarray) -> None:
+    assert as_picture(frame) is None
 
 
 # ---- servers that come and go --------------------------------------------------------------------
