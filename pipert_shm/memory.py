@@ -14,7 +14,6 @@ import math
 import mmap
 import os
 import re
-import secrets
 import stat
 import struct
 from collections import Counter
@@ -42,7 +41,7 @@ _FLOCK = struct.Struct("hhqqi4x")
 
 
 def new_pipe_id() -> str:
-    return secrets.token_hex(6)
+    return os.urandom(6).hex()
 
 
 def _name(pipe_id: str, part: str | int) -> str:
