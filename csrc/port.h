@@ -48,8 +48,8 @@ typedef struct pshm_message {
 } pshm_message;
 
 /* One message on its way out. `outs` are bits of the port's outgoing edges. Between
- * messages `message` is PSHM_NO_SLOT, and all but `token` is 0: so the end of one leaves
- * it, and the next needs only what it is to carry. */
+ * messages `message` is PSHM_NO_SLOT, and all but `token` and `deadline` is 0: so the end
+ * of one leaves it, and the next needs only what it is to carry. */
 typedef struct pshm_post {
     uint64_t outs;    /* still to be served */
     uint64_t token;   /* for the local ones */

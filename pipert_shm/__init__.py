@@ -4,7 +4,7 @@ Layers, each importing only from those before it:
 
     errors -> native -> memory -> codec -> data, events, transmit, counters -> join -> routine -> wire -> plan
     -> channel, logs, ports -> order -> intake -> runner -> flow -> links, nursery -> growth -> launcher -> statistics, tap
-    -> session -> pipe -> rpc, video, config -> api -> demo, run, top, doctor, remote -> cli; cockpit and segments beside
+    -> session -> pipe -> rpc, video, config -> api -> demo, run, top, doctor, remote -> cli; cockpit, segments, pictures beside
 
 Every public name has one home, and is re-exported here once.
 """

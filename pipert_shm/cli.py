@@ -88,7 +88,12 @@ def _address(text: str) -> tuple[str, int]:
 def run(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE.yaml|FILE.py")],
     api: Annotated[
-        Any, typer.Option(parser=_address, metavar="HOST:PORT", help="Listen there for HTTP control, on a loopback address.")
+        Any,
+        typer.Option(
+            parser=_address,
+            metavar="HOST:PORT",
+            help="Listen there for HTTP control; on any but a loopback address with a token, in PIPERT_TOKEN.",
+        ),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Validate the file, its classes and its wires; run nothing.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Start afresh when the code or the parameters change.")] = False,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-MOST_COUNTERS = 8
-"""As many words a routine has in the control segment."""
+from pipert_shm import native
 
 
 class Words(Protocol):
@@ -36,8 +35,8 @@ class Counters(Mapping[str, int]):
     """
 
     def __init__(self, names: tuple[str, ...], words: Words | None = None) -> None:
-        if isinstance(names, str) or len(names) > MOST_COUNTERS or len(set(names)) < len(names):
-            raise ValueError(f"counter_names must be a tuple of at most {MOST_COUNTERS} different names, not {names!r}")
+        if isinstance(names, str) or len(names) > native.COUNTERS or len(set(names)) < len(names):
+            raise ValueError(f"counter_names must be a tuple of at most {native.COUNTERS} different names, not {names!r}")
         self._places = {name: place for place, name in enumerate(names)}
         self._words: Words = [0] * len(names) if words is None else words
 

@@ -527,7 +527,7 @@ class Launcher:
 
     def _watch_hang(self, flow: _Flow) -> None:
         for item in flow.routines:
-            since = self._records[item.number].busy_since_ns
+            since = self._records[item.number].words.busy_since_ns
             limit = item.routine.hang_timeout
             if limit is None or not since or native.now_ns() - since < limit * 1e9:
                 continue

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from pipert_shm.channel import Channel
+from pipert_shm.pictures import encoded, scaled
 
 LONGEST_TEXT = 32_000
 WIDEST_PICTURE = 320  # pixels
+QUALITY = 70  # of JPEG
 
 _KEPT = ("name", "levelno", "levelname", "created", "msecs", "pathname", "filename", "module", "lineno", "funcName", "process")
 
@@ -90,16 +92,11 @@ _STANDARD = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "tas
 
 def as_picture(frame: np.ndarray) -> str | None:
     """A frame as a JPEG in base64, at most 320 pixels wide; None for what is no picture, or too much of one for a record."""
-    if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.shape[2:] not in ((), (1,), (3,), (4,)) or not frame.size:
+    try:
+        text = base64.b64encode(encoded(scaled(frame, WIDEST_PICTURE)[0], QUALITY)).decode()
+    except ValueError:
         return None
-    import cv2
-
-    scale = min(1.0, WIDEST_PICTURE / frame.shape[1])
-    size = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
-    small = cv2.resize(np.ascontiguousarray(frame), size, interpolation=cv2.INTER_AREA) if scale < 1 else frame
-    done, data = cv2.imencode(".jpg", np.ascontiguousarray(small), [cv2.IMWRITE_JPEG_QUALITY, 70])
-    text = base64.b64encode(data.tobytes()).decode() if done else ""
-    return text if 0 < len(text) <= LONGEST_TEXT else None
+    return text if len(text) <= LONGEST_TEXT else None
 
 
 def _shortened(text: str) -> str:

@@ -40,6 +40,7 @@ OUTS: int = _lib.PSHM_OUTS
 INS: int = _lib.PSHM_INS
 BUCKETS: int = _lib.PSHM_BUCKETS
 MESSAGE_SLOTS: int = _lib.PSHM_MESSAGE_SLOTS
+COUNTERS: int = _lib.PSHM_COUNTERS
 MESSAGE_BYTES: int = _lib.PSHM_MESSAGE_BYTES
 OFFSET_BITS: int = _lib.PSHM_OFFSET_BITS
 NO_SLOT = 2**64 - 1
@@ -177,17 +178,8 @@ def format_ring(address: int, ring: int, owner: int, slots: int, slot_bytes: int
     _lib.pshm_ring_format(_ffi.cast("pshm_ring_head *", address), ring, owner, slots, slot_bytes)
 
 
-def borrow(address: int, size: int) -> memoryview:
-    """A read-only buffer on a slot, for one lease of it: the slot is released when the last view dies.
-
-    Nothing made from it can be made writable again. The last view may die on any thread.
-    """
-    owner = _ffi.gc(_ffi.cast("void *", address), _lib.pshm_release)
-    return memoryview(_ffi.buffer(owner, size)).toreadonly()
-
-
 def loan(address: int, size: int) -> memoryview:
-    """The same, writable: for the routine whose ring it is."""
+    """A writable buffer on a slot, for one lease of it: released when the last view dies, on whatever thread. For its owner."""
     return memoryview(_ffi.buffer(_ffi.gc(_ffi.cast("void *", address), _lib.pshm_release), size))
 
 
@@ -445,35 +437,11 @@ class RoutineRecord:
     def count_error(self) -> None:
         self.words.errors += 1
 
-    @property
-    def busy_since_ns(self) -> int:
-        """When main_logic was called, 0 outside of it."""
-        since: int = self.words.busy_since_ns
-        return since
-
-    @busy_since_ns.setter
-    def busy_since_ns(self, ns: int) -> None:
-        self.words.busy_since_ns = ns
-
-    @property
-    def sequence(self) -> int:
-        """Number of a source's next message; outlives its process."""
-        sequence: int = self.words.sequence
-        return sequence
-
-    @sequence.setter
-    def sequence(self, sequence: int) -> None:
-        self.words.sequence = sequence
-
     def next_ticket(self) -> int:
         """A number that no message of this routine has had, also if its process died since. The routine's thread."""
         ticket: int = self.words.tickets + 1
         self.words.tickets = ticket
         return ticket
-
-    def count_handled(self, messages: int) -> None:
-        """So many more received messages are done with. The routine's thread."""
-        self.words.handled += messages
 
     def count_crash(self) -> None:
         """The process died: what it had received and was not done with is lost. The launcher."""
@@ -648,12 +616,12 @@ class Post:
         self.post: Any = _ffi.new("pshm_post *", {"message": FOREVER})
         self._slot = self.post.slot
 
-    def begin(self, outs: int, token: int, ticket: int = 0) -> None:
-        """A new message; the one before is sent, or was given up."""
+    def begin(self, outs: int, token: int) -> None:
+        """A new message, without a ticket; the one before is sent, or was given up."""
         post = self.post
         post.outs = outs
         post.token = token
-        post.ticket = ticket
+        post.ticket = 0
 
     def add_slot(self, descriptor: int) -> int:
         """Adds a payload slot, on which the caller has a lease; its index."""

@@ -254,7 +254,7 @@ class Outbox:
 
     def _count_handled(self) -> None:
         """Those whose results no wire was there for."""
-        self._record.count_handled(self._handled)
+        self._words.handled += self._handled
         self._handled = 0
 
     def abandon(self) -> None:

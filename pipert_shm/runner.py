@@ -284,7 +284,7 @@ class Runner:
             raise RoutineError(self.routine.name, "loan() belongs to the routine's own thread (setup, main_logic, cleanup)")
         if not self._outbox.leaves_flow or _pid != self._home:
             return np.empty(shape, dtype)
-        since, self.record.busy_since_ns = self.record.busy_since_ns, 0  # to wait for a slot is not to hang
+        since, self._words.busy_since_ns = self._words.busy_since_ns, 0  # to wait for a slot is not to hang
         try:
             while True:
                 try:
@@ -293,7 +293,7 @@ class Runner:
                     if self._obey():
                         raise
         finally:
-            self.record.busy_since_ns = since and native.now_ns()
+            self._words.busy_since_ns = since and native.now_ns()
 
     def writable(self, array: np.ndarray) -> np.ndarray | None:
         if threading.current_thread() is not self._thread or self._outbox.stays_in_flow or self._inbox.comes_from_flow:
@@ -430,7 +430,7 @@ class Runner:
                 self._redo = (holder.copy(), metas)
             raise
         except (EndOfStream, SharedMemoryFull):
-            self.record.count_handled(handled)
+            self._words.handled += handled
             raise
         except NoFreeSlot:
             for _ in range(max(1, handled) if self._intake.is_batch else 1):

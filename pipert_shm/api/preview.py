@@ -20,6 +20,7 @@ from pipert_shm.api.control import ABSENT, RoutineName
 from pipert_shm.api.models import Problem
 from pipert_shm.data import FrameData
 from pipert_shm.errors import PipeStateError, describe
+from pipert_shm.pictures import encoded, scaled
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import Role
 from pipert_shm.tap import Tap
@@ -47,17 +48,7 @@ def picture_of(payload: Any) -> np.ndarray:
 
     from pipert_shm.video.detection import DetectedFrame
 
-    frame = payload.get_frame() if isinstance(payload, FrameData) else payload
-    if not isinstance(frame, np.ndarray):
-        raise ValueError(f"it sends {type(frame).__name__}, which is no picture; send a uint8 array, or FrameData")
-    if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or 0 in frame.shape or frame.shape[2:] not in ((), (1,), (3,), (4,)):
-        raise ValueError(
-            f"it sends arrays {frame.shape} of {frame.dtype}, which are no pictures: those are (h, w[, 1|3|4]) uint8"
-        )
-    scale = min(1.0, WIDEST / frame.shape[1])
-    if scale < 1:
-        size = WIDEST, max(1, round(frame.shape[0] * scale))
-        frame = cv2.resize(np.ascontiguousarray(frame) if min(frame.strides) < 0 else frame, size, interpolation=cv2.INTER_AREA)
+    frame, scale = scaled(payload.get_frame() if isinstance(payload, FrameData) else payload, WIDEST)
     if isinstance(payload, DetectedFrame) and len(payload.detections):
         frame = np.array(frame)
         for left, top, right, bottom in (payload.detections.boxes * scale).astype(int):
@@ -70,12 +61,7 @@ def as_jpeg(payload: Any) -> bytes:
 
     :raises ValueError: when there is none.
     """
-    import cv2
-
-    done, data = cv2.imencode(".jpg", np.ascontiguousarray(picture_of(payload)), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    if not done:
-        raise ValueError("OpenCV can't encode it")
-    return data.tobytes()
+    return encoded(picture_of(payload), QUALITY)
 
 
 @dataclass(frozen=True, slots=True)
