@@ -17,6 +17,8 @@ MESSAGES = 200
 CAPACITY = 256
 WARM_UP = 20
 SHAPE = (64, 64, 3)
+# Without threads of numpy's, which spin a while when they are made: how long is anybody's guess.
+STEADY = {"PYTHONHASHSEED": "0", "PYTHONMALLOC": "pymalloc", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def exchange(sent: int, received: int) -> None:
@@ -29,8 +31,7 @@ def exchange(sent: int, received: int) -> None:
 
         def send(numbers: range) -> None:
             for number in numbers:
-                ends.outbox.put([frames[number]], Meta(NAMES, CAMERA, number))
-                ends.outbox.flush()
+                ends.outbox.send([frames[number]], Meta(NAMES, CAMERA, number))
 
         def receive(count: int) -> None:
             for _ in range(count):
@@ -54,7 +55,7 @@ def count(sent: int, received: int) -> int:
     told = subprocess.run(
         command,
         cwd=Path(__file__).parent.parent,
-        env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONMALLOC": "pymalloc"},
+        env=os.environ | STEADY,
         capture_output=True,
         text=True,
         check=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -109,8 +110,9 @@ class Screen(DestinationRoutine):
             number = (number * 31 + 7) % 1_000_003
 
     def main_logic(self, data: Any) -> None:
+        now = time.monotonic_ns()
         frame = data if isinstance(data, np.ndarray) else getattr(data, "frame", None)
-        self._sheet.note(frame, self.meta.sequence, self._at)
+        self._sheet.note(frame, self.meta.sequence, self._at, now)
 
     def cleanup(self) -> None:
         self._over = True

@@ -137,12 +137,13 @@ class Sheet:
 
     # ---- the receiver's --------------------------------------------------------------------------
 
-    def note(self, frame: np.ndarray | None, number: int | None = None, at: int = 0) -> None:
+    def note(self, frame: np.ndarray | None, number: int | None = None, at: int = 0, now: int | None = None) -> None:
         """Notes that a receiver holds a frame, the next one unless it says which.
 
         :param frame: None where the message carries none.
+        :param now: since when, if not just now.
         """
-        now = time.monotonic_ns()
+        now = now or time.monotonic_ns()
         if number is None:
             number = self.received(at)
         if number == FRAMES:

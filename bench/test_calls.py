@@ -99,8 +99,7 @@ def test_hand_over_without_waking(benchmark: BenchmarkFixture, ends: Ends, kind:
     def hand_over() -> object:
         nonlocal sent
         sent += 1
-        outbox.put([payload], Meta(NAMES, CAMERA, sent))
-        outbox.flush()
+        outbox.send([payload], Meta(NAMES, CAMERA, sent))
         inbox.receive(0)
         return inbox.take()[0]
 

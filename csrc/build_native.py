@@ -39,6 +39,10 @@ DECLARATIONS = """
 #define PSHM_SENDER_DEAD ...
 #define PSHM_SWEPT ...
 #define PSHM_DRAINED ...
+#define PSHM_LOST ...
+#define PSHM_ARRAY ...
+#define PSHM_LAYOUTS ...
+#define PSHM_HEAD_SHIFT ...
 #define PSHM_OK ...
 #define PSHM_NOTICE ...
 #define PSHM_TIMED_OUT ...
@@ -179,13 +183,13 @@ typedef struct pshm_delivery {
     uint64_t sent_ns;
     uint32_t origin;
     uint32_t kind;
-    uint32_t hops;
+    uint32_t head;
     uint32_t slots;
     uint32_t body_bytes;
+    uint8_t body[...];
     uint64_t slot[...];
     void *address[...];
     uint64_t slot_bytes[...];
-    uint8_t body[...];
     ...;
 } pshm_delivery;
 
@@ -210,11 +214,13 @@ uint32_t pshm_port_choose(pshm_port *port, uint64_t outs);
 int pshm_port_rest(pshm_port *port, uint64_t timeout_ns);
 int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns);
 int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t sequence, uint64_t captured_ns,
-                   uint32_t origin, uint32_t kind, uint32_t hops, const void *body, uint32_t bytes);
+                   uint32_t origin, uint32_t kind, uint32_t head, const void *body, uint32_t bytes);
 int pshm_port_resume(pshm_port *port, pshm_post *post);
 void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason);
 int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout_ns);
 int pshm_port_take(pshm_port *port, pshm_delivery *delivery);
+uint32_t pshm_delivery_learn(pshm_delivery *delivery, uint32_t kind, const void *text, uint32_t bytes,
+                             uint64_t array_bytes);
 void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason);
 void pshm_port_disown(pshm_port *port, uint32_t edge, uint32_t reason);
 void pshm_port_recover_sender(pshm_port *port, uint32_t place);

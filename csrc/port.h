@@ -23,6 +23,9 @@
 #define PSHM_MESSAGE_BYTES 4096u
 #define PSHM_MESSAGE_SLOTS 32u
 #define PSHM_OFFSET_BITS 48
+#define PSHM_LAYOUTS 8u
+#define PSHM_LAYOUT_BYTES 128u
+#define PSHM_HEAD_SHIFT 16
 
 enum pshm_status {
     PSHM_OK,
@@ -32,7 +35,9 @@ enum pshm_status {
     PSHM_UNMAPPED,  /* map ring delivery.unmapped, then pshm_port_take */
     PSHM_FULL,      /* no slot, and the policies say drop */
     PSHM_PROTOCOL,  /* a message that contradicts its slots: counted, skipped */
-    PSHM_DRAINED    /* delivery.place's sender is dead and its queue is empty */
+    PSHM_DRAINED,   /* delivery.place's sender is dead and its queue is empty */
+    PSHM_LOST,      /* sent, and there are tokens in post.lost */
+    PSHM_ARRAY = 16 /* and up to PSHM_LAYOUTS more: PSHM_OK, with what the port was taught of */
 };
 
 typedef struct pshm_message {
@@ -43,7 +48,7 @@ typedef struct pshm_message {
     uint32_t bytes;  /* of the body */
     uint16_t slots;
     uint16_t kind; /* Python's */
-    uint32_t hops; /* Python's */
+    uint32_t head; /* bytes of the body that say nothing of the payload */
     uint64_t slot[];
 } pshm_message;
 
@@ -66,6 +71,14 @@ typedef struct pshm_post {
     uint64_t lost_token[2 * PSHM_OUTS];
 } pshm_post;
 
+/* How an array lies in its slot, in Python's words. */
+typedef struct pshm_layout {
+    uint32_t kind;
+    uint32_t bytes;       /* of the text; 0 where there is none */
+    uint64_t array_bytes; /* from where it begins */
+    uint8_t text[PSHM_LAYOUT_BYTES];
+} pshm_layout;
+
 /* One message that came in. */
 typedef struct pshm_delivery {
     uint32_t place; /* index of the incoming edge */
@@ -80,13 +93,15 @@ typedef struct pshm_delivery {
     uint64_t sent_ns;
     uint32_t origin;
     uint32_t kind;
-    uint32_t hops;
+    uint32_t head;
     uint32_t slots; /* one lease each, ended by the receiver's exporters */
     uint32_t body_bytes;
+    uint8_t body[PSHM_MESSAGE_BYTES];
     uint64_t slot[PSHM_MESSAGE_SLOTS];
     void *address[PSHM_MESSAGE_SLOTS];
     uint64_t slot_bytes[PSHM_MESSAGE_SLOTS];
-    uint8_t body[PSHM_MESSAGE_BYTES];
+    uint32_t learnt; /* layouts so far */
+    pshm_layout layout[PSHM_LAYOUTS];
 } pshm_delivery;
 
 typedef struct pshm_port {
@@ -171,7 +186,7 @@ int pshm_port_rest(pshm_port *port, uint64_t timeout_ns);
  * PSHM_NOTICE: post->outs are still to be served, by pshm_port_resume.
  * PSHM_FULL: there was no message slot; nothing was sent, all is counted. */
 int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t sequence,
-                   uint64_t captured_ns, uint32_t origin, uint32_t kind, uint32_t hops,
+                   uint64_t captured_ns, uint32_t origin, uint32_t kind, uint32_t head,
                    const void *body, uint32_t bytes);
 int pshm_port_resume(pshm_port *port, pshm_post *post);
 
@@ -180,8 +195,21 @@ int pshm_port_resume(pshm_port *port, pshm_post *post);
 void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason);
 
 /* The next message of the incoming edges, in turn. Sleeps `timeout_ns` at the
- * most; a signal ends it early, with PSHM_TIMED_OUT. */
+ * most; a signal ends it early, with PSHM_TIMED_OUT.
+ *
+ * With a message, a call of main_logic begins (busy_since_ns); every function here that may
+ * sleep ends it.
+ *
+ * For an array alone, within its receiver's share, whose layout was learnt: PSHM_ARRAY + the
+ * layout's index | bytes of the head << PSHM_HEAD_SHIFT. Then address[0] is where the array
+ * begins, and the lease is the caller's: `slots` is 0. */
 int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout_ns);
+
+/* From now on an array whose message ends with `text` comes as PSHM_ARRAY + the index that
+ * is returned, in the place of the one that was learnt longest ago; PSHM_LAYOUTS, and nothing
+ * done, where the text is too long. */
+uint32_t pshm_delivery_learn(pshm_delivery *delivery, uint32_t kind, const void *text,
+                             uint32_t bytes, uint64_t array_bytes);
 
 /* The rest of a receive, after PSHM_UNMAPPED. */
 int pshm_port_take(pshm_port *port, pshm_delivery *delivery);

@@ -82,6 +82,10 @@ static int protocol_error(pshm_edge *edge) {
     return PSHM_PROTOCOL;
 }
 
+static void begin_call(pshm_port *port, const pshm_delivery *delivery) {
+    __atomic_store_n(&port->record->busy_since_ns, delivery->received_ns, __ATOMIC_RELAXED);
+}
+
 /* Copies a message out of its slot, every field checked on the copy. */
 static bool copy_message(pshm_delivery *delivery, const pshm_mapping *mapping,
                          const pshm_message *message) {
@@ -89,14 +93,14 @@ static bool copy_message(pshm_delivery *delivery, const pshm_mapping *mapping,
     memcpy(&head, message, sizeof head);
     uint64_t table = sizeof head + head.slots * sizeof(uint64_t);
     if (head.slots > PSHM_MESSAGE_SLOTS || head.bytes > PSHM_MESSAGE_BYTES ||
-        table + head.bytes > mapping->ring.slot_bytes)
+        head.head > head.bytes || table + head.bytes > mapping->ring.slot_bytes)
         return false;
     delivery->sequence = head.sequence;
     delivery->captured_ns = head.captured_ns;
     delivery->sent_ns = head.sent_ns;
     delivery->origin = head.origin;
     delivery->kind = head.kind;
-    delivery->hops = head.hops;
+    delivery->head = head.head;
     delivery->slots = head.slots;
     delivery->body_bytes = head.bytes;
     memcpy(delivery->slot, message->slot, head.slots * sizeof(uint64_t));
@@ -120,6 +124,40 @@ static int locate_slots(pshm_port *port, const pshm_edge *edge, pshm_delivery *d
             return PSHM_PROTOCOL;
         delivery->address[k] = found[k]->read + slot * found[k]->ring.slot_bytes;
         delivery->slot_bytes[k] = found[k]->ring.slot_bytes;
+    }
+    return PSHM_OK;
+}
+
+uint32_t pshm_delivery_learn(pshm_delivery *delivery, uint32_t kind, const void *text,
+                             uint32_t bytes, uint64_t array_bytes) {
+    if (bytes == 0 || bytes > PSHM_LAYOUT_BYTES) return PSHM_LAYOUTS;
+    uint32_t index = delivery->learnt++ % PSHM_LAYOUTS;
+    pshm_layout *layout = &delivery->layout[index];
+    layout->kind = kind;
+    layout->bytes = bytes;
+    layout->array_bytes = array_bytes;
+    memcpy(layout->text, text, bytes);
+    return index;
+}
+
+/* PSHM_ARRAY and what goes with it, where the message is an array of a layout that was learnt. */
+static int recognise(pshm_delivery *delivery) {
+    uint64_t offset, before = (uint64_t)delivery->head + sizeof offset;
+    if (delivery->slots != 1 || delivery->over_cap || before > delivery->body_bytes)
+        return PSHM_OK;
+    const uint8_t *text = delivery->body + before;
+    for (uint32_t k = 0; k < PSHM_LAYOUTS; k++) {
+        const pshm_layout *layout = &delivery->layout[k];
+        if (layout->bytes == 0) break;
+        if (layout->bytes != delivery->body_bytes - before || layout->kind != delivery->kind ||
+            memcmp(layout->text, text, layout->bytes) != 0)
+            continue;
+        memcpy(&offset, delivery->body + delivery->head, sizeof offset);
+        uint64_t room = delivery->slot_bytes[0];
+        if (offset > room || layout->array_bytes > room - offset) break;
+        delivery->address[0] = (uint8_t *)delivery->address[0] + offset;
+        delivery->slots = 0;
+        return (int)(PSHM_ARRAY + k) | (int)delivery->head << PSHM_HEAD_SHIFT;
     }
     return PSHM_OK;
 }
@@ -150,7 +188,8 @@ int pshm_port_take(pshm_port *port, pshm_delivery *delivery) {
     pshm_count(&port->record->received, 1);
     pshm_histogram_add(edge->record->hop, delivery->received_ns - delivery->sent_ns);
     pshm_histogram_add(port->record->age, delivery->received_ns - delivery->captured_ns);
-    return PSHM_OK;
+    begin_call(port, delivery);
+    return recognise(delivery);
 }
 
 static int accept_cell(pshm_port *port, pshm_delivery *delivery) {
@@ -164,6 +203,7 @@ static int accept_cell(pshm_port *port, pshm_delivery *delivery) {
     count_receipt(edge);
     PSHM_POINT();
     pshm_count(&port->record->received, 1);
+    begin_call(port, delivery);
     return PSHM_OK;
 }
 
@@ -173,6 +213,7 @@ int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout
     uint64_t deadline = 0;
     uint32_t open;
     PSHM_POINT();
+    end_call(port);
     if (process->seen_epoch !=
         atomic_load_explicit(&process->control.head->epoch, memory_order_relaxed))
         pshm_process_prune(process);

@@ -91,7 +91,7 @@ class Encoder:
         self._slots = slots
         self._name = name
         self._threshold = THRESHOLD
-        self._layouts: dict[tuple[tuple[int, ...], np.dtype[Any]], bytes] = {}  # of C-contiguous arrays
+        self._layouts: dict[tuple[tuple[int, ...], np.dtype[Any]], tuple[bytes, int]] = {}  # of C-contiguous arrays, and bytes
         self._stream = io.BytesIO()
         self._referencing = self._pickler({np.ndarray: self._reduce_array}, self._take_buffer)
         self._plain = pickle.Pickler(self._stream, 5)
@@ -132,14 +132,10 @@ class Encoder:
         :raises NoFreeSlot, SharedMemoryFull, Stopping: see `Slots.reserve`. In any case nothing is held then.
         """
         self.copied_bytes = self.in_band_bytes = 0
-        if type(payload) is np.ndarray and not in_band:  # the shortest way: it lies in a slot, and one like it was sent before
-            layout, flags = self._layouts.get((payload.shape, payload.dtype)), payload.flags
-            if layout is not None and payload.nbytes >= threshold and flags.c_contiguous:
-                offset = self._port.refer(post.post, outs, native.memory_of(payload), payload.nbytes)
-                if offset != native.NO_SLOT:  # it is the first slot, so that there is nothing before the offset
-                    if flags.writeable:
-                        flags.writeable = False
-                    return ARRAY, hops + _OFFSET.pack(offset) + layout
+        if type(payload) is np.ndarray and not in_band:
+            body = self.refer(post, payload, outs, threshold)
+            if body is not None:
+                return ARRAY, hops + body
         self._post, self._outs, self._threshold = post, outs, threshold
         try:
             if type(payload) is np.ndarray and not in_band and payload.nbytes >= threshold and _is_plain(payload.dtype):
@@ -151,6 +147,22 @@ class Encoder:
         finally:
             if self._packed:
                 self._packed, self._packed_bytes = [], 0
+
+    def refer(self, post: native.Post, array: np.ndarray, outs: int, threshold: int) -> bytes | None:
+        """The shortest way, for an array that lies in a slot, where one like it was sent before: the body but for the hops.
+
+        None, with nothing done, for any other.
+        """
+        known = self._layouts.get((array.shape, array.dtype))
+        if known is None or known[1] < threshold or not (flags := array.flags).c_contiguous:
+            return None
+        layout, size = known
+        offset = self._port.refer(post.post, outs, native.memory_of(array), size)
+        if offset == native.NO_SLOT:
+            return None
+        if flags.writeable:
+            array.setflags(write=False)
+        return _OFFSET.pack(offset) + layout  # it is the first slot, so that there is nothing before the offset
 
     def _let_go(self) -> None:
         post = self._post.post
@@ -164,7 +176,7 @@ class Encoder:
             if payload.flags.writeable:
                 _, low, span = extent_of(payload)
                 if self._port.process.holds(native.memory_at(low), span):
-                    payload.flags.writeable = False
+                    payload.setflags(write=False)
         elif depth and not isinstance(payload, str | bytes | int | float):
             for _, part in _parts(payload, ""):
                 self.freeze(part, depth - 1)
@@ -184,12 +196,12 @@ class Encoder:
         if not array.flags.c_contiguous:
             return _write_layout(array, strides)
         key = array.shape, array.dtype
-        layout = self._layouts.get(key)
-        if layout is None:
+        known = self._layouts.get(key)
+        if known is None:
             if len(self._layouts) >= MOST_LAYOUTS:
                 self._layouts.clear()
-            layout = self._layouts[key] = _write_layout(array, self._packed_strides(array))
-        return layout
+            known = self._layouts[key] = _write_layout(array, self._packed_strides(array)), array.nbytes
+        return known[0]
 
     def _refer(self, array: np.ndarray) -> tuple[int, int] | None:
         """Slot index and offset of the array's first element, where it can be sent as it lies."""
@@ -204,7 +216,7 @@ class Encoder:
         if place == native.NO_SLOT:
             return None
         if flags.writeable:
-            flags.writeable = False
+            array.setflags(write=False)
         return place >> native.OFFSET_BITS, (place & OFFSET_MASK) + within
 
     # everything else
@@ -356,6 +368,13 @@ def _array_at(buffer: memoryview, offset: int, layout: bytes) -> np.ndarray:
     if strides is None:
         return np.frombuffer(buffer, dtype, count, offset).reshape(shape)
     return _array_on(buffer, offset, shape, strides, dtype)
+
+
+def layout_of(body: bytes, start: int) -> tuple[bytes, tuple[int, ...], np.dtype[Any], int] | None:
+    """Of a message of kind ARRAY: its layout as it stands there, shape, dtype, bytes; None unless it is C-contiguous."""
+    text = body[start + _OFFSET.size :]
+    shape, strides, dtype, count = _LAYOUTS.get(text) or _read_layout(text)
+    return None if strides is not None else (text, shape, dtype, count * dtype.itemsize)
 
 
 def decode(kind: int, body: bytes, start: int, buffers: list[memoryview]) -> object:

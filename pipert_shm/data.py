@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipert_shm.codec import HOP
-from pipert_shm.native import now_ns
+from pipert_shm.codec import HOP, STAMP, STAMPED, TICKET, TICKETED
+from pipert_shm.native import DELIVERY, now_ns
+
+MOST_HOPS = 16
 
 
 @dataclass
@@ -57,7 +59,9 @@ class Meta:
         pts: where in its video it stands, seconds; None where the origin has not said. A source may set it inside `main_logic`.
     """
 
-    __slots__ = ("_hops", "_last", "_names", "captured_ns", "origin_number", "pts", "sequence", "ticket")
+    __slots__ = ("_hops", "_last", "_names", "_raw", "captured_ns", "origin_number", "pts", "sequence", "ticket")
+
+    _raw: tuple[int, bytes]
 
     def __init__(
         self,
@@ -78,6 +82,37 @@ class Meta:
         self.captured_ns = captured_ns
         self.pts = pts
         self.ticket = ticket  # within an ordered flow: number of the routine that sent to it, and of the message there
+
+    @classmethod
+    def received(cls, names: tuple[str, ...], number: int, raw: bytes) -> Meta:
+        """Of a message that came to routine `number`. Most who receive never look, so it is read when somebody does.
+
+        :param raw: see `native.Port.raw`.
+        """
+        meta = cls.__new__(cls)
+        meta._names = names
+        meta._raw = number, raw
+        return meta
+
+    def __getattr__(self, name: str) -> Any:
+        """What of a received message's nobody has looked at."""
+        if name == "_raw" or name not in Meta.__slots__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._read(*self._raw)
+        return getattr(self, name)
+
+    def _read(self, number: int, raw: bytes) -> None:
+        _, _, _, _, _, _, received_ns, sequence, captured_ns, sent_ns, origin, kind, head, _, _ = DELIVERY.unpack_from(raw)
+        end = DELIVERY.size + head
+        ticket, pts = None, None
+        if kind & STAMPED:
+            end -= STAMP.size
+            (pts,) = STAMP.unpack_from(raw, end)
+        if kind & TICKETED:
+            end -= TICKET.size
+            ticket = TICKET.unpack_from(raw, end)
+        hops = raw[DELIVERY.size : end][-(MOST_HOPS - 1) * HOP.size :]
+        self.__init__(self._names, origin, sequence, captured_ns, hops, ticket, (number, sent_ns, received_ns), pts)  # type: ignore[misc]
 
     @property
     def origin(self) -> str:

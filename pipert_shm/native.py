@@ -33,6 +33,10 @@ UNMAPPED: int = _lib.PSHM_UNMAPPED
 FULL: int = _lib.PSHM_FULL
 PROTOCOL: int = _lib.PSHM_PROTOCOL
 DRAINED: int = _lib.PSHM_DRAINED
+LOST: int = _lib.PSHM_LOST
+ARRAY: int = _lib.PSHM_ARRAY
+LAYOUTS: int = _lib.PSHM_LAYOUTS
+HEAD_SHIFT: int = _lib.PSHM_HEAD_SHIFT
 
 PRODUCER: int = _lib.PSHM_PRODUCER
 RINGS: int = _lib.PSHM_RINGS
@@ -641,8 +645,10 @@ class Post:
         return lost
 
 
-_HEAD = struct.Struct("@IIQQIIQQQQIIIII")  # of pshm_delivery, up to its slots
-assert _HEAD.size == _ffi.offsetof("pshm_delivery", "body_bytes") + 4
+# Of pshm_delivery, up to its body: place, local, token, cell, unmapped, over_cap, received_ns, sequence, captured_ns, sent_ns,
+# origin, kind, head, slots, body_bytes.
+DELIVERY = struct.Struct("@IIQQIIQQQQIIIII")
+assert DELIVERY.size == _ffi.offsetof("pshm_delivery", "body")
 
 
 class Port:
@@ -654,7 +660,7 @@ class Port:
         delivery: what `receive` found.
         receive: `receive(timeout_ns) -> status`; sleeps without the GIL.
         refer: `refer(post.post, outs, memory, size) -> place`; see csrc/port.h.
-        send: `send(post.post, ring, sequence, captured_ns, origin, kind, hops, body, len(body)) -> status`; may sleep.
+        send: `send(post.post, ring, sequence, captured_ns, origin, kind, head, body, len(body)) -> status`; may sleep.
     """
 
     __slots__ = (
@@ -664,6 +670,7 @@ class Port:
         "_descriptor",
         "_head",
         "_port",
+        "_raw",
         "_sizes",
         "delivery",
         "process",
@@ -682,7 +689,8 @@ class Port:
         self.receive: Callable[[int], int] = partial(_lib.pshm_port_receive, self._port, self.delivery)
         self.refer: Callable[[Any, int, Memory, int], int] = partial(_lib.pshm_port_refer, self._port)
         self.send: Callable[..., int] = partial(_lib.pshm_port_send, self._port)
-        self._head = _ffi.buffer(self.delivery, _HEAD.size)
+        self._head = _ffi.buffer(self.delivery, DELIVERY.size)
+        self._raw = _ffi.buffer(self.delivery, DELIVERY.size + MESSAGE_BYTES)
         self._addresses, self._sizes = self.delivery.address, self.delivery.slot_bytes
         self._body = memoryview(_ffi.buffer(self.delivery.body))
         self._descriptor = _ffi.new("uint64_t *")
@@ -781,10 +789,13 @@ class Port:
         _lib.pshm_port_disown(self._port, edge, reason)
 
     def head(self) -> tuple[int, ...]:
-        """Of the delivery: place, local, token, cell, unmapped, over_cap, received_ns, sequence, captured_ns, sent_ns, origin,
-        kind, hops, slots, body_bytes. All at once: one by one they take four times as long.
-        """
-        return _HEAD.unpack(self._head)
+        """What `DELIVERY` says of the delivery. All at once: one by one they take four times as long."""
+        return DELIVERY.unpack(self._head)
+
+    def raw(self, head: int) -> bytes:
+        """The same, to be looked at later, and the first `head` bytes of the body."""
+        raw: bytes = self._raw[: DELIVERY.size + head]
+        return raw
 
     def body(self, size: int) -> bytes:
         """The delivery's body, whose size its head says."""
@@ -795,6 +806,15 @@ class Port:
         self.delivery.slots = 0
         addresses, sizes = self._addresses, self._sizes
         return [memoryview(_buffer(_gc(addresses[k], _release), sizes[k])).toreadonly() for k in range(count)]
+
+    def array(self, size: int) -> memoryview:
+        """After ARRAY: a read-only buffer on the array; takes its lease over."""
+        return memoryview(_buffer(_gc(self._addresses[0], _release), size)).toreadonly()
+
+    def learn(self, kind: int, text: bytes, size: int) -> int:
+        """See csrc/port.h."""
+        index: int = _lib.pshm_delivery_learn(self.delivery, kind, text, len(text), size)
+        return index
 
     def close_outs(self) -> None:
         _lib.pshm_port_close_outs(self._port)

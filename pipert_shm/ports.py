@@ -10,8 +10,20 @@ from typing import Any
 import numpy as np
 
 from pipert_shm import native
-from pipert_shm.codec import HOP, STAMP, STAMPED, TICKET, TICKETED, TOMBSTONE, Encoder, decode, extent_of
-from pipert_shm.data import Meta
+from pipert_shm.codec import (
+    ARRAY,
+    HOP,
+    STAMP,
+    STAMPED,
+    TICKET,
+    TICKETED,
+    TOMBSTONE,
+    Encoder,
+    decode,
+    extent_of,
+    layout_of,
+)
+from pipert_shm.data import MOST_HOPS, Meta
 from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
 from pipert_shm.memory import (
     FEWEST_SLOTS,
@@ -25,7 +37,6 @@ from pipert_shm.memory import (
 from pipert_shm.plan import TAP_SLOTS, EdgePlan
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter, changes
 
-MOST_HOPS = 16
 FEWEST_MESSAGES = 8
 
 LocalMessages = dict[int, tuple[Any, Meta, int]]
@@ -92,6 +103,7 @@ class Outbox:
         self._words = self._record.words
         self._local = local
         self._groups: dict[tuple[type, int], _Group] = {}
+        self._straight: _Group | None = None
         self.outs = 0  # of all groups
         self._edges: dict[int, tuple[int, int]] = {}  # edge and incarnation
         self._wires = 0  # all of them but taps
@@ -143,8 +155,9 @@ class Outbox:
         if edge.local:
             group.local.append(out)
             self._local.setdefault(edge.number, {})
-            return
-        group.remote |= 1 << out
+        else:
+            group.remote |= 1 << out
+        self._straight = self._find_straight()
 
     def remove(self, edge: int) -> bool:
         """Sends no more on an edge: its stream ends with what was sent. False when the edge is not one of ours."""
@@ -166,6 +179,7 @@ class Outbox:
                 spread.outs &= ~(1 << out)
             if out in group.local:
                 group.local.remove(out)
+        self._straight = self._find_straight()
         native.Incarnation(self._segment.process, incarnation).close()
         return True
 
@@ -230,6 +244,46 @@ class Outbox:
                 self._unsent.append((group, data, meta, handled))
                 handled = 0
 
+    def send(self, payload: list[Any], meta: Meta, handled: int = 0) -> None:
+        """`put` and `flush`; in one, where there is nothing to decide: an array in a slot, to one group of remote edges."""
+        group, described = self._straight, None
+        post, outs = self._post, 0 if group is None else group.outs
+        if group is not None and not self.unsent and type(payload[0]) is np.ndarray:
+            self._messages.fit(MESSAGE_SLOT_BYTES)
+            try:
+                described = self._encoder.refer(post, payload[0], outs, group.threshold)
+            except BaseException:
+                payload.clear()
+                self._words.sent += 1
+                self._handled += handled
+                self._drop(outs, native.REASONS["error"])
+                raise
+        if described is None:
+            self.put(payload, meta, handled)
+            self.flush()
+            return
+        payload.clear()  # before the push: the receiver may then be the only holder
+        self._words.sent += 1
+        post.post.outs = outs
+        if handled:
+            post.post.handled = handled
+        kind, head = ARRAY, meta.raw_hops
+        if meta.pts is not None:
+            kind |= STAMPED
+            head += STAMP.pack(meta.pts)
+        body = head + described
+        self.sequence = sequence = meta.sequence
+        ring = self._messages.ring
+        self._hand_over((post.post, ring, sequence, meta.captured_ns, meta.origin_number, kind, len(head), body, len(body)))
+
+    def _find_straight(self) -> _Group | None:
+        """The only group, if all of its messages go the same way, as they are, and to other processes."""
+        groups = [group for group in self._groups.values() if group.outs]
+        if len(groups) != 1 or self._ordered or self._ticketed:
+            return None
+        group = groups[0]
+        return None if group.local or group.spreads or group.transform is not None or group.in_band else group
+
     def flush(self) -> None:
         """Sends what was put, and goes on with what an interruption left unsent.
 
@@ -240,7 +294,7 @@ class Outbox:
             self._stuck = False
             again, self._again = self._again, None
             if again is not None:
-                self._hand_over(*again)
+                self._hand_over(again)
             else:
                 self._finish(self._port.resume(self._post))
         while self._unsent:
@@ -363,30 +417,33 @@ class Outbox:
         if remote:
             self._messages.fit(MESSAGE_SLOT_BYTES)
         self._hand_over(
-            words,
-            self._messages.ring if remote else 0,
-            meta.sequence,
-            meta.captured_ns,
-            meta.origin_number,
-            kind | marks,
-            len(hops) // HOP.size,
-            body,
-            len(body),
+            (
+                words,
+                self._messages.ring if remote else 0,
+                meta.sequence,
+                meta.captured_ns,
+                meta.origin_number,
+                kind | marks,
+                len(head),
+                body,
+                len(body),
+            )
         )
 
-    def _hand_over(self, *message: Any) -> None:
+    def _hand_over(self, message: tuple[Any, ...]) -> None:
         status = self._port.send(*message)
         if status == native.NOTICE and not self._post.post.offered:
             self._again = message
-        if status != native.OK or self._post.post.lost:
+        if status != native.OK:
             self._finish(status)
 
     def _finish(self, status: int) -> None:
         self._forget_lost()
         self._stuck = status == native.NOTICE
         if self._stuck:
+            self.unsent = True
             raise Stopping
-        if status != native.OK:
+        if status not in (native.OK, native.LOST):
             self._port.abandon(self._post, native.REASONS["no_slot"])
             self._forget_lost()
 
@@ -413,8 +470,11 @@ class Inbox:
         self._edges: dict[int, EdgePlan] = {}
         self._records: dict[int, native.EdgeRecord] = {}
         self._receive: dict[int, Callable[[Any], Any] | None] = {}
+        self._changes = False
         self._max_age_ns: dict[int, int] = {}
         self._unlinked: set[int] = set()
+        self._array = 0  # the status of a bare array whose layout is known, which `take` is to give
+        self._layouts: dict[int, tuple[tuple[int, ...], np.dtype[Any], int]] = {}
         self._incarnations = segment.process.incarnations()
         self.on_over_cap: Callable[[EdgePlan], None] = lambda edge: None
         self.unsettled = True  # whether a message may be gone that was pushed, and that nothing will come of
@@ -425,6 +485,7 @@ class Inbox:
         self._edges[place] = edge
         self._records[place] = native.EdgeRecord(self._segment.process, edge.number)
         self._receive[place] = edge.transmitter.receive() if changes(edge.transmitter) else None
+        self._changes = any(self._receive.values())
         self._max_age_ns.pop(place, None)
         if edge.max_age is not None:
             self._max_age_ns[place] = int(edge.max_age * 1e9)
@@ -456,11 +517,13 @@ class Inbox:
         """Waits for the next message; native.OK when there is one, which `take` gives."""
         while True:
             status = self._port.receive(timeout_ns)
-            if status == native.OK and not self._max_age_ns:
-                return status
             while status == native.UNMAPPED:
                 open_ring(self._segment, self._port.delivery.unmapped)
                 status = self._port.take()
+            if status >= native.ARRAY:
+                self._array, status = status, native.OK
+            if status == native.OK and not self._max_age_ns:
+                return status
             if status == native.DRAINED:
                 open_every_ring(self._segment)
                 self._port.recover_sender(self._port.delivery.place)
@@ -487,9 +550,13 @@ class Inbox:
     def discard(self, reason: str) -> None:
         """Drops the message that `receive` found, counted under this reason."""
         delivery = self._port.delivery
-        if delivery.local:
-            self._local[self._edges[delivery.place].number].pop(delivery.token)
-        self._port.discard(native.REASONS[reason])
+        if self._array:
+            self._take_array()
+            self.disown(self.edge, reason)
+        else:
+            if delivery.local:
+                self._local[self._edges[delivery.place].number].pop(delivery.token)
+            self._port.discard(native.REASONS[reason])
         self.unsettled = True
 
     @property
@@ -520,21 +587,13 @@ class Inbox:
 
         :raises Exception: what unpickling, or the wire's own transmitter, raised; the message is then dropped and counted.
         """
-        place, local, token, _, _, over_cap, received_ns, sequence, captured_ns, sent_ns, origin, kind, hops, slots, size = (
-            self._port.head()
-        )
+        if self._array:
+            return self._take_array()
+        place, local, token, _, _, over_cap, received_ns, _, _, _, _, kind, head, slots, size = self._port.head()
         if local:
             return self._take_local(place, token, received_ns)
         body = self._port.body(size)
-        start = hops * HOP.size
-        past = body[max(0, hops - MOST_HOPS + 1) * HOP.size : start]
-        meta = Meta(self.names, origin, sequence, captured_ns, past, None, (self._number, sent_ns, received_ns))
-        if kind & TICKETED:
-            meta.ticket = TICKET.unpack_from(body, start)
-            start += TICKET.size
-        if kind & STAMPED:
-            (meta.pts,) = STAMP.unpack_from(body, start)
-            start += STAMP.size
+        meta = Meta.received(self.names, self._number, self._port.raw(head))
         if kind & TOMBSTONE:
             return NOTHING, meta
         buffers = self._port.delivered_slots(slots)
@@ -543,13 +602,39 @@ class Inbox:
                 self.on_over_cap(self._edges[place])
                 self._records[place].count_private(sum(len(buffer) for buffer in buffers))
                 buffers = [memoryview(bytes(buffer)) for buffer in buffers]
-            data = decode(kind & ~(TICKETED | STAMPED), body, start, buffers)
+            payload_kind = kind & ~(TICKETED | STAMPED)
+            data = decode(payload_kind, body, head, buffers)
+            if payload_kind == ARRAY:
+                self._learn(kind, body, head)
             change = self._receive[place]
             return data if change is None else change(data), meta
         except Exception:
             self._port.discard(native.REASONS["error"])
             self.unsettled = True
             raise
+
+    def _learn(self, kind: int, body: bytes, head: int) -> None:
+        """Arrays like this one are recognised from now on."""
+        layout = layout_of(body, head)
+        if layout is not None:
+            text, shape, dtype, size = layout
+            index = self._port.learn(kind, text, size)
+            self._layouts[native.ARRAY + index] = shape, dtype, size
+
+    def _take_array(self) -> tuple[Any, Meta]:
+        status, self._array = self._array, 0
+        port, head = self._port, status >> native.HEAD_SHIFT
+        shape, dtype, size = self._layouts[status & (1 << native.HEAD_SHIFT) - 1]
+        array: Any = np.frombuffer(port.array(size), dtype).reshape(shape)
+        if self._changes:
+            change = self._receive[port.delivery.place]
+            try:
+                array = array if change is None else change(array)
+            except Exception:
+                self.disown(self.edge, "error")
+                self.unsettled = True
+                raise
+        return array, Meta.received(self.names, self._number, port.raw(head))
 
     def _take_local(self, place: int, token: int, received_ns: int) -> tuple[Any, Meta]:
         payload, meta, sent_ns = self._local[self._edges[place].number].pop(token)

@@ -177,6 +177,7 @@ class Runner:
             segment, plan, names, copies, self._inbox, self._outbox, self._logger, self._obey, self._count_error
         )
         self._redo: Gathered | None = None
+        self._began = False  # whether the call of main_logic that comes next began with a receipt: see csrc/port.h
         self._hand: list[Any] = []
         self.log_data = False
         self._pictured_ns: dict[str, int] = {}  # when a picture of what came in, and went out, was logged last
@@ -375,12 +376,13 @@ class Runner:
 
     def _run_logic(self) -> tuple[State, str]:
         self._turn_ns = 0
+        self._began = False
         turn = self._produce if self._plan.role is Role.SOURCE else self._consume
         try:
             while not self._stopping:
                 try:
                     if self._outbox.unsent:
-                        self._flush()
+                        self._send(self._outbox.flush)
                     turn()
                 except Stopping:
                     self._obey()
@@ -391,6 +393,8 @@ class Runner:
             self._logger.error("%s", error)
             self.record.count_error()
             return State.FAILED, str(error)
+        finally:
+            self._end_call()
 
     def _produce(self) -> None:
         if not self._commands.empty() and self._obey():
@@ -406,7 +410,10 @@ class Runner:
             self._pace()
             if self._stopping:
                 return
-        gathered, self._redo = self._redo or self._intake.gather(), None
+        gathered, self._redo = self._redo, None
+        if gathered is None:
+            gathered = self._intake.gather()
+            self._began = self._intake.begins_calls
         if gathered is not None:
             self._apply(*gathered)
 
@@ -455,20 +462,32 @@ class Runner:
         del result
         if self._intake.is_batch:
             self._put_all(metas)
+            self._send(self._outbox.flush)
         else:
-            self._put(meta, handled)
-        self._flush()
+            self._note_result(meta)
+            self._send(self._outbox.send, self._hand, meta, handled)
 
     def _call(self, holder: list[Any]) -> Any:
-        words = self._words
-        started = words.busy_since_ns = native.now_ns()
+        if self._began:
+            self._began = False  # by its receipt; and it is ended by what comes next, the send or the next receipt
+            return self._call_user(self._logic, holder[0])
+        self._words.busy_since_ns = native.now_ns()
         try:
             if not holder:
-                return self._call_user(self._logic)
-            return self._call_user(self._logic, holder[0] if self._intake.is_plain else self._intake.argument(holder))
-        finally:
-            words.busy_since_ns = 0
-            words.busy_ns += native.now_ns() - started
+                result = self._call_user(self._logic)
+            else:
+                result = self._call_user(self._logic, holder[0] if self._intake.is_plain else self._intake.argument(holder))
+        except BaseException:
+            self._end_call()
+            raise
+        if result is None:
+            self._end_call()  # else the send does
+        return result
+
+    def _end_call(self) -> None:
+        words = self._words
+        since, words.busy_since_ns = words.busy_since_ns, 0
+        words.busy_ns += since and native.now_ns() - since
 
     def _call_user(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the user's code. In a process that it has forked, whoever returns from it must not go on as the routine."""
@@ -505,15 +524,15 @@ class Runner:
                 self._hand.clear()
                 self._intake.send_nothing([meta])
             else:
-                self._put(meta, 1)
+                self._note_result(meta)
+                self._outbox.put(self._hand, meta, 1)
 
-    def _put(self, meta: Meta, handled: int) -> None:
-        """Makes the result in hand a message."""
+    def _note_result(self, meta: Meta) -> None:
+        """The result in hand is about to be sent."""
         if self.log_data:
             self._log_payload("output", self._hand[0])
         if not meta.captured_ns:
             meta.captured_ns = native.now_ns()
-        self._outbox.put(self._hand, meta, handled)
 
     def _count_error(self, error: BaseException) -> None:
         """Counts it, and gives the process up where the routine allows only so many in a row."""
@@ -523,9 +542,9 @@ class Runner:
         if limit is not None and self._errors_in_a_row >= limit:
             self._flow.give_up(f"routine {self.routine.name!r} failed {limit} times in a row: {describe(error)}")
 
-    def _flush(self) -> None:
+    def _send(self, send: Callable[..., None], *message: Any) -> None:
         try:
-            self._outbox.flush()
+            send(*message)
         except (Stopping, SharedMemoryFull):
             raise
         except Exception as error:

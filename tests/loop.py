@@ -63,8 +63,7 @@ class Loop:
 
     def send_all(self, holder: list[Any]) -> None:
         """Sends the one payload in the list, and takes it out."""
-        self.outbox.put(holder, Meta(NAMES, 0, self._sequence))
-        self.outbox.flush()
+        self.outbox.send(holder, Meta(NAMES, 0, self._sequence))
 
     def receive(self) -> Any:
         status = self.inbox.receive(5_000_000_000)

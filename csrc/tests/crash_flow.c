@@ -229,7 +229,8 @@ static void send_post(life *own, pshm_post *post, uint64_t sequence, bool ready)
                                                      pshm_now(), SOURCE, 1, 0, body, sizeof body);
         if (status == PSHM_NOTICE) obey(own, false);
     }
-    if (status != PSHM_OK) pshm_port_abandon(own->port, post, PSHM_REASON_NO_SLOT);
+    if (status != PSHM_OK && status != PSHM_LOST)
+        pshm_port_abandon(own->port, post, PSHM_REASON_NO_SLOT);
 }
 
 static void begin(const life *own, pshm_post *post, uint64_t token) {

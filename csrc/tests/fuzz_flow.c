@@ -143,7 +143,7 @@ static void hand_over(uint32_t routine) {
                                                    1, 0, body, shape >> 5 & 7);
     take_lost(it);
     if (status == PSHM_NOTICE) return;
-    if (status == PSHM_OK)
+    if (status == PSHM_OK || status == PSHM_LOST)
         posted[routine] = false;
     else
         pshm_fuzz_abandon(routine);
