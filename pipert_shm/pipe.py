@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Iterable
 from itertools import islice, pairwise
 from types import TracebackType
@@ -327,10 +328,10 @@ class Pipe:
             raise
 
     def _announce(self) -> None:
-        """Tells the structure to those of the logger's handlers that show it, and to nobody else's log."""
+        """Tells of the pipe those of the logger's handlers that show it, and nobody else's log."""
         for handler in self.logger.handlers:
             if getattr(handler, "takes_structure", False):
-                extra = {"pipe_creation": True}
+                extra = {"pipe_creation": True, "pipe": weakref.ref(self)}
                 arguments = (self.logger.name, logging.INFO, __file__, 0, "%s", (self.get_pipe_structure(),), None)
                 handler.handle(self.logger.makeRecord(*arguments, extra=extra))
 
@@ -522,7 +523,7 @@ class Pipe:
                 "routine_name": routine.name,
                 "events": sorted(handlers_of(type(routine)).keys() - set(LIFECYCLE_EVENTS)),
             }
-            for flow, members in self._flows.items()
+            for flow, members in list(self._flows.items())  # another thread may add one
             for routine in members
         ]
         return {"Routines": routines, "Events": list(LIFECYCLE_EVENTS)}
