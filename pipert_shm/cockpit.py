@@ -8,16 +8,22 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from pipert_shm.errors import PipertError
+from pipert_shm.errors import PipertError, PipeStateError
+from pipert_shm.statistics import PipeStatistics
+
+if TYPE_CHECKING:
+    from pipert_shm.pipe import Pipe
 
 URL_NAME = "SOCKET_LOGGER_URL"
 LONGEST_QUEUE = 10_000  # records that wait for a connection
 RETRY_S = 1.0
-LOOK_S = 1.0  # how often a connection is looked at on which nothing moves
+LOOK_S = 1.0  # how often a connection is looked at on which nothing moves, and how often the rates are told
 LAST_WORDS_S = 2.0  # how long close() waits for what is still to be sent
 
 _LEVELS = ((logging.ERROR, "ERROR"), (logging.WARNING, "WARNING"), (logging.INFO, "INFO"), (logging.DEBUG, "DEBUG"))
@@ -62,11 +68,15 @@ class CockpitHandler(logging.Handler):
     Cockpit that was started again knows nothing of the pipe. Other records are events `log`. What was on its way when a
     connection broke may be lost, or arrive twice.
 
+    A Cockpit is also told the rate of each routine, once a second from `build()` to the pipe's end, whatever the logger's
+    level: the messages a second that it gets, or sends where it gets none; of replicas, all of them together. Of several pipes
+    with one logger these are the rates of the one that was built last. Nobody else's log gets them.
+
     :param source: the name under which it tells the Cockpit of lost records.
 
     Attributes:
         lost: records that were never sent, since too many waited.
-        takes_structure: makes `Pipe.build()` give it the structure of the pipe.
+        takes_structure: makes `Pipe.build()` give it the structure of the pipe, and a weak reference to it.
     """
 
     takes_structure = True
@@ -84,6 +94,7 @@ class CockpitHandler(logging.Handler):
         self._owner = os.getpid()
         self._waiting: queue.Queue[str | None] = queue.Queue(LONGEST_QUEUE)
         self._creation: str | None = None
+        self._pipe: Callable[[], Pipe | None] = _no_pipe
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -95,6 +106,7 @@ class CockpitHandler(logging.Handler):
             text = _as_json(record.created, record.name, _level(record), self._message(record))
             if getattr(record, "pipe_creation", False):
                 self._creation, text = text, _WAKE
+                self._pipe = getattr(record, "pipe", _no_pipe)
             self._put(text)
             if self._thread is None:
                 # Not before the first record: build() had better not fork while this thread is at work.
@@ -130,6 +142,8 @@ class CockpitHandler(logging.Handler):
     def _work(self) -> None:
         self._unsent: str | None = None
         self._told = 0
+        self._look_at = 0.0
+        self._looks: WeakKeyDictionary[Pipe, PipeStatistics] = WeakKeyDictionary()
         reachable = True
         while not self._closing.is_set():
             client = self._new_client(reconnection=False, handle_sigint=False)
@@ -166,10 +180,37 @@ class CockpitHandler(logging.Handler):
                 return
 
     def _next(self, client: Any) -> str | None:
+        """The next record; tells the rates meanwhile."""
         while True:
             _require_connection(client)
+            if time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + LOOK_S
+                for text in self._rates():
+                    self._send(client, "log", text)
             with suppress(queue.Empty):
-                return self._waiting.get(timeout=LOOK_S)
+                return self._waiting.get(timeout=max(0.0, self._look_at - time.monotonic()))
+
+    def _rates(self) -> list[str]:
+        """Each routine's rate since the last look at the pipe, as what a Cockpit takes for one."""
+        pipe = self._pipe()
+        if pipe is None:
+            return []
+        try:
+            now, over = pipe.statistics(), pipe._built().gone.is_set()
+        except PipeStateError:
+            return []  # its build failed after all
+        before = self._looks.get(pipe, now)
+        self._looks[pipe] = now
+        if over or before is now:
+            return []
+        texts = []
+        for routine in pipe.get_pipe_structure()["Routines"]:
+            name = routine["routine_name"]
+            rates = [now.fps(one, before) for one in pipe._built().plan.copies.get(name, (name,)) if one in now.routines]
+            if rates:  # else it is created, and not built yet
+                source = f"{pipe.logger.name}.{routine['flow_name']}.{name}"
+                texts.append(_as_json(time.time(), source, "PIPE_INFRASTRUCTURE", f"fps: {sum(rates):.1f}"))
+        return texts
 
     def _send(self, client: Any, event: str, text: str | None) -> None:
         """Returns when the record is written to the connection.
@@ -182,6 +223,9 @@ class CockpitHandler(logging.Handler):
             while packets.unfinished_tasks and client.eio.state == "connected":
                 packets.all_tasks_done.wait(LOOK_S)
         _require_connection(client)
+
+
+def _no_pipe() -> None: ...
 
 
 def _require_connection(client: Any) -> None:

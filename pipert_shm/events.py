@@ -27,12 +27,23 @@ _MARK = "__pipert_events__"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
+def check_name(what: str, name: str) -> None:
+    """:raises ValueError: for a name of a routine, a flow or an event that can't stand in the path of an HTTP request."""
+    if "/" in name:
+        raise ValueError(f"{what} can't be called {name!r}: over HTTP its name is a part of a path, and '/' divides those")
+    if name in ("", ".", ".."):
+        raise ValueError(f"{what} can't be called {name!r}: over HTTP its name is a part of a path, and that is none")
+
+
 def events(name: str) -> Callable[[_Method], _Method]:
     """Marks a routine's method as a handler of the event `name`.
 
     The mark is inherited, also by a method that overrides the marked one. An event may have several handlers, and a method
     may handle several events. A handler runs in its routine's process, beside `main_logic`, on the flow's control thread: it
     may set attributes that `main_logic` reads, and should return soon. An exception in it is logged, and nothing else.
+
+    :param name: not empty, `.` or `..`, and with no `/` in it.
+    :raises ValueError: when it is or has.
 
     >>> class Zoom:
     ...     @events("zoom")
@@ -41,6 +52,7 @@ def events(name: str) -> Callable[[_Method], _Method]:
     >>> handlers_of(Zoom)
     {'zoom': ['set_zoom']}
     """
+    check_name("an event", name)
 
     def mark(method: _Method) -> _Method:
         setattr(method, _MARK, (*getattr(method, _MARK, ()), name))

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Iterable
 from itertools import islice, pairwise
 from types import TracebackType
@@ -20,6 +21,7 @@ from pipert_shm.events import (
     START_EVENT_NAME,
     STOP_EVENT_NAME,
     Event,
+    check_name,
     handlers_of,
 )
 from pipert_shm.growth import plan_growth
@@ -133,6 +135,7 @@ class Pipe:
     ) -> None:
         """Adds a flow: a process of its own, with a thread per routine.
 
+        :param flow_name: unique in the pipe, and with no `/` in it.
         :param auto_wire: wire each routine to the next one, in the order given.
         :param data_transmitter: for the wires that `auto_wire` makes.
         :param replicas: how many processes run the flow side by side; each message that is sent to it goes to one of them, that
@@ -145,8 +148,8 @@ class Pipe:
             `always`, or `never`. The first restart comes at once, each further one after twice the time.
         :param max_restarts: restarts within `restart_window` seconds after which the flow has failed for good.
         :raises PipertError: when the name is taken, a routine is in a flow already, or the pipe has ended.
-        :raises ValueError: when a number or the restart policy is out of range, or when a flow with replicas is added to a pipe
-            that is built.
+        :raises ValueError: when the name can't be one, a number or the restart policy is out of range, or when a flow with
+            replicas is added to a pipe that is built.
 
         >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, MiddleRoutine, Pipe, SourceRoutine, Wire
         >>> class Numbers(SourceRoutine):
@@ -176,6 +179,7 @@ class Pipe:
         self._require_alive("create_flow")
         if self._session is not None and (replicas != 1 or ordered):
             raise ValueError(f"flow {flow_name!r}: what is added to a pipe that is built can't have replicas")
+        check_name("a flow", flow_name)
         if flow_name in self._flows:
             raise PipertError(f"there is a flow {flow_name!r} already")
         if not routines:
@@ -327,10 +331,10 @@ class Pipe:
             raise
 
     def _announce(self) -> None:
-        """Tells the structure to those of the logger's handlers that show it, and to nobody else's log."""
+        """Tells of the pipe those of the logger's handlers that show it, and nobody else's log."""
         for handler in self.logger.handlers:
             if getattr(handler, "takes_structure", False):
-                extra = {"pipe_creation": True}
+                extra = {"pipe_creation": True, "pipe": weakref.ref(self)}
                 arguments = (self.logger.name, logging.INFO, __file__, 0, "%s", (self.get_pipe_structure(),), None)
                 handler.handle(self.logger.makeRecord(*arguments, extra=extra))
 
@@ -522,7 +526,7 @@ class Pipe:
                 "routine_name": routine.name,
                 "events": sorted(handlers_of(type(routine)).keys() - set(LIFECYCLE_EVENTS)),
             }
-            for flow, members in self._flows.items()
+            for flow, members in list(self._flows.items())  # another thread may add one
             for routine in members
         ]
         return {"Routines": routines, "Events": list(LIFECYCLE_EVENTS)}

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 from pipert_shm.counters import Counters
 from pipert_shm.data import Meta
 from pipert_shm.errors import PipeStateError, RoutineError
-from pipert_shm.events import UPDATE_FPS_NAME
+from pipert_shm.events import UPDATE_FPS_NAME, check_name
 from pipert_shm.join import Join
 
 LONGEST_WAIT = 86_400.0
@@ -83,7 +83,8 @@ class Routine:
     All three methods run on the routine's own thread in its flow's process. The object that you made stays in the process that
     built the pipe: attributes that a running routine sets are not seen there.
 
-    :param name: unique in its pipe; by default the class name and a number.
+    :param name: unique in its pipe, and with no `/` in it; by default the class name and a number.
+    :raises ValueError: when the name can't be one.
 
     Attributes:
         name: the routine's name.
@@ -111,6 +112,7 @@ class Routine:
             kind = type(self).__name__
             name = f"{kind}-{Routine._counters[kind]}"
             Routine._counters[kind] += 1
+        check_name("a routine", name)
         self.name: str = name
         self.flow_name: str | None = None
         self.meta = Meta((name,), 0, 0)

@@ -159,6 +159,18 @@ class PipeStatistics:
     wires: dict[tuple[str, str], WireStatistics]
     flows: dict[str, FlowStatistics]
 
+    def fps(self, routine: str, since: PipeStatistics) -> float:
+        """Messages a second that a routine worked on: those that it got, or sent where it got none.
+
+        :param since: an earlier moment of the same pipe; 0 when the routine was not there yet.
+        :raises KeyError: when there is no such routine.
+        """
+        now, before = self.routines[routine], since.routines.get(routine)
+        if before is None or self.time_s <= since.time_s:
+            return 0.0
+        count = (now.received - before.received) or (now.sent - before.sent)
+        return count / (self.time_s - since.time_s)
+
 
 def read_statistics(process: native.Process, flow_names: Sequence[str], members: Sequence[Member]) -> PipeStatistics:
     """Reads the counters of a pipe's control segment, or of a copy of one. Any thread, at any time.

@@ -251,6 +251,7 @@ def test_health_and_readiness(served: Served) -> None:
 
 ROUTINES = {"numbers", "times", "end"}
 SCALE = "/routines/events/scale/execute"
+BODIES: dict[str, dict[str, Any]] = {"fps": {"fps": 2}, "link": {"receiver": "end"}, "unlink": {"receiver": "end"}}
 
 
 def test_a_refusal_says_why_and_what_there_is(served: Served) -> None:
@@ -297,13 +298,24 @@ def test_a_pipe_that_has_ended_or_is_not_built_is_a_conflict() -> None:
                 "ready": False,
                 "problems": ["the pipe is not built yet: call build() first"],
             }
-            for path in ("/start", "/kill", "/statistics", "/flows/first/restart"):
-                response = client.post(path)
-                assert (response.status_code, "not built" in response.json()["detail"]) == (409, True)
+            refusing = set()
+            schema = client.get("/openapi.json").json()["paths"]
+            for path, operations in schema.items():
+                body = BODIES.get(path.rpartition("/")[2])
+                there = path.format(routine="numbers", event="scale", flow="first")
+                for method, operation in operations.items():
+                    response = client.request(method, there, json=body)
+                    assert str(response.status_code) in operation["responses"], (method, path)
+                    assert (response.status_code == 409) == ("409" in operation["responses"]), (method, path)
+                    if response.status_code == 409:
+                        assert "not built" in response.json()["detail"]
+                        refusing.add(path)
+            assert schema.keys() - refusing == {"/pipe/structure", "/health", "/ready"}
             pipe.build()
             assert client.post("/kill").json()["outcome"] == "the pipe has ended"
-            response = client.post("/start")
-            assert (response.status_code, "has ended" in response.json()["detail"]) == (409, True)
+            for path in ("/start", "/pause", "/routines/numbers/events/start/execute", "/flows/first/restart"):
+                response = client.post(path)
+                assert (response.status_code, "has ended" in response.json()["detail"]) == (409, True)
             assert client.post("/kill").status_code == 200
             assert client.get("/statistics").status_code == 200
     finally:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import logging
 import re
 import socket
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,9 +18,10 @@ import numpy as np
 import pytest
 
 from conftest import RunScript, Script, StartScript
-from pipert_shm import PipertError, cockpit
+from pipert_shm import MiddleRoutine, Pipe, PipertError, SourceRoutine, Wire, cockpit
 from pipert_shm.cockpit import CockpitHandler, get_socket_logger
 from pipert_shm.logs import as_picture
+from routines import Sink
 from waiting import eventually
 
 SERVER = """
@@ -103,6 +106,10 @@ class Server:
         event, message = self.event()
         assert event == "log"
         return message["message"]
+
+
+def is_rate(message: dict[str, str]) -> bool:
+    return message["level"] == "PIPE_INFRASTRUCTURE"
 
 
 MakeLogger = Callable[..., logging.Logger]
@@ -234,7 +241,7 @@ def test_a_pipe_sends_its_creation_and_its_routines_records(server: Server, run_
         "routine_name": "end",
         "events": [],
     }
-    said = [message for event, message in events if event == "log"]
+    said = [message for event, message in events if event == "log" and not is_rate(message)]
     assert [m["message"] for m in said if m["source"] == "Yard.in.numbers"] == ["number 1", "number 2", "number 3"]
     (failure,) = [m for m in said if m["source"] == "Yard.out.end"]
     assert failure["level"] == "EXCEPTION"
@@ -282,7 +289,7 @@ def test_log_data_sends_pictures(server: Server, run_script: RunScript) -> None:
     while not said or said[-1]["message"] != "the last word":
         said.append(server.event()[1])
     for source, what in (("Yard.in.camera", "output"), ("Yard.out.end", "input")):
-        first, *others = [message["message"] for message in said if message["source"] == source]
+        first, *others = [message["message"] for message in said if message["source"] == source and not is_rate(message)]
         found = re.fullmatch(what + r": , 'data': \{'image_base64': '([A-Za-z0-9+/=]+)'\}", first)
         assert found, first
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(found[1]), np.uint8), cv2.IMREAD_COLOR)
@@ -299,6 +306,97 @@ def test_log_data_sends_pictures(server: Server, run_script: RunScript) -> None:
 )
 def test_what_is_no_picture(frame: np.ndarray) -> None:
     assert as_picture(frame) is None
+
+
+# ---- rates ---------------------------------------------------------------------------------------
+
+
+class Ticks(SourceRoutine):
+    def __init__(self, name: str, fps: float) -> None:
+        super().__init__(name)
+        self.set_const_fps(fps)
+
+    def main_logic(self) -> int:
+        return self.meta.sequence
+
+
+class Half(MiddleRoutine):
+    """Sends every other message on."""
+
+    def main_logic(self, number: int) -> int | None:
+        return None if number % 2 else number
+
+
+def built(logger: logging.Logger, flow: str, fps: float) -> Pipe:
+    """A source, two replicas that divide its messages between them, and a sink."""
+    pipe = Pipe(logger=logger, policy="block")
+    ticks, half, sink = Ticks("ticks", fps), Half("half"), Sink("sink")
+    pipe.create_flow(flow, False, ticks, sink)
+    pipe.create_flow("halves", False, half, replicas=2)
+    pipe.link(Wire(ticks, half), Wire(half, sink))
+    pipe.build()
+    return pipe
+
+
+def rates(server: Server, count: int) -> dict[str, list[float]]:
+    """So many rates of each routine, by source; what else comes is passed over."""
+    found: dict[str, list[float]] = {}
+    while len(found) < 3 or min(map(len, found.values())) < count:
+        event, message = server.event()
+        if event == "log" and is_rate(message):
+            told = re.fullmatch(r"fps: (\d+\.\d)", message["message"])
+            assert told, message
+            found.setdefault(message["source"], []).append(float(told[1]))
+    return found
+
+
+def test_the_rates_of_a_running_pipe(server: Server, make_logger: MakeLogger, caplog: pytest.LogCaptureFixture) -> None:
+    server.start()
+    logger = make_logger(level=logging.INFO)
+    pipe = built(logger, "first", fps=40)
+    assert set(map(tuple, rates(server, 1).values())) == {(0.0,)}  # it is not started
+    started = time.monotonic()
+    pipe.notify_event("start")
+    told = rates(server, 4)
+    assert 2 < time.monotonic() - started < 8  # about one a second
+    # The middle ones: others are in part of the time before the start.
+    for source, fps in (("Yard.first.ticks", 40), ("Yard.halves.half", 40), ("Yard.first.sink", 20)):
+        assert fps * 0.6 < told.pop(source)[-1] < fps * 1.2, source
+    assert told == {}
+    pipe.notify_event("stop")
+    eventually(lambda: {r.state for r in pipe.statistics().routines.values()} == {"stopped"}, "a paused pipe")
+    rates(server, 2)  # in part of the time before
+    assert set(map(tuple, rates(server, 1).values())) == {(0.0,)}
+    pipe.join(to_kill=True)
+    assert "fps" not in caplog.text  # other handlers get none
+
+
+def test_rates_end_with_the_pipe_and_a_second_one_has_its_own(server: Server, make_logger: MakeLogger) -> None:
+    server.start()
+    logger = make_logger(level=logging.INFO)
+    pipe = built(logger, "first", fps=40)
+    pipe.notify_event("start")
+    rates(server, 1)
+    pipe.join(to_kill=True)
+    logger.info("the end")
+    while server.event()[1]["message"] != "the end":
+        pass
+    handler = handler_of(logger)
+    end = time.monotonic()
+    eventually(lambda: handler._look_at > end + 1.5, "a look at the ended pipe")  # it says when the next is due
+    logger.info("nothing but this")
+    assert server.said() == "nothing but this"
+
+    ended = weakref.ref(pipe)
+    del pipe
+    eventually(lambda: gc.collect() >= 0 and ended() is None, "an end of the pipe's memory")
+
+    second = built(logger, "second", fps=20)
+    second.notify_event("start")
+    told = rates(server, 3)
+    assert set(told) == {"Yard.second.ticks", "Yard.halves.half", "Yard.second.sink"}
+    assert 12 < told["Yard.second.ticks"][-1] < 24
+    second.join(to_kill=True)
 
 
 # ---- servers that come and go --------------------------------------------------------------------

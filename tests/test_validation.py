@@ -531,3 +531,13 @@ def test_other_arguments_out_of_range() -> None:
         Wire(Items("a", []), [])
     with pytest.raises(TypeError, match="destinations"):
         Wire(Items("a", []), "b")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a/b", "/", "", ".", ".."])
+def test_names_that_no_http_path_can_hold(name: str) -> None:
+    with pytest.raises(ValueError, match=r"a routine can't be called .* a part of a path"):
+        Sink(name)
+    with pytest.raises(ValueError, match=r"an event can't be called .* a part of a path"):
+        events(name)
+    with pytest.raises(ValueError, match=r"a flow can't be called .* a part of a path"):
+        Pipe().create_flow(name, False, Sink("sink"))

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
-from pipert_shm.api import control, journal, metrics, preview
+from pipert_shm.api import control, docs, journal, metrics, preview
 from pipert_shm.api.guard import Guard
 from pipert_shm.api.journal import Journal
 from pipert_shm.api.models import Problem
@@ -65,12 +65,21 @@ def create_app(
     :raises ImportError: when the dashboard is wanted, and NiceGUI is not installed.
     """
     shown = [Depends(HTTPBearer(auto_error=False))] if token else []  # it is the guard that checks; this tells the schema
-    app = FastAPI(title="pipert_shm", description=DESCRIPTION, responses=_GUARDED, lifespan=_live, dependencies=shown)
+    app = FastAPI(
+        title="pipert_shm",
+        description=DESCRIPTION,
+        responses=_GUARDED,
+        lifespan=_live,
+        dependencies=shown,
+        docs_url=None,  # these pages of FastAPI's load scripts from elsewhere
+        redoc_url=None,
+    )
     app.state.pipe = pipe
     app.state.journal = Journal(pipe)
     app.state.previews = Previews(pipe)
-    for router in (control.changing, control.looking, metrics.router, journal.router, preview.router):
+    for router in (control.changing, control.looking, metrics.router, journal.router, preview.router, docs.router):
         app.include_router(router)
+    app.mount(docs.FILES, docs.docs_files())
     if dashboard:
         from pipert_shm.api.dashboard import add_dashboard  # heavy
 

@@ -30,10 +30,7 @@ class Motion:
 
     def fps(self, name: str) -> float:
         """Messages a second that a routine works on: those that it gets, or sends where it gets none."""
-        now, before = self.now.routines[name], self._looks[0].routines.get(name)
-        if before is None:
-            return 0.0
-        return self._per_second(now.received - before.received) or self._per_second(now.sent - before.sent)
+        return self.now.fps(name, self._looks[0])
 
     def wire_rate(self, wire: WireStatistics) -> float:
         """Messages a second that come through a wire."""
