@@ -208,8 +208,8 @@ class JsonLinesWriter(DestinationRoutine):
     """Appends a line for each `DetectedFrame` (or `Detections`) to a text file, which can be read meanwhile.
 
     A line is `{"origin": "camera", "sequence": 0, "capture_time": 1764000000.0, "boxes": [[left, top, right, bottom], …]}`,
-    and has `pts`, seconds, where the origin tells where in its video a frame stands, and `scores`, `labels` and `track_ids`, a list
-    of as many, where the detections have them.
+    and has `pts`, seconds, where the origin tells where in its video a frame stands, and `scores`, `labels` and `track_ids`, a
+    list of as many, where the detections have them.
 
     :param path: of the file; its directory is made where it is missing.
     """
@@ -257,9 +257,9 @@ class JsonLinesWriter(DestinationRoutine):
 class SqliteWriter(DestinationRoutine):
     """Adds a row for each thing found to table `detections` of an SQLite database, which can be read meanwhile.
 
-    Its columns: origin, sequence, capture_time, left, top, right, bottom, score, label, track_id, pts; the last four are NULL where
-    the detections, or the origin, don't have them. The rows of one frame are there together, or none of them. A table of an
-    earlier version, without pts, is given that column.
+    Its columns: origin, sequence, capture_time, left, top, right, bottom, score, label, track_id, pts; the last four are NULL
+    where the detections, or the origin, don't have them. The rows of one frame are there together, or none of them. A table of
+    an earlier version, without pts, is given that column.
 
     :param path: of the database; its directory is made where it is missing.
     """
