@@ -58,13 +58,13 @@ def frames_of(path: Path, count: int | None = None) -> Iterator[np.ndarray]:
     capture.release()
 
 
-def excerpt(path: Path, start: int, stop: int, out: Path) -> Path:
+def excerpt(path: Path, part: range, out: Path) -> Path:
     """Some frames of a clip, as a clip without loss."""
     writer: cv2.VideoWriter | None = None
-    for number, frame in enumerate(frames_of(path, stop)):
+    for number, frame in enumerate(frames_of(path, part.stop)):
         if writer is None:
             writer = cv2.VideoWriter(str(out), cv2.VideoWriter.fourcc(*"FFV1"), 25, frame.shape[1::-1])
-        if number >= start:
+        if number in part:
             writer.write(frame)
     assert writer is not None
     writer.release()

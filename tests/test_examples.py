@@ -6,44 +6,61 @@ import doctest
 import json
 import os
 import re
+import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import metadata
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
 
 from conftest import PACKAGE_ROOT
 from media import bikes, carphone, centerface, excerpt, frames_of, vtest
-from pipert_shm.video import CenterFaceHead, DnnDetector, MotionDetector, VideoInfo
+from pipert_shm.video import CenterFaceHead, DnnDetector, MotionDetector, VideoInfo, VideoWriter, open_video
+from streams import free_port, listens, serve_rtsp
 from waiting import eventually
 
 EXAMPLES = PACKAGE_ROOT / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 
 
-def run(example: str, *arguments: str | Path, directory: Path) -> list[str]:
-    """The lines that it prints; warnings are errors, and nothing may be written to stderr."""
-    done = subprocess.run(
+@contextmanager
+def started(example: str, *arguments: object, directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """The process; warnings are errors."""
+    with subprocess.Popen(
         [sys.executable, "-W", "error", EXAMPLES / f"{example}.py", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},
         cwd=directory,
-        timeout=100,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def run(example: str, *arguments: object, directory: Path) -> list[str]:
+    """The lines that it prints; nothing may be written to stderr."""
+    with started(example, *arguments, directory=directory) as process:
+        out, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (0, "")
+    return out.splitlines()
 
 
 def test_motion(tmp_path: Path) -> None:
-    clip = excerpt(bikes(), 0, 60, tmp_path / "clip.avi")
+    clip = excerpt(bikes(), range(60), tmp_path / "clip.avi")
     (tmp_path / "out").mkdir()
     lines = run("motion", "--video", clip, directory=tmp_path)
     detector = MotionDetector()
@@ -74,7 +91,7 @@ def test_people_are_counted_as_in_one_process(
     tmp_path: Path, clip: object, start: int, stop: int, line: float, expected: str
 ) -> None:
     assert callable(clip)
-    short = excerpt(clip(), start, stop, tmp_path / "clip.avi")
+    short = excerpt(clip(), range(start, stop), tmp_path / "clip.avi")
     counted = run("people", "--video", short, "--line", str(line), directory=tmp_path)
     video = tmp_path / "out" / "people.mp4"
     frames = list(frames_of(video))
@@ -87,7 +104,7 @@ def test_people_are_counted_as_in_one_process(
 
 
 def test_faces(tmp_path: Path) -> None:
-    clip = excerpt(carphone(), 0, 12, tmp_path / "clip.avi")
+    clip = excerpt(carphone(), range(12), tmp_path / "clip.avi")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "faces.jsonl").write_text("of an earlier run\n")
     lines = run("faces", "--video", clip, directory=tmp_path)
@@ -111,7 +128,7 @@ def test_faces(tmp_path: Path) -> None:
 
 
 def test_four_cameras(tmp_path: Path) -> None:
-    clips = [excerpt(path, 0, frames, tmp_path / f"{frames}.avi") for path, frames in ((carphone(), 10), (bikes(), 8))]
+    clips = [excerpt(path, range(frames), tmp_path / f"{frames}.avi") for path, frames in ((carphone(), 10), (bikes(), 8))]
     lines = run("multi_camera", "--lossless", *clips, *clips, directory=tmp_path)
     assert lines == [
         *(f"camera{number}: {frames} frames, {frames} looked at, 0 skipped" for number, frames in enumerate((10, 8, 10, 8))),
@@ -124,11 +141,57 @@ def test_four_cameras(tmp_path: Path) -> None:
     assert np.abs(last[:240, :320] - last[:240, 320:]).mean() > 40, "another one"
 
 
+@pytest.fixture
+def streams(tmp_path: Path) -> Iterator[dict[str, Path]]:
+    """Four clips that can't be mistaken for each other, by their RTSP addresses."""
+    mirrored = VideoWriter(tmp_path / "mirrored.mp4", codec="h264")
+    mirrored.setup()
+    for frame in frames_of(bikes(), 100):
+        mirrored.main_logic(frame[:, ::-1])
+    mirrored.cleanup()
+    for path in (carphone(), bikes(), bikes().with_name("bigbuckbunny.mp4")):
+        shutil.copy(path, tmp_path)
+    port = free_port()
+    server = serve_rtsp(tmp_path, port, "")
+    eventually(lambda: listens(port), "a server")
+    yield {f"{server.url}{path.name}": path for path in sorted(tmp_path.glob("*.mp4"))}
+    server.kill()
+
+
+def test_four_cameras_by_rtsp_until_ctrl_c(tmp_path: Path, streams: dict[str, Path]) -> None:
+    port, picture = free_port(), np.zeros((480, 640, 3), np.uint8)
+
+    def tiles() -> list[np.ndarray]:
+        return [picture[top : top + 240, left : left + 320] for top in (0, 240) for left in (0, 320)]
+
+    with started("multi_camera", "--port", port, *streams, directory=tmp_path) as process:
+        eventually(lambda: listens(port), "a page with the mosaic")
+        preview = open_video(f"http://127.0.0.1:{port}/")
+        eventually(lambda: preview.read(picture)[0] and min(tile.mean() for tile in tiles()) > 30, "all cameras in the mosaic")
+        preview.release()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    clips = [[cv2.resize(frame, (320, 240)) for frame in frames_of(path)] for path in streams.values()]
+    for place, tile in enumerate(tiles()):
+        apart = [min(float(np.abs(tile.astype(int) - frame).mean()) for frame in clip) for clip in clips]
+        assert np.argmin(apart) == place, f"{apart}: in place {place} is another camera"
+        assert apart[place] < 15, "it is a frame of that camera"
+    assert process.returncode == 0
+    assert [line for line in err.splitlines() if "is lost" not in line] == [], "the clips may have ended"
+    *cameras, written = out.splitlines()
+    counts = [
+        re.fullmatch(rf"camera{number}: (\d+) frames, (\d+) looked at, \d+ skipped", line)
+        for number, line in enumerate(cameras)
+    ]
+    assert len(counts) == 4
+    assert all(count is not None and int(count[1]) >= int(count[2]) > 0 for count in counts)
+    pictures = sum(1 for _ in frames_of(tmp_path / "out" / "mosaic.mp4"))
+    assert written == f"wrote {pictures} pictures to out/mosaic.mp4"
+    assert pictures > 0
+
+
 def test_custom_events(tmp_path: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    lines = run("custom_events", "--port", str(port), directory=tmp_path)
+    lines = run("custom_events", "--port", free_port(), directory=tmp_path)
     patterns = [
         r"at least 0 pixels \(at first\): \d+ things in 20 frames, the smallest of (\d+) pixels",
         r"at least 2000 pixels \(by code\): \d+ things in 20 frames, the smallest of (\d+) pixels",
@@ -141,7 +204,7 @@ def test_custom_events(tmp_path: Path) -> None:
 
 
 def test_two_speeds(tmp_path: Path) -> None:
-    clip = excerpt(bikes(), 56, 81, tmp_path / "clip.avi")
+    clip = excerpt(bikes(), range(56, 81), tmp_path / "clip.avi")
     lines = run("two_speed", "--video", clip, directory=tmp_path)
     counts = re.fullmatch(r"25 frames have boxes, (\d+) of them were looked at", lines[0])
     assert counts is not None
@@ -217,16 +280,7 @@ def test_the_image_installs_extras_that_there_are_and_ends_as_ctrl_c_does() -> N
 
 
 def test_an_example_that_is_told_to_end_as_by_docker_or_systemd_ends_and_its_video_can_be_played(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, EXAMPLES / "motion.py"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},
-        cwd=tmp_path,
-        start_new_session=True,
-    )
-    with process:
+    with started("motion", directory=tmp_path) as process:
         eventually((tmp_path / "out" / "motion.mp4").exists, "a video that is being written")
         process.send_signal(signal.SIGINT)  # to this process only, not to its flows
         out, _ = process.communicate(timeout=30)

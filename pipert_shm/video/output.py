@@ -208,7 +208,8 @@ class JsonLinesWriter(DestinationRoutine):
     """Appends a line for each `DetectedFrame` (or `Detections`) to a text file, which can be read meanwhile.
 
     A line is `{"origin": "camera", "sequence": 0, "capture_time": 1764000000.0, "boxes": [[left, top, right, bottom], …]}`,
-    and has `scores`, `labels` and `track_ids`, a list of as many, where the detections have them.
+    and has `pts`, seconds, where the origin tells where in its video a frame stands, and `scores`, `labels` and `track_ids`, a
+    list of as many, where the detections have them.
 
     :param path: of the file; its directory is made where it is missing.
     """
@@ -236,6 +237,8 @@ class JsonLinesWriter(DestinationRoutine):
             "capture_time": self.meta.capture_time,
             "boxes": found.boxes.tolist(),
         }
+        if self.meta.pts is not None:
+            line["pts"] = self.meta.pts
         if found.scores is not None:
             line["scores"] = found.scores.tolist()
         if found.class_ids is not None:
@@ -254,8 +257,9 @@ class JsonLinesWriter(DestinationRoutine):
 class SqliteWriter(DestinationRoutine):
     """Adds a row for each thing found to table `detections` of an SQLite database, which can be read meanwhile.
 
-    Its columns: origin, sequence, capture_time, left, top, right, bottom, score, label, track_id; the last three are NULL where
-    the detections don't have them. The rows of one frame are there together, or none of them.
+    Its columns: origin, sequence, capture_time, left, top, right, bottom, score, label, track_id, pts; the last four are NULL
+    where the detections, or the origin, don't have them. The rows of one frame are there together, or none of them. A table of
+    an earlier version, without pts, is given that column.
 
     :param path: of the database; its directory is made where it is missing.
     """
@@ -279,11 +283,13 @@ class SqliteWriter(DestinationRoutine):
             CREATE TABLE IF NOT EXISTS detections (
                 origin TEXT NOT NULL, sequence INTEGER NOT NULL, capture_time REAL NOT NULL,
                 "left" REAL NOT NULL, top REAL NOT NULL, "right" REAL NOT NULL, bottom REAL NOT NULL,
-                score REAL, label TEXT, track_id INTEGER
+                score REAL, label TEXT, track_id INTEGER, pts REAL
             );
             CREATE INDEX IF NOT EXISTS detections_by_time ON detections (capture_time);
             """
         )
+        if "pts" not in [column[1] for column in self._database.execute("PRAGMA table_info (detections)")]:
+            self._database.execute("ALTER TABLE detections ADD COLUMN pts REAL")
 
     def main_logic(self, data: DetectedFrame | Detections) -> None:
         """Adds the rows of one frame.
@@ -304,8 +310,8 @@ class SqliteWriter(DestinationRoutine):
         )
         with self._database:
             self._database.executemany(
-                "INSERT INTO detections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(*message, *box, score, label, track) for box, score, label, track in rows],
+                "INSERT INTO detections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*message, *box, score, label, track, self.meta.pts) for box, score, label, track in rows],
             )
 
     def cleanup(self) -> None:
