@@ -73,8 +73,6 @@ class Intake:
         }
         self._order: Order[Stream, tuple[EdgePlan, Any, Meta]] | None = Order(lanes, HELD_BACK) if lanes else None
         self.begins_calls = self.is_plain and self._order is None  # those of main_logic, by their receipt: see csrc/port.h
-        if self.begins_calls and not plan.ordered:
-            self.gather = self._gather_next
         self._flow_of = {edge: flow for (flow, _), edges in lanes.items() for edge in edges}
         self._paused: set[int] = set()  # edges of which enough is held back
         self._edge: EdgePlan | None = None  # of the message that `_next_in_order` gave
@@ -106,17 +104,6 @@ class Intake:
         while over and self._order is not None and (waiting := self._order.waiting()):
             _, (edge, _, _) = self._order.release(waiting[0])
             self._inbox.disown(edge, "ended")
-
-    def _gather_next(self) -> Gathered | None:
-        """What comes next, where nothing is said of order."""
-        message = self._receive()
-        if message is None:
-            return None
-        payload, meta = message
-        if payload is NOTHING:  # on a wire that was linked from an ordered flow, after which there is no order here
-            self._words.handled += 1
-            return None
-        return [payload], [meta]
 
     def _gather_one(self) -> Gathered | None:
         if self._enters_flow or self._nothing:

@@ -604,7 +604,7 @@ class Inbox:
                 buffers = [memoryview(bytes(buffer)) for buffer in buffers]
             payload_kind = kind & ~(TICKETED | STAMPED)
             data = decode(payload_kind, body, head, buffers)
-            if payload_kind == ARRAY:
+            if payload_kind == ARRAY and not over_cap:
                 self._learn(kind, body, head)
             change = self._receive[place]
             return data if change is None else change(data), meta
