@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("pipert_shm", "numpy", "iceoryx2", "pyzmq", "eclipse-zenoh", "PipeRT", "ray")
+PACKAGES = ("pipert_shm", "numpy", "opencv-python", "iceoryx2", "pyzmq", "eclipse-zenoh", "PipeRT", "ray")
 
 
 def describe() -> dict[str, Any]:

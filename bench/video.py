@@ -1,10 +1,10 @@
 """How much faster a whole pipe is than the same routines in one loop, and what it costs in CPU time.
 
-    python -m bench.video                       # motion detection on bikes.mp4
-    python -m bench.video --people --video vtest.avi --frames 60
+    python -m bench.video
 
-Loop and pipe take turns, each in a process of its own; the figures are medians. OpenCV may use all cores in the loop, as it
-does by default; in the pipe, whose processes share them, it uses one thread each.
+Motion and people are looked for on two clips, boxes drawn, and a video written. The ways take turns, each run in a process of
+its own, its start included; the figures are medians. OpenCV may use all cores in the first loop, as it does by default; in the
+pipe, whose processes share them, it uses one thread each, and two processes look for people.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import cv2
 
+from bench.machine import describe
 from pipert_shm import (
     Annotator,
     EndOfStream,
@@ -34,11 +35,25 @@ from pipert_shm import (
 )
 from pipert_shm.demo import default_clip
 
+VTEST = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
+
+
+class Task(NamedTuple):
+    """What is looked for, by how many processes of the pipe, on how many frames of each clip."""
+
+    name: str
+    detector: type[MotionDetector] | type[HogPeopleDetector]
+    copies: int
+    frames: int
+
+
+TASKS = (Task("motion", MotionDetector, 1, 250), Task("HOG", HogPeopleDetector, 2, 40))
+
 
 class Clip(VideoSource):
     """The first frames of a video."""
 
-    def __init__(self, video: str, frames: int) -> None:
+    def __init__(self, video: Path, frames: int) -> None:
         super().__init__(video, "camera")
         self.declare_output(VideoInfo.of(video).shape)
         self.left = frames
@@ -75,27 +90,20 @@ def cost(run: Callable[[], None], frames: int) -> Cost:
     return Cost(wall / frames, (usage.ru_utime + usage.ru_stime) / frames)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--video", default=str(default_clip()))
-    parser.add_argument("--frames", type=int, default=250)
-    parser.add_argument("--people", action="store_true", help="HOG, in two processes, instead of motion detection")
-    parser.add_argument("--rounds", type=int, default=5)
-    chosen = parser.parse_args()
-
+def measure(task: Task, video: Path, rounds: int) -> dict[str, Cost]:
+    """The medians of each way."""
     with tempfile.TemporaryDirectory() as directory:
 
         def routines() -> tuple[Clip, HogPeopleDetector | MotionDetector, Annotator, VideoWriter]:
-            detector = HogPeopleDetector("detector") if chosen.people else MotionDetector("detector")
             writer = VideoWriter(Path(directory) / "out.mp4", name="writer")
-            return Clip(chosen.video, chosen.frames), detector, Annotator(name="annotator"), writer
+            return Clip(video, task.frames), task.detector("detector"), Annotator(name="annotator"), writer
 
         def loop(threads: int) -> None:
             cv2.setNumThreads(threads)
             camera, detector, annotator, writer = routines()
             for routine in (camera, detector, writer):
                 routine.setup()
-            for _ in range(chosen.frames):
+            for _ in range(task.frames):
                 writer.main_logic(annotator.main_logic(detector.main_logic(camera.main_logic())))
             for routine in (camera, detector, writer):
                 routine.cleanup()
@@ -103,10 +111,9 @@ def main() -> None:
         def pipe() -> None:
             cv2.setNumThreads(1)
             camera, detector, annotator, writer = routines()
-            copies = 2 if chosen.people else 1
             with Pipe(policy="block") as pipe:
                 pipe.create_flow("camera", False, camera)
-                pipe.create_flow("detect", False, detector, replicas=copies, ordered=copies > 1)
+                pipe.create_flow("detect", False, detector, replicas=task.copies, ordered=task.copies > 1)
                 pipe.create_flow("output", True, annotator, writer)
                 pipe.link(Wire(camera, detector), Wire(detector, annotator))
                 pipe.build()
@@ -114,15 +121,36 @@ def main() -> None:
 
         ways: dict[str, Callable[[], None]] = {"loop": lambda: loop(-1), "loop, one thread": lambda: loop(1), "pipe": pipe}
         costs: dict[str, list[Cost]] = {name: [] for name in ways}
-        for _ in range(chosen.rounds):
+        for _ in range(rounds):
             for name, run in ways.items():
-                costs[name].append(cost(run, chosen.frames))
+                costs[name].append(cost(run, task.frames))
+    return {name: Cost(*map(statistics.median, zip(*runs, strict=True))) for name, runs in costs.items()}
 
-    walls = {name: statistics.median(each.wall for each in runs) for name, runs in costs.items()}
-    print(f"{'':18}{'fps':>8}{'CPU/frame':>12}{'pipe is':>10}")
-    for name, runs in costs.items():
-        cpu = statistics.median(each.cpu for each in runs)
-        print(f"{name:18}{1 / walls[name]:8.1f}{cpu * 1e3:9.2f} ms{walls[name] / walls['pipe']:9.2f}x")
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=250, help="at most so many of each clip")
+    parser.add_argument("--rounds", type=int, default=5)
+    chosen = parser.parse_args()
+
+    for what, value in describe().items():
+        print(f"{what}: {value}")
+    clips = [Path(default_clip())]
+    if VTEST.exists():
+        clips.append(VTEST)
+    else:
+        print(f"without {VTEST}: apt-get install opencv-doc")
+    print(f"\n{'':8}{'clip':12}{'frames':>6}  {'way':18}{'fps':>8}{'CPU/frame':>12}{'pipe is':>10}{'CPU, pipe':>11}")
+    for task in TASKS:
+        task = task._replace(frames=min(task.frames, chosen.frames))
+        for video in clips:
+            costs = measure(task, video, chosen.rounds)
+            for name, (wall, cpu) in costs.items():
+                print(
+                    f"{task.name:8}{video.name:12}{task.frames:6}  {name:18}{1 / wall:8.1f}{cpu * 1e3:9.2f} ms"
+                    f"{wall / costs['pipe'].wall:9.2f}x{costs['pipe'].cpu / cpu:10.2f}x",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

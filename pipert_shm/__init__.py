@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
     from pipert_shm.video.record import Recorder, Replay
+    from pipert_shm.video.rerun import RerunWriter
     from pipert_shm.video.screen import Display, MjpegServer
     from pipert_shm.video.source import VideoSource, video_sources
     from pipert_shm.video.tracking import Tracker
@@ -139,6 +140,7 @@ __all__ = [
     "Recorder",
     "RemoteRefusal",
     "Replay",
+    "RerunWriter",
     "Resize",
     "Routine",
     "RoutineError",
@@ -191,6 +193,7 @@ _LAZY = {
     "MotionDetector": "pipert_shm.video.classic",
     "Recorder": "pipert_shm.video.record",
     "Replay": "pipert_shm.video.record",
+    "RerunWriter": "pipert_shm.video.rerun",
     "Resize": "pipert_shm.video.image",
     "SnapshotWriter": "pipert_shm.video.output",
     "SqliteWriter": "pipert_shm.video.output",

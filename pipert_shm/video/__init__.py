@@ -12,6 +12,7 @@ from pipert_shm.video.image import Crop, CvtColor, Resize
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
 from pipert_shm.video.record import Recorder, Replay
+from pipert_shm.video.rerun import RerunWriter
 from pipert_shm.video.screen import Display, MjpegServer
 from pipert_shm.video.source import VideoSource, video_sources
 from pipert_shm.video.tracking import Tracker
@@ -33,6 +34,7 @@ __all__ = [
     "MotionDetector",
     "Recorder",
     "Replay",
+    "RerunWriter",
     "Resize",
     "SnapshotWriter",
     "SqliteWriter",
