@@ -202,6 +202,7 @@ void pshm_port_remove_in(pshm_port *port, uint32_t edge);
 uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation);
 void pshm_port_remove_out(pshm_port *port, uint32_t out);
 void pshm_port_notify(pshm_port *port);
+void pshm_port_end_call(pshm_port *port);
 bool pshm_port_noticed(pshm_port *port);
 int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *descriptor, void **address);
 uint64_t pshm_port_refer(pshm_port *port, pshm_post *post, uint64_t outs, const void *address, uint64_t bytes);

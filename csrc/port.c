@@ -91,6 +91,14 @@ void pshm_port_remove_in(pshm_port *port, uint32_t edge) {
     }
 }
 
+void pshm_port_end_call(pshm_port *port) {
+    uint64_t since = port->record->busy_since_ns;
+    if (since == 0) return;
+    __atomic_store_n(&port->record->busy_since_ns, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&port->record->busy_ns, port->record->busy_ns + pshm_now() - since,
+                     __ATOMIC_RELAXED);
+}
+
 void pshm_port_notify(pshm_port *port) {
     atomic_store_explicit(&port->notice, 1, memory_order_seq_cst);
     pshm_bell_ring_always(&port->record->bell);

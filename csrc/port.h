@@ -146,6 +146,9 @@ void pshm_port_remove_in(pshm_port *port, uint32_t edge);
  * ended; post->lost as ever. */
 void pshm_port_remove_out(pshm_port *port, uint32_t out);
 
+/* A call of main_logic is over, if there was one. */
+void pshm_port_end_call(pshm_port *port);
+
 /* Asks the port's thread out of whatever it sleeps in. Any thread. */
 void pshm_port_notify(pshm_port *port);
 

@@ -61,15 +61,6 @@ static inline uint64_t slot_of(const pshm_message *message, uint32_t k) {
     return __atomic_load_n(&message->slot[k], __ATOMIC_RELAXED);
 }
 
-/* A call of main_logic is over, if there was one. The port's thread. */
-static inline void end_call(pshm_port *port) {
-    uint64_t since = port->record->busy_since_ns;
-    if (since == 0) return;
-    __atomic_store_n(&port->record->busy_since_ns, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&port->record->busy_ns, port->record->busy_ns + pshm_now() - since,
-                     __ATOMIC_RELAXED);
-}
-
 /* A counter that one thread writes and others read. */
 static inline void pshm_count_own(uint64_t *counter) {
     __atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);

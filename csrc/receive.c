@@ -213,7 +213,7 @@ int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout
     uint64_t deadline = 0;
     uint32_t open;
     PSHM_POINT();
-    end_call(port);
+    pshm_port_end_call(port);
     if (process->seen_epoch !=
         atomic_load_explicit(&process->control.head->epoch, memory_order_relaxed))
         pshm_process_prune(process);

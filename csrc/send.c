@@ -134,7 +134,7 @@ static int allocate(pshm_port *port, uint64_t outs, pshm_mapping *mapping, uint6
 
 int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *descriptor,
                       void **address) {
-    end_call(port);
+    pshm_port_end_call(port);
     pshm_mapping *mapping = pshm_process_find(port->process, ring);
     if (mapping == NULL || mapping->write == NULL) return PSHM_UNMAPPED;
     int status = allocate(port, outs, mapping, descriptor);
@@ -256,7 +256,7 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
                    const void *body, uint32_t bytes) {
     uint64_t remote = 0;
     pshm_mapping *messages = NULL;
-    end_call(port);
+    pshm_port_end_call(port);
     post->message = PSHM_NO_SLOT;
     post->lost = 0;
     if (post->slots > PSHM_MESSAGE_SLOTS) return PSHM_PROTOCOL;
@@ -369,7 +369,7 @@ static void end_post(pshm_port *port, pshm_post *post) {
 
 int pshm_port_resume(pshm_port *port, pshm_post *post) {
     pshm_bell *bell = &port->record->bell;
-    end_call(port);
+    pshm_port_end_call(port);
     for (;;) {
         uint64_t now = pshm_now();
         pthread_mutex_lock(&port->sending);
@@ -417,7 +417,7 @@ uint32_t pshm_port_choose(pshm_port *port, uint64_t outs) {
 int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns) {
     pshm_bell *bell = &port->record->bell;
     uint64_t deadline = 0;
-    end_call(port);
+    pshm_port_end_call(port);
     for (;;) {
         if (notice(port)) return PSHM_NOTICE;
         if (outs == 0 || any_has_room(port, outs)) return PSHM_OK;
@@ -435,7 +435,7 @@ int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns) {
 
 int pshm_port_rest(pshm_port *port, uint64_t timeout_ns) {
     uint64_t now = pshm_now(), deadline = after(now, timeout_ns);
-    end_call(port);
+    pshm_port_end_call(port);
     for (;;) {
         uint32_t word = pshm_bell_word(&port->record->bell); /* before the look: see bell.h */
         if (notice(port)) return PSHM_NOTICE;

@@ -132,10 +132,6 @@ class Encoder:
         :raises NoFreeSlot, SharedMemoryFull, Stopping: see `Slots.reserve`. In any case nothing is held then.
         """
         self.copied_bytes = self.in_band_bytes = 0
-        if type(payload) is np.ndarray and not in_band:
-            body = self.refer(post, payload, outs, threshold)
-            if body is not None:
-                return ARRAY, hops + body
         self._post, self._outs, self._threshold = post, outs, threshold
         try:
             if type(payload) is np.ndarray and not in_band and payload.nbytes >= threshold and _is_plain(payload.dtype):

@@ -736,6 +736,10 @@ class Port:
     def remove_out(self, out: int) -> None:
         _lib.pshm_port_remove_out(self._port, out)
 
+    def end_call(self) -> None:
+        """A call of main_logic is over, if there was one."""
+        _lib.pshm_port_end_call(self._port)
+
     def notify(self) -> None:
         """Makes whatever the routine's thread sleeps in return NOTICE. Any thread."""
         _lib.pshm_port_notify(self._port)

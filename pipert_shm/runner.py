@@ -394,7 +394,7 @@ class Runner:
             self.record.count_error()
             return State.FAILED, str(error)
         finally:
-            self._end_call()
+            self._port.end_call()
 
     def _produce(self) -> None:
         if not self._commands.empty() and self._obey():
@@ -478,16 +478,11 @@ class Runner:
             else:
                 result = self._call_user(self._logic, holder[0] if self._intake.is_plain else self._intake.argument(holder))
         except BaseException:
-            self._end_call()
+            self._port.end_call()
             raise
         if result is None:
-            self._end_call()  # else the send does
+            self._port.end_call()  # else the send does
         return result
-
-    def _end_call(self) -> None:
-        words = self._words
-        since, words.busy_since_ns = words.busy_since_ns, 0
-        words.busy_ns += since and native.now_ns() - since
 
     def _call_user(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the user's code. In a process that it has forked, whoever returns from it must not go on as the routine."""
