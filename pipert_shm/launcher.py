@@ -130,7 +130,8 @@ class Launcher:
         self._audience = order.audience
         self._newborn: set[str] = set()  # flows of a later build that are not up yet
         self._taps: dict[int, EdgePlan] = {}
-        self._asked_tap: int | None = None  # one question at a time: see Session.tap
+        self._asked_taps: dict[int, int] = {}  # by edge, the question that the sender has not answered
+        self._asked_growth = 0  # the question that is answered when all new flows are up
         self._unready = len(self._flows)
         self._built = False
         self._kill_by: float | None = None
@@ -295,12 +296,12 @@ class Launcher:
         elif what == "unlinked":
             self._end_unlinked(details[0])
         elif what == "tapped":
-            self._asked_tap = None
-            self._tell(*message)
+            edge, incarnation = details
+            self._tell("tapped", self._asked_taps.pop(edge.number), edge, incarnation)
         elif what == "untappable":
-            self._asked_tap = None
-            self._incarnations.give_up(self._taps.pop(details[0]))
-            self._tell("no_tap", details[1])
+            number, refusal = details
+            self._incarnations.give_up(self._taps.pop(number))
+            self._refuse_tap(self._asked_taps.pop(number), refusal)
         elif what == "untapped":
             self._taps.pop(details[0], None)
             self._tell(*message)
@@ -375,10 +376,10 @@ class Launcher:
             native.EdgeRecord(self._segment.process, edge.number).fail_sender()
             del self._taps[edge.number]
             self._tell("untapped", edge.number)
-            if edge.number == self._asked_tap:
-                self._asked_tap = None
+            question = self._asked_taps.pop(edge.number, None)
+            if question is not None:
                 self._incarnations.give_up(edge)  # there is no tap yet that could drain it
-                self._tell("no_tap", f"routine {self._plan.names[edge.sender]!r} died just now")
+                self._refuse_tap(question, f"routine {self._plan.names[edge.sender]!r} died just now")
         native.RoutineRecord(self._segment.process, edge.receiver).ring()
         if edge.receiver < len(self._plan.routines) and not edge.local:
             receiver = self._plan.routines[edge.receiver]
@@ -604,12 +605,14 @@ class Launcher:
             self._starts_of_parent += details[0].name == START_EVENT_NAME
             self._dispatch(details[0])
             self._tell_if_ended()
-        elif what == "grow":
-            self._grow(details[0], details[1], fds)
+        elif what == "build":
+            self._asked_growth, *growth = details
+            self._grow(growth[0], growth[1], fds)
         elif what == "link":
-            self._tell("linked", self._link(details[0]))
+            question, event = details
+            self._tell("answer", question, self._link(event))
         elif what == "tap":
-            self._tap(details[0])
+            self._tap(*details)
         elif what == "untap":
             self._untap(details[0])
         elif what == "restart":
@@ -688,7 +691,7 @@ class Launcher:
         except (ValueError, WiresValidation, PipeStateError, SharedMemoryFull, OSError) as error:
             if nursery is not None:
                 nursery.close()
-            self._tell("grown", error)
+            self._tell("answer", self._asked_growth, error)
             return
         self._audience = growth.audience
         running = [flow for flow in self._flows.values() if flow.up]
@@ -707,7 +710,7 @@ class Launcher:
         for edge in edges:
             self._announce(edge)
         if nursery is None:
-            self._tell("grown", None)
+            self._tell("answer", self._asked_growth, None)
             return
         self._selector.register(nursery, selectors.EVENT_READ, lambda: self._lose(nursery))
         for name in growth.flows:
@@ -752,7 +755,7 @@ class Launcher:
         if flow.name in self._newborn:
             self._newborn.remove(flow.name)
             if not self._newborn:
-                self._tell("grown", None)
+                self._tell("answer", self._asked_growth, None)
 
     def _reap(self, flow: _Flow) -> int:
         """The exit code of a flow that has ended."""
@@ -851,17 +854,17 @@ class Launcher:
 
     # ---- taps ------------------------------------------------------------------------------------
 
-    def _tap(self, name: str) -> None:
+    def _tap(self, question: int, name: str) -> None:
         """Makes an edge from a routine to the parent, or says why there can't be one."""
         first_routine, count, first_edge = self._order.taps
         item = self._plan.find(name)
         flow = self._flow_of.get(name)
         if item is None or flow is None or not flow.up:
-            self._tell("no_tap", f"routine {name!r} does not run")
+            self._refuse_tap(question, f"routine {name!r} does not run")
             return
         place = next((place for place in range(count) if self._is_unused(first_edge + place)), None)
         if place is None:
-            self._tell("no_tap", f"all {count} taps of the pipe are in use; close one")
+            self._refuse_tap(question, f"all {count} taps of the pipe are in use; close one")
             return
         edge = EdgePlan(
             number=first_edge + place,
@@ -878,11 +881,14 @@ class Launcher:
         edge.format(native.EdgeRecord(self._segment.process, edge.number), item.reach)
         number = self._incarnations.open(edge, item)
         if number is None:
-            self._tell("no_tap", f"routine {name!r} has no holder bit left for one more receiver")
+            self._refuse_tap(question, f"routine {name!r} has no holder bit left for one more receiver")
             return
         self._taps[edge.number] = edge
-        self._asked_tap = edge.number
+        self._asked_taps[edge.number] = question
         self._send(flow, "add_tap", name, edge, number)
+
+    def _refuse_tap(self, question: int, why: str) -> None:
+        self._tell("answer", question, PipeStateError(f"can't tap: {why}"))
 
     def _is_unused(self, edge: int) -> bool:
         """Whether a tap's place is free: its last sender is done with it, and no view of it lives."""

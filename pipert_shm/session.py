@@ -25,7 +25,7 @@ from pipert_shm.launcher import LaunchOrder, launch
 from pipert_shm.logs import replay
 from pipert_shm.memory import ControlSegment, create_ring, free_bytes, unlink_pipe
 from pipert_shm.nursery import run_nursery
-from pipert_shm.plan import Plan
+from pipert_shm.plan import EdgePlan, Plan
 from pipert_shm.segments import TAPS, about
 from pipert_shm.tap import Tap
 
@@ -33,6 +33,8 @@ LINKS = 32  # wires between routines that build() knows no wire of, at one time
 NEWCOMERS = 16  # flows, and routines, that can be added while the pipe runs
 LEAST_CELLS = 16
 LAST_WORDS = 2.0  # seconds past the grace period
+
+_OPEN = object()  # in place of an answer that has not come
 
 
 class Session:
@@ -60,11 +62,13 @@ class Session:
         self._grace = grace
         self._stop_on_failure = stop_on_failure
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
+        self._growing = threading.Lock()
         self._answered = threading.Condition(self._lock)
-        self._answers: dict[str, Any] = {}
+        self._asked = 0
+        self._questions: dict[int, Any] = {}  # by number; _OPEN until it is answered
         self._ready = threading.Event()
         self._taps: dict[int, Tap] = {}
+        self._names = plan.names  # that taps may come across
         self._hearing = threading.Lock()  # held by the listener while it handles something
         self._nurseries: set[int] = set()
         self._starts = 0
@@ -175,14 +179,10 @@ class Session:
         weakref.finalize(self, self.segment.unmap).atexit = False
 
     def tap(self, name: str) -> Tap:
-        """See `Pipe.tap`."""
-        with self._asking:
-            what, details = self._ask("tap", name)
-            if what != "tapped":
-                raise PipeStateError(f"can't tap: {details[0]}")
-            edge, incarnation = details
-            tap = self._taps[edge.number] = Tap(self.segment, edge, incarnation, self.plan.names, self._untap)
-            return tap
+        """See `Pipe.tap`. Waits until the routine has heard of it; other questions do not wait for that."""
+        self._require_other_thread("tap()")
+        tap: Tap = self._ask("tap", name)
+        return tap
 
     def link(self, event: Event) -> None:
         """Sends a link event, and waits until it is known that it can be.
@@ -195,12 +195,7 @@ class Session:
         if threading.current_thread() is self._listener:
             self.send(event)
             return
-        with self._asking:
-            what, (error,) = self._ask("link", event)
-        if what != "linked":
-            raise PipeStateError(f"can't link: {error}")
-        if error is not None:
-            raise error
+        self._ask("link", event)
 
     def restart(self, flow: str) -> None:
         """See `Pipe.restart_flow`."""
@@ -214,11 +209,11 @@ class Session:
         :raises PipeStateError: when the pipe has ended; or on the listener's thread, which would hear the answer.
         :raises OSError: when the system has no process or no file descriptor left for it.
         """
-        if threading.current_thread() is self._listener:
-            raise PipeStateError("build() can't be called by a log handler")
-        with self._asking, ExitStack() as undo:
+        self._require_other_thread("build()")
+        with self._growing, ExitStack() as undo:
             names = _names_of(plan)
             self.segment.make_room(names)
+            self._names = plan.names  # before the look at the taps: one that is made meanwhile knows them
             for tap in list(self._taps.values()):
                 tap.know(plan.names)
             ends: list[Channel] = []
@@ -234,13 +229,14 @@ class Session:
                     theirs.close()
                 self._nurseries.add(nursery)
                 undo.callback(self._reap_nursery, nursery)
-            what, (error,) = self._ask("grow", growth, nursery, handing_over=ends)
-            if what == "grown" and error is None:
-                undo.pop_all()
-                self.segment.tell(names)
-                self.plan, self.audience = plan, audience
-                return
-        raise error if isinstance(error, Exception) else PipeStateError(f"can't build: {error}")
+            self._ask("build", growth, nursery, handing_over=ends)
+            undo.pop_all()
+            self.segment.tell(names)
+            self.plan, self.audience = plan, audience
+
+    def _require_other_thread(self, what: str) -> None:
+        if threading.current_thread() is self._listener:
+            raise PipeStateError(f"{what} can't be called by a log handler")
 
     def _reap_nursery(self, pid: int) -> None:
         with self._lock:
@@ -263,21 +259,58 @@ class Session:
             except (BrokenPipeError, ConnectionError):
                 self._logger.debug("the launcher is gone: %s was not sent", message[0])
 
-    def _ask(self, *message: Any, handing_over: Sequence[Channel] = ()) -> tuple[str, list[Any]]:
-        """The launcher's answer; one question at a time.
+    def _ask(self, what: str, *details: Any, handing_over: Sequence[Channel] = ()) -> Any:
+        """The launcher's answer. Any thread but the listener's, which hears it.
 
         :param handing_over: ends of channels that are the launcher's from now on, and closed here.
+        :raises Exception: where that is the answer.
+        :raises PipeStateError: when the pipe has ended.
         """
+        with self._lock:
+            self._asked += 1
+            number = self._asked
+            self._questions[number] = _OPEN
         try:
-            if not self.gone.is_set():
-                self._tell(*message, fds=[channel.fileno() for channel in handing_over])
-        finally:
-            for channel in handing_over:
-                channel.close()
+            try:
+                if not self.gone.is_set():
+                    self._tell(what, number, *details, fds=[channel.fileno() for channel in handing_over])
+            finally:
+                for channel in handing_over:
+                    channel.close()
+            with self._answered:
+                self._answered.wait_for(lambda: self._questions[number] is not _OPEN or self.gone.is_set())
+        except BaseException:
+            _turn_away(self._withdraw(number))
+            raise
+        answer = self._withdraw(number)
+        if answer is _OPEN:
+            raise PipeStateError(f"can't {what}: the pipe has ended")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _withdraw(self, number: int) -> Any:
+        """The answer to a question, if there is one; there is nobody to wait for it any more."""
+        with self._lock:
+            return self._questions.pop(number)
+
+    def _answer(self, number: int, answer: Any) -> None:
         with self._answered:
-            self._answered.wait_for(lambda: self._answers or self.gone.is_set())
-            answers, self._answers = self._answers, {}
-        return next(iter(answers.items()), ("gone", ["the pipe has ended"]))
+            awaited = number in self._questions
+            if awaited:
+                self._questions[number] = answer
+                self._answered.notify_all()
+        if not awaited:
+            _turn_away(answer)
+
+    def _make_tap(self, edge: EdgePlan, incarnation: int) -> Tap | Exception:
+        """On the listener's thread: the end of the tap, if it is told of next, finds it."""
+        try:
+            tap = self._taps[edge.number] = Tap(self.segment, edge, incarnation, self._names, self._untap)
+        except Exception as error:
+            self._untap(edge.number)
+            return error
+        return tap
 
     def _listen(self) -> None:
         """The listener thread: the launcher's messages, and the flows' log records."""
@@ -332,10 +365,11 @@ class Session:
             if tap is not None:
                 tap.end()
                 tap.release()
+        elif what == "tapped":
+            number, edge, incarnation = details
+            self._answer(number, self._make_tap(edge, incarnation))
         else:
-            with self._answered:
-                self._answers[what] = details
-                self._answered.notify_all()
+            self._answer(*details)
         return True
 
     def _end_launcher(self) -> None:
@@ -366,6 +400,12 @@ class Session:
             while selector.select(max(0.0, deadline - time.monotonic())):
                 if not self._hear_log():
                     return
+
+
+def _turn_away(answer: Any) -> None:
+    """Lets go of an answer that nobody waits for any more."""
+    if isinstance(answer, Tap):
+        answer.close()
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class Served:
     """
 
     def __init__(self, host: str = "127.0.0.1", make: Callable[[Board], Pipe] = make_pipe, **options: Any) -> None:
-        self.board = Board(2)
+        self.board = Board()
         self.pipe = make(self.board)
         self.pipe.build()
         self.session = self.pipe._built()

@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,14 +16,14 @@ import httpx
 import numpy as np
 import pytest
 
-from pipert_shm import DetectedFrame, Detections, FrameData, Pipe, SourceRoutine
+from pipert_shm import DetectedFrame, Detections, FrameData, Pipe, SourceRoutine, Wire
 from pipert_shm.api import preview as previews
 from pipert_shm.api.preview import as_jpeg, picture_of
 from routines import Forward, Items, Sink, chain
 from serving import Served, serving
 from waiting import PATIENCE, Board, eventually
 
-GATE = 1  # cell of a board: how many frames the camera has sent, at most
+GATE, OPEN = 1, 2  # cells of a board: how many frames the camera has sent, at most; whether those that hang are to go on
 
 
 class Camera(SourceRoutine):
@@ -185,6 +186,38 @@ def test_one_picture_that_is_asked_for_is_one_that_is_encoded(served: Served) ->
     eventually(lambda: served.pipe.statistics().routines["camera"].sent > before + 20, "frames that nobody looks at")
     assert not preview.over
     assert preview.shot is only
+
+
+class Hangs(SourceRoutine):
+    def __init__(self, name: str, board: Board) -> None:
+        super().__init__(name)
+        self.board = board
+
+    def main_logic(self) -> Any:
+        self.board.wait(OPEN)
+
+
+def with_some_that_hang(board: Board) -> Pipe:
+    pipe = with_camera(board)
+    for number in range(5):
+        name = f"hangs{number}"
+        pipe.create_flow(name, False, source := Hangs(name, board), sink := Sink(f"sink{number}"))
+        pipe.link(Wire(source, sink))
+    return pipe
+
+
+def test_those_that_hang_are_waited_for_by_those_alone_who_look_at_them() -> None:
+    with serving(make=with_some_that_hang) as served, ThreadPoolExecutor(20) as pool:
+        served.do("/start")
+        served.board[GATE] = 1_000_000
+        eventually(lambda: all(served.pipe.statistics().routines[f"hangs{n}"].state == "running" for n in range(5)))
+        urls = [f"http://127.0.0.1:{served.port}/routines/hangs{number % 5}/preview.jpg" for number in range(15)]
+        waits = [pool.submit(httpx.get, url, timeout=PATIENCE) for url in urls]
+        eventually(lambda: len(served.pipe._built()._questions) == 5, "a question about each")
+        assert look(served) >= 20
+        assert not any(wait.done() for wait in waits)
+        served.board[OPEN] = 1
+        assert {wait.result().status_code for wait in waits} == {504}
 
 
 def test_so_many_can_watch_and_others_are_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -444,7 +444,8 @@ def test_the_nursery_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     processes.reap_orphans(known)
 
 
-def test_a_log_handler_can_not_build() -> None:
+@pytest.mark.parametrize("call", [Pipe.build, lambda pipe: pipe.tap("camera")], ids=["build", "tap"])
+def test_a_log_handler_can_not_ask(call: Callable[[Pipe], object]) -> None:
     """It runs on the thread that would hear the answer."""
     logger = logging.getLogger("of test_new_flow")
     errors: list[BaseException] = []
@@ -452,7 +453,7 @@ def test_a_log_handler_can_not_build() -> None:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             try:
-                pipe.build()
+                call(pipe)
             except PipeStateError as error:
                 errors.append(error)
 

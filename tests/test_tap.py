@@ -14,6 +14,7 @@ import pytest
 
 from pipert_shm import (
     KILL_EVENT_NAME,
+    LINK_EVENT_NAME,
     START_EVENT_NAME,
     STOP_EVENT_NAME,
     DestinationRoutine,
@@ -388,6 +389,40 @@ def test_a_frame_outlives_tap_and_pipe() -> None:
     del tap, pipe
     assert one_value(frame) == 0
     assert frame.shape == (10, 100)
+
+
+def test_a_routine_that_hangs_holds_up_only_those_who_tap_it(board: Board) -> None:
+    class Hangs(SourceRoutine):
+        def main_logic(self) -> Any:
+            board.wait(2)
+            raise EndOfStream
+
+    pipe = Pipe(grace_period=2)
+    hangs, camera, screen = Hangs("hangs"), OnDemand(board), Sink("screen")
+    chain(pipe, hangs, Sink("sink"))
+    pipe.create_flow("camera", False, camera)
+    pipe.create_flow("screen", False, screen)
+    pipe.link(Wire(camera, screen))
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    eventually(lambda: pipe.statistics().routines["hangs"].state == "running")
+    taps: list[Tap] = []
+    thread = threading.Thread(target=lambda: taps.append(pipe.tap("hangs")))
+    thread.start()
+    eventually(lambda: bool(pipe._built()._questions), "a question")
+    with pipe.tap("camera") as tap:
+        board[GATE] = 1
+        assert one_value(tap.read(timeout=10)) == 0
+    pipe.notify_event(LINK_EVENT_NAME, specific_routine="hangs", link_routine_name="screen")
+    pipe.create_flow("late", False, late := Sink("late"))
+    pipe.link(Wire(camera, late))
+    pipe.build()
+    assert thread.is_alive()
+    board[2] = 1
+    thread.join(timeout=10)
+    assert list(taps[0]) == []
+    assert not pipe._built()._questions
+    pipe.join(to_kill=True)
 
 
 # ---- what is refused -----------------------------------------------------------------------------

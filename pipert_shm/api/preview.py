@@ -19,10 +19,11 @@ from starlette.types import Receive, Scope, Send
 from pipert_shm.api.control import ABSENT, RoutineName
 from pipert_shm.api.models import Problem
 from pipert_shm.data import FrameData
-from pipert_shm.errors import PipeStateError, describe
+from pipert_shm.errors import PipeStateError, UnknownTarget, describe
 from pipert_shm.pictures import encoded, scaled
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import Role
+from pipert_shm.segments import TAPS
 from pipert_shm.tap import Tap
 
 WIDEST = 640  # pixels
@@ -34,7 +35,7 @@ FRESH_S = 1.0  # and how long when there is an older one
 REPEAT_S = 5.0  # a picture is sent again when no other came: whoever is gone is noticed then
 AGAIN_S = 1.0  # a routine that has ended is tapped again after so long
 MOST_WATCHERS = 32
-OPENERS = 4
+OPENERS = TAPS + 1  # threads that wait for taps; each waits for one, so that the last is told that there is none
 
 BOX = (80, 220, 80)
 
@@ -144,7 +145,7 @@ class Previews:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._previews: dict[str, Preview] = {}
-        self._opening = threading.Lock()
+        self._openings: dict[str, asyncio.Lock] = {}
         self._limiter = CapacityLimiter(OPENERS)
         self._closed = False
         self.watchers = 0
@@ -155,23 +156,23 @@ class Previews:
         return self._closed or self._pipe._built().gone.is_set()
 
     async def opened(self, routine: str) -> Preview:
-        """See `open`; waits in one of a few threads of their own, since a routine that hangs lets nobody tap it."""
-        return await to_thread.run_sync(self.open, routine, limiter=self._limiter)
-
-    def open(self, routine: str) -> Preview:
-        """The preview of a routine.
+        """The preview of a routine. While one hangs, who asks for it waits, and who asks for another does not.
 
         :raises UnknownTarget: when there is no such routine.
         :raises PipeStateError: when it sends nothing, does not run, or no tap is left.
         """
-        item = self._pipe._built().plan.find(routine)
-        if item is not None and item.role is Role.DESTINATION:
+        plan = self._pipe._built().plan
+        item = plan.find(routine)
+        if item is None:
+            raise UnknownTarget("routine", routine, list(plan.names))
+        if item.role is Role.DESTINATION:
             raise PipeStateError(f"routine {routine!r} sends nothing that could be seen; look at one that it receives from")
-        with self._opening:
+        async with self._openings.setdefault(routine, asyncio.Lock()):
             preview = self._previews.get(routine)
             if preview is None or preview.over:
                 before = preview.shot if preview is not None else None
-                preview = Preview(self._pipe.tap(routine), routine, before.number if before is not None else 0)
+                tap = await to_thread.run_sync(self._pipe.tap, routine, limiter=self._limiter)
+                preview = Preview(tap, routine, before.number if before is not None else 0)
                 preview.shot = before
                 self._previews[routine] = preview
             if self._closed:
