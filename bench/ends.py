@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,11 @@ class Ends:
         frame = self.outbox.loan(shape, np.dtype(np.uint8))
         frame[:] = 7
         return frame
+
+    def receive(self) -> Any:
+        """The payload of the next message, which is there."""
+        received = self.inbox.receive(0)
+        return received[0] if isinstance(received, tuple) else self.inbox.take()[0]
 
     def encoder(self) -> Encoder:
         return Encoder(self.sender, self.outbox.slots, NAMES[CAMERA])

@@ -93,15 +93,14 @@ def test_port_send_and_receive(benchmark: BenchmarkFixture, ends: Ends) -> None:
 def test_hand_over_without_waking(benchmark: BenchmarkFixture, ends: Ends, kind: str) -> None:
     """All that a routine's two ends do for a message: encode, send, receive, decode, release."""
     payload = payload_of(ends.frame(SHAPE), kind)
-    outbox, inbox = ends.outbox, ends.inbox
+    outbox = ends.outbox
     sent = 0
 
     def hand_over() -> object:
         nonlocal sent
         sent += 1
         outbox.send([payload], Meta(NAMES, CAMERA, sent))
-        inbox.receive(0)
-        return inbox.take()[0]
+        return ends.receive()
 
     frame = frame_in(benchmark(hand_over))
     assert frame.shape == SHAPE

@@ -13,7 +13,7 @@ from pipert_shm.join import Matcher
 from pipert_shm.memory import ControlSegment
 from pipert_shm.order import Order
 from pipert_shm.plan import HELD_BACK, EdgePlan, RoutinePlan
-from pipert_shm.ports import NOTHING, Inbox, Outbox
+from pipert_shm.ports import NOTHING, Inbox, Message, Outbox
 from pipert_shm.routine import BatchRoutine
 
 HELD_BACK_POLL_NS = 2_000_000  # between looks whether what is held back has to wait for anything still
@@ -159,11 +159,14 @@ class Intake:
         for _, (edge, _, _) in dropped:
             self._inbox.disown(edge, "join")
 
-    def _next(self, timeout_ns: int = native.FOREVER) -> tuple[Any, Meta] | None:
+    def _next(self, timeout_ns: int = native.FOREVER) -> Message | None:
         """The next message; None when there is none in time, or commands came, which are obeyed."""
         if self._order is not None:
             return self._next_in_order(self._order, timeout_ns)
-        message = self._receive(timeout_ns)
+        received = self._inbox.receive(timeout_ns)
+        if isinstance(received, tuple):
+            return received
+        message = self._take(received)
         if message is not None and message[0] is NOTHING:
             if self._plan.ordered:
                 self._nothing.append(message[1])
@@ -172,7 +175,7 @@ class Intake:
             return None
         return message
 
-    def _next_in_order(self, order: Order[Stream, tuple[EdgePlan, Any, Meta]], timeout_ns: int) -> tuple[Any, Meta] | None:
+    def _next_in_order(self, order: Order[Stream, tuple[EdgePlan, Any, Meta]], timeout_ns: int) -> Message | None:
         until = min(native.now_ns() + timeout_ns, native.FOREVER)
         hidden = False
         while True:
@@ -254,9 +257,13 @@ class Intake:
             self._outbox.put(self._hand, meta, 1)
         self._outbox.flush()
 
-    def _receive(self, timeout_ns: int = native.FOREVER) -> tuple[Any, Meta] | None:
+    def _receive(self, timeout_ns: int) -> Message | None:
         """The next message as it comes; None when there is none in time, or commands came, which are obeyed."""
-        status = self._inbox.receive(timeout_ns)
+        received = self._inbox.receive(timeout_ns)
+        return received if isinstance(received, tuple) else self._take(received)
+
+    def _take(self, status: int) -> Message | None:
+        """The message that there is by this status, if there is one. Commands are obeyed."""
         self._nothing_came = self._stopped = False
         if status == native.OK:
             try:

@@ -383,8 +383,8 @@ class Slots:
     :param purpose: what the ring is, for errors.
 
     Attributes:
-        wanted: how many slots the ring should have.
         ring: its number, -1 while there is none.
+        settled: whether it is as it should be, for payloads of the size that was fitted last: no older one is left.
     """
 
     def __init__(self, segment: ControlSegment, port: native.Port, number: int, name: str, slots: int, purpose: str) -> None:
@@ -393,7 +393,8 @@ class Slots:
         self._number = number
         self._name = name
         self._purpose = purpose
-        self.wanted = slots
+        self._wanted = slots
+        self.settled = False
         self._tried = 0  # as many were wanted when the ring was made
         self.ring = -1
         self._slot_bytes = 0
@@ -401,11 +402,16 @@ class Slots:
         self.edge_names: dict[int, str] = {}
         self.loaned = False  # whether there was ever a loan
 
+    def want(self, slots: int) -> None:
+        """Says how many slots the ring should have from now on."""
+        self._wanted = slots
+        self.settled = False
+
     def adopt(self, ring: int, slot_bytes: int) -> None:
         """Uses a ring that was made for this routine at build time."""
         if self._segment.process.ring_owner(ring) is None:
             open_ring(self._segment, ring, writable=True)
-        self.ring, self._slot_bytes, self._tried = ring, _page_up(slot_bytes), self.wanted
+        self.ring, self._slot_bytes, self._tried = ring, _page_up(slot_bytes), self._wanted
 
     def fit(self, size: int) -> None:
         """Moves to another ring if the present one is too small.
@@ -416,19 +422,18 @@ class Slots:
             self._drop_old()
         if size > self._slot_bytes:
             self._move(size if not self._slot_bytes else max(size, int(self._slot_bytes * GROWTH)))
-        elif self.wanted > self._tried:
-            self._tried = self.wanted
-            if native.ring_bytes(self.wanted, self._slot_bytes) <= min(self._segment.process.memory_left(), free_bytes()):
-                try:
+        elif self._wanted > self._tried:
+            self._tried = self._wanted
+            if native.ring_bytes(self._wanted, self._slot_bytes) <= min(self._segment.process.memory_left(), free_bytes()):
+                with suppress(SharedMemoryFull):  # it was taken just now: the present ring will have to do
                     self._move(self._slot_bytes)
-                except SharedMemoryFull:
-                    return  # it was taken just now: the present ring will have to do
+        self.settled = not self._old
 
     def _move(self, slot_bytes: int) -> None:
-        ring = create_ring(self._segment, self._number, self.wanted, slot_bytes, self._purpose)
+        ring = create_ring(self._segment, self._number, self._wanted, slot_bytes, self._purpose)
         if self.ring >= 0:
             self._old.append(self.ring)
-        self.ring, self._slot_bytes, self._tried = ring, _page_up(slot_bytes), self.wanted
+        self.ring, self._slot_bytes, self._tried = ring, _page_up(slot_bytes), self._wanted
         self._drop_old()
 
     def _drop_old(self) -> None:

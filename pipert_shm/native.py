@@ -658,6 +658,7 @@ class Port:
 
     Attributes:
         delivery: what `receive` found.
+        raw: a buffer on it; up to its body it is what `DELIVERY` says.
         receive: `receive(timeout_ns) -> status`; sleeps without the GIL.
         refer: `refer(post.post, outs, memory, size) -> place`; see csrc/port.h.
         send: `send(post.post, ring, sequence, captured_ns, origin, kind, head, body, len(body)) -> status`; may sleep.
@@ -670,10 +671,10 @@ class Port:
         "_descriptor",
         "_head",
         "_port",
-        "_raw",
         "_sizes",
         "delivery",
         "process",
+        "raw",
         "receive",
         "refer",
         "send",
@@ -690,7 +691,7 @@ class Port:
         self.refer: Callable[[Any, int, Memory, int], int] = partial(_lib.pshm_port_refer, self._port)
         self.send: Callable[..., int] = partial(_lib.pshm_port_send, self._port)
         self._head = _ffi.buffer(self.delivery, DELIVERY.size)
-        self._raw = _ffi.buffer(self.delivery, DELIVERY.size + MESSAGE_BYTES)
+        self.raw = _ffi.buffer(self.delivery, DELIVERY.size + MESSAGE_BYTES)
         self._addresses, self._sizes = self.delivery.address, self.delivery.slot_bytes
         self._body = memoryview(_ffi.buffer(self.delivery.body))
         self._descriptor = _ffi.new("uint64_t *")
@@ -795,11 +796,6 @@ class Port:
     def head(self) -> tuple[int, ...]:
         """What `DELIVERY` says of the delivery. All at once: one by one they take four times as long."""
         return DELIVERY.unpack(self._head)
-
-    def raw(self, head: int) -> bytes:
-        """The same, to be looked at later, and the first `head` bytes of the body."""
-        raw: bytes = self._raw[: DELIVERY.size + head]
-        return raw
 
     def body(self, size: int) -> bytes:
         """The delivery's body, whose size its head says."""

@@ -38,8 +38,10 @@ from pipert_shm.plan import TAP_SLOTS, EdgePlan
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter, changes
 
 FEWEST_MESSAGES = 8
+DELIVERY_BYTES = native.DELIVERY.size  # up to its body
 
 LocalMessages = dict[int, tuple[Any, Meta, int]]
+Message = tuple[Any, Meta]
 
 
 class _Nothing:
@@ -126,8 +128,8 @@ class Outbox:
 
     def want_slots(self, slots: int, message_slots: int) -> None:
         """Says how many slots of each kind the wires of now need: it moves to larger rings where there are fewer."""
-        self.slots.wanted = max(slots, FEWEST_SLOTS + TAP_SLOTS)
-        self._messages.wanted = max(message_slots, FEWEST_MESSAGES)
+        self.slots.want(max(slots, FEWEST_SLOTS + TAP_SLOTS))
+        self._messages.want(max(message_slots, FEWEST_MESSAGES))
 
     def begin(self) -> None:
         """A run begins: opens the streams that ended with the one before."""
@@ -249,7 +251,8 @@ class Outbox:
         group, described = self._straight, None
         post, outs = self._post, 0 if group is None else group.outs
         if group is not None and not self.unsent and type(payload[0]) is np.ndarray:
-            self._messages.fit(MESSAGE_SLOT_BYTES)
+            if not self._messages.settled:
+                self._messages.fit(MESSAGE_SLOT_BYTES)
             try:
                 described = self._encoder.refer(post, payload[0], outs, group.threshold)
             except BaseException:
@@ -274,7 +277,10 @@ class Outbox:
         body = head + described
         self.sequence = sequence = meta.sequence
         ring = self._messages.ring
-        self._hand_over((post.post, ring, sequence, meta.captured_ns, meta.origin_number, kind, len(head), body, len(body)))
+        message = post.post, ring, sequence, meta.captured_ns, meta.origin_number, kind, len(head), body, len(body)
+        status = self._port.send(*message)
+        if status != native.OK:
+            self._finish(status, message)
 
     def _find_straight(self) -> _Group | None:
         """The only group, if all of its messages go the same way, as they are, and to other processes."""
@@ -294,7 +300,7 @@ class Outbox:
             self._stuck = False
             again, self._again = self._again, None
             if again is not None:
-                self._hand_over(again)
+                self._finish(self._port.send(*again), again)
             else:
                 self._finish(self._port.resume(self._post))
         while self._unsent:
@@ -416,31 +422,23 @@ class Outbox:
             self._handled = 0
         if remote:
             self._messages.fit(MESSAGE_SLOT_BYTES)
-        self._hand_over(
-            (
-                words,
-                self._messages.ring if remote else 0,
-                meta.sequence,
-                meta.captured_ns,
-                meta.origin_number,
-                kind | marks,
-                len(head),
-                body,
-                len(body),
-            )
-        )
+        ring = self._messages.ring if remote else 0
+        kind |= marks
+        message = words, ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(head), body, len(body)
+        self._finish(self._port.send(*message), message)
 
-    def _hand_over(self, message: tuple[Any, ...]) -> None:
-        status = self._port.send(*message)
-        if status == native.NOTICE and not self._post.post.offered:
-            self._again = message
-        if status != native.OK:
-            self._finish(status)
+    def _finish(self, status: int, message: tuple[Any, ...] | None = None) -> None:
+        """Draws the consequences of how a send went.
 
-    def _finish(self, status: int) -> None:
+        :param message: what was sent, if it may have to be sent again from the beginning.
+        """
+        if status == native.OK:
+            return
         self._forget_lost()
         self._stuck = status == native.NOTICE
         if self._stuck:
+            if not self._post.post.offered:
+                self._again = message
             self.unsent = True
             raise Stopping
         if status not in (native.OK, native.LOST):
@@ -513,8 +511,8 @@ class Inbox:
             if edge.number not in self._unlinked:
                 self._records[place].receiver_ended = False
 
-    def receive(self, timeout_ns: int = native.FOREVER) -> int:
-        """Waits for the next message; native.OK when there is one, which `take` gives."""
+    def receive(self, timeout_ns: int = native.FOREVER) -> int | Message:
+        """The next message, where there is nothing to decode; native.OK where `take` gives it; or another status. Waits."""
         while True:
             status = self._port.receive(timeout_ns)
             while status == native.UNMAPPED:
@@ -522,6 +520,8 @@ class Inbox:
                 status = self._port.take()
             if status >= native.ARRAY:
                 self._array, status = status, native.OK
+                if not (self._changes or self._max_age_ns):
+                    return self._take_array()
             if status == native.OK and not self._max_age_ns:
                 return status
             if status == native.DRAINED:
@@ -582,8 +582,8 @@ class Inbox:
         """Counts a message that was taken from a wire, and that nobody will see, as dropped."""
         self._port.disown(edge.number, native.REASONS[reason])
 
-    def take(self) -> tuple[Any, Meta]:
-        """The message that `receive` found.
+    def take(self) -> Message:
+        """The message that `receive` found, and did not give.
 
         :raises Exception: what unpickling, or the wire's own transmitter, raised; the message is then dropped and counted.
         """
@@ -593,7 +593,7 @@ class Inbox:
         if local:
             return self._take_local(place, token, received_ns)
         body = self._port.body(size)
-        meta = Meta.received(self.names, self._number, self._port.raw(head))
+        meta = Meta.received(self.names, self._number, self._port.raw[: DELIVERY_BYTES + head])
         if kind & TOMBSTONE:
             return NOTHING, meta
         buffers = self._port.delivered_slots(slots)
@@ -621,7 +621,7 @@ class Inbox:
             index = self._port.learn(kind, text, size)
             self._layouts[native.ARRAY + index] = shape, dtype, size
 
-    def _take_array(self) -> tuple[Any, Meta]:
+    def _take_array(self) -> Message:
         status, self._array = self._array, 0
         port, head = self._port, status >> native.HEAD_SHIFT
         shape, dtype, size = self._layouts[status & (1 << native.HEAD_SHIFT) - 1]
@@ -634,9 +634,9 @@ class Inbox:
                 self.disown(self.edge, "error")
                 self.unsettled = True
                 raise
-        return array, Meta.received(self.names, self._number, port.raw(head))
+        return array, Meta.received(self.names, self._number, port.raw[: DELIVERY_BYTES + head])
 
-    def _take_local(self, place: int, token: int, received_ns: int) -> tuple[Any, Meta]:
+    def _take_local(self, place: int, token: int, received_ns: int) -> Message:
         payload, meta, sent_ns = self._local[self._edges[place].number].pop(token)
         hops = meta.raw_hops[-(MOST_HOPS - 1) * HOP.size :]
         self._records[place].count_hop(received_ns - sent_ns)
@@ -649,11 +649,17 @@ class Inbox:
     def end(self) -> None:
         """Takes no more; what waits is dropped, counted as `ended`."""
         self._port.end_ins()
-        while (status := self.receive(0)) in (native.OK, native.PROTOCOL, native.NOTICE, SKIPPED):
-            if status == native.NOTICE:
-                self._port.noticed()
-            elif status == native.OK:
+        while True:
+            received = self.receive(0)
+            if isinstance(received, tuple):
+                self.disown(self.edge, "ended")
+                self.unsettled = True
+            elif received == native.OK:
                 self.discard("ended")
+            elif received == native.NOTICE:
+                self._port.noticed()
+            elif received not in (native.PROTOCOL, SKIPPED):
+                return
 
     def release(self, edge: EdgePlan) -> None:
         """After `end`, when the sender has let go of the edge: gives its incarnation back, once no view of it lives."""

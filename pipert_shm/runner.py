@@ -431,7 +431,11 @@ class Runner:
                 self._log_payload("input", payload)
         handled = len(holder)
         try:
-            result = self._call(holder)
+            if self._began:
+                self._began = False  # by its receipt; and it is ended by what comes next, the send or the next receipt
+                result = self._call_user(self._logic, holder[0])
+            else:
+                result = self._call(holder)
         except Stopping:
             if holder:
                 self._redo = (holder.copy(), metas)
@@ -468,9 +472,6 @@ class Runner:
             self._send(self._outbox.send, self._hand, meta, handled)
 
     def _call(self, holder: list[Any]) -> Any:
-        if self._began:
-            self._began = False  # by its receipt; and it is ended by what comes next, the send or the next receipt
-            return self._call_user(self._logic, holder[0])
         self._words.busy_since_ns = native.now_ns()
         try:
             if not holder:

@@ -11,7 +11,7 @@ from pipert_shm import native
 from pipert_shm.data import Meta
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import EdgePlan
-from pipert_shm.ports import Inbox
+from pipert_shm.ports import Inbox, Message
 
 
 class Tap:
@@ -57,8 +57,8 @@ class Tap:
             with self._reading:
                 over = self._over.is_set()
                 status = self._receive(0 if over else left)
-                if status == native.OK:  # also what was sent before the end
-                    payload, self.meta = self._inbox.take()
+                if isinstance(status, tuple) or status == native.OK:  # also what was sent before the end
+                    payload, self.meta = status if isinstance(status, tuple) else self._inbox.take()
                     return payload
                 if status == native.NOTICE:
                     self._port.noticed()
@@ -70,7 +70,7 @@ class Tap:
                 raise TimeoutError(f"no output within {timeout} s")
         raise StopIteration
 
-    def _receive(self, timeout_ns: int) -> int:
+    def _receive(self, timeout_ns: int) -> int | Message:
         try:
             return self._inbox.receive(timeout_ns)
         except LookupError:

@@ -30,6 +30,7 @@ class Loop:
         message_slots: int = 8,
         timeout: float = 0.1,
         borrow_cap: int = 1000,
+        max_age: float | None = None,
     ) -> None:
         self.transmitter = transmitter or SharedMemoryTransmitter()
         edge = EdgePlan(
@@ -43,6 +44,7 @@ class Loop:
             local=False,
             bit=1,
             borrow_cap=borrow_cap,
+            max_age=max_age,
         )
         self.segment = ControlSegment.create(
             native.ControlSize(flows=1, routines=2, edges=1, incarnations=1, cells=16), 1 << 30
@@ -63,13 +65,17 @@ class Loop:
 
     def send_all(self, holder: list[Any]) -> None:
         """Sends the one payload in the list, and takes it out."""
-        self.outbox.send(holder, Meta(NAMES, 0, self._sequence))
+        self.outbox.send(holder, Meta(NAMES, 0, self._sequence, native.now_ns()))
 
     def receive(self) -> Any:
-        status = self.inbox.receive(5_000_000_000)
-        assert status == native.OK, status
-        payload, _ = self.inbox.take()
-        return payload
+        return self.receive_message()[0]
+
+    def receive_message(self) -> tuple[Any, Meta]:
+        received = self.inbox.receive(5_000_000_000)
+        if isinstance(received, tuple):
+            return received
+        assert received == native.OK, received
+        return self.inbox.take()
 
     def trip(self, payload: Any) -> Any:
         """What arrives when this is sent."""

@@ -14,6 +14,7 @@ import pytest
 from loop import Loop
 from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, SharedMemoryTransmitter, SourceRoutine, Wire, native
 from pipert_shm.data import Meta
+from pipert_shm.ports import SKIPPED
 from waiting import eventually
 
 SHAPE = (40, 50, 3)
@@ -77,8 +78,7 @@ def test_what_is_known_of_the_message() -> None:
         for number in range(3):
             before = native.now_ns()
             loop.outbox.send([frame(loop, number)], Meta(("a", "b"), 0, number, before, pts=number / 25))
-            assert loop.inbox.receive(0) == native.OK
-            meta = loop.inbox.take()[1]
+            meta = loop.receive_message()[1]
             same = copy.copy(meta)  # before anybody looked
             for one in (meta, same):
                 assert (one.sequence, one.captured_ns, one.pts, one.ticket) == (number, before, number / 25, None)
@@ -112,13 +112,24 @@ def test_a_transmitter_that_changes_and_fails() -> None:
         assert (loop.trip(frame(loop, 3)) == 252).all()
 
 
-def test_one_that_nobody_looks_at() -> None:
+def test_one_that_is_too_old() -> None:
+    with Loop(max_age=60) as loop:
+        for value in (1, 2):
+            assert (loop.trip(frame(loop, value)) == value).all()
+        loop.outbox.send([frame(loop, 3)], Meta(("a", "b"), 0, 3, native.now_ns() - 61_000_000_000))
+        assert loop.inbox.receive(0) == SKIPPED
+        assert dropped(loop) == {"expired": 1}
+        assert loop.held_slots() == 0
+        assert (loop.trip(frame(loop, 4)) == 4).all()
+
+
+def test_those_that_nobody_takes() -> None:
     with Loop() as loop:
         loop.trip(frame(loop, 1))
-        loop.send(frame(loop, 2))
-        assert loop.inbox.receive(0) == native.OK
-        loop.inbox.discard("expired")
-        assert dropped(loop) == {"expired": 1}
+        for value in (2, 3):
+            loop.send(frame(loop, value))
+        loop.inbox.end()
+        assert dropped(loop) == {"ended": 2}
         assert loop.held_slots() == 0
 
 
