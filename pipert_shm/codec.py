@@ -14,8 +14,7 @@ import io
 import math
 import pickle
 import struct
-from collections import ChainMap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -57,7 +56,9 @@ def _is_plain(dtype: np.dtype[Any]) -> bool:
     return dtype.kind != "V" and not dtype.hasobject
 
 
-def _array_on(buffer: memoryview, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any) -> np.ndarray:
+def _array_on(
+    buffer: memoryview | bytes, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any
+) -> np.ndarray:
     # By way of frombuffer: np.ndarray(buffer=memoryview) would stand on what is behind the view, and could be made writable.
     return np.ndarray(shape, dtype, np.frombuffer(buffer, np.uint8), offset, strides)
 
@@ -93,7 +94,7 @@ class Encoder:
         self._threshold = THRESHOLD
         self._layouts: dict[tuple[tuple[int, ...], np.dtype[Any]], tuple[bytes, int]] = {}  # of C-contiguous arrays, and bytes
         self._stream = io.BytesIO()
-        self._referencing = self._pickler({np.ndarray: self._reduce_array}, self._take_buffer)
+        self._registered: dict[Any, Any] | None = None  # what copyreg knew when the pickler was made
         self._plain = pickle.Pickler(self._stream, 5)
         self.copied_bytes = 0
         self.in_band_bytes = 0
@@ -104,13 +105,13 @@ class Encoder:
         self._packed: list[tuple[int, np.ndarray]] = []
         self._packed_bytes = 0
 
-    def _pickler(
-        self, reducers: dict[type, Callable[[Any], Any]], take: Callable[[pickle.PickleBuffer], bool]
-    ) -> pickle.Pickler:
-        pickler = pickle.Pickler(self._stream, 5, buffer_callback=take)
-        table: ChainMap[type, Callable[[Any], Any]] = ChainMap(reducers, copyreg.dispatch_table)
-        pickler.dispatch_table = table
-        return pickler
+    def _pickler(self) -> pickle.Pickler:
+        """One that refers to arrays, and knows of each other type what copyreg does. A plain dict: pickle asks it in C."""
+        if self._registered != copyreg.dispatch_table:
+            self._registered = dict(copyreg.dispatch_table)
+            self._referencing = pickle.Pickler(self._stream, 5, buffer_callback=self._take_buffer)
+            self._referencing.dispatch_table = {**self._registered, np.ndarray: self._reduce_array}
+        return self._referencing
 
     def encode(
         self,
@@ -218,9 +219,14 @@ class Encoder:
     # everything else
 
     def _reduce_array(self, array: np.ndarray) -> Any:
-        if array.dtype.hasobject:
+        dtype: Any = array.dtype
+        if dtype.hasobject:
             return array.__reduce__()
-        dtype: Any = array.dtype.str if _is_plain(array.dtype) else array.dtype
+        plain = _is_plain(dtype)
+        if plain and 0 < array.nbytes < self._threshold and array.flags.c_contiguous:
+            return _array_at, (array.tobytes(), 0, self._layout(array, array.strides))
+        if plain:
+            dtype = dtype.str
         if array.nbytes < self._threshold:
             order = _order(array)
             return _array_of, (array.tobytes(order="F" if order == "F" else "C"), array.shape, dtype, order)
@@ -230,7 +236,7 @@ class Encoder:
         else:
             (index, offset), strides = placed, array.strides
         self._table.append((index, 0, 0))
-        if isinstance(dtype, str):
+        if plain:
             return _array_at, (_MARKER, offset, self._layout(array, strides))
         return _array_on, (_MARKER, offset, array.shape, strides, dtype)
 
@@ -274,7 +280,7 @@ class Encoder:
     def _dump(self, payload: object, in_band: bool) -> memoryview:
         self._stream.seek(0)
         self._stream.truncate()
-        pickler = self._plain if in_band else self._referencing
+        pickler = self._plain if in_band else self._pickler()
         try:
             pickler.dump(payload)
         except Exception as error:
@@ -359,7 +365,7 @@ def _read_layout(layout: bytes) -> _Layout:
     return known
 
 
-def _array_at(buffer: memoryview, offset: int, layout: bytes) -> np.ndarray:
+def _array_at(buffer: memoryview | bytes, offset: int, layout: bytes) -> np.ndarray:
     shape, strides, dtype, count = _LAYOUTS.get(layout) or _read_layout(layout)
     if strides is None:
         return np.frombuffer(buffer, dtype, count, offset).reshape(shape)
