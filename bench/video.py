@@ -132,6 +132,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=250, help="at most so many of each clip")
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
+    if min(chosen.frames, chosen.rounds) < 1:
+        parser.error("at least one frame and one round")
 
     for what, value in describe().items():
         print(f"{what}: {value}")
