@@ -441,7 +441,7 @@ class Outbox:
                 self._again = message
             self.unsent = True
             raise Stopping
-        if status not in (native.OK, native.LOST):
+        if status != native.LOST:
             self._port.abandon(self._post, native.REASONS["no_slot"])
             self._forget_lost()
 
