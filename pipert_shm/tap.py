@@ -56,10 +56,13 @@ class Tap:
             left = native.FOREVER if timeout is None else max(0, deadline - native.now_ns())
             with self._reading:
                 over = self._over.is_set()
-                status = self._receive(0 if over else left)
-                if isinstance(status, tuple) or status == native.OK:  # also what was sent before the end
-                    payload, self.meta = status if isinstance(status, tuple) else self._inbox.take()
+                received = self._receive(0 if over else left)  # also what was sent before the end
+                if received == native.OK:
+                    received = self._inbox.take()
+                if isinstance(received, tuple):
+                    payload, self.meta = received
                     return payload
+                status = received
                 if status == native.NOTICE:
                     self._port.noticed()
                 elif over:
