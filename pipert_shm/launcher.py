@@ -16,7 +16,6 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from typing import Any, NoReturn
 
 from pipert_shm import native
@@ -40,21 +39,13 @@ from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment, unlink_pipe
 from pipert_shm.nursery import Nursery, Order
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
-from pipert_shm.runner import Attachment, State
+from pipert_shm.runner import Attachment
+from pipert_shm.states import FlowState, State
 from pipert_shm.transmit import SharedMemoryTransmitter
 
 FIRST_BACKOFF = 0.02  # seconds, doubled with each restart within the window
 LONGEST_BACKOFF = 10.0
 STACKS_WAIT = 0.5
-
-
-class FlowState(IntEnum):
-    """A flow's state, as it stands in its record in the control segment."""
-
-    RUNNING = 1
-    RESTARTING = 2
-    FAILED = 3
-    ENDED = 4
 
 
 @dataclass(slots=True)

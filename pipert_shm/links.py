@@ -14,7 +14,7 @@ from pipert_shm.incarnations import Incarnations
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan, assign_slots
 from pipert_shm.routine import Role
-from pipert_shm.runner import State
+from pipert_shm.states import State
 from pipert_shm.wire import Policy, check_queue
 
 

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -29,6 +28,7 @@ from pipert_shm.memory import ControlSegment, Stopping
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
 from pipert_shm.ports import Inbox, LocalMessages, Outbox
 from pipert_shm.routine import LONGEST_WAIT, Role, run_as
+from pipert_shm.states import State
 
 LONGEST_REST_NS = int(LONGEST_WAIT * 1e9)
 BETWEEN_PICTURES_NS = 200_000_000  # that are logged of one kind: enough for somebody who watches
@@ -55,21 +55,6 @@ def _end_fork(error: BaseException | None) -> NoReturn:
         with suppress(OSError, ValueError):  # closed: then there is nobody to tell
             stream.flush()
     os._exit(status & 0xFF)
-
-
-class State(IntEnum):
-    """A routine's state, as it stands in its record in the control segment."""
-
-    BUILT = 0
-    RUNNING = 1
-    STOPPED = 2
-    ENDED = 3
-    FAILED = 4
-
-    @property
-    def over(self) -> bool:
-        """Whether it goes on only after a new start."""
-        return self in (State.ENDED, State.FAILED)
 
 
 @dataclass(slots=True)
