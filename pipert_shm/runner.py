@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from pipert_shm import native
+from pipert_shm.attachment import Attachment
 from pipert_shm.counters import Counters
 from pipert_shm.data import FrameData, Meta
 from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull, describe
@@ -77,24 +78,6 @@ class Call:
     """Command: do this on the routine's thread, between messages."""
 
     action: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """What a flow's process is born with.
-
-    Attributes:
-        outs: the incarnation of each outgoing edge, by edge number.
-        ins: the incarnations of each incoming edge, oldest first, by edge number; those that are still being recovered follow
-            as commands.
-        rings: per routine number, the ring that build() made for it, and its slot size. For the first process of a flow only.
-        leaving: incoming edges that were unlinked and are not drained.
-    """
-
-    outs: dict[int, int]
-    ins: dict[int, list[int]]
-    rings: dict[int, tuple[int, int]]
-    leaving: list[EdgePlan]
 
 
 class Host(Protocol):

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import selectors
+import pickle
+import select
 import signal
-import sys
 import threading
 import time
-import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any
 
-from pipert_shm import native
-from pipert_shm.channel import Channel
-from pipert_shm.errors import FlowDied, PipeFailed, PipeStateError
-from pipert_shm.events import KILL_EVENT_NAME, Audience, Event
+from pipert_shm import forked, native, system
+from pipert_shm.control import messages
+from pipert_shm.control.channel import Channel, Received
+from pipert_shm.control.dispatch import Dispatch
+from pipert_shm.control.messages import (
+    Answer,
+    Died,
+    Ended,
+    EndTap,
+    Extend,
+    Failed,
+    Kill,
+    MakeTap,
+    Message,
+    Notify,
+    RestartFlow,
+    TapEnded,
+    TapMade,
+)
+from pipert_shm.errors import FlowDied, PipeFailed, PipeStateError, describe
+from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, Audience, Event
 from pipert_shm.growth import Growth
-from pipert_shm.launcher import LaunchOrder, launch
-from pipert_shm.logs import replay
+from pipert_shm.launcher.fork_server import run_fork_server
+from pipert_shm.launcher.loop import LaunchOrder, launch
+from pipert_shm.logs import LAST_WORDS, LogRelay, tell
 from pipert_shm.memory import ControlSegment, create_ring, free_bytes, unlink_pipe
-from pipert_shm.nursery import run_nursery
-from pipert_shm.plan import EdgePlan, Plan
+from pipert_shm.plan import Plan
 from pipert_shm.segments import TAPS, about
 from pipert_shm.tap import Tap
 
 LINKS = 32  # wires between routines that build() knows no wire of, at one time
 NEWCOMERS = 16  # flows, and routines, that can be added while the pipe runs
 LEAST_CELLS = 16
-LAST_WORDS = 2.0  # seconds past the grace period
+PATIENCE = 30.0  # seconds that a launcher may take to say whether it takes an event: it waits for nobody
 
 _OPEN = object()  # in place of an answer that has not come
 
@@ -56,12 +71,12 @@ class Session:
         self.audience = audience
         self.over = threading.Event()
         self.gone = threading.Event()
-        self._causes: dict[object, str] = {}
+        self._causes: dict[str, str] = {}
         self.exit_codes: dict[str, int] = {}
         self._logger = logger
         self._grace = grace
         self._stop_on_failure = stop_on_failure
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._growing = threading.Lock()
         self._answered = threading.Condition(self._lock)
         self._asked = 0
@@ -70,7 +85,7 @@ class Session:
         self._taps: dict[int, Tap] = {}
         self._names = plan.names  # that taps may come across
         self._hearing = threading.Lock()  # held by the listener while it handles something
-        self._nurseries: set[int] = set()
+        self._fork_servers: set[int] = set()
         self._starts = 0
         self._closed = False
         self.segment = _make_segment(plan, budget)
@@ -84,6 +99,8 @@ class Session:
         self.segment.close()
         self.segment.unmap()
         unlink_pipe(self.segment.pipe_id)
+
+    # ---- the beginning ---------------------------------------------------------------------------
 
     def launch(self) -> None:
         """Forks the launcher.
@@ -99,9 +116,11 @@ class Session:
         self._channel, theirs = Channel.pair()
         undo.callback(self._channel.close)
         undo.callback(theirs.close)
-        self._logs, logs_in = Channel.pair()
-        undo.callback(self._logs.close)
-        undo.callback(logs_in.close)
+        logs, self._logs_in = Channel.pair()
+        undo.callback(logs.close)
+        undo.callback(self._logs_in.close)
+        voice = self._logs_in.duplicate()
+        undo.callback(voice.close)
         order = LaunchOrder(
             plan=self.plan,
             pipe_id=self.segment.pipe_id,
@@ -112,18 +131,24 @@ class Session:
             grace=self._grace,
             stop_on_failure=self._stop_on_failure,
         )
-        self._channel.keep()
-        self._logs.keep()
-        self._launcher = _fork(lambda: launch(order, theirs, logs_in))
-        theirs.close()
-        logs_in.close()
-        self._listener = threading.Thread(target=self._listen, name=f"pipe-{self.segment.pipe_id}", daemon=True)
+        for channel in (self._channel, logs, voice):
+            channel.keep()
+        self.relay = LogRelay(logs, voice, self._logger)
+        self._logs = logs
+        self._table = self._make_table()
+        self._launcher = forked.fork(lambda: launch(order, theirs, self._logs_in))
         try:
-            self._listener.start()
-        except RuntimeError as error:
+            theirs.close()
+            self._logs_in.keep()  # for fork servers
+            self.relay.start()
+            self._listener = threading.Thread(target=self._listen, name=f"pipe-{self.segment.pipe_id}", daemon=True)
+            system.start_thread(self._listener)
+        except BaseException:
             self._channel.close()  # which ends the launcher
+            self._logs_in.close()
+            voice.close()  # which ends the relay
             os.waitpid(self._launcher, 0)
-            raise OSError(errno.EAGAIN, str(error)) from error
+            raise
 
     def wait_ready(self) -> None:
         """Waits until every flow is up.
@@ -135,81 +160,92 @@ class Session:
             self.end()
             raise PipeFailed(self.causes, dict(self.exit_codes))
 
+    # ---- what is asked of the launcher -----------------------------------------------------------
+
     @property
     def causes(self) -> list[str]:
         """What failed for good, in order; what was started again since does not count."""
-        return [cause for cause in self._causes.values() if cause]
+        return [cause for cause in list(self._causes.values()) if cause]
 
     def _note_cause(self, cause: str) -> None:
         self._causes[cause] = cause
 
     def send(self, event: Event) -> None:
-        """Hands an event to the launcher."""
-        self._tell("event", event)
+        """Hands an event to the launcher, and waits until that says that it is on its way. An event of a kill does not wait.
 
-    def note_start(self) -> None:
-        """A start is about to be sent: an end that was told before it, or crosses it, does not count."""
+        :raises WiresValidation, ValueError: when it links wires that can't be.
+        :raises PipeStateError: when the pipe has ended, or a flow does not take what it was sent before.
+        """
+        if event.name == KILL_EVENT_NAME:
+            self.kill()
+        elif event.name == START_EVENT_NAME:
+            self._start(event)
+        else:
+            self._ask(Notify(event, self._starts), patience=PATIENCE)
+
+    def _start(self, event: Event) -> None:
+        """An end that was told before a start, or crosses it, does not count."""
         with self._lock:
             self._starts += 1
+            starts, was_over = self._starts, self.over.is_set()
             if not self.gone.is_set():
                 self.over.clear()
+        try:
+            self._ask(Notify(event, starts), patience=PATIENCE)
+        except BaseException:
+            with self._lock:
+                self._starts -= 1
+                if was_over:
+                    self.over.set()
+            raise
 
     def kill(self) -> None:
         """Makes every flow end."""
         if not self.gone.is_set():
-            self.send(Event(KILL_EVENT_NAME, self.plan.names))
+            self._tell(Kill())
 
     def end(self) -> None:
-        """Kills what still runs, waits until it is gone, and lets go of everything but the counters and live views."""
+        """Kills what still runs, waits until it is gone, and lets go of everything but the counters and live views.
+
+        :raises PipeStateError: on the thread of a log handler, which the end waits for.
+        """
+        self.require_no_handler("join()")
         self.kill()
         while not self.gone.is_set():
             try:
                 self.gone.wait()
             except KeyboardInterrupt:
-                self._logger.info("interrupted again: flows have %g s to end, then they are killed", self._grace)
+                self.relay.logger.info("interrupted again: flows have %g s to end, then they are killed", self._grace)
         self._listener.join()
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             self._channel.close()
-        self._logs.close()
+        self.relay.finish(self._grace)
         self.segment.close()
         # Statistics and views outlive the pipe's end; its mappings go with this object.
         weakref.finalize(self, self.segment.unmap).atexit = False
 
     def tap(self, name: str) -> Tap:
         """See `Pipe.tap`. Waits until the routine has heard of it; other questions do not wait for that."""
-        self._require_other_thread("tap()")
-        tap: Tap = self._ask("tap", name)
+        self.require_no_handler("tap()")
+        tap: Tap = self._ask(MakeTap(name))
         return tap
-
-    def link(self, event: Event) -> None:
-        """Sends a link event, and waits until it is known that it can be.
-
-        On the listener's thread, which is the one that would hear it, it does not wait, and a refusal is only logged.
-
-        :raises WiresValidation, ValueError: when it can't be.
-        :raises PipeStateError: when the pipe has ended.
-        """
-        if threading.current_thread() is self._listener:
-            self.send(event)
-            return
-        self._ask("link", event)
 
     def restart(self, flow: str) -> None:
         """See `Pipe.restart_flow`."""
-        self._tell("restart", flow)
+        self._tell(RestartFlow(flow))
 
     def grow(self, plan: Plan, audience: Audience, growth: Growth) -> None:
         """Adds flows and wires, and waits until the flows are up. Where it raises, nothing has changed.
 
         :param plan: of the whole pipe, as it will be.
         :raises WiresValidation, ValueError, SharedMemoryFull: when it can't be.
-        :raises PipeStateError: when the pipe has ended; or on the listener's thread, which would hear the answer.
+        :raises PipeStateError: when the pipe has ended; or on the thread of a log handler.
         :raises OSError: when the system has no process or no file descriptor left for it.
         """
-        self._require_other_thread("build()")
+        self.require_no_handler("build()")
         with self._growing, ExitStack() as undo:
             names = _names_of(plan)
             self.segment.make_room(names)
@@ -217,55 +253,70 @@ class Session:
             for tap in list(self._taps.values()):
                 tap.know(plan.names)
             ends: list[Channel] = []
-            nursery = 0
+            server = 0
             if growth.flows:
-                ours, theirs = Channel.pair()
-                undo.callback(ours.close)
-                ends.append(ours.keep())
-                try:
-                    with self._hearing:  # else a lock that the listener holds would stay locked in the nursery
-                        nursery = _fork(lambda: run_nursery(plan, self.segment, self._logger.name, self._grace, theirs))
-                finally:
-                    theirs.close()
-                self._nurseries.add(nursery)
-                undo.callback(self._reap_nursery, nursery)
-            self._ask("build", growth, nursery, handing_over=ends)
+                ours, server = self._fork_server(plan, undo)
+                ends.append(ours)
+            self._ask(Extend(growth, server), handing_over=ends)
             undo.pop_all()
             self.segment.tell(names)
             self.plan, self.audience = plan, audience
 
-    def _require_other_thread(self, what: str) -> None:
-        if threading.current_thread() is self._listener:
-            raise PipeStateError(f"{what} can't be called by a log handler")
+    def _fork_server(self, plan: Plan, undo: ExitStack) -> tuple[Channel, int]:
+        """The launcher's end of its channel, and its pid."""
+        ours, theirs = Channel.pair()
+        undo.callback(ours.close)
+        ours.keep()
+        try:
+            logs = self._logs_in.duplicate()
+            try:
+                with self._hearing, self.relay.at_rest():  # else a lock that a thread of ours holds would stay locked there
+                    pid = forked.fork(
+                        lambda: run_fork_server(plan, self.segment, self._logger.name, self._grace, theirs, logs)
+                    )
+            finally:
+                logs.close()
+        finally:
+            theirs.close()
+        self._fork_servers.add(pid)
+        undo.callback(self._reap_fork_server, pid)
+        return ours, pid
 
-    def _reap_nursery(self, pid: int) -> None:
+    def require_no_handler(self, what: str) -> None:
+        """:raises PipeStateError: on the thread of log handlers."""
+        if self.relay.is_here:
+            raise PipeStateError(f"{what} can't be called by a log handler: it would wait for itself; call it on another thread")
+
+    def _reap_fork_server(self, pid: int) -> None:
         with self._lock:
-            if pid not in self._nurseries:
+            if pid not in self._fork_servers:
                 return
-            self._nurseries.remove(pid)
+            self._fork_servers.remove(pid)
         with suppress(ChildProcessError):  # somebody else in this process reaped it
             os.waitpid(pid, 0)
 
     def _untap(self, edge: int) -> None:
         if not self.gone.is_set():
-            self._tell("untap", edge)
+            self._tell(EndTap(edge))
 
-    def _tell(self, *message: Any, fds: Sequence[int] = ()) -> None:
+    def _tell(self, message: Message, question: int = 0, fds: tuple[int, ...] = ()) -> None:
         with self._lock:
             if self._closed:
                 return
             try:
-                self._channel.send(*message, fds=fds)
-            except (BrokenPipeError, ConnectionError):
-                self._logger.debug("the launcher is gone: %s was not sent", message[0])
+                self._channel.send(message, question, fds)
+            except ConnectionError:
+                self.relay.logger.debug("the launcher is gone: %s was not sent", type(message).__name__)
 
-    def _ask(self, what: str, *details: Any, handing_over: Sequence[Channel] = ()) -> Any:
+    def _ask(self, message: Message, handing_over: list[Channel] | None = None, patience: float | None = None) -> Any:
         """The launcher's answer. Any thread but the listener's, which hears it.
 
         :param handing_over: ends of channels that are the launcher's from now on, and closed here.
+        :param patience: seconds after which no answer is an error.
         :raises Exception: where that is the answer.
-        :raises PipeStateError: when the pipe has ended.
+        :raises PipeStateError: when the pipe has ended, or the launcher does not answer in time.
         """
+        channels = handing_over or []
         with self._lock:
             self._asked += 1
             number = self._asked
@@ -273,18 +324,20 @@ class Session:
         try:
             try:
                 if not self.gone.is_set():
-                    self._tell(what, number, *details, fds=[channel.fileno() for channel in handing_over])
+                    self._tell(message, number, tuple(channel.fileno() for channel in channels))
             finally:
-                for channel in handing_over:
+                for channel in channels:
                     channel.close()
             with self._answered:
-                self._answered.wait_for(lambda: self._questions[number] is not _OPEN or self.gone.is_set())
+                self._answered.wait_for(lambda: self._questions[number] is not _OPEN or self.gone.is_set(), patience)
         except BaseException:
             _turn_away(self._withdraw(number))
             raise
         answer = self._withdraw(number)
+        if answer is _OPEN and not self.gone.is_set():
+            raise PipeStateError(f"the pipe's launcher (process {self._launcher}) has not answered for {patience:g} s")
         if answer is _OPEN:
-            raise PipeStateError(f"can't {what}: the pipe has ended")
+            raise PipeStateError("the pipe has ended")
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -303,74 +356,83 @@ class Session:
         if not awaited:
             _turn_away(answer)
 
-    def _make_tap(self, edge: EdgePlan, incarnation: int) -> Tap | Exception:
-        """On the listener's thread: the end of the tap, if it is told of next, finds it."""
-        try:
-            tap = self._taps[edge.number] = Tap(self.segment, edge, incarnation, self._names, self._untap)
-        except Exception as error:
-            self._untap(edge.number)
-            return error
-        return tap
+    # ---- the listener thread ---------------------------------------------------------------------
+
+    def _make_table(self) -> Dispatch:
+        """Who handles what the launcher says. Nothing here runs users' code."""
+
+        def fail_question(received: Received, error: Exception) -> None:
+            if received.question:
+                self._answer(received.question, PipeStateError(f"the launcher's answer could not be read: {describe(error)}"))
+
+        table = Dispatch("the pipe's parent", self.relay.logger, fail_question)
+        table.on(messages.Ready, lambda message: self._ready.set())
+        table.on(Ended, self._note_ended)
+        table.on(messages.Started, lambda message: self.over.clear())  # by a routine
+        table.on(Failed, self._note_failed)
+        table.on(Died, self._note_died)
+        table.on_received(Answer, self._take_answer)
+        table.on_received(TapMade, self._make_tap)
+        table.on(TapEnded, self._end_tap)
+        return table
 
     def _listen(self) -> None:
-        """The listener thread: the launcher's messages, and the flows' log records."""
-        with selectors.PollSelector() as selector:  # which takes no file descriptor: there may be none
-            selector.register(self._logs, selectors.EVENT_READ, self._hear_log)
-            selector.register(self._channel, selectors.EVENT_READ, self._hear_launcher)
-            while not self.gone.is_set():
-                for key, _ in selector.select():
-                    with self._hearing:
-                        if not key.data():
-                            selector.unregister(key.fileobj)
+        """The listener thread: the launcher's messages."""
+        while not self.gone.is_set():
+            try:
+                received = self._channel.receive()
+            except OSError as error:
+                self.relay.logger.error("the launcher can't be heard now: %s; it is tried again", describe(error))
+                time.sleep(0.01)
+                continue
+            with self._hearing:
+                if received is None:
+                    self._end_launcher()
+                else:
+                    self._table.deliver(received)
         self._ready.set()
         self.over.set()
         for tap in list(self._taps.values()):
             tap.end()
 
-    def _hear_log(self) -> bool:
-        message = self._logs.receive()
-        if message is None:
-            return False
-        try:
-            replay(message[0])
-        except Exception:
-            # A handler of the user's raised. It must not end the listener, nor be silent.
-            self._logger.exception("a log handler failed")
-        return True
+    def _note_ended(self, message: Ended) -> None:
+        with self._lock:
+            if message.starts >= self._starts:
+                self.over.set()
 
-    def _hear_launcher(self) -> bool:
-        message = self._channel.receive()
-        if message is None:
-            self._end_launcher()
-            return False
-        what, *details = message
-        if what == "ready":
-            self._ready.set()
-        elif what == "ended":
-            with self._lock:
-                if details[0] == self._starts:
-                    self.over.set()
-        elif what == "started":
-            self.over.clear()  # by a routine
-        elif what == "failed":
-            routine, cause = details
-            self._causes[routine] = cause
-        elif what == "died":
-            flow, exit_code = details
-            self.exit_codes[flow] = exit_code
-            self._note_cause(str(FlowDied(flow, exit_code)))
-            self._ready.set()
-        elif what == "untapped":
-            tap = self._taps.pop(details[0], None)
-            if tap is not None:
-                tap.end()
-                tap.release()
-        elif what == "tapped":
-            number, edge, incarnation = details
-            self._answer(number, self._make_tap(edge, incarnation))
+    def _note_failed(self, message: Failed) -> None:
+        self._causes[message.key] = message.cause
+
+    def _note_died(self, message: Died) -> None:
+        self.exit_codes[message.flow] = message.exit_code
+        self._note_cause(str(FlowDied(message.flow, message.exit_code)))
+        self._ready.set()
+
+    def _take_answer(self, message: Answer, received: Received) -> None:
+        answer: object = None
+        if message.error:
+            try:
+                answer = pickle.loads(message.error)
+            except Exception as error:
+                answer = PipeStateError(f"the launcher refuses, and why can't be read here: {describe(error)}")
+        self._answer(received.question, answer)
+
+    def _make_tap(self, message: TapMade, received: Received) -> None:
+        """The end of the tap, if it is told of next, finds it."""
+        number = message.edge.number
+        try:
+            tap = self._taps[number] = Tap(self.segment, message.edge, message.incarnation, self._names, self._untap)
+        except Exception as error:
+            self._untap(number)
+            self._answer(received.question, error)
         else:
-            self._answer(*details)
-        return True
+            self._answer(received.question, tap)
+
+    def _end_tap(self, message: TapEnded) -> None:
+        tap = self._taps.pop(message.edge, None)
+        if tap is not None:
+            tap.end()
+            tap.release()
 
     def _end_launcher(self) -> None:
         """The launcher's end of the channel is closed: it is gone, and all of its flows with it, or about to be."""
@@ -381,25 +443,25 @@ class Session:
             exit_code = 0  # reaped by somebody else in this process, who has its status
         if exit_code:
             self._note_cause(str(FlowDied("launcher", exit_code)))
-        for pid in list(self._nurseries):
-            self._reap_nursery(pid)
-        self._drain_logs()
+        for pid in list(self._fork_servers):
+            self._reap_fork_server(pid)
+        self._await_flows()
         try:
             unlink_pipe(self.segment.pipe_id)  # what the launcher could not
         except OSError as error:
-            self._logger.warning("can't look into /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
+            tell("can't look into /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
         with self._answered:
             self.gone.set()
             self._answered.notify_all()
 
-    def _drain_logs(self) -> None:
-        """Hears what the flows still say. The last of them closes the channel."""
-        deadline = time.monotonic() + self._grace + LAST_WORDS
-        with selectors.PollSelector() as selector:
-            selector.register(self._logs, selectors.EVENT_READ)
-            while selector.select(max(0.0, deadline - time.monotonic())):
-                if not self._hear_log():
-                    return
+    def _await_flows(self) -> None:
+        """Waits until the flows are gone, too: nobody holds the other end of the log channel any more."""
+        with self._lock:
+            self._logs_in.close()
+        self.relay.fall_silent()
+        ends = select.poll()
+        ends.register(self._logs, 0)  # for the hang-up alone
+        ends.poll((self._grace + LAST_WORDS) * 1000)
 
 
 def _turn_away(answer: Any) -> None:
@@ -423,25 +485,6 @@ def interrupts_deferred() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         if came:
             signal.raise_signal(signal.SIGINT)
-
-
-def _fork(be_child: Callable[[], NoReturn]) -> int:
-    """The child's pid; the child does not return from `be_child`."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    with warnings.catch_warnings():
-        # Forking a process with threads is unsafe for what the child then shares with them; the launcher and nurseries
-        # only run code of their own, on one thread.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        # The child has no handler for Ctrl-C before it has set its own; take_own_signals() lifts this there.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            pid = os.fork()
-            if pid == 0:
-                be_child()
-            return pid
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _names_of(plan: Plan) -> bytes:

@@ -1,0 +1,202 @@
+"""Channels between the processes of a pipe: SOCK_SEQPACKET pairs that carry messages.
+
+A message is a header and a body. The header tells what it is, whom an answer goes to, and its length and checksum; so what
+comes damaged is known as such, and by its kind. A message that is larger than a packet goes in several, one after the other.
+Packets are sent whole or not at all and belong to one receiver: a process that dies leaves no lock behind, and at most the
+first packets of a message, which the end of the channel follows.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipert_shm import native, system
+from pipert_shm.control.messages import Message, decode, encode, kind_of
+from pipert_shm.errors import PayloadError, PipeStateError, describe
+
+PACKET_BYTES = 120 << 10  # every socket takes it, whatever net.core.wmem_max is
+BUFFER_BYTES = 1 << 20
+LARGEST_MESSAGE = 8 << 20
+MOST_FDS = 4
+NO_ROOM_FOR_FDS = "too many open files: the descriptors that came with it were lost"
+
+_HEADER = struct.Struct("<4sHHIIII")  # magic, kind, part, parts, question, bytes of the body, its checksum
+_MAGIC = b"PSM1"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What came over a channel.
+
+    Attributes:
+        kind: what it is, or claims to be.
+        question: the number of the question that it asks, or answers; 0: neither.
+        message: None when it could not be read.
+        trouble: what is wrong with it; empty when nothing is.
+        fds: the descriptors that came with it, which are the receiver's to close.
+    """
+
+    kind: str
+    question: int
+    message: Message | None
+    trouble: str = ""
+    fds: list[int] = field(default_factory=list)
+
+
+class Channel:
+    """One end of a pair. Sending, and receiving, are each for one thread at a time.
+
+    It belongs to the process that `keep`s it: a child that is forked from that one has no such descriptor, so whatever has got
+    its number there must not be touched.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._owner = 0
+        self._parts: list[bytes] = []  # of a message that is not complete
+        self._fds: list[int] = []
+        self._lost_fds = False
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        """Two ends.
+
+        :raises OSError: when the system has no descriptors or no memory for them.
+        """
+        ends = system.channel_ends()
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+        return cls(ends[0]), cls(ends[1])
+
+    def keep(self) -> Channel:
+        """Makes this end this process's own: children that are forked from now on don't get it."""
+        native.guard(self._socket.fileno())
+        self._owner = os.getpid()
+        return self
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def set_blocking(self, blocking: bool) -> None:
+        self._socket.setblocking(blocking)
+
+    def send(self, message: Message, question: int = 0, fds: Sequence[int] = ()) -> None:
+        """Sends a message, and file descriptors with it. Waits for room.
+
+        :raises PayloadError: when it is too large, or can't be encoded.
+        :raises PipeStateError: in a process that was forked from the one that the channel belongs to.
+        :raises OSError: when the other end is gone.
+        """
+        for packet in packets_of(message, question):
+            self.send_packet(packet, fds)
+            fds = ()
+
+    def send_packet(self, packet: bytes, fds: Sequence[int] = ()) -> None:
+        """Sends a part of a message.
+
+        :raises BlockingIOError: when this end does not block and there is no room now.
+        :raises PipeStateError, OSError: as of `send`.
+        """
+        self._require_own()
+        system.send(self._socket, packet, fds)
+
+    def receive(self) -> Received | None:
+        """The next message; None when the other end is gone.
+
+        :raises BlockingIOError: when this end does not block and there is no whole message now.
+        :raises OSError: when the system has no memory for it now; it is still there.
+        """
+        self._require_own()
+        while True:
+            try:
+                packet, fds, flags = system.receive(self._socket, PACKET_BYTES, MOST_FDS)
+            except ConnectionError:
+                packet, fds, flags = b"", [], 0
+            if not packet:
+                self._drop_parts()
+                return None
+            self._fds += fds
+            self._lost_fds |= bool(flags & socket.MSG_CTRUNC)
+            received = self._take(packet, flags)
+            if received is not None:
+                return received
+
+    def _take(self, packet: bytes, flags: int) -> Received | None:
+        """What is complete with this packet, be it damaged."""
+        try:
+            magic, code, part, parts, question, size, checksum = _HEADER.unpack_from(packet)
+        except struct.error:
+            magic, code, part, parts, question, size, checksum = b"", 0, 0, 1, 0, 0, 0
+        kind = kind_of(code) if magic == _MAGIC else "damaged message"
+        if part == 0:
+            self._parts.clear()
+        self._parts.append(packet[_HEADER.size :])
+        if magic == _MAGIC and part == len(self._parts) - 1 and part < parts - 1 and not flags & socket.MSG_TRUNC:
+            return None
+        body, fds, lost = b"".join(self._parts), self._fds, self._lost_fds
+        self._parts, self._fds, self._lost_fds = [], [], False
+        trouble = ""
+        if magic != _MAGIC or flags & socket.MSG_TRUNC or part != parts - 1 or len(body) != size:
+            trouble = "it is not whole"
+        elif zlib.crc32(body) != checksum:
+            trouble = "its checksum does not fit"
+        if not trouble:
+            try:
+                message = decode(code, body)
+            except Exception as error:
+                trouble = describe(error)
+            else:
+                return Received(kind, question, message, NO_ROOM_FOR_FDS if lost else "", fds)
+        return Received(kind, question, None, trouble, fds)
+
+    def _drop_parts(self) -> None:
+        self._parts.clear()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
+
+    def _require_own(self) -> None:
+        if self._owner and self._owner != os.getpid():
+            raise PipeStateError("a process that was forked from one of a pipe's has no part in the pipe: use it in that one")
+
+    def stop_receiving(self) -> None:
+        """Makes `receive` return None, in whichever thread it waits."""
+        self._socket.shutdown(socket.SHUT_RD)
+
+    def duplicate(self) -> Channel:
+        """Another descriptor of this end. It belongs to nobody yet."""
+        return Channel(self._socket.dup())
+
+    def detach(self) -> int:
+        """Gives the descriptor away: it is the caller's now."""
+        return self._socket.detach()
+
+    def close(self) -> None:
+        if self._owner:
+            native.unguard(self._socket.fileno())
+            self._owner = 0
+        self._socket.close()
+        self._drop_parts()
+
+
+def packets_of(message: Message, question: int = 0) -> list[bytes]:
+    """The packets that carry a message.
+
+    :raises PayloadError: when it is too large, or can't be encoded.
+    """
+    code, body = encode(message)
+    if len(body) > LARGEST_MESSAGE:
+        reason = f"{len(body):,} bytes, and {LARGEST_MESSAGE:,} is the limit"
+        raise PayloadError("", "", reason, size=len(body), limit=LARGEST_MESSAGE, what=f"a message ({type(message).__name__})")
+    room = PACKET_BYTES - _HEADER.size
+    pieces = [body[start : start + room] for start in range(0, len(body), room)] or [b""]
+    checksum = zlib.crc32(body)
+    return [
+        _HEADER.pack(_MAGIC, code, part, len(pieces), question, len(body), checksum) + piece
+        for part, piece in enumerate(pieces)
+    ]

@@ -1,0 +1,75 @@
+"""Who handles which message: one table for each receiver, and one guard around it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pipert_shm.control.channel import Received
+from pipert_shm.control.messages import Message
+from pipert_shm.errors import describe
+
+M = TypeVar("M", bound=Message)
+OnFailure = Callable[[Received, Exception], None]
+
+
+class Dispatch:
+    """A receiver's table of handlers. A message that can't be read, that nobody handles, or whose handler fails costs itself.
+
+    :param who: the receiver, for the log.
+    :param on_failure: called with a message that came to nothing, and why; so that a question is answered all the same.
+
+    Attributes:
+        dropped: how many messages came to nothing, by kind.
+    """
+
+    def __init__(self, who: str, logger: logging.Logger, on_failure: OnFailure | None = None) -> None:
+        self._who = who
+        self._logger = logger
+        self._on_failure = on_failure
+        self._handlers: dict[type[Message], Callable[[Any, Received], object]] = {}
+        self.dropped: Counter[str] = Counter()
+
+    def on(self, kind: type[M], handler: Callable[[M], object]) -> None:
+        """Adds the handler of a kind."""
+        self._handlers[kind] = lambda message, _: handler(message)
+
+    def on_received(self, kind: type[M], handler: Callable[[M, Received], object]) -> None:
+        """The same, of a kind whose handler has to know the question's number, or the descriptors that came along.
+
+        Those that it takes out of `fds` are its own; what it leaves there is closed.
+        """
+        self._handlers[kind] = handler
+
+    def handles(self) -> set[type[Message]]:
+        """The kinds that it has a handler for."""
+        return set(self._handlers)
+
+    def deliver(self, received: Received) -> None:
+        """Calls the handler. Raises nothing."""
+        message = received.message
+        handler = None if message is None else self._handlers.get(type(message))
+        try:
+            if message is None:
+                raise ValueError(received.trouble)
+            if handler is None:
+                raise LookupError(f"{self._who} takes none of these")
+            handler(message, received)
+        except Exception as error:
+            self.dropped[received.kind] += 1
+            self._logger.error(
+                "%s: a message came to nothing (%s): %s; it is dropped (%d of this kind so far)",
+                self._who,
+                received.kind,
+                describe(error),
+                self.dropped[received.kind],
+                exc_info=error if handler is not None else None,
+            )
+            if self._on_failure is not None:
+                self._on_failure(received, error)
+        finally:
+            for fd in received.fds:
+                os.close(fd)

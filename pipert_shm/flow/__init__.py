@@ -1,0 +1,1 @@
+"""What runs in a flow's process: the control thread (process), the thread that calls handlers of events (handling)."""

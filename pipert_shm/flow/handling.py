@@ -1,0 +1,136 @@
+"""The thread on which a flow calls its routines' handlers of events, and starts and stops them: in the order of events.
+
+Apart from the control thread, so that a handler that takes long, or hangs, delays nothing but the events behind it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pipert_shm import forked, native
+from pipert_shm.control.messages import Handled, HandleEvent, Message, StartRoutines
+from pipert_shm.errors import describe
+from pipert_shm.events import (
+    KILL_EVENT_NAME,
+    LOG_DATA,
+    START_EVENT_NAME,
+    STOP_EVENT_NAME,
+    UPDATE_FPS_NAME,
+    Event,
+    accepted,
+    handlers_of,
+)
+from pipert_shm.runner import Runner, Start, Stop
+
+Orders = StartRoutines | HandleEvent
+
+
+class Handling:
+    """Does what StartRoutines and HandleEvent ask for. Any thread.
+
+    :param report: tells the launcher.
+    """
+
+    def __init__(self, runners: Mapping[str, Runner], report: Callable[[Message], None]) -> None:
+        self._runners = runners
+        self._report = report
+        self._pid = os.getpid()
+        self._orders: deque[Orders] = deque()
+        self._changed = threading.Condition()
+        self._ending = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="events", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, order: Orders) -> None:
+        """Takes an order, to be done after those that came before."""
+        with self._changed:
+            self._orders.append(order)
+            self._changed.notify()
+
+    def end(self, patience: float) -> int:
+        """Calls the handlers of `kill`, and nothing more; how many orders are left undone.
+
+        :param patience: seconds to wait for them, and for a handler that is at work.
+        """
+        with self._changed:
+            undone = len(self._orders)
+            self._orders.clear()
+            self._orders.append(HandleEvent(Event(KILL_EVENT_NAME, tuple(self._runners)), 0))
+            self._ending = True
+            self._changed.notify()
+        self.await_end(patience)
+        return undone
+
+    def await_end(self, patience: float) -> None:
+        """Waits for the handlers of `kill` to return, so many seconds at most."""
+        self._ended.wait(patience)
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._orders) or self._ending)
+                if not self._orders:
+                    break
+                order = self._orders.popleft()
+            if isinstance(order, StartRoutines):
+                for name, run in order.runs:
+                    self._runners[name].command(Start(run))
+                    self._handle(Event(START_EVENT_NAME, (name,)))
+            else:
+                self._do(order)
+        self._ended.set()
+
+    def _do(self, order: HandleEvent) -> None:
+        if order.event.name == STOP_EVENT_NAME:
+            for name in order.event.routines:
+                self._runners[name].command(Stop())
+        self._handle(order.event)
+        if order.cost:
+            self._report(Handled(order.cost))
+
+    def _handle(self, event: Event) -> None:
+        """Calls the handlers of the event; built-in ones first. What fails is that routine's error."""
+        for name in event.routines:
+            runner = self._runners[name]
+            runner.record.words.handling_since_ns = native.now_ns()
+            try:
+                self._handle_for(runner, event)
+            except BaseException as error:
+                self._require_home(error)
+                runner.record.count_error()
+                runner.routine._logger.error("event %r failed: %s", event.name, describe(error), exc_info=error)
+            finally:
+                runner.record.words.handling_since_ns = 0
+            self._require_home(None)
+
+    def _require_home(self, error: BaseException | None) -> None:
+        """In a process that a handler forked, nobody goes on as the flow."""
+        if os.getpid() != self._pid:
+            forked.end_stray(error)
+
+    def _handle_for(self, runner: Runner, event: Event) -> None:
+        methods: Iterable[str] = handlers_of(type(runner.routine)).get(event.name, ())
+        if event.name == LOG_DATA:
+            runner.log_data = not runner.log_data
+        elif event.name == UPDATE_FPS_NAME:
+            runner.routine.set_const_fps(**event.parameters())
+            runner.wake()
+        params = event.parameters() if methods else {}
+        for method in methods:
+            self._call(runner, getattr(runner.routine, method), event.name, params)
+
+    @staticmethod
+    def _call(runner: Runner, handler: Callable[..., Any], name: str, params: dict[str, Any]) -> None:
+        taken = accepted(inspect.signature(handler), params)
+        ignored = sorted(set(params) - set(taken))
+        if ignored:
+            runner.routine._logger.warning("event %r: its handler takes no %s", name, ", ".join(ignored))
+        handler(**taken)

@@ -1,0 +1,249 @@
+"""A flow's process: a thread per routine, one for handlers of events, and the main thread, which obeys the launcher.
+
+Forked by the launcher or by a fork server; never returns to its caller.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from typing import Any
+
+from pipert_shm import forked, native
+from pipert_shm.attachment import Attachment
+from pipert_shm.control import messages
+from pipert_shm.control.channel import Channel, Received
+from pipert_shm.control.dispatch import Dispatch
+from pipert_shm.control.messages import (
+    AddIn,
+    AddTap,
+    ExpectIn,
+    Extended,
+    Failed,
+    HandleEvent,
+    Kill,
+    LinkOut,
+    Message,
+    Notified,
+    ReceiverDied,
+    ReceiverFailed,
+    Recovered,
+    Refused,
+    RemoveIn,
+    RemoveTap,
+    SenderDied,
+    StartRoutines,
+    TapEnded,
+    TapMade,
+    TapRefused,
+    Unlinked,
+    UnlinkOut,
+    WantSlots,
+)
+from pipert_shm.descriptors import Reserve
+from pipert_shm.errors import SharedMemoryFull, describe
+from pipert_shm.events import Audience
+from pipert_shm.flow.handling import Handling
+from pipert_shm.logs import ForwardingHandler, forwarding_logger
+from pipert_shm.memory import ControlSegment
+from pipert_shm.plan import Plan
+from pipert_shm.ports import LocalMessages
+from pipert_shm.runner import Runner, Shutdown
+
+EXIT_GAVE_UP = 70
+STACKS_SIGNAL = signal.SIGRTMIN + 7  # makes a flow write the stacks of its threads
+OVERTIME = 1.0  # seconds past the grace period after which a flow ends in the midst of a call
+FOR_KILL_HANDLERS = 1.0  # seconds that handlers of `kill`, and one that is at work, may delay the end of the routines
+SWITCH_INTERVAL = 0.0005  # with Python's default a busy sibling thread adds 5 ms to each hop
+SPARE_DESCRIPTORS = 4  # for rings that others move to
+
+
+class FlowProcess:
+    """The process of one flow: its runners, and the control channel.
+
+    :param attachment: which incarnations of its edges, and which rings, it starts with.
+    :param grace: seconds that its routines have to return in when it ends.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        pipe_id: str,
+        control: Channel,
+        logs: Channel,
+        logger: logging.Logger,
+        audience: Audience,
+        attachment: Attachment,
+        grace: float,
+        reserve: Reserve,
+    ) -> None:
+        self.plan = plan
+        self.reserve = reserve
+        self._grace = grace
+        self._logger = logger
+        self.segment = ControlSegment.open(pipe_id)
+        self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}  # at build time
+        self._control = control
+        self._audience = audience
+        self.exit_status = 0
+        self._sending = threading.Lock()
+        local: dict[int, LocalMessages] = {}
+        self.runners: dict[str, Runner] = {}
+        for item in plan.flows[name]:
+            routine = item.routine
+            record = native.RoutineRecord(self.segment.process, item.number)
+            handler = ForwardingHandler(logs, name, routine.name, record.count_lost_log)
+            routine._logger = forwarding_logger(f"{logger.name}.{routine.name}", handler)
+            routine._notifier = partial(self._notify, routine.name)
+            self.runners[routine.name] = Runner(self, item, local, attachment)
+        self._handling = Handling(self.runners, self.report)
+        self._table = self._make_table()
+
+    def report(self, message: Message) -> None:
+        """Tells the launcher. Any thread."""
+        with self._sending:
+            try:
+                self._control.send(message)
+            except ConnectionError:
+                self._logger.debug("the launcher is gone; the control thread sees it too, and ends this flow")
+
+    def ring(self, routine: int) -> None:
+        """Makes a receiver look at its queues. Any thread."""
+        native.RoutineRecord(self.segment.process, routine).ring()
+
+    def _notify(
+        self,
+        notifying: str,
+        event_name: str,
+        flow_routines: dict[str, Any] | None,
+        specific_routine: str | None,
+        params: dict[str, Any],
+        *,
+        only_if_built: bool = False,
+    ) -> None:
+        event = self._audience.address(event_name, flow_routines, specific_routine, params)
+        self.report(Notified(event, notifying))
+
+    # ---- the control thread ----------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Starts the routines' threads and obeys the launcher until it says kill, or is gone."""
+        for runner in self.runners.values():
+            runner.start_thread()
+        self._handling.start()
+        self.report(messages.Ready())
+        while (received := self._next()) is not None and not isinstance(received.message, Kill):
+            self._table.deliver(received)
+        # The launcher kills us first, if it is still there and knows that we are to end.
+        deadline = time.monotonic() + self._grace + OVERTIME
+        undone = self._handling.end(min(self._grace / 4, FOR_KILL_HANDLERS))
+        if undone:
+            self._logger.warning("the flow ends: %d events that it was sent are not handled", undone)
+        for runner in self.runners.values():
+            runner.command(Shutdown())
+        for runner in self.runners.values():
+            runner.join(max(0.0, deadline - time.monotonic()))
+        self._handling.await_end(max(0.0, deadline - time.monotonic()))
+
+    def _next(self) -> Received | None:
+        while True:
+            try:
+                return self._control.receive()
+            except OSError as error:
+                self._logger.error("a control message can't be received now: %s; it is tried again", describe(error))
+                time.sleep(0.01)
+
+    def _make_table(self) -> Dispatch:
+        """Who handles what the launcher says. Nothing here waits for user code."""
+        runners = self.runners
+        table = Dispatch("the flow", self._logger)
+        table.on(StartRoutines, self._handling.put)
+        table.on(HandleEvent, self._handling.put)
+        table.on(AddTap, self._add_tap)
+        table.on(RemoveTap, self._remove_tap)
+        table.on(LinkOut, lambda m: runners[m.routine].link_out(self.plan.restore_transmitter(m.edge), m.incarnation))
+        table.on(UnlinkOut, self._unlink_out)
+        table.on(AddIn, lambda m: runners[m.routine].add_in(self.plan.restore_transmitter(m.edge), m.incarnation))
+        table.on(ExpectIn, lambda m: runners[m.routine].expect_in(m.edge))
+        table.on(RemoveIn, lambda m: runners[m.routine].remove_in(m.edge))
+        table.on(WantSlots, lambda m: runners[m.routine].want_slots(m.slots, m.message_slots))
+        table.on(Extended, self._extend)
+        table.on(Refused, lambda m: runners[m.routine].refuse(m.why))
+        table.on(ReceiverDied, self._recover_receiver)
+        table.on(ReceiverFailed, lambda m: runners[m.routine].give_up_receiver(m.incarnation))
+        table.on(SenderDied, lambda m: runners[m.routine].drain_the_dead())
+        return table
+
+    def _add_tap(self, message: AddTap) -> None:
+        edge, incarnation = message.edge, message.incarnation
+
+        def tell(refusal: str) -> None:
+            self.report(TapRefused(edge.number, refusal) if refusal else TapMade(edge, incarnation))
+
+        self.runners[message.routine].add_out(edge, incarnation, tell)
+
+    def _remove_tap(self, message: RemoveTap) -> None:
+        self.runners[message.routine].remove_out(message.edge, lambda: self.report(TapEnded(message.edge)))
+
+    def _unlink_out(self, message: UnlinkOut) -> None:
+        self.runners[message.routine].remove_out(message.edge, lambda: self.report(Unlinked(message.incarnation)))
+
+    def _extend(self, message: Extended) -> None:
+        self._audience = message.audience
+        for runner in self.runners.values():
+            runner.know(message.names)
+
+    def _recover_receiver(self, message: ReceiverDied) -> None:
+        self.runners[message.routine].recover_receiver(message.incarnation)
+        self.report(Recovered(message.incarnation))
+
+    def give_up(self, cause: str) -> None:
+        """Ends this process as failed, its routines cleaned up: the launcher restarts it by its policy. Any thread."""
+        self.exit_status = EXIT_GAVE_UP
+        self._logger.error("%s; the flow is given up", cause)
+        self._control.stop_receiving()
+
+
+def run_flow(
+    name: str,
+    plan: Plan,
+    pipe_id: str,
+    control: Channel,
+    logs: Channel,
+    stacks: int,
+    logger_name: str,
+    audience: Audience,
+    attachment: Attachment,
+    grace: float,
+) -> int:
+    """The whole life of a flow's process, just forked; its exit status."""
+    reserve = Reserve(SPARE_DESCRIPTORS)  # first: so it gets low numbers, which are there whatever the limit becomes
+    came: list[int] = []
+
+    def end(number: int) -> None:
+        came.append(number)
+        control.stop_receiving()  # as if the launcher had said kill
+
+    forked.begin(end)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)
+    faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
+    control.keep()
+    logs.keep().set_blocking(False)
+    logger = forwarding_logger(f"{logger_name}.{name}", ForwardingHandler(logs, name, name))
+    try:
+        process = FlowProcess(name, plan, pipe_id, control, logs, logger, audience, attachment, grace, reserve)
+        process.serve()
+    except Exception as error:
+        logger.error("flow %r failed: %s", name, describe(error), exc_info=not isinstance(error, SharedMemoryFull))
+        control.send(Failed(f"flow {name}", f"flow {name!r} failed: {describe(error)}"))
+        return 1
+    return 128 + came[0] if came else process.exit_status

@@ -1,0 +1,84 @@
+"""What every process that the pipe forks does first and last: its signals, its streams, its exit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+from pipert_shm import system
+
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # which end a pipe, wherever they arrive
+
+
+def fork(be_child: Callable[[], NoReturn]) -> int:
+    """The child's pid; the child does not return from `be_child`.
+
+    :raises OSError: when the system has no process or no memory left for it.
+    """
+    flush_streams()
+    with warnings.catch_warnings():
+        # Forking a process with threads is unsafe for what the child then shares with them; a launcher, a fork server and a
+        # flow only run code of their own, on one thread, until they are ready.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        # The child has no handlers before it has set its own; begin() lifts this there.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDING})
+        try:
+            pid = system.fork()
+            if pid == 0:
+                be_child()
+            return pid
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def begin(on_ending: Callable[[int], object] | None) -> None:
+    """In a forked process: Ctrl-C is for the parent, and the parent's own handlers are not for us.
+
+    :param on_ending: called with the number of a signal that is to end the pipe. None: such signals do nothing here, since this
+        process ends when the one does that it obeys. One that is ignored already, as under nohup, stays so.
+    """
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_IGN if on_ending is None else _handler(on_ending))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *ENDING})
+
+
+def _handler(action: Callable[[int], object]) -> Callable[[int, object], None]:
+    return lambda number, frame: (action(number), None)[1]
+
+
+def flush_streams() -> None:
+    """Writes what stands in the buffers of stdout and stderr, as far as there are such streams, and they are open."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+
+
+def exit_process(status: int) -> NoReturn:
+    """Ends a forked process without the parent's exit handlers, but with its output written."""
+    try:
+        flush_streams()
+    except (OSError, ValueError) as error:
+        os.write(2, f"output lost at exit: {error}\n".encode())
+    os._exit(status)
+
+
+def end_stray(error: BaseException | None) -> NoReturn:
+    """Ends this process, which user code forked, as its return or its exception says."""
+    status = 0 if error is None else 1
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        status = error.code or 0
+    elif error is not None:
+        traceback.print_exception(error)
+    with suppress(OSError, ValueError):  # closed: then there is nobody to tell
+        flush_streams()
+    os._exit(status & 0xFF)

@@ -1,0 +1,213 @@
+"""The life of routines, as it is ordered from outside: starts, stops, the end, and the events between; in one order for all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pipert_shm.control import messages
+from pipert_shm.control.messages import Ended, Failed, HandleEvent, Message, StartRoutines, StateChanged
+from pipert_shm.errors import PipeStateError, WiresValidation
+from pipert_shm.events import (
+    KILL_EVENT_NAME,
+    LINK_EVENT_NAME,
+    START_EVENT_NAME,
+    STOP_EVENT_NAME,
+    UNLINK_EVENT_NAME,
+    Event,
+)
+from pipert_shm.launcher.incarnations import Incarnations
+from pipert_shm.launcher.rewiring import Rewiring
+from pipert_shm.launcher.roster import Flow, Roster
+from pipert_shm.plan import RoutinePlan
+from pipert_shm.states import State
+
+MOST_UNHANDLED = 16 << 20  # bytes of events that a flow was sent and has not handled
+EVENT_BYTES = 512  # what an event costs besides its parameters
+
+
+class Lifecycle:
+    """What is wanted of each routine, and what it has come to.
+
+    :param tell: sends the parent a message.
+    :param grace: seconds that a flow has to end in, before SIGKILL.
+    :param stop_on_failure: whether the whole pipe ends when a routine or a flow has failed for good.
+
+    Attributes:
+        kill_by: when flows that still run get SIGKILL, as of time.monotonic(); None while the pipe is not to end.
+        starts: how many starts the parent has asked for.
+        refused: how many events a flow that takes none could not be sent.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        incarnations: Incarnations,
+        rewiring: Rewiring,
+        tell: Callable[[Message], None],
+        grace: float,
+        stop_on_failure: bool,
+    ) -> None:
+        self._roster = roster
+        self._incarnations = incarnations
+        self._rewiring = rewiring
+        self._tell = tell
+        self._grace = grace
+        self._stop_on_failure = stop_on_failure
+        self._wanted: set[str] = set()
+        self._runs: list[int] = []
+        self._states: list[State] = []
+        self.kill_by: float | None = None
+        self.starts = 0
+        self.refused = 0
+        self.admit()
+
+    def admit(self) -> None:
+        """Takes note of routines that are new."""
+        more = len(self._roster.plan.routines) - len(self._states)
+        self._runs += [0] * more
+        self._states += [State.BUILT] * more
+
+    @property
+    def ending(self) -> bool:
+        """Whether the pipe is to end."""
+        return self.kill_by is not None
+
+    def require_life(self, what: str) -> None:
+        """:raises PipeStateError: when the pipe is to end."""
+        if self.ending:
+            raise PipeStateError(f"the pipe has ended; {what}")
+
+    # ---- events ----------------------------------------------------------------------------------
+
+    def deliver(self, event: Event) -> None:
+        """Does what an event asks for, and sends it to the flows of those it is addressed to.
+
+        :raises PipeStateError: when the pipe has ended, or one of the flows does not take what it was sent before.
+        :raises WiresValidation, ValueError: when a wire can't be linked. Nothing of the event is done then.
+        """
+        if event.name == KILL_EVENT_NAME:
+            self.kill()
+            return
+        unknown = [name for name in event.routines if self._roster.flow_of(name) is None]
+        if unknown:
+            raise WiresValidation(f"the event {event.name!r} is addressed to {unknown[0]!r}, and there is no such routine")
+        cost = EVENT_BYTES + len(event.params)
+        groups = self._roster.by_flow(event.routines)
+        for flow, _ in groups:
+            self._require_room(flow, event, cost)
+        if event.name == LINK_EVENT_NAME:
+            self.require_life("nothing can be linked")
+            self._rewiring.link(event)
+        elif event.name == UNLINK_EVENT_NAME:
+            self._rewiring.unlink(event)
+        elif event.name == START_EVENT_NAME:
+            self._start(event.routines)
+            return
+        elif event.name == STOP_EVENT_NAME:
+            self._wanted.difference_update(event.routines)
+        for flow, names in groups:
+            self.send_event(flow, Event(event.name, names, event.params, event.wiring))
+
+    def _require_room(self, flow: Flow, event: Event, cost: int) -> None:
+        if flow.up and flow.unhandled + cost > MOST_UNHANDLED:
+            self.refused += 1
+            raise PipeStateError(
+                f"flow {flow.name!r} has not handled {flow.unhandled:,} bytes of events yet (the limit is {MOST_UNHANDLED:,}), and "
+                f"takes no {event.name!r} now: does a handler of one of its routines not return?"
+            )
+
+    def send_event(self, flow: Flow, event: Event) -> None:
+        """Sends an event to one flow."""
+        cost = EVENT_BYTES + len(event.params)
+        if flow.up:
+            flow.unhandled += cost
+            self._roster.send(flow, HandleEvent(event, cost))
+
+    # ---- starts ----------------------------------------------------------------------------------
+
+    def _start(self, names: tuple[str, ...]) -> None:
+        """Starts those that don't run. Ended streams are opened first, so that no receiver sees an old end."""
+        starting = [item for item in self._roster.plan.routines if item.routine.name in names and self._can_start(item)]
+        for item in starting:
+            state = self._roster.state_of(item.number)
+            if state is State.FAILED:
+                self._tell(Failed(f"routine {item.number}", ""))  # it gets another try
+            if state.over:
+                self._reopen(item)
+        for item in starting:
+            self._wanted.add(item.routine.name)
+            self._runs[item.number] += 1
+            self._states[item.number] = State.RUNNING
+        if starting:
+            self._tell(messages.Started())
+        for flow, group in self._roster.by_flow(tuple(item.routine.name for item in starting)):
+            runs = [(item.routine.name, self._runs[item.number]) for item in starting if item.routine.name in group]
+            self._roster.send(flow, StartRoutines(tuple(runs)))
+
+    def _can_start(self, item: RoutinePlan) -> bool:
+        runs = item.routine.name in self._wanted and not self._roster.state_of(item.number).over
+        return not runs and not self._roster.flows[item.flow].failed
+
+    def _reopen(self, item: RoutinePlan) -> None:
+        for edge in item.outs:
+            live = self._incarnations.live(edge)
+            if live is not None:
+                self._incarnations[live].reopen()
+        for edge in item.ins:
+            self._roster.edge_record(edge).receiver_ended = False
+        self._roster.records[item.number].state = State.STOPPED
+
+    def start_again(self, flow: Flow) -> None:
+        """Starts the routines of a restarted flow that ran, or were to run, when it died."""
+        self._tell(Failed(f"flow {flow.name}", ""))  # what kept an earlier process from coming up is over
+        runs = []
+        for item in flow.routines:
+            name, state = item.routine.name, self._roster.state_of(item.number)
+            if name in self._wanted and not state.over:
+                self._runs[item.number] += 1
+                runs.append((name, self._runs[item.number]))
+            elif not state.over and state is not State.BUILT:
+                self._roster.records[item.number].state = State.STOPPED  # it was to stop while nobody was there to hear it
+        if runs:
+            self._roster.send(flow, StartRoutines(tuple(runs)))
+
+    # ---- states ----------------------------------------------------------------------------------
+
+    def note_state(self, message: StateChanged) -> None:
+        """A routine says what it has come to."""
+        number, state = message.routine, State(message.state)
+        if message.run < self._runs[number]:
+            return  # of a run before the last start
+        self._states[number] = state
+        if message.cause:
+            self._tell(Failed(f"routine {number}", message.cause))
+            if self._stop_on_failure:
+                self.kill()
+        if state.over:
+            self._wanted.discard(self._roster.plan.routines[number].routine.name)
+            self.tell_if_ended()
+
+    def fail(self, flow: Flow) -> None:
+        """The flow does not come back, and so none of its routines does."""
+        if self._stop_on_failure:
+            self.kill()
+        for item in flow.routines:
+            self._roster.records[item.number].state = State.FAILED
+            self.note_state(StateChanged(item.number, self._runs[item.number], State.FAILED, ""))
+
+    def tell_if_ended(self) -> None:
+        """Tells the parent when no routine runs or will run."""
+        if all(state.over for state in self._states):
+            self._tell(Ended(self.starts))
+
+    # ---- the end ---------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """Asks every flow to end; those that don't, in the grace period, are killed."""
+        if self.kill_by is not None:
+            return
+        self.kill_by = time.monotonic() + self._grace
+        for flow in self._roster.flows.values():
+            flow.restart_at = flow.recover_at = None
+            self._roster.send(flow, messages.Kill())

@@ -1,0 +1,138 @@
+"""The launcher's ends of its channels: to the parent, to the flows, and to fork servers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from pipert_shm.control.channel import Channel, Received, packets_of
+from pipert_shm.control.guard import contained
+from pipert_shm.control.messages import Message
+from pipert_shm.launcher.watch import Watch
+
+MOST_QUEUED = 32 << 20  # bytes that wait for a peer that does not read
+IN_A_ROUND = 64  # messages of one peer, before others get their turn
+
+
+class Peer:
+    """One channel. Nothing here waits: what finds no room in the socket is queued, in order.
+
+    :param name: whose other end it is, for the log.
+    :param deliver: called with each message.
+    :param on_closed: called when the other end is gone.
+    :param on_overfull: called when more than `MOST_QUEUED` bytes wait.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channel: Channel,
+        watch: Watch,
+        logger: logging.Logger,
+        deliver: Callable[[Received], None],
+        on_closed: Callable[[], object],
+        on_overfull: Callable[[], object],
+    ) -> None:
+        self.name = name
+        self._channel = channel
+        channel.set_blocking(False)
+        self._watch = watch
+        self._logger = logger
+        self._deliver = deliver
+        self._on_closed = on_closed
+        self._on_overfull = on_overfull
+        self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
+        self._queued = 0
+        self.is_open = True
+        watch.add(channel, self.hear, self._flush)
+
+    def send(self, message: Message, question: int = 0, fds: Sequence[int] = ()) -> None:
+        """Sends a message, or queues it. To one that is gone, nothing: its end is told in other ways.
+
+        :param fds: go along; they are closed here when that is done.
+        :raises PayloadError: when it is too large.
+        """
+        if not self.is_open:
+            close_all(fds)
+            return
+        try:
+            packets = packets_of(message, question)
+        except Exception:
+            close_all(fds)
+            raise
+        for packet in packets:
+            self._queue.append((packet, fds))
+            self._queued += len(packet)
+            fds = ()
+        self._flush()
+        if self._queued > MOST_QUEUED:
+            self._logger.error("%s does not read: more than %d MB wait for it", self.name, MOST_QUEUED >> 20)
+            self._forget_queue()
+            self._on_overfull()
+
+    def _flush(self) -> None:
+        try:
+            while self._queue:
+                packet, fds = self._queue[0]
+                self._channel.send_packet(packet, fds)
+                self._queue.popleft()
+                self._queued -= len(packet)
+                close_all(fds)
+        except BlockingIOError:
+            self._watch.want_room(self._channel, True)
+            return
+        except ConnectionError:
+            self._forget_queue()  # it is dying: its pidfd, or the end of the channel, tells the rest
+        self._watch.want_room(self._channel, False)
+
+    def hear(self) -> None:
+        """Takes messages that are there, up to some."""
+        for _ in range(IN_A_ROUND):
+            if not self._hear_one():
+                return
+
+    def hear_last_words(self) -> None:
+        """Takes all that is there: the other end is dead."""
+        while self._hear_one():
+            pass
+
+    def _hear_one(self) -> bool:
+        if not self.is_open:
+            return False
+        try:
+            received = self._channel.receive()
+        except BlockingIOError:
+            return False
+        except OSError:
+            time.sleep(0.01)  # the system has no memory for it now: the message is still there
+            raise
+        if received is None:
+            self._watch.drop(self._channel)
+            self._on_closed()
+            return False
+        with contained(self._logger, f"a message of {self.name}"):
+            self._deliver(received)
+        return True
+
+    def close(self) -> None:
+        """Lets go of the channel."""
+        if self.is_open:
+            self.is_open = False
+            self._watch.drop(self._channel)
+            self._channel.close()
+            self._forget_queue()
+
+    def _forget_queue(self) -> None:
+        for _, fds in self._queue:
+            close_all(fds)
+        self._queue.clear()
+        self._queued = 0
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Closes descriptors."""
+    for fd in fds:
+        os.close(fd)
