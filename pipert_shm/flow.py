@@ -195,7 +195,7 @@ class FlowProcess:
                 if event.name == LOG_DATA:
                     runner.log_data = not runner.log_data
                 elif event.name == UPDATE_FPS_NAME:
-                    runner.routine.set_const_fps(**event.params)
+                    runner.routine.set_const_fps(event.parameters()["fps"])
                     runner.wake()
                 for method in handlers_of(type(runner.routine)).get(event.name, ()):
                     self._call(runner, getattr(runner.routine, method), event)
@@ -204,8 +204,9 @@ class FlowProcess:
                 runner.routine._logger.error("event %r failed: %s", event.name, describe(error), exc_info=error)
 
     def _call(self, runner: Runner, handler: Callable[..., Any], event: Event) -> None:
-        params = accepted(inspect.signature(handler), event.params)
-        ignored = sorted(set(event.params) - set(params))
+        given = event.parameters()
+        params = accepted(inspect.signature(handler), given)
+        ignored = sorted(set(given) - set(params))
         if ignored:
             runner.routine._logger.warning("event %r: its handler takes no %s", event.name, ", ".join(ignored))
         handler(**params)

@@ -30,6 +30,7 @@ from pipert_shm.events import (
     UNLINK_EVENT_NAME,
     Audience,
     Event,
+    pack_parameters,
 )
 from pipert_shm.flow import STACKS_SIGNAL, exit_process, run_flow, take_own_signals
 from pipert_shm.growth import Growth, take_in
@@ -506,7 +507,8 @@ class Launcher:
             name for name in sorted(neighbours - set(names)) if PEER_FAILED_EVENT_NAME in self._audience.handlers[name]
         )
         if listening:
-            self._dispatch(Event(PEER_FAILED_EVENT_NAME, listening, {"flow": flow.name, "routines": names}))
+            told = pack_parameters(PEER_FAILED_EVENT_NAME, {"flow": flow.name, "routines": names})
+            self._dispatch(Event(PEER_FAILED_EVENT_NAME, listening, told))
 
     def _restart_by_order(self, flow: _Flow) -> None:
         """Its death counts towards no limit. A flow that is about to be restarted anyway is restarted now."""
@@ -619,11 +621,11 @@ class Launcher:
         else:
             if event.name == STOP_EVENT_NAME:
                 self._wanted.difference_update(event.routines)
-            elif event.name == UNLINK_EVENT_NAME:
+            elif event.wiring is not None and event.name == UNLINK_EVENT_NAME:
                 for name in event.routines:
-                    self._unlink(name, event.params["unlink_routine_name"])
+                    self._unlink(name, event.wiring.receiver)
             for flow, names in self._by_flow(event.routines):
-                self._send(flow, "event", Event(event.name, tuple(names), event.params))
+                self._send(flow, "event", replace(event, routines=tuple(names)))
 
     def _by_flow(self, names: tuple[str, ...]) -> list[tuple[_Flow, list[str]]]:
         by_flow: dict[str, list[str]] = {}
@@ -779,10 +781,12 @@ class Launcher:
 
     def _link(self, event: Event) -> Exception | None:
         """Links each of the routines that are addressed; why not, if one can't be."""
-        settings = {name: event.params.get(name) for name in ("policy", "capacity", "timeout")}
+        wiring = event.wiring
+        assert wiring is not None
+        settings = {name: getattr(wiring, name) for name in ("policy", "capacity", "timeout")}
         try:
             for name in event.routines:
-                self._connect(self._plan.get(name), self._plan.get(event.params["link_routine_name"]), **settings)
+                self._connect(self._plan.get(name), self._plan.get(wiring.receiver), **settings)
         except (ValueError, WiresValidation, PipeStateError) as error:
             return error
         self._dispatch(event)

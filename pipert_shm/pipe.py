@@ -22,7 +22,9 @@ from pipert_shm.events import (
     STOP_EVENT_NAME,
     Event,
     check_name,
+    checked_flow_routines,
     handlers_of,
+    pack_parameters,
 )
 from pipert_shm.growth import plan_growth
 from pipert_shm.memory import sweep_stale
@@ -179,7 +181,7 @@ class Pipe:
         self._require_alive("create_flow")
         if self._session is not None and (replicas != 1 or ordered):
             raise ValueError(f"flow {flow_name!r}: what is added to a pipe that is built can't have replicas")
-        check_name("a flow", flow_name)
+        flow_name = check_name("a flow", flow_name)
         if flow_name in self._flows:
             raise PipertError(f"there is a flow {flow_name!r} already")
         if not routines:
@@ -406,9 +408,10 @@ class Pipe:
         *,
         only_if_built: bool = False,
     ) -> None:
-        flow_routines = {flow: list(routines) for flow, routines in (flow_routines or {}).items()}
+        flow_routines = dict(checked_flow_routines(flow_routines))
         if self._session is None:
             if not only_if_built:
+                pack_parameters(event_name, params)  # what can't be sent is told here, not by build()
                 self._early.append((event_name, flow_routines, specific_routine, params))
             return
         event = self._session.audience.address(event_name, flow_routines, specific_routine, params)

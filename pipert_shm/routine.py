@@ -18,8 +18,8 @@ from pipert_shm.data import Meta
 from pipert_shm.errors import PipeStateError, RoutineError
 from pipert_shm.events import UPDATE_FPS_NAME, check_name
 from pipert_shm.join import Join
-
-LONGEST_WAIT = 86_400.0
+from pipert_shm.limits import LONGEST_WAIT as LONGEST_WAIT
+from pipert_shm.limits import checked_fps
 
 
 class Role(Enum):
@@ -112,7 +112,7 @@ class Routine:
             kind = type(self).__name__
             name = f"{kind}-{Routine._counters[kind]}"
             Routine._counters[kind] += 1
-        check_name("a routine", name)
+        name = check_name("a routine", name)
         self.name: str = name
         self.flow_name: str | None = None
         self.meta = Meta((name,), 0, 0)
@@ -179,7 +179,8 @@ class Routine:
 
         The deadlines are absolute, so that a late call does not make all that follow late. Before or while the pipe runs.
 
-        :raises ValueError: when `fps` is negative.
+        :param fps: 0, or from one call a day (1/86,400) to 1,000,000 a second.
+        :raises ValueError: when it is something else.
 
         >>> class Camera(SourceRoutine):
         ...     def main_logic(self):
@@ -188,11 +189,10 @@ class Routine:
         >>> camera.set_const_fps(25)                        # 40 ms from one frame to the next
         >>> camera.set_const_fps(-1)
         Traceback (most recent call last):
-        ValueError: fps must be positive, or 0 for no limit, not -1
+        ValueError: fps must be 0 for no limit, or a number from 1/86,400 (one call a day) to 1,000,000, not -1
         """
-        if fps < 0:
-            raise ValueError(f"fps must be positive, or 0 for no limit, not {fps}")
-        self._const_fps = float(fps)
+        fps = checked_fps(fps)
+        self._const_fps = fps
         if self._runtime is None and self._notifier is not None:
             self._notifier(UPDATE_FPS_NAME, None, self.name, {"fps": fps}, only_if_built=True)
 

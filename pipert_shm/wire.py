@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 from pipert_shm.errors import WiresValidation
+from pipert_shm.limits import LARGEST_CAPACITY, POLICIES, Policy, check_queue
 from pipert_shm.routine import Routine
 from pipert_shm.transmit import DataTransmitter
 
-Policy = Literal["drop_oldest", "drop_newest", "block"]
-POLICIES: tuple[Policy, ...] = ("drop_oldest", "drop_newest", "block")
-LARGEST_CAPACITY = 1 << 16
-
-
-def check_queue(policy: str | None, capacity: int | None, timeout: float | None) -> None:
-    """:raises ValueError: when one of them is out of range."""
-    if policy is not None and policy not in POLICIES:
-        raise ValueError(f"unknown policy {policy!r}; there are: {', '.join(POLICIES)}")
-    if capacity is not None and not (isinstance(capacity, int) and 1 <= capacity <= LARGEST_CAPACITY):
-        raise ValueError(f"capacity must be a whole number from 1 to {LARGEST_CAPACITY} messages, not {capacity}")
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout must be positive (seconds), not {timeout}")
+__all__ = ["LARGEST_CAPACITY", "POLICIES", "Policy", "QueueNetwork", "Wire", "check_queue"]
 
 
 class Wire:
