@@ -150,7 +150,7 @@ class NoFreeSlot(PipertError):
         self.holders = holders
 
 
-class PayloadError(PipertError):
+class PayloadError(PipertError, ValueError):
     """Something can't be sent to another process: what `main_logic` returned, or an event's parameters.
 
     What `main_logic` returned is dropped and counted as `error`; the routine goes on. An event's parameters are refused by the

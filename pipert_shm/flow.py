@@ -257,7 +257,8 @@ def exit_process(status: int) -> None:
     """Ends a forked process without the parent's exit handlers, but with its output written."""
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None:
+                stream.flush()
         except (OSError, ValueError) as error:
             os.write(2, f"output lost at exit: {error}\n".encode())
     os._exit(status)

@@ -7,7 +7,6 @@ import logging
 import os
 import selectors
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -27,6 +26,7 @@ from pipert_shm.memory import ControlSegment, create_ring, free_bytes, unlink_pi
 from pipert_shm.nursery import run_nursery
 from pipert_shm.plan import EdgePlan, Plan
 from pipert_shm.segments import TAPS, about
+from pipert_shm.streams import flush_output
 from pipert_shm.tap import Tap
 
 LINKS = 32  # wires between routines that build() knows no wire of, at one time
@@ -427,8 +427,7 @@ def interrupts_deferred() -> Iterator[None]:
 
 def _fork(be_child: Callable[[], NoReturn]) -> int:
     """The child's pid; the child does not return from `be_child`."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    flush_output()
     with warnings.catch_warnings():
         # Forking a process with threads is unsafe for what the child then shares with them; the launcher and nurseries
         # only run code of their own, on one thread.
