@@ -237,7 +237,8 @@ class PipelineFile:
         path = ("routines", name)
         routine: Routine = self._make(path, settings, Routine, name=name)
         if settings.fps is not None:
-            routine.set_const_fps(settings.fps)
+            with self._at((*path, "fps"), ValueError):
+                routine.set_const_fps(settings.fps)
         if settings.hang_timeout is not None:
             routine.hang_timeout = settings.hang_timeout
         if settings.max_errors is not None:

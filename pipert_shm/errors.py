@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+LONGEST_TEXT = 32_000  # characters of an exception's text that are told further
 
 __all__ = [
     "ConfigError",
@@ -26,7 +29,18 @@ __all__ = [
 
 
 class PipertError(Exception):
-    """Root of every error that pipert_shm raises."""
+    """Root of every error that pipert_shm raises. Each crosses processes with all that it carries."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (type(self), self.args, vars(self))
+
+
+def _remade(kind: type[PipertError], arguments: tuple[Any, ...], carried: dict[str, Any]) -> PipertError:
+    """An error as it was before it was pickled. Its `__init__` takes what the text is made of, not the text."""
+    error = kind.__new__(kind)
+    error.args = arguments
+    vars(error).update(carried)
+    return error
 
 
 class EndOfStream(PipertError):
@@ -114,9 +128,6 @@ class SharedMemoryFull(PipertError):
         self.free = free
         self.name = name
 
-    def __reduce__(self) -> tuple[type[SharedMemoryFull], tuple[str, int, int]]:
-        return SharedMemoryFull, (self.name, self.needed, self.free)
-
 
 def _megabytes(count: int) -> int:
     return max(64, -(-count // 1_000_000))
@@ -139,20 +150,29 @@ class NoFreeSlot(PipertError):
         self.holders = holders
 
 
-class PayloadError(PipertError):
-    """What `main_logic` returned can't be sent to another process.
+class PayloadError(PipertError, ValueError):
+    """Something can't be sent to another process: what `main_logic` returned, or an event's parameters.
 
-    The message is dropped and counted as `error`; the routine goes on.
+    What `main_logic` returned is dropped and counted as `error`; the routine goes on. An event's parameters are refused by the
+    call that notifies it.
 
     Attributes:
-        routine: who returned it.
-        field: where in the payload the culprit sits, such as `data.additional_data['lock']`.
+        routine: who returned it; empty for an event's parameters.
+        field: where the culprit sits, such as `data.additional_data['lock']`, or a parameter's name in quotes; empty where that
+            can't be told.
+        size: its bytes, when it is too large; else None.
+        limit: what it passes: bytes when it is too large, levels when it is nested too deep; else None.
     """
 
-    def __init__(self, routine: str, field: str, reason: str) -> None:
-        super().__init__(f"routine {routine!r} returned something that can't be sent to another flow: {field}: {reason}")
+    def __init__(
+        self, routine: str, field: str, reason: str, *, size: int | None = None, limit: int | None = None, what: str = ""
+    ) -> None:
+        what = what or f"what routine {routine!r} returned"
+        super().__init__(": ".join(part for part in (f"{what} can't be sent to another process", field, reason) if part))
         self.routine = routine
         self.field = field
+        self.size = size
+        self.limit = limit
 
 
 class FlowDied(PipertError):
@@ -168,9 +188,6 @@ class FlowDied(PipertError):
         super().__init__(f"flow {flow!r} {how}")
         self.flow = flow
         self.exit_code = exit_code
-
-    def __reduce__(self) -> tuple[type[FlowDied], tuple[str, int]]:
-        return FlowDied, (self.flow, self.exit_code)
 
 
 class PipeFailed(PipertError):
@@ -222,14 +239,38 @@ class ConfigError(PipertError):
         super().__init__("\n".join(map(str, faults)))
         self.faults = faults
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Fault]]]:
-        return ConfigError, (self.faults,)
-
 
 class RemoteRefusal(PipertError):
     """A pipe that is controlled from here, over HTTP or zerorpc, does not answer or says no; its text says why."""
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line: its type, and what it says."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """An exception as its type and what it says, whatever its own `__str__` does."""
+    try:
+        text = str.__str__(str(error))
+    except BaseException as failure:  # of a stranger's __str__: anything
+        text = f"(its text can't be told: its __str__ raises {type(failure).__name__})"
+    text = text.encode("utf-8", "backslashreplace").decode()  # lone surrogates could not be written anywhere
+    return f"{type(error).__name__}: {shortened(text, LONGEST_TEXT)}" if text else type(error).__name__
+
+
+def shortened(text: str, limit: int) -> str:
+    """A text of at most `limit` characters: of a longer one the beginning, how much is left out, and the end.
+
+    >>> shortened("the model does not fit: " + "0" * 1000 + " at layer 7", 80)
+    'the model does not fit: 00000000 [… 988 characters left out …] 0000 at layer 7'
+    """
+    if len(text) <= limit:
+        return text
+    room = max(0, limit - len(f" [… {len(text):,} characters left out …] "))
+    end = room // 3
+    beginning = room - end
+    return f"{text[:beginning]} [… {len(text) - room:,} characters left out …] {text[len(text) - end :]}"
+
+
+def shown(value: object, limit: int = 200) -> str:
+    """A value as it would be written, for a text that says what is wrong with it."""
+    try:
+        return shortened(repr(value), limit)
+    except BaseException:  # of a stranger's __repr__: anything
+        return f"something of type {type(value).__name__}"

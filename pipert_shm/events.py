@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from pipert_shm.errors import UnknownEvent, UnknownTarget
+from pipert_shm.errors import UnknownEvent, UnknownTarget, shown
+from pipert_shm.limits import Policy, check_queue, checked_fps
+from pipert_shm.payload import pack, unpack
 
 START_EVENT_NAME = "start"
 STOP_EVENT_NAME = "stop"
@@ -23,16 +25,30 @@ PEER_FAILED_EVENT_NAME = "on_peer_failed"
 LIFECYCLE_EVENTS = (START_EVENT_NAME, STOP_EVENT_NAME, KILL_EVENT_NAME)
 INTERNAL_EVENTS = (*LIFECYCLE_EVENTS, LINK_EVENT_NAME, UNLINK_EVENT_NAME, LOG_DATA, UPDATE_FPS_NAME)
 
+LARGEST_PARAMETERS = 1 << 20  # bytes that one event's parameters may take
+
 _MARK = "__pipert_events__"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def check_name(what: str, name: str) -> None:
-    """:raises ValueError: for a name of a routine, a flow or an event that can't stand in the path of an HTTP request."""
+def check_name(what: str, name: str) -> str:
+    """The name, as a plain `str`.
+
+    :raises TypeError: when it is none.
+    :raises ValueError: when a routine, a flow or an event can't be called so: it has to fit into the path of an HTTP request.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be called by a str, not {shown(name)}")
     if "/" in name:
         raise ValueError(f"{what} can't be called {name!r}: over HTTP its name is a part of a path, and '/' divides those")
     if name in ("", ".", ".."):
         raise ValueError(f"{what} can't be called {name!r}: over HTTP its name is a part of a path, and that is none")
+    return plain(name)
+
+
+def plain(text: str) -> str:
+    """The text without what a subclass of `str` may be beyond that."""
+    return str.__str__(text)
 
 
 def events(name: str) -> Callable[[_Method], _Method]:
@@ -88,12 +104,43 @@ _BUILT_IN = {
 
 
 @dataclass(frozen=True, slots=True)
+class Wiring:
+    """What a `link` or an `unlink` event asks for, checked. What is None is as it was, or as the pipe's."""
+
+    receiver: str
+    policy: Policy | None = None
+    capacity: int | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
-    """An event on its way: its name, the routines it goes to, and its parameters."""
+    """An event on its way. It passes through processes that must not run the code of what its parameters are.
+
+    Attributes:
+        name: the event's.
+        routines: those that it goes to.
+        params: its parameters, packed; empty when there are none.
+        wiring: of `link` and `unlink`: what the launcher has to do.
+    """
 
     name: str
     routines: tuple[str, ...]
-    params: dict[str, Any] = field(default_factory=dict)
+    params: bytes = b""
+    wiring: Wiring | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters. May raise anything, as `payload.unpack` does."""
+        parameters: dict[str, Any] = unpack(self.params) if self.params else {}
+        return parameters
+
+
+def pack_parameters(name: str, params: dict[str, Any]) -> bytes:
+    """An event's parameters, as an `Event` carries them.
+
+    :raises PayloadError: when they are too large, nested too deep, or don't pickle.
+    """
+    return pack(f"the event {name!r}", params, LARGEST_PARAMETERS) if params else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,29 +176,51 @@ class Audience:
         specific_routine: str | None,
         params: dict[str, Any],
     ) -> Event:
-        """The event, addressed.
+        """The event, addressed. What is wrong with it is found here, before it is on its way.
 
         :raises UnknownTarget: when a flow or routine does not exist.
         :raises UnknownEvent: when none of those addressed handles it, or a handler's required parameter is missing.
+        :raises ValueError: when a name is not a str, or a parameter of a built-in event does not fit.
+        :raises PayloadError: when the parameters are too large, nested too deep, or don't pickle.
         """
+        name = _checked_str("an event's name", name)
         routines = self._targets(flow_routines, specific_routine)
         self._check(name, routines, params)
-        if name == LINK_EVENT_NAME:
-            self._targets(None, params["link_routine_name"])
-        return Event(name, routines, params)
+        wiring = self._wiring(name, params)
+        if name == UPDATE_FPS_NAME:
+            checked_fps(params["fps"])
+        return Event(name, routines, pack_parameters(name, params), wiring)
+
+    def _wiring(self, name: str, params: dict[str, Any]) -> Wiring | None:
+        """What the event changes of the wires, if it does."""
+        if name == UNLINK_EVENT_NAME:
+            return Wiring(_checked_str("unlink_routine_name", params["unlink_routine_name"]))
+        if name != LINK_EVENT_NAME:
+            return None
+        receiver = _checked_str("link_routine_name", params["link_routine_name"])
+        self._targets(None, receiver)
+        policy, capacity, timeout = (params.get(setting) for setting in ("policy", "capacity", "timeout"))
+        check_queue(policy, capacity, timeout)
+        return Wiring(
+            receiver,
+            None if policy is None else cast(Policy, plain(policy)),
+            None if capacity is None else int(capacity),
+            None if timeout is None else float(timeout),
+        )
 
     def _targets(self, flow_routines: dict[str, Iterable[str]] | None, specific_routine: str | None) -> tuple[str, ...]:
-        everyone = [routine for routines in self.flows.values() for routine in routines]
+        everyone = [plain(routine) for routines in self.flows.values() for routine in routines]
         if specific_routine is not None:
+            specific_routine = _checked_str("specific_routine", specific_routine)
             if specific_routine in everyone:
                 return (specific_routine,)
             if specific_routine not in self.copies:
                 raise UnknownTarget("routine", specific_routine, everyone)
-            return self.copies[specific_routine]
+            return tuple(map(plain, self.copies[specific_routine]))
         if not flow_routines:
             return tuple(everyone)
         targets: list[str] = []
-        for name, wanted in flow_routines.items():
+        for name, wanted in checked_flow_routines(flow_routines).items():
             flows = (name,) if name in self.flows else self.copies.get(name, ())
             if not flows:
                 raise UnknownTarget("flow", name, list(self.flows))
@@ -163,7 +232,7 @@ class Audience:
                     raise UnknownTarget(f"routine in flow {name!r} named", routine, members)
                 chosen.extend(named)
             targets.extend(chosen or members)
-        return tuple(targets)
+        return tuple(map(plain, targets))
 
     def _check(self, name: str, routines: tuple[str, ...], params: dict[str, Any]) -> None:
         signatures = [signature for routine in routines for signature in self.handlers[routine].get(name, ())]
@@ -176,6 +245,31 @@ class Audience:
                 signature.bind(**accepted(signature, params))
             except TypeError as error:
                 raise UnknownEvent(name, [], f"event {name!r}: {error}; its handler is {name}{signature}") from None
+
+
+def _checked_str(what: str, value: Any) -> str:
+    """:raises ValueError: when it is no str."""
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a str, not {shown(value)}")
+    return plain(value)
+
+
+def checked_flow_routines(flow_routines: Any) -> dict[str, list[str]]:
+    """Whom an event is addressed to, in lists of their own; nobody in particular when it is None.
+
+    :raises ValueError: when it is not of this form.
+    """
+    form = "specific_flow_routines must be a dict of lists of routines' names, by flow, such as {'detect': ['detector']}"
+    if flow_routines is None:
+        return {}
+    if not isinstance(flow_routines, dict):
+        raise ValueError(f"{form}; not {shown(flow_routines)}")
+    lists: dict[str, list[str]] = {}
+    for flow, routines in flow_routines.items():
+        if isinstance(routines, str) or not isinstance(routines, Iterable):
+            raise ValueError(f"{form}; not {shown(routines)} for {shown(flow)}")
+        lists[_checked_str("a flow's name", flow)] = [_checked_str("a routine's name", routine) for routine in routines]
+    return lists
 
 
 def accepted(signature: inspect.Signature, params: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Iterable
@@ -13,8 +12,10 @@ from itertools import islice, pairwise
 from types import TracebackType
 from typing import Any, Literal
 
-from pipert_shm.errors import PipeFailed, PipertError, PipeStateError, UnknownTarget, WiresValidation
+from pipert_shm import exits
+from pipert_shm.errors import PipeFailed, PipertError, PipeStateError, UnknownTarget, WiresValidation, shortened, shown
 from pipert_shm.events import (
+    INTERNAL_EVENTS,
     KILL_EVENT_NAME,
     LIFECYCLE_EVENTS,
     LINK_EVENT_NAME,
@@ -22,17 +23,24 @@ from pipert_shm.events import (
     STOP_EVENT_NAME,
     Event,
     check_name,
+    checked_flow_routines,
     handlers_of,
+    pack_parameters,
 )
 from pipert_shm.growth import plan_growth
+from pipert_shm.limits import check_count, check_seconds
 from pipert_shm.memory import sweep_stale
 from pipert_shm.plan import Defaults, Plan, Restart, RestartPolicy, audience_of, make_plan
 from pipert_shm.routine import Routine
 from pipert_shm.session import Session, interrupts_deferred
 from pipert_shm.statistics import PipeStatistics, read_statistics
+from pipert_shm.streams import occupy_standard_files
 from pipert_shm.tap import Tap
 from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
-from pipert_shm.wire import Policy, QueueNetwork, Wire, check_queue
+from pipert_shm.wire import Policy, QueueNetwork, Wire, check_queue, check_transmitter
+
+QUIET_S = 1.0  # at the program's exit a pipe is waited for so long without a word
+RIGHT_CALL = 'Pipe(policy="block", capacity=8)'
 
 _running: set[Pipe] = set()
 
@@ -42,9 +50,11 @@ class Pipe:
 
     A context manager: leaving the `with` block waits for the end of the pipe (`join()`), or kills it when the block raised or
     it was never started.
-    A pipe that is still running when the interpreter exits is waited for; Ctrl-C ends it.
 
-    Methods may be called from any thread of the process that made the pipe.
+    A program whose last line is done waits for its pipe, and says so; Ctrl-C ends that. Where `sys.exit()`, an exception or the
+    end of an interactive session ends the program, the pipe is killed.
+
+    Methods may be called from any thread of the process that built the pipe; in others they raise PipeStateError.
 
     :param network: queue settings by PipeRT2's names; or give `policy`, `capacity` and `timeout`.
     :param logger: gets the records of all routines, as its children `<flow>.<routine>`. By default the logger "Pipe".
@@ -58,6 +68,7 @@ class Pipe:
     :param on_failure: what the pipe does when a routine or a flow has failed for good: `continue` without it, or `stop`.
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
     :raises ValueError: when an argument is out of range.
+    :raises TypeError: when something else stands in the place of the network, the logger or the transmitter.
 
     >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, SourceRoutine
     >>> class Fast(SourceRoutine):
@@ -90,21 +101,29 @@ class Pipe:
         on_failure: Literal["continue", "stop"] = "continue",
         grace_period: float = 5.0,
     ) -> None:
+        if network is not None and not isinstance(network, QueueNetwork):
+            raise TypeError(f"network must be a QueueNetwork, not {shown(network)}; give settings by name: {RIGHT_CALL}")
+        if logger is not None and not isinstance(logger, logging.Logger):
+            raise TypeError(f"logger must be a logging.Logger, not {shown(logger)}; give settings by name: {RIGHT_CALL}")
+        check_transmitter(data_transmitter, RIGHT_CALL)
         check_queue(policy, capacity, timeout)
+        check_seconds("grace_period", grace_period)
+        if memory_budget is not None:
+            check_count("memory_budget", memory_budget)
         if network is not None and (policy, capacity, timeout) != (None, None, None):
             raise ValueError("give either network or policy, capacity and timeout")
         self.logger = logger if logger is not None else logging.getLogger("Pipe")
         self._defaults = Defaults(
             network.policy if network else policy or "drop_oldest",
-            network.capacity if network else capacity or 2,
+            network.capacity if network else int(capacity or 2),
             network.timeout if network else timeout,
             data_transmitter or SharedMemoryTransmitter(),
         )
-        self._memory_budget = memory_budget
+        self._memory_budget = None if memory_budget is None else int(memory_budget)
         self._auto_pacing = auto_pacing_mechanism
         self._grace = grace_period
         if on_failure not in ("continue", "stop"):
-            raise ValueError(f"on_failure must be 'continue' or 'stop', not {on_failure!r}")
+            raise ValueError(f"on_failure must be 'continue' or 'stop', not {shown(on_failure)}")
         self._stop_on_failure = on_failure == "stop"
         self._restarts: dict[str, Restart] = {}
         self._replicas: dict[str, int] = {}
@@ -116,8 +135,9 @@ class Pipe:
         self._built_of = (0, 0)  # flows and wires: those after these wait for build()
         self._building = threading.RLock()
         self._started = False
+        self._begun = False  # whether an event was sent that may have an end
         self._joined = False
-        self._owner = os.getpid()
+        self._owner: int | None = None  # the process that built it
 
     # ---- building --------------------------------------------------------------------------------
 
@@ -179,16 +199,20 @@ class Pipe:
         self._require_alive("create_flow")
         if self._session is not None and (replicas != 1 or ordered):
             raise ValueError(f"flow {flow_name!r}: what is added to a pipe that is built can't have replicas")
-        check_name("a flow", flow_name)
+        flow_name = check_name("a flow", flow_name)
+        if not isinstance(auto_wire, int):  # as bool is
+            call = f"create_flow({flow_name!r}, True, first, second)"
+            raise TypeError(f"auto_wire must be True or False, not {shown(auto_wire)}; routines come after it: {call}")
         if flow_name in self._flows:
             raise PipertError(f"there is a flow {flow_name!r} already")
         if not routines:
             raise PipertError(f"flow {flow_name!r} has no routines")
-        if not isinstance(replicas, int) or replicas < 1:
-            raise ValueError(f"flow {flow_name!r}: replicas must be a whole number of at least 1, not {replicas!r}")
+        check_count(f"flow {flow_name!r}: replicas", replicas)
+        check_transmitter(data_transmitter, f"create_flow({flow_name!r}, True, first, second, replicas=2)")
+        its_restart = Restart(restart, max_restarts, restart_window)
         for routine in routines:
             if not isinstance(routine, Routine):
-                raise TypeError(f"flow {flow_name!r}: {routine!r} is not a Routine")
+                raise TypeError(f"flow {flow_name!r}: {shown(routine)} is not a Routine")
             if not hasattr(routine, "_notifier"):
                 raise PipertError(f"flow {flow_name!r}: {type(routine).__name__}.__init__ does not call super().__init__()")
             if routine.flow_name is not None:
@@ -197,7 +221,7 @@ class Pipe:
             routine.flow_name = flow_name
             routine._notifier = self._notify
             routine._logger = self.logger.getChild(f"{flow_name}.{routine.name}")
-        self._restarts[flow_name] = Restart(restart, max_restarts, restart_window)
+        self._restarts[flow_name] = its_restart
         self._replicas[flow_name] = replicas
         if ordered:
             self._ordered.append(flow_name)
@@ -208,9 +232,13 @@ class Pipe:
     def link(self, *wires: Wire) -> None:
         """Adds wires, which the next `build()` makes.
 
+        :raises TypeError: when something is no wire.
         :raises PipeStateError: when the pipe has ended.
         """
         self._require_alive("link")
+        for wire in wires:
+            if not isinstance(wire, Wire):
+                raise TypeError(f"link() takes wires, not {shown(wire)}: pipe.link(Wire(camera, screen), Wire(camera, disk))")
         self._wires += wires
 
     def build(self) -> None:
@@ -260,7 +288,12 @@ class Pipe:
         with self._building:
             self._require_alive("build")
             if self._session is None:
-                self._build()
+                try:
+                    self._build()
+                except BaseException:
+                    if self._session is None:
+                        self._owner = None
+                    raise
             else:
                 self._grow(self._session)
             self._built_of = len(self._flows), len(self._wires)
@@ -308,7 +341,10 @@ class Pipe:
         plan.auto_pacing = self._auto_pacing
         audience = audience_of(plan)
         early = [audience.address(*event) for event in self._early]
+        occupy_standard_files()
         sweep_stale()
+        exits.remember_main()
+        self._owner = os.getpid()  # from here on: the processes that are forked have it, too
         with interrupts_deferred():  # half a pipe could neither be joined nor killed
             session = Session(plan, audience, self.logger, self._memory_budget, self._grace, self._stop_on_failure)
             session.launch()
@@ -318,7 +354,7 @@ class Pipe:
             session.wait_ready()
         except PipeFailed:
             self._session = None
-            _running.discard(self)
+            _forget(self)
             raise
         self._announce()
         try:
@@ -327,7 +363,7 @@ class Pipe:
         except (WiresValidation, ValueError):
             session.end()
             self._session = None
-            _running.discard(self)
+            _forget(self)
             raise
 
     def _announce(self) -> None:
@@ -390,6 +426,7 @@ class Pipe:
         :param event_parameters: passed to the handlers, to each those that it takes. They have to pickle.
         :raises UnknownEvent: when none of the addressed routines handles it, or a parameter is missing.
         :raises UnknownTarget: when there is no such flow or routine.
+        :raises PayloadError: when the parameters are larger than 1 MiB, nested deeper than 100 levels, or don't pickle.
         :raises PipeStateError: when the pipe has ended.
         :raises WiresValidation, ValueError: when what a `link` event asks for can't be: it would make a cycle, or a receiver of
             a source, the two are wired already, a flow has failed, a setting is out of range, or there is no place left. (From
@@ -406,9 +443,11 @@ class Pipe:
         *,
         only_if_built: bool = False,
     ) -> None:
-        flow_routines = {flow: list(routines) for flow, routines in (flow_routines or {}).items()}
+        self._require_owner()
+        flow_routines = dict(checked_flow_routines(flow_routines))
         if self._session is None:
             if not only_if_built:
+                pack_parameters(event_name, params)  # what can't be sent is told here, not by build()
                 self._early.append((event_name, flow_routines, specific_routine, params))
             return
         event = self._session.audience.address(event_name, flow_routines, specific_routine, params)
@@ -420,6 +459,7 @@ class Pipe:
 
     def _send(self, event: Event) -> None:
         session = self._built()
+        self._begun = self._begun or event.name in (START_EVENT_NAME, KILL_EVENT_NAME) or event.name not in INTERNAL_EVENTS
         if event.name == START_EVENT_NAME:
             self._started = True
             session.note_start()
@@ -477,17 +517,22 @@ class Pipe:
 
         :param to_kill: kill it first.
         :raises PipeFailed: when a routine failed for good or a flow's process died.
-        :raises PipeStateError: when it is not built.
+        :raises PipeStateError: when it is not built; or was never started, and is not to be killed.
         """
         session = self._built()
         if to_kill:
             session.kill()
+        elif not self._begun and not session.over.is_set() and self._never_ran():
+            raise PipeStateError(
+                "join(): the pipe was never started, so it would never end: call notify_event(START_EVENT_NAME) first, or "
+                "join(to_kill=True)"
+            )
         try:
             session.over.wait()
         except KeyboardInterrupt:
             self.logger.info("interrupted: the pipe is killed")
         session.end()
-        _running.discard(self)
+        _forget(self)
         self._joined = True
         if session.causes:
             raise PipeFailed(session.causes, dict(session.exit_codes))
@@ -496,10 +541,18 @@ class Pipe:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._is_foreign():
+            return  # a process that was forked within the block leaves it
         if self._session is None:
+            if error is None:
+                self.logger.warning(
+                    "nothing ran: the pipe was never built; call build() and then notify_event(START_EVENT_NAME) before the "
+                    "`with` block ends"
+                )
             return
         if error is None:
             if not self._joined:  # a failure that was raised once is not raised again
+                self._warn_if_never_ran()
                 self.join(to_kill=not self._started)  # nobody is left who could start it
             return
         try:
@@ -549,6 +602,8 @@ class Pipe:
             thread would hear the answer.
         """
         session = self._built()
+        if not isinstance(routine, Routine | str):
+            raise TypeError(f"tap() takes a routine or the name of one, not {shown(routine)}")
         name = routine if isinstance(routine, str) else routine.name
         if session.plan.find(name) is None:
             raise UnknownTarget("routine", name, list(session.plan.names))
@@ -557,23 +612,87 @@ class Pipe:
     # ---- state -----------------------------------------------------------------------------------
 
     def _require_alive(self, what: str) -> None:
+        self._require_owner()
         if self._session is not None and self._session.gone.is_set():
             raise PipeStateError(f"{what}(): the pipe has ended")
 
     def _built(self) -> Session:
+        self._require_owner()
         if self._session is None:
             raise PipeStateError("the pipe is not built yet: call build() first")
         return self._session
 
+    def _require_owner(self) -> None:
+        """:raises PipeStateError: in a process other than the one that built it: its channels are closed there."""
+        if self._is_foreign():
+            raise PipeStateError(
+                f"this process was forked from the one that built the pipe (process {self._owner}), and can't use it: call the "
+                f"pipe's methods there; in a routine use the routine's own, such as self.notify_event()"
+            )
+
+    def _is_foreign(self) -> bool:
+        return self._owner is not None and self._owner != os.getpid()
+
+    def _never_ran(self) -> bool:
+        return all(routine.state in ("built", "failed") for routine in self.statistics().routines.values())
+
+    def _warn_if_never_ran(self) -> None:
+        session = self._built()
+        if not self._started and not session.over.is_set() and self._never_ran():
+            self.logger.warning(
+                "nothing ran: the pipe was built, but never started; call notify_event(START_EVENT_NAME) after build()"
+            )
+
+    def _end_at_exit(self, why_killed: str) -> None:
+        """Waits for the pipe when the program is done, or kills it.
+
+        :param why_killed: what ended the program early; empty: nothing did.
+        :raises PipeFailed: as `join` does.
+        """
+        session = self._built()
+        if session.over.is_set():
+            self.join()
+            return
+        if why_killed:
+            self.logger.warning("%s: its pipe is killed", why_killed)
+        elif not self._started:  # nobody is left who could start it
+            self._warn_if_never_ran()
+        elif not self._ends_soon(session):
+            self.join()
+            return
+        self.join(to_kill=True)
+
+    def _ends_soon(self, session: Session) -> bool:
+        """Whether the pipe is over, or Ctrl-C came, before there is anything to be said."""
+        try:
+            if session.over.wait(QUIET_S):
+                return True
+        except KeyboardInterrupt:
+            self.logger.info("interrupted: the pipe is killed")
+            return True
+        running = [routine.name for routine in self.statistics().routines.values() if routine.state == "running"]
+        self.logger.warning(
+            "the program is done, and waits for its pipe to end (running: %s); Ctrl-C ends it",
+            shortened(", ".join(running), 500),
+        )
+        return False
+
+
+def _forget(pipe: Pipe) -> None:
+    """Notes that a pipe has ended."""
+    _running.discard(pipe)
+    if not _running:
+        exits.forget_main()
+
 
 @atexit.register
 def _end_pipes() -> None:
-    """Waits for the pipes that still run when the interpreter exits; kills those that have nothing to wait for."""
-    failed = getattr(sys, "last_value", None) is not None
+    """Waits for the pipes that still run when the program is done; kills them when something has ended it early."""
+    why_killed = exits.why_ended_early()
     for pipe in list(_running):
-        if pipe._owner != os.getpid():
+        if pipe._is_foreign():
             continue
         try:
-            pipe.join(to_kill=failed or not pipe._started)
+            pipe._end_at_exit(why_killed)
         except PipeFailed as failure:
             pipe.logger.error(str(failure))

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipert_shm import native
-from pipert_shm.errors import FloatingRoutine, RoutineError, UniqueRoutineName, WiresValidation
+from pipert_shm.errors import FloatingRoutine, RoutineError, UniqueRoutineName, WiresValidation, shown
 from pipert_shm.events import Audience, handlers_of
+from pipert_shm.limits import check_count, is_number
 from pipert_shm.routine import BatchRoutine, Role, Routine, logic_of
 from pipert_shm.segments import Member
 from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
@@ -144,10 +145,11 @@ class Restart:
     window: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.policy not in RESTART_POLICIES:
-            raise ValueError(f"unknown restart policy {self.policy!r}; there are: {', '.join(RESTART_POLICIES)}")
-        if self.limit < 0 or self.window <= 0:
-            raise ValueError(f"the restart limit is at least 0, the window more than 0 s, not {self.limit} in {self.window}")
+        if not isinstance(self.policy, str) or self.policy not in RESTART_POLICIES:
+            raise ValueError(f"unknown restart policy {shown(self.policy)}; there are: {', '.join(RESTART_POLICIES)}")
+        check_count("max_restarts", self.limit, least=0)
+        if not (is_number(self.window) and self.window > 0):
+            raise ValueError(f"restart_window must be a number of seconds, more than 0, not {shown(self.window)}")
 
     def wanted(self, exit_code: int) -> bool:
         """Whether a flow that ended like this is to be restarted."""

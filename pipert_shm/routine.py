@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
+import math
+import operator
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -15,11 +18,14 @@ from numpy.typing import DTypeLike
 
 from pipert_shm.counters import Counters
 from pipert_shm.data import Meta
-from pipert_shm.errors import PipeStateError, RoutineError
-from pipert_shm.events import UPDATE_FPS_NAME, check_name
+from pipert_shm.errors import PipeStateError, RoutineError, shown
+from pipert_shm.events import UPDATE_FPS_NAME, check_name, handlers_of
 from pipert_shm.join import Join
+from pipert_shm.limits import LONGEST_WAIT as LONGEST_WAIT
+from pipert_shm.limits import check_count, check_seconds, checked_fps
 
-LONGEST_WAIT = 86_400.0
+LARGEST_FRAME = 1 << 47  # bytes: what a process can address
+MOST_AXES = 32  # as every version of NumPy has
 
 
 class Role(Enum):
@@ -112,7 +118,7 @@ class Routine:
             kind = type(self).__name__
             name = f"{kind}-{Routine._counters[kind]}"
             Routine._counters[kind] += 1
-        check_name("a routine", name)
+        name = check_name("a routine", name)
         self.name: str = name
         self.flow_name: str | None = None
         self.meta = Meta((name,), 0, 0)
@@ -139,6 +145,8 @@ class Routine:
         Without shared memory (no wire leaves the flow, or the routine does not run in a flow) it is a plain array.
 
         :param shape: as of `numpy.empty`.
+        :raises TypeError: for a dtype that holds Python objects, which can't lie in shared memory.
+        :raises ValueError: for a shape that no array can have.
         :raises NoFreeSlot: when every slot of the ring is held, by those that it names; where a wire's policy is `block` it
             waits first.
         :raises SharedMemoryFull: when there is no memory for it.
@@ -164,22 +172,28 @@ class Routine:
         >>> pipe.statistics().routines["screen"].received, pipe.statistics().routines["camera"].copied_bytes
         (3, 0)
         """
-        if self._runtime is None:
-            return np.empty(shape, dtype)
-        return self._runtime.loan(tuple(shape), np.dtype(dtype))
+        try:
+            shape, kind = _known_layout(shape, dtype)
+        except TypeError:  # a list can't be looked up
+            shape, kind = _layout(shape, dtype)
+        return np.empty(shape, kind) if self._runtime is None else self._runtime.loan(shape, kind)
 
     def declare_output(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> None:
         """Says how large the frames are that this routine loans or sends, so that `build()` can make room for them, or say that
         there is too little. Call it in `__init__`; without it the ring is made for the first frame.
+
+        :raises TypeError, ValueError: as `loan` does.
         """
-        self._output_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        shape, kind = _layout(shape, dtype)
+        self._output_bytes = math.prod(shape) * kind.itemsize
 
     def set_const_fps(self, fps: float) -> None:
         """Calls `main_logic` at most `fps` times a second, at even intervals; 0 takes the limit away.
 
         The deadlines are absolute, so that a late call does not make all that follow late. Before or while the pipe runs.
 
-        :raises ValueError: when `fps` is negative.
+        :param fps: 0, or from one call a day (1/86,400) to 1,000,000 a second.
+        :raises ValueError: when it is something else.
 
         >>> class Camera(SourceRoutine):
         ...     def main_logic(self):
@@ -188,11 +202,10 @@ class Routine:
         >>> camera.set_const_fps(25)                        # 40 ms from one frame to the next
         >>> camera.set_const_fps(-1)
         Traceback (most recent call last):
-        ValueError: fps must be positive, or 0 for no limit, not -1
+        ValueError: fps must be 0 for no limit, or a number from 1/86,400 (one call a day) to 1,000,000, not -1
         """
-        if fps < 0:
-            raise ValueError(f"fps must be positive, or 0 for no limit, not {fps}")
-        self._const_fps = float(fps)
+        fps = checked_fps(fps)
+        self._const_fps = fps
         if self._runtime is None and self._notifier is not None:
             self._notifier(UPDATE_FPS_NAME, None, self.name, {"fps": fps}, only_if_built=True)
 
@@ -211,6 +224,31 @@ class Routine:
         if self._notifier is None:
             raise PipeStateError(f"routine {self.name!r} is in no pipe yet: create_flow() first")
         self._notifier(event_name, routines_by_flow, specific_routine, event_parameters)
+
+
+def _layout(shape: Any, dtype: DTypeLike) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """A frame's shape and dtype, of what describes them.
+
+    :raises TypeError, ValueError: when there can't be such a frame.
+    """
+    kind = np.dtype(dtype)
+    if kind.hasobject:
+        raise TypeError(
+            f"a frame can't be of dtype {kind}: Python objects don't lie in shared memory; use numbers, or a message"
+        )
+    try:
+        lengths = tuple(map(operator.index, shape if isinstance(shape, Iterable) else (shape,)))
+    except TypeError:
+        raise TypeError(f"a frame's shape must be whole numbers, such as (480, 640, 3), not {shown(shape)}") from None
+    if any(length < 0 for length in lengths) or math.prod(lengths) * kind.itemsize > LARGEST_FRAME or len(lengths) > MOST_AXES:
+        raise ValueError(
+            f"there can't be a frame of shape {shown(lengths)}: no length may be negative, there may be {MOST_AXES} of them at "
+            f"most, and {LARGEST_FRAME:,} bytes in all"
+        )
+    return lengths, kind
+
+
+_known_layout: Callable[[Any, Any], tuple[tuple[int, ...], np.dtype[Any]]] = functools.lru_cache(maxsize=256)(_layout)
 
 
 class SourceRoutine(Routine):
@@ -264,10 +302,8 @@ class BatchRoutine(Routine):
 
     def __init__(self, name: str | None = None, *, batch_size: int = 8, max_wait: float = 0.0) -> None:
         super().__init__(name)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1 message, not {batch_size}")
-        if not 0 <= max_wait < LONGEST_WAIT:
-            raise ValueError(f"max_wait must be from 0 to {LONGEST_WAIT:g} seconds, not {max_wait}")
+        check_count("batch_size", batch_size)
+        check_seconds("max_wait", max_wait)
         self.batch_size = batch_size
         self.max_wait = max_wait
 
@@ -288,6 +324,7 @@ class FunctionalMiddleRoutine(MiddleRoutine):
     """A middle routine that is a function of its message: what it returns is sent, None sends nothing.
 
     :param func: takes the payload. A lambda will do: flows are forked.
+    :raises RoutineError: when it can't be called, or is `async def` or a generator function.
 
     >>> FunctionalMiddleRoutine(lambda frame: frame[::2, ::2], "half").main_logic(np.zeros((4, 6))).shape
     (2, 3)
@@ -295,6 +332,7 @@ class FunctionalMiddleRoutine(MiddleRoutine):
 
     def __init__(self, func: Callable[[Any], Any], name: str | None = None) -> None:
         super().__init__(name)
+        _require_plain(self.name, "its function", func)
         self._func = func
 
     def main_logic(self, data: Any) -> Any:
@@ -309,6 +347,7 @@ def from_callable(func: Callable[..., Any], name: str | None = None) -> FPSRouti
     `EndOfStream` at its end; else it is called with the payload.
 
     :param name: by default the function's name; without one, as of a lambda, `FPSRoutine` and a number.
+    :raises RoutineError: when it can't be called, or is `async def` or a generator function.
 
     >>> def shout(text):
     ...     return text.upper()
@@ -318,6 +357,7 @@ def from_callable(func: Callable[..., Any], name: str | None = None) -> FPSRouti
     """
     own = getattr(func, "__name__", "<lambda>")
     routine = FPSRoutine(name or (None if own == "<lambda>" else own))
+    _require_plain(routine.name, "its function", func)
     setattr(routine, "main_logic", func)  # noqa: B010 - a plain assignment would not pass the type checker
     return routine
 
@@ -325,8 +365,9 @@ def from_callable(func: Callable[..., Any], name: str | None = None) -> FPSRouti
 def logic_of(routine: Routine, role: Role) -> Callable[..., Any]:
     """The routine's `main_logic`, callable with no argument for a source and with the payload for the others.
 
-    :raises RoutineError: when there is none, or its signature does not fit the role.
+    :raises RoutineError: when there is none, its signature does not fit the role, or the routine can't be run in another way.
     """
+    _check_runnable(routine)
     logic: Callable[..., Any] | None = getattr(routine, "main_logic", None)
     if logic is None or not callable(logic) or getattr(logic, "__func__", None) in _PLACEHOLDERS:
         raise RoutineError(routine.name, f"{type(routine).__name__} has no main_logic")
@@ -340,6 +381,35 @@ def logic_of(routine: Routine, role: Role) -> Callable[..., Any]:
     raise RoutineError(
         routine.name, f"as a {role.value} it needs {wanted}, but {type(routine).__name__} has main_logic{signature}"
     )
+
+
+def _check_runnable(routine: Routine) -> None:
+    """:raises RoutineError: when a method of it would not run when it is called, or a limit of it can't be meant."""
+    names = ["main_logic", "setup", "cleanup"]
+    names += sorted({method for methods in handlers_of(type(routine)).values() for method in methods})
+    for name in names:
+        if hasattr(routine, name):
+            _require_plain(routine.name, f"{name}()", getattr(routine, name))
+    try:
+        if routine.hang_timeout is not None:
+            check_seconds("hang_timeout", routine.hang_timeout, positive=True, none="never")
+        if routine.max_errors is not None:
+            check_count("max_errors", routine.max_errors)
+    except ValueError as error:
+        raise RoutineError(routine.name, str(error)) from None
+
+
+def _require_plain(routine: str, what: str, function: Any) -> None:
+    """:raises RoutineError: when it is no function whose body runs when it is called."""
+    if not callable(function):
+        raise RoutineError(routine, f"{what} can't be called: it is {shown(function)}")
+    for code in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - an object may have an `async def __call__`
+        if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
+            advice = "write `def`, and call asyncio.run(…) in it where it needs a coroutine"
+            raise RoutineError(routine, f"{what} is `async def`, and a call of it runs nothing: {advice}")
+        if inspect.isgeneratorfunction(code):
+            advice = "return a result instead of `yield`; several results may be one list"
+            raise RoutineError(routine, f"{what} is a generator function, and a call of it runs nothing: {advice}")
 
 
 _PLACEHOLDERS = {cls.main_logic for cls in (SourceRoutine, MiddleRoutine, DestinationRoutine, BatchRoutine, FPSRoutine)}

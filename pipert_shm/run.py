@@ -22,6 +22,7 @@ from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
 from pipert_shm.pipe import Pipe
 from pipert_shm.settings import LoggingSettings
+from pipert_shm.streams import flush_output, say
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOOK_S = 0.3  # how often --watch looks at the files
@@ -249,8 +250,7 @@ def _own_modules() -> list[str]:
 
 
 def _start_afresh() -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    flush_output()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
@@ -263,4 +263,4 @@ def _report(error: Exception) -> None:
 
 def _say(text: str) -> None:
     for line in text.splitlines():
-        print(f"pipert-shm: {line}", file=sys.stderr)
+        say(f"pipert-shm: {line}")

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any
 
-from pipert_shm.errors import WiresValidation
+from pipert_shm.errors import WiresValidation, shown
+from pipert_shm.limits import LARGEST_CAPACITY, POLICIES, Policy, check_queue, check_seconds
 from pipert_shm.routine import Routine
 from pipert_shm.transmit import DataTransmitter
 
-Policy = Literal["drop_oldest", "drop_newest", "block"]
-POLICIES: tuple[Policy, ...] = ("drop_oldest", "drop_newest", "block")
-LARGEST_CAPACITY = 1 << 16
+__all__ = ["LARGEST_CAPACITY", "POLICIES", "Policy", "QueueNetwork", "Wire", "check_queue"]
+
+RIGHT_CALL = 'Wire(camera, [detector, screen], policy="block", capacity=8)'
 
 
-def check_queue(policy: str | None, capacity: int | None, timeout: float | None) -> None:
-    """:raises ValueError: when one of them is out of range."""
-    if policy is not None and policy not in POLICIES:
-        raise ValueError(f"unknown policy {policy!r}; there are: {', '.join(POLICIES)}")
-    if capacity is not None and not (isinstance(capacity, int) and 1 <= capacity <= LARGEST_CAPACITY):
-        raise ValueError(f"capacity must be a whole number from 1 to {LARGEST_CAPACITY} messages, not {capacity}")
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout must be positive (seconds), not {timeout}")
+def check_transmitter(transmitter: Any, call: str) -> None:
+    """:raises TypeError: when it is something else, which stands in its place; None stands for the default.
+
+    :param call: how the call should look.
+    """
+    if transmitter is not None and not isinstance(transmitter, DataTransmitter):
+        raise TypeError(f"data_transmitter must be a DataTransmitter, not {shown(transmitter)}; give settings by name: {call}")
 
 
 class Wire:
@@ -36,6 +36,7 @@ class Wire:
     :param timeout: seconds after which a blocked sender drops the message; None: never. By default the pipe's.
     :param max_age: seconds since its capture after which a message is dropped when it comes, counted as `expired`. None: never.
     :raises ValueError, WiresValidation: when an argument is out of range, or there is no destination.
+    :raises TypeError: when something else stands in the place of a routine or the transmitter.
 
     >>> from pipert_shm import DestinationRoutine, SourceRoutine, Wire
     >>> camera, screen, disk = SourceRoutine("camera"), DestinationRoutine("screen"), DestinationRoutine("disk")
@@ -53,16 +54,22 @@ class Wire:
         timeout: float | None = None,
         max_age: float | None = None,
     ) -> None:
-        check_queue(policy, capacity, timeout)
-        if max_age is not None and not max_age > 0:
-            raise ValueError(f"max_age must be more than 0 (seconds), not {max_age}")
+        if not isinstance(source, Routine):
+            raise TypeError(f"a wire's source must be a routine, not {shown(source)}: {RIGHT_CALL}")
+        if isinstance(destinations, str) or not isinstance(destinations, Routine | Iterable):
+            raise TypeError(f"a wire's destinations must be routines, not {shown(destinations)}: {RIGHT_CALL}")
         self.source = source
         self.destinations = (destinations,) if isinstance(destinations, Routine) else tuple(destinations)
-        if not all(isinstance(destination, Routine) for destination in self.destinations):
-            raise TypeError(f"destinations must be routines, not {destinations!r}")
+        for destination in self.destinations:
+            if not isinstance(destination, Routine):
+                raise TypeError(f"a wire's destinations must be routines, not {shown(destination)}: {RIGHT_CALL}")
+        check_transmitter(data_transmitter, RIGHT_CALL)
+        check_queue(policy, capacity, timeout)
+        if max_age is not None:
+            check_seconds("max_age", max_age, positive=True, none="keep them however old")
         self.data_transmitter = data_transmitter
         self.policy = policy
-        self.capacity = capacity
+        self.capacity = None if capacity is None else int(capacity)
         self.timeout = timeout
         self.max_age = max_age
         if not self.destinations:
@@ -81,6 +88,10 @@ class QueueNetwork:
     """
 
     def __init__(self, max_queue_sizes: int = 1, put_block: bool = False, timeout: float | None = 1) -> None:
+        if not isinstance(put_block, bool):
+            raise TypeError(
+                f"put_block must be True or False, not {shown(put_block)}: QueueNetwork(max_queue_sizes=4, put_block=True)"
+            )
         self.policy: Policy = "block" if put_block else "drop_oldest"
         self.capacity = max_queue_sizes
         self.timeout = timeout

@@ -152,7 +152,7 @@ def test_an_event_that_some_of_those_addressed_handle(audience: Audience) -> Non
 
 
 def test_a_parameter_that_any_handler_needs(audience: Audience) -> None:
-    assert audience.address("zoom", None, None, {"one": 1, "unknown": 2}).params == {"one": 1, "unknown": 2}
+    assert audience.address("zoom", None, None, {"one": 1, "unknown": 2}).parameters() == {"one": 1, "unknown": 2}
     with pytest.raises(UnknownEvent, match="'one'"):
         audience.address("zoom", None, None, {"two": 1})
 

@@ -1,0 +1,71 @@
+"""What settings may be. Each has one check, and so one text, wherever it is given: in a call, an event or a request."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from pipert_shm.errors import shown
+
+Policy = Literal["drop_oldest", "drop_newest", "block"]
+POLICIES: tuple[Policy, ...] = ("drop_oldest", "drop_newest", "block")
+LARGEST_CAPACITY = 1 << 16
+LONGEST_WAIT = 86_400.0  # seconds
+SLOWEST_FPS = 1 / LONGEST_WAIT
+FASTEST_FPS = 1e6
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number; True, False and nan are not."""
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(value == value)
+
+
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether it is a whole number of at least that; True is not."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def check_queue(policy: Any, capacity: Any, timeout: Any) -> None:
+    """Checks a queue's settings; None stands for one that is not given.
+
+    :raises ValueError: when one of them is of a wrong type, or out of range.
+    """
+    if policy is not None and not (isinstance(policy, str) and policy in POLICIES):
+        raise ValueError(f"unknown policy {shown(policy)}; there are: {', '.join(POLICIES)}")
+    if capacity is not None and not (is_count(capacity) and capacity <= LARGEST_CAPACITY):
+        raise ValueError(f"capacity must be a whole number from 1 to {LARGEST_CAPACITY} messages, not {shown(capacity)}")
+    if timeout is not None:
+        check_seconds("timeout", timeout, none="wait for ever")
+
+
+def check_seconds(what: str, value: Any, *, positive: bool = False, none: str = "") -> None:
+    """Checks a duration.
+
+    :param positive: whether 0 is refused, too.
+    :param none: what None stands for, where it can be given.
+    :raises ValueError: when it is no number, or out of range.
+    """
+    if is_number(value) and 0 <= value <= LONGEST_WAIT and not (positive and value == 0):
+        return
+    least = "more than 0" if positive else "from 0"
+    hint = f" (None: {none})" if none else ""
+    raise ValueError(f"{what} must be a number of seconds, {least} to {LONGEST_WAIT:,.0f}{hint}, not {shown(value)}")
+
+
+def check_count(what: str, value: Any, least: int = 1) -> None:
+    """:raises ValueError: when it is no whole number of at least that."""
+    if not is_count(value, least):
+        raise ValueError(f"{what} must be a whole number of at least {least}, not {shown(value)}")
+
+
+def checked_fps(fps: Any) -> float:
+    """The rate as a float.
+
+    :raises ValueError: when it can't be one.
+    """
+    if is_number(fps) and (fps == 0 or SLOWEST_FPS <= fps <= FASTEST_FPS):
+        return float(fps)
+    raise ValueError(
+        f"fps must be 0 for no limit, or a number from 1/{LONGEST_WAIT:,.0f} (one call a day) to {FASTEST_FPS:,.0f}, "
+        f"not {shown(fps)}"
+    )
