@@ -8,11 +8,9 @@
 
 #include "points.h"
 
-#define GUARDED 1024
-
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pshm_process *processes;
-static int guarded[GUARDED];
+static int guarded[PSHM_GUARDED];
 static size_t guarded_count;
 
 /* A lock held by another thread at fork would stay held in the child. */
@@ -37,7 +35,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 
 bool pshm_guard(int fd) {
     pthread_mutex_lock(&lock);
-    bool room = guarded_count < GUARDED;
+    bool room = guarded_count < PSHM_GUARDED;
     if (room) guarded[guarded_count++] = fd;
     pthread_mutex_unlock(&lock);
     return room;

@@ -15,6 +15,8 @@
 
 #include "control.h"
 
+#define PSHM_GUARDED 65536u /* file descriptors that may be kept out of forked children */
+
 typedef struct pshm_lease {
     uint32_t count;
     uint32_t bits;
@@ -113,8 +115,9 @@ void *pshm_process_writable(pshm_process *process, uint32_t routine, const void 
  * it lies: the destructor of Python's exporters. Any thread, any time. */
 void pshm_release(void *address);
 
-/* Keeps `fd` out of forked children: closed in each by pthread_atfork. Returns
- * false when the table is full. pshm_unguard takes it back. Any thread. */
+/* Keeps `fd` out of forked children: closed in each by pthread_atfork, which must not
+ * allocate, so the table is static. Returns false when it has PSHM_GUARDED already.
+ * pshm_unguard takes it back. Any thread. */
 bool pshm_guard(int fd);
 void pshm_unguard(int fd);
 

@@ -6,6 +6,7 @@ inherited (their leases do nothing there).
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -46,6 +47,7 @@ BUCKETS: int = _lib.PSHM_BUCKETS
 MESSAGE_SLOTS: int = _lib.PSHM_MESSAGE_SLOTS
 COUNTERS: int = _lib.PSHM_COUNTERS
 MESSAGE_BYTES: int = _lib.PSHM_MESSAGE_BYTES
+GUARDED: int = _lib.PSHM_GUARDED
 OFFSET_BITS: int = _lib.PSHM_OFFSET_BITS
 NO_SLOT = 2**64 - 1
 
@@ -88,7 +90,9 @@ def guard(fd: int) -> None:
     :raises OSError: when too many are guarded.
     """
     if not _lib.pshm_guard(fd):
-        raise OSError(f"can't keep file descriptor {fd} out of forked children: the table is full")
+        raise OSError(
+            errno.EMFILE, f"can't keep file descriptor {fd} out of forked children: {GUARDED:,} others are kept out already"
+        )
 
 
 def unguard(fd: int) -> None:
@@ -452,7 +456,7 @@ class RoutineRecord:
         record = self.words
         record.lost_in_crash += record.received - record.handled
         record.handled = record.received
-        record.busy_since_ns = 0
+        record.busy_since_ns = record.handling_since_ns = 0
 
     def count_lost_log(self) -> None:
         self.words.logs_lost += 1
