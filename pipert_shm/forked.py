@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NoReturn
 
 from pipert_shm import system
+from pipert_shm.streams import flush_output
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # which end a pipe, wherever they arrive
 
@@ -21,7 +20,7 @@ def fork(be_child: Callable[[], NoReturn]) -> int:
 
     :raises OSError: when the system has no process or no memory left for it.
     """
-    flush_streams()
+    flush_output()
     with warnings.catch_warnings():
         # Forking a process with threads is unsafe for what the child then shares with them; a launcher, a fork server and a
         # flow only run code of their own, on one thread, until they are ready.
@@ -56,19 +55,9 @@ def _handler(action: Callable[[int], object]) -> Callable[[int, object], None]:
     return lambda number, frame: (action(number), None)[1]
 
 
-def flush_streams() -> None:
-    """Writes what stands in the buffers of stdout and stderr, as far as there are such streams, and they are open."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not stream.closed:
-            stream.flush()
-
-
 def exit_process(status: int) -> NoReturn:
     """Ends a forked process without the parent's exit handlers, but with its output written."""
-    try:
-        flush_streams()
-    except (OSError, ValueError) as error:
-        os.write(2, f"output lost at exit: {error}\n".encode())
+    flush_output()
     os._exit(status)
 
 
@@ -79,6 +68,5 @@ def end_stray(error: BaseException | None) -> NoReturn:
         status = error.code or 0
     elif error is not None:
         traceback.print_exception(error)
-    with suppress(OSError, ValueError):  # closed: then there is nobody to tell
-        flush_streams()
+    flush_output()
     os._exit(status & 0xFF)

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from pipert_shm.errors import PipertError, SharedMemoryFull, UniqueRoutineName, WiresValidation
+from pipert_shm.errors import PipertError, UniqueRoutineName, WiresValidation
 from pipert_shm.events import Audience
-from pipert_shm.incarnations import Incarnations
-from pipert_shm.links import Links
-from pipert_shm.memory import ControlSegment, create_ring
-from pipert_shm.plan import EdgePlan, Plan, Restart, RoutinePlan, audience_of, check_names, plan_edge, plan_routine
-from pipert_shm.routine import Routine
+from pipert_shm.join import Join
+from pipert_shm.plan import Plan, Restart, RoutinePlan, audience_of, check_names, plan_edge, plan_routine
+from pipert_shm.routine import Role, Routine
 from pipert_shm.wire import Policy, Wire
 
 
 class StandIn(Routine):
-    """What the launcher has in the place of a routine that only the nursery holds: all that it asks of one."""
+    """What the launcher has in the place of a routine that only the fork server holds: all that it asks of one."""
 
-    def __init__(self, routine: Routine) -> None:
-        super().__init__(routine.name)
-        self.flow_name = routine.flow_name
-        vars(self).update({name: getattr(routine, name) for name in ("role", "join", "hang_timeout", "_output_bytes")})
+    def __init__(
+        self, name: str, flow_name: str | None, role: Role | None, joins: bool, hang_timeout: float | None, output_bytes: int
+    ) -> None:
+        super().__init__(name)
+        self.flow_name = flow_name
+        vars(self)["role"] = role
+        self.join = Join() if joins else None  # how does not matter to the launcher
+        self.hang_timeout = hang_timeout
+        self._output_bytes = output_bytes
+
+    @classmethod
+    def of(cls, routine: Routine) -> StandIn:
+        """The stand-in of a routine. It holds nothing of the user's own."""
+        timeout = None if routine.hang_timeout is None else float(routine.hang_timeout)
+        return cls(routine.name, routine.flow_name, routine.role, routine.join is not None, timeout, int(routine._output_bytes))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self.name, self.flow_name, self.role, self.join is not None, self.hang_timeout, self._output_bytes)
+        return StandIn, arguments
 
 
 def _never(*_: Any) -> NoReturn:
@@ -93,7 +106,7 @@ def plan_growth(
     )
     audience = audience_of(grown)
     strangers = {
-        flow: [replace(item, routine=StandIn(item.routine), logic=_never, ins=[], outs=[]) for item in items]
+        flow: [replace(item, routine=StandIn.of(item.routine), logic=_never, ins=[], outs=[]) for item in items]
         for flow, items in new.items()
     }
     names = grown.names
@@ -116,78 +129,3 @@ def _pairs(plan: Plan, wire: Wire, flow_of: dict[int, str]) -> list[tuple[Routin
     if id(wire.source) not in flow_of:
         sources = [item.routine for item in plan.routines if item.routine.name in plan.copies[wire.source.name]]
     return [(source, destination) for source in sources for destination in wire.destinations]
-
-
-def take_in(
-    growth: Growth,
-    plan: Plan,
-    links: Links,
-    incarnations: Incarnations,
-    segment: ControlSegment,
-    most_routines: int,
-    is_up: Callable[[str], bool],
-) -> tuple[list[EdgePlan], dict[int, tuple[int, int]]]:
-    """Puts it all into the launcher's plan, or nothing; the new wires, and the rings of routines that declared an output.
-
-    :param most_routines: that there are records for.
-    :param is_up: whether a flow that there is has a process.
-    :raises ValueError, WiresValidation, SharedMemoryFull, OSError: when it can't be.
-    """
-    control = segment.process.control
-    more = sum(map(len, growth.flows.values()))
-    for what, there, added, most in (
-        ("flows", len(plan.flows), len(growth.flows), control.flows),
-        ("routines", len(plan.routines), more, most_routines),
-    ):
-        if there + added > most:
-            raise WiresValidation(f"the running pipe has {there} {what} and room for {most}; {added} more are too many")
-    routines, edges = len(plan.routines), list(plan.edges)
-    flows = list(plan.flows)
-    plan.flows.update(growth.flows)
-    plan.restarts.update(growth.restarts)
-    plan.routines += [item for items in growth.flows.values() for item in items]
-    _assign_reach(plan, routines, growth.wires)
-    new: list[EdgePlan] = []
-    rings: dict[int, tuple[int, int]] = {}
-    try:
-        for wire in growth.wires:
-            sender, receiver = plan.get(wire.sender), plan.get(wire.receiver)
-            edge = links.link(
-                sender,
-                receiver,
-                wire.policy,
-                wire.capacity,
-                wire.timeout,
-                live=sender.number >= routines or is_up(sender.flow),
-                max_age=wire.max_age,
-                own_transmitter=wire.own_transmitter,
-                joins=receiver.number >= routines,
-            )
-            new.append(edge)
-        for item in plan.routines[routines:]:
-            size = item.routine._output_bytes
-            if size and item.slots:
-                purpose = f"the ring of {item.routine.name!r}"
-                rings[item.number] = (create_ring(segment, item.number, item.slots, size, purpose, mapped=False), size)
-    except (ValueError, WiresValidation, SharedMemoryFull, OSError):
-        for item in plan.routines[routines:]:
-            incarnations.retire_rings(item)
-        incarnations.remove_retired()
-        for edge in reversed(new):
-            links.take_back(edge, edges[edge.number] if edge.number < len(edges) else None)
-        del plan.routines[routines:]
-        for name in [name for name in plan.flows if name not in flows]:
-            del plan.flows[name], plan.restarts[name]
-        raise
-    return new, rings
-
-
-def _assign_reach(plan: Plan, first: int, wires: list[NewWire]) -> None:
-    """Of the routines from number `first` on. Those that were there keep theirs: the bits by it are in use."""
-    for item in plan.routines[first:]:
-        item.reach = frozenset({item.number})
-    for _ in plan.routines[first:]:  # no chain of them is longer
-        for wire in wires:
-            receiver = plan.get(wire.receiver)
-            if receiver.number >= first:
-                receiver.reach |= plan.get(wire.sender).reach

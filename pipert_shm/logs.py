@@ -87,13 +87,19 @@ def _packet(fields: dict[str, Any], extra: dict[str, Any], context: dict[str, st
     packet = b""
     for limit in TEXT_LIMITS:
         texts = {name: shortened(fields[name], limit) for name in _TEXTS if fields[name] is not None}
-        plain = {name: value if isinstance(value, int | float) or value is None else str(value) for name, value in fields.items()}
+        plain = {
+            name: value if isinstance(value, int | float) or value is None else str(value) for name, value in fields.items()
+        }
         packed = {str(name): _pickled(value, limit) for name, value in extra.items()}
         packets = packets_of(Record({**plain, **texts, **context}, packed))
         packet = packets[0]
         if len(packets) == 1:
             return packet
     raise ValueError(f"a log record with {len(extra)} extra fields does not fit into {PACKET_BYTES:,} bytes")
+
+
+def _plain(value: object) -> str | int | float | None:
+    return value if isinstance(value, int | float) or value is None else str(value)
 
 
 def _pickled(value: object, limit: int) -> bytes:
@@ -245,7 +251,9 @@ class LogRelay:
         if not self._thread.is_alive():
             self._channel.close()
         else:
-            tell("a handler of the logger %r does not return: the records after the one that it has are lost", self._logger.name)
+            tell(
+                "a handler of the logger %r does not return: the records after the one that it has are lost", self._logger.name
+            )
 
     def _is_held_up(self, begun: float) -> bool:
         since = self._since

@@ -18,7 +18,6 @@ from pipert_shm.events import (
     INTERNAL_EVENTS,
     KILL_EVENT_NAME,
     LIFECYCLE_EVENTS,
-    LINK_EVENT_NAME,
     START_EVENT_NAME,
     STOP_EVENT_NAME,
     Event,
@@ -462,13 +461,9 @@ class Pipe:
         self._begun = self._begun or event.name in (START_EVENT_NAME, KILL_EVENT_NAME) or event.name not in INTERNAL_EVENTS
         if event.name == START_EVENT_NAME:
             self._started = True
-            session.note_start()
         elif event.name == STOP_EVENT_NAME and len(event.routines) == len(session.plan.routines):
             self._started = False
-        if event.name == LINK_EVENT_NAME:
-            session.link(event)
-        else:
-            session.send(event)
+        session.send(event)
 
     def restart_flow(self, flow: str) -> None:
         """Ends the flow's process at once, with SIGKILL, and starts it afresh; the rest of the pipe goes on.

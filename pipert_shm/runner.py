@@ -20,6 +20,7 @@ import numpy as np
 
 from pipert_shm import native
 from pipert_shm.attachment import Attachment
+from pipert_shm.control.messages import Message, StateChanged
 from pipert_shm.counters import Counters
 from pipert_shm.data import FrameData, Meta
 from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull, describe
@@ -90,7 +91,7 @@ class Host(Protocol):
     def give_up(self, cause: str) -> None:
         """Ends the process as failed."""
 
-    def report(self, *message: Any) -> None:
+    def report(self, message: Message) -> None:
         """Tells the launcher."""
 
     def ring(self, routine: int) -> None:
@@ -312,7 +313,7 @@ class Runner:
 
     def _set_state(self, state: State, cause: str = "") -> None:
         self.record.state = state
-        self._flow.report("state", self._plan.number, self._run_number, int(state), cause)
+        self._flow.report(StateChanged(self._plan.number, self._run_number, int(state), cause))
 
     def _run(self) -> None:
         self._stopping = False

@@ -271,9 +271,7 @@ class Session:
             logs = self._logs_in.duplicate()
             try:
                 with self._hearing, self.relay.at_rest():  # else a lock that a thread of ours holds would stay locked there
-                    pid = forked.fork(
-                        lambda: run_fork_server(plan, self.segment, self._logger.name, self._grace, theirs, logs)
-                    )
+                    pid = forked.fork(lambda: run_fork_server(plan, self.segment, self._logger.name, self._grace, theirs, logs))
             finally:
                 logs.close()
         finally:
@@ -285,7 +283,9 @@ class Session:
     def require_no_handler(self, what: str) -> None:
         """:raises PipeStateError: on the thread of log handlers."""
         if self.relay.is_here:
-            raise PipeStateError(f"{what} can't be called by a log handler: it would wait for itself; call it on another thread")
+            raise PipeStateError(
+                f"{what} can't be called by a log handler: it would wait for itself; call it on another thread"
+            )
 
     def _reap_fork_server(self, pid: int) -> None:
         with self._lock:

@@ -78,7 +78,7 @@ def add_sink(pipe: Pipe, camera: Any, sink: Any, **options: Any) -> None:
 
 def nurseries_of(pipe: Pipe) -> list[int]:
     assert pipe._session is not None
-    return sorted(pipe._session._nurseries)
+    return sorted(pipe._session._fork_servers)
 
 
 def moves(pipe: Pipe, sender: str, receiver: str, messages: int = 10) -> None:
@@ -426,7 +426,7 @@ def test_the_nursery_is_killed_while_its_flow_waits_for_a_restart() -> None:
 
 def test_the_nursery_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed then, since it could still fork later on."""
-    monkeypatch.setattr("pipert_shm.nursery.PATIENCE", 0.3)
+    monkeypatch.setattr("pipert_shm.launcher.fork_server.PATIENCE", 0.3)
     known = set(processes.descendants())
     with camera_pipe() as (pipe, camera):
         add_sink(pipe, camera, Sink("late"))
@@ -691,7 +691,7 @@ def test_a_flow_that_does_not_come_up_has_failed() -> None:
         pipe.create_flow("late", False, late)
         pipe.link(Wire(camera, late))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pipert_shm.nursery.run_flow", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            patch.setattr("pipert_shm.launcher.fork_server.run_flow", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
             pipe.build()
         assert pipe.statistics().flows["late"].state == "failed"
         moves(pipe, "camera", "preview")

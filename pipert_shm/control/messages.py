@@ -12,7 +12,6 @@ import pickle
 import types
 import typing
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Any, Union
 
 from pipert_shm.attachment import Attachment
@@ -373,6 +372,7 @@ KINDS: tuple[type[Message], ...] = (
 )  # fmt: skip
 _CODES = {kind: code for code, kind in enumerate(KINDS)}
 _HOMES = ("pipert_shm.", "inspect")  # where the classes come from that a message may be made of
+_HINTS: dict[type[Message], dict[str, Any]] = {}
 _PLAIN = {("builtins", name) for name in ("frozenset", "set", "getattr")}
 
 
@@ -399,7 +399,7 @@ def decode(code: int, body: bytes) -> Message:
     kind = KINDS[code]
     values = _OwnClasses(io.BytesIO(body)).load()
     message = kind(*values)
-    for name, hint in _hints(kind):
+    for name, hint in _hints(kind).items():
         value = getattr(message, name)
         if not _fits(value, hint):
             raise TypeError(f"{name} is {type(value).__name__}, not {hint}")
@@ -415,9 +415,10 @@ class _OwnClasses(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-@cache
-def _hints(kind: type[Message]) -> tuple[tuple[str, Any], ...]:
-    return tuple(typing.get_type_hints(kind).items())
+def _hints(kind: type[Message]) -> dict[str, Any]:
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind)
+    return _HINTS[kind]
 
 
 def _fits(value: object, hint: Any) -> bool:

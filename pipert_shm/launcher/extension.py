@@ -175,5 +175,3 @@ def _assign_reach(plan: Plan, first: int, wires: list[NewWire]) -> None:
             receiver = plan.get(wire.receiver)
             if receiver.number >= first:
                 receiver.reach |= plan.get(wire.sender).reach
-
-

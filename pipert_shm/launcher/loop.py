@@ -102,9 +102,7 @@ class Launcher:
         self._taps = Taps(roster, incarnations, order.taps, self._tell, self._refuse)
         self._recovery = recovery = Recovery(roster, incarnations, links, self._taps, reserve)
         self._rewiring = rewiring = Rewiring(roster, incarnations, links, recovery)
-        self._lifecycle = lifecycle = Lifecycle(
-            roster, incarnations, rewiring, self._tell, order.grace, order.stop_on_failure
-        )
+        self._lifecycle = lifecycle = Lifecycle(roster, incarnations, rewiring, self._tell, order.grace, order.stop_on_failure)
         self._extension = Extension(roster, incarnations, links, rewiring, lifecycle, order.audience, order.taps[0])
         self._supervisor = Supervisor(
             roster,

@@ -101,7 +101,9 @@ class Recovery:
         edge = roster.plan.edges[self._incarnations[number].edge]
         fit = self._links.fit(edge)
         for ready in fit[fit.index(number) :] if number in fit else ():
-            roster.send(roster.flow_at(edge.receiver), AddIn(roster.plan.names[edge.receiver], edge.without_transmitter(), ready))
+            roster.send(
+                roster.flow_at(edge.receiver), AddIn(roster.plan.names[edge.receiver], edge.without_transmitter(), ready)
+            )
         self.forget(edge)
 
     def forget(self, edge: EdgePlan) -> None:

@@ -27,7 +27,9 @@ class Rewiring:
     def _note_sizes(self) -> list[RoutinePlan]:
         """Takes note of how many slots each routine should have; those where that has changed."""
         sizes = {item.number: (item.slots, item.message_slots) for item in self._roster.plan.routines}
-        changed = [item for item in self._roster.plan.routines if self._sizes.get(item.number) not in (None, sizes[item.number])]
+        changed = [
+            item for item in self._roster.plan.routines if self._sizes.get(item.number) not in (None, sizes[item.number])
+        ]
         self._sizes = sizes
         return changed
 
