@@ -515,6 +515,7 @@ class Pipe:
         :raises PipeStateError: when it is not built; or was never started, and is not to be killed.
         """
         session = self._built()
+        session.require_no_handler("join()")
         if to_kill:
             session.kill()
         elif not self._begun and not session.over.is_set() and self._never_ran():
@@ -525,7 +526,7 @@ class Pipe:
         try:
             session.over.wait()
         except KeyboardInterrupt:
-            self.logger.info("interrupted: the pipe is killed")
+            session.relay.logger.info("interrupted: the pipe is killed")
         session.end()
         _forget(self)
         self._joined = True
@@ -663,7 +664,7 @@ class Pipe:
             if session.over.wait(QUIET_S):
                 return True
         except KeyboardInterrupt:
-            self.logger.info("interrupted: the pipe is killed")
+            session.relay.logger.info("interrupted: the pipe is killed")
             return True
         running = [routine.name for routine in self.statistics().routines.values() if routine.state == "running"]
         self.logger.warning(

@@ -434,7 +434,7 @@ def test_an_unlink_of_what_is_not_linked_is_told(caplog: pytest.LogCaptureFixtur
     pipe.notify_event(UNLINK, specific_routine="source", unlink_routine_name="nobody")
     pipe.notify_event(START_EVENT_NAME)
     pipe.join()
-    assert "unlink: there is no wire to 'nobody'" in caplog.messages
+    assert "unlink: there is no wire from 'source' to 'nobody'" in caplog.messages
     assert pipe.statistics().routines["sink"].received == 3
 
 

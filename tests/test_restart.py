@@ -69,6 +69,7 @@ class Exits(DestinationRoutine):
         self.board[DONE] = 1
         if order < 0:
             os.kill(os.getpid(), -order)
+            return  # SIGTERM lets it clean up first
         os._exit(order - 1)
 
 

@@ -56,17 +56,20 @@ class Handling:
             self._changed.notify()
 
     def end(self, patience: float) -> int:
-        """Calls the handlers of `kill`, and nothing more; how many orders are left undone.
+        """Does what was ordered so far, then calls the handlers of `kill`, and ends; how many orders are left undone.
 
-        :param patience: seconds to wait for them, and for a handler that is at work.
+        :param patience: seconds that this may take. What is left then is not done, but for the handlers of `kill`.
         """
+        self.put(HandleEvent(Event(KILL_EVENT_NAME, tuple(self._runners)), 0))
         with self._changed:
-            undone = len(self._orders)
-            self._orders.clear()
-            self._orders.append(HandleEvent(Event(KILL_EVENT_NAME, tuple(self._runners)), 0))
             self._ending = True
             self._changed.notify()
-        self.await_end(patience)
+        if self._ended.wait(patience):
+            return 0
+        with self._changed:
+            undone = max(0, len(self._orders) - 1)
+            while len(self._orders) > 1:
+                self._orders.popleft()
         return undone
 
     def await_end(self, patience: float) -> None:

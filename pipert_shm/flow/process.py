@@ -246,4 +246,6 @@ def run_flow(
         logger.error("flow %r failed: %s", name, describe(error), exc_info=not isinstance(error, SharedMemoryFull))
         control.send(Failed(f"flow {name}", f"flow {name!r} failed: {describe(error)}"))
         return 1
-    return 128 + came[0] if came else process.exit_status
+    if came:
+        forked.end_by(came[0])
+    return process.exit_status
