@@ -19,6 +19,7 @@ from typing import Any
 
 from pipert_shm import native
 from pipert_shm.channel import Channel
+from pipert_shm.descriptors import RESERVED, Reserve
 from pipert_shm.errors import SharedMemoryFull, describe
 from pipert_shm.events import (
     KILL_EVENT_NAME,
@@ -62,6 +63,7 @@ class FlowProcess:
         attachment: Attachment,
         grace: float,
     ) -> None:
+        self.reserve = Reserve(RESERVED)  # first, so that their numbers are low
         self.plan = plan
         self._grace = grace
         self._logger = logger
