@@ -419,8 +419,8 @@ int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns) {
     uint64_t deadline = 0;
     pshm_port_end_call(port);
     for (;;) {
-        if (notice(port)) return PSHM_NOTICE;
         if (outs == 0 || any_has_room(port, outs)) return PSHM_OK;
+        if (notice(port)) return PSHM_NOTICE;
         uint64_t now = pshm_now();
         if (deadline == 0) deadline = after(now, timeout_ns);
         if (now >= deadline) return PSHM_TIMED_OUT;

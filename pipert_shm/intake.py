@@ -97,11 +97,11 @@ class Intake:
         oldest = min(meta.captured_ns for meta in metas)
         return Meta(self.names, first.origin_number, first.sequence, oldest, first.raw_hops, pts=first.pts)
 
-    def end(self, *, over: bool) -> None:
-        """The run ends: drops what waits for partners, and, if it is over for good, what waits for its turn."""
+    def let_go(self) -> None:
+        """The routine is over, or is killed: drops what waits for partners, and what waits for its turn."""
         if self._matcher is not None:
             self._disown(self._matcher.clear())
-        while over and self._order is not None and (waiting := self._order.waiting()):
+        while self._order is not None and (waiting := self._order.waiting()):
             _, (edge, _, _) = self._order.release(waiting[0])
             self._inbox.disown(edge, "ended")
 
@@ -249,13 +249,18 @@ class Intake:
 
     def send_nothing(self, metas: list[Meta]) -> None:
         """There is no result for these messages: they are done with, and in an ordered flow the others need not wait for it."""
+        self.put_nothing(metas)
+        if self._plan.ordered:
+            self._outbox.flush()
+
+    def put_nothing(self, metas: list[Meta]) -> None:
+        """The same, to be sent by the next `flush`."""
         if not self._plan.ordered:
             self._words.handled += len(metas)
             return
         for meta in metas:
             self._hand.append(NOTHING)
             self._outbox.put(self._hand, meta, 1)
-        self._outbox.flush()
 
     def _receive(self, timeout_ns: int) -> Message | None:
         """The next message as it comes; None when there is none in time, or commands came, which are obeyed."""

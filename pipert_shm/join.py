@@ -20,7 +20,8 @@ class Join:
 
     Each input's messages are taken to come in order. So a message is dropped, counted as `join` on its wire, as soon as one of
     the other inputs is past it without a partner for it; when it comes out of order; when more than `depth` messages of its
-    input wait, since another input is silent; and when the run ends. Of several possible partners the oldest are taken.
+    input wait, since another input is silent; and when the routine ends, fails or is killed. What waits at a stop waits on. Of
+    several possible partners the oldest are taken.
 
     :param by: `seq`: the same sequence number (of one source, or of sources that number in step); `time`: captured within
         `tolerance` of each other.

@@ -25,6 +25,7 @@ import numpy as np
 import posix_ipc
 
 from pipert_shm import native
+from pipert_shm.descriptors import Reserve, is_shortage, remedy
 from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
 
 SHM = Path("/dev/shm")
@@ -36,6 +37,7 @@ PAGE = mmap.PAGESIZE
 MESSAGE_SLOT_BYTES = 4096
 FEWEST_SLOTS = 3
 GROWTH = 1.5
+RETRY_NS = 100_000_000  # between tries to make or open a ring that there was no file descriptor for
 
 _FLOCK = struct.Struct("hhqqi4x")
 
@@ -180,6 +182,9 @@ class ControlSegment:
     """A pipe's control segment, mapped here and locked as in use by this process.
 
     Forked children inherit the mapping but not the lock: each process of a pipe opens its own.
+
+    Attributes:
+        reserve: file descriptors to make and open rings with where no other is free.
     """
 
     def __init__(self, pipe_id: str, fd: int, address: int, size: int) -> None:
@@ -187,6 +192,7 @@ class ControlSegment:
         self.size = size
         self._fd = fd
         self._address = address
+        self.reserve = Reserve(0)
         self.process = native.Process(address, size)
 
     @classmethod
@@ -276,6 +282,7 @@ def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int
 
     :param mapped: map it here, writable. A mapping keeps the memory, also when the ring is gone: only who uses it should.
     :raises SharedMemoryFull: when there is no room for the fewest that work.
+    :raises OSError: when it can't be made, for want of a file descriptor for example; nothing is left behind then.
     """
     process = segment.process
     slot_bytes = _page_up(slot_bytes)
@@ -293,7 +300,7 @@ def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int
     try:
         if not process.spend(ring, size):
             raise SharedMemoryFull(purpose, size, free)
-        fd = create_segment(_name(segment.pipe_id, serial), size, purpose)
+        fd = segment.reserve.help(lambda: create_segment(_name(segment.pipe_id, serial), size, purpose))
     except BaseException:
         process.release_ring(ring)
         raise
@@ -303,6 +310,10 @@ def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int
         native.unmap(address, PAGE)
         if mapped:
             process.map_ring(ring, serial, fd, size, writable=True)
+    except BaseException:
+        _unlink(_name(segment.pipe_id, serial))
+        process.release_ring(ring)
+        raise
     finally:
         os.close(fd)
     process.publish_ring(ring)
@@ -313,22 +324,27 @@ def open_ring(segment: ControlSegment, ring: int, *, writable: bool = False) -> 
     """Maps a published ring here.
 
     :raises LookupError: when there is no such ring.
+    :raises OSError: when it can't be mapped, for want of a file descriptor for example; it can be tried again.
     """
     serial = segment.process.serial(ring)
     if not serial:
         raise LookupError(f"a message names ring {ring}, which does not exist")
+    path = SHM / _name(segment.pipe_id, serial)[1:]
     try:
-        shm = posix_ipc.SharedMemory(_name(segment.pipe_id, serial))
-    except posix_ipc.ExistentialError:
+        fd = segment.reserve.help(lambda: os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+    except FileNotFoundError:
         raise LookupError(f"ring {ring} (serial {serial}) is gone, with its pipe") from None
     try:
-        segment.process.map_ring(ring, serial, shm.fd, shm.size, writable=writable)
+        segment.process.map_ring(ring, serial, fd, os.fstat(fd).st_size, writable=writable)
     finally:
-        shm.close_fd()
+        os.close(fd)
 
 
 def open_every_ring(segment: ControlSegment) -> list[int]:
-    """Maps every ring of the pipe here, for recovery; their numbers."""
+    """Maps every ring of the pipe here, for recovery; their numbers.
+
+    :raises OSError: see `open_ring`.
+    """
     rings = []
     for ring in range(native.RINGS):
         if not segment.process.serial(ring):
@@ -336,7 +352,7 @@ def open_every_ring(segment: ControlSegment) -> list[int]:
         if segment.process.ring_owner(ring) is None:
             try:
                 open_ring(segment, ring)
-            except (LookupError, posix_ipc.ExistentialError):
+            except LookupError:
                 continue  # it went meanwhile, which it does only when nobody holds a slot of it
         rings.append(ring)
     return rings
@@ -369,8 +385,11 @@ def remove_if_free(segment: ControlSegment, ring: int) -> bool:
     return True
 
 
-class Stopping(Exception):
-    """Unwinds a routine that waits for a slot when it is stopped; never reaches user code's caller."""
+class Stopping(BaseException):
+    """Unwinds a routine that waits when it is wanted elsewhere, or is to stop; never reaches user code's caller.
+
+    No `Exception`: user code that catches those around `loan()` is not to take it for a failure of the loan.
+    """
 
 
 class Slots:
@@ -396,6 +415,7 @@ class Slots:
         self._wanted = slots
         self.settled = False
         self._tried = 0  # as many were wanted when the ring was made
+        self._retry_ns = 0  # when more slots may be asked for again
         self.ring = -1
         self._slot_bytes = 0
         self._old: list[int] = []
@@ -417,20 +437,37 @@ class Slots:
         """Moves to another ring if the present one is too small.
 
         :raises SharedMemoryFull: when there is no memory for slots of that size.
+        :raises OSError: when there is no file descriptor for it; it can be tried again.
         """
         if self._old:
             self._drop_old()
         if size > self._slot_bytes:
             self._move(size if not self._slot_bytes else max(size, int(self._slot_bytes * GROWTH)))
-        elif self._wanted > self._tried:
-            self._tried = self._wanted
-            if native.ring_bytes(self._wanted, self._slot_bytes) <= min(self._segment.process.memory_left(), free_bytes()):
-                with suppress(SharedMemoryFull):  # it was taken just now: the present ring will have to do
-                    self._move(self._slot_bytes)
-        self.settled = not self._old
+        elif self._wanted > self._tried and native.now_ns() >= self._retry_ns:
+            self._add_slots()
+        self.settled = not self._old and self._wanted <= self._tried
+
+    def _add_slots(self) -> None:
+        """Moves to a ring of more slots, where that can be had: else the present one will have to do."""
+        before, self._tried = self._tried, self._wanted
+        if native.ring_bytes(self._wanted, self._slot_bytes) > min(self._segment.process.memory_left(), free_bytes()):
+            return
+        with suppress(SharedMemoryFull):  # it was taken just now
+            try:
+                self._move(self._slot_bytes)
+            except OSError as error:
+                if not is_shortage(error):
+                    raise
+                self._tried, self._retry_ns = before, native.now_ns() + RETRY_NS
 
     def _move(self, slot_bytes: int) -> None:
-        ring = create_ring(self._segment, self._number, self._wanted, slot_bytes, self._purpose)
+        try:
+            ring = create_ring(self._segment, self._number, self._wanted, slot_bytes, self._purpose)
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            why = f"can't make {self._purpose}, of slots of {_page_up(slot_bytes):,} bytes: {os.strerror(error.errno or 0)}"
+            raise OSError(error.errno, f"{why}; {remedy(error)}") from error
         if self.ring >= 0:
             self._old.append(self.ring)
         self.ring, self._slot_bytes, self._tried = ring, _page_up(slot_bytes), self._wanted
@@ -454,7 +491,7 @@ class Slots:
         if status == native.OK:
             return descriptor, address
         if status == native.NOTICE:
-            raise Stopping
+            raise Stopping("there is no free slot, and the routine is not to wait for one")
         holders = self._segment.process.holders(self.ring) or []
         raise NoFreeSlot(self._name, len(holders), self.count_holders(holders))
 

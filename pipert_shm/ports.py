@@ -24,10 +24,12 @@ from pipert_shm.codec import (
     layout_of,
 )
 from pipert_shm.data import MOST_HOPS, Meta
+from pipert_shm.descriptors import is_shortage
 from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
 from pipert_shm.memory import (
     FEWEST_SLOTS,
     MESSAGE_SLOT_BYTES,
+    RETRY_NS,
     ControlSegment,
     Slots,
     Stopping,
@@ -137,7 +139,7 @@ class Outbox:
             native.Incarnation(self._segment.process, incarnation).reopen()
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:
-        """:raises SharedMemoryFull: when it needs memory that there is not; nothing is added then."""
+        """:raises SharedMemoryFull, OSError: when memory or a descriptor is short; nothing is added then."""
         if not edge.local and self._messages.ring < 0:
             self._messages.fit(MESSAGE_SLOT_BYTES)
         out = self._port.add_out(incarnation)
@@ -191,7 +193,12 @@ class Outbox:
         first, low, span = extent_of(array)
         address, ring = process.writable(self._number, low, span)
         if not address and ring != native.RINGS:
-            open_ring(self._segment, ring, writable=True)
+            try:
+                open_ring(self._segment, ring, writable=True)
+            except OSError as error:
+                if not is_shortage(error):
+                    raise
+                return None  # a copy will do, for now
             address, _ = process.writable(self._number, low, span)
         if not address:
             return None
@@ -475,6 +482,9 @@ class Inbox:
         self._layouts: dict[int, tuple[tuple[int, ...], np.dtype[Any], int]] = {}
         self._incarnations = segment.process.incarnations()
         self.on_over_cap: Callable[[EdgePlan], None] = lambda edge: None
+        self.on_starved: Callable[[EdgePlan, OSError], None] = lambda edge, error: None
+        self.on_fed: Callable[[EdgePlan], None] = lambda edge: None
+        self._look: Callable[[int], int] = port.receive
         self.unsettled = True  # whether a message may be gone that was pushed, and that nothing will come of
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:
@@ -514,10 +524,9 @@ class Inbox:
     def receive(self, timeout_ns: int = native.FOREVER) -> int | Message:
         """The next message, where there is nothing to decode; native.OK where `take` gives it; or another status. Waits."""
         while True:
-            status = self._port.receive(timeout_ns)
+            status = self._look(timeout_ns)
             while status == native.UNMAPPED:
-                open_ring(self._segment, self._port.delivery.unmapped)
-                status = self._port.take()
+                status = self._open_and_take(timeout_ns)
             if status >= native.ARRAY:
                 self._array, status = status, native.OK
                 if not (self._changes or self._max_age_ns):
@@ -525,15 +534,54 @@ class Inbox:
             if status == native.OK and not self._max_age_ns:
                 return status
             if status == native.DRAINED:
-                open_every_ring(self._segment)
-                self._port.recover_sender(self._port.delivery.place)
-                self.unsettled = True
-                return SKIPPED
+                return self._recover_sender(timeout_ns)
             elif status == native.OK and self._has_expired():
                 self.discard("expired")
                 return SKIPPED
             else:
                 return status
+
+    @property
+    def starved(self) -> bool:
+        """Whether it has a message, or a dead sender's queue, in hand that no ring could be opened for yet."""
+        return self._look is not self._port.receive
+
+    def _open_and_take(self, timeout_ns: int) -> int:
+        """Takes the message whose ring is not mapped here, once it can be; or another status."""
+        try:
+            open_ring(self._segment, self._port.delivery.unmapped)
+        except OSError as error:
+            return self._starve(error, self._open_and_take, timeout_ns)
+        self._feed()
+        return self._port.take()
+
+    def _recover_sender(self, timeout_ns: int) -> int:
+        """Clears what a dead sender left, once every ring of it can be mapped here: SKIPPED; or another status."""
+        try:
+            open_every_ring(self._segment)
+        except OSError as error:
+            return self._starve(error, self._recover_sender, timeout_ns)
+        self._feed()
+        self._port.recover_sender(self._port.delivery.place)
+        self.unsettled = True
+        return SKIPPED
+
+    def _starve(self, error: OSError, retry: Callable[[int], int], timeout_ns: int) -> int:
+        """There is no descriptor to open a ring with: rests a little; the next look for a message tries again.
+
+        :raises OSError: when it is something else, that does not pass.
+        """
+        if not is_shortage(error):
+            raise error
+        if not self.starved:
+            self.on_starved(self.edge, error)
+        self._look = retry
+        return self._port.rest(min(timeout_ns, RETRY_NS))
+
+    def _feed(self) -> None:
+        if self.starved:
+            self._look = self._port.receive
+            self.on_fed(self.edge)
 
     def _has_expired(self) -> bool:
         delivery = self._port.delivery
@@ -576,7 +624,8 @@ class Inbox:
         :param edges: numbers; one whose place was given to another receiver's wire counts for nothing.
         """
         own = {edge for edge in edges if native.EdgeRecord(self._segment.process, edge).ends()[1] == self._number}
-        return sum(one.waiting() for one in self._incarnations if one.edge in own and one.state in WITH_MESSAGES)
+        waiting = sum(one.waiting() for one in self._incarnations if one.edge in own and one.state in WITH_MESSAGES)
+        return waiting + (self.starved and self.edge.number in own)
 
     def disown(self, edge: EdgePlan, reason: str) -> None:
         """Counts a message that was taken from a wire, and that nobody will see, as dropped."""

@@ -1,12 +1,12 @@
 """A routine at work: its thread, its commands, and the calls of `main_logic`.
 
-The thread rests on a queue of commands until it is started, and is called out of whatever it waits in by the port's notice.
+What a command does in which state is said by the table in states.py. The thread waits for everything by its port, for commands
+too, and the port's notice calls it out of that. While a run is to stop the notice stays up, so that nothing waits any more.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import sys
 import threading
 import traceback
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
 
@@ -23,16 +23,18 @@ from pipert_shm.attachment import Attachment
 from pipert_shm.control.messages import Message, StateChanged
 from pipert_shm.counters import Counters
 from pipert_shm.data import FrameData, Meta
+from pipert_shm.descriptors import Reserve, remedy
 from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull, describe
 from pipert_shm.intake import Gathered, Intake
 from pipert_shm.logs import as_picture
-from pipert_shm.memory import ControlSegment, Stopping
+from pipert_shm.memory import RETRY_NS, ControlSegment, Stopping
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
 from pipert_shm.ports import Inbox, LocalMessages, Outbox
 from pipert_shm.routine import LONGEST_WAIT, Role, run_as
-from pipert_shm.states import State
+from pipert_shm.states import ANSWERS, Answer, Order, State
 
 LONGEST_REST_NS = int(LONGEST_WAIT * 1e9)
+RUNNING = State.RUNNING
 BETWEEN_PICTURES_NS = 200_000_000  # that are logged of one kind: enough for somebody who watches
 
 _pid = os.getpid()
@@ -63,22 +65,33 @@ def _end_fork(error: BaseException | None) -> NoReturn:
 class Start:
     """Command: run, under this number."""
 
+    order: ClassVar[Order] = Order.START
     run: int
 
 
+@dataclass(slots=True)
 class Stop:
     """Command: end the run after the message in hand."""
 
+    order: ClassVar[Order] = Order.STOP
 
+
+@dataclass(slots=True)
 class Shutdown:
     """Command: end the run and the thread."""
+
+    order: ClassVar[Order] = Order.KILL
 
 
 @dataclass(slots=True)
 class Call:
     """Command: do this on the routine's thread, between messages."""
 
+    order: ClassVar[Order] = Order.CALL
     action: Callable[[], None]
+
+
+Command = Start | Stop | Shutdown | Call
 
 
 class Host(Protocol):
@@ -87,6 +100,7 @@ class Host(Protocol):
     plan: Plan
     segment: ControlSegment
     edge_names: dict[int, str]
+    reserve: Reserve
 
     def give_up(self, cause: str) -> None:
         """Ends the process as failed."""
@@ -108,6 +122,7 @@ class Runner:
         self._logic = plan.logic
         self._logger = plan.routine._logger
         segment, names = flow.segment, flow.plan.names
+        segment.reserve = flow.reserve
         self.record = native.RoutineRecord(segment.process, plan.number)
         self._words = self.record.words
         ins = [*plan.ins, *(edge for edge in attachment.leaving if edge.receiver == plan.number)]
@@ -125,6 +140,8 @@ class Runner:
         )
         self._outbox.slots.edge_names = flow.edge_names
         self._inbox = Inbox(segment, self._port, plan.number, names, local)
+        self._inbox.on_starved = self._report_starved
+        self._inbox.on_fed = self._report_fed
         for edge in ins:
             for incarnation in attachment.ins.get(edge.number, ()):
                 self._inbox.add(edge, incarnation)
@@ -135,9 +152,10 @@ class Runner:
             self._outbox.slots.adopt(*attachment.rings[plan.number])
         self._home = _pid
         self._names = names
-        self._commands: queue.SimpleQueue[Start | Stop | Shutdown | Call] = queue.SimpleQueue()
-        self._stopping = False
-        self._shut = False
+        self._commands: deque[Command] = deque()
+        self._lock = threading.RLock()  # of the state, and of what is added to the commands
+        self._state = self._state_at_birth()
+        self._left = False
         self._run_number = 0
         self._errors_in_a_row = 0
         self._turn_ns = 0
@@ -159,8 +177,10 @@ class Runner:
         self._thread.start()
         self.drain_the_dead()  # it may have been born with what they left
 
-    def command(self, command: Start | Stop | Shutdown | Call) -> None:
-        self._commands.put(command)
+    def command(self, command: Command) -> None:
+        """Tells the routine. One that runs is `stopping` at once, whatever its thread is doing."""
+        with self._lock:
+            self._receive(command)
         self._port.notify()
 
     def wake(self) -> None:
@@ -176,10 +196,10 @@ class Runner:
         def add() -> None:
             try:
                 self._outbox.add(edge, incarnation)
-            except SharedMemoryFull as error:
+            except (SharedMemoryFull, OSError) as error:
                 then(str(error))
                 return
-            if State(self.record.state).over:
+            if self._is_over:
                 self._port.close_outs()  # nothing will come on it
             then("")
 
@@ -197,7 +217,7 @@ class Runner:
     def add_in(self, edge: EdgePlan, incarnation: int) -> None:
         def add() -> None:
             self._inbox.add(edge, incarnation)
-            if State(self.record.state).over:
+            if self._is_over:
                 self._inbox.end()  # nothing is taken from it
 
         self.command(Call(add))
@@ -235,7 +255,7 @@ class Runner:
         """A sender died. A routine that has ended takes nothing more from it, and lets go of what there is."""
 
         def drain() -> None:
-            if State(self.record.state).over:
+            if self._is_over:
                 self._inbox.end()
 
         self.command(Call(drain))
@@ -272,67 +292,115 @@ class Runner:
             return None
         return self._outbox.writable(array) if not array.flags.writeable else array
 
+    def _state_at_birth(self) -> State:
+        """At rest. The record is left as it is where an earlier process died in a run: the launcher says what comes of that."""
+        state = State(self.record.state)
+        if state is State.STOPPING:
+            self.record.state = State.STOPPED  # it was told to
+        return State.STOPPED if state.active else state
+
+    @property
+    def _is_over(self) -> bool:
+        """By its record, where the launcher opens what had ended, before it says start."""
+        return State(self.record.state).over
+
     def _serve(self) -> None:
         run_as(self)
-        try:
-            self._obey_commands()
-        except BaseException as error:
-            # Not user code, whose exceptions are handled where it is called: a bug of ours must not hang the pipe.
-            self._set_state(State.FAILED, self._failed("the runner", error))
-            self._port.close_outs()
-            self._port.end_ins()
+        while not self._left:
+            try:
+                self._rest()
+            except BaseException as error:
+                # Not user code, whose exceptions are handled where it is called: a bug of ours must not hang the pipe.
+                self._set_state(State.FAILED, self._failed("the runner", error))
+                self._port.close_outs()
+                self._port.end_ins()
 
-    def _obey_commands(self) -> None:
-        while not self._shut:
-            command = self._commands.get()
-            if isinstance(command, Start):
-                self._run_number = command.run
-                self._run()
-            elif isinstance(command, Call):
-                command.action()
-            elif isinstance(command, Shutdown):
-                self._shut = True
-            elif self.record.state == State.BUILT:
-                self._set_state(State.STOPPED)
-        self._outbox.abandon()
+    def _rest(self) -> None:
+        """Waits for a command, between runs, and does what it says."""
+        self._port.noticed()  # before the look
+        if self._commands:
+            command = self._commands.popleft()
+            self._do(ANSWERS[self._state][command.order], command)
+        elif self._inbox.starved and self._is_over:
+            self._port.rest(RETRY_NS)
+            self._inbox.end()
+        else:
+            self._port.rest(native.FOREVER)
+
+    def _receive(self, command: Command) -> None:
+        """Takes a command down, with the lock held. What a run is told of its end holds from now on, the rest in turn."""
+        if self._state is not State.RUNNING:
+            self._commands.append(command)
+            return
+        answer = ANSWERS[self._state][command.order]
+        if answer in (Answer.STOP, Answer.STOP_AND_LEAVE):
+            self._set_state(State.STOPPING)
+        if answer in (Answer.CALL, Answer.STOP_AND_LEAVE):
+            self._commands.append(command)
+
+    def _do(self, answer: Answer, command: Command) -> None:
+        """What an order that was its turn comes to. The routine's thread."""
+        if answer is Answer.RUN and isinstance(command, Start):
+            self._begin(command.run)
+            self._run()
+        elif answer in (Answer.CALL, Answer.CALL_NOW) and isinstance(command, Call):
+            command.action()
+        elif answer is Answer.MARK:
+            self._set_state(State.STOPPED)
+        elif answer is Answer.LEAVE:
+            self._intake.let_go()
+            self._outbox.abandon()
+            self._left = True
 
     def _obey(self) -> bool:
-        """Takes the commands that came while running; whether the run is to end."""
-        self._port.noticed()
-        while not self._stopping:
-            try:
-                command = self._commands.get_nowait()
-            except queue.Empty:
-                break
-            if isinstance(command, Call):
-                command.action()
-            elif isinstance(command, Stop | Shutdown):
-                self._stopping = True
-                self._shut = isinstance(command, Shutdown)
-        return self._stopping
+        """Does what a run was told; whether it is to end: then the notice stays up, and nothing waits any more."""
+        self._port.noticed()  # before the look
+        while self._commands and (answer := ANSWERS[self._state][self._commands[0].order]) is not Answer.WAIT:
+            self._do(answer, self._commands.popleft())
+        if self._state is State.STOPPING:
+            self._port.notify()
+        return self._state is State.STOPPING
 
     def _set_state(self, state: State, cause: str = "") -> None:
+<<<<<<< HEAD
         self.record.state = state
         self._flow.report(StateChanged(self._plan.number, self._run_number, int(state), cause))
+=======
+        with self._lock:
+            self._state = state
+            self.record.state = state
+            self._flow.report("state", self._plan.number, self._run_number, int(state), cause)
+>>>>>>> wt-a
 
-    def _run(self) -> None:
-        self._stopping = False
+    def _begin(self, run: int) -> None:
+        """A run begins; what was told meanwhile was told to it."""
         self._errors_in_a_row = 0
         self._inbox.begin()
         self._outbox.begin()
-        self._set_state(State.RUNNING)
+        with self._lock:
+            self._run_number = run
+            self._set_state(State.RUNNING)
+            told, self._commands = self._commands, deque()
+            for command in told:
+                self._receive(command)
+            if self._commands or self._state is State.STOPPING:
+                self._port.notify()
+
+    def _run(self) -> None:
         try:
             self._call_user(self.routine.setup)
+        except Stopping:  # out of its loan(): it is called again by the next run
+            state, cause = State.STOPPED, ""
         except BaseException as error:
             state, cause = State.FAILED, self._failed("setup", error)
         else:
             state, cause = self._run_logic()
-            self._intake.end(over=state.over)
             try:
                 self._call_user(self.routine.cleanup)
             except BaseException as error:
                 state, cause = State.FAILED, self._failed("cleanup", error)
         if state.over:
+            self._intake.let_go()
             self._outbox.abandon()
             self._port.close_outs()
             self._inbox.end()
@@ -348,7 +416,7 @@ class Runner:
         self._began = False
         turn = self._produce if self._plan.role is Role.SOURCE else self._consume
         try:
-            while not self._stopping:
+            while self._state is RUNNING:
                 try:
                     if self._outbox.unsent:
                         self._send(self._outbox.flush)
@@ -362,22 +430,24 @@ class Runner:
             self._logger.error("%s", error)
             self.record.count_error()
             return State.FAILED, str(error)
+        except BaseException as error:  # a bug of ours: what setup() opened is to be closed all the same
+            return State.FAILED, self._failed("the runner", error)
         finally:
             self._port.end_call()
 
     def _produce(self) -> None:
-        if not self._commands.empty() and self._obey():
+        if self._commands and self._obey():
             return
         if self._turn_ns or self._flow.plan.auto_pacing:
             self._pace()
-            if self._stopping:
+            if self._state is not RUNNING:
                 return
         self._apply([], [Meta(self._names, self._plan.number, self._words.sequence)])
 
     def _consume(self) -> None:
         if self._turn_ns or self._flow.plan.auto_pacing:
             self._pace()
-            if self._stopping:
+            if self._state is not RUNNING:
                 return
         gathered, self._redo = self._redo, None
         if gathered is None:
@@ -487,7 +557,7 @@ class Runner:
             self._hand.append(waiting.popleft())
             if self._hand[0] is None:
                 self._hand.clear()
-                self._intake.send_nothing([meta])
+                self._intake.put_nothing([meta])
             else:
                 self._note_result(meta)
                 self._outbox.put(self._hand, meta, 1)
@@ -506,6 +576,19 @@ class Runner:
         limit = self.routine.max_errors
         if limit is not None and self._errors_in_a_row >= limit:
             self._flow.give_up(f"routine {self.routine.name!r} failed {limit} times in a row: {describe(error)}")
+
+    def _report_starved(self, edge: EdgePlan, error: OSError) -> None:
+        self.record.count_error()
+        self._logger.error(
+            "messages of %r wait, since what they are in can't be opened here: %s. It is tried again every %g s; %s",
+            self._names[edge.sender],
+            error.strerror,
+            RETRY_NS / 1e9,
+            remedy(error),
+        )
+
+    def _report_fed(self, edge: EdgePlan) -> None:
+        self._logger.info("messages of %r come again", self._names[edge.sender])
 
     def _send(self, send: Callable[..., None], *message: Any) -> None:
         try:
@@ -528,9 +611,9 @@ class Runner:
     def _pace(self) -> None:
         """Rests until the next call is due, and, with auto pacing, until one of the receivers has room for its result."""
         if self._flow.plan.auto_pacing:
-            while not self._stopping and self._outbox.await_room() != native.OK:
+            while self._state is RUNNING and self._outbox.await_room() != native.OK:
                 self._obey()
-        while self._turn_ns and not self._stopping:
+        while self._turn_ns and self._state is RUNNING:
             fps = self.routine._const_fps  # it may be changed meanwhile
             left = self._turn_ns + round(1e9 / fps) - native.now_ns() if fps > 0 else 0
             if left <= 0:

@@ -161,8 +161,8 @@ def test_a_silent_input_does_not_pile_the_others_up(tmp_path: Path) -> None:
     assert received(tmp_path / "r") == []
 
 
-def test_what_waits_at_a_stop_is_dropped(tmp_path: Path) -> None:
-    board = Board()
+def waiting_for_partners(tmp_path: Path, board: Board) -> Pipe:
+    """Six frames wait in a join for their partners, which come when the board's gate opens; the join is stopped."""
 
     def gated(frame: np.ndarray) -> int:
         board.wait(GATE, 1, timeout=60)
@@ -179,14 +179,29 @@ def test_what_waits_at_a_stop_is_dropped(tmp_path: Path) -> None:
     eventually(lambda: pipe.statistics().routines["joined"].received == 6)
     pipe.notify_event(STOP_EVENT_NAME, specific_routine="joined")
     eventually(lambda: pipe.statistics().routines["joined"].state == "stopped")
+    return pipe
+
+
+def test_what_waits_at_a_stop_waits_on(tmp_path: Path) -> None:
+    board = Board()
+    pipe = waiting_for_partners(tmp_path, board)
     wire = pipe.statistics().wires["source", "joined"]
-    assert (wire.received, wire.dropped["join"]) == (0, 6)
+    assert (wire.received, wire.dropped["join"]) == (6, 0)
     board[GATE] = 1
     pipe.notify_event(START_EVENT_NAME)
     pipe.join()
-    assert received(tmp_path / "r") == []
-    assert pipe.statistics().wires["late", "joined"].dropped["join"] == 6
+    assert [message.sequence for message in received(tmp_path / "r")] == list(range(6))
+    assert sum(wire.dropped["join"] for wire in pipe.statistics().wires.values()) == 0
     adds_up(pipe)
+
+
+def test_what_waits_at_a_kill_is_dropped(tmp_path: Path) -> None:
+    board = Board()
+    pipe = waiting_for_partners(tmp_path, board)
+    board[GATE] = 1
+    pipe.join(to_kill=True)
+    wire = pipe.statistics().wires["source", "joined"]
+    assert (wire.received, wire.dropped["join"]) == (0, 6)
 
 
 @pytest.mark.parametrize("ordered", [True, False])
