@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pipert_shm import native
-from pipert_shm.errors import PayloadError
+from pipert_shm.errors import PayloadError, shown, text_of
 from pipert_shm.memory import MESSAGE_SLOT_BYTES, Slots
 
 THRESHOLD = 4096
@@ -284,7 +284,7 @@ class Encoder:
         try:
             pickler.dump(payload)
         except Exception as error:
-            raise PayloadError(self._name, *_find_culprit(payload, error)) from error
+            raise PayloadError(self._name, *_culprit(payload, error)) from error
         finally:
             pickler.clear_memo()  # it keeps what it has pickled alive
         return self._stream.getbuffer()
@@ -312,20 +312,28 @@ class Encoder:
         return _PICKLE_HEAD.pack(len(self._table), size, offset, True) + struct.pack("=H", index)
 
 
+def _culprit(payload: object, error: Exception) -> tuple[str, str]:
+    """Which part of a payload does not pickle, and why. To look for it runs the code of the payload's own classes."""
+    try:
+        return _find_culprit(payload, error)
+    except Exception:
+        return f"data ({type(payload).__name__})", text_of(error)
+
+
 def _find_culprit(payload: object, error: Exception, where: str = "data", depth: int = 4) -> tuple[str, str]:
     """Which part of a payload does not pickle, as a path, and why."""
     for name, part in _parts(payload, where):
         try:
             pickle.dumps(part, 5)
         except Exception as inner:
-            return _find_culprit(part, inner, name, depth - 1) if depth else (name, str(inner))
-    return f"{where} ({type(payload).__name__})", str(error)
+            return _find_culprit(part, inner, name, depth - 1) if depth else (name, text_of(inner))
+    return f"{where} ({type(payload).__name__})", text_of(error)
 
 
 def _parts(payload: object, where: str) -> Iterator[tuple[str, object]]:
     if isinstance(payload, dict):
         for key, value in payload.items():
-            yield f"{where}[{key!r}]", value
+            yield f"{where}[{shown(key)}]", value
     elif isinstance(payload, list | tuple | set | frozenset):
         for index, value in enumerate(payload):
             yield f"{where}[{index}]", value

@@ -199,7 +199,7 @@ class PipeFailed(PipertError):
     """
 
     def __init__(self, causes: list[str], exit_codes: dict[str, int]) -> None:
-        super().__init__("; ".join(causes))
+        super().__init__("; ".join(shortened(cause, LONGEST_TEXT) for cause in causes))
         self.causes = causes
         self.exit_codes = exit_codes
 
@@ -246,12 +246,18 @@ class RemoteRefusal(PipertError):
 
 def describe(error: BaseException) -> str:
     """An exception as its type and what it says, whatever its own `__str__` does."""
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, at most `LONGEST_TEXT` characters of it."""
     try:
         text = str.__str__(str(error))
     except BaseException as failure:  # of a stranger's __str__: anything
-        text = f"(its text can't be told: its __str__ raises {type(failure).__name__})"
-    text = text.encode("utf-8", "backslashreplace").decode()  # lone surrogates could not be written anywhere
-    return f"{type(error).__name__}: {shortened(text, LONGEST_TEXT)}" if text else type(error).__name__
+        return f"(its text can't be told: its __str__ raises {type(failure).__name__})"
+    # Lone surrogates could not be written anywhere.
+    return shortened(text.encode("utf-8", "backslashreplace").decode(), LONGEST_TEXT)
 
 
 def shortened(text: str, limit: int) -> str:

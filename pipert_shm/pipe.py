@@ -133,8 +133,9 @@ class Pipe:
         self._session: Session | None = None
         self._built_of = (0, 0)  # flows and wires: those after these wait for build()
         self._building = threading.RLock()
-        self._started = False
-        self._begun = False  # whether an event was sent that may have an end
+        self._started = False  # and not stopped since
+        self._was_started = False
+        self._can_end = False  # whether an event was sent after which it may end
         self._joined = False
         self._owner: int | None = None  # the process that built it
 
@@ -458,9 +459,10 @@ class Pipe:
 
     def _send(self, event: Event) -> None:
         session = self._built()
-        self._begun = self._begun or event.name in (START_EVENT_NAME, KILL_EVENT_NAME) or event.name not in INTERNAL_EVENTS
+        if event.name in (START_EVENT_NAME, KILL_EVENT_NAME) or event.name not in INTERNAL_EVENTS:
+            self._can_end = True  # a handler of the user's may start it
         if event.name == START_EVENT_NAME:
-            self._started = True
+            self._started = self._was_started = True
         elif event.name == STOP_EVENT_NAME and len(event.routines) == len(session.plan.routines):
             self._started = False
         session.send(event)
@@ -518,7 +520,7 @@ class Pipe:
         session.require_no_handler("join()")
         if to_kill:
             session.kill()
-        elif not self._begun and not session.over.is_set() and self._never_ran():
+        elif not self._can_end and not session.over.is_set() and self._never_ran():
             raise PipeStateError(
                 "join(): the pipe was never started, so it would never end: call notify_event(START_EVENT_NAME) first, or "
                 "join(to_kill=True)"
@@ -634,7 +636,7 @@ class Pipe:
 
     def _warn_if_never_ran(self) -> None:
         session = self._built()
-        if not self._started and not session.over.is_set() and self._never_ran():
+        if not self._was_started and not session.over.is_set() and self._never_ran():
             self.logger.warning(
                 "nothing ran: the pipe was built, but never started; call notify_event(START_EVENT_NAME) after build()"
             )
@@ -649,29 +651,26 @@ class Pipe:
         if session.over.is_set():
             self.join()
             return
-        if why_killed:
-            self.logger.warning("%s: its pipe is killed", why_killed)
-        elif not self._started:  # nobody is left who could start it
-            self._warn_if_never_ran()
-        elif not self._ends_soon(session):
-            self.join()
-            return
+        try:
+            if why_killed:
+                session.relay.logger.warning("%s: its pipe is killed", why_killed)
+            elif not self._started:  # nobody is left who could start it
+                self._warn_if_never_ran()
+            else:
+                if not session.over.wait(QUIET_S):
+                    self._tell_what_runs()
+                self.join()
+                return
+        except KeyboardInterrupt:  # at any moment: join() is but one of them
+            session.relay.logger.info("interrupted: the pipe is killed")
         self.join(to_kill=True)
 
-    def _ends_soon(self, session: Session) -> bool:
-        """Whether the pipe is over, or Ctrl-C came, before there is anything to be said."""
-        try:
-            if session.over.wait(QUIET_S):
-                return True
-        except KeyboardInterrupt:
-            session.relay.logger.info("interrupted: the pipe is killed")
-            return True
+    def _tell_what_runs(self) -> None:
         running = [routine.name for routine in self.statistics().routines.values() if routine.state == "running"]
-        self.logger.warning(
+        self._built().relay.logger.warning(
             "the program is done, and waits for its pipe to end (running: %s); Ctrl-C ends it",
             shortened(", ".join(running), 500),
         )
-        return False
 
 
 def _forget(pipe: Pipe) -> None:

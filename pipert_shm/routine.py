@@ -367,10 +367,10 @@ def logic_of(routine: Routine, role: Role) -> Callable[..., Any]:
 
     :raises RoutineError: when there is none, its signature does not fit the role, or the routine can't be run in another way.
     """
-    _check_runnable(routine)
     logic: Callable[..., Any] | None = getattr(routine, "main_logic", None)
     if logic is None or not callable(logic) or getattr(logic, "__func__", None) in _PLACEHOLDERS:
         raise RoutineError(routine.name, f"{type(routine).__name__} has no main_logic")
+    _check_runnable(routine)
     signature = inspect.signature(logic)
     arguments: tuple[None, ...] = () if role is Role.SOURCE else (None,)
     if _takes(signature, arguments):

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import wraps
 from typing import Any
 
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, STOP_EVENT_NAME
 from pipert_shm.pipe import Pipe
 from pipert_shm.statistics import Latency, RoutineStatistics, WireStatistics
 
-THREADS = 40  # calls at a time; a client that waits in `join` takes one
+THREADS = 40  # calls at a time; one that waits for the pipe's end takes none
 LAST_ANSWERS_S = 2.0  # how long clients that don't read their answers are waited for at the end
 
 
@@ -27,9 +28,10 @@ class RPCPipeWrapper:
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
+        self._end: _End | None = None  # while it serves
 
     def run_rpc_server(self, endpoint: str) -> None:
-        """Serves until the pipe is killed, by a client or otherwise, or Ctrl-C, which kills the pipe. Then both have ended.
+        """Serves until the pipe is killed, by a client or otherwise, or by Ctrl-C or SIGTERM. Then both have ended.
 
         :param endpoint: as zerorpc takes it, such as `tcp://127.0.0.1:4242`.
         :raises ImportError: when zerorpc is not installed.
@@ -56,13 +58,17 @@ class RPCPipeWrapper:
 
             return serve
 
-        calls = (self.start, self.pause, self.kill, self.execute, self.structure, self.statistics)
+        calls = (self.start, self.pause, self.structure, self.statistics)
+        methods = {call.__name__: pooled(call) for call in calls}
+        methods["kill"] = self.kill  # these two wait, in their own greenlets
+        methods["execute"] = self._executor(pooled(self._notify))
         context = zerorpc.Context()
-        server = zerorpc.Server({call.__name__: pooled(call) for call in calls}, context=context)
+        server = zerorpc.Server(methods, context=context)
+        self._end = _End(self._pipe)
         try:
             server.bind(endpoint)
-            gevent.spawn(pool.apply, session.gone.wait).link(lambda _: server.stop())
-            with _ctrl_c_does(lambda: gevent.spawn(pool.apply, session.kill)):
+            gevent.spawn(self._end.gone.wait).link(lambda _: server.stop())
+            with _signals_do(lambda: _in_thread("rpc-signal", session.kill)):
                 server.run()
         finally:
             server.close()
@@ -70,8 +76,19 @@ class RPCPipeWrapper:
             flush = threading.Thread(target=context.term, name="rpc-flush", daemon=True)
             flush.start()
             flush.join(LAST_ANSWERS_S)
+            self._end.close()
+            self._end = None
         pool.kill()
         self._pipe.join(to_kill=True)
+
+    def _executor(self, notify: Callable[[str, dict[str, Any]], Any]) -> Callable[..., Any]:
+        """The call `execute`, which notifies by this, and waits for the pipe's end beside it."""
+
+        @wraps(self.execute)
+        def execute(name: str, arguments: str | dict[str, Any] | None = None) -> None:
+            self._execute(name, arguments, notify)
+
+        return execute
 
     def start(self) -> None:
         """Starts all routines."""
@@ -83,7 +100,7 @@ class RPCPipeWrapper:
 
     def kill(self) -> None:
         """Ends the pipe, and then the server."""
-        self._pipe.join(to_kill=True)
+        self._join(to_kill=True)
 
     def execute(self, name: str, arguments: str | dict[str, Any] | None = None) -> None:
         """Notifies an event, or calls `join`.
@@ -92,15 +109,28 @@ class RPCPipeWrapper:
         :param arguments: its parameters, as a dict or the JSON of one: what `Pipe.notify_event` or `Pipe.join` takes.
         :raises ValueError: when they are something else.
         """
+        self._execute(name, arguments, self._notify)
+
+    def _execute(self, name: str, arguments: str | dict[str, Any] | None, notify: Callable[[str, dict[str, Any]], Any]) -> None:
         parameters = json.loads(arguments) if isinstance(arguments, str) else arguments or {}
         if not isinstance(parameters, dict):
             raise ValueError(f"the arguments of {name!r} must be a dict or the JSON of one, not {arguments!r}")
         if name == "join":
-            self._pipe.join(**parameters)
+            self._join(**parameters)
         elif name == KILL_EVENT_NAME:
             self.kill()
         else:
-            self._pipe.notify_event(name, **parameters)
+            notify(name, parameters)
+
+    def _notify(self, name: str, parameters: dict[str, Any]) -> None:
+        self._pipe.notify_event(name, **parameters)
+
+    def _join(self, to_kill: bool = False) -> None:
+        """Waits for the pipe's end. Where it serves, it does so in a greenlet; another client may start the pipe meanwhile."""
+        if self._end is None:
+            self._pipe.join(to_kill)
+        else:
+            self._end.wait(to_kill)
 
     def structure(self) -> dict[str, Any]:
         """See `Pipe.get_pipe_structure`."""
@@ -116,17 +146,81 @@ class RPCPipeWrapper:
         }
 
 
+class _End:
+    """The pipe's end, for any number of greenlets: one thread waits for it, and wakes them.
+
+    To be made and used in the hub's thread.
+
+    Attributes:
+        gone: set when the pipe is gone.
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        import gevent
+        import gevent.event
+
+        self._pipe = pipe
+        self._session = pipe._built()
+        self._joined = gevent.event.Event()
+        self._failure: Exception | None = None
+        self._joining = False
+        self.gone = gevent.event.Event()
+        self._watchers = []
+        for event in (self._joined, self.gone):
+            watcher = gevent.get_hub().loop.async_()  # which other threads may send to
+            watcher.start(event.set)
+            self._watchers.append(watcher)
+        _in_thread("rpc-end", self._await_gone)
+
+    def wait(self, to_kill: bool) -> None:
+        """Blocks this greenlet until the pipe has ended.
+
+        :param to_kill: kill it first.
+        :raises PipeFailed: as `Pipe.join` does.
+        """
+        if to_kill:
+            _in_thread("rpc-kill", self._session.kill)  # which waits when there is no room for the event
+        if not self._joining:
+            self._joining = True
+            _in_thread("rpc-join", self._join)
+        self._joined.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _join(self) -> None:
+        try:
+            self._session.over.wait()  # also of a pipe that was not started yet
+            self._pipe.join()
+        except Exception as error:
+            self._failure = error
+        self._watchers[0].send()
+
+    def _await_gone(self) -> None:
+        self._session.gone.wait()
+        self._watchers[1].send()
+
+    def close(self) -> None:
+        """Lets go of what the hub has of it; the pipe is gone."""
+        for watcher in self._watchers:
+            watcher.close()
+
+
+def _in_thread(name: str, action: Callable[[], object]) -> None:
+    threading.Thread(target=action, name=name, daemon=True).start()
+
+
 @contextmanager
-def _ctrl_c_does(action: Callable[[], object]) -> Iterator[None]:
-    """Instead of raising KeyboardInterrupt, at which zerorpc would wait for clients that wait for the pipe's end."""
+def _signals_do(action: Callable[[], object]) -> Iterator[None]:
+    """What Ctrl-C and SIGTERM do, instead of raising KeyboardInterrupt, at which zerorpc would wait for its clients."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda *_: action())
+    before = {number: signal.signal(number, lambda *_: action()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _outcome(call: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:

@@ -11,8 +11,8 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import NoReturn
@@ -26,7 +26,7 @@ from pipert_shm.streams import flush_output, say
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOOK_S = 0.3  # how often --watch looks at the files
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 Address = tuple[str, int]
 Files = dict[Path, int]
@@ -89,13 +89,15 @@ def run(path: Path, api: Address | None = None) -> int:
     """Runs a file's pipe until it has ended, was killed, or a signal came.
 
     :param api: where the HTTP control listens, in place of what the file says.
-    :returns: 0, or 128 and the number of the signal (SIGINT, SIGTERM), at which the pipe was killed.
+    :returns: 0, or 128 and the number of the signal (SIGINT, SIGTERM, SIGHUP or SIGQUIT) at which the pipe was killed.
     :raises PipeFailed: when a routine failed for good or a flow's process died.
     :raises PipertError, ValueError, OSError: when the file, the address or the machine does not fit.
     """
     with _signals() as came:
-        _run(load(path), api)
-    return 128 + came[0] if came else 0
+        loaded = load(path)
+        came.pipe = loaded.pipe
+        _run(loaded, api)
+    return came.status
 
 
 def run_watched(path: Path, api: Address | None = None) -> int:
@@ -111,6 +113,7 @@ def run_watched(path: Path, api: Address | None = None) -> int:
         loaded = None
         try:
             loaded = load(path)
+            came.pipe = loaded.pipe
         except Exception as error:
             _report(error)
         directories = {path.parent} | {Path(module).parent for module in _own_modules()}
@@ -120,10 +123,10 @@ def run_watched(path: Path, api: Address | None = None) -> int:
                 _run(loaded, api)
         except Exception as error:
             _report(error)
-        if not came:
+        if not came.numbers:
             watch.wait()
-    if came:
-        return 128 + came[0]
+    if came.numbers:
+        return came.status
     _start_afresh()
 
 
@@ -174,24 +177,51 @@ def _log_totals(pipe: Pipe) -> None:
             pipe.logger.warning("%s: %d errors", routine.name, routine.errors)
 
 
+@dataclass(slots=True)
+class _Came:
+    """Signals that have come.
+
+    Attributes:
+        numbers: which, in order.
+        pipe: what they end, once it is there.
+    """
+
+    numbers: list[int] = field(default_factory=list)
+    pipe: Pipe | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status: as a shell has it for a program that a signal ended; 0 when none came."""
+        return 128 + self.numbers[0] if self.numbers else 0
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Raises KeyboardInterrupt at the first one. Those that follow find the pipe ending, which they must not break off."""
+        self.numbers.append(number)
+        if len(self.numbers) == 1 or self.pipe is None:
+            raise KeyboardInterrupt
+        # The exception may have come where none can get through, such as a __del__: so this does it, too.
+        threading.Thread(target=self._kill, args=(self.pipe,), name="run-kill", daemon=True).start()
+
+    def _kill(self, pipe: Pipe) -> None:
+        with suppress(PipertError):  # it has ended
+            pipe.notify_event(KILL_EVENT_NAME)
+
+
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Makes SIGINT and SIGTERM raise KeyboardInterrupt; their numbers, as they come."""
-    came: list[int] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+def _signals() -> Iterator[_Came]:
+    """Makes the signals that end a program end its pipe; they are ignored from then on."""
+    came = _Came()
+    # What is ignored stays so: nohup ignores SIGHUP.
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, came.note) for number in handled}
     try:
         yield came
     except KeyboardInterrupt:
-        if not came:
+        if not came.numbers:
             raise
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if came.numbers else handler)
 
 
 # ---- watching ------------------------------------------------------------------------------------

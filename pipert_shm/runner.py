@@ -362,15 +362,10 @@ class Runner:
         return self._state is State.STOPPING
 
     def _set_state(self, state: State, cause: str = "") -> None:
-<<<<<<< HEAD
-        self.record.state = state
-        self._flow.report(StateChanged(self._plan.number, self._run_number, int(state), cause))
-=======
         with self._lock:
             self._state = state
             self.record.state = state
-            self._flow.report("state", self._plan.number, self._run_number, int(state), cause)
->>>>>>> wt-a
+            self._flow.report(StateChanged(self._plan.number, self._run_number, int(state), cause))
 
     def _begin(self, run: int) -> None:
         """A run begins; what was told meanwhile was told to it."""

@@ -250,6 +250,7 @@ def test_health_and_readiness(served: Served) -> None:
 
 
 ROUTINES = {"numbers", "times", "end"}
+LINK, UNLINK = (f"/routines/numbers/events/{event}/execute" for event in ("link", "unlink"))
 SCALE = "/routines/events/scale/execute"
 BODIES: dict[str, dict[str, Any]] = {"fps": {"fps": 2}, "link": {"receiver": "end"}, "unlink": {"receiver": "end"}}
 
@@ -265,7 +266,21 @@ def test_a_refusal_says_why_and_what_there_is(served: Served) -> None:
         (SCALE, b'{"extra_args": {"facto": 2}}', 422, "factor", set()),
         (SCALE, b'{"extra_args": {"factor": 2, "event_name": "stop"}}', 422, "event_name", set()),
         (SCALE, b'{"extra_args": {"factor": 2, "self": 1}}', 422, "self", set()),
-        (SCALE, b'{"extra_args": {"factor": "%s"}}' % (b"x" * 3_000_000), 422, "too much", set()),
+        (SCALE, b'{"extra_args": {"factor": "%s"}}' % (b"x" * 3_000_000), 413, "3,000,030 bytes, and 1,048,576", set()),
+        (SCALE, b'{"extra_args": {"factor": %s1%s}}' % (b"[" * 500, b"]" * 500), 413, "more than 100 levels", set()),
+        ("/routines/numbers/fps", b'{"fps": 1e-300}', 422, "fps: fps must be 0 for no limit", set()),
+        ("/routines/numbers/fps", b'{"fps": NaN}', 422, "not nan", set()),
+        ("/routines/numbers/fps", b'{"fps": "5"}', 422, "not '5'", set()),
+        ("/routines/numbers/fps", b'{"fps": true}', 422, "not True", set()),
+        ("/routines/numbers/events/update_fps/execute", b'{"extra_args": {"fps": 1e999}}', 422, "not inf", set()),
+        (LINK, b'{"extra_args": {"link_routine_name": "end", "timeout": "1s"}}', 422, "not '1s'", set()),
+        (LINK, b'{"extra_args": {"link_routine_name": "end", "timeout": 1e300}}', 422, "86,400", set()),
+        (LINK, b'{"extra_args": {"link_routine_name": "end", "capacity": true}}', 422, "not True", set()),
+        (LINK, b'{"extra_args": {"link_routine_name": "end", "policy": {}}}', 422, "unknown policy {}", set()),
+        (LINK, b'{"extra_args": {"link_routine_name": ["end"]}}', 422, "link_routine_name must be a str", set()),
+        (LINK, b'{"extra_args": {"link_routine_name": "\\ud800"}}', 404, "ud800", ROUTINES),
+        (UNLINK, b'{"extra_args": {"unlink_routine_name": {}}}', 422, "unlink_routine_name must be a str", set()),
+        ("/routines/numbers/link", b'{"receiver": "end", "capacity": true}', 422, "capacity", set()),
         (SCALE, b'{"extra_args": {"factor": "%s"}}' % (b"x" * 5_000_000), 413, "4,194,304 bytes", set()),
         (SCALE, b'{"extra_args": {"factor": 2}', 422, "JSON", set()),
         (SCALE, b"\xff\xfe\x00", 422, "JSON", set()),

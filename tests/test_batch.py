@@ -241,9 +241,9 @@ def test_what_a_killed_batch_had_is_counted_and_no_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"max_wait": -1}, "max_wait must be from 0"),
-        ({"max_wait": float("nan")}, "max_wait must be from 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"max_wait": -1}, "max_wait must be a number of seconds, from 0"),
+        ({"max_wait": float("nan")}, "max_wait must be a number of seconds, from 0"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], text: str) -> None:

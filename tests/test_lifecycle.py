@@ -706,7 +706,12 @@ if {stop}:
     pipe.notify_event("stop")
 """
     ).finish()
-    assert (script.returncode, script.stderr) == (0, "")
+    told = (
+        ""
+        if stop
+        else "nothing ran: the pipe was built, but never started; call notify_event(START_EVENT_NAME) after build()\n"
+    )
+    assert (script.returncode, script.stderr) == (0, told)
 
 
 def test_a_script_that_fails_takes_its_pipe_with_it(start_script: StartScript) -> None:

@@ -21,6 +21,7 @@ from pipert_shm import (
     FloatingRoutine,
     FPSRoutine,
     MiddleRoutine,
+    PayloadError,
     Pipe,
     PipertError,
     PipeStateError,
@@ -36,6 +37,7 @@ from pipert_shm import (
     WiresValidation,
     events,
 )
+from pipert_shm.events import LARGEST_PARAMETERS
 from routines import Forward, Items, Sink, chain
 from waiting import Board
 
@@ -385,14 +387,17 @@ def test_missing_parameter_of_a_handler(running: Pipe) -> None:
 
 
 def test_parameter_that_does_not_pickle(running: Pipe) -> None:
-    with pytest.raises(TypeError, match=r"cannot pickle '_thread\.lock'"):
+    with pytest.raises(PayloadError, match=r"'known'.*'needed'.*cannot pickle '_thread\.lock'"):
         running.notify_event("known", needed=threading.Lock())
     running.notify_event("known", needed=1)  # the pipe still takes events
 
 
 def test_parameter_that_is_too_large(running: Pipe) -> None:
-    with pytest.raises(ValueError, match=r"20,000,\d+ bytes.*wire"):
+    with pytest.raises(PayloadError, match=r"'known'.*20,000,\d+ bytes.*1,048,576.*wire") as caught:
         running.notify_event("known", needed=bytes(20_000_000))
+    assert caught.value.size is not None
+    assert caught.value.size > 20_000_000
+    assert caught.value.limit == LARGEST_PARAMETERS
     running.notify_event("known", needed=1)
 
 
@@ -496,6 +501,16 @@ def test_calls_after_the_end() -> None:
         ({"capacity": 1.5}, "capacity"),
         ({"timeout": -0.1}, "timeout"),
         ({"timeout": float("nan")}, "timeout"),
+        ({"timeout": float("inf")}, r"timeout.*86,400 \(None: wait for ever\), not inf"),
+        ({"timeout": 86_401}, "timeout"),
+        ({"timeout": 10**5000}, "timeout.*something of type int"),
+        ({"timeout": True}, "timeout.*True"),
+        ({"timeout": "1s"}, "timeout.*'1s'"),
+        ({"timeout": [1]}, "timeout"),
+        ({"capacity": True}, "capacity.*True"),
+        ({"capacity": "8"}, "capacity.*'8'"),
+        ({"policy": ["block"]}, "policy.*block"),
+        ({"policy": 3}, "policy 3"),
     ],
 )
 def test_queue_settings_out_of_range(settings: dict[str, Any], word: str) -> None:
@@ -505,7 +520,7 @@ def test_queue_settings_out_of_range(settings: dict[str, Any], word: str) -> Non
         Wire(Items("a", []), Sink("b"), **settings)
 
 
-@pytest.mark.parametrize("timeout", [0, 0.0, 1e9, 1e12, 1e300, float("inf")])
+@pytest.mark.parametrize("timeout", [0, 0.0, 1e-300, 86_400, np.float32(1.5)])
 def test_unusual_timeouts_that_make_sense(timeout: float) -> None:
     source, sink = Items("source", range(3)), Sink("sink")
     pipe = pipe_of((source,), (sink,), wires=(Wire(source, sink, policy="block", timeout=timeout),))

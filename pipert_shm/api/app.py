@@ -17,7 +17,7 @@ from pipert_shm.api.guard import Guard
 from pipert_shm.api.journal import Journal
 from pipert_shm.api.models import Problem
 from pipert_shm.api.preview import Previews
-from pipert_shm.errors import PipertError, PipeStateError, UnknownEvent, UnknownTarget
+from pipert_shm.errors import PayloadError, PipertError, PipeStateError, UnknownEvent, UnknownTarget
 from pipert_shm.pipe import Pipe
 
 DESCRIPTION = """\
@@ -30,7 +30,10 @@ not known. Browsers may use it from its own pages, and from those of the origins
 _GUARDED: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The token was not shown"},
     403: {"model": Problem, "description": "The Host or the Origin is not one that may ask"},
-    413: {"model": Problem, "description": "The body is larger than four mebibytes"},
+    413: {
+        "model": Problem,
+        "description": "The body is larger than four mebibytes, or an event's parameters are too large or nested too deep",
+    },
 }
 
 
@@ -114,6 +117,8 @@ def _refuse(_: Request, error: Exception) -> JSONResponse:
     if isinstance(error, UnknownTarget | UnknownEvent):
         known = error.known
         status = 404 if known else 422  # a known event whose parameters don't fit names no others
+    elif isinstance(error, PayloadError):
+        status = 422 if error.limit is None else 413
     elif isinstance(error, PipeStateError):
         status = 409
     return JSONResponse(Problem(detail=str(error), known=known).model_dump(), status)
@@ -127,5 +132,7 @@ def _refuse_as_told(_: Request, error: Exception) -> JSONResponse:
 def _refuse_body(_: Request, error: Exception) -> JSONResponse:
     faults = ["the body is not JSON"]
     if isinstance(error, RequestValidationError):
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        faults = [
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()
+        ]
     return JSONResponse(Problem(detail="; ".join(faults)).model_dump(), 422)

@@ -24,7 +24,7 @@ from pipert_shm.api.models import (
     Unlink,
     WireModel,
 )
-from pipert_shm.errors import PipeFailed, PipeStateError, WiresValidation
+from pipert_shm.errors import PayloadError, PipeFailed, PipeStateError, WiresValidation
 from pipert_shm.events import (
     KILL_EVENT_NAME,
     LINK_EVENT_NAME,
@@ -196,7 +196,9 @@ def _notify(pipe: Pipe, event: str, routine: str | None = None, body: Command | 
     pipe._built()
     try:
         pipe.notify_event(event, specific_routine=routine, **parameters)
-    except (ValueError, WiresValidation) as error:  # they are too large to be sent, or name wires that can't be
+    except PayloadError:
+        raise  # it knows whether they are too large
+    except (ValueError, WiresValidation) as error:  # they don't fit, or name wires that can't be
         raise HTTPException(422, str(error)) from None
     outcome = "on its way"
     if event == KILL_EVENT_NAME:

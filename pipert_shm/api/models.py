@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from pipert_shm import native
+from pipert_shm.limits import FASTEST_FPS, LONGEST_WAIT, SLOWEST_FPS, checked_fps
 from pipert_shm.statistics import Latency
 from pipert_shm.wire import Policy
 
@@ -26,15 +27,20 @@ class Command(Request):
     """The event's parameters, by name; of each, what `notify_event` takes."""
 
 
+_RATE = {"anyOf": [{"type": "number", "const": 0}, {"type": "number", "minimum": SLOWEST_FPS, "maximum": FASTEST_FPS}]}
+
+
 class Rate(Request):
     """How fast a routine may go."""
 
-    fps: float = Field(ge=0, le=1e6, allow_inf_nan=False, examples=[12.5])
-    """Calls of `main_logic` a second, at most; 0 takes the limit away."""
+    fps: Annotated[float, BeforeValidator(checked_fps), WithJsonSchema(_RATE)] = Field(examples=[12.5])
+    """Calls of `main_logic` a second, at most, from one a day (1/86,400) to 1,000,000; 0 takes the limit away."""
 
 
 class Link(Request):
     """A new wire. What is left out of its settings is as it was between the two before, else as the pipe's."""
+
+    model_config = ConfigDict(strict=True)  # true is no capacity
 
     receiver: str = Field(examples=["detector"])
     """The routine that the wire leads to."""
@@ -42,7 +48,7 @@ class Link(Request):
     """What the sender does when the queue is full."""
     capacity: int | None = Field(None, ge=1, le=65_536, examples=[4])
     """Messages that the queue holds."""
-    timeout: float | None = Field(None, gt=0, le=86_400, allow_inf_nan=False)
+    timeout: float | None = Field(None, ge=0, le=LONGEST_WAIT, allow_inf_nan=False)
     """Seconds after which a sender that waits for room (policy `block`) drops its message."""
 
 

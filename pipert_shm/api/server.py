@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -97,6 +99,21 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_end: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_end = on_end
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ends at every signal that ends the program by a handler of Python's, as `pipert-shm run` has them, and not at two."""
+        with super().capture_signals():
+            if threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            more = [number for number in (signal.SIGHUP, signal.SIGQUIT) if callable(signal.getsignal(number))]
+            before = {number: signal.signal(number, self.handle_exit) for number in more}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)  # uvicorn raises those that came again, for these
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_end()
