@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import posix_ipc
 
-from pipert_shm import native
+from pipert_shm import native, system
 from pipert_shm.descriptors import Reserve, is_shortage, remedy
 from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
 
@@ -56,7 +56,7 @@ def open_file(name: str) -> int:
     :raises OSError: FileNotFoundError when it is gone, another one when it is not ours to read.
     """
     # Not to be kept waiting by a pipe, nor sent elsewhere by a link, that somebody put there.
-    fd = os.open(SHM / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    fd = system.open_file(SHM / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "not a segment", name)
@@ -65,7 +65,7 @@ def open_file(name: str) -> int:
 
 def free_bytes() -> int:
     """What /dev/shm has free now."""
-    status = os.statvfs(SHM)
+    status = system.space(SHM)
     free: int = status.f_bavail * status.f_frsize
     return free
 
@@ -77,16 +77,16 @@ def create_segment(name: str, size: int, purpose: str) -> int:
     :raises OSError: when /dev/shm can't be written to.
     """
     try:
-        segment = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=MODE)
+        segment = system.open_shared(name, posix_ipc.O_CREX, mode=MODE)
     except posix_ipc.PermissionsError as error:
         raise OSError(errno.EACCES, f"can't create {name} in {SHM}, which is not ours to write to: {error}") from error
     except OSError as error:
         raise OSError(error.errno or errno.EMFILE, f"can't create {name} in {SHM}: {error}") from error
     fd: int = segment.fd
     try:
-        os.ftruncate(fd, size)
+        system.truncate(fd, size)
         # Memory that is promised now can't turn into a SIGBUS later.
-        os.posix_fallocate(fd, 0, size)
+        system.allocate(fd, 0, size)
     except OSError as error:
         free = free_bytes() + os.fstat(fd).st_blocks * 512
         segment.close_fd()
@@ -99,7 +99,7 @@ def create_segment(name: str, size: int, purpose: str) -> int:
 
 def _unlink(name: str) -> None:
     try:
-        posix_ipc.unlink_shared_memory(name)
+        system.unlink_shared(name)
     except posix_ipc.ExistentialError:
         return  # somebody else was faster: it is gone, which is all that was wanted
 
@@ -107,15 +107,15 @@ def _unlink(name: str) -> None:
 def unlink_pipe(pipe_id: str) -> None:
     """Removes every segment of a pipe from /dev/shm, the control segment last. Mapped memory stays valid."""
     control = _name(pipe_id, CONTROL)
-    for path in SHM.glob(f"{PREFIX}{pipe_id}-*"):
-        if f"/{path.name}" != control:
-            _unlink(f"/{path.name}")
+    for name in system.listing(SHM):
+        if name.startswith(f"{PREFIX}{pipe_id}-") and f"/{name}" != control:
+            _unlink(f"/{name}")
     _unlink(control)
 
 
 def _lock(fd: int, kind: int) -> bool:
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
+        system.lock(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
     except (BlockingIOError, PermissionError):
         return False
     return True
@@ -123,7 +123,7 @@ def _lock(fd: int, kind: int) -> bool:
 
 def pipe_ids() -> list[str]:
     """The pipes that have segments in /dev/shm, alive or not."""
-    return sorted({match[1] for match in map(SEGMENT.fullmatch, os.listdir(SHM)) if match})
+    return sorted({match[1] for match in map(SEGMENT.fullmatch, system.listing(SHM)) if match})
 
 
 def is_stale(pipe_id: str) -> bool:
@@ -136,7 +136,7 @@ def is_stale(pipe_id: str) -> bool:
         return False
     try:
         query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind: int = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query))[0]
+        kind: int = _FLOCK.unpack(system.lock(fd, fcntl.F_OFD_GETLK, query))[0]
         return kind == fcntl.F_UNLCK
     finally:
         os.close(fd)
@@ -149,7 +149,7 @@ def _remove_if_stale(pipe_id: str) -> bool:
     segment = None
     try:
         with suppress(posix_ipc.ExistentialError):
-            segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
+            segment = system.open_shared(_name(pipe_id, CONTROL))
         # With the lock in hand: whoever is just making this pipe either has it, or finds that the segment is gone.
         if segment is not None and not _lock(segment.fd, fcntl.F_WRLCK):
             return False
@@ -171,9 +171,9 @@ def _map_control(pipe_id: str, size: int) -> int:
     """Maps it by a file description of its own. A mapping keeps what it was made by open, in forked children too: with the
     lock's, the lock would be theirs as well.
     """
-    segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
+    segment = system.open_shared(_name(pipe_id, CONTROL))
     try:
-        return native.map_shared(segment.fd, size)
+        return system.map_memory(segment.fd, size)
     finally:
         segment.close_fd()
 
@@ -219,7 +219,7 @@ class ControlSegment:
             _unlink(_name(pipe_id, CONTROL))
         try:
             native.guard(fd)
-            os.pwrite(fd, about, records)
+            system.write_at(fd, about, records)
             address = _map_control(pipe_id, size)
             room.format(address, budget)
             return cls(pipe_id, fd, address, size)
@@ -232,7 +232,7 @@ class ControlSegment:
     @classmethod
     def open(cls, pipe_id: str) -> ControlSegment:
         """:raises posix_ipc.ExistentialError: when there is no such pipe."""
-        segment = posix_ipc.SharedMemory(_name(pipe_id, CONTROL))
+        segment = system.open_shared(_name(pipe_id, CONTROL))
         _lock(segment.fd, fcntl.F_RDLCK)
         native.guard(segment.fd)
         return cls(pipe_id, segment.fd, _map_control(pipe_id, segment.size), segment.size)
@@ -244,7 +244,7 @@ class ControlSegment:
         """
         size = self.process.records_bytes() + len(about)
         try:
-            os.posix_fallocate(self._fd, 0, size)
+            system.allocate(self._fd, 0, size)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -252,7 +252,7 @@ class ControlSegment:
 
     def tell(self, about: bytes) -> None:
         """Writes another text behind the records, for `pipert-shm ls`; not a shorter one."""
-        os.pwrite(self._fd, about, self.process.records_bytes())
+        system.write_at(self._fd, about, self.process.records_bytes())
 
     def close(self) -> None:
         """Lets go of the lock. The mapping stays, for counters and for views that outlive the pipe."""
@@ -305,7 +305,7 @@ def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int
         process.release_ring(ring)
         raise
     try:
-        address = native.map_shared(fd, PAGE)
+        address = system.map_memory(fd, PAGE)
         native.format_ring(address, ring, owner, fitting, slot_bytes)
         native.unmap(address, PAGE)
         if mapped:
@@ -331,7 +331,7 @@ def open_ring(segment: ControlSegment, ring: int, *, writable: bool = False) -> 
         raise LookupError(f"a message names ring {ring}, which does not exist")
     path = SHM / _name(segment.pipe_id, serial)[1:]
     try:
-        fd = segment.reserve.help(lambda: os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+        fd = segment.reserve.help(lambda: system.open_file(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
     except FileNotFoundError:
         raise LookupError(f"ring {ring} (serial {serial}) is gone, with its pipe") from None
     try:
@@ -365,7 +365,7 @@ def remove_unpublished(segment: ControlSegment, owner: int) -> None:
         _unlink(_name(segment.pipe_id, serial))
     for ring in range(native.RINGS):
         serial = process.serial(ring)
-        if serial and serial & 0xFFFF == owner and not (SHM / _name(segment.pipe_id, serial)[1:]).exists():
+        if serial and serial & 0xFFFF == owner and not system.exists(SHM / _name(segment.pipe_id, serial)[1:]):
             process.release_ring(ring)
 
 

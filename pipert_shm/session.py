@@ -437,12 +437,12 @@ class Session:
     def _end_launcher(self) -> None:
         """The launcher's end of the channel is closed: it is gone, and all of its flows with it, or about to be."""
         try:
-            _, status = os.waitpid(self._launcher, 0)
+            _, status = system.waitpid(self._launcher, 0)
             exit_code = os.waitstatus_to_exitcode(status)
         except ChildProcessError:
             exit_code = 0  # reaped by somebody else in this process, who has its status
-        if exit_code:
-            self._note_cause(str(FlowDied("launcher", exit_code)))
+        if exit_code and not self._causes.get("launcher"):
+            self._causes["launcher"] = str(FlowDied("launcher", exit_code))
         for pid in list(self._fork_servers):
             self._reap_fork_server(pid)
         self._await_flows()

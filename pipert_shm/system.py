@@ -7,8 +7,10 @@ each of these calls fail in each of these processes with each error number that 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import selectors
 import signal
 import socket
 import threading
@@ -19,8 +21,6 @@ import posix_ipc
 
 from pipert_shm import native
 
-OUT_OF_DESCRIPTORS = "EMFILE or ENFILE: too many open files"
-
 fork = os.fork
 waitpid = os.waitpid
 pidfd_open = os.pidfd_open
@@ -28,7 +28,6 @@ send_signal = signal.pidfd_send_signal
 pipe = os.pipe
 read = os.read
 open_file = os.open
-duplicate = os.dup
 allocate = os.posix_fallocate
 truncate = os.ftruncate
 write_at = os.pwrite
@@ -40,9 +39,17 @@ open_shared = posix_ipc.SharedMemory
 unlink_shared = posix_ipc.unlink_shared_memory
 
 
-def channel_ends() -> tuple[socket.socket, socket.socket]:
-    """Two connected ends of a SOCK_SEQPACKET pair."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def channel_ends(buffer_bytes: int) -> tuple[socket.socket, socket.socket]:
+    """Two connected ends of a SOCK_SEQPACKET pair, each with room for so much that is sent and not received."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
+    return ends
+
+
+def duplicate(end: socket.socket) -> socket.socket:
+    """Another descriptor of the same end."""
+    return end.dup()
 
 
 def send(end: socket.socket, packet: bytes, fds: Iterable[int] = ()) -> None:
@@ -68,7 +75,12 @@ def start_thread(thread: threading.Thread) -> None:
     try:
         thread.start()
     except RuntimeError as error:  # which Python makes of EAGAIN
-        raise OSError(11, str(error)) from error
+        raise OSError(errno.EAGAIN, str(error)) from error
+
+
+def wait(selector: selectors.BaseSelector, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+    """What can be read or written, of what a selector watches."""
+    return selector.select(timeout)
 
 
 def exists(path: Path) -> bool:

@@ -57,6 +57,17 @@ def is_zombie(pid: int) -> bool:
     return fields is not None and fields[0] == "Z"
 
 
+def stop(pid: int) -> None:
+    """SIGSTOP; returns when none of its threads does anything any more."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def all_stopped() -> bool:
+        tasks = [task.name for task in Path(f"/proc/{pid}/task").iterdir()]
+        return all((fields := _stat(int(task))) is not None and fields[0] in "Tt" for task in tasks)
+
+    eventually(all_stopped, f"a stop of process {pid}")
+
+
 def kill_all_but(known: set[int]) -> None:
     """SIGKILL to all descendants but the `known`, until there are none."""
     for pid in set(descendants()) - known:

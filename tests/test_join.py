@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import processes
 from killing import FAST, await_motion, await_successor, pid_of, running
 from pipert_shm import (
     LINK_EVENT_NAME,
@@ -239,7 +240,7 @@ def test_an_input_that_is_unlinked_is_still_one(tmp_path: Path) -> None:
         await_motion(pipe)
         for _ in range(3):
             stopped = pid_of(pipe, "joined")
-            os.kill(stopped, signal.SIGSTOP)
+            processes.stop(stopped)
             eventually(lambda: pipe.statistics().wires["other", "joined"].waiting == 4, "messages that are not read")
             pipe.notify_event(UNLINK_EVENT_NAME, unlink_routine_name="joined", specific_routine="other")
             eventually(lambda: pipe.statistics().wires["other", "joined"].waiting == 4, "messages that are not read")

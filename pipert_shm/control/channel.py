@@ -8,9 +8,11 @@ first packets of a message, which the end of the channel follows.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,9 @@ PACKET_BYTES = 120 << 10  # every socket takes it, whatever net.core.wmem_max is
 BUFFER_BYTES = 1 << 20
 LARGEST_MESSAGE = 8 << 20
 MOST_FDS = 4
+SHORTAGES = (errno.ENOBUFS, errno.ENOMEM)  # of the kernel, which pass
+RETRY = 0.01  # seconds
+PATIENCE = 5.0
 NO_ROOM_FOR_FDS = "too many open files: the descriptors that came with it were lost"
 
 _HEADER = struct.Struct("<4sHHIIII")  # magic, kind, part, parts, question, bytes of the body, its checksum
@@ -68,9 +73,7 @@ class Channel:
 
         :raises OSError: when the system has no descriptors or no memory for them.
         """
-        ends = system.channel_ends()
-        for end in ends:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+        ends = system.channel_ends(BUFFER_BYTES)
         return cls(ends[0]), cls(ends[1])
 
     def keep(self) -> Channel:
@@ -90,11 +93,22 @@ class Channel:
 
         :raises PayloadError: when it is too large, or can't be encoded.
         :raises PipeStateError: in a process that was forked from the one that the channel belongs to.
-        :raises OSError: when the other end is gone.
+        :raises OSError: when the other end is gone, or the system has had no memory for it for some seconds.
         """
         for packet in packets_of(message, question):
-            self.send_packet(packet, fds)
+            self._insist(packet, fds)
             fds = ()
+
+    def _insist(self, packet: bytes, fds: Sequence[int]) -> None:
+        for _ in range(int(PATIENCE / RETRY)):
+            try:
+                self.send_packet(packet, fds)
+                return
+            except OSError as error:
+                if error.errno not in SHORTAGES:
+                    raise
+            time.sleep(RETRY)
+        self.send_packet(packet, fds)
 
     def send_packet(self, packet: bytes, fds: Sequence[int] = ()) -> None:
         """Sends a part of a message.
@@ -170,7 +184,7 @@ class Channel:
 
     def duplicate(self) -> Channel:
         """Another descriptor of this end. It belongs to nobody yet."""
-        return Channel(self._socket.dup())
+        return Channel(system.duplicate(self._socket))
 
     def detach(self) -> int:
         """Gives the descriptor away: it is the caller's now."""

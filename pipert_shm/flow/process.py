@@ -45,7 +45,7 @@ from pipert_shm.control.messages import (
     UnlinkOut,
     WantSlots,
 )
-from pipert_shm.descriptors import Reserve
+from pipert_shm.descriptors import RESERVED, Reserve
 from pipert_shm.errors import SharedMemoryFull, describe
 from pipert_shm.events import Audience
 from pipert_shm.flow.handling import Handling
@@ -60,7 +60,6 @@ STACKS_SIGNAL = signal.SIGRTMIN + 7  # makes a flow write the stacks of its thre
 OVERTIME = 1.0  # seconds past the grace period after which a flow ends in the midst of a call
 FOR_KILL_HANDLERS = 1.0  # seconds that handlers of `kill`, and one that is at work, may delay the end of the routines
 SWITCH_INTERVAL = 0.0005  # with Python's default a busy sibling thread adds 5 ms to each hop
-SPARE_DESCRIPTORS = 4  # for rings that others move to
 
 
 class FlowProcess:
@@ -223,7 +222,7 @@ def run_flow(
     grace: float,
 ) -> int:
     """The whole life of a flow's process, just forked; its exit status."""
-    reserve = Reserve(SPARE_DESCRIPTORS)  # first: so it gets low numbers, which are there whatever the limit becomes
+    reserve = Reserve(RESERVED)  # first: so it gets low numbers, which are there whatever the limit becomes
     came: list[int] = []
 
     def end(number: int) -> None:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from pipert_shm import forked, native, system
-from pipert_shm.control.channel import Channel, Received
+from pipert_shm.control.channel import RETRY, Channel, Received
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.messages import Forked, ForkFlow, Reap, Reaped
 from pipert_shm.errors import describe
@@ -187,13 +187,21 @@ def run_fork_server(
 
         dispatch.on_received(ForkFlow, fork)
         dispatch.on_received(Reap, reap)
-        while (received := orders.receive()) is not None:
+        while (received := _next(orders)) is not None:
             dispatch.deliver(received)
         status = 0
     except ConnectionError:
         status = 0  # the launcher is gone
     finally:
         forked.exit_process(status)
+
+
+def _next(orders: Channel) -> Received | None:
+    while True:
+        try:
+            return orders.receive()
+        except OSError:
+            time.sleep(RETRY)  # the system has no memory for it now: the message is still there
 
 
 def _be_flow(

@@ -37,7 +37,7 @@ from pipert_shm.control.messages import (
     TapRefused,
     Unlinked,
 )
-from pipert_shm.descriptors import Reserve
+from pipert_shm.descriptors import RESERVED, Reserve
 from pipert_shm.errors import PipeStateError, WiresValidation, describe
 from pipert_shm.events import START_EVENT_NAME, Audience
 from pipert_shm.flow.process import run_flow
@@ -56,8 +56,6 @@ from pipert_shm.launcher.watch import Watch
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment, unlink_pipe
 from pipert_shm.plan import Plan
-
-SPARE_DESCRIPTORS = 4  # kept for recovery: one for a listing of /dev/shm, one for a ring, and as many again
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +90,7 @@ class Launcher:
         self._logs = logs
         self._logger = logger = logging.getLogger(order.logger_name)
         self._segment = segment = ControlSegment.open(order.pipe_id)
+        segment.reserve = reserve
         self._watch = watch = Watch()
         self._parent_gone = False
         self._unready = set(order.plan.flows)
@@ -100,7 +99,7 @@ class Launcher:
         incarnations = Incarnations(segment, plan)
         links = Links(segment, plan, incarnations, order.taps[2])
         self._taps = Taps(roster, incarnations, order.taps, self._tell, self._refuse)
-        self._recovery = recovery = Recovery(roster, incarnations, links, self._taps, reserve)
+        self._recovery = recovery = Recovery(roster, incarnations, links, self._taps)
         self._rewiring = rewiring = Rewiring(roster, incarnations, links, recovery)
         self._lifecycle = lifecycle = Lifecycle(roster, incarnations, rewiring, self._tell, order.grace, order.stop_on_failure)
         self._extension = Extension(roster, incarnations, links, rewiring, lifecycle, order.audience, order.taps[0])
@@ -292,7 +291,7 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
     status = 1
     reserve = None
     try:
-        reserve = Reserve(SPARE_DESCRIPTORS)
+        reserve = Reserve(RESERVED)  # first: so it gets low numbers, which are there whatever the limit becomes
         signals, woken = system.pipe()
         for fd in (signals, woken):
             native.guard(fd)
@@ -309,7 +308,7 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         logging.getLogger(order.logger_name).exception("the launcher failed")
         with suppress(OSError):  # the parent may be gone
             parent.set_blocking(True)
-            parent.send(Failed("launcher", f"the launcher failed: {describe(error)}"))
+            parent.send(Failed("launcher", f"the pipe's launcher failed: {describe(error)}"))
     finally:
         if reserve is not None:
             reserve.close()

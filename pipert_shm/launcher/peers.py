@@ -8,9 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from pipert_shm.control.channel import Channel, Received, packets_of
+from pipert_shm.control.channel import RETRY, SHORTAGES, Channel, Received, packets_of
 from pipert_shm.control.guard import contained
 from pipert_shm.control.messages import Message
+from pipert_shm.errors import describe
 from pipert_shm.launcher.watch import Watch
 
 MOST_QUEUED = 32 << 20  # bytes that wait for a peer that does not read
@@ -84,7 +85,14 @@ class Peer:
         except BlockingIOError:
             self._watch.want_room(self._channel, True)
             return
-        except ConnectionError:
+        except OSError as error:
+            if not isinstance(error, ConnectionError) and error.errno in SHORTAGES:
+                time.sleep(RETRY)
+                self._watch.want_room(self._channel, True)
+                return
+            if not isinstance(error, ConnectionError):
+                self._logger.error("%s can't be sent a message: %s", self.name, describe(error))
+                self._on_overfull()
             self._forget_queue()  # it is dying: its pidfd, or the end of the channel, tells the rest
         self._watch.want_room(self._channel, False)
 
@@ -107,7 +115,7 @@ class Peer:
         except BlockingIOError:
             return False
         except OSError:
-            time.sleep(0.01)  # the system has no memory for it now: the message is still there
+            time.sleep(RETRY)  # the system has no memory for it now: the message is still there
             raise
         if received is None:
             self._watch.drop(self._channel)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pipert_shm import native
 from pipert_shm.control.messages import AddIn, ReceiverDied, ReceiverFailed, RemoveIn, SenderDied
-from pipert_shm.descriptors import Reserve
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.links import Links
 from pipert_shm.launcher.roster import Flow, Roster
@@ -18,12 +17,11 @@ from pipert_shm.plan import EdgePlan
 class Recovery:
     """Sees to it that what dead processes held is let go of, by whoever can."""
 
-    def __init__(self, roster: Roster, incarnations: Incarnations, links: Links, taps: Taps, reserve: Reserve) -> None:
+    def __init__(self, roster: Roster, incarnations: Incarnations, links: Links, taps: Taps) -> None:
         self._roster = roster
         self._incarnations = incarnations
         self._links = links
         self._taps = taps
-        self._reserve = reserve
         self._retired = False
 
     def retire(self, flow: Flow) -> None:
@@ -31,9 +29,8 @@ class Recovery:
 
         :raises OSError: when the system does not let us look at them now.
         """
-        with self._reserve.lent():
-            for item in flow.routines:
-                self._incarnations.retire_rings(item)
+        for item in flow.routines:
+            self._incarnations.retire_rings(item)
         self._retired = True
 
     @property
@@ -44,8 +41,7 @@ class Recovery:
     def remove_retired(self) -> None:
         """Removes those that are free by now."""
         if self._retired:
-            with self._reserve.lent():
-                self._retired = self._incarnations.remove_retired()
+            self._retired = self._incarnations.remove_retired()
 
     def mark(self, flow: Flow) -> None:
         """Marks all of a dead flow's incarnations, before anything of it starts again, and asks others for their part."""

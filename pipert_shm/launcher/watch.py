@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from pipert_shm import system
+
 Action = Callable[[], object]
 
 
@@ -42,7 +44,7 @@ class Watch:
         """What there is to do, by `time.monotonic()` at the latest; None: as long as it takes."""
         timeout = None if until is None else max(0.0, until - time.monotonic())
         actions: list[Action] = []
-        for key, mask in self._selector.select(timeout):
+        for key, mask in system.wait(self._selector, timeout):
             on_readable, on_writable = key.data
             if mask & selectors.EVENT_READ:
                 actions.append(self._still(key.fd, on_readable))

@@ -1,0 +1,414 @@
+"""Errno points: each system call that holds a pipe together is made to fail, once, with each error number it may return.
+
+`python tests/errno_points.py [--part N/M] [--only TEXT]`. The calls are those of `pipert_shm.system`; a point is one of them in
+one process (the parent, the launcher, a flow, a fork server), at one place of the code, and one error number. A run without
+faults finds the places. Then there is a run for each point: build, start, link, tap, a later build, a larger ring, a death,
+unlink, stop, start, end. After each step the pipe goes on, or the call in question says why not; flows that have nothing to do
+with it keep moving; and when the pipe has ended nothing is left: no process, thread, descriptor or segment. It prints how many
+points there are, and fails where one did not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import errno
+import faulthandler
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import posix_ipc
+
+import pipert_shm.launcher.fork_server
+import pipert_shm.launcher.loop
+import pipert_shm.memory
+import pipert_shm.session
+import processes
+from pipert_shm import (
+    LINK_EVENT_NAME,
+    START_EVENT_NAME,
+    STOP_EVENT_NAME,
+    UNLINK_EVENT_NAME,
+    DestinationRoutine,
+    MiddleRoutine,
+    Pipe,
+    PipeFailed,
+    PipertError,
+    SourceRoutine,
+    Wire,
+    events,
+    system,
+)
+from pipert_shm.errors import describe
+from waiting import eventually
+
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+ERRNOS: dict[str, tuple[int, ...]] = {
+    "fork": (errno.EAGAIN, errno.ENOMEM),
+    "waitpid": (errno.ECHILD,),
+    "pidfd_open": SHORT,
+    "send_signal": (errno.ESRCH, errno.EPERM),
+    "pipe": (errno.EMFILE, errno.ENFILE),
+    "read": (errno.EIO,),
+    "open_file": (*SHORT, errno.EACCES),
+    "allocate": (errno.ENOSPC, errno.ENOMEM),
+    "truncate": (errno.ENOMEM, errno.EIO),
+    "write_at": (errno.ENOSPC, errno.EIO),
+    "lock": (errno.ENOLCK, errno.EAGAIN),
+    "space": (errno.ENOMEM,),
+    "listing": SHORT,
+    "map_memory": (errno.ENOMEM,),
+    "open_shared": (*SHORT, errno.EACCES),
+    "unlink_shared": (errno.EACCES,),
+    "channel_ends": (*SHORT, errno.ENOBUFS),
+    "duplicate": (errno.EMFILE,),
+    "send": (errno.ENOBUFS, errno.ENOMEM),
+    "receive": (errno.ENOMEM,),
+    "start_thread": (errno.EAGAIN,),
+    "wait": (errno.ENOMEM,),
+    "exists": (errno.ENOMEM,),
+}
+VICTIM = "detect"  # the flow whose calls fail
+DEPTH = 5  # frames of this package that tell places apart
+PATIENCE = 8.0  # seconds in which what is to happen happens
+HANGS = 60.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A call, in a process, at a place of the code, and how it fails."""
+
+    role: str
+    call: str
+    place: str
+    errno: int
+
+    def __str__(self) -> str:
+        return f"{self.role}: {self.call} -> {errno.errorcode[self.errno]} at {self.place}"
+
+
+class Faults:
+    """Wraps the calls of `pipert_shm.system`, in this process and those that are forked from it.
+
+    :param seen: a file that each place is written to.
+    :param fired: a file that is there as soon as the point was met.
+    """
+
+    def __init__(self, seen: Path, point: Point | None, fired: Path) -> None:
+        self.role = "parent"
+        self._seen = os.open(seen, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._point = point
+        self._fired = fired
+        for call in ERRNOS:
+            setattr(system, call, self._wrapped(call, getattr(system, call)))
+        self._becomes(pipert_shm.session, "launch", "launcher")
+        self._becomes(pipert_shm.session, "run_fork_server", "fork server")
+        for module in (pipert_shm.launcher.loop, pipert_shm.launcher.fork_server):
+            self._becomes(module, "run_flow", None)
+
+    def _becomes(self, module: Any, name: str, role: str | None) -> None:
+        """Notes, in a forked process, what it is."""
+        original = getattr(module, name)
+
+        def become(*arguments: Any) -> Any:
+            self.role = role or ("flow" if arguments[0] == VICTIM else "another flow")
+            return original(*arguments)
+
+        setattr(module, name, become)
+
+    def _wrapped(self, call: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*arguments: Any, **options: Any) -> Any:
+            point, place = self._point, _place(sys._getframe(1))
+            if point is None:
+                os.write(self._seen, f"{self.role}\t{call}\t{place}\n".encode())
+            elif (self.role, call, place) == (point.role, point.call, point.place) and self._fire():
+                raise _error_of(call, point.errno)
+            return original(*arguments, **options)
+
+        return made
+
+    def _fire(self) -> bool:
+        """Once, whichever process comes first."""
+        try:
+            os.close(os.open(self._fired, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
+
+def _error_of(call: str, number: int) -> Exception:
+    """What the real call raises."""
+    text = os.strerror(number)
+    if call in ("open_shared", "unlink_shared") and number == errno.EACCES:
+        refusal: Exception = posix_ipc.PermissionsError(text)
+        return refusal
+    return OSError(number, text)
+
+
+def _place(frame: FrameType | None) -> str:
+    names: list[str] = []
+    while frame is not None and len(names) < DEPTH:
+        code = frame.f_code
+        if "pipert_shm" in code.co_filename:
+            names.append(code.co_qualname if hasattr(code, "co_qualname") else code.co_name)
+        frame = frame.f_back
+    return " < ".join(names)
+
+
+# ---- the pipe that all of it happens to ----------------------------------------------------------
+
+
+class Ticks(SourceRoutine):
+    """Sends frames, larger ones when it is told to."""
+
+    size = 32
+
+    def setup(self) -> None:
+        self.set_const_fps(200)
+
+    def main_logic(self) -> np.ndarray:
+        frame = self.loan((self.size, 100))
+        frame[...] = self.meta.sequence % 251
+        return frame
+
+    @events("GROW")
+    def grow(self) -> None:
+        self.size = 320
+
+
+class Forward(MiddleRoutine):
+    """Sends on what it gets."""
+
+    def main_logic(self, frame: np.ndarray) -> np.ndarray:
+        return frame
+
+
+class Screen(DestinationRoutine):
+    """Looks at each frame."""
+
+    def main_logic(self, frame: np.ndarray) -> None:
+        assert (frame == frame[0, 0]).all()
+
+
+class Trial:
+    """One run, in a process of its own.
+
+    :param strict: whether the pipe may not end, nor the flows beside the victim stand still.
+    """
+
+    def __init__(self, point: Point | None) -> None:
+        self.pipe = Pipe(grace_period=2)
+        self.camera, self.late = Ticks("camera"), Screen("late")
+        detect, screen, other, wall = Forward(VICTIM), Screen("screen"), Ticks("other"), Screen("wall")
+        for routine in (self.camera, detect, screen, other, wall):
+            self.pipe.create_flow(routine.name, False, routine)
+        self.pipe.link(Wire(self.camera, detect), Wire(detect, screen), Wire(other, wall))
+        self.point = point
+        self.told: list[str] = []
+
+    def run(self) -> None:
+        """:raises AssertionError: when the pipe does not do what it should."""
+        if not self._try("build", self.pipe.build):
+            return
+        steps: list[tuple[str, Callable[[], object]]] = [
+            ("start", self._start),
+            ("link", lambda: self._event(LINK_EVENT_NAME, "camera", link_routine_name="wall")),
+            ("tap", self._tap),
+            ("later build", self._extend),
+            ("larger ring", lambda: self._event("GROW", "camera")),
+            ("restart", self._kill),
+            ("unlink", lambda: self._event(UNLINK_EVENT_NAME, "camera", unlink_routine_name="wall")),
+            ("stop", lambda: self.pipe.notify_event(STOP_EVENT_NAME)),
+            ("start again", self._start),
+        ]
+        for name, step in steps:
+            self._try(name, step)
+            if name != "stop":
+                self._others_move(name)
+        self._try("restart after all", self._kill)
+        with suppress(PipeFailed):
+            self.pipe.join(to_kill=True)
+
+    def _try(self, name: str, step: Callable[[], object]) -> bool:
+        """Does a step, which works or says clearly why not."""
+        try:
+            step()
+        except (PipertError, OSError) as error:
+            self.told.append(f"{name}: {describe(error)}")
+            assert self.point is not None, self.told[-1]
+            return False
+        return True
+
+    def _start(self) -> None:
+        self.pipe.notify_event(START_EVENT_NAME)
+
+    def _event(self, name: str, routine: str, **parameters: Any) -> None:
+        self.pipe.notify_event(name, specific_routine=routine, **parameters)
+
+    def _tap(self) -> None:
+        with self.pipe.tap("other") as tap:
+            tap.read(PATIENCE)
+
+    def _extend(self) -> None:
+        self.pipe.create_flow("late", False, self.late)
+        self.pipe.link(Wire(self.camera, self.late))
+        self.pipe.build()
+        self._start()
+        self._moves("other", "wall")
+
+    def _kill(self) -> None:
+        """Kills the victim, and waits until it works again, unless it has failed for good."""
+        statistics = self.pipe.statistics().flows
+        for victim in {VICTIM, "late"} & statistics.keys():
+            if statistics[victim].pid:
+                os.kill(statistics[victim].pid, signal.SIGKILL)
+        before = self.pipe.statistics().routines["screen"].received
+
+        def settled() -> bool:
+            now = self.pipe.statistics()
+            return now.flows[VICTIM].state == "failed" or now.routines["screen"].received > before + 5
+
+        eventually(settled, "a restart", PATIENCE)
+
+    def _others_move(self, after: str) -> None:
+        self._moves("other", "wall", f"other -> wall after {after!r} (told: {self.told})")
+
+    def _moves(self, sender: str, receiver: str, what: str = "") -> None:
+        before = self.pipe.statistics().wires[sender, receiver].received
+        eventually(lambda: self.pipe.statistics().wires[sender, receiver].received > before + 3, what, PATIENCE)
+
+
+def trial(seen: Path, point: Point | None, fired: Path) -> str:
+    """Runs one trial here; what is wrong, or nothing."""
+    processes.adopt_orphans()
+    threads, files = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+    ids: list[str] = []
+    make_id = pipert_shm.memory.new_pipe_id
+    pipert_shm.memory.new_pipe_id = lambda: ids.append(make_id()) or ids[-1]  # type: ignore[func-returns-value]
+    records = io.StringIO()
+    logging.basicConfig(stream=records, level=logging.INFO, force=True)
+    Faults(seen, point, fired)
+    try:
+        one = Trial(point)
+        one.run()
+        del one
+    except BaseException:
+        return f"{traceback.format_exc(limit=-3)}\n{records.getvalue()[-3000:]}"
+    left: list[str] = []
+
+    def clean() -> bool:
+        for pid in filter(processes.is_zombie, processes.descendants()):
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        left[:] = [
+            *map(processes.describe, processes.descendants()),
+            *(repr(thread) for thread in set(threading.enumerate()) - threads),
+            *(path.name for path in Path("/dev/shm").glob("pipert-*") if path.name.split("-")[1] in ids),
+        ]
+        if len(os.listdir("/proc/self/fd")) > files + 1:  # one is `seen`
+            left.append(f"descriptors: {[os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')[files:-1]]}")
+        return not left
+
+    try:
+        eventually(clean, "an end without leftovers", PATIENCE)
+    except AssertionError:
+        return f"left: {left}\n{records.getvalue()[-3000:]}"
+    return ""
+
+
+# ---- all of them ---------------------------------------------------------------------------------
+
+
+def run_in_a_process(point: Point | None, folder: Path, number: int) -> tuple[str, bool]:
+    """What was wrong, and whether the point was met."""
+    seen, fired = folder / "seen", folder / f"fired{number}"
+    arguments = [] if point is None else [point.role, point.call, point.place, str(point.errno)]
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--trial", str(seen), str(fired), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, _ = process.communicate(timeout=HANGS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGABRT)  # faulthandler tells where it stands
+        time.sleep(0.5)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        out = "it hangs\n" + (process.communicate()[0] or "")
+    met = fired.exists()
+    fired.unlink(missing_ok=True)
+    return (out if process.returncode else ""), met
+
+
+def find_points(folder: Path) -> list[Point]:
+    """Every place that a run without faults comes by, and every error number that the call may return there."""
+    (folder / "seen").touch()
+    trouble, _ = run_in_a_process(None, folder, 0)
+    assert not trouble, f"without a fault: {trouble}"
+    places = sorted({tuple(line.split("\t")) for line in (folder / "seen").read_text().splitlines()})
+    return [
+        Point(role, call, place, number) for role, call, place in places if role != "another flow" for number in ERRNOS[call]
+    ]
+
+
+def check_all(points: Iterable[Point], folder: Path, jobs: int) -> int:
+    """Runs the points; how many did not hold."""
+    failed = met = count = 0
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        chosen = list(points)
+        outcomes = pool.map(lambda item: run_in_a_process(item[1], folder, item[0]), enumerate(chosen, 1))
+        for point, (trouble, was_met) in zip(chosen, outcomes, strict=True):
+            count, met, failed = count + 1, met + was_met, failed + bool(trouble)
+            if trouble:
+                print(f"FAILED {point}\n{trouble}", flush=True)
+            elif not was_met:
+                print(f"not met in this run: {point}", flush=True)
+    print(f"errno points: {count} run, {met} met, {failed} failed")
+    return failed
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", default="1/1", help="only this share of the points, such as 2/5")
+    parser.add_argument("--only", default="", help="only points that have this text in them")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--list", action="store_true", help="only tell them")
+    parser.add_argument("--trial", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.trial:
+        faulthandler.enable()  # which SIGABRT makes tell the stacks
+        seen, fired, *rest = arguments.trial
+        point = Point(rest[0], rest[1], rest[2], int(rest[3])) if rest else None
+        trouble = trial(Path(seen), point, Path(fired))
+        print(trouble)
+        return bool(trouble)
+    part, parts = map(int, arguments.part.split("/"))
+    with tempfile.TemporaryDirectory() as folder:
+        points = [point for point in find_points(Path(folder)) if arguments.only in str(point)]
+        if arguments.list:
+            print(*points, len(points), sep="\n")
+            return 0
+        return bool(check_all(points[part - 1 :: parts], Path(folder), arguments.jobs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
