@@ -226,13 +226,23 @@ def test_joins_that_come_to_an_end(run_script: RunScript, body: str) -> None:
     assert (end.returncode, end.stderr) == (0, "")
 
 
-def test_a_pipe_that_was_started_and_stopped_may_be_joined(start_script: StartScript) -> None:
-    script = start_script(PIPE + "pipe = start()\npipe.notify_event('stop')\nprint('joins', flush=True)\npipe.join()")
-    script.wait_for_line("joins")
-    script.wait_for_line("cleaned up")
-    script.interrupt()
-    end = script.finish()
-    assert (end.returncode, end.stderr) == (0, "")
+def test_a_pipe_that_was_started_and_stopped_may_be_joined(run_script: RunScript) -> None:
+    end = run_script(
+        PIPE
+        + """
+import threading
+pipe = start()
+pipe.notify_event("stop")
+while pipe.statistics().routines["camera"].state != "stopped":
+    pass
+joining = threading.Thread(target=pipe.join)
+joining.start()
+assert joining.is_alive()
+pipe.notify_event("kill")
+joining.join()
+"""
+    )
+    assert end == Finished(0, "cleaned up\n", "")
 
 
 def test_a_routine_s_handler_may_start_the_pipe(run_script: RunScript) -> None:

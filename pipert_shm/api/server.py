@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 
@@ -114,6 +115,11 @@ class _Server(uvicorn.Server):
             finally:
                 for number, handler in before.items():
                     signal.signal(number, handler)  # uvicorn raises those that came again, for these
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Ends at the first signal, which the program then hears of. Those that follow find it ending: uvicorn would break off."""
+        if not self._captured_signals:
+            super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_end()
