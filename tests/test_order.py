@@ -125,7 +125,7 @@ def test_the_order_of_batches_when_a_sender_dies() -> None:
     with running(pipe):
         for sent in range(1, 9):
             board[8] = sent
-            eventually(lambda sent=sent: sum(_taken(pipe)) == sent, "the message in a batch")  # type: ignore[misc]
+            eventually(lambda sent=sent: _rest_with(pipe, sent, batch_size=3), "the message in a batch")  # type: ignore[misc]
             if sent == 2:
                 kill_flows(pipe, "source0")
         assert _taken(pipe) == [5, 3]  # 0 2 4, 5 6 and 1 3 7
@@ -164,6 +164,16 @@ class NotTheThird(Forward):
 
 def _taken(pipe: Pipe) -> list[int]:
     return [pipe.statistics().routines[f"a#{number}"].received for number in range(2)]
+
+
+def _rest_with(pipe: Pipe, sent: int, batch_size: int) -> bool:
+    """Whether the workers have taken so many, and are done with their full batches: the next message's way depends on it."""
+    names, shot = list(pipe.statistics().routines), snapshot_of(pipe)
+    workers = [names.index(f"a#{number}") for number in range(2)]
+    taken = [int(shot.routines[worker]["received"]) for worker in workers]
+    return sum(taken) == sent and all(
+        shot.in_hand(worker) == count % batch_size for worker, count in zip(workers, taken, strict=True)
+    )
 
 
 class Batches(BatchRoutine):
