@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from killing import FAST, kill_flows, pid_of, running, snapshot_of
 from pipert_shm import KILL_EVENT_NAME, UNLINK_EVENT_NAME, BatchRoutine, DestinationRoutine, Pipe, Wire
 from pipert_shm.plan import HELD_BACK
 from pipert_shm.statistics import WireStatistics
-from routines import Burst, Forward
+from routines import Burst, Forward, Frames
 from waiting import Board, eventually
 
 GATE, HELD = 0, 1
@@ -247,6 +248,30 @@ def test_the_orders_after_two_flows_that_get_the_same_messages() -> None:
         assert board[11] == 0, "out of order"
         pipe.notify_event(KILL_EVENT_NAME)
         board[8] = 1 << 60
+
+
+def test_results_are_not_held_back_for_ever_beside_a_wire_that_always_has_something() -> None:
+    """Where messages are dropped on the way to the replicas, gaps are nothing special."""
+    board = Board(200)
+    pipe = Pipe(policy="drop_oldest", capacity=2)
+    source, worker, last = Frames("source0", None), Forward("b"), Slow("last", board)
+    pipe.create_flow("source0", False, source)
+    pipe.create_flow("workers", False, worker, replicas=2, ordered=True)
+    pipe.create_flow("last", False, last)
+    pipe.link(Wire(source, (worker, last)), Wire(worker, last))
+    with running(pipe):
+        eventually(lambda: board[103] >= 50, "results of the workers")
+        assert board[101] > 0
+        assert board[11] == 0, "out of order"
+        pipe.notify_event(KILL_EVENT_NAME)
+
+
+class Slow(BySource):
+    """There is always more for it than it can take."""
+
+    def main_logic(self, data: Any) -> None:
+        super().main_logic(data)
+        time.sleep(0.002)
 
 
 class Held(Forward):
