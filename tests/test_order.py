@@ -17,6 +17,7 @@ from routines import Burst, Forward, Frames
 from waiting import Board, eventually
 
 GATE, HELD = 0, 1
+HELD_EACH = 2  # the first of a gate per replica
 
 
 class Share(DestinationRoutine):
@@ -294,19 +295,36 @@ def test_what_is_held_back_comes_when_the_wires_were_unlinked() -> None:
     board = Board(200)
     pipe = Pipe(policy="block", capacity=4)
     source, clock = Burst("source0", board, 8), Burst("clock", board, 9)
-    worker, last = Held("a", board, slow=0), BySource("last", board)
+    worker, last = HeldEach("a", board), BySource("last", board)
     pipe.create_flow("source0", False, source)
     pipe.create_flow("clock", False, clock)
     pipe.create_flow("workers", False, worker, replicas=2, ordered=True)
     pipe.create_flow("last", False, last)
     pipe.link(Wire(source, worker), Wire(worker, last), Wire(clock, last))
     with running(pipe):
-        board[8] = 4
+        for sent in range(1, 3):
+            board[8] = sent
+            eventually(lambda sent=sent: sum(_taken(pipe)) == sent, "the message in a worker's hands")  # type: ignore[misc]
+        board[8] = 4  # 0 and 2 are for the one, 1 and 3 for the other
+        eventually(lambda: sum(pipe.statistics().wires["source0", f"a#{number}"].sent for number in range(2)) == 4)
+        board[HELD_EACH + 1] = 1
         eventually(lambda: pipe.statistics().wires["a#1", "last"].received == 2, "results that are held back")
         pipe.notify_event(UNLINK_EVENT_NAME, specific_routine="a", unlink_routine_name="last")
         eventually(lambda: not any(w.linked for ends, w in pipe.statistics().wires.items() if ends[0].startswith("a")))
-        board[GATE] = 1  # the first result of the other is sent before it hears of the unlinking, the second one is not
+        board[HELD_EACH] = 1  # its first result is sent before it hears of the unlinking, the second one is not
         eventually(lambda: board[101] == 3, "what was held back")
         assert board[11] == 0, "out of order"
         pipe.notify_event(KILL_EVENT_NAME)
         board[8] = board[9] = 1 << 60
+
+
+class HeldEach(Forward):
+    """Holds what it gets until the gate of this replica opens."""
+
+    def __init__(self, name: str, board: Board) -> None:
+        super().__init__(name)
+        self.board = board
+
+    def main_logic(self, data: Any) -> Any:
+        self.board.wait(HELD_EACH + int(self.name[-1]), timeout=60)
+        return data
