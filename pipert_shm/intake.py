@@ -76,6 +76,7 @@ class Intake:
         self._flow_of = {edge: flow for (flow, _), edges in lanes.items() for edge in edges}
         self._paused: set[int] = set()  # edges of which enough is held back
         self._edge: EdgePlan | None = None  # of the message that `_next_in_order` gave
+        self._overtaken = False  # whether the last message came from elsewhere, while a result could be let through
         self._enters_flow = plan.ordered and any(not edge.local for edge in plan.ins)
         self._nothing_came = False
         self._stopped = False
@@ -182,6 +183,9 @@ class Intake:
             due = order.pop()
             if due is None:
                 free = order.free()  # before the look, which then finds all that could come before
+                if free and self._overtaken:  # by a wire that may always have something: the look would never find nothing
+                    due = self._release_seen(order, free)
+            if due is None:
                 self._resume(order)
                 patience = 0 if free and not hidden else HELD_BACK_POLL_NS if order.waiting() else native.FOREVER
                 try:
@@ -193,6 +197,7 @@ class Intake:
                 else:
                     if message is not None:
                         edge, ticket = self._inbox.edge, message[1].ticket
+                        self._overtaken = bool(free) and edge.number not in order.sources(free[0])
                         if ticket is None or edge.number not in self._flow_of:
                             self._edge = edge
                             return message
@@ -202,20 +207,29 @@ class Intake:
                         continue
                     if not self._nothing_came:
                         return None
-                    # What is pushed may be where this process can't take it yet: it is told later of a new sender's queue.
-                    seen = [stream for stream in free if not self._inbox.unread(order.sources(stream))]
-                    hidden = bool(free) and not seen
-                    if not seen and native.now_ns() >= until:
+                    due = self._release_seen(order, free)
+                    hidden = bool(free) and due is None
+                    if due is None and native.now_ns() >= until:
                         return None
-                    if not seen:
+                    if due is None:
                         continue
-                    due = order.release(seen[0])
             number, (self._edge, payload, meta) = due
             due = None
             self._pause(number, False)
             if payload is not NOTHING:
                 return payload, meta
             self._words.handled += 1
+
+    def _release_seen(
+        self, order: Order[Stream, tuple[EdgePlan, Any, Meta]], free: list[Stream]
+    ) -> tuple[int, tuple[EdgePlan, Any, Meta]] | None:
+        """The next result of a free stream of which all that was pushed before it has been taken.
+
+        What is pushed may be where this process can't take it yet: it is told later of a new sender's queue.
+        """
+        seen = (stream for stream in free if not self._inbox.unread(order.sources(stream)))
+        stream = next(seen, None)
+        return None if stream is None else order.release(stream)
 
     def _pause(self, edge: int, paused: bool) -> None:
         if paused != (edge in self._paused):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
+from typing import Any
 
 from patterned import STYLES, BatchStep, Camera, Checks, Screen, Step
 from pipert_shm import Join, Pipe, Routine, Wire
@@ -15,6 +17,7 @@ from waiting import Board
 
 OLD_DEATHS = 0.03  # seconds after which a death counts no more for a flow's back-off
 SHAPES = ("chain", "fan out", "fan in", "diamond", "random")
+LOSSLESS_SHAPES = ("batches", "joined")  # a chain with batches on full wires, and a diamond at whose end all is joined in order
 REMEMBERED = 4096  # numbers per way, to find doubles
 
 Edge = tuple[int, int]
@@ -31,7 +34,9 @@ class Node:
     replicas: int = 1
     ordered: bool = False
     batch: int = 0  # messages of one call, where it takes several
+    max_wait: float = 0.0  # seconds, for the batch to be full
     joins: bool = False
+    slow: float = 0.0  # seconds that a screen looks at each message
 
     @property
     def name(self) -> str:
@@ -49,7 +54,8 @@ class Node:
     def __str__(self) -> str:
         what = [self.name, f"in {self.flow}"]
         what += [f"x{self.replicas}{' ordered' if self.ordered else ''}"] if self.replicas > 1 else []
-        what += [f"batch {self.batch}"] if self.batch else []
+        what += [f"batch {self.batch} within {self.max_wait} s"] if self.batch else []
+        what += [f"slow {self.slow} s"] if self.slow else []
         return " ".join([*what, "joins"] if self.joins else what)
 
 
@@ -93,6 +99,12 @@ class Graph:
     @property
     def everybody(self) -> list[Node]:
         return [*self.nodes, *self.late]
+
+    @property
+    def joins_lose_nothing(self) -> bool:
+        """Whether each message of a join's inputs has its partners, if nothing is lost on the way to it."""
+        in_order = all(node.ordered or node.replicas == 1 for node in self.everybody)
+        return self.policy == "block" and self.timeout is None and not self.loose and in_order
 
     @property
     def every_edge(self) -> list[Edge]:
@@ -144,25 +156,26 @@ class Graph:
 
 
 def random_graph(rng: random.Random, policy: Policy | None) -> Graph:
-    shape = rng.choice(SHAPES)
+    shape = rng.choice((*SHAPES, *LOSSLESS_SHAPES) if policy in (None, "block") else SHAPES)
     size = rng.randint(3, 6)
-    if shape == "chain":
+    if shape in ("chain", "batches"):
         edges = [(n, n + 1) for n in range(size - 1)]
     elif shape == "fan out":
         edges = [(0, n) for n in range(1, size)]
     elif shape == "fan in":
         edges = [(n, size - 2) for n in range(size - 2)] + [(size - 2, size - 1)]
-    elif shape == "diamond":
+    elif shape in ("diamond", "joined"):
         size = max(size, 4)
         edges = [(0, n) for n in range(1, size)] + [(n, size - 1) for n in range(1, size - 1)]
     else:
         edges = sorted({(rng.randrange(n), n) for n in range(1, size)} | {(rng.randrange(n), n) for n in range(2, size)})
-    chosen: Policy = policy if policy is not None else rng.choice(POLICIES)
+    lossless = shape in LOSSLESS_SHAPES
+    chosen: Policy = "block" if lossless else policy if policy is not None else rng.choice(POLICIES)
     graph = Graph(shape, [], edges, chosen, rng.choice((1, 2, 3, 8)), rng.choice((0, 0, 200, 1000)))
     for number in range(size):
         graph.nodes.append(_random_node(graph, number, rng))
     _share_a_flow(graph, rng)
-    if chosen == "block" and rng.random() < 0.15:
+    if chosen == "block" and not lossless and rng.random() < 0.15:
         graph.timeout = 0.02
     graph.auto_pacing = rng.random() < 0.25
     if rng.random() < 0.5:
@@ -170,7 +183,8 @@ def random_graph(rng: random.Random, policy: Policy | None) -> Graph:
     ends = [edge for edge in graph.edges if graph.nodes[edge[1]].kind == "screen" and not graph.nodes[edge[1]].joins]
     if ends and rng.random() < 0.25:
         graph.max_age[rng.choice(ends)] = rng.choice((0.002, 0.02, 0.5))
-    _loosen(graph, rng)
+    if not lossless:
+        _loosen(graph, rng)
     return graph
 
 
@@ -179,13 +193,17 @@ def _random_node(graph: Graph, number: int, rng: random.Random) -> Node:
     node = Node(number, "camera" if not ins else "step" if outs else "screen", f"f{number}")
     if not ins:
         return node
-    if len(ins) > 1 and len(_origins(graph, number)) == 1 and rng.random() < 0.5:
+    joined = graph.shape == "joined"
+    if len(ins) > 1 and len(_origins(graph, number)) == 1 and (joined or rng.random() < 0.5):
         graph.capacity = min(graph.capacity, 3)  # so much less has to wait for partners
         return replace(node, joins=True)
     if not any(graph.nodes[a].ordered for a, _ in ins) and rng.random() < 0.25:
-        node = replace(node, replicas=rng.choice((2, 2, 3)), ordered=node.kind == "step" and rng.random() < 0.6)
-    if node.kind == "step" and rng.random() < 0.2:
-        node = replace(node, batch=rng.choice((2, 4)))
+        node = replace(node, replicas=rng.choice((2, 2, 3)), ordered=node.kind == "step" and (joined or rng.random() < 0.6))
+    batches = graph.shape == "batches"
+    if node.kind == "step" and (rng.random() < 0.2 or (batches and number == 1)):
+        node = replace(node, batch=rng.choice((2, 4)), max_wait=rng.choice((0.02, 0.2) if batches else (0, 0.005)))
+    if node.kind == "screen" and (batches or rng.random() < 0.1):
+        node = replace(node, slow=rng.choice((0.002, 0.01)))
     return node
 
 
@@ -214,7 +232,8 @@ def _grow(graph: Graph, rng: random.Random) -> None:
     elif what == "step":
         batch = rng.choice((0, 0, 3))
         together = rng.random() < 0.4
-        graph.late = [Node(first, "step", f"f{first}", batch=batch), Node(first + 1, "screen", f"f{first + (not together)}")]
+        step = Node(first, "step", f"f{first}", batch=batch, max_wait=0.005)
+        graph.late = [step, Node(first + 1, "screen", f"f{first + (not together)}")]
         graph.late_edges = [(rng.choice(senders), first), (first, first + 1)]
     else:
         graph.late = [Node(first, "screen", f"f{first}")]
@@ -273,18 +292,36 @@ class Tally(Checks):
             self.doubles[cell] = sequence + 1
 
 
+class SlowScreen(Screen):
+    """Looks at each message for a while, and says so while the board tells it to talk."""
+
+    def __init__(self, name: str, checks: Checks, seconds: float, talk: Board) -> None:
+        super().__init__(name, checks)
+        self.seconds = seconds
+        self.talk = talk
+
+    def main_logic(self, data: Any) -> None:
+        super().main_logic(data)
+        if self.talk[0]:
+            self._logger.warning("saw %d", self.meta.sequence)
+        if self.seconds:
+            time.sleep(self.seconds)
+
+
 @dataclass
 class Made:
     """A pipe, its routines by their numbers in the graph, and where on the board each way is recorded.
 
     Attributes:
         cells: per way the cells of its order, of its count, and of its table of doubles or -1.
+        talk: whether screens log each message.
     """
 
     pipe: Pipe
     routines: list[Routine]
     board: Board
     cells: dict[Way, tuple[int, int, int]]
+    talk: Board
 
     def add(self, graph: Graph, nodes: list[Node], edges: list[Edge]) -> None:
         """Creates flows and wires, for the next build."""
@@ -315,14 +352,15 @@ def make_pipe(graph: Graph, rng: random.Random) -> Made:
         cells[way] = len(ways) + orders.setdefault(graph.order_of(way), len(orders)), len(cells), table
     board = Board(2 * len(ways) + 1)
     doubles = Board(REMEMBERED * len(tables) + 1)
+    talk = Board(1)
     pipe = Pipe(policy=graph.policy, capacity=graph.capacity, timeout=graph.timeout, auto_pacing_mechanism=graph.auto_pacing)
-    routines = [_routine(graph, node, Tally(board, doubles, cells), rng) for node in graph.everybody]
-    made = Made(pipe, routines, board, cells)
+    routines = [_routine(graph, node, Tally(board, doubles, cells), talk, rng) for node in graph.everybody]
+    made = Made(pipe, routines, board, cells, talk)
     made.add(graph, graph.nodes, graph.edges)
     return made
 
 
-def _routine(graph: Graph, node: Node, checks: Checks, rng: random.Random) -> Routine:
+def _routine(graph: Graph, node: Node, checks: Checks, talk: Board, rng: random.Random) -> Routine:
     if node.kind == "camera":
         shape = rng.choice(((48, 64, 3), (60, 80, 3), (120, 160, 3)))
         camera = Camera(node.name, shape, loaning=rng.random() < 0.6)
@@ -330,9 +368,9 @@ def _routine(graph: Graph, node: Node, checks: Checks, rng: random.Random) -> Ro
         return camera
     again = [style for style in STYLES if style != "loan"]  # those that a stop does not end in the midst
     if node.batch:
-        return BatchStep(node.name, rng.choice(again), checks, batch_size=node.batch, max_wait=rng.choice((0, 0.005)))
+        return BatchStep(node.name, rng.choice(again), checks, batch_size=node.batch, max_wait=node.max_wait)
     style = rng.choice(again if node.joins else STYLES)
-    routine = Step(node.name, style, checks) if node.kind == "step" else Screen(node.name, checks)
+    routine = Step(node.name, style, checks) if node.kind == "step" else SlowScreen(node.name, checks, node.slow, talk)
     if node.joins:
         routine.join = Join(by="seq", depth=len(graph.nodes) * (graph.capacity + 3))
     return routine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from killing import FAST, kill_flows, pid_of, running, snapshot_of
 from pipert_shm import KILL_EVENT_NAME, UNLINK_EVENT_NAME, BatchRoutine, DestinationRoutine, Pipe, Wire
 from pipert_shm.plan import HELD_BACK
 from pipert_shm.statistics import WireStatistics
-from routines import Burst, Forward
+from routines import Burst, Forward, Frames
 from waiting import Board, eventually
 
 GATE, HELD = 0, 1
+HELD_EACH = 2  # the first of a gate per replica
 
 
 class Share(DestinationRoutine):
@@ -125,7 +127,7 @@ def test_the_order_of_batches_when_a_sender_dies() -> None:
     with running(pipe):
         for sent in range(1, 9):
             board[8] = sent
-            eventually(lambda sent=sent: sum(_taken(pipe)) == sent, "the message in a batch")  # type: ignore[misc]
+            eventually(lambda sent=sent: _rest_with(pipe, sent, batch_size=3), "the message in a batch")  # type: ignore[misc]
             if sent == 2:
                 kill_flows(pipe, "source0")
         assert _taken(pipe) == [5, 3]  # 0 2 4, 5 6 and 1 3 7
@@ -164,6 +166,16 @@ class NotTheThird(Forward):
 
 def _taken(pipe: Pipe) -> list[int]:
     return [pipe.statistics().routines[f"a#{number}"].received for number in range(2)]
+
+
+def _rest_with(pipe: Pipe, sent: int, batch_size: int) -> bool:
+    """Whether the workers have taken so many, and are done with their full batches: the next message's way depends on it."""
+    names, shot = list(pipe.statistics().routines), snapshot_of(pipe)
+    workers = [names.index(f"a#{number}") for number in range(2)]
+    taken = [int(shot.routines[worker]["received"]) for worker in workers]
+    return sum(taken) == sent and all(
+        shot.in_hand(worker) == count % batch_size for worker, count in zip(workers, taken, strict=True)
+    )
 
 
 class Batches(BatchRoutine):
@@ -239,6 +251,30 @@ def test_the_orders_after_two_flows_that_get_the_same_messages() -> None:
         board[8] = 1 << 60
 
 
+def test_results_are_not_held_back_for_ever_beside_a_wire_that_always_has_something() -> None:
+    """Where messages are dropped on the way to the replicas, gaps are nothing special."""
+    board = Board(200)
+    pipe = Pipe(policy="drop_oldest", capacity=2)
+    source, worker, last = Frames("source0", None), Forward("b"), Slow("last", board)
+    pipe.create_flow("source0", False, source)
+    pipe.create_flow("workers", False, worker, replicas=2, ordered=True)
+    pipe.create_flow("last", False, last)
+    pipe.link(Wire(source, (worker, last)), Wire(worker, last))
+    with running(pipe):
+        eventually(lambda: board[103] >= 50, "results of the workers")
+        assert board[101] > 0
+        assert board[11] == 0, "out of order"
+        pipe.notify_event(KILL_EVENT_NAME)
+
+
+class Slow(BySource):
+    """There is always more for it than it can take."""
+
+    def main_logic(self, data: Any) -> None:
+        super().main_logic(data)
+        time.sleep(0.002)
+
+
 class Held(Forward):
     """The first message that number `slow` gets it holds until the gate opens."""
 
@@ -259,19 +295,36 @@ def test_what_is_held_back_comes_when_the_wires_were_unlinked() -> None:
     board = Board(200)
     pipe = Pipe(policy="block", capacity=4)
     source, clock = Burst("source0", board, 8), Burst("clock", board, 9)
-    worker, last = Held("a", board, slow=0), BySource("last", board)
+    worker, last = HeldEach("a", board), BySource("last", board)
     pipe.create_flow("source0", False, source)
     pipe.create_flow("clock", False, clock)
     pipe.create_flow("workers", False, worker, replicas=2, ordered=True)
     pipe.create_flow("last", False, last)
     pipe.link(Wire(source, worker), Wire(worker, last), Wire(clock, last))
     with running(pipe):
-        board[8] = 4
+        for sent in range(1, 3):
+            board[8] = sent
+            eventually(lambda sent=sent: sum(_taken(pipe)) == sent, "the message in a worker's hands")  # type: ignore[misc]
+        board[8] = 4  # 0 and 2 are for the one, 1 and 3 for the other
+        eventually(lambda: sum(pipe.statistics().wires["source0", f"a#{number}"].sent for number in range(2)) == 4)
+        board[HELD_EACH + 1] = 1
         eventually(lambda: pipe.statistics().wires["a#1", "last"].received == 2, "results that are held back")
         pipe.notify_event(UNLINK_EVENT_NAME, specific_routine="a", unlink_routine_name="last")
         eventually(lambda: not any(w.linked for ends, w in pipe.statistics().wires.items() if ends[0].startswith("a")))
-        board[GATE] = 1  # the first result of the other is sent before it hears of the unlinking, the second one is not
+        board[HELD_EACH] = 1  # its first result is sent before it hears of the unlinking, the second one is not
         eventually(lambda: board[101] == 3, "what was held back")
         assert board[11] == 0, "out of order"
         pipe.notify_event(KILL_EVENT_NAME)
         board[8] = board[9] = 1 << 60
+
+
+class HeldEach(Forward):
+    """Holds what it gets until the gate of this replica opens."""
+
+    def __init__(self, name: str, board: Board) -> None:
+        super().__init__(name)
+        self.board = board
+
+    def main_logic(self, data: Any) -> Any:
+        self.board.wait(HELD_EACH + int(self.name[-1]), timeout=60)
+        return data
