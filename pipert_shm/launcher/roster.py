@@ -22,6 +22,7 @@ class Flow:
     Attributes:
         peer: the channel to its process; None while it has none. There may be one before the pid is known.
         server: who forks it, where we don't.
+        ready: its process has said that it is there.
         unhandled: bytes of the events that it was sent and has not handled.
         restart_at: when it is to be forked again, as of time.monotonic().
         recover_at: when recovery from its death is to be tried again, since the system would not let us.
@@ -39,6 +40,7 @@ class Flow:
     pid: int = 0
     pidfd: int = -1
     stacks: int = -1
+    ready: bool = False
     unhandled: int = 0
     deaths: list[float] = field(default_factory=list)
     restart_at: float | None = None

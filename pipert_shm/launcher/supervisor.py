@@ -165,6 +165,8 @@ class Supervisor:
         self._watch.add(pidfd, lambda: self._note_death(flow))
         if flow.doomed:
             self.kill_flow(flow)
+        if flow.ready:
+            self._note_up_and_running(flow)
 
     def _note_forked(self, flow: Flow, pid: int, why: str) -> None:
         """A fork server has made a process, or has not."""
@@ -192,7 +194,12 @@ class Supervisor:
             raise
 
     def note_ready(self, flow: Flow) -> None:
-        """Its process says that it is there."""
+        """Its process says that it is there. It may do so before a fork server has told its pid."""
+        flow.ready = True
+        if flow.pid:
+            self._note_up_and_running(flow)
+
+    def _note_up_and_running(self, flow: Flow) -> None:
         self._came_up.add(flow.name)
         self._note_up(flow)
         self._lifecycle.start_again(flow)
@@ -231,7 +238,7 @@ class Supervisor:
                 os.close(fd)
         if flow.peer is not None:
             flow.peer.close()
-        flow.peer, flow.pid, flow.pidfd, flow.stacks, flow.unhandled = None, 0, -1, -1, 0
+        flow.peer, flow.pid, flow.pidfd, flow.stacks, flow.unhandled, flow.ready = None, 0, -1, -1, 0, False
 
     def _recover(self, flow: Flow) -> None:
         """Clears up after a death, and decides what becomes of the flow; later, where the system lets us do nothing now."""
