@@ -78,7 +78,7 @@ def create_segment(name: str, size: int, purpose: str) -> int:
     """
     try:
         segment = system.open_shared(name, posix_ipc.O_CREX, mode=MODE)
-    except posix_ipc.PermissionsError as error:
+    except PermissionError as error:
         raise OSError(errno.EACCES, f"can't create {name} in {SHM}, which is not ours to write to: {error}") from error
     except OSError as error:
         raise OSError(error.errno or errno.EMFILE, f"can't create {name} in {SHM}: {error}") from error
@@ -154,7 +154,7 @@ def _remove_if_stale(pipe_id: str) -> bool:
         if segment is not None and not _lock(segment.fd, fcntl.F_WRLCK):
             return False
         unlink_pipe(pipe_id)
-    except (OSError, posix_ipc.PermissionsError):
+    except OSError:
         return False
     finally:
         if segment is not None:
@@ -212,22 +212,22 @@ class ControlSegment:
         while True:
             pipe_id = new_pipe_id()
             fd = create_segment(_name(pipe_id, CONTROL), size, "the pipe's control segment")
-            # Somebody who looked for stale pipes between creation and lock may have it locked, or removed: then a new one.
-            if _lock(fd, fcntl.F_RDLCK) and os.fstat(fd).st_nlink:
-                break
-            os.close(fd)
-            _unlink(_name(pipe_id, CONTROL))
-        try:
-            native.guard(fd)
-            system.write_at(fd, about, records)
-            address = _map_control(pipe_id, size)
-            room.format(address, budget)
-            return cls(pipe_id, fd, address, size)
-        except BaseException:
-            native.unguard(fd)
-            os.close(fd)
-            _unlink(_name(pipe_id, CONTROL))
-            raise
+            try:
+                # Somebody who looked for stale pipes between creation and lock may have it locked, or removed: then a new one.
+                if not _lock(fd, fcntl.F_RDLCK) or not os.fstat(fd).st_nlink:
+                    os.close(fd)
+                    _unlink(_name(pipe_id, CONTROL))
+                    continue
+                native.guard(fd)
+                system.write_at(fd, about, records)
+                address = _map_control(pipe_id, size)
+                room.format(address, budget)
+                return cls(pipe_id, fd, address, size)
+            except BaseException:
+                native.unguard(fd)
+                os.close(fd)
+                _unlink(_name(pipe_id, CONTROL))
+                raise
 
     @classmethod
     def open(cls, pipe_id: str) -> ControlSegment:

@@ -18,6 +18,7 @@ from pipert_shm import forked, native, system
 from pipert_shm.control import messages
 from pipert_shm.control.channel import Channel, Received
 from pipert_shm.control.dispatch import Dispatch
+from pipert_shm.control.guard import contained
 from pipert_shm.control.messages import (
     Answer,
     Died,
@@ -387,7 +388,7 @@ class Session:
                 continue
             with self._hearing:
                 if received is None:
-                    self._end_launcher()
+                    self._note_end()
                 else:
                     self._table.deliver(received)
         self._ready.set()
@@ -434,6 +435,16 @@ class Session:
             tap.end()
             tap.release()
 
+    def _note_end(self) -> None:
+        """Whatever goes wrong with what is left to do then: it is the end, and whoever waits for it hears of it."""
+        try:
+            with contained(self.relay.logger, "clearing up after the launcher"):
+                self._end_launcher()
+        finally:
+            with self._answered:
+                self.gone.set()
+                self._answered.notify_all()
+
     def _end_launcher(self) -> None:
         """The launcher's end of the channel is closed: it is gone, and all of its flows with it, or about to be."""
         try:
@@ -449,10 +460,7 @@ class Session:
         try:
             unlink_pipe(self.segment.pipe_id)  # what the launcher could not
         except OSError as error:
-            tell("can't look into /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
-        with self._answered:
-            self.gone.set()
-            self._answered.notify_all()
+            tell("can't clear up /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
 
     def _await_flows(self) -> None:
         """Waits until the flows are gone, too: nobody holds the other end of the log channel any more."""

@@ -35,8 +35,28 @@ lock = fcntl.fcntl
 space = os.statvfs
 listing = os.listdir
 map_memory = native.map_shared
-open_shared = posix_ipc.SharedMemory
-unlink_shared = posix_ipc.unlink_shared_memory
+
+
+def open_shared(name: str, flags: int = 0, mode: int = 0o600) -> posix_ipc.SharedMemory:
+    """Opens a segment, or makes one. PermissionError is an OSError here, as everywhere else.
+
+    :raises posix_ipc.ExistentialError: when there is none, or, where it is to be made, one.
+    """
+    try:
+        return posix_ipc.SharedMemory(name, flags, mode=mode)
+    except posix_ipc.PermissionsError as error:
+        raise PermissionError(errno.EACCES, f"{name} in /dev/shm is not ours: {error}") from error
+
+
+def unlink_shared(name: str) -> None:
+    """Removes a segment's name. PermissionError is an OSError here, as everywhere else.
+
+    :raises posix_ipc.ExistentialError: when there is none.
+    """
+    try:
+        posix_ipc.unlink_shared_memory(name)
+    except posix_ipc.PermissionsError as error:
+        raise PermissionError(errno.EACCES, f"{name} in /dev/shm is not ours: {error}") from error
 
 
 def channel_ends(buffer_bytes: int) -> tuple[socket.socket, socket.socket]:

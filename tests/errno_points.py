@@ -32,7 +32,6 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import posix_ipc
 
 import pipert_shm.launcher.fork_server
 import pipert_shm.launcher.loop
@@ -137,7 +136,7 @@ class Faults:
             if point is None:
                 os.write(self._seen, f"{self.role}\t{call}\t{place}\n".encode())
             elif (self.role, call, place) == (point.role, point.call, point.place) and self._fire():
-                raise _error_of(call, point.errno)
+                raise OSError(point.errno, os.strerror(point.errno))
             return original(*arguments, **options)
 
         return made
@@ -149,15 +148,6 @@ class Faults:
         except FileExistsError:
             return False
         return True
-
-
-def _error_of(call: str, number: int) -> Exception:
-    """What the real call raises."""
-    text = os.strerror(number)
-    if call in ("open_shared", "unlink_shared") and number == errno.EACCES:
-        refusal: Exception = posix_ipc.PermissionsError(text)
-        return refusal
-    return OSError(number, text)
 
 
 def _place(frame: FrameType | None) -> str:

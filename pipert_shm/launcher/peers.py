@@ -15,6 +15,7 @@ from pipert_shm.errors import describe
 from pipert_shm.launcher.watch import Watch
 
 MOST_QUEUED = 32 << 20  # bytes that wait for a peer that does not read
+MOST_FAILURES = 100  # times that the last words of a peer are asked for
 IN_A_ROUND = 64  # messages of one peer, before others get their turn
 
 
@@ -103,9 +104,15 @@ class Peer:
                 return
 
     def hear_last_words(self) -> None:
-        """Takes all that is there: the other end is dead."""
-        while self._hear_one():
-            pass
+        """Takes all that is there: the other end is dead. What can't be had, since the system has no memory, is lost."""
+        failures = 0
+        while failures < MOST_FAILURES:
+            try:
+                if not self._hear_one():
+                    return
+            except OSError:
+                failures += 1
+        self._logger.error("the last words of %s can't be received: there is no memory for them", self.name)
 
     def _hear_one(self) -> bool:
         if not self.is_open:
