@@ -66,7 +66,7 @@ class Reserve:
                 self._take()
 
     def help(self, action: Callable[[], T]) -> T:
-        """Does it; with the reserve, where it fails since no descriptor is free."""
+        """Does it; again with the reserve, where it fails since no descriptor is free. It should leave none open."""
         try:
             return action()
         except OSError as error:

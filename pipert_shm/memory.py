@@ -297,25 +297,28 @@ def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int
     if claimed is None:
         raise SharedMemoryFull(f"{purpose} (the pipe has {native.RINGS} rings already)", size, 0)
     ring, serial = claimed
+
+    def make() -> None:
+        fd = create_segment(_name(segment.pipe_id, serial), size, purpose)
+        try:
+            address = system.map_memory(fd, PAGE)
+            native.format_ring(address, ring, owner, fitting, slot_bytes)
+            native.unmap(address, PAGE)
+            if mapped:
+                process.map_ring(ring, serial, fd, size, writable=True)
+        except BaseException:
+            _unlink(_name(segment.pipe_id, serial))
+            raise
+        finally:
+            os.close(fd)
+
     try:
         if not process.spend(ring, size):
             raise SharedMemoryFull(purpose, size, free)
-        fd = segment.reserve.help(lambda: create_segment(_name(segment.pipe_id, serial), size, purpose))
+        segment.reserve.help(make)
     except BaseException:
         process.release_ring(ring)
         raise
-    try:
-        address = system.map_memory(fd, PAGE)
-        native.format_ring(address, ring, owner, fitting, slot_bytes)
-        native.unmap(address, PAGE)
-        if mapped:
-            process.map_ring(ring, serial, fd, size, writable=True)
-    except BaseException:
-        _unlink(_name(segment.pipe_id, serial))
-        process.release_ring(ring)
-        raise
-    finally:
-        os.close(fd)
     process.publish_ring(ring)
     return ring
 
@@ -329,15 +332,18 @@ def open_ring(segment: ControlSegment, ring: int, *, writable: bool = False) -> 
     serial = segment.process.serial(ring)
     if not serial:
         raise LookupError(f"a message names ring {ring}, which does not exist")
-    path = SHM / _name(segment.pipe_id, serial)[1:]
+
+    def map_it() -> None:
+        fd = system.open_file(SHM / _name(segment.pipe_id, serial)[1:], os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            segment.process.map_ring(ring, serial, fd, os.fstat(fd).st_size, writable=writable)
+        finally:
+            os.close(fd)
+
     try:
-        fd = segment.reserve.help(lambda: system.open_file(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+        segment.reserve.help(map_it)
     except FileNotFoundError:
         raise LookupError(f"ring {ring} (serial {serial}) is gone, with its pipe") from None
-    try:
-        segment.process.map_ring(ring, serial, fd, os.fstat(fd).st_size, writable=writable)
-    finally:
-        os.close(fd)
 
 
 def open_every_ring(segment: ControlSegment) -> list[int]:

@@ -90,7 +90,7 @@ def test_the_receiver_of_a_wire_that_was_unlinked_dies(restart: Any) -> None:
     pipe.create_flow("other", False, other, **FAST)
     pipe.link(Wire(source, [one, other]))
     with running(pipe):
-        board.wait(TAKEN, 2)
+        eventually(lambda: all(pipe.statistics().routines[name].received for name in ("one", "other")))
         eventually(lambda: pipe.statistics().wires["source", "one"].waiting == 2)
         pipe.notify_event(UNLINK_EVENT_NAME, specific_routine="source", unlink_routine_name="one")
         eventually(lambda: not pipe.statistics().wires["source", "one"].linked)
