@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipert_shm import UnknownEvent, UnknownTarget, events
-from pipert_shm.events import Audience, accepted, handlers_of
+from pipert_shm.events import LARGEST_PARAMETERS, Audience, Wiring, accepted, handlers_of
 
 
 class Base:
@@ -168,3 +171,109 @@ def test_built_in_events_need_no_handler(audience: Audience, name: str) -> None:
 def test_built_in_events_need_their_parameters(audience: Audience) -> None:
     with pytest.raises(UnknownEvent, match=r"'unlink'.*'unlink_routine_name'"):
         audience.address("unlink", None, None, {})
+
+
+# ---- what is on its way ----------------------------------------------------------------------------
+
+
+class Name(str):
+    """A name that is more than text."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        raise AssertionError("pickled")
+
+
+class Stranger:
+    """What no process but a flow may unpickle."""
+
+    def __reduce__(self) -> Any:
+        return _trap, ()
+
+
+def _trap() -> None:
+    raise AssertionError("unpickled")
+
+
+def test_an_event_can_be_passed_on_unread(audience: Audience) -> None:
+    event = audience.address("zoom", None, None, {"one": Stranger()})
+    again = pickle.loads(pickle.dumps(event))
+    assert (again, again.wiring) == (event, None)
+    with pytest.raises(AssertionError, match="unpickled"):
+        again.parameters()
+
+
+def test_an_event_without_parameters(audience: Audience) -> None:
+    event = audience.address("stop", None, None, {})
+    assert (event.params, event.parameters()) == (b"", {})
+
+
+def test_the_names_of_an_event_are_plain_text() -> None:
+    audience = Audience({Name("flow"): (Name("camera"), Name("screen"))}, {"camera": {}, "screen": {}}, {})
+    link = {"link_routine_name": Name("screen"), "policy": Name("block"), "capacity": np.int64(4), "timeout": np.float32(1.5)}
+    for event in (
+        audience.address(Name("stop"), None, None, {}),
+        audience.address(Name("stop"), None, Name("camera"), {}),
+        audience.address("stop", {Name("flow"): [Name("camera")]}, None, {}),
+        audience.address("unlink", None, "camera", {"unlink_routine_name": "screen"}),
+    ):
+        assert {type(event.name), *map(type, event.routines)} == {str}
+        pickle.dumps(event)
+    wiring = audience._wiring("link", link)
+    assert wiring == Wiring("screen", "block", 4, 1.5)
+    assert [type(value) for value in vars_of(wiring).values()] == [str, str, int, float]
+
+
+def vars_of(thing: Any) -> dict[str, Any]:
+    return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+
+
+def test_wiring_is_of_link_and_unlink_only(audience: Audience) -> None:
+    assert audience.address("unlink", None, "camera", {"unlink_routine_name": "nobody"}).wiring == Wiring("nobody")
+    event = audience.address("link", None, "camera", {"link_routine_name": "screen", "capacity": 3})
+    assert event.wiring == Wiring("screen", capacity=3)
+    assert event.parameters() == {"link_routine_name": "screen", "capacity": 3}
+    assert audience.address("update_fps", None, "camera", {"fps": 3}).wiring is None
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "says"),
+    [
+        ("link", {"link_routine_name": 3}, "link_routine_name must be a str, not 3"),
+        ("link", {"link_routine_name": ["screen"]}, "link_routine_name must be a str"),
+        ("link", {"link_routine_name": "screen", "policy": []}, "unknown policy"),
+        ("link", {"link_routine_name": "screen", "capacity": True}, "capacity must be"),
+        ("link", {"link_routine_name": "screen", "timeout": "1s"}, "timeout must be"),
+        ("unlink", {"unlink_routine_name": {}}, "unlink_routine_name must be a str"),
+        ("update_fps", {"fps": "fast"}, "fps must be"),
+        ("update_fps", {"fps": float("nan")}, "fps must be"),
+        ("zoom", {"one": bytes(LARGEST_PARAMETERS)}, "1,048,576 is the limit"),
+    ],
+)
+def test_parameters_that_do_not_fit(audience: Audience, name: str, params: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        audience.address(name, None, None, params)
+
+
+@pytest.mark.parametrize(
+    ("flows", "routine"),
+    [
+        (None, 3),
+        (None, ["camera"]),
+        ("front", None),
+        (["front"], None),
+        ({"front": "camera"}, None),
+        ({"front": 3}, None),
+        ({"front": [3]}, None),
+        ({3: []}, None),
+    ],
+)
+def test_addresses_that_are_none(audience: Audience, flows: Any, routine: Any) -> None:
+    with pytest.raises(ValueError, match=r"must be a (str|dict of lists)"):
+        audience.address("stop", flows, routine, {})
+
+
+def test_an_event_s_name_is_a_str(audience: Audience) -> None:
+    with pytest.raises(ValueError, match="an event's name must be a str, not 3"):
+        audience.address(3, None, None, {})  # type: ignore[arg-type]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import pytest
 
 from conftest import RunScript, Script, StartScript
 from pipert_shm import Pipe, PipeStateError
-from pipert_shm.rpc import RPCPipeWrapper
+from pipert_shm.rpc import THREADS, RPCPipeWrapper
 from waiting import PATIENCE, eventually
 
 SERVER = """
+import os
 import sys
 from pipert_shm import DestinationRoutine, Pipe, SourceRoutine, events
 from pipert_shm.rpc import RPCPipeWrapper
@@ -29,6 +31,10 @@ class Numbers(SourceRoutine):
     @events("scale")
     def scale(self, factor):
         self.factor = factor
+
+    @events("die")
+    def die(self):
+        os._exit(3)
 
     def main_logic(self):
         return self.factor
@@ -47,7 +53,7 @@ class End(DestinationRoutine):
 numbers = Numbers("numbers")
 numbers.set_const_fps(200)
 pipe = Pipe()
-pipe.create_flow("first", True, numbers, End("end"))
+pipe.create_flow("first", True, numbers, End("end"), restart="never")
 pipe.build()
 print(pipe._built().segment.pipe_id, flush=True)
 RPCPipeWrapper(pipe).run_rpc_server(endpoint="{endpoint}")
@@ -100,8 +106,9 @@ class Client:
         return self.answer()["value"]
 
     def close(self) -> None:
-        self.requests.close()
-        assert self.process.wait(PATIENCE) == 0
+        with suppress(BrokenPipeError):
+            self.requests.close()
+        assert self.process.wait(PATIENCE) in (0, -signal.SIGKILL)
         self.answers.close()
 
 
@@ -157,7 +164,7 @@ def test_the_calls_of_the_seed(server: Server, connect: Callable[[], Client]) ->
     client = connect()
     assert client("structure") == {
         "Routines": [
-            {"flow_name": "first", "routine_name": "numbers", "events": ["scale"]},
+            {"flow_name": "first", "routine_name": "numbers", "events": ["die", "scale"]},
             {"flow_name": "first", "routine_name": "end", "events": []},
         ],
         "Events": ["start", "stop", "kill"],
@@ -206,7 +213,7 @@ def test_an_error_reaches_the_client(server: Server, connect: Callable[[], Clien
     client = connect()
     client("start")
     cases: list[tuple[tuple[Any, ...], str, str]] = [
-        (("execute", "nothing"), "UnknownEvent", "they handle: kill, link, log_data, scale"),
+        (("execute", "nothing"), "UnknownEvent", "they handle: die, kill, link, log_data, scale"),
         (("execute", "scale"), "UnknownEvent", "factor"),
         (("execute", "scale", '{"factor": '), "JSONDecodeError", "Expecting value"),
         (("execute", "scale", "[2]"), "ValueError", "must be a dict or the JSON of one"),
@@ -237,12 +244,46 @@ def test_a_client_that_waits_for_the_end_holds_up_nobody(server: Server, connect
     server.expect_end()
 
 
-def test_ctrl_c_ends_server_and_pipe(server: Server, connect: Callable[[], Client]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_server_and_pipe(server: Server, connect: Callable[[], Client], number: signal.Signals) -> None:
     client = connect()
     client("start")
     server.script.wait_for_line("value 1 False")
-    server.script.interrupt()
+    server.script.process.send_signal(number)
     server.expect_end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_any_number_of_joins_keeps_nobody_out(server: Server, connect: Callable[[], Client], number: signal.Signals) -> None:
+    """Of clients that are gone, too; before the pipe is started, and after."""
+    waiting, gone, other = connect(), connect(), connect()
+    for _ in range(THREADS + 20):
+        waiting.ask("later", "execute", "join")
+        gone.ask("later", "execute", "join")
+    assert waiting("structure") == gone("structure") == other("structure")  # all of these are on their way
+    gone.process.kill()
+    gone.process.wait()
+    other("start")
+    expect_messages(other)
+    threads = len(list(Path(f"/proc/{server.script.process.pid}/task").iterdir()))
+    assert threads < THREADS
+    server.script.process.send_signal(number)
+    assert waiting("now") is None
+    server.expect_end()
+
+
+def test_a_join_hears_that_the_pipe_failed(server: Server, connect: Callable[[], Client]) -> None:
+    waiting, other = connect(), connect()
+    waiting.ask("later", "execute", "join")
+    other("start")
+    expect_messages(other)
+    other("execute", "die")
+    waiting.ask("now")
+    answer = waiting.answer()
+    assert (answer["error"], answer["message"]) == ("PipeFailed", "flow 'first' exited with status 3")
+    end = server.script.finish()
+    assert end.returncode == 1
+    assert "PipeFailed: flow 'first' exited with status 3" in end.stderr
 
 
 def test_a_pipe_that_is_not_built() -> None:

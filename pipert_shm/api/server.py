@@ -117,7 +117,7 @@ class _Server(uvicorn.Server):
                     signal.signal(number, handler)  # uvicorn raises those that came again, for these
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends at the first signal, which the program then hears of. Those that follow find it ending: uvicorn would break off."""
+        """Ends at the first signal, which the program then hears of. At those that follow uvicorn would break its end off."""
         if not self._captured_signals:
             super().handle_exit(sig, frame)
 
