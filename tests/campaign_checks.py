@@ -27,12 +27,14 @@ class Rest:
     Attributes:
         dropped: per wire, by reason.
         unjoined: per join, the messages that wait for partners.
-        missing: per way.
+        missing: per way, of all that its source has sent that way.
+        skipped: per way, the numbers that its source has given, and not sent that way.
     """
 
     dropped: dict[tuple[str, str], Counter[str]]
     unjoined: dict[str, int]
     missing: dict[Way, int]
+    skipped: dict[Way, int]
 
 
 class Watched:
@@ -174,7 +176,8 @@ class Watched:
         if self.graph.policy != "block":
             return
         now = self.pipe.statistics()
-        for plain, missing in self.missing().items():
+        for plain, (last, count) in self.seen().items():
+            missing = last - count
             nodes, hops = self._along(plain)
             allowed = sum(wire.lost for ends, wire in now.wires.items() if self.edge_of(ends) in hops)
             allowed += sum(now.routines[name].lost_in_crash for node in nodes[1:] for name in node.copies)
@@ -183,18 +186,17 @@ class Watched:
             if missing > allowed:
                 raise Violation(f"{missing} messages are missing on the way {plain}, {allowed} are accounted for")
 
-    def missing(self) -> dict[Way, int]:
-        """At rest, how many messages did not come by each way that was always there, of those before the last that came."""
+    def seen(self) -> dict[Way, tuple[int, int]]:
+        """By each way that was always there: the number after that of the last message that came, and how many have come."""
         alike: dict[Way, list[Way]] = defaultdict(list)
         for way in self.made.cells:
             alike[self.graph.plain(way)].append(way)
-        missing = {}
-        for plain, ways in alike.items():
-            if any(hop in self.graph.loose or hop in self.graph.late_edges for hop in self._along(plain)[1]):
-                continue
-            last = max(self.made.board[self.made.cells[way][0]] for way in ways)
-            missing[plain] = last - sum(self.made.board[self.made.cells[way][1]] for way in ways)
-        return missing
+        board, cells = self.made.board, self.made.cells
+        return {
+            plain: (max(board[cells[way][0]] for way in ways), sum(board[cells[way][1]] for way in ways))
+            for plain, ways in alike.items()
+            if not any(hop in self.graph.loose or hop in self.graph.late_edges for hop in self._along(plain)[1])
+        }
 
     def _along(self, plain: Way) -> tuple[list[Node], list[Edge]]:
         nodes = [self.graph.everybody[int(name[1:])] for name in plain]
@@ -206,7 +208,21 @@ class Watched:
         return Rest(
             {ends: Counter(wire.dropped) for ends, wire in now.wires.items()},
             {self.names[number]: shot.in_hand(number) for number in self._joins()},
-            self.missing(),
+            {plain: self._sent(shot, plain) - count for plain, (_, count) in self.seen().items()},
+            {plain: self._sequence(shot, plain) - self._sent(shot, plain) for plain in self.seen()},
+        )
+
+    def _sequence(self, shot: Snapshot, plain: Way) -> int:
+        return int(shot.routines[self.numbers[plain[0]]]["sequence"])
+
+    def _sent(self, shot: Snapshot, plain: Way) -> int:
+        """What the way's source has sent on its first wire, or on those to the replicas there."""
+        hop = self._along(plain)[1][0]
+        return sum(
+            int(edge["sent"]) - shot.pending(number)
+            for number, edge in enumerate(shot.edges)
+            if edge["capacity"] and edge["receiver"] < len(self.names)
+            if self.edge_of((self.names[edge["sender"]], self.names[edge["receiver"]])) == hop
         )
 
     def check_stops(self, before: Rest) -> None:
@@ -228,11 +244,14 @@ class Watched:
         for plain, missing in now.missing.items():
             hops = self._along(plain)[1]
             allowed = sum(more.total() for ends, more in grown.items() if self.edge_of(ends) in hops)
+            allowed += sum(now.unjoined.get(name, 0) for name in plain)
             if missing > before.missing[plain] + allowed:
                 raise Violation(
                     f"stops alone: {missing - before.missing[plain]} more messages are missing on the way {plain}, "
                     f"{allowed} are accounted for"
                 )
+            if now.skipped[plain] > before.skipped[plain] + 1:  # one may be in the source's hands, which waits for room
+                raise Violation(f"stops alone: {plain[0]} has {now.skipped[plain] - before.skipped[plain]} numbers not sent")
 
     def check_counts(self) -> None:
         """What a routine's wires brought is what it has seen, but for what was in its hands when it died, or waits there."""
