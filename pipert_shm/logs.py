@@ -106,7 +106,7 @@ def _pickled(value: object, limit: int) -> bytes:
     """A field that a user gave to a record; where it can't be pickled, or is too large, what can be said of it."""
     try:
         data = pickle.dumps(value, 5)
-    except Exception as error:
+    except BaseException as error:  # of a stranger's __reduce__: anything
         data = pickle.dumps(f"(a {type(value).__name__} that does not pickle: {shortened(describe(error), 200)})")
     if len(data) > 2 * limit:
         return pickle.dumps(f"(a {type(value).__name__} of {len(data):,} bytes: too large for a log record)")
@@ -159,9 +159,9 @@ def as_picture(frame: np.ndarray) -> str | None:
 
 
 def forwarding_logger(name: str, handler: ForwardingHandler) -> logging.Logger:
-    """The logger of this name, its records going to the parent only. Levels are inherited as ever."""
+    """The logger of this name, its records going to the parent only, whose filters see them. Levels are inherited as ever."""
     logger = logging.getLogger(name)
-    logger.handlers = [handler]
+    logger.handlers, logger.filters = [handler], []
     logger.propagate = False
     return logger
 
@@ -273,7 +273,7 @@ def _replay(message: Record) -> None:
     for name, data in message.extra.items():
         try:
             fields[name] = pickle.loads(data)
-        except Exception as error:
+        except BaseException as error:  # of a stranger's __setstate__: anything
             fields[name] = f"(can't be unpickled here: {describe(error)})"
     record = logging.makeLogRecord(fields)
     logger = logging.getLogger(record.name)

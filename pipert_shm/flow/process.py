@@ -102,7 +102,7 @@ class FlowProcess:
             routine._logger = forwarding_logger(f"{logger.name}.{routine.name}", handler)
             routine._notifier = partial(self._notify, routine.name)
             self.runners[routine.name] = Runner(self, item, local, attachment)
-        self._handling = Handling(self.runners, self.report)
+        self._handling = Handling(self.runners, self.report, logger)
         self._table = self._make_table()
 
     def report(self, message: Message) -> None:
