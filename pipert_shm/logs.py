@@ -22,6 +22,7 @@ import numpy as np
 
 from pipert_shm import system
 from pipert_shm.control.channel import PACKET_BYTES, Channel, packets_of
+from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.messages import Record
 from pipert_shm.errors import LONGEST_TEXT, PipeStateError, describe, shortened
 from pipert_shm.pictures import encoded, scaled
@@ -184,6 +185,8 @@ class LogRelay:
         self.logger = logging.Logger(logger.name, logger.getEffectiveLevel())
         self.logger.addHandler(ForwardingHandler(own, "MainProcess", "MainThread"))
         self._logger = logger
+        self._table = Dispatch("the relay of log records", self.logger)
+        self._table.on(Record, self._hand_over)
         self._busy = threading.Lock()
         self._since: float | None = None  # when the handlers got the record that they are at work on
         self._thread = threading.Thread(target=self._run, name=f"{logger.name}-logs", daemon=True)
@@ -219,14 +222,15 @@ class LogRelay:
                 return
             with self._busy:
                 self._since = time.monotonic()
-                try:
-                    if not isinstance(received.message, Record):
-                        raise ValueError(f"{received.kind}: {received.trouble or 'it is no log record'}")
-                    _replay(received.message)
-                except BaseException as error:
-                    # A handler or filter of the user's raised, which must neither end this thread nor be silent.
-                    self._complain("a log handler failed", error)
+                self._table.deliver(received)
                 self._since = None
+
+    def _hand_over(self, record: Record) -> None:
+        try:
+            _replay(record)
+        except BaseException as error:
+            # A handler or filter of the user's raised, which must neither end this thread nor be silent.
+            self._complain("a log handler failed", error)
 
     def _complain(self, what: str, error: BaseException) -> None:
         try:

@@ -22,6 +22,7 @@ class Flow:
     Attributes:
         peer: the channel to its process; None while it has none. There may be one before the pid is known.
         server: who forks it, where we don't.
+        ready: its process has said that it is there.
         unhandled: bytes of the events that it was sent and has not handled.
         restart_at: when it is to be forked again, as of time.monotonic().
         recover_at: when recovery from its death is to be tried again, since the system would not let us.
@@ -39,6 +40,7 @@ class Flow:
     pid: int = 0
     pidfd: int = -1
     stacks: int = -1
+    ready: bool = False
     unhandled: int = 0
     deaths: list[float] = field(default_factory=list)
     restart_at: float | None = None
@@ -113,7 +115,7 @@ class Roster:
     def edge_record(self, edge: EdgePlan) -> native.EdgeRecord:
         return native.EdgeRecord(self.segment.process, edge.number)
 
-    def send(self, flow: Flow, message: Message) -> None:
+    def send(self, flow: Flow, message: Message, question: int = 0) -> None:
         """To a flow that is down, nothing: it is born with all that it needs to know."""
         if flow.peer is not None:
-            flow.peer.send(message)
+            flow.peer.send(message, question)

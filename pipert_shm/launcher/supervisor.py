@@ -192,7 +192,10 @@ class Supervisor:
             raise
 
     def note_ready(self, flow: Flow) -> None:
-        """Its process says that it is there."""
+        """Its process says that it is there; perhaps more than once."""
+        if flow.ready:
+            return
+        flow.ready = True
         self._came_up.add(flow.name)
         self._note_up(flow)
         self._lifecycle.start_again(flow)
@@ -231,7 +234,7 @@ class Supervisor:
                 os.close(fd)
         if flow.peer is not None:
             flow.peer.close()
-        flow.peer, flow.pid, flow.pidfd, flow.stacks, flow.unhandled = None, 0, -1, -1, 0
+        flow.peer, flow.pid, flow.pidfd, flow.stacks, flow.unhandled, flow.ready = None, 0, -1, -1, 0, False
 
     def _recover(self, flow: Flow) -> None:
         """Clears up after a death, and decides what becomes of the flow; later, where the system lets us do nothing now."""
