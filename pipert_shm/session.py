@@ -91,6 +91,7 @@ class Session:
         self._fork_servers: set[int] = set()
         self._is_unsure = False  # whether the launcher took in what was added last
         self._starts = 0
+        self._starting = 0  # starts that the launcher has not answered
         self._is_to_end = False
         self._closed = False
         self.segment = _make_segment(plan, budget)
@@ -193,6 +194,7 @@ class Session:
         """An end that was told before a start, or crosses it, does not count."""
         with self._lock:
             self._starts += 1
+            self._starting += 1
             starts, was_over = self._starts, self.over.is_set()
             if not self.gone.is_set():
                 self.over.clear()
@@ -204,6 +206,9 @@ class Session:
                 if was_over:
                     self.over.set()
             raise
+        finally:
+            with self._lock:
+                self._starting -= 1
 
     def kill(self) -> None:
         """Makes every flow end."""
@@ -428,7 +433,7 @@ class Session:
         with self._lock:
             numbers = range(len(self.plan.routines))
             states = [State(native.RoutineRecord(self.segment.process, number).state) for number in numbers]
-            if not self._questions and all(state.over for state in states):
+            if not self._starting and all(state.over for state in states):
                 self.over.set()
 
     def _note_failed(self, message: Failed) -> None:

@@ -157,12 +157,13 @@ class Channel:
         kind = kind_of(code) if magic == _MAGIC else "damaged message"
         self._kind, self._question = kind, question
         self._parts.append(packet[_HEADER.size :])
-        if magic == _MAGIC and part == len(self._parts) - 1 and part < parts - 1 and not flags & socket.MSG_TRUNC:
+        in_order = magic == _MAGIC and part == len(self._parts) - 1 and not flags & socket.MSG_TRUNC
+        if in_order and part < parts - 1:
             return None
         body, fds, lost = b"".join(self._parts), self._fds, self._lost_fds
         self._parts, self._fds, self._lost_fds = [], [], False
         trouble = ""
-        if magic != _MAGIC or flags & socket.MSG_TRUNC or part != parts - 1 or len(body) != size:
+        if not in_order or part != parts - 1 or len(body) != size:
             trouble = "it is not whole"
         elif zlib.crc32(body) != checksum:
             trouble = "its checksum does not fit"
