@@ -22,6 +22,7 @@ import numpy as np
 
 from pipert_shm import system
 from pipert_shm.control.channel import PACKET_BYTES, Channel, packets_of
+from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.messages import Record
 from pipert_shm.errors import LONGEST_TEXT, PipeStateError, describe, shortened
 from pipert_shm.pictures import encoded, scaled
@@ -106,7 +107,7 @@ def _pickled(value: object, limit: int) -> bytes:
     """A field that a user gave to a record; where it can't be pickled, or is too large, what can be said of it."""
     try:
         data = pickle.dumps(value, 5)
-    except Exception as error:
+    except BaseException as error:  # of a stranger's __reduce__: anything
         data = pickle.dumps(f"(a {type(value).__name__} that does not pickle: {shortened(describe(error), 200)})")
     if len(data) > 2 * limit:
         return pickle.dumps(f"(a {type(value).__name__} of {len(data):,} bytes: too large for a log record)")
@@ -159,9 +160,9 @@ def as_picture(frame: np.ndarray) -> str | None:
 
 
 def forwarding_logger(name: str, handler: ForwardingHandler) -> logging.Logger:
-    """The logger of this name, its records going to the parent only. Levels are inherited as ever."""
+    """The logger of this name, its records going to the parent only, whose filters see them. Levels are inherited as ever."""
     logger = logging.getLogger(name)
-    logger.handlers = [handler]
+    logger.handlers, logger.filters = [handler], []
     logger.propagate = False
     return logger
 
@@ -184,6 +185,8 @@ class LogRelay:
         self.logger = logging.Logger(logger.name, logger.getEffectiveLevel())
         self.logger.addHandler(ForwardingHandler(own, "MainProcess", "MainThread"))
         self._logger = logger
+        self._table = Dispatch("the relay of log records", self.logger)
+        self._table.on(Record, self._hand_over)
         self._busy = threading.Lock()
         self._since: float | None = None  # when the handlers got the record that they are at work on
         self._thread = threading.Thread(target=self._run, name=f"{logger.name}-logs", daemon=True)
@@ -219,14 +222,15 @@ class LogRelay:
                 return
             with self._busy:
                 self._since = time.monotonic()
-                try:
-                    if not isinstance(received.message, Record):
-                        raise ValueError(f"{received.kind}: {received.trouble or 'it is no log record'}")
-                    _replay(received.message)
-                except BaseException as error:
-                    # A handler or filter of the user's raised, which must neither end this thread nor be silent.
-                    self._complain("a log handler failed", error)
+                self._table.deliver(received)
                 self._since = None
+
+    def _hand_over(self, record: Record) -> None:
+        try:
+            _replay(record)
+        except BaseException as error:
+            # A handler or filter of the user's raised, which must neither end this thread nor be silent.
+            self._complain("a log handler failed", error)
 
     def _complain(self, what: str, error: BaseException) -> None:
         try:
@@ -273,7 +277,7 @@ def _replay(message: Record) -> None:
     for name, data in message.extra.items():
         try:
             fields[name] = pickle.loads(data)
-        except Exception as error:
+        except BaseException as error:  # of a stranger's __setstate__: anything
             fields[name] = f"(can't be unpickled here: {describe(error)})"
     record = logging.makeLogRecord(fields)
     logger = logging.getLogger(record.name)

@@ -43,12 +43,15 @@ from pipert_shm.logs import LAST_WORDS, LogRelay, tell
 from pipert_shm.memory import ControlSegment, create_ring, free_bytes, unlink_pipe
 from pipert_shm.plan import Plan
 from pipert_shm.segments import TAPS, about
+from pipert_shm.states import State
 from pipert_shm.tap import Tap
 
 LINKS = 32  # wires between routines that build() knows no wire of, at one time
 NEWCOMERS = 16  # flows, and routines, that can be added while the pipe runs
 LEAST_CELLS = 16
 PATIENCE = 30.0  # seconds that a launcher may take to say whether it takes an event: it waits for nobody
+LONG_PATIENCE = 60.0  # likewise, where it waits for flows, or for a routine's turn
+LOOK_EVERY = 5.0  # seconds of silence after which the parent looks for itself
 
 _OPEN = object()  # in place of an answer that has not come
 
@@ -87,7 +90,10 @@ class Session:
         self._names = plan.names  # that taps may come across
         self._hearing = threading.Lock()  # held by the listener while it handles something
         self._fork_servers: set[int] = set()
+        self._is_unsure = False  # whether the launcher took in what was added last
         self._starts = 0
+        self._starting = 0  # starts that the launcher has not answered
+        self._is_to_end = False
         self._closed = False
         self.segment = _make_segment(plan, budget)
         try:
@@ -134,6 +140,7 @@ class Session:
         )
         for channel in (self._channel, logs, voice):
             channel.keep()
+        self._channel.set_patience(LOOK_EVERY)
         self.relay = LogRelay(logs, voice, self._logger)
         self._logs = logs
         self._table = self._make_table()
@@ -188,6 +195,7 @@ class Session:
         """An end that was told before a start, or crosses it, does not count."""
         with self._lock:
             self._starts += 1
+            self._starting += 1
             starts, was_over = self._starts, self.over.is_set()
             if not self.gone.is_set():
                 self.over.clear()
@@ -199,9 +207,13 @@ class Session:
                 if was_over:
                     self.over.set()
             raise
+        finally:
+            with self._lock:
+                self._starting -= 1
 
     def kill(self) -> None:
         """Makes every flow end."""
+        self._is_to_end = True
         if not self.gone.is_set():
             self._tell(Kill())
 
@@ -231,7 +243,7 @@ class Session:
     def tap(self, name: str) -> Tap:
         """See `Pipe.tap`. Waits until the routine has heard of it; other questions do not wait for that."""
         self.require_no_handler("tap()")
-        tap: Tap = self._ask(MakeTap(name))
+        tap: Tap = self._ask(MakeTap(name), patience=LONG_PATIENCE)
         return tap
 
     def restart(self, flow: str) -> None:
@@ -247,6 +259,8 @@ class Session:
         :raises OSError: when the system has no process or no file descriptor left for it.
         """
         self.require_no_handler("build()")
+        if self._is_unsure:
+            raise PipeStateError("build(): what became of an earlier one is not known; nothing more can be added to the pipe")
         with self._growing, ExitStack() as undo:
             names = _names_of(plan)
             self.segment.make_room(names)
@@ -258,7 +272,12 @@ class Session:
             if growth.flows:
                 ours, server = self._fork_server(plan, undo)
                 ends.append(ours)
-            self._ask(Extend(growth, server), handing_over=ends)
+            try:
+                self._ask(Extend(growth, server), handing_over=ends, patience=LONG_PATIENCE)
+            except _Unreadable:
+                self._is_unsure = True
+                undo.pop_all()  # the fork server is at work, perhaps: it ends with the launcher
+                raise
             undo.pop_all()
             self.segment.tell(names)
             self.plan, self.audience = plan, audience
@@ -336,7 +355,7 @@ class Session:
             raise
         answer = self._withdraw(number)
         if answer is _OPEN and not self.gone.is_set():
-            raise PipeStateError(f"the pipe's launcher (process {self._launcher}) has not answered for {patience:g} s")
+            raise _Unreadable(f"the pipe's launcher (process {self._launcher}) has not answered for {patience:g} s")
         if answer is _OPEN:
             raise PipeStateError("the pipe has ended")
         if isinstance(answer, Exception):
@@ -362,11 +381,15 @@ class Session:
     def _make_table(self) -> Dispatch:
         """Who handles what the launcher says. Nothing here runs users' code."""
 
-        def fail_question(received: Received, error: Exception) -> None:
+        def make_good(received: Received, error: Exception) -> None:
             if received.question:
-                self._answer(received.question, PipeStateError(f"the launcher's answer could not be read: {describe(error)}"))
+                self._answer(received.question, _Unreadable(f"the launcher's answer could not be read: {describe(error)}"))
+                self._tell(Answer(), received.question)  # where it made something for us
+            if received.kind == messages.Ready.__name__:  # which says nothing but that
+                self._ready.set()
+            self._look()
 
-        table = Dispatch("the pipe's parent", self.relay.logger, fail_question)
+        table = Dispatch("the pipe's parent", self.relay.logger, make_good)
         table.on(messages.Ready, lambda message: self._ready.set())
         table.on(Ended, self._note_ended)
         table.on(messages.Started, lambda message: self.over.clear())  # by a routine
@@ -382,6 +405,9 @@ class Session:
         while not self.gone.is_set():
             try:
                 received = self._channel.receive()
+            except BlockingIOError:
+                self._look()
+                continue
             except OSError as error:
                 self.relay.logger.error("the launcher can't be heard now: %s; it is tried again", describe(error))
                 time.sleep(0.01)
@@ -401,6 +427,16 @@ class Session:
             if message.starts >= self._starts:
                 self.over.set()
 
+    def _look(self) -> None:
+        """Something that was said may be lost: tells the launcher again to end, and sees whether all routines are over."""
+        if self._is_to_end and not self.gone.is_set():
+            self._tell(Kill())
+        with self._lock:
+            numbers = range(len(self.plan.routines))
+            states = [State(native.RoutineRecord(self.segment.process, number).state) for number in numbers]
+            if not self._starting and all(state.over for state in states):
+                self.over.set()
+
     def _note_failed(self, message: Failed) -> None:
         self._causes[message.key] = message.cause
 
@@ -416,11 +452,19 @@ class Session:
                 answer = pickle.loads(message.error)
             except Exception as error:
                 answer = PipeStateError(f"the launcher refuses, and why can't be read here: {describe(error)}")
-        self._answer(received.question, answer)
+        if received.question:
+            self._answer(received.question, answer)
+        else:  # something came to nothing there that was no question, or was not known as one
+            self._look()
 
     def _make_tap(self, message: TapMade, received: Received) -> None:
-        """The end of the tap, if it is told of next, finds it."""
+        """The end of the tap, if it is told of next, finds it.
+
+        :raises LookupError: when there is one already.
+        """
         number = message.edge.number
+        if number in self._taps:
+            raise LookupError(f"there is a tap {number} already")
         try:
             tap = self._taps[number] = Tap(self.segment, message.edge, message.incarnation, self._names, self._untap)
         except Exception as error:
@@ -470,6 +514,10 @@ class Session:
         ends = select.poll()
         ends.register(self._logs, 0)  # for the hang-up alone
         ends.poll((self._grace + LAST_WORDS) * 1000)
+
+
+class _Unreadable(PipeStateError):
+    """What the launcher answers is not known."""
 
 
 def _turn_away(answer: Any) -> None:

@@ -64,6 +64,8 @@ class Channel:
         self._socket = end
         self._owner = 0
         self._parts: list[bytes] = []  # of a message that is not complete
+        self._kind, self._question = "", 0  # its own
+        self._next: Received | None = None  # what came right behind one that will never be complete
         self._fds: list[int] = []
         self._lost_fds = False
 
@@ -84,6 +86,11 @@ class Channel:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    def set_patience(self, seconds: float) -> None:
+        """Makes a `receive` that waits longer raise BlockingIOError."""
+        whole, rest = divmod(seconds, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(whole), int(rest * 1e6)))
 
     def set_blocking(self, blocking: bool) -> None:
         self._socket.setblocking(blocking)
@@ -126,6 +133,9 @@ class Channel:
         :raises OSError: when the system has no memory for it now; it is still there.
         """
         self._require_own()
+        following, self._next = self._next, None
+        if following is not None:
+            return following
         while True:
             try:
                 packet, fds, flags = system.receive(self._socket, PACKET_BYTES, MOST_FDS)
@@ -134,11 +144,23 @@ class Channel:
             if not packet:
                 self._drop_parts()
                 return None
+            broken = self._break_off(packet)
             self._fds += fds
             self._lost_fds |= bool(flags & socket.MSG_CTRUNC)
             received = self._take(packet, flags)
+            if broken is not None:
+                self._next = received
+                return broken
             if received is not None:
                 return received
+
+    def _break_off(self, packet: bytes) -> Received | None:
+        """A message whose other parts will not come, since this packet begins another one."""
+        if not self._parts or (packet[: len(_MAGIC)] == _MAGIC and _HEADER.unpack_from(packet.ljust(_HEADER.size))[2] != 0):
+            return None
+        fds, self._fds, self._lost_fds = self._fds, [], False
+        self._parts.clear()
+        return Received(self._kind, self._question, None, "it is not whole", fds)
 
     def _take(self, packet: bytes, flags: int) -> Received | None:
         """What is complete with this packet, be it damaged."""
@@ -147,15 +169,15 @@ class Channel:
         except struct.error:
             magic, code, part, parts, question, size, checksum = b"", 0, 0, 1, 0, 0, 0
         kind = kind_of(code) if magic == _MAGIC else "damaged message"
-        if part == 0:
-            self._parts.clear()
+        self._kind, self._question = kind, question
         self._parts.append(packet[_HEADER.size :])
-        if magic == _MAGIC and part == len(self._parts) - 1 and part < parts - 1 and not flags & socket.MSG_TRUNC:
+        in_order = magic == _MAGIC and part == len(self._parts) - 1 and not flags & socket.MSG_TRUNC
+        if in_order and part < parts - 1:
             return None
         body, fds, lost = b"".join(self._parts), self._fds, self._lost_fds
         self._parts, self._fds, self._lost_fds = [], [], False
         trouble = ""
-        if magic != _MAGIC or flags & socket.MSG_TRUNC or part != parts - 1 or len(body) != size:
+        if not in_order or part != parts - 1 or len(body) != size:
             trouble = "it is not whole"
         elif zlib.crc32(body) != checksum:
             trouble = "its checksum does not fit"
@@ -170,6 +192,9 @@ class Channel:
 
     def _drop_parts(self) -> None:
         self._parts.clear()
+        if self._next is not None:
+            self._fds += self._next.fds
+            self._next = None
         for fd in self._fds:
             os.close(fd)
         self._fds = []

@@ -6,6 +6,7 @@ Apart from the control thread, so that a handler that takes long, or hangs, dela
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import threading
 from collections import deque
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pipert_shm import forked, native
+from pipert_shm.control.guard import contained
 from pipert_shm.control.messages import Handled, HandleEvent, Message, StartRoutines
 from pipert_shm.errors import describe
 from pipert_shm.events import (
@@ -36,11 +38,13 @@ class Handling:
     :param report: tells the launcher.
     """
 
-    def __init__(self, runners: Mapping[str, Runner], report: Callable[[Message], None]) -> None:
+    def __init__(self, runners: Mapping[str, Runner], report: Callable[[Message], None], logger: logging.Logger) -> None:
+        self._logger = logger
         self._runners = runners
         self._report = report
         self._pid = os.getpid()
         self._orders: deque[Orders] = deque()
+        self._runs = dict.fromkeys(runners, 0)  # the last run of each that was ordered
         self._changed = threading.Condition()
         self._ending = False
         self._ended = threading.Event()
@@ -50,7 +54,14 @@ class Handling:
         self._thread.start()
 
     def put(self, order: Orders) -> None:
-        """Takes an order, to be done after those that came before."""
+        """Takes an order, to be done after those that came before.
+
+        :raises LookupError: when it is for a routine that is not here; nothing of it is done then.
+        """
+        names = order.event.routines if isinstance(order, HandleEvent) else tuple(name for name, _ in order.runs)
+        strangers = [name for name in names if name not in self._runners]
+        if strangers:
+            raise LookupError(f"there is no routine {strangers[0]!r} in this flow")
         with self._changed:
             self._orders.append(order)
             self._changed.notify()
@@ -83,13 +94,20 @@ class Handling:
                 if not self._orders:
                     break
                 order = self._orders.popleft()
-            if isinstance(order, StartRoutines):
-                for name, run in order.runs:
-                    self._runners[name].command(Start(run))
-                    self._handle(Event(START_EVENT_NAME, (name,)))
-            else:
-                self._do(order)
+            with contained(self._logger, "an order of the launcher's"):
+                if isinstance(order, StartRoutines):
+                    self._start(order)
+                else:
+                    self._do(order)
         self._ended.set()
+
+    def _start(self, order: StartRoutines) -> None:
+        """Starts what was not started by an earlier order: one may come twice."""
+        for name, run in order.runs:
+            if run > self._runs[name]:
+                self._runs[name] = run
+                self._runners[name].command(Start(run))
+                self._handle(Event(START_EVENT_NAME, (name,)))
 
     def _do(self, order: HandleEvent) -> None:
         if order.event.name == STOP_EVENT_NAME:

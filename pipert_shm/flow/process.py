@@ -22,9 +22,11 @@ from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.messages import (
     AddIn,
     AddTap,
+    Answer,
     ExpectIn,
     Extended,
     Failed,
+    Handled,
     HandleEvent,
     Kill,
     LinkOut,
@@ -101,14 +103,14 @@ class FlowProcess:
             routine._logger = forwarding_logger(f"{logger.name}.{routine.name}", handler)
             routine._notifier = partial(self._notify, routine.name)
             self.runners[routine.name] = Runner(self, item, local, attachment)
-        self._handling = Handling(self.runners, self.report)
+        self._handling = Handling(self.runners, self.report, logger)
         self._table = self._make_table()
 
-    def report(self, message: Message) -> None:
+    def report(self, message: Message, question: int = 0) -> None:
         """Tells the launcher. Any thread."""
         with self._sending:
             try:
-                self._control.send(message)
+                self._control.send(message, question)
             except ConnectionError:
                 self._logger.debug("the launcher is gone; the control thread sees it too, and ends this flow")
 
@@ -161,10 +163,17 @@ class FlowProcess:
     def _make_table(self) -> Dispatch:
         """Who handles what the launcher says. Nothing here waits for user code."""
         runners = self.runners
-        table = Dispatch("the flow", self._logger)
+
+        def make_good(received: Received, error: Exception) -> None:
+            if isinstance(received.message, HandleEvent):
+                self.report(Handled(received.message.cost))  # else it would count as waiting for ever
+            if received.question:
+                self.report(Answer(), received.question)
+
+        table = Dispatch("the flow", self._logger, make_good)
         table.on(StartRoutines, self._handling.put)
         table.on(HandleEvent, self._handling.put)
-        table.on(AddTap, self._add_tap)
+        table.on_received(AddTap, self._add_tap)
         table.on(RemoveTap, self._remove_tap)
         table.on(LinkOut, lambda m: runners[m.routine].link_out(self.plan.restore_transmitter(m.edge), m.incarnation))
         table.on(UnlinkOut, self._unlink_out)
@@ -179,11 +188,11 @@ class FlowProcess:
         table.on(SenderDied, lambda m: runners[m.routine].drain_the_dead())
         return table
 
-    def _add_tap(self, message: AddTap) -> None:
-        edge, incarnation = message.edge, message.incarnation
+    def _add_tap(self, message: AddTap, received: Received) -> None:
+        edge, incarnation, question = message.edge, message.incarnation, received.question
 
         def tell(refusal: str) -> None:
-            self.report(TapRefused(edge.number, refusal) if refusal else TapMade(edge, incarnation))
+            self.report(TapRefused(edge.number, refusal) if refusal else TapMade(edge, incarnation), question)
 
         self.runners[message.routine].add_out(edge, incarnation, tell)
 

@@ -26,6 +26,7 @@ from pipert_shm.errors import describe
 from pipert_shm.flow.process import run_flow
 from pipert_shm.launcher.peers import Peer
 from pipert_shm.launcher.watch import Watch
+from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import Plan
 
@@ -157,7 +158,8 @@ def run_fork_server(
     :param plan: with the routines that are new, and all others.
     """
     status = 1
-    logger = logging.getLogger(logger_name)
+    logs.set_blocking(False)
+    logger = forwarding_logger(logger_name, ForwardingHandler(logs, "fork server", "fork server"))
     try:
         forked.begin(None)
         segment.unmap()  # it keeps the memory of rings that are long gone

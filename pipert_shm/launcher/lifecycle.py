@@ -141,9 +141,16 @@ class Lifecycle:
             self._states[item.number] = State.RUNNING
         if starting:
             self._tell(messages.Started())
-        for flow, group in self._roster.by_flow(tuple(item.routine.name for item in starting)):
-            runs = [(item.routine.name, self._runs[item.number]) for item in starting if item.routine.name in group]
+        told = [item for item in self._roster.plan.routines if item.routine.name in names and self._is_due(item)]
+        for flow, group in self._roster.by_flow(tuple(item.routine.name for item in told)):
+            runs = [(item.routine.name, self._runs[item.number]) for item in told if item.routine.name in group]
             self._roster.send(flow, StartRoutines(tuple(runs)))
+
+    def _is_due(self, item: RoutinePlan) -> bool:
+        """Whether it is to run, and rests: no start was heard. Before its flow is ready that is left to `start_again`."""
+        state = self._roster.state_of(item.number)
+        rests = state in (State.BUILT, State.STOPPED)
+        return item.routine.name in self._wanted and rests and self._roster.flows[item.flow].ready
 
     def _can_start(self, item: RoutinePlan) -> bool:
         runs = item.routine.name in self._wanted and not self._roster.state_of(item.number).over
@@ -174,9 +181,22 @@ class Lifecycle:
 
     # ---- states ----------------------------------------------------------------------------------
 
+    def look_at(self, flow: Flow) -> None:
+        """The flow said something that can't be read: its routines' records say what they have come to."""
+        for item in flow.routines:
+            state = self._roster.state_of(item.number)
+            if state.over and state is not self._states[item.number]:
+                cause = f"routine {item.routine.name!r} failed; its log says why" if state is State.FAILED else ""
+                self.note_state(StateChanged(item.number, self._runs[item.number], state, cause))
+
     def note_state(self, message: StateChanged) -> None:
-        """A routine says what it has come to."""
+        """A routine says what it has come to.
+
+        :raises LookupError: when there is no such one.
+        """
         number, state = message.routine, State(message.state)
+        if not 0 <= number < len(self._states):
+            raise LookupError(f"there is no routine {number}")
         if message.run < self._runs[number]:
             return  # of a run before the last start
         self._states[number] = state

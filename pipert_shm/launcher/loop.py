@@ -166,8 +166,7 @@ class Launcher:
         """Who handles what the parent says."""
 
         def refuse(received: Received, error: Exception) -> None:
-            if received.question:
-                self._refuse(received.question, error)
+            self._refuse(received.question, error)  # also what is no question: it may have been a kill
 
         table = Dispatch("the launcher, of the parent", self._logger, refuse)
         table.on_received(Notify, self._notify)
@@ -176,6 +175,7 @@ class Launcher:
         table.on(EndTap, lambda message: self._taps.end(message.edge))
         table.on(RestartFlow, lambda message: self._supervisor.restart_by_order(self._roster.flows[message.flow]))
         table.on(Kill, lambda message: self._lifecycle.kill())
+        table.on_received(Answer, lambda message, received: self._taps.withdraw(received.question))
         return table
 
     def _tell(self, message: Message, question: int = 0) -> None:
@@ -243,8 +243,15 @@ class Launcher:
     # ---- flows -----------------------------------------------------------------------------------
 
     def _from_flow(self, flow: Flow) -> Dispatch:
-        """Who handles what a flow says."""
-        table = Dispatch(f"the launcher, of flow {flow.name!r}", self._logger)
+        """Who handles what a flow says. What can't be read says at least that the flow is there, and perhaps has changed."""
+
+        def make_good(received: Received, error: Exception) -> None:
+            if received.question:
+                self._taps.fail(received.question, error)
+            self._supervisor.note_ready(flow)
+            self._lifecycle.look_at(flow)
+
+        table = Dispatch(f"the launcher, of flow {flow.name!r}", self._logger, make_good)
         table.on(StateChanged, self._lifecycle.note_state)
         table.on(Notified, lambda message: self._note_notified(flow, message))
         table.on(Handled, lambda message: self._note_handled(flow, message))
@@ -255,6 +262,7 @@ class Launcher:
         table.on(TapMade, self._taps.note_made)
         table.on(TapRefused, self._taps.note_refused)
         table.on(TapEnded, self._taps.note_ended)
+        table.on_received(Answer, self._note_tap_lost)
         return table
 
     def _note_notified(self, flow: Flow, message: Notified) -> None:
@@ -262,6 +270,9 @@ class Launcher:
             self._lifecycle.deliver(message.event)
         except _REFUSALS as error:
             self._roster.send(flow, Refused(message.by, str(error)))
+
+    def _note_tap_lost(self, message: Answer, received: Received) -> None:
+        self._taps.fail(received.question, PipeStateError("the routine's flow could not read what it was told"))
 
     @staticmethod
     def _note_handled(flow: Flow, message: Handled) -> None:

@@ -83,8 +83,14 @@ class Rewiring:
         self.resize()
 
     def end_unlinked(self, number: int) -> None:
-        """The sender is done with the incarnation of a wire that was unlinked. It is drained like that of a dead one."""
+        """The sender is done with the incarnation of a wire that was unlinked. It is drained like that of a dead one.
+
+        :raises LookupError: when there is no such one.
+        """
         edge = self._roster.plan.edges[self._incarnations[number].edge]
+        is_wire = edge.linked and number == self._incarnations.live(edge)
+        if is_wire or number not in self._incarnations.of(edge) or self._incarnations[number].state != native.LIVE:
+            raise LookupError(f"incarnation {number} is not of a wire that was unlinked")
         if self._roster.flow_at(edge.receiver).failed:
             self._incarnations.abandon(number)
             return

@@ -115,7 +115,7 @@ class Roster:
     def edge_record(self, edge: EdgePlan) -> native.EdgeRecord:
         return native.EdgeRecord(self.segment.process, edge.number)
 
-    def send(self, flow: Flow, message: Message) -> None:
+    def send(self, flow: Flow, message: Message, question: int = 0) -> None:
         """To a flow that is down, nothing: it is born with all that it needs to know."""
         if flow.peer is not None:
-            flow.peer.send(message)
+            flow.peer.send(message, question)

@@ -194,7 +194,9 @@ class Supervisor:
             raise
 
     def note_ready(self, flow: Flow) -> None:
-        """Its process says that it is there. It may do so before a fork server has told its pid."""
+        """Its process says that it is there; perhaps more than once, and perhaps before a fork server has told its pid."""
+        if flow.ready:
+            return
         flow.ready = True
         if flow.pid:
             self._note_up_and_running(flow)

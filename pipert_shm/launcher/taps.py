@@ -35,6 +35,8 @@ class Taps:
         self._answer = answer
         self._taps: dict[int, EdgePlan] = {}
         self._asked: dict[int, int] = {}  # by edge, the question that the sender has not answered
+        self._answered: dict[int, int] = {}  # by question, the edge of a tap that there is
+        self._unread: set[int] = set()  # edges that the parent has no tap of, so that nobody drains them
 
     def of(self, sender: int) -> list[EdgePlan]:
         """The taps of a routine."""
@@ -70,7 +72,7 @@ class Taps:
             raise _refusal(f"routine {name!r} has no holder bit left for one more receiver")
         self._taps[edge.number] = edge
         self._asked[edge.number] = question
-        self._roster.send(flow, AddTap(name, edge, number))
+        self._roster.send(flow, AddTap(name, edge, number), question)
 
     def _is_unused(self, edge: int) -> bool:
         """Whether a tap's place is free: its last sender is done with it, and no view of it lives."""
@@ -80,7 +82,24 @@ class Taps:
         """The routine sends to it."""
         question = self._asked.pop(message.edge.number, None)
         if question is not None:
+            self._answered[question] = message.edge.number
             self._tell(message, question)
+
+    def fail(self, question: int, error: Exception) -> None:
+        """The routine's flow did not understand what it was asked, or is not understood."""
+        edge = next((edge for edge, asked in self._asked.items() if asked == question), None)
+        if edge is not None:
+            del self._asked[edge]
+            self._answer(question, _refusal(str(error)))
+            self._unread.add(edge)
+            self.end(edge)
+
+    def withdraw(self, question: int) -> None:
+        """The parent could not read the answer to its question."""
+        edge = self._answered.get(question)
+        if edge is not None:
+            self._unread.add(edge)
+            self.end(edge)
 
     def note_refused(self, message: TapRefused) -> None:
         """The routine can't send to it."""
@@ -92,8 +111,16 @@ class Taps:
 
     def note_ended(self, message: TapEnded) -> None:
         """The routine has let go of it."""
-        if self._taps.pop(message.edge, None) is not None:
+        tap = self._taps.pop(message.edge, None)
+        if tap is not None:
+            self._forget(tap)
             self._tell(message, 0)
+
+    def _forget(self, tap: EdgePlan) -> None:
+        if tap.number in self._unread:
+            self._unread.remove(tap.number)
+            self._incarnations.give_up(tap)
+        self._answered = {question: edge for question, edge in self._answered.items() if edge != tap.number}
 
     def end(self, edge: int) -> None:
         """The parent wants it no more."""
@@ -106,6 +133,7 @@ class Taps:
         """Its routine's process is dead, and the tap ends with it; whoever reads it may tap again."""
         self._roster.edge_record(tap).fail_sender()
         del self._taps[tap.number]
+        self._forget(tap)
         self._tell(TapEnded(tap.number), 0)
         question = self._asked.pop(tap.number, None)
         if question is not None:
