@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: demo test check bench bench-full bench-baseline bench-compare bench-instructions native-tests crash-points model model-full fuzz kill-campaign soak format clean
+.PHONY: demo test check bench bench-full bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full fuzz kill-campaign soak format clean
 
 KILLS ?= 5000
 MINUTES ?= 30
@@ -51,6 +51,10 @@ native-tests:
 # SIGKILL at every atomic step of the C core, and an audit after each.
 crash-points:
 	$(MAKE) -C csrc crash-points
+
+# Every system call of the control plane fails once, with each error number, and an audit after each.
+errno-points: $(VENV)/dev
+	$(BIN)/python tests/errno_points.py
 
 # The protocol, checked by Spin (apt-get install spin gcc); model-full takes a quarter of an hour.
 model:

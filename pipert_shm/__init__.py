@@ -2,9 +2,9 @@
 
 Layers, each importing only from those before it:
 
-    errors -> native -> memory -> codec -> data, events, transmit, counters -> join -> routine -> wire -> plan
-    -> channel, logs, ports -> order -> intake -> runner -> flow -> links, nursery -> growth -> launcher -> statistics, tap
-    -> session -> pipe -> rpc, video, config -> api -> demo, run, top, doctor, remote -> cli; cockpit, segments, pictures beside
+    errors -> native, limits, streams -> system, descriptors -> memory -> codec, payload -> data, events, transmit, states
+    -> join -> routine -> wire -> plan -> growth -> control -> ports, logs, forked -> order -> intake -> runner -> flow -> launcher
+    -> statistics, tap -> session -> pipe -> rpc, video, config -> api -> demo, run, top, doctor, remote -> cli
 
 Every public name has one home, and is re-exported here once.
 """

@@ -76,7 +76,7 @@ def add_sink(pipe: Pipe, camera: Any, sink: Any, **options: Any) -> None:
     pipe.notify_event(START_EVENT_NAME)
 
 
-def nurseries_of(pipe: Pipe) -> list[int]:
+def fork_servers_of(pipe: Pipe) -> list[int]:
     assert pipe._session is not None
     return sorted(pipe._session._fork_servers)
 
@@ -227,13 +227,13 @@ def test_a_third_build_and_restarts_of_earlier_ones(tmp_path: Path) -> None:
 def test_wires_alone_between_routines_that_run() -> None:
     with camera_pipe() as (pipe, camera):
         add_sink(pipe, camera, sink := Sink("sink"))
-        before = nurseries_of(pipe)
+        before = fork_servers_of(pipe)
         clock = Frames("clock", None)
         pipe.create_flow("clock", True, clock, Sink("other"), **FAST)
         pipe.build()
         pipe.link(Wire(clock, sink, policy="drop_newest", capacity=1))
         pipe.build()
-        assert len(nurseries_of(pipe)) == len(before) + 1  # of the second build only: wires need none
+        assert len(fork_servers_of(pipe)) == len(before) + 1  # of the second build only: wires need none
         pipe.notify_event(START_EVENT_NAME)
         moves(pipe, "clock", "sink")
         pipe.join(to_kill=True)
@@ -375,7 +375,7 @@ def test_a_new_flow_that_must_not_be_restarted_has_failed() -> None:
         assert failure.value.exit_codes == {"late": -signal.SIGKILL}
 
 
-def test_the_nursery_is_killed() -> None:
+def test_the_fork_server_is_killed() -> None:
     """Its flows have failed, the others go on, and a later build is none the worse."""
     known = processes.descendants()
     with camera_pipe() as (pipe, camera):
@@ -386,8 +386,8 @@ def test_the_nursery_is_killed() -> None:
         pipe.notify_event(START_EVENT_NAME)
         await_motion(pipe)
         pids = [pid_of(pipe, flow) for flow in ("late", "pair")]
-        (nursery,) = nurseries_of(pipe)
-        os.kill(nursery, signal.SIGKILL)
+        (server,) = fork_servers_of(pipe)
+        os.kill(server, signal.SIGKILL)
         await_states(pipe, late="failed", source="failed", sink="failed")
         eventually(lambda: all(processes.is_zombie(pid) or pid not in processes.descendants() for pid in pids), "their end")
         moves(pipe, "camera", "preview")
@@ -404,7 +404,7 @@ def test_the_nursery_is_killed() -> None:
     processes.reap_orphans(set(known))
 
 
-def test_the_nursery_is_killed_while_its_flow_waits_for_a_restart() -> None:
+def test_the_fork_server_is_killed_while_its_flow_waits_for_a_restart() -> None:
     with camera_pipe() as (pipe, camera):
         add_sink(pipe, camera, Sink("late"), max_restarts=10, restart_window=60)
         moves(pipe, "camera", "late")
@@ -414,8 +414,8 @@ def test_the_nursery_is_killed_while_its_flow_waits_for_a_restart() -> None:
             await_successor(pipe, "late", pid)
         os.kill(pid_of(pipe, "late"), signal.SIGKILL)
         eventually(lambda: pipe.statistics().flows["late"].state == "restarting", "the wait")
-        (nursery,) = nurseries_of(pipe)
-        os.kill(nursery, signal.SIGKILL)
+        (server,) = fork_servers_of(pipe)
+        os.kill(server, signal.SIGKILL)
         await_states(pipe, late="failed")
         moves(pipe, "camera", "preview")
         drain(pipe, "camera")
@@ -424,18 +424,18 @@ def test_the_nursery_is_killed_while_its_flow_waits_for_a_restart() -> None:
             pipe.join(to_kill=True)
 
 
-def test_the_nursery_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fork_server_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed then, since it could still fork later on."""
     monkeypatch.setattr("pipert_shm.launcher.fork_server.PATIENCE", 0.3)
     known = set(processes.descendants())
     with camera_pipe() as (pipe, camera):
         add_sink(pipe, camera, Sink("late"))
         moves(pipe, "camera", "late")
-        (nursery,) = nurseries_of(pipe)
-        os.kill(nursery, signal.SIGSTOP)
+        (server,) = fork_servers_of(pipe)
+        os.kill(server, signal.SIGSTOP)
         os.kill(pid_of(pipe, "late"), signal.SIGKILL)
         await_states(pipe, late="failed")
-        eventually(lambda: processes.is_zombie(nursery), "the nursery's end")
+        eventually(lambda: processes.is_zombie(server), "the fork server's end")
         moves(pipe, "camera", "preview")
         drain(pipe, "camera")
         assert_sound(pipe)
@@ -519,7 +519,7 @@ def test_the_parent_is_killed(start_script: StartScript) -> None:
     script = start_script(SCRIPT)
     assert script.process.stdout is not None
     assert script.process.stdout.readline().strip() == "runs"
-    assert len(set(processes.descendants()) - known) == 6  # itself, launcher, nursery, three flows
+    assert len(set(processes.descendants()) - known) == 6  # itself, launcher, fork server, three flows
     script.process.kill()
     script.process.wait()
     processes.reap_orphans(known)
@@ -550,7 +550,7 @@ def all_of(pipe: Pipe) -> tuple[Any, ...]:
         {flow.name: flow.pid for flow in statistics.flows.values()},
         pipe.get_pipe_structure(),
         sorted(shot.rings),
-        nurseries_of(pipe),
+        fork_servers_of(pipe),
         threading.active_count(),
         len(os.listdir("/proc/self/fd")),
         len(os.listdir(f"/proc/{launcher_of(pipe)}/fd")),

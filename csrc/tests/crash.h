@@ -1,7 +1,7 @@
 /* crash: a small pipe whose processes are killed at chosen points.
  *
  * Source, middle and sink are a process each, forked by a launcher that buries,
- * recovers and restarts them as pipert_shm/launcher.py does:
+ * recovers and restarts them as pipert_shm/launcher does:
  *
  *     source -> middle -> sink     middle forwards the source's slot by
  *     source ------------> sink    reference, with a packed slot of its own

@@ -1,4 +1,4 @@
-/* crash_flow: the life of a flow's process, as pipert_shm/flow.py and
+/* crash_flow: the life of a flow's process, as pipert_shm/flow and
  * runner.py lead it: the main thread is the routine, a second one obeys the
  * launcher.
  */

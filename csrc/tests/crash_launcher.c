@@ -1,5 +1,5 @@
 /* crash_launcher: forks the flows, and sees to it when they die: the steps of
- * pipert_shm/launcher.py and incarnations.py, in their order.
+ * pipert_shm/launcher (supervisor, recovery, incarnations), in their order.
  */
 #include "crash.h"
 
