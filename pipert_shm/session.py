@@ -442,7 +442,7 @@ class Session:
 
     def _note_died(self, message: Died) -> None:
         self.exit_codes[message.flow] = message.exit_code
-        self._note_cause(str(FlowDied(message.flow, message.exit_code)))
+        self._note_cause(message.why or str(FlowDied(message.flow, message.exit_code)))
         self._ready.set()
 
     def _take_answer(self, message: Answer, received: Received) -> None:

@@ -100,10 +100,11 @@ class Failed(Message):
 
 @dataclass(frozen=True, slots=True)
 class Died(Message):
-    """A flow's process died, and is not restarted."""
+    """A flow has failed for good: its process died, or, by `why`, could not be made; then the exit code is an earlier one's."""
 
     flow: str
     exit_code: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pipert_shm.attachment import Attachment
 from pipert_shm.control.messages import Extended, ForkFlow
 from pipert_shm.errors import WiresValidation
-from pipert_shm.events import Audience
 from pipert_shm.growth import Growth, NewWire
 from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.incarnations import Incarnations
@@ -26,9 +25,6 @@ class Extension:
     """What is added to a running pipe.
 
     :param most_routines: that there are records for.
-
-    Attributes:
-        audience: who can be addressed, what was added included.
     """
 
     def __init__(
@@ -38,7 +34,6 @@ class Extension:
         links: Links,
         rewiring: Rewiring,
         lifecycle: Lifecycle,
-        audience: Audience,
         most_routines: int,
     ) -> None:
         self._roster = roster
@@ -47,7 +42,6 @@ class Extension:
         self._rewiring = rewiring
         self._lifecycle = lifecycle
         self._most_routines = most_routines
-        self.audience = audience
         self._unborn: set[str] = set()
         self._when_born: Callable[[], object] | None = None
 
@@ -57,13 +51,13 @@ class Extension:
         :raises Exception: when it can't be; nothing has changed then.
         """
         edges, rings = self._take_in(growth)
-        self.audience = growth.audience
+        self._lifecycle.audience = growth.audience
         running = [flow for flow in self._roster.flows.values() if flow.up]
         new = [self._roster.add(name, routines, server) for name, routines in growth.flows.items()]
         self._lifecycle.admit()
         self._unborn = {flow.name for flow in new}
         for flow in running:
-            self._roster.send(flow, Extended(self._roster.plan.names, self.audience))
+            self._roster.send(flow, Extended(self._roster.plan.names, growth.audience))
         self._rewiring.resize()
         for edge in edges:
             self._rewiring.announce(edge)
@@ -162,7 +156,7 @@ class Extension:
             {item.number: item.reach for item in flow.routines},
             {item.number: item.slots for item in flow.routines},
             replace(attachment, leaving=plain(attachment.leaving)),
-            self.audience,
+            self._lifecycle.audience,
         )
 
 

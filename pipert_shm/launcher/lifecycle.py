@@ -14,6 +14,7 @@ from pipert_shm.events import (
     START_EVENT_NAME,
     STOP_EVENT_NAME,
     UNLINK_EVENT_NAME,
+    Audience,
     Event,
 )
 from pipert_shm.launcher.incarnations import Incarnations
@@ -34,6 +35,7 @@ class Lifecycle:
     :param stop_on_failure: whether the whole pipe ends when a routine or a flow has failed for good.
 
     Attributes:
+        audience: who can be addressed, and what they handle.
         kill_by: when flows that still run get SIGKILL, as of time.monotonic(); None while the pipe is not to end.
         starts: how many starts the parent has asked for.
         refused: how many events a flow that takes none could not be sent.
@@ -44,10 +46,12 @@ class Lifecycle:
         roster: Roster,
         incarnations: Incarnations,
         rewiring: Rewiring,
+        audience: Audience,
         tell: Callable[[Message], None],
         grace: float,
         stop_on_failure: bool,
     ) -> None:
+        self.audience = audience
         self._roster = roster
         self._incarnations = incarnations
         self._rewiring = rewiring
@@ -118,11 +122,18 @@ class Lifecycle:
             )
 
     def send_event(self, flow: Flow, event: Event) -> None:
-        """Sends an event to one flow."""
+        """Sends an event to one flow. What one that has no process now misses by that is told in the log."""
         cost = EVENT_BYTES + len(event.params)
         if flow.up:
             flow.unhandled += cost
             self._roster.send(flow, HandleEvent(event, cost))
+            return
+        missing = [name for name in event.routines if event.name in self.audience.handlers.get(name, ())]
+        if missing:
+            state = "has failed" if flow.failed else "is being restarted"
+            self._roster.logger.warning(
+                "event %r does not reach %s: flow %r %s", event.name, ", ".join(missing), flow.name, state
+            )
 
     # ---- starts ----------------------------------------------------------------------------------
 

@@ -101,8 +101,10 @@ class Launcher:
         self._taps = Taps(roster, incarnations, order.taps, self._tell, self._refuse)
         self._recovery = recovery = Recovery(roster, incarnations, links, self._taps)
         self._rewiring = rewiring = Rewiring(roster, incarnations, links, recovery)
-        self._lifecycle = lifecycle = Lifecycle(roster, incarnations, rewiring, self._tell, order.grace, order.stop_on_failure)
-        self._extension = Extension(roster, incarnations, links, rewiring, lifecycle, order.audience, order.taps[0])
+        self._lifecycle = lifecycle = Lifecycle(
+            roster, incarnations, rewiring, order.audience, self._tell, order.grace, order.stop_on_failure
+        )
+        self._extension = Extension(roster, incarnations, links, rewiring, lifecycle, order.taps[0])
         self._supervisor = Supervisor(
             roster,
             watch,
@@ -153,7 +155,7 @@ class Launcher:
                 self._logs,
                 stacks,
                 order.logger_name,
-                self._extension.audience,
+                self._lifecycle.audience,
                 attachment,
                 order.grace,
             )

@@ -304,12 +304,12 @@ class Supervisor:
             self._logger.error("flow %r can't be started: %s; it is tried again in %g s", flow.name, why, backoff)
             return
         self._logger.error("flow %r can't be started: %s", flow.name, why)
-        self._fail(flow)
+        self._fail(flow, f"flow {flow.name!r} can't be started: {why}")
 
-    def _fail(self, flow: Flow) -> None:
+    def _fail(self, flow: Flow, why: str = "") -> None:
         """The flow does not come back: its neighbours go on without it."""
         flow.failed = True
-        self._tell(Died(flow.name, flow.exit_code))
+        self._tell(Died(flow.name, flow.exit_code, why))
         self._recovery.give_up(flow)
         self._tell_neighbours(flow)
         self._lifecycle.fail(flow)
