@@ -2,7 +2,10 @@
  *
  * A port belongs to its routine's thread: every function but pshm_port_notify
  * and pshm_port_recover_receiver is for that thread alone. The functions that
- * can sleep return with PSHM_NOTICE as soon as pshm_port_notify was called.
+ * can sleep return with PSHM_NOTICE as soon as pshm_port_notify was called, until
+ * pshm_port_noticed. With the notice up nothing sleeps: pshm_port_send, _resume,
+ * _reserve and _await_room still do what needs no waiting, pshm_port_receive takes
+ * nothing, _rest returns at once.
  *
  * A message lies in a slot of its sender's message ring: the head below, then
  * the descriptors of the payload slots that it names, then a body that C does
