@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from pipert_shm.errors import ConfigError, PipeFailed, PipertError
 from pipert_shm.remote import ctl, examples, print_json, rpc
+from pipert_shm.streams import say
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 EXIT_STATUS = "Exit status: 0 when all went well, 1 when something failed, 2 for wrong arguments, 130 after Ctrl-C."
@@ -264,7 +265,7 @@ def doctor(as_json: Json = False) -> int:
 
 def _fail(*messages: str) -> int:
     for message in messages:
-        print("pipert-shm:", " ".join(message.split()), file=sys.stderr)
+        say(f"pipert-shm: {' '.join(message.split())}")
     return FAILED
 
 

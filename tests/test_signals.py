@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,18 @@ def test_nohup_keeps_it_from_hanging_up(start_cli: StartCli, tmp_path: Path) -> 
     process.send_signal(signal.SIGTERM)
     eventually(lambda: process.poll() is not None, "the end")
     assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("options", CONTROL)
+def test_signals_that_come_again_and_again(start_cli: StartCli, tmp_path: Path, options: list[str]) -> None:
+    """Up to the last moment: of its own, and of the interpreter's end."""
+    process = begin(start_cli, tmp_path, *options)
+    process.send_signal(signal.SIGTERM)
+    while process.poll() is None:
+        for number in NUMBERS:
+            process.send_signal(number)
+        time.sleep(0.002)  # it has to get on with it, too
+    out, err = process.communicate(timeout=20)
+    assert process.returncode - 128 in NUMBERS, err  # of several that wait, Python takes the lowest first
+    assert "screen cleaned up" in out
+    assert "Traceback" not in err
