@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from pipert_shm import native
+from pipert_shm.errors import describe
 
 T = TypeVar("T")
 
@@ -31,6 +32,14 @@ def is_shortage(error: OSError) -> bool:
 def remedy(error: OSError) -> str:
     """What to do about a shortage."""
     return _REMEDIES[error.errno or 0].format(limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def advised(error: Exception) -> str:
+    """What a system call failed of, and what to do about it where that is known."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EAGAIN:
+        return f"{describe(error)}; end processes, or raise the limits of processes (ulimit -u, sysctl kernel.threads-max)"
+    return f"{describe(error)}; {remedy(error)}" if isinstance(error, OSError) and is_shortage(error) else describe(error)
 
 
 class Reserve:

@@ -22,6 +22,7 @@ from pipert_shm import forked, native, system
 from pipert_shm.control.channel import RETRY, Channel, Received
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.messages import Forked, ForkFlow, Reap, Reaped
+from pipert_shm.descriptors import advised
 from pipert_shm.errors import describe
 from pipert_shm.flow.process import run_flow
 from pipert_shm.launcher.peers import Peer
@@ -177,7 +178,7 @@ def run_fork_server(
             try:
                 pid, why = forked.fork(lambda: _be_flow(plan, segment.pipe_id, logger_name, grace, order, fds, logs)), ""
             except OSError as error:
-                pid, why = 0, describe(error)
+                pid, why = 0, advised(error)
             orders.send(Forked(pid, why), received.question)
 
         def reap(message: Reap, received: Received) -> None:

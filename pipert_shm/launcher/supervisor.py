@@ -17,6 +17,7 @@ from pipert_shm.control.channel import Channel
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.guard import contained
 from pipert_shm.control.messages import Died, ForkFlow, Message
+from pipert_shm.descriptors import advised
 from pipert_shm.errors import describe
 from pipert_shm.events import PEER_FAILED_EVENT_NAME, Event, pack_parameters
 from pipert_shm.flow.process import STACKS_SIGNAL
@@ -93,7 +94,7 @@ class Supervisor:
                 undo.pop_all()
         except Exception as error:
             flow.peer, flow.stacks = None, -1
-            self._note_failed_start(flow, describe(error))
+            self._note_failed_start(flow, advised(error))
 
     def _launch(self, flow: Flow, rings: dict[int, tuple[int, int]], undo: ExitStack) -> None:
         attachment = self._attachment(flow, rings)
@@ -175,7 +176,7 @@ class Supervisor:
             try:
                 pidfd = self._pidfd_of_a_stranger(flow, pid)
             except OSError as error:
-                pid, why = 0, describe(error)
+                pid, why = 0, advised(error)
         if pid:
             self._note_process(flow, pid, pidfd)
             return
