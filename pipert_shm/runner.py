@@ -7,18 +7,15 @@ too, and the port's notice calls it out of that. While a run is to stop the noti
 from __future__ import annotations
 
 import os
-import sys
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from pipert_shm import native
+from pipert_shm import forked, native
 from pipert_shm.attachment import Attachment
 from pipert_shm.control.messages import Message, StateChanged
 from pipert_shm.counters import Counters
@@ -46,19 +43,6 @@ def _note_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_note_fork)
-
-
-def _end_fork(error: BaseException | None) -> NoReturn:
-    """Ends this process, which user code forked, as its return or its exception says."""
-    status = 0 if error is None else 1
-    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
-        status = error.code or 0
-    elif error is not None:
-        traceback.print_exception(error)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed: then there is nobody to tell
-            stream.flush()
-    os._exit(status & 0xFF)
 
 
 @dataclass(slots=True)
@@ -525,10 +509,10 @@ class Runner:
             result = function(*arguments)
         except BaseException as error:
             if _pid != self._home:
-                _end_fork(error)
+                forked.end_stray(error)
             raise
         if _pid != self._home:
-            _end_fork(None)
+            forked.end_stray(None)
         return result
 
     def _report_error(self, metas: list[Meta], error: BaseException) -> None:

@@ -528,19 +528,25 @@ def _turn_away(answer: Any) -> None:
 
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Lets Ctrl-C wait for the end of the block. Outside the main thread, which alone gets it, does nothing."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    """Lets Ctrl-C, and other signals that end a pipe, wait for the end of the block.
+
+    Those that the program has no handler for end it as ever. Outside the main thread, which alone gets signals, does nothing.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *forked.ENDING)}
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    deferred = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in deferred:
+        signal.signal(number, lambda number, frame: came.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if came:
-            signal.raise_signal(signal.SIGINT)
+        for number, handler in deferred.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _names_of(plan: Plan) -> bytes:

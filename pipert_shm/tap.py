@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -9,6 +10,7 @@ from typing import Any
 
 from pipert_shm import native
 from pipert_shm.data import Meta
+from pipert_shm.errors import PipeStateError
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import EdgePlan
 from pipert_shm.ports import Inbox, Message
@@ -40,6 +42,7 @@ class Tap:
         self._port = native.Port(segment.process, edge.receiver, 1)
         self._inbox = Inbox(segment, self._port, edge.receiver, names, {})
         self._inbox.add(edge, incarnation)
+        self._home = os.getpid()
         self._over = threading.Event()
         self._closed = False
         self._reading = threading.Lock()
@@ -50,7 +53,9 @@ class Tap:
         :param timeout: seconds to wait for it; None: as long as it takes.
         :raises TimeoutError: when none came in time.
         :raises StopIteration: when there will be none.
+        :raises PipeStateError: in a process that was forked from the one that made the tap.
         """
+        self._require_home()
         deadline = native.FOREVER if timeout is None else native.now_ns() + int(timeout * 1e9)
         while not self._closed:
             left = native.FOREVER if timeout is None else max(0, deadline - native.now_ns())
@@ -94,11 +99,19 @@ class Tap:
         self.close()
 
     def close(self) -> None:
-        """Takes the wire away. Arrays that were read stay valid."""
+        """Takes the wire away. Arrays that were read stay valid.
+
+        :raises PipeStateError: in a process that was forked from the one that made the tap.
+        """
+        self._require_home()
         if not self._closed:
             self._closed = True
             self.end()
             self._on_close(self.edge.number)
+
+    def _require_home(self) -> None:
+        if os.getpid() != self._home:
+            raise PipeStateError("this process was forked from the one that made the tap, and can't use it: tap there")
 
     def know(self, names: tuple[str, ...]) -> None:
         """There are more routines, whose messages may come."""
