@@ -466,7 +466,9 @@ class Session:
         if number in self._taps:
             raise LookupError(f"there is a tap {number} already")
         try:
-            tap = self._taps[number] = Tap(self.segment, message.edge, message.incarnation, self._names, self._untap)
+            tap = self._taps[number] = Tap(
+                self.segment, message.edge, message.incarnation, self._names, self._untap, self.relay.logger
+            )
         except Exception as error:
             self._untap(number)
             self._answer(received.question, error)
@@ -545,8 +547,8 @@ def interrupts_deferred() -> Iterator[None]:
     finally:
         for number, handler in deferred.items():
             signal.signal(number, handler)
-        for number in came[:1]:
-            signal.raise_signal(number)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _names_of(plan: Plan) -> bytes:

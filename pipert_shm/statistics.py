@@ -94,7 +94,7 @@ class RoutineStatistics:
     """One routine.
 
     Attributes:
-        state: `built`, `running`, `stopped`, `ended` or `failed`.
+        state: `built`, `running`, `stopping` (with the message in hand, or in `cleanup()`), `stopped`, `ended` or `failed`.
         received: messages taken from all of its wires.
         sent: messages sent (once each, however many receivers).
         errors: exceptions in `main_logic`, `setup`, `cleanup` and event handlers, and messages that could not be sent or

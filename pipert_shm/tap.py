@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from typing import Any
 
 from pipert_shm import native
 from pipert_shm.data import Meta
-from pipert_shm.errors import PipeStateError
+from pipert_shm.descriptors import remedy
+from pipert_shm.errors import PipeStateError, describe
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import EdgePlan
 from pipert_shm.ports import Inbox, Message
@@ -34,14 +36,17 @@ class Tap:
         incarnation: int,
         names: tuple[str, ...],
         on_close: Callable[[int], None],
+        logger: logging.Logger,
     ) -> None:
         self.meta: Meta | None = None
         self.edge = edge
         self._segment = segment
         self._on_close = on_close
+        self._logger = logger
         self._port = native.Port(segment.process, edge.receiver, 1)
         self._inbox = Inbox(segment, self._port, edge.receiver, names, {})
         self._inbox.add(edge, incarnation)
+        self._inbox.on_starved = self._warn_of_starving
         self._home = os.getpid()
         self._over = threading.Event()
         self._closed = False
@@ -108,6 +113,10 @@ class Tap:
             self._closed = True
             self.end()
             self._on_close(self.edge.number)
+
+    def _warn_of_starving(self, edge: EdgePlan, error: OSError) -> None:
+        text = "a tap waits, since what the next output is in can't be opened here: %s. It is tried again; %s"
+        self._logger.warning(text, describe(error), remedy(error))
 
     def _require_home(self) -> None:
         if os.getpid() != self._home:

@@ -63,7 +63,7 @@ def test_what_is_scraped_is_what_the_pipe_counts(served: Served) -> None:
     assert value(samples, "pipert_wire_linked", **ends) == 1
     assert value(samples, "pipert_messages_sent_total", routine="camera", flow="camera") == 10
     assert value(samples, "pipert_messages_received_total", routine="screen", flow="screen") == 1
-    for state in ("built", "running", "stopped", "ended", "failed"):
+    for state in ("built", "running", "stopping", "stopped", "ended", "failed"):
         expected = state == "ended"
         assert value(samples, "pipert_routine_state", routine="camera", flow="camera", state=state) == expected
 

@@ -11,6 +11,7 @@ from pipert_shm.statistics import PipeStatistics
 COLOURS = {
     "running": "#22c55e",
     "restarting": "#f59e0b",
+    "stopping": "#a3a3a3",
     "failed": "#ef4444",
     "stopped": "#94a3b8",
     "built": "#60a5fa",

@@ -18,7 +18,7 @@ from pipert_shm.segments import list_pipe
 from pipert_shm.statistics import Latency, PipeStatistics
 
 UP_TO_S = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-ROUTINE_STATES = ("built", "running", "stopped", "ended", "failed")
+ROUTINE_STATES = ("built", "running", "stopping", "stopped", "ended", "failed")
 FLOW_STATES = ("running", "restarting", "failed", "ended")
 
 _BELOW = [bisect_right(native.BUCKET_NS, int(end * 1e9)) for end in UP_TO_S]  # how many of our buckets each of theirs takes in

@@ -155,7 +155,7 @@ class RoutineModel(Answer):
     name: str
     flow: str
     state: str = Field(examples=["running"])
-    """`built`, `running`, `stopped`, `ended` or `failed`."""
+    """`built`, `running`, `stopping`, `stopped`, `ended` or `failed`."""
     received: int
     sent: int
     errors: int

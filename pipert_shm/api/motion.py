@@ -70,7 +70,7 @@ def summary(now: PipeStatistics) -> str:
         return "restarting"
     if flows == {"ended"}:
         return "ended"
-    for state in ("running", "stopped", "built"):
+    for state in ("running", "stopping", "stopped", "built"):
         if state in routines:
             return state
     return "ended"

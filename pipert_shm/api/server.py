@@ -90,7 +90,7 @@ class APIWrapper:
             try:
                 server.run(sockets=[listener])
             except KeyboardInterrupt:
-                self._pipe.logger.info("interrupted: the pipe is killed")
+                session.relay.logger.info("interrupted: the pipe is killed")
         self._pipe.join(to_kill=True)
 
 
