@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import selectors
 import signal
 import time
 from collections.abc import Callable
@@ -20,8 +19,8 @@ from pipert_shm.control.messages import Died, ForkFlow, Message
 from pipert_shm.descriptors import advised
 from pipert_shm.errors import describe
 from pipert_shm.events import PEER_FAILED_EVENT_NAME, Event, pack_parameters
-from pipert_shm.flow.process import STACKS_SIGNAL
 from pipert_shm.launcher.fork_server import ForkServer
+from pipert_shm.launcher.hangs import Hangs
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.links import Links
@@ -36,7 +35,6 @@ FIRST_BACKOFF = 0.02  # seconds, doubled with each death within the window
 START_BACKOFF = 0.5  # likewise, where the system would not let us fork: what it lacks does not come back so soon
 LONGEST_BACKOFF = 10.0
 RECOVERY_RETRY = 0.1
-STACKS_WAIT = 0.5
 LAST_RESORT = 60.0  # seconds after a SIGKILL
 
 BeFlow = Callable[[Flow, Channel, int, Attachment], None]
@@ -82,6 +80,7 @@ class Supervisor:
         self._tell = tell
         self._note_up = note_up
         self._grace = grace
+        self._hangs = Hangs(roster)
         self._came_up: set[str] = set()  # flows that were ready once
 
     # ---- births ----------------------------------------------------------------------------------
@@ -375,9 +374,8 @@ class Supervisor:
             moments.append(self._lifecycle.kill_by)
         if self._recovery.has_retired:
             moments.append(now + 1.0)
-        timeouts = [item.routine.hang_timeout for item in self._roster.plan.routines if item.routine.hang_timeout is not None]
-        if timeouts:
-            moments.append(now + min(timeouts) / 4)
+        if self._hangs.interval is not None:
+            moments.append(now + self._hangs.interval)
         return min(moments, default=None)
 
     def _servers(self) -> set[ForkServer]:
@@ -404,39 +402,8 @@ class Supervisor:
             self._recover(flow)
         elif flow.restart_at is not None and now >= flow.restart_at:
             self._restart(flow)
-        elif flow.pidfd >= 0 and not flow.doomed:
-            self._watch_hang(flow)
-
-    def _watch_hang(self, flow: Flow) -> None:
-        for item in flow.routines:
-            words, limit = self._roster.records[item.number].words, item.routine.hang_timeout
-            for where, since in (("main_logic", words.busy_since_ns), ("a handler of an event", words.handling_since_ns)):
-                if limit is None or not since or native.now_ns() - since < limit * 1e9:
-                    continue
-                self._logger.error(
-                    "routine %r hangs in %s for more than %g s; flow %r is killed. The stacks of its threads:\n%s",
-                    item.routine.name,
-                    where,
-                    limit,
-                    flow.name,
-                    self._stacks_of(flow),
-                )
-                self.kill_flow(flow)
-                return
-
-    @staticmethod
-    def _stacks_of(flow: Flow) -> str:
-        text = b""
-        try:
-            system.send_signal(flow.pidfd, STACKS_SIGNAL)
-            with selectors.PollSelector() as selector:
-                selector.register(flow.stacks, selectors.EVENT_READ)
-                # Until it is silent: the handler writes all of it in one go.
-                while selector.select(STACKS_WAIT if not text else STACKS_WAIT / 10):
-                    text += system.read(flow.stacks, 1 << 16)
-        except OSError as error:
-            return f"(they can't be had: {describe(error)})"
-        return text.decode(errors="replace") or "(it does not answer)"
+        elif flow.pidfd >= 0 and not flow.doomed and self._hangs.is_found(flow):
+            self.kill_flow(flow)
 
     def _kill_all(self) -> None:
         for flow in self._roster.flows.values():
