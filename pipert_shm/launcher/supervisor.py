@@ -111,7 +111,7 @@ class Supervisor:
             pid, pidfd = 0, -1
             if order is None:
                 pid = forked.fork(lambda: self._be_child(flow, theirs, stacks_in, attachment))
-                pidfd = self._watch_child(pid)
+                pidfd = self._pidfd_of(pid, lambda pid: os.waitpid(pid, 0))
             else:
                 for_child.pop_all()
         flow.peer, flow.stacks, flow.unhandled = self._peer_of(flow, ours), stacks, 0
@@ -143,15 +143,19 @@ class Supervisor:
         self._be_flow(flow, control, stacks, attachment)
         raise AssertionError("a forked process ends above")
 
-    def _watch_child(self, pid: int) -> int:
-        """The pidfd of a child that was just forked. It is not left alone where there is none to be had."""
+    @staticmethod
+    def _pidfd_of(pid: int, reap: Callable[[int], object]) -> int:
+        """The pidfd of a process that was just forked. It is not left alone where there is none to be had.
+
+        :raises OSError: then.
+        """
         try:
             pidfd = system.pidfd_open(pid)
             native.guard(pidfd)
             return pidfd
         except OSError:
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            reap(pid)
             raise
 
     def _peer_of(self, flow: Flow, channel: Channel) -> Peer:
@@ -173,7 +177,7 @@ class Supervisor:
         pidfd = -1
         if pid:
             try:
-                pidfd = self._pidfd_of_a_stranger(flow, pid)
+                pidfd = self._pidfd_of(pid, lambda pid: flow.server and flow.server.reap(pid, lambda exit_code: None))
             except OSError as error:
                 pid, why = 0, advised(error)
         if pid:
@@ -181,17 +185,6 @@ class Supervisor:
             return
         self._close(flow)
         self._note_failed_start(flow, why)
-
-    def _pidfd_of_a_stranger(self, flow: Flow, pid: int) -> int:
-        try:
-            pidfd = system.pidfd_open(pid)
-            native.guard(pidfd)
-            return pidfd
-        except OSError:
-            os.kill(pid, signal.SIGKILL)
-            if flow.server is not None:
-                flow.server.reap(pid, lambda exit_code: None)
-            raise
 
     def note_ready(self, flow: Flow) -> None:
         """Its process says that it is there; perhaps more than once, and perhaps before a fork server has told its pid."""
