@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import NoReturn
 
 from pipert_shm import forked, native, system
@@ -177,7 +178,7 @@ class Supervisor:
         pidfd = -1
         if pid:
             try:
-                pidfd = self._pidfd_of(pid, lambda pid: flow.server and flow.server.reap(pid, lambda exit_code: None))
+                pidfd = self._pidfd_of(pid, partial(self._forget_child, flow))
             except OSError as error:
                 pid, why = 0, advised(error)
         if pid:
@@ -185,6 +186,11 @@ class Supervisor:
             return
         self._close(flow)
         self._note_failed_start(flow, why)
+
+    @staticmethod
+    def _forget_child(flow: Flow, pid: int) -> None:
+        if flow.server is not None:
+            flow.server.reap(pid, lambda exit_code: None)
 
     def note_ready(self, flow: Flow) -> None:
         """Its process says that it is there; perhaps more than once, and perhaps before a fork server has told its pid."""
