@@ -141,16 +141,16 @@ class Lifecycle:
             self._states[item.number] = State.RUNNING
         if starting:
             self._tell(messages.Started())
-        told = [item for item in self._roster.plan.routines if item.routine.name in names and self._is_due(item)]
+        unheard = [item for item in self._roster.plan.routines if item.routine.name in names and self._is_at_rest(item)]
+        told = [item for item in unheard if item not in starting] + starting
         for flow, group in self._roster.by_flow(tuple(item.routine.name for item in told)):
             runs = [(item.routine.name, self._runs[item.number]) for item in told if item.routine.name in group]
-            self._roster.send(flow, StartRoutines(tuple(runs)))
+            if flow.ready:  # else `start_again` is to come
+                self._roster.send(flow, StartRoutines(tuple(runs)))
 
-    def _is_due(self, item: RoutinePlan) -> bool:
-        """Whether it is to run, and rests: no start was heard. Before its flow is ready that is left to `start_again`."""
-        state = self._roster.state_of(item.number)
-        rests = state in (State.BUILT, State.STOPPED)
-        return item.routine.name in self._wanted and rests and self._roster.flows[item.flow].ready
+    def _is_at_rest(self, item: RoutinePlan) -> bool:
+        """Whether it is to run, and does not: the start may not have been heard. It is not done twice by one that was."""
+        return item.routine.name in self._wanted and self._roster.state_of(item.number) in (State.BUILT, State.STOPPED)
 
     def _can_start(self, item: RoutinePlan) -> bool:
         runs = item.routine.name in self._wanted and not self._roster.state_of(item.number).over
