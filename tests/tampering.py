@@ -27,6 +27,7 @@ from pipert_shm.transmit import SharedMemoryTransmitter
 HEADER = struct.Struct("<4sHHIIII")  # as pipert_shm.control.channel has it
 NOBODYS_QUESTION = 4_000_000_000
 ROOM = 4 << 20
+ANY, FLOW, NO_FLOW, LAUNCHER = range(4)
 Packet = bytes
 Damage = Callable[[Packet], list[Packet]]
 
@@ -129,16 +130,16 @@ class Tampering:
         self._words = np.frombuffer(self._memory, np.int64, 8)
         self._parent = os.getpid()
 
-    def change(self, kind: type[Message], how: str, *, by_flow: bool = False) -> None:
-        """The next message of this kind is tampered with; of kinds that both have, one that a flow sends, or the launcher."""
-        self._words[:4] = (code_of(kind), by_flow, _WAYS.index(how), 0)
+    def change(self, kind: type[Message], how: str, *, by_flow: bool = False, by_launcher: bool = False) -> None:
+        """The next message of this kind is tampered with: one that a flow sends, or another process, or just the launcher."""
+        self._words[:4] = (code_of(kind), FLOW if by_flow else LAUNCHER if by_launcher else NO_FLOW, _WAYS.index(how), 0)
         self._words[4] = 1
 
     def insert(self, packets: Sequence[Packet], before: type[Message]) -> None:
         """Whoever sends the next message of this kind sends these packets first."""
         data = pickle.dumps(list(packets))
         self._memory[64 : 64 + len(data)] = data
-        self._words[:4] = (code_of(before), -1, -1, len(data))
+        self._words[:4] = (code_of(before), ANY, -1, len(data))
         self._words[4] = 1
 
     @property
@@ -153,17 +154,19 @@ class Tampering:
     def packets_instead_of(self, packet: Packet) -> list[Packet]:
         if not self._words[4] or len(packet) < HEADER.size:
             return [packet]
-        code, by_flow, way, size = map(int, self._words[:4])
+        code, who, way, size = map(int, self._words[:4])
         _, sent, part, _, _, _, _ = HEADER.unpack_from(packet)
-        if sent != code or part or (by_flow >= 0 and by_flow != self._is_flow()):
+        if sent != code or part or not self._is(who):
             return [packet]
         self._words[4] = 0
         if way >= 0:
             return IN_PLACE[_WAYS[way]](packet)
         return [*pickle.loads(self._memory[64 : 64 + size]), packet]
 
-    def _is_flow(self) -> bool:
-        return self._parent not in (os.getpid(), os.getppid())
+    def _is(self, who: int) -> bool:
+        """Whether this process is meant."""
+        is_flow = self._parent not in (os.getpid(), os.getppid())
+        return {ANY: True, FLOW: is_flow, NO_FLOW: not is_flow, LAUNCHER: self._parent == os.getppid()}[who]
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class ForkServer:
             undo.callback(os.close, self._pidfd)
             native.guard(self._pidfd)
             undo.pop_all()
-        dispatch = Dispatch("the launcher, of a fork server", logger)
+        dispatch = Dispatch("the launcher, of a fork server", logger, self._make_good)
         dispatch.on_received(Forked, self._note_forked)
         dispatch.on_received(Reaped, self._note_reaped)
         self._peer = Peer("a fork server", channel, watch, logger, dispatch.deliver, self._lose, self._kill)
@@ -102,6 +102,13 @@ class ForkServer:
     def _note_reaped(self, message: Reaped, received: Received) -> None:
         self._due.pop(received.question, None)
         self._reaps.pop(received.question)(message.exit_code)
+
+    def _make_good(self, received: Received, error: Exception) -> None:
+        """An answer can't be read. How a child ended need not be known; one that nobody knows of has to end."""
+        if received.question in self._reaps:
+            self._note_reaped(Reaped(-signal.SIGKILL), received)
+        elif received.question in self._forks:
+            self._kill()
 
     def _ask(self) -> int:
         self._asked += 1
@@ -169,8 +176,14 @@ def run_fork_server(
         dispatch = Dispatch(
             "a fork server", logger, lambda received, error: orders.send(Forked(0, describe(error)), received.question)
         )
+        last = 0  # question that a child was forked for; the launcher counts them up
 
         def fork(order: ForkFlow, received: Received) -> None:
+            nonlocal last
+            if received.question <= last:
+                logger.error("an order to fork flow %r came twice; it is dropped", order.flow)
+                return
+            last = received.question
             fds = received.fds
             if received.trouble:
                 orders.send(Forked(0, received.trouble), received.question)
@@ -182,6 +195,8 @@ def run_fork_server(
             orders.send(Forked(pid, why), received.question)
 
         def reap(message: Reap, received: Received) -> None:
+            if message.pid <= 0:
+                raise ValueError(f"{message.pid} is no child's pid")
             try:
                 exit_code = os.waitstatus_to_exitcode(system.waitpid(message.pid, 0)[1])
             except OSError:

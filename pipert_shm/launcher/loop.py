@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import signal
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -46,7 +47,7 @@ from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.links import Links
-from pipert_shm.launcher.peers import Peer
+from pipert_shm.launcher.peers import Peer, close_all
 from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
@@ -56,6 +57,8 @@ from pipert_shm.launcher.watch import Watch
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.memory import ControlSegment, unlink_pipe
 from pipert_shm.plan import Plan
+
+REMEMBERED = 256  # questions of the parent's, lest one is answered twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Launcher:
         segment.reserve = reserve
         self._watch = watch = Watch()
         self._parent_gone = False
+        self._questions: deque[int] = deque(maxlen=REMEMBERED)
         self._unready = set(order.plan.flows)
         plan = order.plan
         self._roster = roster = Roster(plan, segment, logger)
@@ -120,8 +124,9 @@ class Launcher:
             self._note_up,
             order.grace,
         )
+        self._table = self._from_parent()
         self._parent = Peer(
-            "the parent", parent, watch, logger, self._from_parent().deliver, self._note_parent_gone, self._note_parent_gone
+            "the parent", parent, watch, logger, self._hear_parent, self._note_parent_gone, self._note_parent_gone
         )
         watch.add(signals, lambda: self._note_signal(signals))
 
@@ -163,6 +168,16 @@ class Launcher:
             forked.exit_process(status)
 
     # ---- the parent ------------------------------------------------------------------------------
+
+    def _hear_parent(self, received: Received) -> None:
+        """Hands on what the parent says; of a question that comes twice only the first, which gets the one answer."""
+        if received.question and received.message is not None:
+            if received.question in self._questions:
+                self._logger.error("a question of the parent's came twice (%s); it is dropped", received.kind)
+                close_all(received.fds)
+                return
+            self._questions.append(received.question)
+        self._table.deliver(received)
 
     def _from_parent(self) -> Dispatch:
         """Who handles what the parent says."""
