@@ -5,8 +5,6 @@ events, fields of log records, exceptions) travels in them as `bytes`, which onl
 classes that a message is made of are this package's, and decoding it runs no code of others.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 import types
@@ -373,7 +371,6 @@ KINDS: tuple[type[Message], ...] = (
 )  # fmt: skip
 _CODES = {kind: code for code, kind in enumerate(KINDS)}
 _HOMES = ("pipert_shm.", "inspect")  # where the classes come from that a message may be made of
-_HINTS: dict[type[Message], dict[str, Any]] = {}
 _PLAIN = {("builtins", name) for name in ("frozenset", "set", "getattr")}
 
 
@@ -400,10 +397,10 @@ def decode(code: int, body: bytes) -> Message:
     kind = KINDS[code]
     values = _OwnClasses(io.BytesIO(body)).load()
     message = kind(*values)
-    for name, hint in _hints(kind).items():
-        value = getattr(message, name)
-        if not _fits(value, hint):
-            raise TypeError(f"{name} is {type(value).__name__}, not {hint}")
+    for field in fields(kind):
+        value = getattr(message, field.name)
+        if not _fits(value, field.type):
+            raise TypeError(f"{field.name} is {type(value).__name__}, not {field.type}")
     return message
 
 
@@ -414,12 +411,6 @@ class _OwnClasses(pickle.Unpickler):
         if not module.startswith(_HOMES) and (module, name) not in _PLAIN:
             raise pickle.UnpicklingError(f"no message is made of {module}.{name}")
         return super().find_class(module, name)
-
-
-def _hints(kind: type[Message]) -> dict[str, Any]:
-    if kind not in _HINTS:
-        _HINTS[kind] = typing.get_type_hints(kind)
-    return _HINTS[kind]
 
 
 def _fits(value: object, hint: Any) -> bool:
