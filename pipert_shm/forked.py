@@ -22,19 +22,29 @@ def fork(be_child: Callable[[], NoReturn]) -> int:
     :raises OSError: when the system has no process or no memory left for it.
     """
     flush_output()
+    if _has_handlers:  # a launcher or a fork server: one thread, and handlers that suit the child, too
+        return _fork(be_child)
     with warnings.catch_warnings():
-        # Forking a process with threads is unsafe for what the child then shares with them; a launcher, a fork server and a
-        # flow only run code of their own, on one thread, until they are ready.
+        # Forking a process with threads is unsafe for what the child then shares with them; a launcher and a fork server only
+        # run code of their own, on one thread.
         warnings.simplefilter("ignore", DeprecationWarning)
         # The child has no handlers before it has set its own; begin() lifts this there.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDING})
         try:
-            pid = system.fork()
-            if pid == 0:
-                be_child()
-            return pid
+            return _fork(be_child)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _fork(be_child: Callable[[], NoReturn]) -> int:
+    pid = system.fork()
+    if pid == 0:
+        be_child()
+    return pid
+
+
+_on_ending: Callable[[int], object] | None = None
+_has_handlers = False  # which a process that we are forked from has set; that takes a while
 
 
 def begin(on_ending: Callable[[int], object] | None) -> None:
@@ -43,17 +53,22 @@ def begin(on_ending: Callable[[int], object] | None) -> None:
     :param on_ending: called with the number of a signal that is to end the pipe. None: such signals do nothing here, since this
         process ends when the one does that it obeys. One that is ignored already, as under nohup, stays so.
     """
+    global _on_ending, _has_handlers
+    _on_ending = on_ending
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_IGN if on_ending is None else _handler(on_ending))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *ENDING})
+    if not _has_handlers:
+        _has_handlers = True
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *ENDING})
 
 
-def _handler(action: Callable[[int], object]) -> Callable[[int, object], None]:
-    return lambda number, frame: (action(number), None)[1]
+def _note(number: int, frame: object) -> None:
+    if _on_ending is not None:
+        _on_ending(number)
 
 
 def end_by(number: int) -> NoReturn:

@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pipert_shm import forked, native
+from pipert_shm import forked, native, system
 from pipert_shm.control.guard import contained
 from pipert_shm.control.messages import Handled, HandleEvent, Message, StartRoutines
+from pipert_shm.descriptors import advised
 from pipert_shm.errors import describe
 from pipert_shm.events import (
     KILL_EVENT_NAME,
@@ -33,7 +34,9 @@ Orders = StartRoutines | HandleEvent
 
 
 class Handling:
-    """Does what StartRoutines and HandleEvent ask for. Any thread.
+    """Does what StartRoutines and HandleEvent ask for. The control thread's, but for the thread that it starts.
+
+    That is there from the first order on that calls handlers of the user's.
 
     :param report: tells the launcher.
     """
@@ -48,23 +51,39 @@ class Handling:
         self._changed = threading.Condition()
         self._ending = False
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="events", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def put(self, order: Orders) -> None:
         """Takes an order, to be done after those that came before.
 
         :raises LookupError: when it is for a routine that is not here; nothing of it is done then.
         """
-        names = order.event.routines if isinstance(order, HandleEvent) else tuple(name for name, _ in order.runs)
+        names = _names_in(order)
         strangers = [name for name in names if name not in self._runners]
         if strangers:
             raise LookupError(f"there is no routine {strangers[0]!r} in this flow")
+        if self._thread is None and not (self._calls_handlers(order) and self._has_started()):
+            self._do(order)
+            return
         with self._changed:
             self._orders.append(order)
             self._changed.notify()
+
+    def _calls_handlers(self, order: Orders) -> bool:
+        event = START_EVENT_NAME if isinstance(order, StartRoutines) else order.event.name
+        kinds = {type(self._runners[name].routine) for name in _names_in(order)}
+        return event == UPDATE_FPS_NAME or any(event in handlers_of(kind) for kind in kinds)
+
+    def _has_started(self) -> bool:
+        """Starts the thread. Where the system has none left, handlers are called on the control thread."""
+        thread = threading.Thread(target=self._serve, name="events", daemon=True)
+        try:
+            system.start_thread(thread)
+        except OSError as error:
+            self._logger.error("handlers of events hold up this flow while they run, for want of a thread: %s", advised(error))
+            return False
+        self._thread = thread
+        return True
 
     def end(self, patience: float) -> int:
         """Does what was ordered so far, then calls the handlers of `kill`, and ends; how many orders are left undone.
@@ -75,7 +94,7 @@ class Handling:
         with self._changed:
             self._ending = True
             self._changed.notify()
-        if self._ended.wait(patience):
+        if self._thread is None or self._ended.wait(patience):
             return 0
         with self._changed:
             undone = max(0, len(self._orders) - 1)
@@ -85,7 +104,8 @@ class Handling:
 
     def await_end(self, patience: float) -> None:
         """Waits for the handlers of `kill` to return, so many seconds at most."""
-        self._ended.wait(patience)
+        if self._thread is not None:
+            self._ended.wait(patience)
 
     def _serve(self) -> None:
         while True:
@@ -95,11 +115,14 @@ class Handling:
                     break
                 order = self._orders.popleft()
             with contained(self._logger, "an order of the launcher's"):
-                if isinstance(order, StartRoutines):
-                    self._start(order)
-                else:
-                    self._do(order)
+                self._do(order)
         self._ended.set()
+
+    def _do(self, order: Orders) -> None:
+        if isinstance(order, StartRoutines):
+            self._start(order)
+        else:
+            self._deliver(order)
 
     def _start(self, order: StartRoutines) -> None:
         """Starts what was not started by an earlier order: one may come twice."""
@@ -109,7 +132,7 @@ class Handling:
                 self._runners[name].command(Start(run))
                 self._handle(Event(START_EVENT_NAME, (name,)))
 
-    def _do(self, order: HandleEvent) -> None:
+    def _deliver(self, order: HandleEvent) -> None:
         if order.event.name == STOP_EVENT_NAME:
             for name in order.event.routines:
                 self._runners[name].command(Stop())
@@ -155,3 +178,7 @@ class Handling:
         if ignored:
             runner.routine._logger.warning("event %r: its handler takes no %s", name, ", ".join(ignored))
         handler(**taken)
+
+
+def _names_in(order: Orders) -> tuple[str, ...]:
+    return order.event.routines if isinstance(order, HandleEvent) else tuple(name for name, _ in order.runs)

@@ -137,7 +137,6 @@ class FlowProcess:
         """Starts the routines' threads and obeys the launcher until it says kill, or is gone."""
         for runner in self.runners.values():
             runner.start_thread()
-        self._handling.start()
         self.report(messages.Ready())
         while (received := self._next()) is not None and not isinstance(received.message, Kill):
             self._table.deliver(received)
