@@ -113,6 +113,11 @@ def unlink_pipe(pipe_id: str) -> None:
     _unlink(control)
 
 
+def has_segments(pipe_id: str) -> bool:
+    """Whether a pipe has any still, in /dev/shm. Needs no file descriptor."""
+    return system.exists(SHM / _name(pipe_id, CONTROL)[1:])
+
+
 def _lock(fd: int, kind: int) -> bool:
     try:
         system.lock(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))

@@ -40,7 +40,7 @@ from pipert_shm.growth import Growth
 from pipert_shm.launcher.fork_server import run_fork_server
 from pipert_shm.launcher.loop import LaunchOrder, launch
 from pipert_shm.logs import LAST_WORDS, LogRelay, tell
-from pipert_shm.memory import ControlSegment, create_ring, free_bytes, unlink_pipe
+from pipert_shm.memory import ControlSegment, create_ring, free_bytes, has_segments, unlink_pipe
 from pipert_shm.plan import Plan
 from pipert_shm.segments import TAPS, about
 from pipert_shm.states import State
@@ -504,7 +504,8 @@ class Session:
             self._reap_fork_server(pid)
         self._await_flows()
         try:
-            unlink_pipe(self.segment.pipe_id)  # what the launcher could not
+            if has_segments(self.segment.pipe_id):
+                unlink_pipe(self.segment.pipe_id)  # what the launcher could not
         except OSError as error:
             tell("can't clear up /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
 

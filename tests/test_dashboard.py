@@ -176,7 +176,7 @@ def test_without_nicegui_the_message_says_what_to_install(run_script: RunScript)
     text = SCRIPT.replace("PORT", "8080").replace("import os", "import os, sys; sys.modules['nicegui'] = None", 1)
     end = run_script(text)
     assert end.returncode == 1
-    assert "pip install 'pipert_shm[dashboard]'" in end.stderr.splitlines()[-1]
+    assert "pip install 'pipert_shm[dashboard]'" in end.stderr
 
 
 # ---- what is drawn -------------------------------------------------------------------------------

@@ -53,5 +53,5 @@ def test_what_is_too_old_is_dropped_and_counted(tmp_path: Path, across: bool) ->
 
 @pytest.mark.parametrize("age", [0, -1.0])
 def test_an_age_that_nothing_could_have(age: float) -> None:
-    with pytest.raises(ValueError, match="max_age must be more than 0"):
+    with pytest.raises(ValueError, match="max_age must be a number of seconds, more than 0"):
         Wire(Late("source"), Forward("middle"), max_age=age)

@@ -180,7 +180,7 @@ def test_no_process_is_left_at_build(monkeypatch: pytest.MonkeyPatch) -> None:
     def fork() -> int:
         raise BlockingIOError("Resource temporarily unavailable")
 
-    monkeypatch.setattr(os, "fork", fork)
+    monkeypatch.setattr("pipert_shm.system.fork", fork)
     before = Possessions()
     with pytest.raises(BlockingIOError):
         make_pipe()
