@@ -593,7 +593,7 @@ class Pipe:
     def tap(self, routine: Routine | str) -> Tap:
         """An iterator over the newest outputs of a routine, in this process. For notebooks, previews and tests.
 
-        Waits until the routine has heard of it, between two calls of its `main_logic`.
+        Waits until the routine has heard of it, between two calls of its `main_logic`; a minute at most.
 
         :raises UnknownTarget: when there is no such routine.
         :raises PipeStateError: when the pipe is not built or has ended, all taps are in use, or a log handler calls it, whose

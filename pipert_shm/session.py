@@ -50,8 +50,7 @@ LINKS = 32  # wires between routines that build() knows no wire of, at one time
 NEWCOMERS = 16  # flows, and routines, that can be added while the pipe runs
 LEAST_CELLS = 16
 PATIENCE = 30.0  # seconds that a launcher may take to say whether it takes an event: it waits for nobody
-LONG_PATIENCE = 60.0  # likewise, where it waits for flows, or for a routine's turn
-LOOK_EVERY = 5.0  # seconds of silence after which the parent looks for itself
+LONG_PATIENCE = 60.0  # likewise, where it waits for flows to be forked, or for a routine between two calls of its own
 
 _OPEN = object()  # in place of an answer that has not come
 
@@ -93,7 +92,6 @@ class Session:
         self._is_unsure = False  # whether the launcher took in what was added last
         self._starts = 0
         self._starting = 0  # starts that the launcher has not answered
-        self._is_to_end = False
         self._closed = False
         self.segment = _make_segment(plan, budget)
         try:
@@ -140,7 +138,6 @@ class Session:
         )
         for channel in (self._channel, logs, voice):
             channel.keep()
-        self._channel.set_patience(LOOK_EVERY)
         self.relay = LogRelay(logs, voice, self._logger)
         self._logs = logs
         self._table = self._make_table()
@@ -213,7 +210,6 @@ class Session:
 
     def kill(self) -> None:
         """Makes every flow end."""
-        self._is_to_end = True
         if not self.gone.is_set():
             self._tell(Kill())
 
@@ -226,7 +222,8 @@ class Session:
         self.kill()
         while not self.gone.is_set():
             try:
-                self.gone.wait()
+                if not self.gone.wait(self._grace + LAST_WORDS):
+                    self.kill()  # it was not heard, it seems
             except KeyboardInterrupt:
                 self.relay.logger.info("interrupted again: flows have %g s to end, then they are killed", self._grace)
         self._listener.join()
@@ -243,7 +240,7 @@ class Session:
     def tap(self, name: str) -> Tap:
         """See `Pipe.tap`. Waits until the routine has heard of it; other questions do not wait for that."""
         self.require_no_handler("tap()")
-        tap: Tap = self._ask(MakeTap(name), patience=LONG_PATIENCE)
+        tap: Tap = self._ask(MakeTap(name), patience=LONG_PATIENCE, whom=f"routine {name!r}, in a call of its own perhaps,")
         return tap
 
     def restart(self, flow: str) -> None:
@@ -328,11 +325,14 @@ class Session:
             except ConnectionError:
                 self.relay.logger.debug("the launcher is gone: %s was not sent", type(message).__name__)
 
-    def _ask(self, message: Message, handing_over: list[Channel] | None = None, patience: float | None = None) -> Any:
+    def _ask(
+        self, message: Message, handing_over: list[Channel] | None = None, patience: float | None = None, whom: str = ""
+    ) -> Any:
         """The launcher's answer. Any thread but the listener's, which hears it.
 
         :param handing_over: ends of channels that are the launcher's from now on, and closed here.
         :param patience: seconds after which no answer is an error.
+        :param whom: who has to answer, where it is not the launcher alone.
         :raises Exception: where that is the answer.
         :raises PipeStateError: when the pipe has ended, or the launcher does not answer in time.
         """
@@ -355,7 +355,8 @@ class Session:
             raise
         answer = self._withdraw(number)
         if answer is _OPEN and not self.gone.is_set():
-            raise _Unreadable(f"the pipe's launcher (process {self._launcher}) has not answered for {patience:g} s")
+            whom = whom or f"the pipe's launcher (process {self._launcher})"
+            raise _Unreadable(f"{whom} has not answered for {patience:g} s")
         if answer is _OPEN:
             raise PipeStateError("the pipe has ended")
         if isinstance(answer, Exception):
@@ -405,9 +406,6 @@ class Session:
         while not self.gone.is_set():
             try:
                 received = self._channel.receive()
-            except BlockingIOError:
-                self._look()
-                continue
             except OSError as error:
                 self.relay.logger.error("the launcher can't be heard now: %s; it is tried again", describe(error))
                 time.sleep(0.01)
@@ -428,9 +426,7 @@ class Session:
                 self.over.set()
 
     def _look(self) -> None:
-        """Something that was said may be lost: tells the launcher again to end, and sees whether all routines are over."""
-        if self._is_to_end and not self.gone.is_set():
-            self._tell(Kill())
+        """Something that was said is lost: sees whether all routines are over."""
         with self._lock:
             numbers = range(len(self.plan.routines))
             states = [State(native.RoutineRecord(self.segment.process, number).state) for number in numbers]

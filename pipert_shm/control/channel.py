@@ -87,11 +87,6 @@ class Channel:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def set_patience(self, seconds: float) -> None:
-        """Makes a `receive` that waits longer raise BlockingIOError."""
-        whole, rest = divmod(seconds, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(whole), int(rest * 1e6)))
-
     def set_blocking(self, blocking: bool) -> None:
         self._socket.setblocking(blocking)
 
