@@ -27,11 +27,12 @@ from pipert_shm.events import (
     pack_parameters,
 )
 from pipert_shm.growth import plan_growth
+from pipert_shm.interrupts import interrupts_deferred
 from pipert_shm.limits import check_count, check_seconds
 from pipert_shm.memory import sweep_stale
 from pipert_shm.plan import Defaults, Plan, Restart, RestartPolicy, audience_of, make_plan
 from pipert_shm.routine import Routine
-from pipert_shm.session import Session, interrupts_deferred
+from pipert_shm.session import Session
 from pipert_shm.statistics import PipeStatistics, read_statistics
 from pipert_shm.streams import occupy_standard_files
 from pipert_shm.tap import Tap

@@ -6,12 +6,10 @@ import logging
 import os
 import pickle
 import select
-import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from pipert_shm import forked, native, system
@@ -34,25 +32,21 @@ from pipert_shm.control.messages import (
     TapEnded,
     TapMade,
 )
+from pipert_shm.control.questions import OPEN, Questions
 from pipert_shm.errors import FlowDied, PipeFailed, PipeStateError, describe
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, Audience, Event
+from pipert_shm.footprint import make_rings, make_segment, names_of, tap_places
 from pipert_shm.growth import Growth
 from pipert_shm.launcher.fork_server import run_fork_server
 from pipert_shm.launcher.loop import LaunchOrder, launch
 from pipert_shm.logs import LAST_WORDS, LogRelay, tell
-from pipert_shm.memory import ControlSegment, create_ring, free_bytes, has_segments, unlink_pipe
+from pipert_shm.memory import has_segments, unlink_pipe
 from pipert_shm.plan import Plan
-from pipert_shm.segments import TAPS, about
 from pipert_shm.states import State
 from pipert_shm.tap import Tap
 
-LINKS = 32  # wires between routines that build() knows no wire of, at one time
-NEWCOMERS = 16  # flows, and routines, that can be added while the pipe runs
-LEAST_CELLS = 16
 PATIENCE = 30.0  # seconds that a launcher may take to say whether it takes an event: it waits for nobody
 LONG_PATIENCE = 60.0  # likewise, where it waits for flows to be forked, or for a routine between two calls of its own
-
-_OPEN = object()  # in place of an answer that has not come
 
 
 class Session:
@@ -81,9 +75,7 @@ class Session:
         self._stop_on_failure = stop_on_failure
         self._lock = threading.RLock()
         self._growing = threading.Lock()
-        self._answered = threading.Condition(self._lock)
-        self._asked = 0
-        self._questions: dict[int, Any] = {}  # by number; _OPEN until it is answered
+        self._questions = Questions(_turn_away)
         self._ready = threading.Event()
         self._taps: dict[int, Tap] = {}
         self._names = plan.names  # that taps may come across
@@ -93,9 +85,9 @@ class Session:
         self._starts = 0
         self._starting = 0  # starts that the launcher has not answered
         self._closed = False
-        self.segment = _make_segment(plan, budget)
+        self.segment = make_segment(plan, budget)
         try:
-            self._rings = _make_rings(plan, self.segment)
+            self._rings = make_rings(plan, self.segment)
         except BaseException:
             self._discard()
             raise
@@ -131,7 +123,7 @@ class Session:
             pipe_id=self.segment.pipe_id,
             audience=self.audience,
             logger_name=self._logger.name,
-            taps=(len(self.plan.routines) + NEWCOMERS, TAPS, len(self.plan.edges) + LINKS),
+            taps=tap_places(self.plan),
             rings=self._rings,
             grace=self._grace,
             stop_on_failure=self._stop_on_failure,
@@ -259,7 +251,7 @@ class Session:
         if self._is_unsure:
             raise PipeStateError("build(): what became of an earlier one is not known; nothing more can be added to the pipe")
         with self._growing, ExitStack() as undo:
-            names = _names_of(plan)
+            names = names_of(plan)
             self.segment.make_room(names)
             self._names = plan.names  # before the look at the taps: one that is made meanwhile knows them
             for tap in list(self._taps.values()):
@@ -337,45 +329,24 @@ class Session:
         :raises PipeStateError: when the pipe has ended, or the launcher does not answer in time.
         """
         channels = handing_over or []
-        with self._lock:
-            self._asked += 1
-            number = self._asked
-            self._questions[number] = _OPEN
-        try:
+
+        def send(number: int) -> None:
             try:
                 if not self.gone.is_set():
                     self._tell(message, number, tuple(channel.fileno() for channel in channels))
             finally:
                 for channel in channels:
                     channel.close()
-            with self._answered:
-                self._answered.wait_for(lambda: self._questions[number] is not _OPEN or self.gone.is_set(), patience)
-        except BaseException:
-            _turn_away(self._withdraw(number))
-            raise
-        answer = self._withdraw(number)
-        if answer is _OPEN and not self.gone.is_set():
+
+        answer = self._questions.ask(send, patience)
+        if answer is OPEN and not self.gone.is_set():
             whom = whom or f"the pipe's launcher (process {self._launcher})"
             raise _Unreadable(f"{whom} has not answered for {patience:g} s")
-        if answer is _OPEN:
+        if answer is OPEN:
             raise PipeStateError("the pipe has ended")
         if isinstance(answer, Exception):
             raise answer
         return answer
-
-    def _withdraw(self, number: int) -> Any:
-        """The answer to a question, if there is one; there is nobody to wait for it any more."""
-        with self._lock:
-            return self._questions.pop(number)
-
-    def _answer(self, number: int, answer: Any) -> None:
-        with self._answered:
-            awaited = number in self._questions
-            if awaited:
-                self._questions[number] = answer
-                self._answered.notify_all()
-        if not awaited:
-            _turn_away(answer)
 
     # ---- the listener thread ---------------------------------------------------------------------
 
@@ -384,7 +355,9 @@ class Session:
 
         def make_good(received: Received, error: Exception) -> None:
             if received.question:
-                self._answer(received.question, _Unreadable(f"the launcher's answer could not be read: {describe(error)}"))
+                self._questions.answer(
+                    received.question, _Unreadable(f"the launcher's answer could not be read: {describe(error)}")
+                )
                 self._tell(Answer(), received.question)  # where it made something for us
             if received.kind == messages.Ready.__name__:  # which says nothing but that
                 self._ready.set()
@@ -449,7 +422,7 @@ class Session:
             except Exception as error:
                 answer = PipeStateError(f"the launcher refuses, and why can't be read here: {describe(error)}")
         if received.question:
-            self._answer(received.question, answer)
+            self._questions.answer(received.question, answer)
         else:  # something came to nothing there that was no question, or was not known as one
             self._look()
 
@@ -467,9 +440,9 @@ class Session:
             )
         except Exception as error:
             self._untap(number)
-            self._answer(received.question, error)
+            self._questions.answer(received.question, error)
         else:
-            self._answer(received.question, tap)
+            self._questions.answer(received.question, tap)
 
     def _end_tap(self, message: TapEnded) -> None:
         tap = self._taps.pop(message.edge, None)
@@ -483,9 +456,8 @@ class Session:
             with contained(self.relay.logger, "clearing up after the launcher"):
                 self._end_launcher()
         finally:
-            with self._answered:
-                self.gone.set()
-                self._answered.notify_all()
+            self.gone.set()
+            self._questions.close()
 
     def _end_launcher(self) -> None:
         """The launcher's end of the channel is closed: it is gone, and all of its flows with it, or about to be."""
@@ -523,59 +495,3 @@ def _turn_away(answer: Any) -> None:
     """Lets go of an answer that nobody waits for any more."""
     if isinstance(answer, Tap):
         answer.close()
-
-
-@contextmanager
-def interrupts_deferred() -> Iterator[None]:
-    """Lets Ctrl-C, and other signals that end a pipe, wait for the end of the block.
-
-    Those that the program has no handler for end it as ever. Outside the main thread, which alone gets signals, does nothing.
-    """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *forked.ENDING)}
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    deferred = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in deferred:
-        signal.signal(number, lambda number, frame: came.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in deferred.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
-
-
-def _names_of(plan: Plan) -> bytes:
-    return about(*plan.directory())
-
-
-def _make_segment(plan: Plan, budget: int | None) -> ControlSegment:
-    if budget is None:
-        budget = free_bytes() // 2
-    largest = max((edge.capacity for edge in plan.edges), default=1)
-    room = native.ControlSize(
-        flows=len(plan.flows) + NEWCOMERS,
-        routines=len(plan.routines) + NEWCOMERS + TAPS,
-        edges=len(plan.edges) + LINKS + TAPS,
-        # each edge's live incarnation, and those that are being drained after crashes
-        incarnations=3 * (len(plan.edges) + TAPS) + 2 * LINKS,
-        cells=max(LEAST_CELLS, 1 << (largest - 1).bit_length()),
-    )
-    segment = ControlSegment.create(room, budget, _names_of(plan))
-    for edge in plan.edges:
-        edge.format(native.EdgeRecord(segment.process, edge.number), plan.routines[edge.sender].reach)
-        native.Incarnation(segment.process, edge.first_incarnation).format(edge.number, edge.bit)
-    return segment
-
-
-def _make_rings(plan: Plan, segment: ControlSegment) -> dict[int, tuple[int, int]]:
-    rings = {}
-    for item in plan.routines:
-        size = item.routine._output_bytes
-        if size and item.slots:
-            purpose = f"the ring of {item.routine.name!r}"
-            rings[item.number] = (create_ring(segment, item.number, item.slots, size, purpose, mapped=False), size)
-    return rings

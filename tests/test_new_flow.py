@@ -48,8 +48,8 @@ from pipert_shm import (
     WiresValidation,
     events,
 )
+from pipert_shm.footprint import LINKS, NEWCOMERS
 from pipert_shm.segments import list_pipe
-from pipert_shm.session import LINKS, NEWCOMERS
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter
 from routines import Forward, Frames, Items, Record, Sink, one_value, received
 from waiting import Board, eventually

@@ -36,7 +36,7 @@ from pipert_shm import (
     WiresValidation,
     events,
 )
-from pipert_shm.session import LINKS
+from pipert_shm.footprint import LINKS
 from routines import Forward, Gated, Items, Record, Sink, one_value, received
 from waiting import Board, eventually
 

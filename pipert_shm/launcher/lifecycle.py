@@ -84,13 +84,15 @@ class Lifecycle:
 
     # ---- events ----------------------------------------------------------------------------------
 
-    def deliver(self, event: Event) -> None:
+    def deliver(self, event: Event, note_taken: Callable[[], object] = lambda: None) -> None:
         """Does what an event asks for, and sends it to the flows of those it is addressed to.
 
+        :param note_taken: called when it is known that it can be, before any flow hears of it.
         :raises PipeStateError: when the pipe has ended, or one of the flows does not take what it was sent before.
         :raises WiresValidation, ValueError: when a wire can't be linked. Nothing of the event is done then.
         """
         if event.name == KILL_EVENT_NAME:
+            note_taken()
             self.kill()
             return
         unknown = [name for name in event.routines if self._roster.flow_of(name) is None]
@@ -105,11 +107,12 @@ class Lifecycle:
             self._rewiring.link(event)
         elif event.name == UNLINK_EVENT_NAME:
             self._rewiring.unlink(event)
-        elif event.name == START_EVENT_NAME:
-            self._start(event.routines)
-            return
         elif event.name == STOP_EVENT_NAME:
             self._wanted.difference_update(event.routines)
+        note_taken()
+        if event.name == START_EVENT_NAME:
+            self._start(event.routines)
+            return
         for flow, names in groups:
             self.send_event(flow, Event(event.name, names, event.params, event.wiring))
 

@@ -205,11 +205,9 @@ class Launcher:
     def _notify(self, message: Notify, received: Received) -> None:
         self._lifecycle.starts = max(self._lifecycle.starts, message.starts)
         try:
-            self._lifecycle.deliver(message.event)
+            self._lifecycle.deliver(message.event, lambda: self._tell(Answer(), received.question))
         except _REFUSALS as error:  # by the rules: no fault of anybody's here
             self._refuse(received.question, error)
-        else:
-            self._tell(Answer(), received.question)
         if message.event.name == START_EVENT_NAME:
             self._lifecycle.tell_if_ended()
 

@@ -1,0 +1,68 @@
+"""Questions to another process, and their answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+OPEN = object()  # in place of an answer that has not come
+
+
+class Questions:
+    """Those that are open, by number. Any thread.
+
+    :param turn_away: lets go of an answer that nobody waits for any more.
+    """
+
+    def __init__(self, turn_away: Callable[[Any], None]) -> None:
+        self._turn_away = turn_away
+        self._changed = threading.Condition()
+        self._asked = 0
+        self._answers: dict[int, Any] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._answers)
+
+    def ask(self, send: Callable[[int], None], patience: float | None) -> Any:
+        """The answer to a question, or `OPEN` when none came in time, or none will come.
+
+        :param send: sends the question, under the number that it gets.
+        :param patience: seconds to wait; None: as long as it takes.
+        :raises Exception: what `send` raises.
+        """
+        with self._changed:
+            self._asked += 1
+            number = self._asked
+            self._answers[number] = OPEN
+        try:
+            send(number)
+            with self._changed:
+                self._changed.wait_for(lambda: self._answers[number] is not OPEN or self._closed, patience)
+        except BaseException:
+            self._turn_away(self._withdraw(number))
+            raise
+        return self._withdraw(number)
+
+    def _withdraw(self, number: int) -> Any:
+        """The answer, if there is one; there is nobody to wait for it any more."""
+        with self._changed:
+            return self._answers.pop(number)
+
+    def answer(self, number: int, answer: object) -> None:
+        """Gives an answer to whoever waits for it."""
+        with self._changed:
+            awaited = number in self._answers
+            if awaited:
+                self._answers[number] = answer
+                self._changed.notify_all()
+        if not awaited:
+            self._turn_away(answer)
+
+    def close(self) -> None:
+        """There will be no more answers."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
