@@ -169,13 +169,17 @@ class Commands(RuleBasedStateMachine):
     @rule(data=st.data())
     def tap(self, data: Any) -> None:
         name = data.draw(st.sampled_from([*SOURCES, *MIDDLES]))
-        with suppress(PipertError):  # its flow is down just now
+        try:
             self.taps.append(self.pipe.tap(name))
+        except PipertError:  # its flow is down just now
+            self.taps.append(None)
 
     @precondition(lambda self: self.taps)
     @rule()
     def untap(self) -> None:
-        self.taps.pop().close()
+        tap = self.taps.pop()
+        if tap is not None:
+            tap.close()
 
     @precondition(lambda self: len(self.states) < len(NAMES) + 3)
     @rule()
@@ -253,8 +257,8 @@ class Commands(RuleBasedStateMachine):
         finally:
             with suppress(PipeFailed):
                 self.pipe.join(to_kill=True)
-            for tap in self.taps:
-                tap.close()
+            while self.taps:
+                self.untap()
 
 
 def test_random_commands() -> None:

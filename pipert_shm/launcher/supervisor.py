@@ -163,6 +163,8 @@ class Supervisor:
         flow.pid, flow.pidfd = pid, pidfd
         flow.record.note_start(FlowState.RUNNING, pid)
         self._watch.add(pidfd, lambda: self._note_death(flow))
+        if flow.ready:
+            self._note_up(flow)
         if flow.doomed:
             self.kill_flow(flow)
 
@@ -197,7 +199,8 @@ class Supervisor:
             return
         flow.ready = True
         self._came_up.add(flow.name)
-        self._note_up(flow)
+        if flow.pid:  # a fork server may tell of it later than it speaks for itself
+            self._note_up(flow)
         self._lifecycle.start_again(flow)
 
     # ---- deaths ----------------------------------------------------------------------------------
