@@ -51,7 +51,10 @@ def _stacks_of(flow: Flow) -> str:
             selector.register(flow.stacks, selectors.EVENT_READ)
             # Until it is silent: the handler writes all of it in one go.
             while selector.select(STACKS_WAIT if not text else STACKS_WAIT / 10):
-                text += system.read(flow.stacks, 1 << 16)
+                more = system.read(flow.stacks, 1 << 16)
+                if not more:
+                    break  # it is dead
+                text += more
     except OSError as error:
         return f"(they can't be had: {describe(error)})"
     return text.decode(errors="replace") or "(it does not answer)"
