@@ -262,6 +262,6 @@ class Commands(RuleBasedStateMachine):
 
 
 def test_random_commands() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Commands, settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS)
     )
