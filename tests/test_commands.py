@@ -271,7 +271,7 @@ class Commands(RuleBasedStateMachine):
 
 
 def test_random_commands() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Commands,
         # Shrinking would repeat what took long because it failed: a wait for what never came.
         settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS, phases=[Phase.explicit, Phase.generate]),

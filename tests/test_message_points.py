@@ -28,6 +28,7 @@ from pipert_shm import (
     Pipe,
     PipeFailed,
     PipertError,
+    Routine,
     SourceRoutine,
     Wire,
     events,
@@ -36,6 +37,7 @@ from pipert_shm import (
 from pipert_shm.control import messages
 from pipert_shm.control.channel import packets_of
 from pipert_shm.control.messages import KINDS, Message
+from pipert_shm.events import Event
 from pipert_shm.launcher import fork_server
 from processes import descendants, reap_orphans
 from tampering import DAMAGES, EDGE, IN_PLACE, NOBODYS_QUESTION, SAMPLES, Tampering, named_in_log, tampering
@@ -130,7 +132,7 @@ class Bench:
         self.pings = 0
         self.added = 0
         self.pipe = Pipe(policy="drop_oldest", logger=self.logger, grace_period=2.0)
-        routines = [Source("left", self.board), Sink("right", self.board), Source("source", self.board)]
+        routines: list[Routine] = [Source("left", self.board), Sink("right", self.board), Source("source", self.board)]
         routines += [Sink("sink", self.board), Sink("other", self.board), Source("extra source", self.board)]
         for routine in routines:
             self.pipe.create_flow(routine.name, False, routine, **FAST)
@@ -239,7 +241,8 @@ def _end(pipe: Pipe, *, to_kill: bool = True) -> None:
 
     def end() -> None:
         try:
-            how.append(pipe.join(to_kill=to_kill))
+            pipe.join(to_kill=to_kill)
+            how.append(None)
         except BaseException as error:
             how.append(error)
 
@@ -320,7 +323,7 @@ def _nonsense(it: Bench) -> dict[str, list[tuple[Message, bool]]]:
     live = int(next(n for n, i in enumerate(snapshot_of(it.pipe).incarnations) if i["state"] == 1))
     return {
         "the launcher, of the parent": [
-            (messages.Notify(messages.Event("ping", ("nobody",)), 0), QUIET),  # it is refused
+            (messages.Notify(Event("ping", ("nobody",)), 0), QUIET),  # it is refused
             (messages.MakeTap("nobody"), QUIET),
             (messages.EndTap(10**6), QUIET),
             (messages.RestartFlow("none"), COUNTED),
@@ -369,7 +372,7 @@ def _nonsense(it: Bench) -> dict[str, list[tuple[Message, bool]]]:
             (messages.StateChanged(-1, 1, 1, ""), COUNTED),
             (messages.StateChanged(0, 10**6, 77, ""), COUNTED),
             (messages.StateChanged(0, -1, 3, ""), QUIET),  # of a run that is long over
-            (messages.Notified(messages.Event("ping", ("nobody",)), "source"), QUIET),  # it is refused
+            (messages.Notified(Event("ping", ("nobody",)), "source"), QUIET),  # it is refused
             (messages.Handled(1 << 40), QUIET),
             (messages.Ready(), QUIET),
             (messages.Recovered(10**6), QUIET),
