@@ -45,7 +45,7 @@ MISDEEDS: dict[str, Callable[[], object]] = {
     "forks, and the child raises": lambda: _fork(lambda: _raise(ValueError("by the child, on purpose"))),
     "exits": lambda: os._exit(3),
     "hangs": lambda: time.sleep(1000),
-    "nonsense": lambda: (number for number in range(0)),
+    "nonsense": lambda: iter(lambda: 0, 1),
 }
 RAISING = ("raises", "SystemExit", "KeyboardInterrupt", "no text")
 FORKING = ("forks, and the child returns", "forks, and the child raises")

@@ -59,6 +59,7 @@ class Lifecycle:
         self._grace = grace
         self._stop_on_failure = stop_on_failure
         self._wanted: set[str] = set()
+        self._stopped: set[str] = set()  # those that were ever told to stop
         self._runs: list[int] = []
         self._states: list[State] = []
         self.kill_by: float | None = None
@@ -109,6 +110,7 @@ class Lifecycle:
             self._rewiring.unlink(event)
         elif event.name == STOP_EVENT_NAME:
             self._wanted.difference_update(event.routines)
+            self._stopped.update(event.routines)
         note_taken()
         if event.name == START_EVENT_NAME:
             self._start(event.routines)
@@ -189,7 +191,7 @@ class Lifecycle:
             if name in self._wanted and not state.over:
                 self._runs[item.number] += 1
                 runs.append((name, self._runs[item.number]))
-            elif not state.over and state is not State.BUILT:
+            elif not state.over and (state is not State.BUILT or name in self._stopped):
                 self._roster.records[item.number].state = State.STOPPED  # it was to stop while nobody was there to hear it
         if runs:
             self._roster.send(flow, StartRoutines(tuple(runs)))
