@@ -283,7 +283,7 @@ class Encoder:
         pickler = self._plain if in_band else self._pickler()
         try:
             pickler.dump(payload)
-        except Exception as error:
+        except BaseException as error:  # of the payload's own __reduce__: anything
             raise PayloadError(self._name, *_culprit(payload, error)) from error
         finally:
             pickler.clear_memo()  # it keeps what it has pickled alive
@@ -312,20 +312,20 @@ class Encoder:
         return _PICKLE_HEAD.pack(len(self._table), size, offset, True) + struct.pack("=H", index)
 
 
-def _culprit(payload: object, error: Exception) -> tuple[str, str]:
+def _culprit(payload: object, error: BaseException) -> tuple[str, str]:
     """Which part of a payload does not pickle, and why. To look for it runs the code of the payload's own classes."""
     try:
         return _find_culprit(payload, error)
-    except Exception:
+    except BaseException:
         return f"data ({type(payload).__name__})", text_of(error)
 
 
-def _find_culprit(payload: object, error: Exception, where: str = "data", depth: int = 4) -> tuple[str, str]:
+def _find_culprit(payload: object, error: BaseException, where: str = "data", depth: int = 4) -> tuple[str, str]:
     """Which part of a payload does not pickle, as a path, and why."""
     for name, part in _parts(payload, where):
         try:
             pickle.dumps(part, 5)
-        except Exception as inner:
+        except BaseException as inner:
             return _find_culprit(part, inner, name, depth - 1) if depth else (name, text_of(inner))
     return f"{where} ({type(payload).__name__})", text_of(error)
 

@@ -16,6 +16,17 @@ from pipert_shm.streams import flush_output
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # which end a pipe, wherever they arrive
 
 
+pid = os.getpid()  # of this process, without asking the system each time
+
+
+def _note_fork() -> None:
+    global pid
+    pid = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
 def fork(be_child: Callable[[], NoReturn]) -> int:
     """The child's pid; the child does not return from `be_child`.
 
@@ -37,10 +48,10 @@ def fork(be_child: Callable[[], NoReturn]) -> int:
 
 
 def _fork(be_child: Callable[[], NoReturn]) -> int:
-    pid = system.fork()
-    if pid == 0:
+    child = system.fork()
+    if child == 0:
         be_child()
-    return pid
+    return child
 
 
 _on_ending: Callable[[int], object] | None = None

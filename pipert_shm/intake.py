@@ -42,7 +42,7 @@ class Intake:
         outbox: Outbox,
         logger: logging.Logger,
         obey: Callable[[], bool],
-        count_error: Callable[[Exception], None],
+        count_error: Callable[[BaseException], None],
     ) -> None:
         self._plan = plan
         self._routine = plan.routine
@@ -287,7 +287,7 @@ class Intake:
         if status == native.OK:
             try:
                 return self._inbox.take()
-            except Exception as error:
+            except BaseException as error:  # user code unpacks payloads, and may raise anything
                 self._logger.error("a message could not be decoded: %s", describe(error), exc_info=error)
                 self._count_error(error)
         elif status == native.TIMED_OUT:

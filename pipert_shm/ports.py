@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipert_shm import native
+from pipert_shm import forked, native
 from pipert_shm.codec import (
     ARRAY,
     HOP,
@@ -99,6 +99,7 @@ class Outbox:
         ordered: bool = False,
         lanes: dict[int, native.EdgeRecord] | None = None,
     ) -> None:
+        self._home = forked.pid
         self._port = port
         self._number = number
         self._name = name
@@ -369,6 +370,11 @@ class Outbox:
                 raise Stopping
         return self._one_each(group)
 
+    def _require_home(self, error: BaseException | None) -> None:
+        """Ends a process that a payload's own code has forked: what it has in hand is its parent's to send."""
+        if forked.pid != self._home:
+            forked.end_stray(error)
+
     def _send_next(self) -> None:
         group = self._unsent[0][0]
         outs = self._choose(group) if group.spreads else group.outs
@@ -415,7 +421,8 @@ class Outbox:
             # As the wires' policies say: not an error. Wires within the flow need no slot, and taps must not be felt.
             self._drop(remote, native.REASONS["no_slot"])
             post.begin(outs & ~remote, self._token)
-        except BaseException:
+        except BaseException as error:
+            self._require_home(error)
             self._handled += handled
             self._drop(outs, native.REASONS["error"])
             raise
@@ -424,6 +431,7 @@ class Outbox:
         for out in group.local:
             self._local[self._edges[out][0]][self._token] = (data, meta, native.now_ns())
         payload = data = None  # let go of before the push: the receiver may then be the only holder
+        self._require_home(None)
         if self._handled:
             words.handled = self._handled
             self._handled = 0
@@ -466,6 +474,7 @@ class Inbox:
     def __init__(
         self, segment: ControlSegment, port: native.Port, number: int, names: tuple[str, ...], local: dict[int, LocalMessages]
     ) -> None:
+        self._home = forked.pid
         self._segment = segment
         self._port = port
         self._number = number
@@ -656,11 +665,20 @@ class Inbox:
             if payload_kind == ARRAY and not over_cap:
                 self._learn(kind, body, head)
             change = self._receive[place]
-            return data if change is None else change(data), meta
-        except Exception:
+            if change is not None:
+                data = change(data)
+        except BaseException as error:
+            self._require_home(error)
             self._port.discard(native.REASONS["error"])
             self.unsettled = True
             raise
+        self._require_home(None)
+        return data, meta
+
+    def _require_home(self, error: BaseException | None) -> None:
+        """Ends a process that a payload's own code has forked: the message is its parent's."""
+        if forked.pid != self._home:
+            forked.end_stray(error)
 
     def _learn(self, kind: int, body: bytes, head: int) -> None:
         """Arrays like this one are recognised from now on."""
@@ -677,12 +695,7 @@ class Inbox:
         array: Any = np.frombuffer(port.array(size), dtype).reshape(shape)
         if self._changes:
             change = self._receive[port.delivery.place]
-            try:
-                array = array if change is None else change(array)
-            except Exception:
-                self.disown(self.edge, "error")
-                self.unsettled = True
-                raise
+            array = array if change is None else self._changed(change, array)
         return array, Meta.received(self.names, self._number, port.raw[: DELIVERY_BYTES + head])
 
     def _take_local(self, place: int, token: int, received_ns: int) -> Message:
@@ -693,7 +706,19 @@ class Inbox:
         last = self._number, sent_ns, received_ns
         own = Meta(self.names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket, last, meta.pts)
         change = self._receive[place]
-        return payload if payload is NOTHING or change is None else change(payload), own
+        return payload if payload is NOTHING or change is None else self._changed(change, payload), own
+
+    def _changed(self, change: Callable[[Any], Any], payload: Any) -> Any:
+        """What the wire's own transmitter makes of a payload. What it raises costs this message."""
+        try:
+            changed = change(payload)
+        except BaseException as error:
+            self._require_home(error)
+            self.disown(self.edge, "error")
+            self.unsettled = True
+            raise
+        self._require_home(None)
+        return changed
 
     def end(self) -> None:
         """Takes no more; what waits is dropped, counted as `ended`."""

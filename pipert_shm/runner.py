@@ -6,7 +6,6 @@ too, and the port's notice calls it out of that. While a run is to stop the noti
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -33,16 +32,6 @@ from pipert_shm.states import ANSWERS, Answer, Order, State
 LONGEST_REST_NS = int(LONGEST_WAIT * 1e9)
 RUNNING = State.RUNNING
 BETWEEN_PICTURES_NS = 200_000_000  # that are logged of one kind: enough for somebody who watches
-
-_pid = os.getpid()
-
-
-def _note_fork() -> None:
-    global _pid
-    _pid = os.getpid()
-
-
-os.register_at_fork(after_in_child=_note_fork)
 
 
 @dataclass(slots=True)
@@ -134,7 +123,7 @@ class Runner:
                 self._outbox.add(edge, attachment.outs[edge.number])
         if plan.number in attachment.rings:
             self._outbox.slots.adopt(*attachment.rings[plan.number])
-        self._home = _pid
+        self._home = forked.pid
         self._names = names
         self._commands: deque[Command] = deque()
         self._lock = threading.RLock()  # of the state, and of what is added to the commands
@@ -256,7 +245,7 @@ class Runner:
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         if threading.current_thread() is not self._thread:
             raise RoutineError(self.routine.name, "loan() belongs to the routine's own thread (setup, main_logic, cleanup)")
-        if not self._outbox.leaves_flow or _pid != self._home:
+        if not self._outbox.leaves_flow or forked.pid != self._home:
             return np.empty(shape, dtype)
         since, self._words.busy_since_ns = self._words.busy_since_ns, 0  # to wait for a slot is not to hang
         try:
@@ -396,6 +385,8 @@ class Runner:
         turn = self._produce if self._plan.role is Role.SOURCE else self._consume
         try:
             while self._state is RUNNING:
+                if forked.pid != self._home:
+                    forked.end_stray(None)
                 try:
                     if self._outbox.unsent:
                         self._send(self._outbox.flush)
@@ -508,10 +499,10 @@ class Runner:
         try:
             result = function(*arguments)
         except BaseException as error:
-            if _pid != self._home:
+            if forked.pid != self._home:
                 forked.end_stray(error)
             raise
-        if _pid != self._home:
+        if forked.pid != self._home:
             forked.end_stray(None)
         return result
 
@@ -570,11 +561,13 @@ class Runner:
         self._logger.info("messages of %r come again", self._names[edge.sender])
 
     def _send(self, send: Callable[..., None], *message: Any) -> None:
+        if forked.pid != self._home:  # by what a payload did as it went
+            forked.end_stray(None)
         try:
             send(*message)
         except (Stopping, SharedMemoryFull):
             raise
-        except Exception as error:
+        except BaseException as error:  # user code packs payloads, and may raise anything
             sequence = self._outbox.sequence
             self._logger.error("message %d was not sent: %s", sequence, describe(error), extra={"sequence": sequence})
             self._count_error(error)

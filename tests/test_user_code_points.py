@@ -186,16 +186,7 @@ def _makes_sense(hook: str, misdeed: str) -> bool:
     return not (hook in ("setup", "cleanup") and misdeed == "hangs")  # see below
 
 
-def _known_fault(hook: str, misdeed: str) -> str:
-    if hook in BETWEEN_ROUTINES and misdeed in ("SystemExit", "KeyboardInterrupt"):
-        return "what is no Exception ends the routine's run, not the message"
-    if hook in (*BETWEEN_ROUTINES, "payload __del__") and misdeed in FORKING:
-        return "a child that is forked while a payload is packed or unpacked goes on as the routine until its next main_logic"
-    return ""
-
-
 POINTS = [(hook, misdeed) for hook in RUNNING for misdeed in MISDEEDS if _makes_sense(hook, misdeed)]
-KNOWN = [point for point in POINTS if _known_fault(*point)]
 
 
 def _misbehave(it: Bench, hook: str, misdeed: str) -> None:
@@ -229,21 +220,11 @@ def _misbehave(it: Bench, hook: str, misdeed: str) -> None:
 def test_what_users_wrote_misbehaves_in_a_running_pipe(misdeed: str) -> None:
     with bench() as it:
         for hook, its in POINTS:
-            if its == misdeed and (hook, its) not in KNOWN:
+            if its == misdeed:
                 try:
                     _misbehave(it, hook, misdeed)
                 except AssertionError as error:
                     raise AssertionError(f"{hook} {misdeed}: {error}") from None
-
-
-@pytest.mark.parametrize(
-    ("hook", "misdeed"),
-    [pytest.param(*point, marks=pytest.mark.xfail(reason=_known_fault(*point), run=False)) for point in KNOWN],
-)
-def test_known_faults(hook: str, misdeed: str) -> None:
-    with bench() as it:
-        for _ in range(3):
-            _misbehave(it, hook, misdeed)
 
 
 def test_every_hook_has_its_points() -> None:
