@@ -317,7 +317,11 @@ class Runner:
             self._begin(command.run)
             self._run()
         elif answer in (Answer.CALL, Answer.CALL_NOW) and isinstance(command, Call):
-            command.action()
+            try:
+                command.action()
+            except Exception as error:  # what was asked for can't be; the routine goes on
+                self.record.count_error()
+                self._logger.error("an order could not be carried out: %s", describe(error), exc_info=error)
         elif answer is Answer.MARK:
             self._set_state(State.STOPPED)
         elif answer is Answer.LEAVE:

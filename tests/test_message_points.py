@@ -39,7 +39,7 @@ from pipert_shm.control.channel import packets_of
 from pipert_shm.control.messages import KINDS, Message
 from pipert_shm.events import Event
 from pipert_shm.launcher import fork_server
-from processes import descendants, reap_orphans
+from processes import descendants, reap_orphans, stop
 from tampering import DAMAGES, EDGE, IN_PLACE, NOBODYS_QUESTION, SAMPLES, Tampering, named_in_log, tampering
 from waiting import Board, eventually
 
@@ -584,6 +584,27 @@ def test_a_start_that_was_lost_can_be_repeated() -> None:
             eventually(lambda: it.answered("sink"), "an answer", SOON)
             assert it.state("sink") == "stopped"
             it.pipe.notify_event(START_EVENT_NAME)
+            it.all_go_on()
+
+
+def test_messages_whose_receiver_dies_before_it_reads_them() -> None:
+    """They are about a process that is gone: the next one is told what it has to know, and nobody waits."""
+    with bench() as it:
+        for name in ("source", "sink", "other"):
+            pid = pid_of(it.pipe, name)
+            stop(pid)
+            triggers: list[Trigger] = [lambda it: it.ping("source", "sink", "other"), _relink, _cycle, _tap]
+            callers = [threading.Thread(target=_try, args=(trigger, it)) for trigger in triggers]
+            for caller in callers:
+                caller.start()
+            it.others_go_on()
+            os.kill(pid, signal.SIGKILL)
+            for caller in callers:
+                caller.join(SOON)
+                assert not caller.is_alive(), f"{name}: a caller waits for ever"
+            await_successor(it.pipe, name, pid)
+            it.others_go_on()
+            it.mend()
             it.all_go_on()
 
 
