@@ -14,7 +14,8 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipert_shm import native, system
@@ -53,6 +54,79 @@ class Received:
     fds: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What stands before each part of a message."""
+
+    code: int
+    part: int
+    parts: int
+    question: int
+    size: int
+    checksum: int
+
+    @classmethod
+    def of(cls, packet: bytes) -> _Head | None:
+        """None when it can't be read."""
+        if len(packet) < _HEADER.size or packet[: len(_MAGIC)] != _MAGIC:
+            return None
+        return cls(*_HEADER.unpack_from(packet)[1:])
+
+
+class _Assembly:
+    """Makes messages of packets. One that will never be complete is given as damaged."""
+
+    def __init__(self) -> None:
+        self._head: _Head | None = None
+        self._parts: list[bytes] = []
+        self._fds: list[int] = []
+        self._lost_fds = False
+
+    def add(self, packet: bytes, fds: list[int], flags: int) -> Iterator[Received]:
+        """What ends with a packet: nothing yet, a message, or one that broke off and this one."""
+        head = _Head.of(packet)
+        if self._parts and (head is None or head.part == 0):
+            yield self._finish("it is not whole")
+        fits = head is not None and head.part == len(self._parts) and not flags & socket.MSG_TRUNC
+        self._head = head
+        self._parts.append(packet[_HEADER.size :])
+        self._fds += fds
+        self._lost_fds |= bool(flags & socket.MSG_CTRUNC)
+        if head is None or not fits:
+            yield self._finish("it is not whole")
+        elif head.part == head.parts - 1:
+            yield self._finish("")
+
+    def _finish(self, trouble: str) -> Received:
+        head, body, fds, lost_fds = self._head, b"".join(self._parts), self._fds, self._lost_fds
+        self._head, self._parts, self._fds, self._lost_fds = None, [], [], False
+        if head is None:
+            return Received("damaged message", 0, None, trouble, fds)
+        message = None
+        if not trouble:
+            message, trouble = _read(head, body)
+        if message is not None and lost_fds:
+            trouble = NO_ROOM_FOR_FDS
+        return Received(kind_of(head.code), head.question, message, trouble, fds)
+
+    def close(self) -> None:
+        """Lets go of what is not complete."""
+        close_all(self._fds)
+        self._fds = []
+
+
+def _read(head: _Head, body: bytes) -> tuple[Message | None, str]:
+    """The message, or what is wrong with it."""
+    if len(body) != head.size:
+        return None, "it is not whole"
+    if zlib.crc32(body) != head.checksum:
+        return None, "its checksum does not fit"
+    try:
+        return decode(head.code, body), ""
+    except Exception as error:
+        return None, describe(error)
+
+
 class Channel:
     """One end of a pair. Sending, and receiving, are each for one thread at a time.
 
@@ -63,11 +137,8 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._owner = 0
-        self._parts: list[bytes] = []  # of a message that is not complete
-        self._kind, self._question = "", 0  # its own
-        self._next: Received | None = None  # what came right behind one that will never be complete
-        self._fds: list[int] = []
-        self._lost_fds = False
+        self._assembly = _Assembly()
+        self._received: deque[Received] = deque()
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
@@ -128,71 +199,15 @@ class Channel:
         :raises OSError: when the system has no memory for it now; it is still there.
         """
         self._require_own()
-        following, self._next = self._next, None
-        if following is not None:
-            return following
-        while True:
+        while not self._received:
             try:
                 packet, fds, flags = system.receive(self._socket, PACKET_BYTES, MOST_FDS)
             except ConnectionError:
-                packet, fds, flags = b"", [], 0
-            if not packet:
-                self._drop_parts()
                 return None
-            broken = self._break_off(packet)
-            self._fds += fds
-            self._lost_fds |= bool(flags & socket.MSG_CTRUNC)
-            received = self._take(packet, flags)
-            if broken is not None:
-                self._next = received
-                return broken
-            if received is not None:
-                return received
-
-    def _break_off(self, packet: bytes) -> Received | None:
-        """A message whose other parts will not come, since this packet begins another one."""
-        if not self._parts or (packet[: len(_MAGIC)] == _MAGIC and _HEADER.unpack_from(packet.ljust(_HEADER.size))[2] != 0):
-            return None
-        fds, self._fds, self._lost_fds = self._fds, [], False
-        self._parts.clear()
-        return Received(self._kind, self._question, None, "it is not whole", fds)
-
-    def _take(self, packet: bytes, flags: int) -> Received | None:
-        """What is complete with this packet, be it damaged."""
-        try:
-            magic, code, part, parts, question, size, checksum = _HEADER.unpack_from(packet)
-        except struct.error:
-            magic, code, part, parts, question, size, checksum = b"", 0, 0, 1, 0, 0, 0
-        kind = kind_of(code) if magic == _MAGIC else "damaged message"
-        self._kind, self._question = kind, question
-        self._parts.append(packet[_HEADER.size :])
-        in_order = magic == _MAGIC and part == len(self._parts) - 1 and not flags & socket.MSG_TRUNC
-        if in_order and part < parts - 1:
-            return None
-        body, fds, lost = b"".join(self._parts), self._fds, self._lost_fds
-        self._parts, self._fds, self._lost_fds = [], [], False
-        trouble = ""
-        if not in_order or part != parts - 1 or len(body) != size:
-            trouble = "it is not whole"
-        elif zlib.crc32(body) != checksum:
-            trouble = "its checksum does not fit"
-        if not trouble:
-            try:
-                message = decode(code, body)
-            except Exception as error:
-                trouble = describe(error)
-            else:
-                return Received(kind, question, message, NO_ROOM_FOR_FDS if lost else "", fds)
-        return Received(kind, question, None, trouble, fds)
-
-    def _drop_parts(self) -> None:
-        self._parts.clear()
-        if self._next is not None:
-            self._fds += self._next.fds
-            self._next = None
-        for fd in self._fds:
-            os.close(fd)
-        self._fds = []
+            if not packet:
+                return None
+            self._received.extend(self._assembly.add(packet, fds, flags))
+        return self._received.popleft()
 
     def _require_own(self) -> None:
         if self._owner and self._owner != os.getpid():
@@ -215,7 +230,9 @@ class Channel:
             native.unguard(self._socket.fileno())
             self._owner = 0
         self._socket.close()
-        self._drop_parts()
+        self._assembly.close()
+        while self._received:
+            close_all(self._received.popleft().fds)
 
 
 def packets_of(message: Message, question: int = 0) -> list[bytes]:
@@ -234,3 +251,9 @@ def packets_of(message: Message, question: int = 0) -> list[bytes]:
         _HEADER.pack(_MAGIC, code, part, len(pieces), question, len(body), checksum) + piece
         for part, piece in enumerate(pieces)
     ]
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Closes descriptors."""
+    for fd in fds:
+        os.close(fd)

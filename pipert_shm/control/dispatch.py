@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pipert_shm.control.channel import Received
+from pipert_shm.control.channel import Received, close_all
 from pipert_shm.control.messages import Message
 from pipert_shm.errors import describe
 
@@ -71,5 +70,4 @@ class Dispatch:
             if self._on_failure is not None:
                 self._on_failure(received, error)
         finally:
-            for fd in received.fds:
-                os.close(fd)
+            close_all(received.fds)

@@ -15,7 +15,7 @@ from typing import NoReturn
 from pipert_shm import forked, native, system
 from pipert_shm.attachment import Attachment
 from pipert_shm.control import messages
-from pipert_shm.control.channel import Channel, Received
+from pipert_shm.control.channel import Channel, Received, close_all
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.guard import contained
 from pipert_shm.control.messages import (
@@ -47,7 +47,7 @@ from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.links import Links
-from pipert_shm.launcher.peers import Peer, close_all
+from pipert_shm.launcher.peers import Peer
 from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster

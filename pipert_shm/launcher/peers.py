@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-from pipert_shm.control.channel import RETRY, SHORTAGES, Channel, Received, packets_of
+from pipert_shm.control.channel import RETRY, SHORTAGES, Channel, Received, close_all, packets_of
 from pipert_shm.control.guard import contained
 from pipert_shm.control.messages import Message
 from pipert_shm.errors import describe
@@ -145,9 +144,3 @@ class Peer:
             close_all(fds)
         self._queue.clear()
         self._queued = 0
-
-
-def close_all(fds: Iterable[int]) -> None:
-    """Closes descriptors."""
-    for fd in fds:
-        os.close(fd)
