@@ -123,7 +123,7 @@ class Lifecycle:
             self.refused += 1
             raise PipeStateError(
                 f"flow {flow.name!r} has not handled {flow.unhandled:,} bytes of events yet (the limit is {MOST_UNHANDLED:,}), "
-                f"and takes no {event.name!r} now ({self.refused} refused so far): does a handler of one of its routines not return?"
+                f"and takes no {event.name!r} now ({self.refused} refused so far): does a handler of one of its routines hang?"
             )
 
     def send_event(self, flow: Flow, event: Event) -> None:

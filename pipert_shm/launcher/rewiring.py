@@ -36,10 +36,19 @@ class Rewiring:
     def link(self, event: Event) -> None:
         """Links each of the routines that are addressed.
 
-        :raises WiresValidation, ValueError: when one can't be; those before it are linked then.
+        :raises WiresValidation, ValueError: when one can't be; none is linked then.
         """
-        for name in event.routines:
-            self._connect(self._roster.plan.get(name), _wiring_of(event))
+        wiring = _wiring_of(event)
+        linked: list[RoutinePlan] = []
+        try:
+            for name in event.routines:
+                sender = self._roster.plan.get(name)
+                self._connect(sender, wiring)
+                linked.append(sender)
+        except Exception:
+            for sender in linked:
+                self._disconnect(sender, wiring.receiver)
+            raise
 
     def _connect(self, sender: RoutinePlan, wiring: Wiring) -> None:
         receiver = self._roster.plan.get(wiring.receiver)
