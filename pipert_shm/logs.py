@@ -212,12 +212,7 @@ class LogRelay:
 
     def _run(self) -> None:
         while True:
-            try:
-                received = self._channel.receive()
-            except OSError as error:
-                self._complain("log records can't be received now", error)
-                time.sleep(0.01)
-                continue
+            received = self._channel.receive_patiently(lambda error: self._complain("log records can't be received now", error))
             if received is None:
                 return
             with self._busy:

@@ -116,7 +116,7 @@ class Pipe:
         self._defaults = Defaults(
             network.policy if network else policy or "drop_oldest",
             network.capacity if network else int(capacity or 2),
-            network.timeout if network else timeout,
+            network.timeout if network else None if timeout is None else float(timeout),
             data_transmitter or SharedMemoryTransmitter(),
         )
         self._memory_budget = None if memory_budget is None else int(memory_budget)
@@ -297,7 +297,6 @@ class Pipe:
                     raise
             else:
                 self._grow(self._session)
-            self._built_of = len(self._flows), len(self._wires)
 
     def _grow(self, session: Session) -> None:
         """Builds what was added to a running pipe."""
@@ -306,11 +305,16 @@ class Pipe:
         wires = self._wires[wire_count:]
         if not flows and not wires:
             raise PipeStateError("build(): this pipe is built, and nothing was added to it since")
+        grown = False
         try:
             plan, audience, growth = plan_growth(session.plan, flows, wires, {name: self._restarts[name] for name in flows})
             with interrupts_deferred():
                 session.grow(plan, audience, growth)
+                grown = True
+                self._built_of = len(self._flows), len(self._wires)
         except BaseException:
+            if grown:  # Ctrl-C, which came meanwhile
+                raise
             del self._wires[wire_count:]
             for name, routines in flows.items():
                 del self._flows[name], self._restarts[name], self._replicas[name]
@@ -350,12 +354,12 @@ class Pipe:
             session = Session(plan, audience, self.logger, self._memory_budget, self._grace, self._stop_on_failure)
             session.launch()
             self._session = session
+            self._built_of = len(self._flows), len(self._wires)
             _running.add(self)
         try:
             session.wait_ready()
         except PipeFailed:
-            self._session = None
-            _forget(self)
+            self._forget_session()
             raise
         self._announce()
         try:
@@ -363,9 +367,13 @@ class Pipe:
                 self._send(event)
         except (WiresValidation, ValueError):
             session.end()
-            self._session = None
-            _forget(self)
+            self._forget_session()
             raise
+
+    def _forget_session(self) -> None:
+        """The pipe is as it was before `build()`."""
+        self._session, self._built_of = None, (0, 0)
+        _forget(self)
 
     def _announce(self) -> None:
         """Tells of the pipe those of the logger's handlers that show it, and nobody else's log."""
@@ -597,8 +605,7 @@ class Pipe:
         Waits until the routine has heard of it, between two calls of its `main_logic`; a minute at most.
 
         :raises UnknownTarget: when there is no such routine.
-        :raises PipeStateError: when the pipe is not built or has ended, all taps are in use, or a log handler calls it, whose
-            thread would hear the answer.
+        :raises PipeStateError: when the pipe is not built or has ended, or all taps are in use.
         """
         session = self._built()
         if not isinstance(routine, Routine | str):

@@ -150,6 +150,8 @@ class Restart:
         check_count("max_restarts", self.limit, least=0)
         if not (is_number(self.window) and self.window > 0):
             raise ValueError(f"restart_window must be a number of seconds, more than 0, not {shown(self.window)}")
+        object.__setattr__(self, "limit", int(self.limit))  # plain numbers: they cross to other processes
+        object.__setattr__(self, "window", float(self.window))
 
     def wanted(self, exit_code: int) -> bool:
         """Whether a flow that ended like this is to be restarted."""

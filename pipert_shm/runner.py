@@ -20,7 +20,7 @@ from pipert_shm.control.messages import Message, StateChanged
 from pipert_shm.counters import Counters
 from pipert_shm.data import FrameData, Meta
 from pipert_shm.descriptors import Reserve, remedy
-from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull, describe
+from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull, describe, shown
 from pipert_shm.intake import Gathered, Intake
 from pipert_shm.logs import as_picture
 from pipert_shm.memory import RETRY_NS, ControlSegment, Stopping
@@ -577,8 +577,16 @@ class Runner:
             self._count_error(error)
 
     def _log_payload(self, what: str, payload: object) -> None:
+        try:
+            self._try_to_log(what, payload)
+        except BaseException as error:  # get_frame() is the user's, and may raise anything
+            if forked.pid != self._home:
+                forked.end_stray(error)
+            self._logger.error("%s can't be logged: %s", what, describe(error))
+
+    def _try_to_log(self, what: str, payload: object) -> None:
         frame = payload.get_frame() if isinstance(payload, FrameData) else payload
-        text = f"{frame.dtype} array {frame.shape}" if isinstance(frame, np.ndarray) else repr(frame)[:200]
+        text = f"{frame.dtype} array {frame.shape}" if isinstance(frame, np.ndarray) else shown(frame)
         now, picture = native.now_ns(), None
         if isinstance(frame, np.ndarray) and now - self._pictured_ns.get(what, 0) >= BETWEEN_PICTURES_NS:
             self._pictured_ns[what], picture = now, as_picture(frame)

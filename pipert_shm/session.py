@@ -7,7 +7,6 @@ import os
 import pickle
 import select
 import threading
-import time
 import weakref
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -82,7 +81,8 @@ class Session:
         self._hearing = threading.Lock()  # held by the listener while it handles something
         self._fork_servers: set[int] = set()
         self._is_unsure = False  # whether the launcher took in what was added last
-        self._starts = 0
+        self._numbered = 0  # starts; no number is given out twice
+        self._starts = 0  # the last one that counts
         self._starting = 0  # starts that the launcher has not answered
         self._closed = False
         self.segment = make_segment(plan, budget)
@@ -164,9 +164,6 @@ class Session:
         """What failed for good, in order; what was started again since does not count."""
         return [cause for cause in list(self._causes.values()) if cause]
 
-    def _note_cause(self, cause: str) -> None:
-        self._causes[cause] = cause
-
     def send(self, event: Event) -> None:
         """Hands an event to the launcher, and waits until that says that it is on its way. An event of a kill does not wait.
 
@@ -183,18 +180,20 @@ class Session:
     def _start(self, event: Event) -> None:
         """An end that was told before a start, or crosses it, does not count."""
         with self._lock:
-            self._starts += 1
+            self._numbered += 1
+            number, before, was_over = self._numbered, self._starts, self.over.is_set()
+            self._starts = number
             self._starting += 1
-            starts, was_over = self._starts, self.over.is_set()
             if not self.gone.is_set():
                 self.over.clear()
         try:
-            self._ask(Notify(event, starts), patience=PATIENCE)
+            self._ask(Notify(event, number), patience=PATIENCE)
         except BaseException:
             with self._lock:
-                self._starts -= 1
-                if was_over:
-                    self.over.set()
+                if self._starts == number:
+                    self._starts = before
+                    if was_over:
+                        self.over.set()
             raise
         finally:
             with self._lock:
@@ -231,7 +230,6 @@ class Session:
 
     def tap(self, name: str) -> Tap:
         """See `Pipe.tap`. Waits until the routine has heard of it; other questions do not wait for that."""
-        self.require_no_handler("tap()")
         tap: Tap = self._ask(MakeTap(name), patience=LONG_PATIENCE, whom=f"routine {name!r}, in a call of its own perhaps,")
         return tap
 
@@ -344,6 +342,8 @@ class Session:
             raise _Unreadable(f"{whom} has not answered for {patience:g} s")
         if answer is OPEN:
             raise PipeStateError("the pipe has ended")
+        if isinstance(answer, bytes):  # on the thread that asked: the listener runs nobody's code
+            raise _unpacked(answer)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -377,12 +377,9 @@ class Session:
     def _listen(self) -> None:
         """The listener thread: the launcher's messages."""
         while not self.gone.is_set():
-            try:
-                received = self._channel.receive()
-            except OSError as error:
-                self.relay.logger.error("the launcher can't be heard now: %s; it is tried again", describe(error))
-                time.sleep(0.01)
-                continue
+            received = self._channel.receive_patiently(
+                lambda error: self.relay.logger.error("the launcher can't be heard now: %s; it is tried again", describe(error))
+            )
             with self._hearing:
                 if received is None:
                     self._note_end()
@@ -410,17 +407,15 @@ class Session:
         self._causes[message.key] = message.cause
 
     def _note_died(self, message: Died) -> None:
-        self.exit_codes[message.flow] = message.exit_code
-        self._note_cause(message.why or str(FlowDied(message.flow, message.exit_code)))
+        cause = message.why
+        if not cause:  # it had a process
+            self.exit_codes[message.flow] = message.exit_code
+            cause = str(FlowDied(message.flow, message.exit_code))
+        self._causes[cause] = cause
         self._ready.set()
 
     def _take_answer(self, message: Answer, received: Received) -> None:
-        answer: object = None
-        if message.error:
-            try:
-                answer = pickle.loads(message.error)
-            except Exception as error:
-                answer = PipeStateError(f"the launcher refuses, and why can't be read here: {describe(error)}")
+        answer = message.error or None
         if received.question:
             self._questions.answer(received.question, answer)
         else:  # something came to nothing there that was no question, or was not known as one
@@ -485,6 +480,15 @@ class Session:
         ends = select.poll()
         ends.register(self._logs, 0)  # for the hang-up alone
         ends.poll((self._grace + LAST_WORDS) * 1000)
+
+
+def _unpacked(error: bytes) -> Exception:
+    """The exception that is the launcher's answer."""
+    try:
+        answer = pickle.loads(error)
+    except Exception as failure:
+        answer = f"why can't be read here: {describe(failure)}"
+    return answer if isinstance(answer, Exception) else PipeStateError(f"the launcher refuses; {answer}")
 
 
 class _Unreadable(PipeStateError):

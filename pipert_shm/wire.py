@@ -70,8 +70,8 @@ class Wire:
         self.data_transmitter = data_transmitter
         self.policy = policy
         self.capacity = None if capacity is None else int(capacity)
-        self.timeout = timeout
-        self.max_age = max_age
+        self.timeout = None if timeout is None else float(timeout)
+        self.max_age = None if max_age is None else float(max_age)
         if not self.destinations:
             raise WiresValidation(f"the wire from {source.name!r} has no destinations")
 
@@ -93,6 +93,6 @@ class QueueNetwork:
                 f"put_block must be True or False, not {shown(put_block)}: QueueNetwork(max_queue_sizes=4, put_block=True)"
             )
         self.policy: Policy = "block" if put_block else "drop_oldest"
-        self.capacity = max_queue_sizes
-        self.timeout = timeout
-        check_queue(self.policy, self.capacity, self.timeout)
+        check_queue(self.policy, max_queue_sizes, timeout)
+        self.capacity = int(max_queue_sizes)
+        self.timeout = None if timeout is None else float(timeout)

@@ -15,7 +15,7 @@ import struct
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipert_shm import native, system
@@ -212,6 +212,19 @@ class Channel:
     def _require_own(self) -> None:
         if self._owner and self._owner != os.getpid():
             raise PipeStateError("a process that was forked from one of a pipe's has no part in the pipe: use it in that one")
+
+    def receive_patiently(self, complain: Callable[[OSError], object]) -> Received | None:
+        """The next message, as of `receive`, of an end that blocks. Where the system has no memory for it, that is told, and it
+        is tried again.
+        """
+        while True:
+            try:
+                return self.receive()
+            except OSError as error:
+                if error.errno not in SHORTAGES:
+                    raise
+                complain(error)
+            time.sleep(RETRY)
 
     def stop_receiving(self) -> None:
         """Makes `receive` return None, in whichever thread it waits."""

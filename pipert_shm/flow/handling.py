@@ -133,12 +133,14 @@ class Handling:
                 self._handle(Event(START_EVENT_NAME, (name,)))
 
     def _deliver(self, order: HandleEvent) -> None:
-        if order.event.name == STOP_EVENT_NAME:
-            for name in order.event.routines:
-                self._runners[name].command(Stop())
-        self._handle(order.event)
-        if order.cost:
-            self._report(Handled(order.cost))
+        try:
+            if order.event.name == STOP_EVENT_NAME:
+                for name in order.event.routines:
+                    self._runners[name].command(Stop())
+            self._handle(order.event)
+        finally:
+            if order.cost:
+                self._report(Handled(order.cost))
 
     def _handle(self, event: Event) -> None:
         """Calls the handlers of the event; built-in ones first. What fails is that routine's error."""

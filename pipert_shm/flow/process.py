@@ -113,6 +113,8 @@ class FlowProcess:
                 self._control.send(message, question)
             except ConnectionError:
                 self._logger.debug("the launcher is gone; the control thread sees it too, and ends this flow")
+            except OSError as error:
+                self.give_up(f"the launcher can't be told of a {type(message).__name__}: {describe(error)}")
 
     def ring(self, routine: int) -> None:
         """Makes a receiver look at its queues. Any thread."""
@@ -152,12 +154,9 @@ class FlowProcess:
         self._handling.await_end(max(0.0, deadline - time.monotonic()))
 
     def _next(self) -> Received | None:
-        while True:
-            try:
-                return self._control.receive()
-            except OSError as error:
-                self._logger.error("a control message can't be received now: %s; it is tried again", describe(error))
-                time.sleep(0.01)
+        return self._control.receive_patiently(
+            lambda error: self._logger.error("a control message can't be received now: %s; it is tried again", describe(error))
+        )
 
     def _make_table(self) -> Dispatch:
         """Who handles what the launcher says. Nothing here waits for user code."""

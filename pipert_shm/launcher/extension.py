@@ -62,8 +62,7 @@ class Extension:
         for edge in edges:
             self._rewiring.announce(edge)
         for flow in new:
-            if not self._lifecycle.ending:  # the failure of one may be the end of all
-                launch(flow, rings)
+            launch(flow, rings)
 
     def when_born(self, action: Callable[[], object]) -> None:
         """Calls the action as soon as all of the new flows are up, or have failed."""

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from pipert_shm import forked, native, system
-from pipert_shm.control.channel import RETRY, Channel, Received
+from pipert_shm.control.channel import Channel, Received
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.messages import Forked, ForkFlow, Reap, Reaped
 from pipert_shm.descriptors import advised
@@ -78,17 +78,19 @@ class ForkServer:
         :param fds: the flow's ends of its control channel, and of the pipe for its stacks; closed here.
         :param then: gets the new pid, which stays the child's until it is reaped; else 0, and why there is none.
         """
-        question = self._ask()
-        self._forks[question] = then
+        question = self._number()
         self._peer.send(order, question, fds)
+        self._forks[question] = then
+        self._due[question] = time.monotonic() + PATIENCE
         if self.dead:
             self._give_up()
 
     def reap(self, pid: int, then: Callable[[int], object]) -> None:
         """:param then: gets the exit code of a child that has ended."""
-        question = self._ask()
-        self._reaps[question] = then
+        question = self._number()
         self._peer.send(Reap(pid), question)
+        self._reaps[question] = then
+        self._due[question] = time.monotonic() + PATIENCE
         if self.dead:
             self._give_up()
 
@@ -110,9 +112,8 @@ class ForkServer:
         elif received.question in self._forks:
             self._kill()
 
-    def _ask(self) -> int:
+    def _number(self) -> int:
         self._asked += 1
-        self._due[self._asked] = time.monotonic() + PATIENCE
         return self._asked
 
     @property
@@ -133,7 +134,6 @@ class ForkServer:
     def _lose(self) -> None:
         if self.dead:
             return
-        self.dead = True
         self.close()
         self._give_up()
         self._on_lost()
@@ -149,7 +149,8 @@ class ForkServer:
             reaped_as(-signal.SIGKILL)
 
     def close(self) -> None:
-        """Makes its process end. Its flows do when the channels to them are closed."""
+        """Makes its process end, which is dead from here on. Its flows end when the channels to them are closed."""
+        self.dead = True
         self._peer.close()
         if self._pidfd >= 0:
             self._watch.drop(self._pidfd)
@@ -205,21 +206,15 @@ def run_fork_server(
 
         dispatch.on_received(ForkFlow, fork)
         dispatch.on_received(Reap, reap)
-        while (received := _next(orders)) is not None:
+        while (
+            received := orders.receive_patiently(lambda error: logger.error("orders can't be heard now: %s", error))
+        ) is not None:
             dispatch.deliver(received)
         status = 0
     except ConnectionError:
         status = 0  # the launcher is gone
     finally:
         forked.exit_process(status)
-
-
-def _next(orders: Channel) -> Received | None:
-    while True:
-        try:
-            return orders.receive()
-        except OSError:
-            time.sleep(RETRY)  # the system has no memory for it now: the message is still there
 
 
 def _be_flow(

@@ -121,7 +121,11 @@ class Incarnations:
             self.abandon(number)
 
     def abandon(self, number: int) -> None:
-        """Nobody sends on it, and nobody will drain it."""
+        """Nobody sends on it, and nobody will drain it: its bit is cleared in every ring that there is now.
+
+        :raises OSError: when one can't be opened.
+        """
+        open_every_ring(self._segment)
         self._all[number].recover()
         del self._unswept[number]
 

@@ -21,7 +21,7 @@ from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.plan import RoutinePlan
-from pipert_shm.states import State
+from pipert_shm.states import FlowState, State
 
 MOST_UNHANDLED = 16 << 20  # bytes of events that a flow was sent and has not handled
 EVENT_BYTES = 512  # what an event costs besides its parameters
@@ -246,5 +246,18 @@ class Lifecycle:
             return
         self.kill_by = time.monotonic() + self._grace
         for flow in self._roster.flows.values():
+            if not flow.up:
+                self.note_end(flow)
             flow.restart_at = flow.recover_at = None
             self._roster.send(flow, messages.Kill())
+
+    def note_end(self, flow: Flow) -> None:
+        """A flow has no process any more, and gets none, since the pipe ends."""
+        if flow.failed:
+            return
+        flow.record.note_death(FlowState.ENDED, flow.exit_code, restarting=False)
+        for item in flow.routines:
+            record = self._roster.records[item.number]
+            if self._roster.state_of(item.number).active:  # it was killed in the midst of a run
+                record.count_crash()
+                record.state = State.STOPPED

@@ -171,7 +171,7 @@ class Launcher:
 
     def _hear_parent(self, received: Received) -> None:
         """Hands on what the parent says; of a question that comes twice only the first, which gets the one answer."""
-        if received.question and received.message is not None:
+        if received.question and received.message is not None and not isinstance(received.message, Answer):
             if received.question in self._questions:
                 self._logger.error("a question of the parent's came twice (%s); it is dropped", received.kind)
                 close_all(received.fds)

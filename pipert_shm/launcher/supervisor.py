@@ -87,7 +87,11 @@ class Supervisor:
     # ---- births ----------------------------------------------------------------------------------
 
     def launch(self, flow: Flow, rings: dict[int, tuple[int, int]]) -> None:
-        """Gives a flow a process. Where the system does not let us, that is a failed start."""
+        """Gives a flow a process, unless the pipe is to end. Where the system does not let us, that is a failed start."""
+        if self._lifecycle.ending:  # the failure of one may be the end of all
+            flow.restart_at = None
+            self._lifecycle.note_end(flow)
+            return
         try:
             with ExitStack() as undo:
                 self._launch(flow, rings, undo)
@@ -112,18 +116,19 @@ class Supervisor:
             pid, pidfd = 0, -1
             if order is None:
                 pid = forked.fork(lambda: self._be_child(flow, theirs, stacks_in, attachment))
-                pidfd = self._pidfd_of(pid, lambda pid: os.waitpid(pid, 0))
+                pidfd = self._pidfd_of(pid, _reap)
+                undo.callback(_abandon, pid, pidfd)
             else:
                 for_child.pop_all()
         flow.peer, flow.stacks, flow.unhandled = self._peer_of(flow, ours), stacks, 0
         undo.callback(self._watch.drop, ours)
         flow.restart_at, flow.doomed, flow.ordered = None, False, False
+        for edge in attachment.leaving:
+            self._recovery.forget(edge)
         if flow.server is not None and order is not None:
             flow.server.fork(order, [theirs.detach(), stacks_in], lambda pid, why: self._note_forked(flow, pid, why))
         else:
             self._note_process(flow, pid, pidfd)
-        for edge in attachment.leaving:
-            self._recovery.forget(edge)
 
     def _attachment(self, flow: Flow, rings: dict[int, tuple[int, int]]) -> Attachment:
         outs: dict[int, int] = {}
@@ -225,7 +230,7 @@ class Supervisor:
         flow.exit_code = exit_code
         self._close(flow)
         if self._lifecycle.ending:
-            flow.record.note_death(FlowState.ENDED, exit_code, restarting=False)
+            self._lifecycle.note_end(flow)
             return
         self._recover(flow)
 
@@ -284,11 +289,9 @@ class Supervisor:
     def _note_failed_start(self, flow: Flow, why: str) -> None:
         """There is no process for the flow: by its policy it gets another try, later."""
         if self._lifecycle.ending:
-            flow.record.note_death(FlowState.ENDED, flow.exit_code, restarting=False)
+            self._lifecycle.note_end(flow)
             return
         flow.restart_at = None
-        if flow.exit_code == 0:
-            flow.exit_code = -signal.SIGKILL
         with contained(self._logger, f"clearing up after a start of flow {flow.name!r} that failed"):
             self._recovery.retire(flow)
         self._recovery.mark(flow)
@@ -411,3 +414,16 @@ class Supervisor:
                 with contained(self._logger, f"killing flow {flow.name!r}"):
                     self.kill_flow(flow)
         self._lifecycle.kill_by = time.monotonic() + LAST_RESORT
+
+
+def _reap(pid: int) -> None:
+    """Waits for a child that was just killed."""
+    os.waitpid(pid, 0)
+
+
+def _abandon(pid: int, pidfd: int) -> None:
+    """Ends a child that nobody would know of."""
+    native.unguard(pidfd)
+    os.close(pidfd)
+    os.kill(pid, signal.SIGKILL)
+    _reap(pid)

@@ -104,6 +104,7 @@ class Taps:
     def note_refused(self, message: TapRefused) -> None:
         """The routine can't send to it."""
         tap, question = self._taps.pop(message.edge, None), self._asked.pop(message.edge, None)
+        self._unread.discard(message.edge)
         if tap is not None:
             self._incarnations.give_up(tap)
         if question is not None:

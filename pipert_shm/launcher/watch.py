@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pipert_shm import system
+from pipert_shm.control.channel import RETRY
 
 Action = Callable[[], object]
 
@@ -44,7 +45,12 @@ class Watch:
         """What there is to do, by `time.monotonic()` at the latest; None: as long as it takes."""
         timeout = None if until is None else max(0.0, until - time.monotonic())
         actions: list[Action] = []
-        for key, mask in system.wait(self._selector, timeout):
+        try:
+            ready = system.wait(self._selector, timeout)
+        except OSError:
+            time.sleep(RETRY)  # it fails again at once, perhaps
+            raise
+        for key, mask in ready:
             on_readable, on_writable = key.data
             if mask & selectors.EVENT_READ:
                 actions.append(self._still(key.fd, on_readable))
