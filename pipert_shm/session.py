@@ -407,10 +407,9 @@ class Session:
         self._causes[message.key] = message.cause
 
     def _note_died(self, message: Died) -> None:
-        cause = message.why
-        if not cause:  # it had a process
+        cause = message.why or str(FlowDied(message.flow, message.exit_code))
+        if message.exit_code or not message.why:  # it had a process
             self.exit_codes[message.flow] = message.exit_code
-            cause = str(FlowDied(message.flow, message.exit_code))
         self._causes[cause] = cause
         self._ready.set()
 
