@@ -83,6 +83,7 @@ class Session:
         self._is_unsure = False  # whether the launcher took in what was added last
         self._numbered = 0  # starts; no number is given out twice
         self._starts = 0  # the last one that counts
+        self._ended = -1  # the last one after which all was over
         self._starting = 0  # starts that the launcher has not answered
         self._closed = False
         self.segment = make_segment(plan, budget)
@@ -181,7 +182,7 @@ class Session:
         """An end that was told before a start, or crosses it, does not count."""
         with self._lock:
             self._numbered += 1
-            number, before, was_over = self._numbered, self._starts, self.over.is_set()
+            number, before = self._numbered, self._starts
             self._starts = number
             self._starting += 1
             if not self.gone.is_set():
@@ -192,8 +193,7 @@ class Session:
             with self._lock:
                 if self._starts == number:
                     self._starts = before
-                    if was_over:
-                        self.over.set()
+                    self._set_over()
             raise
         finally:
             with self._lock:
@@ -366,7 +366,7 @@ class Session:
         table = Dispatch("the pipe's parent", self.relay.logger, make_good)
         table.on(messages.Ready, lambda message: self._ready.set())
         table.on(Ended, self._note_ended)
-        table.on(messages.Started, lambda message: self.over.clear())  # by a routine
+        table.on(messages.Started, lambda message: self._note_started())
         table.on(Failed, self._note_failed)
         table.on(Died, self._note_died)
         table.on_received(Answer, self._take_answer)
@@ -390,10 +390,21 @@ class Session:
         for tap in list(self._taps.values()):
             tap.end()
 
+    def _note_started(self) -> None:
+        """Something was started, by a routine perhaps: the end that was told before is none."""
+        with self._lock:
+            self._ended = -1
+            self.over.clear()
+
     def _note_ended(self, message: Ended) -> None:
         with self._lock:
-            if message.starts >= self._starts:
-                self.over.set()
+            self._ended = max(self._ended, message.starts)
+            self._set_over()
+
+    def _set_over(self) -> None:
+        """With the lock held."""
+        if self._ended >= self._starts:
+            self.over.set()
 
     def _look(self) -> None:
         """Something that was said is lost: sees whether all routines are over."""

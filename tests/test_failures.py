@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from killing import FAST, await_motion, await_states, await_successor, flows_of, kill_flows, pid_of, running
+from killing import FAST, await_motion, await_successor, flows_of, kill_flows, pid_of, running
 from pipert_shm import (
     LINK_EVENT_NAME,
     LOG_DATA,
@@ -199,7 +199,7 @@ def test_a_start_that_is_refused_does_not_count() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipe._built(), "_ask", refused)
         pipe.notify_event(START_EVENT_NAME)
-        await_states(pipe, screen="ended")
+        eventually(pipe._built().over.is_set, "the end")
         with pytest.raises(PipeStateError, match="on purpose"):
             pipe.notify_event(START_EVENT_NAME)
         assert pipe._built().over.is_set()
