@@ -55,8 +55,9 @@ def events(name: str) -> Callable[[_Method], _Method]:
     """Marks a routine's method as a handler of the event `name`.
 
     The mark is inherited, also by a method that overrides the marked one. An event may have several handlers, and a method
-    may handle several events. A handler runs in its routine's process, beside `main_logic`, on the flow's control thread: it
-    may set attributes that `main_logic` reads, and should return soon. An exception in it is logged, and nothing else.
+    may handle several events. A handler runs in its routine's process, beside `main_logic`, on a thread that its flow has for
+    handlers: it may set attributes that `main_logic` reads. Later events of the flow wait for it, starts and stops among them,
+    so it should return soon. An exception in it is logged and counted, and ends nothing.
 
     :param name: not empty, `.` or `..`, and with no `/` in it.
     :raises ValueError: when it is or has.
