@@ -246,8 +246,14 @@ class RemoteRefusal(PipertError):
 
 def describe(error: BaseException) -> str:
     """An exception as its type and what it says, whatever its own `__str__` does."""
-    text = text_of(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text, name = text_of(error), _name_of(error)
+    return f"{name}: {text}" if text else name
+
+
+def _name_of(error: BaseException) -> str:
+    """The name of its class, past what a metaclass may have made of that."""
+    name: str = type.__dict__["__name__"].__get__(type(error))
+    return name
 
 
 def text_of(error: BaseException) -> str:
@@ -255,7 +261,7 @@ def text_of(error: BaseException) -> str:
     try:
         text = str.__str__(str(error))
     except BaseException as failure:  # of a stranger's __str__: anything
-        return f"(its text can't be told: its __str__ raises {type(failure).__name__})"
+        return f"(its text can't be told: its __str__ raises {_name_of(failure)})"
     # Lone surrogates could not be written anywhere.
     return shortened(text.encode("utf-8", "backslashreplace").decode(), LONGEST_TEXT)
 

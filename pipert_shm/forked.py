@@ -69,10 +69,14 @@ def begin(on_ending: Callable[[int], object] | None) -> None:
     signal.set_wakeup_fd(-1)
     if not _has_handlers:
         _has_handlers = True
+        ignored = [number for number in ENDING if signal.getsignal(number) is signal.SIG_IGN]
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)):  # the program's: what it is for is the program's matter
+                signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number in ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            if number not in ignored:
                 signal.signal(number, _note)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *ENDING})
 
@@ -84,25 +88,31 @@ def _note(number: int, frame: object) -> None:
 
 def end_by(number: int) -> NoReturn:
     """Ends this process as the signal would have, so that whoever waits for it sees why; but without a core dump."""
-    flush_output()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    os._exit(128 + number)  # it is blocked, or ignored
+    try:
+        flush_output()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    finally:
+        os._exit(128 + number)  # it is blocked, or ignored
 
 
 def exit_process(status: int) -> NoReturn:
     """Ends a forked process without the parent's exit handlers, but with its output written."""
-    flush_output()
-    os._exit(status)
+    try:
+        flush_output()
+    finally:
+        os._exit(status)
 
 
 def end_stray(error: BaseException | None) -> NoReturn:
     """Ends this process, which user code forked, as its return or its exception says."""
     status = 0 if error is None else 1
-    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
-        status = error.code or 0
-    elif error is not None:
-        traceback.print_exception(error)
-    flush_output()
-    os._exit(status & 0xFF)
+    try:
+        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+            status = error.code or 0
+        elif error is not None:
+            traceback.print_exception(error)
+        flush_output()
+    finally:  # it must not go on as what it was forked from, whatever its streams do
+        os._exit(status & 0xFF)

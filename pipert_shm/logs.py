@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from pipert_shm import system
-from pipert_shm.control.channel import PACKET_BYTES, Channel, packets_of
+from pipert_shm.control.channel import Channel, packets_of
 from pipert_shm.control.dispatch import Dispatch
+from pipert_shm.control.guard import report, tell
 from pipert_shm.control.messages import Record
 from pipert_shm.errors import LONGEST_TEXT, PipeStateError, describe, shortened
 from pipert_shm.pictures import encoded, scaled
@@ -55,52 +56,62 @@ class ForwardingHandler(logging.Handler):
         self._untold = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Raises nothing: it is what everything else that fails is told by."""
         try:
-            fields, extra = _taken_apart(record)
-            if self._untold:
-                fields["msg"] = f"{fields['msg']} ({self._untold} log records before this one were lost: nobody took them)"
-            self._channel.send_packet(_packet(fields, extra, self._context))
+            packet = _packet(record, self._context, self._untold)
+            self._channel.send_packet(packet)
             self._untold = 0
         except PipeStateError:  # a process that a routine forked: no part of the pipe
-            if logging.lastResort is not None and record.levelno >= logging.lastResort.level:
-                logging.lastResort.handle(record)
+            tell("%s", _text_of(record))
         except OSError:  # no room, or the parent is gone, and with it everyone who would read this
-            if self._lost is not None:
-                self._lost()
-            else:
-                self._untold += 1
-        except Exception:
-            self.handleError(record)  # as every handler of the standard library: a bad format string
+            self._lose()
+        except BaseException as error:  # of what users log: anything
+            self._lose()
+            tell("a log record could not be sent: %s", describe(error))
+
+    def _lose(self) -> None:
+        if self._lost is not None:
+            self._lost()
+        else:
+            self._untold += 1
 
 
-def _taken_apart(record: logging.LogRecord) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The record's own fields, as plain values, and those that users gave it."""
-    fields: dict[str, Any] = {name: getattr(record, name, None) for name in _KEPT}
-    fields["msg"] = record.getMessage()
-    fields["exc_text"] = record.exc_text
-    if record.exc_info and record.exc_info[0] is not None:
-        fields["exc_text"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-    fields["stack_info"] = record.stack_info
-    return fields, {name: value for name, value in vars(record).items() if name not in _STANDARD}
-
-
-def _packet(fields: dict[str, Any], extra: dict[str, Any], context: dict[str, str]) -> bytes:
-    packet = b""
-    for limit in TEXT_LIMITS:
-        texts = {name: shortened(fields[name], limit) for name in _TEXTS if fields[name] is not None}
-        plain = {
-            name: value if isinstance(value, int | float) or value is None else str(value) for name, value in fields.items()
-        }
-        packed = {str(name): _pickled(value, limit) for name, value in extra.items()}
-        packets = packets_of(Record({**plain, **texts, **context}, packed))
-        packet = packets[0]
+def _packet(record: logging.LogRecord, context: dict[str, str], untold: int) -> bytes:
+    """The record as one packet. Its texts are shortened until it fits; then it goes without what users gave it beside them."""
+    fields: dict[str, Any] = {name: _plain(getattr(record, name, None)) for name in _KEPT}
+    texts = {"msg": _text_of(record), "exc_text": _traceback_of(record), "stack_info": _plain(record.stack_info)}
+    if untold:
+        texts["msg"] = f"{texts['msg']} ({untold} log records before this one were lost: nobody took them)"
+    extra = {str(name): value for name, value in vars(record).items() if name not in _STANDARD}
+    for limit in (*TEXT_LIMITS, 0):
+        told = {name: shortened(text, limit or TEXT_LIMITS[-1]) for name, text in texts.items() if isinstance(text, str)}
+        if not limit:
+            told["msg"] += f" (without its {len(extra)} extra fields, which are too large)"
+        packed = {name: _pickled(value, limit) for name, value in extra.items()} if limit else {}
+        packets = packets_of(Record({**fields, **told, **context}, packed))
         if len(packets) == 1:
-            return packet
-    raise ValueError(f"a log record with {len(extra)} extra fields does not fit into {PACKET_BYTES:,} bytes")
+            break
+    return packets[0]
 
 
 def _plain(value: object) -> str | int | float | None:
-    return value if isinstance(value, int | float) or value is None else str(value)
+    """A field without what a subclass of its type may be beyond that: the parent makes no classes of users'."""
+    if value is None or isinstance(value, int):
+        return None if value is None else int(value)
+    return float(value) if isinstance(value, float) else str.__str__(str(value))
+
+
+def _text_of(record: logging.LogRecord) -> str:
+    return str.__str__(record.getMessage())
+
+
+def _traceback_of(record: logging.LogRecord) -> str | None:
+    if not record.exc_info or record.exc_info[1] is None:
+        return None if record.exc_text is None else str.__str__(record.exc_text)
+    try:
+        return "".join(traceback.format_exception(*record.exc_info)).rstrip()
+    except BaseException as failure:  # of what users raise: anything
+        return f"{describe(record.exc_info[1])} (its traceback can't be told: {type(failure).__name__})"
 
 
 def _pickled(value: object, limit: int) -> bytes:
@@ -157,6 +168,20 @@ def as_picture(frame: np.ndarray) -> str | None:
     except ValueError:
         return None
     return text if len(text) <= LONGEST_TEXT else None
+
+
+def shield_records() -> None:
+    """In a forked process: makes plain records where the factory that the program has set can make none."""
+    made = logging.getLogRecordFactory()
+
+    def make(*arguments: Any, **options: Any) -> logging.LogRecord:
+        try:
+            return made(*arguments, **options)
+        except Exception:
+            return logging.LogRecord(*arguments, **options)
+
+    if made is not logging.LogRecord:
+        logging.setLogRecordFactory(make)
 
 
 def forwarding_logger(name: str, handler: ForwardingHandler) -> logging.Logger:
@@ -228,10 +253,7 @@ class LogRelay:
             self._complain("a log handler failed", error)
 
     def _complain(self, what: str, error: BaseException) -> None:
-        try:
-            self._logger.error("%s", what, exc_info=error)
-        except BaseException as other:
-            tell("%s: %s; and it could not be logged: %s", what, describe(error), describe(other))
+        report(self._logger, error, "%s", what)
 
     def fall_silent(self) -> None:
         """Closes this process's own end: `logger` is heard no more."""
@@ -257,13 +279,6 @@ class LogRelay:
     def _is_held_up(self, begun: float) -> bool:
         since = self._since
         return since is not None and time.monotonic() - max(since, begun) > LAST_WORDS
-
-
-def tell(text: str, *arguments: object) -> None:
-    """Writes a warning where logging does for whoever has not configured it: for what no handler can be asked to take."""
-    if logging.lastResort is not None:
-        fields = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": text, "args": arguments}
-        logging.lastResort.handle(logging.makeLogRecord(fields))
 
 
 def _replay(message: Record) -> None:

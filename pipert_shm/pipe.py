@@ -134,6 +134,7 @@ class Pipe:
         self._session: Session | None = None
         self._built_of = (0, 0)  # flows and wires: those after these wait for build()
         self._building = threading.RLock()
+        self._is_building = False
         self._started = False  # and not stopped since
         self._was_started = False
         self._can_end = False  # whether an event was sent after which it may end
@@ -288,15 +289,24 @@ class Pipe:
         """
         with self._building:
             self._require_alive("build")
-            if self._session is None:
-                try:
-                    self._build()
-                except BaseException:
-                    if self._session is None:
-                        self._owner = None
-                    raise
-            else:
-                self._grow(self._session)
+            if self._is_building:
+                raise PipeStateError("build() is at work already: it was called again by a signal's handler, it seems")
+            self._is_building = True
+            try:
+                self._build_or_grow()
+            finally:
+                self._is_building = False
+
+    def _build_or_grow(self) -> None:
+        if self._session is None:
+            try:
+                self._build()
+            except BaseException:
+                if self._session is None:
+                    self._owner = None
+                raise
+        else:
+            self._grow(self._session)
 
     def _grow(self, session: Session) -> None:
         """Builds what was added to a running pipe."""
@@ -699,3 +709,6 @@ def _end_pipes() -> None:
             pipe._end_at_exit(why_killed)
         except PipeFailed as failure:
             pipe.logger.error(str(failure))
+        except SystemExit:  # of a signal's handler of the program's: it wants an end now
+            why_killed = "sys.exit() has ended the program"
+            pipe._end_at_exit(why_killed)

@@ -15,7 +15,7 @@ from pipert_shm import forked, native, system
 from pipert_shm.control import messages
 from pipert_shm.control.channel import Channel, Received
 from pipert_shm.control.dispatch import Dispatch
-from pipert_shm.control.guard import contained
+from pipert_shm.control.guard import contained, tell
 from pipert_shm.control.messages import (
     Answer,
     Died,
@@ -38,7 +38,7 @@ from pipert_shm.footprint import make_rings, make_segment, names_of, tap_places
 from pipert_shm.growth import Growth
 from pipert_shm.launcher.fork_server import run_fork_server
 from pipert_shm.launcher.loop import LaunchOrder, launch
-from pipert_shm.logs import LAST_WORDS, LogRelay, tell
+from pipert_shm.logs import LAST_WORDS, LogRelay
 from pipert_shm.memory import has_segments, unlink_pipe
 from pipert_shm.plan import Plan
 from pipert_shm.states import State
@@ -214,7 +214,10 @@ class Session:
         while not self.gone.is_set():
             try:
                 if not self.gone.wait(self._grace + LAST_WORDS):
-                    self.kill()  # it was not heard, it seems
+                    self.relay.logger.warning(
+                        "the pipe's launcher (process %d) has not ended yet; is it stopped?", self._launcher
+                    )
+                    self.kill()  # it was not heard, perhaps
             except KeyboardInterrupt:
                 self.relay.logger.info("interrupted again: flows have %g s to end, then they are killed", self._grace)
         self._listener.join()
@@ -306,14 +309,16 @@ class Session:
         if not self.gone.is_set():
             self._tell(EndTap(edge))
 
-    def _tell(self, message: Message, question: int = 0, fds: tuple[int, ...] = ()) -> None:
+    def _tell(self, message: Message, question: int = 0, fds: tuple[int, ...] = ()) -> bool:
+        """False when it is on its way only when what this thread was sending is."""
         with self._lock:
             if self._closed:
-                return
+                return True
             try:
-                self._channel.send(message, question, fds)
+                return self._channel.send(message, question, fds)
             except ConnectionError:
                 self.relay.logger.debug("the launcher is gone: %s was not sent", type(message).__name__)
+                return True
 
     def _ask(
         self, message: Message, handing_over: list[Channel] | None = None, patience: float | None = None, whom: str = ""
@@ -330,13 +335,18 @@ class Session:
 
         def send(number: int) -> None:
             try:
-                if not self.gone.is_set():
-                    self._tell(message, number, tuple(channel.fileno() for channel in channels))
+                if not self.gone.is_set() and not self._tell(message, number, tuple(channel.fileno() for channel in channels)):
+                    raise _Deferred
             finally:
                 for channel in channels:
                     channel.close()
 
-        answer = self._questions.ask(send, patience)
+        try:
+            answer = self._questions.ask(send, patience)
+        except _Deferred:  # a signal's handler, in the midst of another call: nobody can wait for an answer here
+            if isinstance(message, Notify):
+                return None
+            raise PipeStateError("a signal's handler can't ask for this in the midst of another call of the pipe's") from None
         if answer is OPEN and not self.gone.is_set():
             whom = whom or f"the pipe's launcher (process {self._launcher})"
             raise _Unreadable(f"{whom} has not answered for {patience:g} s")
@@ -499,6 +509,10 @@ def _unpacked(error: bytes) -> Exception:
     except Exception as failure:
         answer = f"why can't be read here: {describe(failure)}"
     return answer if isinstance(answer, Exception) else PipeStateError(f"the launcher refuses; {answer}")
+
+
+class _Deferred(Exception):
+    """The question is not sent yet."""
 
 
 class _Unreadable(PipeStateError):

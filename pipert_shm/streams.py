@@ -11,7 +11,7 @@ def flush_output() -> None:
     """Writes out what Python holds back, as far as there is somebody to take it."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            with suppress(OSError, ValueError):  # the other end is closed, or the stream is
+            with suppress(Exception):  # the other end is closed, or the stream is, or it is something of the user's
                 stream.flush()
 
 

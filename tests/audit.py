@@ -231,7 +231,7 @@ def audit(
             problems += [
                 f"{name}: {problem}" for problem in _audit_edge(shot, number, draining or kept, (slack or {}).get(number, 0))
             ]
-    problems += _audit_slots(shot, names, in_hand or {})
+    problems += _audit_slots(shot, names, in_hand or {}, draining)
     return problems
 
 
@@ -266,7 +266,7 @@ def _audit_edge(shot: Snapshot, number: int, draining: bool, slack: int) -> Iter
             yield f"offered {i['offered']}, settled {i['settled']}"
 
 
-def _audit_slots(shot: Snapshot, names: tuple[str, ...], in_hand: Mapping[int, int]) -> Iterator[str]:
+def _audit_slots(shot: Snapshot, names: tuple[str, ...], in_hand: Mapping[int, int], draining: bool) -> Iterator[str]:
     """Every bit of every slot has to be explained: by an unread message, one being sent, or what a routine holds."""
     explained: dict[tuple[int, int], int] = defaultdict(int)
     receiver_of: dict[tuple[int, int], set[int]] = defaultdict(set)
@@ -287,12 +287,16 @@ def _audit_slots(shot: Snapshot, names: tuple[str, ...], in_hand: Mapping[int, i
             for ring, slot in _being_sent(shot, int(shot.edges[int(i["edge"])]["sender"]), bit, explained):
                 explained[ring.place, slot] |= PRODUCER
                 yield from _explain(shot, _descriptor(ring, slot), bit, explained)
+    # What a sender that died had set bits for and not pushed: its receiver clears them when it has read the rest.
+    left = {1 << int(i["bit"]) for i in shot.incarnations if draining and i["state"] == SENDER_DEAD}
     kept: dict[int, int] = defaultdict(int)
     for ring in shot.rings.values():
         for slot in range(len(ring.words)):
             rest = ring.holders(slot) & ~explained[ring.place, slot]
             while rest:
                 bit, rest = rest & -rest, rest & (rest - 1)
+                if bit in left:
+                    continue
                 owners = {ring.owner} if bit == PRODUCER else receiver_of[ring.place, bit]
                 holder = next((owner for owner in owners if in_hand.get(owner, 0) > kept[owner]), None)
                 if holder is not None:

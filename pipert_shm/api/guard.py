@@ -75,7 +75,7 @@ class Guard:
         origin = headers.get("origin")
         if origin in self._origins:
             return None
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _site_of(origin) != host:
             return _refusal(403, f"pages of {origin} may not use this server; if they should, name it in origins=")
         followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest", "document") == "document"
         if headers.get("sec-fetch-site") in _ELSEWHERE and not followed:  # not a link that was followed, but a frame, say
@@ -109,6 +109,14 @@ class Guard:
         return _too_large() if length.isdecimal() and int(length) > LARGEST_BODY else None
 
 
+def _site_of(address: str) -> str | None:
+    """The host and port of an address; None where it is none."""
+    try:
+        return urlsplit(address).netloc
+    except ValueError:  # such as http://[::1
+        return None
+
+
 def require_own_site(request: Request) -> None:
     """A dependency of the routes that change something.
 
@@ -120,7 +128,7 @@ def require_own_site(request: Request) -> None:
     if request.headers.get("origin") is not None:
         return  # the guard let it pass
     referer = request.headers.get("referer")
-    foreign = referer is not None and urlsplit(referer).netloc != request.headers.get("host")
+    foreign = referer is not None and _site_of(referer) != request.headers.get("host")
     if foreign or request.headers.get("sec-fetch-site") in _ELSEWHERE:
         raise HTTPException(403, "a page of another site may not do this")
     if request.method == "GET" and request.scope.get(BY_COOKIE):

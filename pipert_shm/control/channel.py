@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections import deque
@@ -128,7 +129,8 @@ def _read(head: _Head, body: bytes) -> tuple[Message | None, str]:
 
 
 class Channel:
-    """One end of a pair. Sending, and receiving, are each for one thread at a time.
+    """One end of a pair. Any thread may send, also in the midst of a send of its own: by a signal's handler, or by `__del__` of
+    what the collector finds. Receiving is for one thread.
 
     It belongs to the process that `keep`s it: a child that is forked from that one has no such descriptor, so whatever has got
     its number there must not be touched.
@@ -137,6 +139,9 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._owner = 0
+        self._outgoing: deque[tuple[list[bytes], Sequence[int]]] = deque()
+        self._sending = threading.RLock()
+        self._is_sending = False
         self._assembly = _Assembly()
         self._received: deque[Received] = deque()
 
@@ -161,16 +166,29 @@ class Channel:
     def set_blocking(self, blocking: bool) -> None:
         self._socket.setblocking(blocking)
 
-    def send(self, message: Message, question: int = 0, fds: Sequence[int] = ()) -> None:
+    def send(self, message: Message, question: int = 0, fds: Sequence[int] = ()) -> bool:
         """Sends a message, and file descriptors with it. Waits for room.
+
+        False when it is called in the midst of a send of the same thread, which then goes on with this message.
 
         :raises PayloadError: when it is too large, or can't be encoded.
         :raises PipeStateError: in a process that was forked from the one that the channel belongs to.
         :raises OSError: when the other end is gone, or the system has had no memory for it for some seconds.
         """
-        for packet in packets_of(message, question):
-            self._insist(packet, fds)
-            fds = ()
+        self._outgoing.append((packets_of(message, question), fds))
+        with self._sending:
+            if self._is_sending:  # by this thread, further out
+                return False
+            self._is_sending = True
+            try:
+                while self._outgoing:
+                    packets, fds = self._outgoing.popleft()
+                    for packet in packets:
+                        self._insist(packet, fds)
+                        fds = ()
+            finally:
+                self._is_sending = False
+        return True
 
     def _insist(self, packet: bytes, fds: Sequence[int]) -> None:
         for _ in range(int(PATIENCE / RETRY)):

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pipert_shm.control.channel import Received, close_all
+from pipert_shm.control.guard import contained, report
 from pipert_shm.control.messages import Message
 from pipert_shm.errors import describe
 
 M = TypeVar("M", bound=Message)
-OnFailure = Callable[[Received, Exception], None]
+OnFailure = Callable[[Received, Exception], object]
 
 
 class Dispatch:
@@ -59,15 +60,14 @@ class Dispatch:
             handler(message, received)
         except Exception as error:
             self.dropped[received.kind] += 1
-            self._logger.error(
-                "%s: a message came to nothing (%s): %s; it is dropped (%d of this kind so far)",
-                self._who,
-                received.kind,
-                describe(error),
-                self.dropped[received.kind],
-                exc_info=error if handler is not None else None,
-            )
+            text = "%s: a message came to nothing (%s): %s; it is dropped (%d of this kind so far)"
+            told = self._who, received.kind, describe(error), self.dropped[received.kind]
+            if handler is None:
+                self._logger.error(text, *told)
+            else:
+                report(self._logger, error, text, *told)
             if self._on_failure is not None:
-                self._on_failure(received, error)
+                with contained(self._logger, "what follows from that"):
+                    self._on_failure(received, error)
         finally:
             close_all(received.fds)

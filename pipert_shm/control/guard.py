@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pipert_shm.errors import describe
 
@@ -15,4 +15,22 @@ def contained(logger: logging.Logger, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        logger.error("%s: %s", what, describe(error), exc_info=error)
+        report(logger, error, "%s: %s", what, describe(error))
+
+
+def report(logger: logging.Logger, error: BaseException, text: str, *arguments: object) -> None:
+    """Logs an error with its traceback; without, where that can't be told. Raises nothing: it is what guards call last."""
+    for exc_info in (error, None):
+        try:
+            logger.error(text, *arguments, exc_info=exc_info)
+        except BaseException:  # of users' parts of logging: anything
+            continue
+        return
+    tell(text, *arguments)
+
+
+def tell(text: str, *arguments: object) -> None:
+    """Writes a warning where logging does for whoever has not configured it: for what no handler can be asked to take."""
+    if logging.lastResort is not None:
+        with suppress(BaseException):  # standard error is closed: there is nobody to tell
+            logging.lastResort.handle(logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, arguments, None))

@@ -9,8 +9,8 @@ import faulthandler
 import logging
 import signal
 import sys
-import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -93,7 +93,6 @@ class FlowProcess:
         self._control = control
         self._audience = audience
         self.exit_status = 0
-        self._sending = threading.Lock()
         local: dict[int, LocalMessages] = {}
         self.runners: dict[str, Runner] = {}
         for item in plan.flows[name]:
@@ -108,13 +107,12 @@ class FlowProcess:
 
     def report(self, message: Message, question: int = 0) -> None:
         """Tells the launcher. Any thread."""
-        with self._sending:
-            try:
-                self._control.send(message, question)
-            except ConnectionError:
-                self._logger.debug("the launcher is gone; the control thread sees it too, and ends this flow")
-            except OSError as error:
-                self.give_up(f"the launcher can't be told of a {type(message).__name__}: {describe(error)}")
+        try:
+            self._control.send(message, question)
+        except ConnectionError:
+            self._logger.debug("the launcher is gone; the control thread sees it too, and ends this flow")
+        except OSError as error:
+            self.give_up(f"the launcher can't be told of a {type(message).__name__}: {describe(error)}")
 
     def ring(self, routine: int) -> None:
         """Makes a receiver look at its queues. Any thread."""
@@ -213,7 +211,8 @@ class FlowProcess:
         """Ends this process as failed, its routines cleaned up: the launcher restarts it by its policy. Any thread."""
         self.exit_status = EXIT_GAVE_UP
         self._logger.error("%s; the flow is given up", cause)
-        self._control.stop_receiving()
+        with suppress(OSError):  # user code has closed it: the control thread finds that out
+            self._control.stop_receiving()
 
 
 def run_flow(
@@ -240,7 +239,8 @@ def run_flow(
     sys.setswitchinterval(SWITCH_INTERVAL)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)
+            with suppress(OSError, ValueError):  # it is closed
+                stream.reconfigure(line_buffering=True)
     faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
     control.keep()
     logs.keep().set_blocking(False)

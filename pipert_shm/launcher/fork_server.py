@@ -27,7 +27,7 @@ from pipert_shm.errors import describe
 from pipert_shm.flow.process import run_flow
 from pipert_shm.launcher.peers import Peer
 from pipert_shm.launcher.watch import Watch
-from pipert_shm.logs import ForwardingHandler, forwarding_logger
+from pipert_shm.logs import ForwardingHandler, forwarding_logger, shield_records
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import Plan
 
@@ -168,6 +168,7 @@ def run_fork_server(
     """
     status = 1
     logs.set_blocking(False)
+    shield_records()
     logger = forwarding_logger(logger_name, ForwardingHandler(logs, "fork server", "fork server"))
     try:
         forked.begin(None)

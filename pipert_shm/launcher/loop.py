@@ -54,7 +54,7 @@ from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
 from pipert_shm.launcher.watch import Watch
-from pipert_shm.logs import ForwardingHandler, forwarding_logger
+from pipert_shm.logs import ForwardingHandler, forwarding_logger, shield_records
 from pipert_shm.memory import ControlSegment, unlink_pipe
 from pipert_shm.plan import Plan
 
@@ -253,6 +253,7 @@ class Launcher:
         for number in os.read(signals, 64):
             if not self._lifecycle.ending:
                 self._logger.warning("%s: the pipe ends", signal.Signals(number).name)
+                self._lifecycle.kill()
         self._lifecycle.kill()
 
     # ---- flows -----------------------------------------------------------------------------------
@@ -322,11 +323,11 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         for fd in (signals, woken):
             native.guard(fd)
             os.set_blocking(fd, False)
-        forked.begin(lambda number: None)
-        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        forked.begin(lambda number: os.write(woken, bytes([number])))
         parent.keep()
         logs.set_blocking(False)
         gc.freeze()  # what is here now is shared with every flow: keep the collector from touching it
+        shield_records()
         forwarding_logger(order.logger_name, ForwardingHandler(logs, "launcher", "launcher"))
         Launcher(order, parent, logs, reserve, signals).run()
         status = 0

@@ -167,7 +167,15 @@ class Supervisor:
     def _peer_of(self, flow: Flow, channel: Channel) -> Peer:
         name = f"flow {flow.name!r}"
         dispatch = self._dispatch_for(flow)
-        return Peer(name, channel, self._watch, self._logger, dispatch.deliver, lambda: None, lambda: self.kill_flow(flow))
+        return Peer(
+            name,
+            channel,
+            self._watch,
+            self._logger,
+            dispatch.deliver,
+            lambda: None,
+            lambda: self.kill_flow(flow),
+        )
 
     def _note_process(self, flow: Flow, pid: int, pidfd: int) -> None:
         flow.pid, flow.pidfd = pid, pidfd
