@@ -89,6 +89,8 @@ WILL = Will()
 class Payload:
     """Acts when it is packed, unpacked, and let go of."""
 
+    is_received = False
+
     def __init__(self, number: int = 0) -> None:
         self.number = number
 
@@ -97,11 +99,13 @@ class Payload:
         return Payload, (), self.number
 
     def __setstate__(self, number: int) -> None:
+        self.is_received = True
         WILL.act("payload __setstate__")
         self.number = number
 
     def __del__(self) -> None:
-        WILL.act("payload __del__")
+        if not self.is_received:  # the sender's: else both might act at once
+            WILL.act("payload __del__")
 
 
 class Extra:

@@ -41,7 +41,15 @@ GRACE = 1.0
 SOON = 3.0
 HANG = 0.3
 OF_RECEIVER = {"payload __setstate__", "receive"}
-UNCOUNTED = {"payload __del__", "extra __reduce__", "extra __setstate__", "log handler", "log filter", "log formatter"}
+UNCOUNTED = {
+    "message __str__",
+    "payload __del__",
+    "extra __reduce__",
+    "extra __setstate__",
+    "log handler",
+    "log filter",
+    "log formatter",
+}
 IN_PARENT = {"extra __setstate__", "log handler", "log filter", "log formatter"}
 BETWEEN_ROUTINES = ("payload __reduce__", "payload __setstate__", "transmit", "receive")
 AT_A_START = {"setup", "cleanup", "start handler", "stop handler"}
@@ -199,8 +207,6 @@ def _misbehave(it: Bench, hook: str, misdeed: str) -> None:
     it.trigger(hook)
     eventually(lambda: WILL.done > done, "the misdeed", SOON)
     counted = int(raising and hook not in UNCOUNTED)
-    if hook == "message __str__":
-        counted = int(misdeed in ("SystemExit", "KeyboardInterrupt"))  # raised by the handler's own call
     eventually(lambda: it.restarts(who) == restarts + fatal, "a restart", SOON)
     eventually(lambda: it.errors(who) == errors + counted, f"{counted} errors", SOON)
     if counted or fatal or (raising and hook == "log handler"):
