@@ -206,7 +206,7 @@ def test_a_new_routine_that_joins() -> None:
 def test_a_third_build_and_restarts_of_earlier_ones(tmp_path: Path) -> None:
     """A flow of the second build that is wired to one of the third is forked by a process that does not hold that one."""
     with camera_pipe() as (pipe, camera):
-        second = Record("second", tmp_path / "r")
+        second = Record("second", tmp_path / "r", one_value)  # small records, which a SIGKILL can't cut in two
         add_sink(pipe, camera, second)
         third = Frames("third", None)
         pipe.create_flow("third", False, third, **FAST)
