@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pipert_shm import native
 from pipert_shm.memory import ControlSegment, create_ring, free_bytes
-from pipert_shm.plan import Plan
+from pipert_shm.plan import Plan, RoutinePlan
 from pipert_shm.segments import TAPS, about
 
 LINKS = 32  # wires between routines that build() knows no wire of, at one time
@@ -46,13 +48,13 @@ def make_segment(plan: Plan, budget: int | None) -> ControlSegment:
     return segment
 
 
-def make_rings(plan: Plan, segment: ControlSegment) -> dict[int, tuple[int, int]]:
-    """The rings of routines that declared an output: by routine number, the ring and its slot size.
+def make_rings(routines: Iterable[RoutinePlan], segment: ControlSegment) -> dict[int, tuple[int, int]]:
+    """The rings of those that declared an output: by routine number, the ring and its slot size.
 
     :raises SharedMemoryFull, OSError: see `create_ring`.
     """
     rings = {}
-    for item in plan.routines:
+    for item in routines:
         size = item.routine._output_bytes
         if size and item.slots:
             purpose = f"the ring of {item.routine.name!r}"

@@ -88,7 +88,7 @@ class Session:
         self._closed = False
         self.segment = make_segment(plan, budget)
         try:
-            self._rings = make_rings(plan, self.segment)
+            self._rings = make_rings(plan.routines, self.segment)
         except BaseException:
             self._discard()
             raise

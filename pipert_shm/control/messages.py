@@ -308,7 +308,7 @@ class TapRefused(Message):
 
 @dataclass(frozen=True, slots=True)
 class ForkFlow(Message):
-    """? Fork a flow. Its ends of the control channel, of the pipe for its stacks and of the log channel come along.
+    """? Fork a flow. Its ends of the control channel and of the pipe for its stacks come along.
 
     Attributes:
         later: the routines that were added after those that the fork server knows.

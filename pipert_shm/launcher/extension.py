@@ -8,6 +8,7 @@ from dataclasses import replace
 from pipert_shm.attachment import Attachment
 from pipert_shm.control.messages import Extended, ForkFlow
 from pipert_shm.errors import WiresValidation
+from pipert_shm.footprint import make_rings
 from pipert_shm.growth import Growth, NewWire
 from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.incarnations import Incarnations
@@ -15,7 +16,6 @@ from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.links import Links
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
-from pipert_shm.memory import create_ring
 from pipert_shm.plan import EdgePlan, Plan
 
 Rings = dict[int, tuple[int, int]]
@@ -86,7 +86,6 @@ class Extension:
         plan, segment = self._roster.plan, self._roster.segment
         routines, edges, flows = len(plan.routines), list(plan.edges), list(plan.flows)
         new: list[EdgePlan] = []
-        rings: Rings = {}
         try:
             plan.flows.update(growth.flows)
             plan.restarts.update(growth.restarts)
@@ -94,11 +93,7 @@ class Extension:
             _assign_reach(plan, routines, growth.wires)
             for wire in growth.wires:
                 new.append(self._link(wire, routines))
-            for item in plan.routines[routines:]:
-                size = item.routine._output_bytes
-                if size and item.slots:
-                    purpose = f"the ring of {item.routine.name!r}"
-                    rings[item.number] = (create_ring(segment, item.number, item.slots, size, purpose, mapped=False), size)
+            rings = make_rings(plan.routines[routines:], segment)
         except Exception:
             for item in plan.routines[routines:]:
                 self._incarnations.retire_rings(item)

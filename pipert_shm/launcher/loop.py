@@ -147,7 +147,7 @@ class Launcher:
         """Whether there is nothing to wait for when no flow runs: the parent ends a pipe whose flows have all failed."""
         return self._lifecycle.ending or self._parent_gone
 
-    def _be_flow(self, flow: Flow, control: Channel, stacks: int, attachment: Attachment) -> None:
+    def _be_flow(self, flow: Flow, control: Channel, stacks: int, attachment: Attachment) -> NoReturn:
         status = 1
         order = self._order
         try:
@@ -188,7 +188,7 @@ class Launcher:
         table = Dispatch("the launcher, of the parent", self._logger, refuse)
         table.on_received(Notify, self._notify)
         table.on_received(Extend, self._extend)
-        table.on_received(MakeTap, lambda message, received: self._make_tap(message, received))
+        table.on_received(MakeTap, self._make_tap)
         table.on(EndTap, lambda message: self._taps.end(message.edge))
         table.on(RestartFlow, lambda message: self._supervisor.restart_by_order(self._roster.flows[message.flow]))
         table.on(Kill, lambda message: self._lifecycle.kill())
@@ -254,7 +254,6 @@ class Launcher:
             if not self._lifecycle.ending:
                 self._logger.warning("%s: the pipe ends", signal.Signals(number).name)
                 self._lifecycle.kill()
-        self._lifecycle.kill()
 
     # ---- flows -----------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ LONGEST_BACKOFF = 10.0
 RECOVERY_RETRY = 0.1
 LAST_RESORT = 60.0  # seconds after a SIGKILL
 
-BeFlow = Callable[[Flow, Channel, int, Attachment], None]
+BeFlow = Callable[[Flow, Channel, int, Attachment], NoReturn]
 MakeOrder = Callable[[Flow, ForkServer, Attachment], ForkFlow]
 
 
@@ -115,7 +115,7 @@ class Supervisor:
             undo.callback(native.unguard, stacks)
             pid, pidfd = 0, -1
             if order is None:
-                pid = forked.fork(lambda: self._be_child(flow, theirs, stacks_in, attachment))
+                pid = forked.fork(lambda: self._be_flow(flow, theirs, stacks_in, attachment))
                 pidfd = self._pidfd_of(pid, _reap)
                 undo.callback(_abandon, pid, pidfd)
             else:
@@ -144,10 +144,6 @@ class Supervisor:
             self._links.note_birth(item)
             leaving += [edge for edge in self._links.ins(item) if not edge.linked]
         return Attachment(outs, ins, rings, leaving)
-
-    def _be_child(self, flow: Flow, control: Channel, stacks: int, attachment: Attachment) -> NoReturn:
-        self._be_flow(flow, control, stacks, attachment)
-        raise AssertionError("a forked process ends above")
 
     @staticmethod
     def _pidfd_of(pid: int, reap: Callable[[int], object]) -> int:
