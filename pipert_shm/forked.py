@@ -105,6 +105,16 @@ def exit_process(status: int) -> NoReturn:
         os._exit(status)
 
 
+def end_if_stray(home: int, error: BaseException | None) -> None:
+    """Ends this process if it is not `home`: user code has forked it, and nobody in it goes on as what that one is.
+
+    :param home: the `pid` of the process that the caller belongs to.
+    :param error: as of `end_stray`.
+    """
+    if pid != home:
+        end_stray(error)
+
+
 def end_stray(error: BaseException | None) -> NoReturn:
     """Ends this process, which user code forked, as its return or its exception says."""
     status = 0 if error is None else 1

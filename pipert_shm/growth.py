@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 from pipert_shm.errors import PipertError, UniqueRoutineName, WiresValidation
 from pipert_shm.events import Audience
 from pipert_shm.join import Join
+from pipert_shm.limits import Policy
 from pipert_shm.plan import Plan, Restart, RoutinePlan, audience_of, check_names, plan_edge, plan_routine
 from pipert_shm.routine import Role, Routine
-from pipert_shm.wire import Policy, Wire
+from pipert_shm.wire import Wire
 
 
 class StandIn(Routine):

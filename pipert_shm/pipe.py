@@ -28,7 +28,7 @@ from pipert_shm.events import (
 )
 from pipert_shm.growth import plan_growth
 from pipert_shm.interrupts import interrupts_deferred
-from pipert_shm.limits import check_count, check_seconds
+from pipert_shm.limits import Policy, check_count, check_queue, check_seconds
 from pipert_shm.memory import sweep_stale
 from pipert_shm.plan import Defaults, Plan, Restart, RestartPolicy, audience_of, make_plan
 from pipert_shm.routine import Routine
@@ -37,7 +37,7 @@ from pipert_shm.statistics import PipeStatistics, read_statistics
 from pipert_shm.streams import occupy_standard_files
 from pipert_shm.tap import Tap
 from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
-from pipert_shm.wire import Policy, QueueNetwork, Wire, check_queue, check_transmitter
+from pipert_shm.wire import QueueNetwork, Wire, check_transmitter
 
 QUIET_S = 1.0  # at the program's exit a pipe is waited for so long without a word
 RIGHT_CALL = 'Pipe(policy="block", capacity=8)'

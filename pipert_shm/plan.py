@@ -14,11 +14,11 @@ from typing import Any, Literal
 from pipert_shm import native
 from pipert_shm.errors import FloatingRoutine, RoutineError, UniqueRoutineName, WiresValidation, shown
 from pipert_shm.events import Audience, handlers_of
-from pipert_shm.limits import check_count, is_number
+from pipert_shm.limits import Policy, check_count, is_number
 from pipert_shm.routine import BatchRoutine, Role, Routine, logic_of
 from pipert_shm.segments import Member
 from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
-from pipert_shm.wire import Policy, Wire
+from pipert_shm.wire import Wire
 
 RestartPolicy = Literal["on-failure", "always", "never"]
 RESTART_POLICIES: tuple[RestartPolicy, ...] = ("on-failure", "always", "never")

@@ -370,11 +370,6 @@ class Outbox:
                 raise Stopping
         return self._one_each(group)
 
-    def _require_home(self, error: BaseException | None) -> None:
-        """Ends a process that a payload's own code has forked: what it has in hand is its parent's to send."""
-        if forked.pid != self._home:
-            forked.end_stray(error)
-
     def _send_next(self) -> None:
         group = self._unsent[0][0]
         outs = self._choose(group) if group.spreads else group.outs
@@ -422,7 +417,7 @@ class Outbox:
             self._drop(remote, native.REASONS["no_slot"])
             post.begin(outs & ~remote, self._token)
         except BaseException as error:
-            self._require_home(error)
+            forked.end_if_stray(self._home, error)
             self._handled += handled
             self._drop(outs, native.REASONS["error"])
             raise
@@ -431,7 +426,7 @@ class Outbox:
         for out in group.local:
             self._local[self._edges[out][0]][self._token] = (data, meta, native.now_ns())
         payload = data = None  # let go of before the push: the receiver may then be the only holder
-        self._require_home(None)
+        forked.end_if_stray(self._home, None)
         if self._handled:
             words.handled = self._handled
             self._handled = 0
@@ -668,17 +663,12 @@ class Inbox:
             if change is not None:
                 data = change(data)
         except BaseException as error:
-            self._require_home(error)
+            forked.end_if_stray(self._home, error)
             self._port.discard(native.REASONS["error"])
             self.unsettled = True
             raise
-        self._require_home(None)
+        forked.end_if_stray(self._home, None)
         return data, meta
-
-    def _require_home(self, error: BaseException | None) -> None:
-        """Ends a process that a payload's own code has forked: the message is its parent's."""
-        if forked.pid != self._home:
-            forked.end_stray(error)
 
     def _learn(self, kind: int, body: bytes, head: int) -> None:
         """Arrays like this one are recognised from now on."""
@@ -713,11 +703,11 @@ class Inbox:
         try:
             changed = change(payload)
         except BaseException as error:
-            self._require_home(error)
+            forked.end_if_stray(self._home, error)
             self.disown(self.edge, "error")
             self.unsettled = True
             raise
-        self._require_home(None)
+        forked.end_if_stray(self._home, None)
         return changed
 
     def end(self) -> None:

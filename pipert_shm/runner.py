@@ -389,7 +389,7 @@ class Runner:
         turn = self._produce if self._plan.role is Role.SOURCE else self._consume
         try:
             while self._state is RUNNING:
-                if forked.pid != self._home:
+                if forked.pid != self._home:  # in place of a call: once a message
                     forked.end_stray(None)
                 try:
                     if self._outbox.unsent:
@@ -503,8 +503,7 @@ class Runner:
         try:
             result = function(*arguments)
         except BaseException as error:
-            if forked.pid != self._home:
-                forked.end_stray(error)
+            forked.end_if_stray(self._home, error)
             raise
         if forked.pid != self._home:
             forked.end_stray(None)
@@ -580,8 +579,7 @@ class Runner:
         try:
             self._try_to_log(what, payload)
         except BaseException as error:  # get_frame() is the user's, and may raise anything
-            if forked.pid != self._home:
-                forked.end_stray(error)
+            forked.end_if_stray(self._home, error)
             self._logger.error("%s can't be logged: %s", what, describe(error))
 
     def _try_to_log(self, what: str, payload: object) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipert_shm.limits import LARGEST_CAPACITY, Policy
 from pipert_shm.plan import RestartPolicy
-from pipert_shm.wire import LARGEST_CAPACITY, Policy
 
 Capacity = Annotated[int, Field(ge=1, le=LARGEST_CAPACITY)]
 Seconds = Annotated[float, Field(ge=0)]

@@ -9,9 +9,9 @@ from functools import cached_property
 
 from pipert_shm import native
 from pipert_shm.counters import Counters
+from pipert_shm.limits import Policy
 from pipert_shm.segments import Member
 from pipert_shm.states import FlowState, State
-from pipert_shm.wire import Policy
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipert_shm.errors import WiresValidation, shown
-from pipert_shm.limits import LARGEST_CAPACITY, POLICIES, Policy, check_queue, check_seconds
+from pipert_shm.limits import Policy, check_queue, check_seconds
 from pipert_shm.routine import Routine
 from pipert_shm.transmit import DataTransmitter
-
-__all__ = ["LARGEST_CAPACITY", "POLICIES", "Policy", "QueueNetwork", "Wire", "check_queue"]
 
 RIGHT_CALL = 'Wire(camera, [detector, screen], policy="block", capacity=8)'
 

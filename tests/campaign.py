@@ -28,7 +28,7 @@ from pipert_shm import (
     UNLINK_EVENT_NAME,
     WiresValidation,
 )
-from pipert_shm.wire import POLICIES, Policy
+from pipert_shm.limits import POLICIES, Policy
 
 KILLS_PER_PIPE = 50
 

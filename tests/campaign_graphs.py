@@ -12,7 +12,7 @@ from typing import Any
 
 from patterned import STYLES, BatchStep, Camera, Checks, Screen, Step
 from pipert_shm import Join, Pipe, Routine, Wire
-from pipert_shm.wire import POLICIES, Policy
+from pipert_shm.limits import POLICIES, Policy
 from waiting import Board
 
 OLD_DEATHS = 0.03  # seconds after which a death counts no more for a flow's back-off

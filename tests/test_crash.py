@@ -26,7 +26,7 @@ from killing import (
 )
 from patterned import SHAPE, Camera, Checks, Numbers, Screen, Step, pattern
 from pipert_shm import MiddleRoutine, Pipe, PipeStatistics, SourceRoutine, Wire
-from pipert_shm.wire import POLICIES, Policy
+from pipert_shm.limits import POLICIES, Policy
 from routines import Gated, Record, Sink, received
 from waiting import Board, eventually
 

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from pipert_shm import native
-from pipert_shm.limits import FASTEST_FPS, LONGEST_WAIT, SLOWEST_FPS, checked_fps
+from pipert_shm.limits import FASTEST_FPS, LONGEST_WAIT, SLOWEST_FPS, Policy, checked_fps
 from pipert_shm.statistics import Latency
-from pipert_shm.wire import Policy
 
 # ---- requests ------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -45,7 +44,7 @@ class Handling:
         self._logger = logger
         self._runners = runners
         self._report = report
-        self._pid = os.getpid()
+        self._home = forked.pid
         self._orders: deque[Orders] = deque()
         self._runs = dict.fromkeys(runners, 0)  # the last run of each that was ordered
         self._changed = threading.Condition()
@@ -150,17 +149,12 @@ class Handling:
             try:
                 self._handle_for(runner, event)
             except BaseException as error:
-                self._require_home(error)
+                forked.end_if_stray(self._home, error)
                 runner.record.count_error()
                 runner.routine._logger.error("event %r failed: %s", event.name, describe(error), exc_info=error)
             finally:
                 runner.record.words.handling_since_ns = 0
-            self._require_home(None)
-
-    def _require_home(self, error: BaseException | None) -> None:
-        """In a process that a handler forked, nobody goes on as the flow."""
-        if os.getpid() != self._pid:
-            forked.end_stray(error)
+            forked.end_if_stray(self._home, None)
 
     def _handle_for(self, runner: Runner, event: Event) -> None:
         methods: Iterable[str] = handlers_of(type(runner.routine)).get(event.name, ())

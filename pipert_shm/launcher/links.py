@@ -11,11 +11,11 @@ from itertools import takewhile
 from pipert_shm import native
 from pipert_shm.errors import WiresValidation
 from pipert_shm.launcher.incarnations import Incarnations
+from pipert_shm.limits import Policy, check_queue
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import EdgePlan, Plan, RoutinePlan, assign_slots
 from pipert_shm.routine import Role
 from pipert_shm.states import State
-from pipert_shm.wire import Policy, check_queue
 
 
 class Links:
