@@ -210,8 +210,10 @@ int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *d
 uint64_t pshm_port_refer(pshm_port *port, pshm_post *post, uint64_t outs, const void *address, uint64_t bytes);
 bool pshm_process_reference(pshm_process *process, const void *address, uint64_t bytes, uint64_t *descriptor,
                             uint64_t *offset);
-void pshm_tickets_read(const pshm_edge_record *record, uint64_t *pushed, uint64_t *done);
+void pshm_tickets_read(const pshm_edge_record *record, uint64_t *announced, uint64_t *done);
 void pshm_tickets_done(pshm_edge_record *record, uint64_t ticket);
+uint64_t pshm_tickets_pushed(const pshm_edge_record *record);
+void pshm_tickets_settle(pshm_edge_record *record);
 void pshm_port_pause(pshm_port *port, uint32_t place, bool paused);
 uint32_t pshm_port_choose(pshm_port *port, uint64_t outs);
 int pshm_port_rest(pshm_port *port, uint64_t timeout_ns);

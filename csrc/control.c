@@ -151,9 +151,21 @@ bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t num
     return true;
 }
 
-void pshm_tickets_read(const pshm_edge_record *record, uint64_t *pushed, uint64_t *done) {
+void pshm_tickets_read(const pshm_edge_record *record, uint64_t *announced, uint64_t *done) {
     *done = __atomic_load_n(&record->ticket_done, __ATOMIC_ACQUIRE);
-    *pushed = __atomic_load_n(&record->ticket_pushed, __ATOMIC_ACQUIRE);
+    *announced = __atomic_load_n(&record->ticket_announced, __ATOMIC_ACQUIRE);
+}
+
+uint64_t pshm_tickets_pushed(const pshm_edge_record *record) {
+    /* acquire: the look at the queue that follows finds the message, if nobody took it */
+    return __atomic_load_n(&record->ticket_pushed, __ATOMIC_ACQUIRE);
+}
+
+void pshm_tickets_settle(pshm_edge_record *record) {
+    PSHM_POINT();
+    uint64_t announced = __atomic_load_n(&record->ticket_announced, __ATOMIC_RELAXED);
+    PSHM_POINT();
+    __atomic_store_n(&record->ticket_pushed, announced, __ATOMIC_RELAXED); /* the mark follows */
 }
 
 void pshm_tickets_done(pshm_edge_record *record, uint64_t ticket) {

@@ -57,7 +57,8 @@ typedef struct pshm_edge_record {
     /* written by the sender */
     _Alignas(PSHM_CACHE_LINE) uint64_t sent;
     uint64_t dropped[PSHM_REASONS];
-    uint64_t ticket_pushed; /* the last one, perhaps only about to be; 0 for none */
+    uint64_t ticket_announced; /* the last one that is pushed, or about to be; 0 for none */
+    uint64_t ticket_pushed;    /* the last one that is for certain; else as above */
     /* written by the receiver */
     _Alignas(PSHM_CACHE_LINE) uint64_t received;
     uint64_t private_bytes;     /* buffer bytes copied on receipt */
@@ -213,11 +214,17 @@ static inline bool pshm_edge_reaches(const pshm_edge *edge, uint32_t owner) {
 }
 
 /* The tickets of an edge to one of the replicas of a flow whose order is restored
- * after it. What was pushed and is not done can still yield a result. `done`
+ * after it. What was announced and is not done can still yield a result. `done`
  * is set by the replica, after the push of the results. Whoever got the result
- * of a ticket sees all earlier ones as pushed. */
-void pshm_tickets_read(const pshm_edge_record *record, uint64_t *pushed, uint64_t *done);
+ * of a ticket sees all earlier ones as announced. */
+void pshm_tickets_read(const pshm_edge_record *record, uint64_t *announced, uint64_t *done);
 void pshm_tickets_done(pshm_edge_record *record, uint64_t ticket);
+/* The last ticket of which the message is in the queue, or has been: where the
+ * queue is found empty afterwards, it was taken. Any process. */
+uint64_t pshm_tickets_pushed(const pshm_edge_record *record);
+/* The sender is dead: what it announced is in the queue, or never will be. The
+ * launcher, before it marks the incarnation. */
+void pshm_tickets_settle(pshm_edge_record *record);
 
 /* Bytes of the memory budget that no ring has taken. Any process. */
 uint64_t pshm_control_left(const pshm_control *control);

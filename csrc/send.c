@@ -29,17 +29,24 @@ static void lose_token(pshm_post *post, uint32_t out, uint64_t token) {
 
 /* Before the push: what may be pushed counts as such, also if we die now. */
 static void announce(pshm_edge *edge, uint64_t ticket) {
-    uint64_t *pushed = &edge->record->ticket_pushed;
-    if (*pushed == ticket) return; /* it has waited for room since */
-    edge->ticket_before = *pushed;
+    uint64_t *announced = &edge->record->ticket_announced;
+    if (*announced == ticket) return; /* it has waited for room since */
+    edge->ticket_before = *announced;
     PSHM_POINT();
-    __atomic_store_n(pushed, ticket, __ATOMIC_RELEASE);
+    __atomic_store_n(announced, ticket, __ATOMIC_RELEASE);
+}
+
+/* After the push, and not before: whoever finds the queue empty then takes it
+ * that the message is gone. */
+static void confirm(pshm_edge *edge, uint64_t ticket) {
+    PSHM_POINT();
+    __atomic_store_n(&edge->record->ticket_pushed, ticket, __ATOMIC_RELEASE);
 }
 
 static void withdraw(pshm_edge *edge, uint64_t ticket) {
-    if (ticket == 0 || edge->record->ticket_pushed != ticket) return;
+    if (ticket == 0 || edge->record->ticket_announced != ticket) return;
     PSHM_POINT();
-    __atomic_store_n(&edge->record->ticket_pushed, edge->ticket_before, __ATOMIC_RELEASE);
+    __atomic_store_n(&edge->record->ticket_announced, edge->ticket_before, __ATOMIC_RELEASE);
 }
 
 /* One edge gets this message no more. */
@@ -325,6 +332,7 @@ static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) 
         if (post->ticket != 0) announce(edge, post->ticket);
         if (pshm_queue_push(&edge->queue, cell)) {
             post->outs &= ~(1ull << out);
+            if (post->ticket != 0) confirm(edge, post->ticket);
             PSHM_POINT();
             pshm_count_own(&edge->incarnation->settled);
             PSHM_POINT();

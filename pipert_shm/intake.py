@@ -254,8 +254,8 @@ class Intake:
             return
         self._inbox.unsettled = False
         for sender, edge in self._lanes.items():
-            pushed, done = edge.tickets()
-            if pushed > done and not self._inbox.unread({self._plan.lanes[sender]}):
+            pushed = edge.pushed_ticket()  # not one that is only about to be: it may come after the look at the queue
+            if pushed > edge.tickets()[1] and not self._inbox.unread({self._plan.lanes[sender]}):
                 meta = Meta(self.names, self._plan.number, 0, native.now_ns(), ticket=(sender, pushed))
                 self._hand.append(NOTHING)
                 self._outbox.put(self._hand, meta)

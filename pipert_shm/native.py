@@ -296,10 +296,19 @@ class EdgeRecord:
         return list(self._record.hop)
 
     def tickets(self) -> tuple[int, int]:
-        """Of an edge to a replica: the last ticket that was pushed, and up to which all results are pushed. Any process."""
-        pushed, done = _ffi.new("uint64_t *"), _ffi.new("uint64_t *")
-        _lib.pshm_tickets_read(self._record, pushed, done)
-        return pushed[0], done[0]
+        """Of an edge to a replica: the last ticket that is pushed, or about to be; and up to which it is done. Any process."""
+        announced, done = _ffi.new("uint64_t *"), _ffi.new("uint64_t *")
+        _lib.pshm_tickets_read(self._record, announced, done)
+        return announced[0], done[0]
+
+    def pushed_ticket(self) -> int:
+        """Of the same, the last ticket that is pushed for certain: it was taken if the queue is empty by now. Any process."""
+        pushed: int = _lib.pshm_tickets_pushed(self._record)
+        return pushed
+
+    def settle_tickets(self) -> None:
+        """The sender is dead: what it announced last is pushed, or never will be. The launcher, before it says so."""
+        _lib.pshm_tickets_settle(self._record)
 
     def finish(self, ticket: int) -> None:
         """The results of all tickets up to this one are pushed. The replica only."""

@@ -2,7 +2,7 @@
 
 Each message that is sent to such a flow gets a ticket, the sender's count. Replicas send one result per ticket, or a tombstone
 where there is none. After the flow, a result is let through when its ticket follows the last one, or when no earlier one can
-come any more: the edge to each replica says which ticket was pushed last, and which one the replica is done with.
+come any more: the edge to each replica says which ticket was announced last, and which one the replica is done with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Order(Generic[K, T]):
     """Holds results back until it is their turn.
 
     :param lanes: by stream, which is one sender to one flow: for each edge on which a replica's results come, what reads the
-        ticket that was pushed to that replica last, and the one that it is done with.
+        ticket that is pushed to that replica last, or about to be, and the one that it is done with.
     :param most: results of one edge that should be held back.
     """
 
@@ -68,7 +68,7 @@ class Order(Generic[K, T]):
     def _blocking(self, stream: K) -> list[int]:
         before = self._held[stream][0][0] - 1
         tickets = ((edge, *read()) for edge, read in self._lanes[stream].items())
-        return [edge for edge, pushed, done in tickets if done < min(pushed, before)]
+        return [edge for edge, announced, done in tickets if done < min(announced, before)]
 
     def release(self, stream: K) -> tuple[int, T]:
         """The next result of a stream, and its edge."""

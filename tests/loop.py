@@ -31,6 +31,7 @@ class Loop:
         timeout: float = 0.1,
         borrow_cap: int = 1000,
         max_age: float | None = None,
+        ticketed: bool = False,
     ) -> None:
         self.transmitter = transmitter or SharedMemoryTransmitter()
         edge = EdgePlan(
@@ -45,6 +46,7 @@ class Loop:
             bit=1,
             borrow_cap=borrow_cap,
             max_age=max_age,
+            ticketed=ticketed,
         )
         self.segment = ControlSegment.create(
             native.ControlSize(flows=1, routines=2, edges=1, incarnations=1, cells=16), 1 << 30

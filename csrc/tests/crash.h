@@ -163,5 +163,6 @@ _Noreturn void pshm_crash_be_flow(const pshm_crash_birth *birth);
  * the midst: everything died at once. */
 void pshm_crash_audit_at_rest(const pshm_control *control);
 bool pshm_crash_audit_in_the_midst(char *failure, size_t bytes);
+bool pshm_crash_is_lossless(uint32_t edge);
 
 #endif

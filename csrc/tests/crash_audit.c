@@ -73,6 +73,19 @@ static uint64_t assigned_to(const pshm_control *control, uint32_t edge) {
 }
 
 /* What the edges say of their messages, and what their receivers saw. */
+bool pshm_crash_is_lossless(uint32_t edge) {
+    const pshm_crash_graph *graph = pshm_crash_here.graph;
+    return graph->edge[edge].policy == PSHM_POLICY_BLOCK &&
+           graph->edge[edge].timeout_ns == PSHM_FOREVER && graph->sink_takes == 0;
+}
+
+static void audit_tickets(const pshm_control *control, uint32_t edge) {
+    uint64_t announced, done;
+    pshm_tickets_read(&control->edge[edge], &announced, &done);
+    CHECK(pshm_tickets_pushed(&control->edge[edge]) == announced,
+          "edge %u: ticket %" PRIu64 " is still about to be pushed", edge, announced);
+}
+
 static void audit_counters(const pshm_control *control, uint32_t edge) {
     const pshm_edge_record *record = &control->edge[edge];
     const pshm_crash_graph *graph = pshm_crash_here.graph;
@@ -105,15 +118,17 @@ static void audit_counters(const pshm_control *control, uint32_t edge) {
     uint64_t assigned = assigned_to(control, edge);
     CHECK(record->sent <= assigned && assigned <= record->sent + senders,
           "edge %u: %" PRIu64 " sent of %" PRIu64, edge, record->sent, assigned);
-    bool lossless = graph->edge[edge].policy == PSHM_POLICY_BLOCK &&
-                    graph->edge[edge].timeout_ns == PSHM_FOREVER && graph->sink_takes == 0;
-    CHECK(!lossless || final || dropped == crash, "edge %u: %" PRIu64 " dropped", edge, dropped);
+    CHECK(!pshm_crash_is_lossless(edge) || final || dropped == crash,
+          "edge %u: %" PRIu64 " dropped", edge, dropped);
 }
 
 void pshm_crash_audit_at_rest(const pshm_control *control) {
     audit_rings(control);
     audit_incarnations(control);
-    for (uint32_t edge = 0; edge < EDGES; edge++) audit_counters(control, edge);
+    for (uint32_t edge = 0; edge < EDGES; edge++) {
+        audit_counters(control, edge);
+        audit_tickets(control, edge);
+    }
     if (!pshm_crash_here.world->scenario.final)
         CHECK(control->routine[SOURCE].sequence == PSHM_CRASH_MESSAGES, "the source gave up");
 }

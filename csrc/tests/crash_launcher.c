@@ -235,7 +235,21 @@ static void remove_retired(void) {
     own.retired = left;
 }
 
+/* Where nothing was dropped or lost, the queue has had the messages of all
+ * tickets up to the last one: none counts as pushed before its message is. */
+static void check_tickets(uint32_t edge) {
+    pshm_edge seen;
+    uint32_t deaths = 0;
+    for (uint32_t n = 0; n < FLOWS; n++) deaths += atomic_load(&pshm_crash_here.world->deaths[n]);
+    if (!pshm_crash_is_lossless(edge) || deaths > 1) return;
+    CHECK(pshm_edge_attach(&seen, own.control, own.of[edge][0]), "edge %u is unsound", edge);
+    CHECK(pshm_tickets_pushed(seen.record) <= atomic_load(&seen.queue.words->tail),
+          "edge %u: a ticket counts as pushed before its message is", edge);
+}
+
 static void recover_sender(uint32_t edge) {
+    check_tickets(edge);
+    pshm_tickets_settle(&own.control->edge[edge]);
     for (uint32_t n = 0, count = count_of(edge); n < count; n++) {
         uint32_t number = own.of[edge][n];
         bool unswept = own.unswept[number] != 0;

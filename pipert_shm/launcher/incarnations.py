@@ -79,6 +79,7 @@ class Incarnations:
 
     def note_sender_death(self, edge: EdgePlan) -> None:
         """The edge's sender is dead. Its receiver drains what is there; within a flow both ends are dead, and all is lost."""
+        native.EdgeRecord(self._segment.process, edge.number).settle_tickets()
         for number in self.of(edge):
             if edge.local:
                 self._all[number].recover()
