@@ -395,7 +395,7 @@ def test_pipes_of_other_users(stale: str, lost_control: bool) -> None:
         b'{"parent": 1, "flows": ["a"], "routines": [["x", 0], ["y"]]}',
         b'{"parent": 1, "flows": ["a"], "routines": [["x", 0], ["y", "a"]]}',
     ],
-    ids=lambda text: text[:70].decode(errors="replace"),
+    ids=["cut off", "empty", "no text", "a list", "too deep", "no number", "short members", "a name alone", "a flow by name"],
 )
 def test_without_names_there_are_numbers(text: bytes) -> None:
     segment = ControlSegment.create(native.ControlSize(**SIZE), 1 << 20, text)
