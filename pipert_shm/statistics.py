@@ -9,7 +9,8 @@ from functools import cached_property
 
 from pipert_shm import native
 from pipert_shm.counters import Counters
-from pipert_shm.limits import Policy
+from pipert_shm.errors import shown
+from pipert_shm.limits import Policy, is_number
 from pipert_shm.segments import Member
 from pipert_shm.states import FlowState, State
 
@@ -30,7 +31,13 @@ class Latency:
         return sum(self.counts)
 
     def percentile_us(self, percent: float) -> float:
-        """The duration, microseconds, that `percent` of all stay below; nan where there is none."""
+        """The duration, microseconds, that `percent` of all stay below; nan where there is none.
+
+        :param percent: from 0 to 100.
+        :raises ValueError: when it is something else.
+        """
+        if not is_number(percent) or not 0 <= percent <= 100:
+            raise ValueError(f"percent must be a number from 0 to 100, not {shown(percent)}")
         rank = percent / 100 * self.count
         below = 0
         for bucket, number in enumerate(self.counts):

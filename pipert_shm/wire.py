@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipert_shm.errors import WiresValidation, shown
 from pipert_shm.limits import Policy, check_queue, check_seconds
-from pipert_shm.routine import Routine
+from pipert_shm.routine import Role, Routine
 from pipert_shm.transmit import DataTransmitter
 
 RIGHT_CALL = 'Wire(camera, [detector, screen], policy="block", capacity=8)'
+
+
+def _made_of(given: object) -> str:
+    """A hint for whoever gives a class in place of a routine."""
+    return ", which is a class: make a routine of it" if isinstance(given, type) and issubclass(given, Routine) else ""
 
 
 def check_transmitter(transmitter: Any, call: str) -> None:
@@ -33,7 +38,8 @@ class Wire:
     :param capacity: messages that a queue holds, 1 to 65536. By default the pipe's.
     :param timeout: seconds after which a blocked sender drops the message; None: never. By default the pipe's.
     :param max_age: seconds since its capture after which a message is dropped when it comes, counted as `expired`. None: never.
-    :raises ValueError, WiresValidation: when an argument is out of range, or there is no destination.
+    :raises ValueError, WiresValidation: when an argument is out of range, there is no destination, or source and destinations
+        stand in each other's place.
     :raises TypeError: when something else stands in the place of a routine or the transmitter.
 
     >>> from pipert_shm import DestinationRoutine, SourceRoutine, Wire
@@ -53,14 +59,16 @@ class Wire:
         max_age: float | None = None,
     ) -> None:
         if not isinstance(source, Routine):
-            raise TypeError(f"a wire's source must be a routine, not {shown(source)}: {RIGHT_CALL}")
-        if isinstance(destinations, str) or not isinstance(destinations, Routine | Iterable):
-            raise TypeError(f"a wire's destinations must be routines, not {shown(destinations)}: {RIGHT_CALL}")
+            raise TypeError(f"a wire's source must be a routine, not {shown(source)}{_made_of(source)}: {RIGHT_CALL}")
+        if isinstance(destinations, str | Mapping) or not isinstance(destinations, Routine | Iterable):
+            what = shown(destinations) + _made_of(destinations)
+            raise TypeError(f"a wire's destinations must be routines, not {what}: {RIGHT_CALL}")
         self.source = source
         self.destinations = (destinations,) if isinstance(destinations, Routine) else tuple(destinations)
         for destination in self.destinations:
             if not isinstance(destination, Routine):
-                raise TypeError(f"a wire's destinations must be routines, not {shown(destination)}: {RIGHT_CALL}")
+                what = shown(destination) + _made_of(destination)
+                raise TypeError(f"a wire's destinations must be routines, not {what}: {RIGHT_CALL}")
         check_transmitter(data_transmitter, RIGHT_CALL)
         check_queue(policy, capacity, timeout)
         if max_age is not None:
@@ -72,6 +80,11 @@ class Wire:
         self.max_age = None if max_age is None else float(max_age)
         if not self.destinations:
             raise WiresValidation(f"the wire from {source.name!r} has no destinations")
+        if source.role is Role.DESTINATION and all(to.role is Role.SOURCE for to in self.destinations):
+            right = ", ".join(f"Wire({to.name}, {source.name})" for to in self.destinations)
+            raise WiresValidation(
+                f"{self!r} leads from a DestinationRoutine to a SourceRoutine; the sender comes first: {right}"
+            )
 
     def __repr__(self) -> str:
         return f"Wire({self.source.name!r} -> {', '.join(repr(d.name) for d in self.destinations)})"
