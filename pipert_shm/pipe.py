@@ -7,13 +7,24 @@ import logging
 import os
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterable
+from html import escape
 from itertools import islice, pairwise
 from types import TracebackType
 from typing import Any, Literal
 
 from pipert_shm import exits
-from pipert_shm.errors import PipeFailed, PipertError, PipeStateError, UnknownTarget, WiresValidation, shortened, shown
+from pipert_shm.errors import (
+    PipeFailed,
+    PipertError,
+    PipeStateError,
+    UnknownTarget,
+    WiresValidation,
+    describe,
+    shortened,
+    shown,
+)
 from pipert_shm.events import (
     INTERNAL_EVENTS,
     KILL_EVENT_NAME,
@@ -36,6 +47,7 @@ from pipert_shm.routine import Routine
 from pipert_shm.session import Session
 from pipert_shm.statistics import PipeStatistics, read_statistics
 from pipert_shm.streams import occupy_standard_files
+from pipert_shm.tables import Table
 from pipert_shm.tap import Tap
 from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import QueueNetwork, Wire, check_transmitter
@@ -594,6 +606,54 @@ class Pipe:
             self.logger.error(str(failure))  # not the exception, whose traceback would keep the pipe alive
 
     # ---- looking at it ---------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        its = vars(self)
+        if "_owner" not in its:
+            return f"{type(self).__name__}(its __init__ is not done)"
+        routines = sum(map(len, list(self._flows.values())))
+        of = f"{len(self._flows)} flows, {routines} routines, {len(self._wires)} wires"
+        return f"{type(self).__name__}({self.logger.name!r}: {of}, {self._situation()})"
+
+    def _situation(self) -> str:
+        """Where it is in its life, in a word or two. Raises nothing."""
+        if self._is_foreign():
+            return f"of process {self._owner}"
+        session = self._session
+        if session is None:
+            return "not built"
+        if session.gone.is_set():
+            return "failed" if session.causes else "ended"
+        try:
+            states = Counter(routine.state for routine in self.statistics().routines.values())
+        except (ValueError, LookupError, OSError, PipeStateError) as error:  # its memory is damaged, or just going
+            return f"its state can't be read: {describe(error)}"
+        return ", ".join(f"{count} {state}" for state, count in states.items())
+
+    def __str__(self) -> str:
+        """The pipe, and a line for each routine and wire."""
+        if "_owner" not in vars(self):
+            return repr(self)
+        return "\n\n".join([repr(self), *map(str, self._tables())])
+
+    def _repr_html_(self) -> str:
+        tables = self._tables() if "_owner" in vars(self) else []
+        return "".join([f"<code>{escape(repr(self))}</code>", *(table.html() for table in tables)])
+
+    def _tables(self) -> list[Table]:
+        flows, wires = list(self._flows.items()), list(self._wires)  # another thread may add one
+        routines = [[flow, routine.name, type(routine).__name__] for flow, members in flows for routine in members]
+        lines = [
+            [
+                f"{wire.source.name} -> {to.name}",
+                wire.policy or self._defaults.policy,
+                str(wire.capacity or self._defaults.capacity),
+            ]
+            for wire in wires
+            for to in wire.destinations
+        ]
+        tables = Table(["flow", "routine", "class"], routines), Table(["wire", "policy", "capacity"], lines)
+        return [table for table in tables if table.rows]
 
     def get_pipe_structure(self) -> dict[str, list[Any]]:
         """The routines with their flows and events, and the events that every routine knows.

@@ -23,6 +23,7 @@ from pipert_shm.events import UPDATE_FPS_NAME, check_name, handlers_of
 from pipert_shm.join import Join
 from pipert_shm.limits import LONGEST_WAIT as LONGEST_WAIT
 from pipert_shm.limits import check_count, check_seconds, checked_fps
+from pipert_shm.tables import HtmlRepr
 
 LARGEST_FRAME = 1 << 47  # bytes: what a process can address
 MOST_AXES = 32  # as every version of NumPy has
@@ -85,7 +86,7 @@ def writable(array: np.ndarray) -> np.ndarray:
 Notifier = Callable[..., None]
 
 
-class Routine:
+class Routine(HtmlRepr):
     """One step of a pipe: `setup()`, then `main_logic` again and again, then `cleanup()`.
 
     Subclass `SourceRoutine`, `MiddleRoutine` or `DestinationRoutine`; a direct subclass takes its role from its wires.
@@ -133,6 +134,11 @@ class Routine:
         self._output_bytes = 0
         self._notifier: Notifier | None = None
         self._runtime: Runtime | None = None
+
+    def __repr__(self) -> str:
+        its = vars(self)  # a subclass's __init__ may not have got as far as ours
+        flow = its.get("flow_name")
+        return f"{type(self).__name__}({its.get('name')!r}{'' if flow is None else f' in flow {flow!r}'})"
 
     def setup(self) -> None:
         """Called before the first `main_logic` of each start; open files, cameras and models here."""

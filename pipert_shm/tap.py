@@ -91,6 +91,9 @@ class Tap:
                 return native.CLOSED  # the pipe has ended, and the memory that the last message is in is gone
             raise
 
+    def __repr__(self) -> str:
+        return f"Tap({self._inbox.names[self.edge.sender]!r}{', closed' if self._closed else ''})"
+
     def __iter__(self) -> Iterator[Any]:
         return self
 

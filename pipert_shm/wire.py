@@ -8,6 +8,7 @@ from typing import Any
 from pipert_shm.errors import WiresValidation, shown
 from pipert_shm.limits import Policy, check_queue, check_seconds
 from pipert_shm.routine import Role, Routine
+from pipert_shm.tables import HtmlRepr
 from pipert_shm.transmit import DataTransmitter
 
 RIGHT_CALL = 'Wire(camera, [detector, screen], policy="block", capacity=8)'
@@ -27,7 +28,7 @@ def check_transmitter(transmitter: Any, call: str) -> None:
         raise TypeError(f"data_transmitter must be a DataTransmitter, not {shown(transmitter)}; give settings by name: {call}")
 
 
-class Wire:
+class Wire(HtmlRepr):
     """Carries what one routine returns to others.
 
     :param source: the sender.
@@ -45,7 +46,7 @@ class Wire:
     >>> from pipert_shm import DestinationRoutine, SourceRoutine, Wire
     >>> camera, screen, disk = SourceRoutine("camera"), DestinationRoutine("screen"), DestinationRoutine("disk")
     >>> Wire(camera, disk, policy="block", capacity=8), Wire(camera, screen, max_age=0.5)
-    (Wire('camera' -> 'disk'), Wire('camera' -> 'screen'))
+    (Wire('camera' -> 'disk', policy='block', capacity=8), Wire('camera' -> 'screen', max_age=0.5))
     """
 
     def __init__(
@@ -83,11 +84,21 @@ class Wire:
         if source.role is Role.DESTINATION and all(to.role is Role.SOURCE for to in self.destinations):
             right = ", ".join(f"Wire({to.name}, {source.name})" for to in self.destinations)
             raise WiresValidation(
-                f"{self!r} leads from a DestinationRoutine to a SourceRoutine; the sender comes first: {right}"
+                f"Wire({self.ends}) leads from a DestinationRoutine to a SourceRoutine; the sender comes first: {right}"
             )
 
     def __repr__(self) -> str:
-        return f"Wire({self.source.name!r} -> {', '.join(repr(d.name) for d in self.destinations)})"
+        given = "".join(
+            f", {setting}={value!r}"
+            for setting in ("policy", "capacity", "timeout", "max_age", "data_transmitter")
+            if (value := vars(self).get(setting)) is not None
+        )
+        return f"Wire({self.ends}{given})"
+
+    @property
+    def ends(self) -> str:
+        """From where to where it leads, in words."""
+        return f"{self.source.name!r} -> {', '.join(repr(to.name) for to in self.destinations)}"
 
 
 class QueueNetwork:
