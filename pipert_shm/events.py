@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from pipert_shm.errors import UnknownEvent, UnknownTarget, shown
+from pipert_shm.errors import UnknownEvent, UnknownTarget, shown, suggestion
 from pipert_shm.limits import Policy, check_queue, checked_fps
 from pipert_shm.payload import pack, unpack
 
@@ -187,7 +187,7 @@ class Audience:
 
         :raises UnknownTarget: when a flow or routine does not exist.
         :raises UnknownEvent: when none of those addressed handles it, or a handler's required parameter is missing.
-        :raises ValueError: when a name is not a str, or a parameter of a built-in event does not fit.
+        :raises ValueError: when a name is not a str, it is addressed in two ways, or a built-in event's parameter does not fit.
         :raises PayloadError: when the parameters are too large, nested too deep, or don't pickle.
         """
         name = check_event_name(name)
@@ -218,6 +218,11 @@ class Audience:
     def _targets(self, flow_routines: dict[str, Iterable[str]] | None, specific_routine: str | None) -> tuple[str, ...]:
         everyone = [plain(routine) for routines in self.flows.values() for routine in routines]
         if specific_routine is not None:
+            if flow_routines:
+                raise ValueError(
+                    f"an event goes to specific_routine or to those of specific_flow_routines: give {specific_routine!r} or "
+                    f"{shown(flow_routines)}"
+                )
             specific_routine = _checked_str("specific_routine", specific_routine)
             if specific_routine in everyone:
                 return (specific_routine,)
@@ -252,6 +257,21 @@ class Audience:
                 signature.bind(**accepted(signature, params))
             except TypeError as error:
                 raise UnknownEvent(name, [], f"event {name!r}: {error}; its handler is {name}{signature}") from None
+        if name in INTERNAL_EVENTS:
+            self._refuse_strangers(name, signatures, params)
+
+    @staticmethod
+    def _refuse_strangers(name: str, signatures: list[inspect.Signature], params: dict[str, Any]) -> None:
+        """:raises UnknownEvent: when a built-in event has a parameter that neither it nor a handler takes."""
+        strangers = sorted(set(params).difference(*(accepted(signature, params) for signature in signatures)))
+        if strangers:
+            taken = sorted({parameter for signature in signatures for parameter in signature.parameters})
+            raise UnknownEvent(
+                name,
+                [],
+                f"event {name!r} takes no {', '.join(strangers)}; it takes: {', '.join(taken) or 'nothing'}"
+                f"{suggestion(strangers[0], taken)}",
+            )
 
 
 def check_event_name(name: Any) -> str:

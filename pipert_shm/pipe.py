@@ -250,6 +250,12 @@ class Pipe:
         if ordered:
             self._ordered.append(flow_name)
         self._flows[flow_name] = list(routines)
+        if data_transmitter is not None and not auto_wire:
+            self.logger.warning(
+                "create_flow(%r, …): data_transmitter is for the wires that auto_wire makes, and here it makes none; give it "
+                "to the wires: Wire(camera, screen, data_transmitter=…)",
+                flow_name,
+            )
         if auto_wire:
             self._wires += [Wire(a, b, data_transmitter) for a, b in pairwise(routines)]
 
@@ -506,10 +512,16 @@ class Pipe:
         if event.name in (START_EVENT_NAME, KILL_EVENT_NAME) or event.name not in INTERNAL_EVENTS:
             self._can_end = True  # a handler of the user's may start it
         if event.name == START_EVENT_NAME:
+            self._warn_of_unbuilt()
             self._started = self._was_started = True
         elif event.name == STOP_EVENT_NAME and len(event.routines) == len(session.plan.routines):
             self._started = False
         session.send(event)
+
+    def _warn_of_unbuilt(self) -> None:
+        flows, wires = len(self._flows) - self._built_of[0], len(self._wires) - self._built_of[1]
+        if (flows or wires) and not self._is_building:
+            self.logger.warning("%d flows and %d wires are not in the pipe yet: call build() once more", flows, wires)
 
     def restart_flow(self, flow: str) -> None:
         """Ends the flow's process at once, with SIGKILL, and starts it afresh; the rest of the pipe goes on.

@@ -415,6 +415,8 @@ def _check_runnable(routine: Routine) -> None:
             check_count("max_errors", routine.max_errors)
     except ValueError as error:
         raise RoutineError(routine.name, str(error)) from None
+    if routine.join is not None and not isinstance(routine.join, Join):
+        raise RoutineError(routine.name, f'join must be a Join, such as Join(by="seq"), not {shown(routine.join)}')
 
 
 def _require_function(call: str, func: Any, name: Any) -> None:

@@ -42,6 +42,7 @@ from pipert_shm import (
     writable,
 )
 from pipert_shm.limits import FASTEST_FPS, SLOWEST_FPS
+from pipert_shm.plan import Plan, audience_of
 from routines import Items, Sink, chain
 
 NAN, INF = float("nan"), float("inf")
@@ -427,6 +428,80 @@ def test_names_that_are_nearly_right() -> None:
     pipe.notify_event("start", specific_routine="camrea")
     with pytest.raises(UnknownTarget, match="there are: camera, screen; did you mean 'camera'"):
         pipe.build()
+
+
+# ---- what would be dropped ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "parameters", "says"),
+    [
+        (
+            "link",
+            {"link_routine_name": "screen", "capcity": 8},
+            r"takes no capcity; it takes: capacity, .*did you mean 'capacity'",
+        ),
+        ("unlink", {"unlink_routine_name": "screen", "policy": "block"}, "takes no policy; it takes: unlink_routine_name"),
+        ("update_fps", {"fps": 5, "since": 3}, "takes no since; it takes: fps"),
+        ("stop", {"force": True}, "takes no force; it takes: how"),
+        ("start", {"how": "slowly"}, "takes no how; it takes: nothing"),
+    ],
+)
+def test_parameters_that_no_one_takes(event: str, parameters: dict[str, Any], says: str) -> None:
+    class Stops(Sink):
+        @events("stop")
+        def stopped(self, how: str = "") -> None: ...
+
+    def pipe_with(event: str, parameters: dict[str, Any]) -> Plan:
+        pipe = Pipe()
+        pipe.create_flow("flow", True, Items("camera", []), Stops("screen"))
+        plan = pipe._make_plan()
+        audience_of(plan).address(event, None, "screen" if event != "link" else "camera", parameters)
+        return plan
+
+    with pytest.raises(UnknownEvent, match=says):
+        pipe_with(event, parameters)
+    pipe_with("stop", {"how": "fast"})
+
+
+def test_an_event_goes_one_way() -> None:
+    pipe = Pipe()
+    pipe.create_flow("flow", True, *ends())
+    pipe.notify_event("stop", {"flow": ["sink"]}, specific_routine="source")
+    with pytest.raises(ValueError, match="goes to specific_routine or to those of specific_flow_routines: give 'source' or"):
+        pipe.build()
+
+
+def test_a_join_that_is_none() -> None:
+    sink = Sink("sink")
+    sink.join = "time"  # type: ignore[assignment]
+    pipe = Pipe()
+    one, other = Items("one", []), Items("other", [])
+    pipe.create_flow("flow", False, one, other, sink)
+    pipe.link(Wire(one, sink), Wire(other, sink))
+    with pytest.raises(RoutineError, match=r"join must be a Join, such as Join\(by=\"seq\"\), not 'time'"):
+        pipe.check()
+
+
+def test_a_transmitter_for_no_wire(caplog: pytest.LogCaptureFixture) -> None:
+    Pipe().create_flow("flow", False, *ends(), data_transmitter=SharedMemoryTransmitter())
+    assert "give it to the wires: Wire(camera, screen, data_transmitter=…)" in caplog.text
+
+
+def test_what_waits_for_build_and_a_tap_with_an_odd_patience(caplog: pytest.LogCaptureFixture) -> None:
+    pipe = Pipe(policy="block")
+    source, sink = ends()
+    chain(pipe, source, sink)
+    with pipe:
+        pipe.build()
+        for timeout in (-1, "1", NAN):
+            with pipe.tap(source) as tap, pytest.raises(ValueError, match="timeout must be a number of seconds"):
+                tap.read(timeout)  # type: ignore[arg-type]
+        assert "build()" not in caplog.text
+        pipe.create_flow("late", False, Sink("late"))
+        pipe.link(Wire(source, Sink("later")))
+        pipe.notify_event("start")
+    assert "1 flows and 1 wires are not in the pipe yet: call build() once more" in caplog.text
 
 
 def test_names_are_plain_text() -> None:
