@@ -17,7 +17,7 @@ from typing import TextIO
 from pipert_shm.errors import PipeFailed
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
 from pipert_shm.pipe import Pipe
-from pipert_shm.statistics import Latency, PipeStatistics, WireStatistics
+from pipert_shm.statistics import PipeStatistics, milliseconds, wires_table
 from pipert_shm.video import (
     Annotator,
     JsonLinesWriter,
@@ -34,8 +34,6 @@ LOG = "demo.log"
 TERMINAL_PERIOD = 0.2
 LINE_PERIOD = 1.0
 USUAL_FPS = 25.0
-
-Table = list[tuple[str, ...]]
 
 
 def default_clip() -> Path:
@@ -91,9 +89,9 @@ class Outcome:
         lines = [
             f"{self.frames} frames in {self.seconds:.2f} s ({self.frames / self.seconds:.1f} fps)",
             "",
-            *_aligned(_table(self.statistics, self.seconds)),
+            str(wires_table(self.statistics, self.seconds)),
             "",
-            f"end to end, from decoded to received by {WRITER}: p50 {_milliseconds(age, 50)}, p99 {_milliseconds(age, 99)}",
+            f"end to end, from decoded to received by {WRITER}: p50 {milliseconds(age, 50)}, p99 {milliseconds(age, 99)}",
             "(the video is read as fast as it is worked on, so the times include the wait in full queues)",
             *(f"wrote {path}" for path in self.outputs),
         ]
@@ -215,39 +213,3 @@ class _Watch:
     def _say(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
-
-
-def _table(statistics: PipeStatistics, seconds: float) -> Table:
-    rows: Table = [("wire", "sent", "received", "dropped", "fps", "hop p50", "hop p99", "copied/frame", "private/frame")]
-    for wire in statistics.wires.values():
-        copied = statistics.routines[wire.sender].copied_bytes / max(1, statistics.routines[wire.sender].sent)
-        rows.append(
-            (
-                f"{wire.sender} -> {wire.receiver}",
-                str(wire.sent),
-                str(wire.received),
-                _losses(wire),
-                f"{wire.received / seconds:.1f}",
-                _milliseconds(wire.hop, 50),
-                _milliseconds(wire.hop, 99),
-                f"{copied:,.0f} B",
-                f"{wire.private_bytes / max(1, wire.received):,.0f} B",
-            )
-        )
-    return rows
-
-
-def _losses(wire: WireStatistics) -> str:
-    """How many messages did not arrive, and why; what waits in the queue of a pipe that has ended is unread for good."""
-    reasons = {**wire.dropped, "unread": wire.waiting}
-    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
-    return told or "0"
-
-
-def _milliseconds(latency: Latency, percent: float) -> str:
-    return f"{latency.percentile_us(percent) / 1000:.2f} ms" if latency.count else "-"
-
-
-def _aligned(rows: Table) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+CLOSE = 0.7  # of 1: how much of a name has to be as it was meant
+LONGEST_NAME = 200  # characters of one that is compared with others
 LONGEST_TEXT = 32_000  # characters of an exception's text that are told further
 
 __all__ = [
@@ -85,7 +88,9 @@ class UnknownEvent(PipertError):
 
     def __init__(self, event: str, known: list[str], message: str | None = None) -> None:
         super().__init__(
-            message or f"no routine that was addressed handles the event {event!r}; they handle: {', '.join(known)}"
+            message
+            or f"no routine that was addressed handles the event {event!r}; they handle: {', '.join(known)}"
+            f"{suggestion(event, known)}"
         )
         self.event = event
         self.known = known
@@ -100,7 +105,7 @@ class UnknownTarget(PipertError):
     """
 
     def __init__(self, kind: str, target: str, known: list[str]) -> None:
-        super().__init__(f"there is no {kind} {target!r}; there are: {', '.join(known) or 'none'}")
+        super().__init__(f"there is no {kind} {target!r}; there are: {', '.join(known) or 'none'}{suggestion(target, known)}")
         self.target = target
         self.known = known
 
@@ -278,6 +283,23 @@ def shortened(text: str, limit: int) -> str:
     end = room // 3
     beginning = room - end
     return f"{text[:beginning]} [… {len(text) - room:,} characters left out …] {text[len(text) - end :]}"
+
+
+def suggestion(given: object, known: Iterable[str]) -> str:
+    """The end of a text that lists what is known, where something of it is close to what was given.
+
+    >>> suggestion("Drop-Oldest", ("drop_oldest", "drop_newest", "block"))
+    "; did you mean 'drop_oldest'?"
+    >>> suggestion("fast", ("drop_oldest", "drop_newest", "block"))
+    ''
+    """
+    from difflib import get_close_matches
+
+    if not isinstance(given, str) or len(given) > LONGEST_NAME:
+        return ""
+    plain = {name.lower().replace("-", "_"): name for name in known}
+    close = get_close_matches(given.lower().replace("-", "_"), plain, 1, CLOSE)
+    return f"; did you mean {plain[close[0]]!r}?" if close else ""
 
 
 def shown(value: object, limit: int = 200) -> str:

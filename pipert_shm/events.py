@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from pipert_shm.errors import UnknownEvent, UnknownTarget, shown
+from pipert_shm.errors import UnknownEvent, UnknownTarget, shown, suggestion
 from pipert_shm.limits import Policy, check_queue, checked_fps
 from pipert_shm.payload import pack, unpack
 
@@ -27,6 +27,7 @@ INTERNAL_EVENTS = (*LIFECYCLE_EVENTS, LINK_EVENT_NAME, UNLINK_EVENT_NAME, LOG_DA
 
 LARGEST_PARAMETERS = 1 << 20  # bytes that one event's parameters may take
 
+_NAMES = {"a routine": "camera", "a flow": "capture", "an event": "zoom"}  # examples
 _MARK = "__pipert_events__"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -38,7 +39,7 @@ def check_name(what: str, name: str) -> str:
     :raises ValueError: when a routine, a flow or an event can't be called so: it has to fit into the path of an HTTP request.
     """
     if not isinstance(name, str):
-        raise TypeError(f"{what} must be called by a str, not {shown(name)}")
+        raise TypeError(f"{what} must be called by a str, not {shown(name)}; {_NAMES.get(what, 'name')!r}, say")
     if "/" in name:
         raise ValueError(f"{what} can't be called {name!r}: over HTTP its name is a part of a path, and '/' divides those")
     if name in ("", ".", ".."):
@@ -60,6 +61,7 @@ def events(name: str) -> Callable[[_Method], _Method]:
     so it should return soon. An exception in it is logged and counted, and ends nothing.
 
     :param name: not empty, `.` or `..`, and with no `/` in it.
+    :raises TypeError: when it is no str, or what is marked is no method.
     :raises ValueError: when it is or has.
 
     >>> class Zoom:
@@ -69,9 +71,13 @@ def events(name: str) -> Callable[[_Method], _Method]:
     >>> handlers_of(Zoom)
     {'zoom': ['set_zoom']}
     """
+    if inspect.isfunction(name):
+        raise TypeError(f'@events takes the name of an event: @events("zoom") above def {name.__name__}(self, …)')
     check_name("an event", name)
 
     def mark(method: _Method) -> _Method:
+        if not callable(method):
+            raise TypeError(f"@events({name!r}) marks a method, and can't mark {shown(method)}")
         setattr(method, _MARK, (*getattr(method, _MARK, ()), name))
         return method
 
@@ -181,10 +187,10 @@ class Audience:
 
         :raises UnknownTarget: when a flow or routine does not exist.
         :raises UnknownEvent: when none of those addressed handles it, or a handler's required parameter is missing.
-        :raises ValueError: when a name is not a str, or a parameter of a built-in event does not fit.
+        :raises ValueError: when a name is not a str, it is addressed in two ways, or a built-in event's parameter does not fit.
         :raises PayloadError: when the parameters are too large, nested too deep, or don't pickle.
         """
-        name = _checked_str("an event's name", name)
+        name = check_event_name(name)
         routines = self._targets(flow_routines, specific_routine)
         self._check(name, routines, params)
         wiring = self._wiring(name, params)
@@ -212,6 +218,11 @@ class Audience:
     def _targets(self, flow_routines: dict[str, Iterable[str]] | None, specific_routine: str | None) -> tuple[str, ...]:
         everyone = [plain(routine) for routines in self.flows.values() for routine in routines]
         if specific_routine is not None:
+            if flow_routines:
+                raise ValueError(
+                    f"an event goes to specific_routine or to those of specific_flow_routines: give {specific_routine!r} or "
+                    f"{shown(flow_routines)}"
+                )
             specific_routine = _checked_str("specific_routine", specific_routine)
             if specific_routine in everyone:
                 return (specific_routine,)
@@ -246,6 +257,26 @@ class Audience:
                 signature.bind(**accepted(signature, params))
             except TypeError as error:
                 raise UnknownEvent(name, [], f"event {name!r}: {error}; its handler is {name}{signature}") from None
+        if name in INTERNAL_EVENTS:
+            self._refuse_strangers(name, signatures, params)
+
+    @staticmethod
+    def _refuse_strangers(name: str, signatures: list[inspect.Signature], params: dict[str, Any]) -> None:
+        """:raises UnknownEvent: when a built-in event has a parameter that neither it nor a handler takes."""
+        strangers = sorted(set(params).difference(*(accepted(signature, params) for signature in signatures)))
+        if strangers:
+            taken = sorted({parameter for signature in signatures for parameter in signature.parameters})
+            raise UnknownEvent(
+                name,
+                [],
+                f"event {name!r} takes no {', '.join(strangers)}; it takes: {', '.join(taken) or 'nothing'}"
+                f"{suggestion(strangers[0], taken)}",
+            )
+
+
+def check_event_name(name: Any) -> str:
+    """:raises ValueError: when it is no str."""
+    return _checked_str("an event's name", name)
 
 
 def _checked_str(what: str, value: Any) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from pipert_shm import native
 from pipert_shm.data import Meta
-from pipert_shm.errors import EndOfStream, describe
+from pipert_shm.errors import EndOfStream
+from pipert_shm.failures import Failures
 from pipert_shm.join import Matcher
 from pipert_shm.memory import ControlSegment
 from pipert_shm.order import Order
@@ -40,7 +40,7 @@ class Intake:
         copies: Mapping[str, tuple[str, ...]],
         inbox: Inbox,
         outbox: Outbox,
-        logger: logging.Logger,
+        failures: Failures,
         obey: Callable[[], bool],
         count_error: Callable[[BaseException], None],
     ) -> None:
@@ -50,7 +50,7 @@ class Intake:
         self._inbox = inbox
         inbox.on_over_cap = self._warn_of_cap
         self._outbox = outbox
-        self._logger = logger
+        self._failures = failures
         self._obey = obey
         self._count_error = count_error
         self._record = native.RoutineRecord(segment.process, plan.number)
@@ -288,7 +288,7 @@ class Intake:
             try:
                 return self._inbox.take()
             except BaseException as error:  # user code unpacks payloads, and may raise anything
-                self._logger.error("a message could not be decoded: %s", describe(error), exc_info=error)
+                self._failures.tell("a message could not be decoded", error)
                 self._count_error(error)
         elif status == native.TIMED_OUT:
             self._nothing_came = True
@@ -298,15 +298,16 @@ class Intake:
             self._stopped = self._obey()
         elif status == native.PROTOCOL:
             self._record.count_error()
-            self._logger.error("a message did not match its slots; it is skipped. This is a bug, please report it")
+            self._failures.tell("a message is skipped", LookupError("it does not match its slots: a bug, please report it"))
         return None
 
     def _warn_of_cap(self, edge: EdgePlan) -> None:
         if edge.number in self._warned_of_cap:
             return
         self._warned_of_cap.add(edge.number)
-        self._logger.warning(
-            "it keeps more than %d frames of %r; further ones are handed over as private copies (shown once)",
+        self._routine._logger.warning(
+            "%s keeps more than %d frames of %r; further ones are handed over as private copies (shown once)",
+            self._failures.who,
             edge.borrow_cap,
             self.names[edge.sender],
         )

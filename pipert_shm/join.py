@@ -7,6 +7,9 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from pipert_shm.errors import shown
+from pipert_shm.limits import LONGEST_WAIT, check_count, is_number
+
 T = TypeVar("T")
 
 
@@ -42,13 +45,14 @@ class Join:
 
     def __post_init__(self) -> None:
         if self.by not in ("seq", "time"):
-            raise ValueError(f"by must be 'seq' or 'time', not {self.by!r}")
+            raise ValueError(f"by must be 'seq' or 'time', not {shown(self.by)}: Join(by=\"time\", tolerance=0.02)")
+        if not is_number(self.tolerance) or abs(self.tolerance) > LONGEST_WAIT:
+            raise ValueError(f"tolerance must be a number of seconds, up to {LONGEST_WAIT:,.0f}, not {shown(self.tolerance)}")
+        check_count("depth", self.depth)
         if (self.tolerance > 0) != (self.by == "time"):
             raise ValueError(
                 f"tolerance (s) is more than 0 with by='time', and 0 with 'seq'; not {self.tolerance} with {self.by!r}"
             )
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1 message, not {self.depth}")
 
 
 class Matcher(Generic[T]):

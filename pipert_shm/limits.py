@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from pipert_shm.errors import shown
+from pipert_shm.errors import shown, suggestion
 
 Policy = Literal["drop_oldest", "drop_newest", "block"]
 POLICIES: tuple[Policy, ...] = ("drop_oldest", "drop_newest", "block")
+LAST_PORT = 65_535
 LARGEST_CAPACITY = 1 << 16
 LONGEST_WAIT = 86_400.0  # seconds
 SLOWEST_FPS = 1 / LONGEST_WAIT
@@ -30,8 +32,8 @@ def check_queue(policy: Any, capacity: Any, timeout: Any) -> None:
 
     :raises ValueError: when one of them is of a wrong type, or out of range.
     """
-    if policy is not None and not (isinstance(policy, str) and policy in POLICIES):
-        raise ValueError(f"unknown policy {shown(policy)}; there are: {', '.join(POLICIES)}")
+    if policy is not None:
+        check_choice("policy", policy, POLICIES)
     if capacity is not None and not (is_count(capacity) and capacity <= LARGEST_CAPACITY):
         raise ValueError(f"capacity must be a whole number from 1 to {LARGEST_CAPACITY} messages, not {shown(capacity)}")
     if timeout is not None:
@@ -50,6 +52,24 @@ def check_seconds(what: str, value: Any, *, positive: bool = False, none: str = 
     least = "more than 0" if positive else "from 0"
     hint = f" (None: {none})" if none else ""
     raise ValueError(f"{what} must be a number of seconds, {least} to {LONGEST_WAIT:,.0f}{hint}, not {shown(value)}")
+
+
+def check_choice(what: str, value: Any, choices: Collection[str]) -> None:
+    """:raises ValueError: when it is none of these."""
+    if not (isinstance(value, str) and value in choices):
+        raise ValueError(f"unknown {what} {shown(value)}; there are: {', '.join(choices)}{suggestion(value, choices)}")
+
+
+def check_flag(what: str, value: Any) -> None:
+    """:raises TypeError: when it is neither True nor False; 1 and 0 stand for these, as ever in Python."""
+    if not (isinstance(value, Integral) or type(value).__name__ in ("bool", "bool_")) or value not in (0, 1):
+        raise TypeError(f"{what} must be True or False, not {shown(value)}")
+
+
+def check_port(port: Any) -> None:
+    """:raises ValueError: when it is no number of a TCP port, 0 standing for a free one."""
+    if not (is_count(port, 0) and port <= LAST_PORT):
+        raise ValueError(f"port must be a whole number from 0 (a free one) to {LAST_PORT}, not {shown(port)}")
 
 
 def check_count(what: str, value: Any, least: int = 1) -> None:

@@ -191,6 +191,11 @@ def loan(address: int, size: int) -> memoryview:
     return memoryview(_ffi.buffer(_ffi.gc(_ffi.cast("void *", address), _lib.pshm_release), size))
 
 
+def is_slot(memory: memoryview) -> bool:
+    """Whether it is a buffer on a slot, or a part of one."""
+    return isinstance(memory.obj, _ffi.buffer)
+
+
 # memory_of(array): where a C-contiguous array lies; keeps it alive.
 memory_of: Callable[[np.ndarray], Memory] = _ffi.from_buffer
 

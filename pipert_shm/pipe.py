@@ -7,13 +7,24 @@ import logging
 import os
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterable
+from html import escape
 from itertools import islice, pairwise
 from types import TracebackType
 from typing import Any, Literal
 
 from pipert_shm import exits
-from pipert_shm.errors import PipeFailed, PipertError, PipeStateError, UnknownTarget, WiresValidation, shortened, shown
+from pipert_shm.errors import (
+    PipeFailed,
+    PipertError,
+    PipeStateError,
+    UnknownTarget,
+    WiresValidation,
+    describe,
+    shortened,
+    shown,
+)
 from pipert_shm.events import (
     INTERNAL_EVENTS,
     KILL_EVENT_NAME,
@@ -21,6 +32,7 @@ from pipert_shm.events import (
     START_EVENT_NAME,
     STOP_EVENT_NAME,
     Event,
+    check_event_name,
     check_name,
     checked_flow_routines,
     handlers_of,
@@ -28,13 +40,14 @@ from pipert_shm.events import (
 )
 from pipert_shm.growth import plan_growth
 from pipert_shm.interrupts import interrupts_deferred
-from pipert_shm.limits import Policy, check_count, check_queue, check_seconds
+from pipert_shm.limits import Policy, check_count, check_flag, check_queue, check_seconds
 from pipert_shm.memory import sweep_stale
-from pipert_shm.plan import Defaults, Plan, Restart, RestartPolicy, audience_of, make_plan
+from pipert_shm.plan import Defaults, Plan, Restart, RestartPolicy, audience_of, check_names, make_plan
 from pipert_shm.routine import Routine
 from pipert_shm.session import Session
 from pipert_shm.statistics import PipeStatistics, read_statistics
 from pipert_shm.streams import occupy_standard_files
+from pipert_shm.tables import Table
 from pipert_shm.tap import Tap
 from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import QueueNetwork, Wire, check_transmitter
@@ -102,7 +115,10 @@ class Pipe:
         grace_period: float = 5.0,
     ) -> None:
         if network is not None and not isinstance(network, QueueNetwork):
-            raise TypeError(f"network must be a QueueNetwork, not {shown(network)}; give settings by name: {RIGHT_CALL}")
+            text = f"network must be a QueueNetwork, not {shown(network)}; give settings by name: {RIGHT_CALL}"
+            if isinstance(network, str):
+                text += f"; its records get a name by a logger: Pipe(logger=logging.getLogger({shown(network)}))"
+            raise TypeError(text)
         if logger is not None and not isinstance(logger, logging.Logger):
             raise TypeError(f"logger must be a logging.Logger, not {shown(logger)}; give settings by name: {RIGHT_CALL}")
         check_transmitter(data_transmitter, RIGHT_CALL)
@@ -120,7 +136,8 @@ class Pipe:
             data_transmitter or SharedMemoryTransmitter(),
         )
         self._memory_budget = None if memory_budget is None else int(memory_budget)
-        self._auto_pacing = auto_pacing_mechanism
+        check_flag("auto_pacing_mechanism", auto_pacing_mechanism)
+        self._auto_pacing = bool(auto_pacing_mechanism)
         self._grace = grace_period
         if on_failure not in ("continue", "stop"):
             raise ValueError(f"on_failure must be 'continue' or 'stop', not {shown(on_failure)}")
@@ -169,7 +186,8 @@ class Pipe:
         :param restart: whether the flow is restarted when its process dies: `on-failure` (unless it exited with status 0),
             `always`, or `never`. The first restart comes at once, each further one after twice the time.
         :param max_restarts: restarts within `restart_window` seconds after which the flow has failed for good.
-        :raises PipertError: when the name is taken, a routine is in a flow already, or the pipe has ended.
+        :raises PipertError: when a name is taken, a routine is in a flow already, or the pipe has ended.
+        :raises TypeError: when something else stands in the place of the name, `auto_wire` or a routine.
         :raises ValueError: when the name can't be one, a number or the restart policy is out of range, or when a flow with
             replicas is added to a pipe that is built.
 
@@ -202,23 +220,27 @@ class Pipe:
         if self._session is not None and (replicas != 1 or ordered):
             raise ValueError(f"flow {flow_name!r}: what is added to a pipe that is built can't have replicas")
         flow_name = check_name("a flow", flow_name)
-        if not isinstance(auto_wire, int):  # as bool is
-            call = f"create_flow({flow_name!r}, True, first, second)"
-            raise TypeError(f"auto_wire must be True or False, not {shown(auto_wire)}; routines come after it: {call}")
+        call = f"create_flow({flow_name!r}, True, first, second)"
+        try:
+            check_flag("auto_wire", auto_wire)
+        except TypeError as error:
+            raise TypeError(f"{error}; routines come after it: {call}") from None
+        check_flag("ordered", ordered)
         if flow_name in self._flows:
             raise PipertError(f"there is a flow {flow_name!r} already")
         if not routines:
-            raise PipertError(f"flow {flow_name!r} has no routines")
+            raise PipertError(f"flow {flow_name!r} has no routines: {call}")
         check_count(f"flow {flow_name!r}: replicas", replicas)
         check_transmitter(data_transmitter, f"create_flow({flow_name!r}, True, first, second, replicas=2)")
         its_restart = Restart(restart, max_restarts, restart_window)
         for routine in routines:
             if not isinstance(routine, Routine):
-                raise TypeError(f"flow {flow_name!r}: {shown(routine)} is not a Routine")
+                raise TypeError(f"flow {flow_name!r}: {shown(routine)} is not a Routine{_what_instead(routine, call)}")
             if not hasattr(routine, "_notifier"):
                 raise PipertError(f"flow {flow_name!r}: {type(routine).__name__}.__init__ does not call super().__init__()")
             if routine.flow_name is not None:
                 raise PipertError(f"routine {routine.name!r} is in flow {routine.flow_name!r} already")
+        check_names({**self._flows, flow_name: routines})
         for routine in routines:
             routine.flow_name = flow_name
             routine._notifier = self._notify
@@ -228,6 +250,12 @@ class Pipe:
         if ordered:
             self._ordered.append(flow_name)
         self._flows[flow_name] = list(routines)
+        if data_transmitter is not None and not auto_wire:
+            self.logger.warning(
+                "create_flow(%r, …): data_transmitter is for the wires that auto_wire makes, and here it makes none; give it "
+                "to the wires: Wire(camera, screen, data_transmitter=…)",
+                flow_name,
+            )
         if auto_wire:
             self._wires += [Wire(a, b, data_transmitter) for a, b in pairwise(routines)]
 
@@ -240,7 +268,9 @@ class Pipe:
         self._require_alive("link")
         for wire in wires:
             if not isinstance(wire, Wire):
-                raise TypeError(f"link() takes wires, not {shown(wire)}: pipe.link(Wire(camera, screen), Wire(camera, disk))")
+                raise TypeError(
+                    f"link() takes wires, one by one, not {shown(wire)}: pipe.link(Wire(camera, screen), Wire(camera, disk))"
+                )
         self._wires += wires
 
     def build(self) -> None:
@@ -463,6 +493,7 @@ class Pipe:
         only_if_built: bool = False,
     ) -> None:
         self._require_owner()
+        check_event_name(event_name)
         flow_routines = dict(checked_flow_routines(flow_routines))
         if self._session is None:
             if not only_if_built:
@@ -481,10 +512,16 @@ class Pipe:
         if event.name in (START_EVENT_NAME, KILL_EVENT_NAME) or event.name not in INTERNAL_EVENTS:
             self._can_end = True  # a handler of the user's may start it
         if event.name == START_EVENT_NAME:
+            self._warn_of_unbuilt()
             self._started = self._was_started = True
         elif event.name == STOP_EVENT_NAME and len(event.routines) == len(session.plan.routines):
             self._started = False
         session.send(event)
+
+    def _warn_of_unbuilt(self) -> None:
+        flows, wires = len(self._flows) - self._built_of[0], len(self._wires) - self._built_of[1]
+        if (flows or wires) and not self._is_building:
+            self.logger.warning("%d flows and %d wires are not in the pipe yet: call build() once more", flows, wires)
 
     def restart_flow(self, flow: str) -> None:
         """Ends the flow's process at once, with SIGKILL, and starts it afresh; the rest of the pipe goes on.
@@ -513,6 +550,8 @@ class Pipe:
         :raises PipeStateError: when the pipe is not built or has ended, or the flow has ended or failed for good.
         """
         session = self._built()
+        if not isinstance(flow, str):
+            raise TypeError(f"restart_flow() takes the name of a flow, not {shown(flow)}")
         names = (flow,) if flow in session.plan.flows else session.plan.copies.get(flow, ())
         flows = self.statistics().flows
         if not names or not set(names) <= flows.keys():
@@ -536,6 +575,7 @@ class Pipe:
         :raises PipeStateError: when it is not built; or was never started, and is not to be killed.
         """
         session = self._built()
+        check_flag("to_kill", to_kill)
         session.require_no_handler("join()")
         if to_kill:
             session.kill()
@@ -578,6 +618,54 @@ class Pipe:
             self.logger.error(str(failure))  # not the exception, whose traceback would keep the pipe alive
 
     # ---- looking at it ---------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        its = vars(self)
+        if "_owner" not in its:
+            return f"{type(self).__name__}(its __init__ is not done)"
+        routines = sum(map(len, list(self._flows.values())))
+        of = f"{len(self._flows)} flows, {routines} routines, {len(self._wires)} wires"
+        return f"{type(self).__name__}({self.logger.name!r}: {of}, {self._situation()})"
+
+    def _situation(self) -> str:
+        """Where it is in its life, in a word or two. Raises nothing."""
+        if self._is_foreign():
+            return f"of process {self._owner}"
+        session = self._session
+        if session is None:
+            return "not built"
+        if session.gone.is_set():
+            return "failed" if session.causes else "ended"
+        try:
+            states = Counter(routine.state for routine in self.statistics().routines.values())
+        except (ValueError, LookupError, OSError, PipeStateError) as error:  # its memory is damaged, or just going
+            return f"its state can't be read: {describe(error)}"
+        return ", ".join(f"{count} {state}" for state, count in states.items())
+
+    def __str__(self) -> str:
+        """The pipe, and a line for each routine and wire."""
+        if "_owner" not in vars(self):
+            return repr(self)
+        return "\n\n".join([repr(self), *map(str, self._tables())])
+
+    def _repr_html_(self) -> str:
+        tables = self._tables() if "_owner" in vars(self) else []
+        return "".join([f"<code>{escape(repr(self))}</code>", *(table.html() for table in tables)])
+
+    def _tables(self) -> list[Table]:
+        flows, wires = list(self._flows.items()), list(self._wires)  # another thread may add one
+        routines = [[flow, routine.name, type(routine).__name__] for flow, members in flows for routine in members]
+        lines = [
+            [
+                f"{wire.source.name} -> {to.name}",
+                wire.policy or self._defaults.policy,
+                str(wire.capacity or self._defaults.capacity),
+            ]
+            for wire in wires
+            for to in wire.destinations
+        ]
+        tables = Table(["flow", "routine", "class"], routines), Table(["wire", "policy", "capacity"], lines)
+        return [table for table in tables if table.rows]
 
     def get_pipe_structure(self) -> dict[str, list[Any]]:
         """The routines with their flows and events, and the events that every routine knows.
@@ -689,6 +777,25 @@ class Pipe:
             "the program is done, and waits for its pipe to end (running: %s); Ctrl-C ends it",
             shortened(", ".join(running), 500),
         )
+
+
+def check_pipe(call: str, pipe: object) -> None:
+    """:raises TypeError: when it is none."""
+    if not isinstance(pipe, Pipe):
+        raise TypeError(f"{call} takes a pipe, not {shown(pipe)}")
+
+
+def _what_instead(given: object, call: str) -> str:
+    """A hint for whoever gives something else in place of a routine."""
+    if isinstance(given, type) and issubclass(given, Routine):
+        return f", but a class of them: make one of it, such as {given.__name__}('camera')"
+    if isinstance(given, list | tuple | set):
+        return f"; routines are given one by one: {call}"
+    if isinstance(given, Wire):
+        return "; wires are given to link(): pipe.link(wire)"
+    if callable(given):
+        return "; of a function one is made by from_callable(function)"
+    return f": {call}"
 
 
 def _forget(pipe: Pipe) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pipert_shm import native
 from pipert_shm.errors import FloatingRoutine, RoutineError, UniqueRoutineName, WiresValidation, shown
 from pipert_shm.events import Audience, handlers_of
-from pipert_shm.limits import Policy, check_count, is_number
+from pipert_shm.limits import Policy, check_choice, check_count, is_number
 from pipert_shm.routine import BatchRoutine, Role, Routine, logic_of
 from pipert_shm.segments import Member
 from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
@@ -145,8 +145,7 @@ class Restart:
     window: float = 60.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.policy, str) or self.policy not in RESTART_POLICIES:
-            raise ValueError(f"unknown restart policy {shown(self.policy)}; there are: {', '.join(RESTART_POLICIES)}")
+        check_choice("restart policy", self.policy, RESTART_POLICIES)
         check_count("max_restarts", self.limit, least=0)
         if not (is_number(self.window) and self.window > 0):
             raise ValueError(f"restart_window must be a number of seconds, more than 0, not {shown(self.window)}")

@@ -23,6 +23,7 @@ from pipert_shm.events import UPDATE_FPS_NAME, check_name, handlers_of
 from pipert_shm.join import Join
 from pipert_shm.limits import LONGEST_WAIT as LONGEST_WAIT
 from pipert_shm.limits import check_count, check_seconds, checked_fps
+from pipert_shm.tables import HtmlRepr
 
 LARGEST_FRAME = 1 << 47  # bytes: what a process can address
 MOST_AXES = 32  # as every version of NumPy has
@@ -72,7 +73,11 @@ def writable(array: np.ndarray) -> np.ndarray:
 
     Send the array that it returned, or a view of it: it turns read-only then. Older writable views of it don't; let go of them.
     (`numpy.shares_memory` compares addresses, and the two stand on different mappings of the same memory.)
+
+    :raises TypeError: when it is no array.
     """
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"writable() takes an array, not {shown(array)}; of a payload that holds one: writable(data.frame)")
     runtime = getattr(_here, "runtime", None)
     own = None if runtime is None else runtime.writable(array)
     return np.array(array, order="K", copy=True) if own is None else own
@@ -81,7 +86,7 @@ def writable(array: np.ndarray) -> np.ndarray:
 Notifier = Callable[..., None]
 
 
-class Routine:
+class Routine(HtmlRepr):
     """One step of a pipe: `setup()`, then `main_logic` again and again, then `cleanup()`.
 
     Subclass `SourceRoutine`, `MiddleRoutine` or `DestinationRoutine`; a direct subclass takes its role from its wires.
@@ -129,6 +134,11 @@ class Routine:
         self._output_bytes = 0
         self._notifier: Notifier | None = None
         self._runtime: Runtime | None = None
+
+    def __repr__(self) -> str:
+        its = vars(self)  # a subclass's __init__ may not have got as far as ours
+        flow = its.get("flow_name")
+        return f"{type(self).__name__}({its.get('name')!r}{'' if flow is None else f' in flow {flow!r}'})"
 
     def setup(self) -> None:
         """Called before the first `main_logic` of each start; open files, cameras and models here."""
@@ -231,7 +241,13 @@ def _layout(shape: Any, dtype: DTypeLike) -> tuple[tuple[int, ...], np.dtype[Any
 
     :raises TypeError, ValueError: when there can't be such a frame.
     """
-    kind = np.dtype(dtype)
+    try:
+        kind = np.dtype(dtype)
+    except TypeError as error:
+        advice = "a shape is one tuple, such as (480, 640, 3), and the dtype comes after it"
+        raise TypeError(
+            f"a frame's dtype must be one of NumPy's, such as np.uint8, not {shown(dtype)} ({error}); {advice}"
+        ) from None
     if kind.hasobject:
         raise TypeError(
             f"a frame can't be of dtype {kind}: Python objects don't lie in shared memory; use numbers, or a message"
@@ -331,6 +347,7 @@ class FunctionalMiddleRoutine(MiddleRoutine):
     """
 
     def __init__(self, func: Callable[[Any], Any], name: str | None = None) -> None:
+        _require_function("FunctionalMiddleRoutine", func, name)
         super().__init__(name)
         _require_plain(self.name, "its function", func)
         self._func = func
@@ -355,6 +372,7 @@ def from_callable(func: Callable[..., Any], name: str | None = None) -> FPSRouti
     >>> routine.name, routine.main_logic("hello")
     ('shout', 'HELLO')
     """
+    _require_function("from_callable", func, name)
     own = getattr(func, "__name__", "<lambda>")
     routine = FPSRoutine(name or (None if own == "<lambda>" else own))
     _require_plain(routine.name, "its function", func)
@@ -397,6 +415,16 @@ def _check_runnable(routine: Routine) -> None:
             check_count("max_errors", routine.max_errors)
     except ValueError as error:
         raise RoutineError(routine.name, str(error)) from None
+    if routine.join is not None and not isinstance(routine.join, Join):
+        raise RoutineError(routine.name, f'join must be a Join, such as Join(by="seq"), not {shown(routine.join)}')
+
+
+def _require_function(call: str, func: Any, name: Any) -> None:
+    """:raises TypeError: when something else stands in the function's place, that can be told."""
+    if callable(name) and not callable(func):
+        raise TypeError(f"the function comes before the name: {call}(function, {shown(func)}), not {call}({shown(func)}, …)")
+    if isinstance(func, Routine) or (isinstance(func, type) and issubclass(func, Routine)):
+        raise TypeError(f"{call}() makes a routine of a function, and {shown(func)} is a routine or a class of them already")
 
 
 def _require_plain(routine: str, what: str, function: Any) -> None:

@@ -13,7 +13,7 @@ from functools import wraps
 from typing import Any
 
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, STOP_EVENT_NAME
-from pipert_shm.pipe import Pipe
+from pipert_shm.pipe import Pipe, check_pipe
 from pipert_shm.statistics import Latency, RoutineStatistics, WireStatistics
 
 THREADS = 40  # calls at a time; one that waits for the pipe's end takes none
@@ -27,6 +27,7 @@ class RPCPipeWrapper:
     """
 
     def __init__(self, pipe: Pipe) -> None:
+        check_pipe("RPCPipeWrapper(pipe)", pipe)
         self._pipe = pipe
         self._end: _End | None = None  # while it serves
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -21,6 +21,7 @@ from pipert_shm.counters import Counters
 from pipert_shm.data import FrameData, Meta
 from pipert_shm.descriptors import Reserve, remedy
 from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull, describe, shown
+from pipert_shm.failures import Failures
 from pipert_shm.intake import Gathered, Intake
 from pipert_shm.logs import as_picture
 from pipert_shm.memory import RETRY_NS, ControlSegment, Stopping
@@ -94,6 +95,7 @@ class Runner:
         self._plan = plan
         self._logic = plan.logic
         self._logger = plan.routine._logger
+        self.failures = Failures(self._logger, plan.routine.name, plan.flow)
         segment, names = flow.segment, flow.plan.names
         segment.reserve = flow.reserve
         self.record = native.RoutineRecord(segment.process, plan.number)
@@ -134,7 +136,7 @@ class Runner:
         self._turn_ns = 0
         copies = flow.plan.copies
         self._intake = Intake(
-            segment, plan, names, copies, self._inbox, self._outbox, self._logger, self._obey, self._count_error
+            segment, plan, names, copies, self._inbox, self._outbox, self.failures, self._obey, self._count_error
         )
         self._redo: Gathered | None = None
         self._began = False  # whether the call of main_logic that comes next began with a receipt: see csrc/port.h
@@ -214,7 +216,7 @@ class Runner:
 
     def refuse(self, why: str) -> None:
         self.record.count_error()
-        self._logger.error("%s", why)
+        self._logger.error("%s: %s", self.failures.who, why)
 
     def recover_receiver(self, incarnation: int) -> None:
         """At once, also while the routine's thread is busy."""
@@ -321,7 +323,7 @@ class Runner:
                 command.action()
             except Exception as error:  # what was asked for can't be; the routine goes on
                 self.record.count_error()
-                self._logger.error("an order could not be carried out: %s", describe(error), exc_info=error)
+                self.failures.tell("an order could not be carried out", error)
         elif answer is Answer.MARK:
             self._set_state(State.STOPPED)
         elif answer is Answer.LEAVE:
@@ -376,11 +378,12 @@ class Runner:
             self._outbox.abandon()
             self._port.close_outs()
             self._inbox.end()
+        self.failures.end()
         self._set_state(state, cause)
 
     def _failed(self, where: str, error: BaseException) -> str:
         self.record.count_error()
-        self._logger.error("%s failed: %s", where, describe(error), exc_info=error)
+        self.failures.tell(f"{where} failed", error)
         return f"{where} of routine {self.routine.name!r} failed: {describe(error)}"
 
     def _run_logic(self) -> tuple[State, str]:
@@ -401,7 +404,7 @@ class Runner:
         except EndOfStream:
             return State.ENDED, ""
         except SharedMemoryFull as error:
-            self._logger.error("%s", error)
+            self._logger.error("%s: %s", self.failures.who, error)
             self.record.count_error()
             return State.FAILED, str(error)
         except BaseException as error:  # a bug of ours: what setup() opened is to be closed all the same
@@ -463,7 +466,7 @@ class Runner:
                 self._words.sequence += 1
             result = None
         except BaseException as error:
-            self._report_error(metas, error)
+            self._report_error(metas, error, holder)
             result = None
         else:
             self._errors_in_a_row = 0
@@ -509,10 +512,10 @@ class Runner:
             forked.end_stray(None)
         return result
 
-    def _report_error(self, metas: list[Meta], error: BaseException) -> None:
+    def _report_error(self, metas: list[Meta], error: BaseException, payloads: Iterable[object] = ()) -> None:
         sequences = ", ".join(str(meta.sequence) for meta in metas)
-        text = f"main_logic failed on message{'s' if len(metas) > 1 else ''} {sequences}: {describe(error)}"
-        self._logger.error(text, exc_info=error, extra={"sequence": metas[0].sequence})
+        messages = f"message{'s' if len(metas) > 1 else ''} {sequences}"
+        self.failures.tell("main_logic failed on {}", error, on=messages, sequence=metas[0].sequence, payloads=payloads)
         self._count_error(error)
 
     def _put_all(self, metas: list[Meta]) -> None:
@@ -553,7 +556,8 @@ class Runner:
     def _report_starved(self, edge: EdgePlan, error: OSError) -> None:
         self.record.count_error()
         self._logger.error(
-            "messages of %r wait, since what they are in can't be opened here: %s. It is tried again every %g s; %s",
+            "%s: messages of %r wait, since what they are in can't be opened here: %s. It is tried again every %g s; %s",
+            self.failures.who,
             self._names[edge.sender],
             error.strerror,
             RETRY_NS / 1e9,
@@ -561,7 +565,7 @@ class Runner:
         )
 
     def _report_fed(self, edge: EdgePlan) -> None:
-        self._logger.info("messages of %r come again", self._names[edge.sender])
+        self._logger.info("%s: messages of %r come again", self.failures.who, self._names[edge.sender])
 
     def _send(self, send: Callable[..., None], *message: Any) -> None:
         if forked.pid != self._home:  # by what a payload did as it went
@@ -572,7 +576,7 @@ class Runner:
             raise
         except BaseException as error:  # user code packs payloads, and may raise anything
             sequence = self._outbox.sequence
-            self._logger.error("message %d was not sent: %s", sequence, describe(error), extra={"sequence": sequence})
+            self.failures.tell("{} was not sent", error, on=f"message {sequence}", sequence=sequence)
             self._count_error(error)
 
     def _log_payload(self, what: str, payload: object) -> None:
@@ -580,7 +584,7 @@ class Runner:
             self._try_to_log(what, payload)
         except BaseException as error:  # get_frame() is the user's, and may raise anything
             forked.end_if_stray(self._home, error)
-            self._logger.error("%s can't be logged: %s", what, describe(error))
+            self.failures.tell(f"{what} can't be logged", error)
 
     def _try_to_log(self, what: str, payload: object) -> None:
         frame = payload.get_frame() if isinstance(payload, FrameData) else payload

@@ -9,17 +9,22 @@ from functools import cached_property
 
 from pipert_shm import native
 from pipert_shm.counters import Counters
-from pipert_shm.limits import Policy
+from pipert_shm.errors import shown
+from pipert_shm.limits import Policy, is_number
 from pipert_shm.segments import Member
 from pipert_shm.states import FlowState, State
+from pipert_shm.tables import HtmlRepr, Table
 
 
 @dataclass(frozen=True)
-class Latency:
+class Latency(HtmlRepr):
     """A distribution of durations, from a histogram whose buckets are 1/16 of their value wide.
 
     Attributes:
         counts: how many durations fell into each bucket.
+
+    >>> Latency((0,) * 130 + (3, 1)), Latency(())
+    (Latency(count=4, p50=0.002 ms, p99=0.002 ms), Latency(count=0))
     """
 
     counts: tuple[int, ...]
@@ -30,7 +35,13 @@ class Latency:
         return sum(self.counts)
 
     def percentile_us(self, percent: float) -> float:
-        """The duration, microseconds, that `percent` of all stay below; nan where there is none."""
+        """The duration, microseconds, that `percent` of all stay below; nan where there is none.
+
+        :param percent: from 0 to 100.
+        :raises ValueError: when it is something else.
+        """
+        if not is_number(percent) or not 0 <= percent <= 100:
+            raise ValueError(f"percent must be a number from 0 to 100, not {shown(percent)}")
         rank = percent / 100 * self.count
         below = 0
         for bucket, number in enumerate(self.counts):
@@ -49,9 +60,22 @@ class Latency:
         """The 99th percentile, microseconds."""
         return self.percentile_us(99)
 
+    def __repr__(self) -> str:
+        if not self.count:
+            return "Latency(count=0)"
+        return f"Latency(count={self.count}, p50={milliseconds(self, 50)}, p99={milliseconds(self, 99)})"
+
+
+def milliseconds(latency: Latency, percent: float) -> str:
+    """A percentile as text: `0.25 ms`, or `-` where nothing was measured."""
+    if not latency.count:
+        return "-"
+    value = latency.percentile_us(percent) / 1000
+    return f"{value:.2f} ms" if value >= 0.01 or not value else f"{value:.1g} ms"
+
 
 @dataclass(frozen=True)
-class WireStatistics:
+class WireStatistics(HtmlRepr):
     """One sender to one receiver. `sent` = `received` + `dropped` + `waiting`, but for what is on its way right now.
 
     A wire that was unlinked stays, with its counts, until another one needs its place.
@@ -88,9 +112,14 @@ class WireStatistics:
         """Messages that were lost, for any reason."""
         return sum(self.dropped.values())
 
+    def __repr__(self) -> str:
+        counts = f"sent={self.sent}, received={self.received}, waiting={self.waiting}, lost={self.lost}"
+        unlinked = "" if self.linked else ", unlinked"
+        return f"WireStatistics({self.sender!r} -> {self.receiver!r}, {counts}, hop={self.hop!r}{unlinked})"
+
 
 @dataclass(frozen=True)
-class RoutineStatistics:
+class RoutineStatistics(HtmlRepr):
     """One routine.
 
     Attributes:
@@ -123,6 +152,11 @@ class RoutineStatistics:
     age: Latency
     counters: dict[str, int]
 
+    def __repr__(self) -> str:
+        counts = f"received={self.received}, sent={self.sent}, errors={self.errors}"
+        own = "".join(f", {name}={count}" for name, count in self.counters.items())
+        return f"RoutineStatistics({self.name!r} in flow {self.flow!r}, {self.state}, {counts}{own})"
+
 
 @dataclass(frozen=True)
 class FlowStatistics:
@@ -144,7 +178,7 @@ class FlowStatistics:
 
 @dataclass(frozen=True)
 class PipeStatistics:
-    """A pipe at one moment.
+    """A pipe at one moment. `print()` shows it as tables, of the wires and of the routines, and so does a notebook.
 
     Attributes:
         time_s: CLOCK_MONOTONIC, seconds: the rates between two of these are differences over it.
@@ -169,6 +203,75 @@ class PipeStatistics:
             return 0.0
         count = (now.received - before.received) or (now.sent - before.sent)
         return count / (self.time_s - since.time_s)
+
+    def __repr__(self) -> str:
+        sent, lost = (sum(getattr(wire, name) for wire in self.wires.values()) for name in ("sent", "lost"))
+        errors = sum(routine.errors for routine in self.routines.values())
+        of = f"{len(self.flows)} flows, {len(self.routines)} routines, {len(self.wires)} wires"
+        return f"PipeStatistics({of}, sent={sent}, lost={lost}, errors={errors})"
+
+    def __str__(self) -> str:
+        return f"{wires_table(self)}\n\n{routines_table(self)}"
+
+    def _repr_html_(self) -> str:
+        return wires_table(self).html() + routines_table(self).html()
+
+
+def wires_table(statistics: PipeStatistics, seconds: float | None = None) -> Table:
+    """What went over each wire.
+
+    :param seconds: how long it took; with it there are rates.
+    """
+    rows = []
+    for wire in statistics.wires.values():
+        sender = statistics.routines.get(wire.sender)
+        copied = sender.copied_bytes / max(1, sender.sent) if sender else 0
+        rate = [] if seconds is None else [f"{wire.received / seconds:.1f}"]
+        rows.append(
+            [
+                f"{wire.sender} -> {wire.receiver}",
+                str(wire.sent),
+                str(wire.received),
+                _losses(wire, over=all(flow.state in ("ended", "failed") for flow in statistics.flows.values())),
+                *rate,
+                milliseconds(wire.hop, 50),
+                milliseconds(wire.hop, 99),
+                f"{copied:,.0f} B",
+                f"{wire.private_bytes / max(1, wire.received):,.0f} B",
+            ]
+        )
+    fps = [] if seconds is None else ["fps"]
+    return Table(["wire", "sent", "received", "dropped", *fps, "hop p50", "hop p99", "copied/frame", "private/frame"], rows)
+
+
+def _losses(wire: WireStatistics, *, over: bool) -> str:
+    """How many messages did not arrive, and why; what waits in the queue of a pipe that has ended is unread for good."""
+    reasons = {**wire.dropped, "unread": wire.waiting if over else 0}
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+    return told or "0"
+
+
+def routines_table(statistics: PipeStatistics) -> Table:
+    """What each routine has done."""
+    rows = []
+    for routine in statistics.routines.values():
+        flow = statistics.flows.get(routine.flow)
+        rows.append(
+            [
+                routine.name,
+                routine.flow,
+                routine.state,
+                str(routine.received),
+                str(routine.sent),
+                str(routine.errors),
+                f"{routine.busy_s:.2f} s",
+                milliseconds(routine.age, 50),
+                milliseconds(routine.age, 99),
+                str(flow.restarts if flow else 0),
+            ]
+        )
+    columns = ["routine", "flow", "state", "received", "sent", "errors", "busy", "age p50", "age p99", "restarts"]
+    return Table(columns, rows)
 
 
 def read_statistics(process: native.Process, flow_names: Sequence[str], members: Sequence[Member]) -> PipeStatistics:

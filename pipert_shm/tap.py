@@ -13,6 +13,7 @@ from pipert_shm import native
 from pipert_shm.data import Meta
 from pipert_shm.descriptors import remedy
 from pipert_shm.errors import PipeStateError, describe
+from pipert_shm.limits import check_seconds
 from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import EdgePlan
 from pipert_shm.ports import Inbox, Message
@@ -57,10 +58,13 @@ class Tap:
 
         :param timeout: seconds to wait for it; None: as long as it takes.
         :raises TimeoutError: when none came in time.
+        :raises ValueError: when the timeout is no number of seconds.
         :raises StopIteration: when there will be none.
         :raises PipeStateError: in a process that was forked from the one that made the tap.
         """
         self._require_home()
+        if timeout is not None:
+            check_seconds("timeout", timeout, none="as long as it takes")
         deadline = native.FOREVER if timeout is None else native.now_ns() + int(timeout * 1e9)
         while not self._closed:
             left = native.FOREVER if timeout is None else max(0, deadline - native.now_ns())
@@ -90,6 +94,9 @@ class Tap:
             if self._over.is_set():
                 return native.CLOSED  # the pipe has ended, and the memory that the last message is in is gone
             raise
+
+    def __repr__(self) -> str:
+        return f"Tap({self._inbox.names[self.edge.sender]!r}{', closed' if self._closed else ''})"
 
     def __iter__(self) -> Iterator[Any]:
         return self

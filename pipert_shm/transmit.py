@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipert_shm.codec import THRESHOLD
+from pipert_shm.limits import check_count
 
 
 def _as_it_is(data: Any) -> Any:
@@ -44,12 +45,12 @@ class SharedMemoryTransmitter(DataTransmitter):
     """The default: frames are written once into shared memory, and receivers get read-only views of them.
 
     :param data_size_threshold: buffers of at least this many bytes go to shared memory; smaller ones are pickled.
+    :raises ValueError: when it is no whole number of at least 1.
     """
 
     def __init__(self, data_size_threshold: int = THRESHOLD) -> None:
-        if data_size_threshold < 1:
-            raise ValueError(f"data_size_threshold must be at least 1 byte, not {data_size_threshold}")
-        self.data_size_threshold = data_size_threshold
+        check_count("data_size_threshold (bytes)", data_size_threshold)
+        self.data_size_threshold = int(data_size_threshold)
 
 
 class BasicTransmitter(DataTransmitter):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipert_shm.errors import WiresValidation, shown
 from pipert_shm.limits import Policy, check_queue, check_seconds
-from pipert_shm.routine import Routine
+from pipert_shm.routine import Role, Routine
+from pipert_shm.tables import HtmlRepr
 from pipert_shm.transmit import DataTransmitter
 
 RIGHT_CALL = 'Wire(camera, [detector, screen], policy="block", capacity=8)'
+
+
+def _made_of(given: object) -> str:
+    """A hint for whoever gives a class in place of a routine."""
+    return ", which is a class: make a routine of it" if isinstance(given, type) and issubclass(given, Routine) else ""
 
 
 def check_transmitter(transmitter: Any, call: str) -> None:
@@ -22,7 +28,7 @@ def check_transmitter(transmitter: Any, call: str) -> None:
         raise TypeError(f"data_transmitter must be a DataTransmitter, not {shown(transmitter)}; give settings by name: {call}")
 
 
-class Wire:
+class Wire(HtmlRepr):
     """Carries what one routine returns to others.
 
     :param source: the sender.
@@ -33,13 +39,14 @@ class Wire:
     :param capacity: messages that a queue holds, 1 to 65536. By default the pipe's.
     :param timeout: seconds after which a blocked sender drops the message; None: never. By default the pipe's.
     :param max_age: seconds since its capture after which a message is dropped when it comes, counted as `expired`. None: never.
-    :raises ValueError, WiresValidation: when an argument is out of range, or there is no destination.
+    :raises ValueError, WiresValidation: when an argument is out of range, there is no destination, or source and destinations
+        stand in each other's place.
     :raises TypeError: when something else stands in the place of a routine or the transmitter.
 
     >>> from pipert_shm import DestinationRoutine, SourceRoutine, Wire
     >>> camera, screen, disk = SourceRoutine("camera"), DestinationRoutine("screen"), DestinationRoutine("disk")
     >>> Wire(camera, disk, policy="block", capacity=8), Wire(camera, screen, max_age=0.5)
-    (Wire('camera' -> 'disk'), Wire('camera' -> 'screen'))
+    (Wire('camera' -> 'disk', policy='block', capacity=8), Wire('camera' -> 'screen', max_age=0.5))
     """
 
     def __init__(
@@ -53,14 +60,16 @@ class Wire:
         max_age: float | None = None,
     ) -> None:
         if not isinstance(source, Routine):
-            raise TypeError(f"a wire's source must be a routine, not {shown(source)}: {RIGHT_CALL}")
-        if isinstance(destinations, str) or not isinstance(destinations, Routine | Iterable):
-            raise TypeError(f"a wire's destinations must be routines, not {shown(destinations)}: {RIGHT_CALL}")
+            raise TypeError(f"a wire's source must be a routine, not {shown(source)}{_made_of(source)}: {RIGHT_CALL}")
+        if isinstance(destinations, str | Mapping) or not isinstance(destinations, Routine | Iterable):
+            what = shown(destinations) + _made_of(destinations)
+            raise TypeError(f"a wire's destinations must be routines, not {what}: {RIGHT_CALL}")
         self.source = source
         self.destinations = (destinations,) if isinstance(destinations, Routine) else tuple(destinations)
         for destination in self.destinations:
             if not isinstance(destination, Routine):
-                raise TypeError(f"a wire's destinations must be routines, not {shown(destination)}: {RIGHT_CALL}")
+                what = shown(destination) + _made_of(destination)
+                raise TypeError(f"a wire's destinations must be routines, not {what}: {RIGHT_CALL}")
         check_transmitter(data_transmitter, RIGHT_CALL)
         check_queue(policy, capacity, timeout)
         if max_age is not None:
@@ -72,9 +81,24 @@ class Wire:
         self.max_age = None if max_age is None else float(max_age)
         if not self.destinations:
             raise WiresValidation(f"the wire from {source.name!r} has no destinations")
+        if source.role is Role.DESTINATION and all(to.role is Role.SOURCE for to in self.destinations):
+            right = ", ".join(f"Wire({to.name}, {source.name})" for to in self.destinations)
+            raise WiresValidation(
+                f"Wire({self.ends}) leads from a DestinationRoutine to a SourceRoutine; the sender comes first: {right}"
+            )
 
     def __repr__(self) -> str:
-        return f"Wire({self.source.name!r} -> {', '.join(repr(d.name) for d in self.destinations)})"
+        given = "".join(
+            f", {setting}={value!r}"
+            for setting in ("policy", "capacity", "timeout", "max_age", "data_transmitter")
+            if (value := vars(self).get(setting)) is not None
+        )
+        return f"Wire({self.ends}{given})"
+
+    @property
+    def ends(self) -> str:
+        """From where to where it leads, in words."""
+        return f"{self.source.name!r} -> {', '.join(repr(to.name) for to in self.destinations)}"
 
 
 class QueueNetwork:

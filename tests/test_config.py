@@ -270,7 +270,7 @@ def test_the_examples_of_the_documentation_are_fit_to_run(
         (
             "auto_wire: true}",
             "auto_wire: true}\nwires: [{source: write, destinations: [count]}]",
-            ["7: wires: "],
+            ["7: wires[0]: "],
         ),
         (
             "auto_wire: true}",

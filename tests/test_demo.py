@@ -109,8 +109,10 @@ def test_what_fails_meanwhile_is_a_failure_and_stands_in_the_log(tmp_path: Path)
     outcome = run_demo(str(short_clip(tmp_path)), tmp_path, io.StringIO())
     assert outcome.failure == f"5 errors while it ran, see {tmp_path / LOG}"
     log = (tmp_path / LOG).read_text()
-    for number in range(5):
-        assert f"ERROR pipert-shm-demo.output.writer: main_logic failed on message {number}: VideoError: can't write" in log
+    who = "ERROR pipert-shm-demo.output.writer: routine 'writer' of flow 'output'"
+    assert f"{who}: main_logic failed on message 0: VideoError: can't write" in log
+    assert f"{who}: main_logic failed on message 4: VideoError: can't write" in log
+    assert "again 4 times" in log
 
 
 def test_a_routine_that_fails_for_good_is_a_failure(tmp_path: Path) -> None:

@@ -387,7 +387,7 @@ def test_an_exception_is_counted_and_logged(caplog: pytest.LogCaptureFixture) ->
     assert now.flows["flow"].restarts == 0
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.name == "Pipe.flow.weak"
-    assert record.getMessage() == "main_logic failed on message 7: ValueError: seven"
+    assert record.getMessage() == "routine 'weak' of flow 'flow': main_logic failed on message 7: ValueError: seven"
     assert record.sequence == 7  # type: ignore[attr-defined]
     assert record.exc_text is not None
     assert 'raise ValueError("seven")' in record.exc_text

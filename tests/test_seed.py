@@ -252,7 +252,8 @@ example_pipe.join()
 """
     )
     assert sorted(ended_well(script).lines) == [
-        "Pipe.example_flow.some_routine WARNING event 'CUSTOM_EVENT_NAME': its handler takes no example_param1, example_param2",
+        "Pipe.example_flow.some_routine WARNING routine 'some_routine' of flow 'example_flow': event 'CUSTOM_EVENT_NAME': "
+        "its handler takes no example_param1, example_param2",
         "some_routine set its reader",
     ]
 
@@ -452,7 +453,9 @@ print("errors", pipe.statistics().routines["divide"].errors)
     )
     lines = ended_well(script).lines
     assert [line for line in lines if line.lstrip("-").isdigit()] == ["-30", "-60", "60", "30", "20"]
-    message = "main_logic failed on message 2: ZeroDivisionError: integer division or modulo by zero"
+    message = (
+        "routine 'divide' of flow 'flow': main_logic failed on message 2: ZeroDivisionError: integer division or modulo by zero"
+    )
     assert f"Pipe.flow.divide ERROR {message}" in lines
     assert "    return 60 // (data - 3)" in lines  # the traceback
     assert lines[-1] == "errors 1"
@@ -487,7 +490,7 @@ pipe.join()
 """
     )
     lines = ended_well(script).lines
-    assert lines[0] == "Pipe.flow.camera ERROR setup failed: OSError: no camera"
+    assert lines[0] == "Pipe.flow.camera ERROR routine 'camera' of flow 'flow': setup failed: OSError: no camera"
     assert '    raise OSError("no camera")' in lines
     assert [line for line in lines[-4:] if line != "cleanup"] == ["failed", "1", "2"]
     assert lines.count("cleanup") == 1  # not after the setup that failed
@@ -865,7 +868,7 @@ assert [r.getMessage() for r in by_name["MyPipe.one.source"]] == [f"sending {n}"
 assert all(r.levelname == "INFO" and r.process != PARENT and r.funcName == "main_logic" for r in by_name["MyPipe.one.source"])
 seven, eight = by_name["MyPipe.one.middle"]
 formatter = logging.Formatter("%(levelname)s %(message)s")
-assert seven.getMessage() == "main_logic failed on message 6: ValueError: seven"
+assert seven.getMessage() == "routine 'middle' of flow 'one': main_logic failed on message 6: ValueError: seven"
 assert seven.sequence == 6
 assert 'raise ValueError("seven")' in formatter.format(seven)
 assert "ZeroDivisionError: division by zero" in formatter.format(eight)

@@ -18,7 +18,7 @@ from pipert_shm.api.journal import Journal
 from pipert_shm.api.models import Problem
 from pipert_shm.api.preview import Previews
 from pipert_shm.errors import PayloadError, PipertError, PipeStateError, UnknownEvent, UnknownTarget
-from pipert_shm.pipe import Pipe
+from pipert_shm.pipe import Pipe, check_pipe
 
 DESCRIPTION = """\
 Control of a running pipe, and a look into it.
@@ -67,6 +67,7 @@ def create_app(
         needs the `dashboard` extra.
     :raises ImportError: when the dashboard is wanted, and NiceGUI is not installed.
     """
+    check_pipe("create_app(pipe, …)", pipe)
     shown = [Depends(HTTPBearer(auto_error=False))] if token else []  # it is the guard that checks; this tells the schema
     app = FastAPI(
         title="pipert_shm",

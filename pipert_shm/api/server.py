@@ -14,6 +14,7 @@ import uvicorn
 
 from pipert_shm.api.app import create_app, end_streams
 from pipert_shm.api.guard import is_loopback
+from pipert_shm.limits import check_port
 from pipert_shm.pipe import Pipe
 
 SLOW_CLIENT_S = 3  # what a client that is in the middle of a request gets when the server ends
@@ -53,6 +54,7 @@ class APIWrapper:
             raise ValueError(
                 f"on {host!r} anyone could end the pipe: give it a token=, or serve it on 127.0.0.1, ::1 or localhost"
             )
+        check_port(port)
         self._address = (host, port)
         self._pipe = pipe
         self._app = create_app(pipe, token=token, hosts=hosts, origins=origins, dashboard=dashboard)

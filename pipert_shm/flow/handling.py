@@ -16,7 +16,6 @@ from pipert_shm import forked, native, system
 from pipert_shm.control.guard import contained
 from pipert_shm.control.messages import Handled, HandleEvent, Message, StartRoutines
 from pipert_shm.descriptors import advised
-from pipert_shm.errors import describe
 from pipert_shm.events import (
     KILL_EVENT_NAME,
     LOG_DATA,
@@ -40,7 +39,10 @@ class Handling:
     :param report: tells the launcher.
     """
 
-    def __init__(self, runners: Mapping[str, Runner], report: Callable[[Message], None], logger: logging.Logger) -> None:
+    def __init__(
+        self, flow: str, runners: Mapping[str, Runner], report: Callable[[Message], None], logger: logging.Logger
+    ) -> None:
+        self._flow = flow
         self._logger = logger
         self._runners = runners
         self._report = report
@@ -79,7 +81,8 @@ class Handling:
         try:
             system.start_thread(thread)
         except OSError as error:
-            self._logger.error("handlers of events hold up this flow while they run, for want of a thread: %s", advised(error))
+            text = "handlers of events hold up flow %r while they run, for want of a thread: %s"
+            self._logger.error(text, self._flow, advised(error))
             return False
         self._thread = thread
         return True
@@ -113,7 +116,7 @@ class Handling:
                 if not self._orders:
                     break
                 order = self._orders.popleft()
-            with contained(self._logger, "an order of the launcher's"):
+            with contained(self._logger, f"an order of the launcher's to flow {self._flow!r}"):
                 self._do(order)
         self._ended.set()
 
@@ -151,7 +154,7 @@ class Handling:
             except BaseException as error:
                 forked.end_if_stray(self._home, error)
                 runner.record.count_error()
-                runner.routine._logger.error("event %r failed: %s", event.name, describe(error), exc_info=error)
+                runner.failures.tell(f"event {event.name!r} failed", error)
             finally:
                 runner.record.words.handling_since_ns = 0
             forked.end_if_stray(self._home, None)
@@ -172,7 +175,8 @@ class Handling:
         taken = accepted(inspect.signature(handler), params)
         ignored = sorted(set(params) - set(taken))
         if ignored:
-            runner.routine._logger.warning("event %r: its handler takes no %s", name, ", ".join(ignored))
+            text = "%s: event %r: its handler takes no %s"
+            runner.routine._logger.warning(text, runner.failures.who, name, ", ".join(ignored))
         handler(**taken)
 
 

@@ -84,6 +84,7 @@ class FlowProcess:
         grace: float,
         reserve: Reserve,
     ) -> None:
+        self._name = name
         self.plan = plan
         self.reserve = reserve
         self._grace = grace
@@ -102,7 +103,7 @@ class FlowProcess:
             routine._logger = forwarding_logger(f"{logger.name}.{routine.name}", handler)
             routine._notifier = partial(self._notify, routine.name)
             self.runners[routine.name] = Runner(self, item, local, attachment)
-        self._handling = Handling(self.runners, self.report, logger)
+        self._handling = Handling(name, self.runners, self.report, logger)
         self._table = self._make_table()
 
     def report(self, message: Message, question: int = 0) -> None:
@@ -144,17 +145,18 @@ class FlowProcess:
         deadline = time.monotonic() + self._grace + OVERTIME
         undone = self._handling.end(min(self._grace / 4, FOR_KILL_HANDLERS))
         if undone:
-            self._logger.warning("the flow ends: %d events that it was sent are not handled", undone)
+            self._logger.warning("flow %r ends: %d events that it was sent are not handled", self._name, undone)
         for runner in self.runners.values():
             runner.command(Shutdown())
         for runner in self.runners.values():
             runner.join(max(0.0, deadline - time.monotonic()))
         self._handling.await_end(max(0.0, deadline - time.monotonic()))
+        for runner in self.runners.values():
+            runner.failures.end()  # also of handlers of `kill`
 
     def _next(self) -> Received | None:
-        return self._control.receive_patiently(
-            lambda error: self._logger.error("a control message can't be received now: %s; it is tried again", describe(error))
-        )
+        text = "flow %r: a control message can't be received now: %s; it is tried again"
+        return self._control.receive_patiently(lambda error: self._logger.error(text, self._name, describe(error)))
 
     def _make_table(self) -> Dispatch:
         """Who handles what the launcher says. Nothing here waits for user code."""
@@ -210,7 +212,7 @@ class FlowProcess:
     def give_up(self, cause: str) -> None:
         """Ends this process as failed, its routines cleaned up: the launcher restarts it by its policy. Any thread."""
         self.exit_status = EXIT_GAVE_UP
-        self._logger.error("%s; the flow is given up", cause)
+        self._logger.error("flow %r is given up: %s", self._name, cause)
         with suppress(OSError):  # user code has closed it: the control thread finds that out
             self._control.stop_receiving()
 

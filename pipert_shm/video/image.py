@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pipert_shm.data import FrameData
+from pipert_shm.errors import shown
+from pipert_shm.limits import is_count
 from pipert_shm.routine import MiddleRoutine
 from pipert_shm.video.opencv import cv2
 
@@ -21,6 +23,12 @@ def frame_of(data: np.ndarray | FrameData) -> np.ndarray:
     raise TypeError(f"a frame is needed, as an array or in a FrameData (a DetectedFrame, say), not a {type(data).__name__}")
 
 
+def check_code(what: str, value: object, example: str) -> None:
+    """:raises TypeError: when it is none of OpenCV's numbers."""
+    if not is_count(value, 0):
+        raise TypeError(f"{what} must be one of OpenCV's numbers, such as {example}, not {shown(value)}")
+
+
 class Resize(MiddleRoutine):
     """Sends each frame at another size; it is written straight into shared memory.
 
@@ -33,8 +41,9 @@ class Resize(MiddleRoutine):
     """
 
     def __init__(self, size: tuple[int, int], name: str | None = None, *, interpolation: int = cv2.INTER_AREA) -> None:
-        if min(size) < 1:
-            raise ValueError(f"size is a width and a height of at least 1 pixel, not {size}")
+        if not isinstance(size, tuple | list) or len(size) != 2 or not all(map(is_count, size)):
+            raise ValueError(f"size is a width and a height of at least 1 pixel, such as (640, 480), not {shown(size)}")
+        check_code("interpolation", interpolation, "cv2.INTER_AREA")
         super().__init__(name)
         self._size = size
         self._interpolation = interpolation
@@ -55,6 +64,7 @@ class CvtColor(MiddleRoutine):
     """Sends each frame in another colour space; it is written straight into shared memory.
 
     :param code: one of OpenCV's `COLOR_…`.
+    :raises TypeError: when it is no number.
 
     >>> import cv2
     >>> CvtColor(cv2.COLOR_BGR2GRAY).main_logic(np.zeros((480, 640, 3), np.uint8)).shape
@@ -62,6 +72,7 @@ class CvtColor(MiddleRoutine):
     """
 
     def __init__(self, code: int, name: str | None = None) -> None:
+        check_code("code", code, "cv2.COLOR_BGR2GRAY")
         super().__init__(name)
         self._code = code
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # of the result, by that of the frame
@@ -93,10 +104,9 @@ class Crop(MiddleRoutine):
     """
 
     def __init__(self, left: int, top: int, width: int, height: int, name: str | None = None) -> None:
-        if min(left, top) < 0 or min(width, height) < 1:
-            raise ValueError(
-                f"left and top are at least 0 and width and height at least 1 pixel, not {left}, {top}, {width}, {height}"
-            )
+        if not (is_count(left, 0) and is_count(top, 0) and is_count(width) and is_count(height)):
+            given = ", ".join(map(shown, (left, top, width, height)))
+            raise ValueError(f"left and top are at least 0 and width and height at least 1 pixel, not {given}")
         super().__init__(name)
         self._rows = slice(top, top + height)
         self._columns = slice(left, left + width)

@@ -12,7 +12,9 @@ from typing import Any, Literal, Protocol, TextIO
 import numpy as np
 
 from pipert_shm.data import FrameData
+from pipert_shm.errors import shown
 from pipert_shm.events import events
+from pipert_shm.limits import is_number
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.detection import DetectedFrame, Detections
 from pipert_shm.video.image import frame_of
@@ -105,8 +107,8 @@ class VideoWriter(DestinationRoutine):
         *,
         codec: Literal["mp4v", "h264"] = "mp4v",
     ) -> None:
-        if fps <= 0:
-            raise ValueError(f"fps must be positive, not {fps}")
+        if not (is_number(fps) and 0 < fps < float("inf")):
+            raise ValueError(f"fps must be positive, not {shown(fps)}")
         if codec not in _MOVIES:
             raise ValueError(f"codec must be one of {', '.join(_MOVIES)}, not {codec!r}")
         super().__init__(name)

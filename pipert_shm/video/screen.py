@@ -9,7 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 
 from pipert_shm.data import FrameData
+from pipert_shm.errors import shown
 from pipert_shm.events import KILL_EVENT_NAME
+from pipert_shm.limits import check_port, is_count
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError, cv2
@@ -32,8 +34,9 @@ class MjpegServer(DestinationRoutine):
     """
 
     def __init__(self, port: int = 8090, host: str = "127.0.0.1", name: str | None = None, *, quality: int = 80) -> None:
-        if not 1 <= quality <= 100:
-            raise ValueError(f"quality must be from 1 to 100, not {quality}")
+        check_port(port)
+        if not (is_count(quality) and quality <= 100):
+            raise ValueError(f"quality must be from 1 to 100, not {shown(quality)}")
         super().__init__(name)
         self._address = (host, port)
         self._quality = quality

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pipert_shm.errors import EndOfStream, NoFreeSlot
+from pipert_shm.limits import is_number
 from pipert_shm.routine import SourceRoutine
 from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_folder, shown
 from pipert_shm.video.fit import Fit
@@ -275,8 +276,8 @@ def _check(
         import pipert_shm.video.pyav  # noqa: F401  (what it lacks should be known now)
     if live and (loop or realtime):
         raise ValueError(f"{'loop' if loop else 'realtime'} is for files, and {shown(source)!r} is a live stream; live=False?")
-    if fps is not None and not 0 < fps < float("inf"):
-        raise ValueError(f"fps must be positive, or None for all frames, not {fps}")
+    if fps is not None and not (is_number(fps) and 0 < fps < float("inf")):
+        raise ValueError(f"fps must be positive, or None for all frames, not {fps!r}")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"size must be (width, height), at least (1, 1), not {size}")
     if roi is not None and (len(roi) != 4 or min(roi) < 0 or min(roi[2:]) < 1):

@@ -1,0 +1,47 @@
+"""How objects show themselves: as aligned text in a terminal, and as HTML in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells, below the names of their columns.
+
+    >>> print(Table(("wire", "sent"), [("camera -> screen", "3"), ("camera -> disk", "12")]))
+    wire              sent
+    camera -> screen  3
+    camera -> disk    12
+    >>> Table(("name",), [("<b>",)]).html()
+    '<table><thead><tr><th>name</th></tr></thead><tbody><tr><td>&lt;b&gt;</td></tr></tbody></table>'
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __str__(self) -> str:
+        rows = [self.columns, *self.rows]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(self.columns))]
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join(line.rstrip() for line in lines)
+
+    def html(self) -> str:
+        """The same for a notebook, with all that the cells say escaped."""
+        body = "".join(_html_row(row, "td") for row in self.rows)
+        return f"<table><thead>{_html_row(self.columns, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def _html_row(cells: Iterable[str], tag: str) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+
+class HtmlRepr:
+    """Shows its `repr` in a notebook."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return f"<code>{escape(repr(self))}</code>"
