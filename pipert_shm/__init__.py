@@ -74,7 +74,8 @@ if TYPE_CHECKING:
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
     from pipert_shm.video.detection import DetectedFrame, Detections, Detector
     from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
-    from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
+    from pipert_shm.video.dnn import DnnDetector
+    from pipert_shm.video.heads import CenterFaceHead, YoloHead
     from pipert_shm.video.image import Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import SnapshotWriter, VideoWriter
@@ -179,7 +180,7 @@ _LAZY = {
     "PipelineFile": "pipert_shm.config",
     "RPCPipeWrapper": "pipert_shm.rpc",
     "Annotator": "pipert_shm.video.annotation",
-    "CenterFaceHead": "pipert_shm.video.dnn",
+    "CenterFaceHead": "pipert_shm.video.heads",
     "Crop": "pipert_shm.video.image",
     "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",
@@ -204,7 +205,7 @@ _LAZY = {
     "VideoSource": "pipert_shm.video.source",
     "video_sources": "pipert_shm.video.source",
     "VideoWriter": "pipert_shm.video.output",
-    "YoloHead": "pipert_shm.video.dnn",
+    "YoloHead": "pipert_shm.video.heads",
 }
 
 
