@@ -131,7 +131,8 @@ class Maker:
         messages: dict[Where, list[str]] = {}
         for fault in misfits:
             place = hints.place_in(value, fault["loc"])
-            messages.setdefault((*path, *place), []).append(told_of_misfit(fault))
+            said = told_of_misfit(fault)
+            messages.setdefault((*path, *place), []).append(f"as a key: {said}" if fault["loc"][-1:] == ("[key]",) else said)
         for place, found in messages.items():
             deeper = [other for other in (*messages, *told) if other[: len(place)] == place and other != place]
             if not deeper and place not in told:  # else it is of a union's other members, or of what could not be made
@@ -245,7 +246,7 @@ def told_of_misfit(error: dict[str, Any]) -> str:
     if error["type"] in ("missing", "missing_argument"):
         return f"{'item ' if isinstance(error['loc'][-1], int) else ''}{error['loc'][-1]!r} is missing"
     if error["type"] == "sequence_str":
-        return f"Input should be a list, not the text {shown(given)}"
+        return f"Input should be a list, not {shown(given)}"
     message: str = error["msg"]
     if given is None or isinstance(given, str | int | float | bool):
         message += f", not {shown(given)}"
@@ -260,6 +261,8 @@ def _joined(messages: list[str]) -> str:
     if not others:
         return first
     bodies = [message.partition(", not ") for message in (first, *others)]
+    if len({given for _, _, given in bodies}) > 1:
+        return "; ".join((first, *others))
     said = " or ".join(dict.fromkeys(body.removeprefix("Input should be ") for body, _, _ in bodies))
     return f"Input should be {said}{bodies[0][1]}{bodies[0][2]}"
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import supervision
 
 
-Names: TypeAlias = "Sequence[str] | Mapping[int, str]"
+Names: TypeAlias = Sequence[str] | Mapping[int, str]
 """Of classes, by id."""
 
 

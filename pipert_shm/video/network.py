@@ -16,7 +16,7 @@ from pipert_shm.errors import shown
 from pipert_shm.video.opencv import cv2
 
 Backend = Literal["auto", "opencv", "onnxruntime"]
-Providers: TypeAlias = Sequence["str | tuple[str, Mapping[str, object]]"]
+Providers: TypeAlias = Sequence[str | tuple[str, Mapping[str, object]]]
 Run: TypeAlias = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -217,11 +217,9 @@ def wanted_providers(
 
 def _of_device(kind: str, number: str) -> list[tuple[str, dict[str, object]]]:
     """With those that take what it can't do."""
-    cpu: list[tuple[str, dict[str, object]]] = [(CPU, {})]
-    if kind == "cpu":
-        return cpu
-    names = [TENSORRT, CUDA] if kind == "tensorrt" else [CUDA]
-    return [*((name, {"device_id": int(number or 0)}) for name in names), *cpu]
+    names = {"cpu": [], "cuda": [CUDA], "tensorrt": [TENSORRT, CUDA]}[kind]
+    wanted: list[tuple[str, dict[str, object]]] = [(name, {"device_id": int(number or 0)}) for name in names]
+    return [*wanted, (CPU, {})]
 
 
 def _with_engine_kept(options: dict[str, object], model: Path) -> str:
