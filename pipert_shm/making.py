@@ -85,7 +85,9 @@ class Maker:
             self._check_names(at, made_of, accepted, more)
         kinds = hints.of(cls, accepted or {})
         given = {
-            name: self._argument((*at, name), value, kinds.get(name, NO_HINT), (accepted or {}).get(name))
+            name: self._argument(
+                (*at, name), value, kinds.get(name, NO_HINT), (accepted or {}).get(name) or _inherited(cls, name)
+            )
             for name, value in made_of.parameters.items()
         }
         arguments = {**given, **more}
@@ -196,6 +198,14 @@ def _parameters(cls: Any) -> Mapping[str, inspect.Parameter] | None:
         return inspect.signature(cls).parameters
     except (TypeError, ValueError):
         return None
+
+
+def _inherited(cls: Any, name: str) -> inspect.Parameter | None:
+    """What a class that takes `**options` is likely to pass on to one of its bases."""
+    for base in cls.__mro__[1:] if inspect.isclass(cls) else ():
+        if name in (parameters := _parameters(base) or {}):
+            return parameters[name]
+    return None
 
 
 def _positional(accepted: Mapping[str, inspect.Parameter], given: dict[str, Any]) -> list[Any]:

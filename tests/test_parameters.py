@@ -97,6 +97,10 @@ class Keen(SourceRoutine):
 class Heir(Keen):
     pass
 
+class Passing(Keen):
+    def __init__(self, name, **options):
+        super().__init__(name, **options)
+
 class Bare(SourceRoutine):
     def __init__(self, name, loop=False, number=1, other=None):
         super().__init__(name)
@@ -337,6 +341,13 @@ def test_a_boolean_of_yaml_1_1_is_not_taken_for_true_without_hints_either(make: 
     ((line, field, message),) = faults_of(make, f"loop: {word}", cls="Bare")
     assert (line, field) == (0, "loop")
     assert "is a text: in YAML 1.2 only true and false are booleans; write" in message
+
+
+def test_nor_is_it_where_a_class_passes_it_on_to_its_base(make: Make) -> None:
+    ((line, field, message),) = faults_of(make, "whole: 3", "flag: no", cls="Passing")
+    assert (line, field) == (1, "flag")
+    assert message.endswith("write false")
+    assert make("flag: true", cls="Passing")["flag"] is True
 
 
 def test_a_class_that_takes_no_name_is_told_to(make: Make) -> None:
