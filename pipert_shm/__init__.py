@@ -74,10 +74,12 @@ if TYPE_CHECKING:
     from pipert_shm.video.capture import VideoInfo
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
     from pipert_shm.video.detection import DetectedFrame, Detections, Detector
-    from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
+    from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
+    from pipert_shm.video.dnn import DnnDetector
+    from pipert_shm.video.heads import CenterFaceHead, YoloHead
     from pipert_shm.video.image import Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
-    from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
+    from pipert_shm.video.output import SnapshotWriter, VideoWriter
     from pipert_shm.video.record import Recorder, Replay
     from pipert_shm.video.rerun import RerunWriter
     from pipert_shm.video.screen import Display, MjpegServer
@@ -179,7 +181,7 @@ _LAZY = {
     "PipelineFile": "pipert_shm.config",
     "RPCPipeWrapper": "pipert_shm.rpc",
     "Annotator": "pipert_shm.video.annotation",
-    "CenterFaceHead": "pipert_shm.video.dnn",
+    "CenterFaceHead": "pipert_shm.video.heads",
     "Crop": "pipert_shm.video.image",
     "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",
@@ -189,7 +191,7 @@ _LAZY = {
     "DnnDetector": "pipert_shm.video.dnn",
     "HaarDetector": "pipert_shm.video.classic",
     "HogPeopleDetector": "pipert_shm.video.classic",
-    "JsonLinesWriter": "pipert_shm.video.output",
+    "JsonLinesWriter": "pipert_shm.video.detection_output",
     "MjpegServer": "pipert_shm.video.screen",
     "MotionDetector": "pipert_shm.video.classic",
     "Recorder": "pipert_shm.video.record",
@@ -197,14 +199,14 @@ _LAZY = {
     "RerunWriter": "pipert_shm.video.rerun",
     "Resize": "pipert_shm.video.image",
     "SnapshotWriter": "pipert_shm.video.output",
-    "SqliteWriter": "pipert_shm.video.output",
+    "SqliteWriter": "pipert_shm.video.detection_output",
     "Tracker": "pipert_shm.video.tracking",
     "VideoError": "pipert_shm.video.opencv",
     "VideoInfo": "pipert_shm.video.capture",
     "VideoSource": "pipert_shm.video.source",
     "video_sources": "pipert_shm.video.source",
     "VideoWriter": "pipert_shm.video.output",
-    "YoloHead": "pipert_shm.video.dnn",
+    "YoloHead": "pipert_shm.video.heads",
 }
 
 

@@ -13,22 +13,19 @@ wires:
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
-import pkgutil
 import sys
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML, MappingNode, SequenceNode
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipert_shm.errors import ConfigError, Fault, PipertError, RoutineError, describe
+from pipert_shm.errors import ConfigError, Fault, PipertError, RoutineError
+from pipert_shm.limits import checked_fps
+from pipert_shm.making import Maker, location, told, told_of_setting
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import Routine
 from pipert_shm.settings import (
@@ -44,8 +41,7 @@ from pipert_shm.settings import (
 )
 from pipert_shm.transmit import DataTransmitter
 from pipert_shm.wire import Wire
-
-Where: TypeAlias = tuple[str | int, ...]  # a field: ("wires", 0, "policy")
+from pipert_shm.yaml_file import Where, YamlFile, listed
 
 _SECTIONS: dict[str | int, type[Section]] = {
     "routines": RoutineSettings,
@@ -98,128 +94,49 @@ class PipelineFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._lines: dict[Where, int] = {}
-        data = self._read()
-        try:
-            self.settings = Pipeline.model_validate(data)
-        except ValidationError as error:
-            raise ConfigError([self._fault_of(dict(fault)) for fault in error.errors()]) from None
-        self._refuse(list(self._unknown_names()))
-
-    def _read(self) -> Any:
-        yaml = YAML(typ="safe", pure=True)
-        try:
-            node = yaml.compose(self.path.read_text(encoding="utf-8"))
-            if node is None:
-                raise ConfigError([Fault(str(self.path), 0, "", "the file is empty; it needs routines and flows")])
-            self._note_lines(node, ())
-            return yaml.constructor.construct_document(node)
-        except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            said = ", ".join(part for part in (error.context, error.problem) if part)
-            raise ConfigError([Fault(str(self.path), mark.line + 1 if mark else 0, "", f"this is not YAML: {said}")]) from None
-        except (OSError, UnicodeDecodeError, YAMLError) as error:
-            said = error.strerror or "" if isinstance(error, OSError) else " ".join(str(error).split())
-            raise ConfigError([Fault(str(self.path), 0, "", f"can't be read: {said}")]) from None
-
-    def _note_lines(self, node: Any, path: Where) -> None:
-        self._lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, MappingNode):
-            for key, value in node.value:
-                self._lines[(*path, str(key.value))] = key.start_mark.line + 1
-                self._note_lines(value, (*path, str(key.value)))
-        elif isinstance(node, SequenceNode):
-            for number, value in enumerate(node.value):
-                self._note_lines(value, (*path, number))
-
-    def _fault(self, path: Where, message: str) -> Fault:
-        """At the field of this path, or at the section that lacks it."""
-        known = path
-        while known and known not in self._lines:
-            known = known[:-1]
-        field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-        return Fault(str(self.path), self._lines[known], field.lstrip("."), message)
-
-    def _fault_of(self, error: dict[str, Any]) -> Fault:
-        """What pydantic found."""
-        path = tuple(part for part in error["loc"] if part != "[key]")
-        if error["type"] == "extra_forbidden":
-            return self._fault(path, f"there is no such setting; there are: {', '.join(_fields_at(path[:-1]))}")
-        if error["type"] == "missing":
-            return self._fault(path, "is missing")
-        given = error["input"]
-        shown = f", not {given!r}" if given is None or isinstance(given, str | int | float | bool) else ""
-        return self._fault(path, error["msg"] + shown)
-
-    def _unknown_names(self) -> Iterator[Fault]:
-        """Names of routines that don't exist, and routines that are in no flow or in two."""
-        routines = self.settings.routines
-        flow_of: dict[str, str] = {}
-        there_are = f"there are: {', '.join(routines)}"
-        for flow, settings in self.settings.flows.items():
-            for number, name in enumerate(settings.routines):
-                path: Where = ("flows", flow, "routines", number)
-                if name not in routines:
-                    yield self._fault(path, f"there is no routine {name!r}; {there_are}")
-                elif name in flow_of:
-                    yield self._fault(path, f"routine {name!r} is in flow {flow_of[name]!r} already")
-                flow_of.setdefault(name, flow)
-        for name in routines:
-            if name not in flow_of:
-                yield self._fault(("routines", name), "is in no flow; name it in the routines of one")
-        for number, wire in enumerate(self.settings.wires):
-            ends: list[tuple[Where, str]] = [(("source",), wire.source)]
-            ends += [(("destinations", place), name) for place, name in enumerate(wire.destinations)]
-            for end, name in ends:
-                if name not in routines:
-                    yield self._fault(("wires", number, *end), f"there is no routine {name!r}; {there_are}")
-
-    def _refuse(self, faults: list[Fault]) -> None:
-        if faults:
+        self._file = YamlFile(self.path)
+        settings, faults = _read(self._file)
+        if settings is None or faults:
             raise ConfigError(faults)
-
-    # ---- the pipe --------------------------------------------------------------------------------
+        self.settings = settings
 
     def make_pipe(self) -> Pipe:
         """Imports the classes, makes the routines, and puts them into a pipe, which is checked but not built.
 
-        :raises ConfigError: when a class can't be imported, a parameter does not fit, or the wires don't make a pipeline.
+        :raises ConfigError: when a class can't be imported, a parameter does not fit, or the wires don't make a pipeline; it
+            tells every fault.
         """
-        directory = str(self.path.resolve().parent)
-        if directory not in sys.path:
-            sys.path.insert(0, directory)
-        faults: list[Fault] = []
-        routines: dict[str, Routine] = {}
-        for name, settings in self.settings.routines.items():
-            with self._collecting(faults):
-                routines[name] = self._make_routine(name, settings)
-        transmitters: dict[Where, DataTransmitter] = {}
-        for path, made_of in self._transmitters():
-            with self._collecting(faults):
-                transmitters[path] = self._make(path, made_of, DataTransmitter)
-        self._refuse(faults)
-        pipe = self._assemble(routines, transmitters)
+        maker = _maker(self._file)
+        routines = {name: _routine(maker, name, settings) for name, settings in self.settings.routines.items()}
+        transmitters = {
+            path: maker.make((*path, "data_transmitter"), made_of, DataTransmitter) for path, made_of in self._transmitters()
+        }
+        _refuse(maker.faults)
+        pipe = self._assemble(maker, routines, transmitters)
+        _refuse(maker.faults)
         try:
             pipe.check()
         except RoutineError as error:
-            raise ConfigError([self._fault(("routines", error.routine), str(error))]) from error
+            raise ConfigError([self._file.fault(("routines", error.routine), str(error))]) from error
         except (PipertError, ValueError) as error:
-            raise ConfigError([self._fault(("wires",), str(error))]) from error
+            raise ConfigError([self._file.fault(("wires",), str(error))]) from error
         return pipe
 
-    def _assemble(self, routines: dict[str, Routine], transmitters: dict[Where, DataTransmitter]) -> Pipe:
+    def _assemble(self, maker: Maker, routines: dict[str, Routine], transmitters: dict[Where, DataTransmitter]) -> Pipe:
         settings = self.settings.pipe
-        with self._at(("pipe",), ValueError):
+        pipe = None
+        with _noted(maker, ("pipe",)):
             options = settings.model_dump(exclude={"name", "data_transmitter"})
             pipe = Pipe(logger=logging.getLogger(settings.name), data_transmitter=transmitters.get(("pipe",)), **options)
+        pipe = pipe or Pipe()  # the faults of the rest are told, too
         for flow, its in self.settings.flows.items():
             options = its.model_dump(exclude={"routines", "auto_wire", "data_transmitter"})
-            with self._at(("flows", flow), PipertError, ValueError):
+            with _noted(maker, ("flows", flow)):
                 members = [routines[name] for name in its.routines]
                 pipe.create_flow(flow, its.auto_wire, *members, data_transmitter=transmitters.get(("flows", flow)), **options)
         for number, wire in enumerate(self.settings.wires):
             options = wire.model_dump(exclude={"source", "destinations", "data_transmitter"})
-            with self._at(("wires", number), PipertError, ValueError):
+            with _noted(maker, ("wires", number)):
                 ends = routines[wire.source], [routines[name] for name in wire.destinations]
                 pipe.link(Wire(*ends, data_transmitter=transmitters.get(("wires", number)), **options))
         return pipe
@@ -233,70 +150,142 @@ class PipelineFile:
             if section.data_transmitter is not None:
                 yield path, section.data_transmitter
 
-    def _make_routine(self, name: str, settings: RoutineSettings) -> Routine:
-        path = ("routines", name)
-        routine: Routine = self._make(path, settings, Routine, name=name)
-        if settings.fps is not None:
-            with self._at((*path, "fps"), ValueError):
-                routine.set_const_fps(settings.fps)
-        if settings.hang_timeout is not None:
-            routine.hang_timeout = settings.hang_timeout
-        if settings.max_errors is not None:
-            routine.max_errors = settings.max_errors
-        return routine
 
-    def _make(self, path: Where, made_of: MadeOf, kind: type[Any], **more: Any) -> Any:
-        """An object of the class.
+def load_pipeline(path: Path) -> tuple[PipelineFile, Pipe]:
+    """A pipeline's file, and its pipe, checked but not built.
 
-        :param more: arguments beyond the parameters.
-        """
-        if kind is DataTransmitter:
-            path = (*path, "data_transmitter")
-        with self._at((*path, "class"), Exception):
-            cls = pkgutil.resolve_name(made_of.cls)
-        if not (inspect.isclass(cls) and issubclass(cls, kind)):
-            raise ConfigError([self._fault((*path, "class"), f"{made_of.cls} is not a {kind.__name__}")])
-        parameters = {**made_of.parameters, **more}
-        accepted = inspect.signature(cls).parameters
-        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()):
-            taken = [name for name in accepted if name not in more]
-            for name in parameters.keys() - accepted.keys():
-                there_are = f"it takes: {', '.join(taken)}" if taken else "it takes none"
-                raise ConfigError([self._fault((*path, "parameters", name), f"{made_of.cls} takes no {name!r}; {there_are}")])
-        with self._at((*path, "parameters"), Exception):
-            return cls(**parameters)
-
-    @contextmanager
-    def _at(self, path: Where, *errors: type[Exception]) -> Iterator[None]:
-        """Tells such an error as a fault of this field."""
-        try:
-            yield
-        except ConfigError:
-            raise
-        except errors as error:
-            raise ConfigError([self._fault(path, told(error))]) from error
-
-    @contextmanager
-    def _collecting(self, faults: list[Fault]) -> Iterator[None]:
-        try:
-            yield
-        except ConfigError as error:
-            faults += error.faults
+    :raises ConfigError: as `PipelineFile` and `make_pipe()` do; but it tells the faults of both at once.
+    """
+    try:
+        file = PipelineFile(path)
+    except ConfigError as error:
+        raise ConfigError([*error.faults, *_faults_of_classes(path)]) from None
+    return file, file.make_pipe()
 
 
-def told(error: Exception) -> str:
-    """What it says; and where it was raised, if that is in the code that the file names."""
-    if isinstance(error, PipertError):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [
-        frame for frame in frames if frame.filename not in (__file__, pkgutil.__file__) and "importlib" not in frame.filename
-    ]
-    place = f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
-    return describe(error) + place
+def _faults_of_classes(path: Path) -> list[Fault]:
+    """What is wrong with the routines' classes and parameters, of a file that has other faults."""
+    try:
+        file = YamlFile(path)
+    except ConfigError:
+        return []  # it can't be read, which is told
+    maker = _maker(file)
+    for name, settings in _fitting(file.data, "routines", RoutineSettings).items():
+        _routine(maker, str(name), settings)
+    return maker.faults
+
+
+def _maker(file: YamlFile) -> Maker:
+    directory = str(file.path.resolve().parent)
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    return Maker(file)
+
+
+def _routine(maker: Maker, name: str, settings: RoutineSettings) -> Any:
+    """The routine; None when there are faults."""
+    path: Where = ("routines", name)
+    routine: Routine | None = maker.make(path, settings, Routine, name=name)
+    if settings.fps is not None:
+        with _noted(maker, (*path, "fps")):
+            fps = checked_fps(settings.fps)
+            if routine is not None:
+                routine.set_const_fps(fps)
+    if routine is not None and settings.hang_timeout is not None:
+        routine.hang_timeout = settings.hang_timeout
+    if routine is not None and settings.max_errors is not None:
+        routine.max_errors = settings.max_errors
+    return routine
+
+
+def _refuse(faults: list[Fault]) -> None:
+    if faults:
+        raise ConfigError(faults)
+
+
+@contextmanager
+def _noted(maker: Maker, path: Where) -> Iterator[None]:
+    """Notes what does not fit as a fault of this field."""
+    try:
+        yield
+    except (PipertError, ValueError) as error:
+        maker.note(path, told(error))
+
+
+# ---- the settings --------------------------------------------------------------------------------
+
+
+def _read(file: YamlFile) -> tuple[Pipeline | None, list[Fault]]:
+    """What a file says, and all that is wrong with it."""
+    settings, faults = None, []
+    try:
+        settings = Pipeline.model_validate(file.data)
+    except ValidationError as error:
+        faults = [_fault_of(file, dict(fault)) for fault in error.errors()]
+    if isinstance(file.data, dict):
+        faults += [file.fault(path, message) for path, message in _misfits(file.data)]
+    return settings, faults
+
+
+def _fault_of(file: YamlFile, error: dict[str, Any]) -> Fault:
+    """What pydantic found."""
+    path = location(error["loc"])
+    known = _fields_at(path[:-1]) if error["type"] == "extra_forbidden" else []
+    return file.fault(path, told_of_setting(error, known))
 
 
 def _fields_at(where: Where) -> list[str]:
     """The settings that the section there has."""
     section = Pipeline if not where else MadeOf if where[-1] == "data_transmitter" else _SECTIONS[where[0]]
     return [field.alias or name for name, field in section.model_fields.items()]
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _fitting(data: Any, section: str, kind: type[S]) -> dict[str | int, S]:
+    """Those parts of a section that are as they should be, by name or number."""
+    parts = data.get(section) if isinstance(data, dict) else None
+    fitting: dict[str | int, S] = {}
+    numbered = list(enumerate(parts)) if isinstance(parts, list) else []
+    for key, part in parts.items() if isinstance(parts, dict) else numbered:
+        with suppress(ValidationError):  # which is told of the whole file
+            fitting[key] = kind.model_validate(part)
+    return fitting
+
+
+def _misfits(data: dict[Any, Any]) -> Iterator[tuple[Where, str]]:
+    """Names of routines that don't exist, routines that are in no flow or in two, and pairs that are wired twice."""
+    routines = data.get("routines")
+    if not isinstance(routines, dict):
+        return
+    names = [name for name in routines if isinstance(name, str)]
+    flows = _fitting(data, "flows", FlowSettings)
+    flow_of: dict[str, str] = {}
+    for flow, settings in flows.items():
+        for number, name in enumerate(settings.routines):
+            path: Where = ("flows", flow, "routines", number)
+            if name not in routines:
+                yield path, _unknown(name, names)
+            elif name in flow_of:
+                yield path, f"routine {name!r} is in flow {flow_of[name]!r} already"
+            flow_of.setdefault(name, str(flow))
+    if isinstance(data.get("flows"), dict) and len(flows) == len(data["flows"]):
+        for name in names:
+            if name not in flow_of:
+                yield ("routines", name), "is in no flow; name it in the routines of one"
+    wired: set[tuple[str, str]] = set()
+    for wire_number, wire in _fitting(data, "wires", WireSettings).items():
+        if wire.source not in routines:
+            yield ("wires", wire_number, "source"), _unknown(wire.source, names)
+        for place, name in enumerate(wire.destinations):
+            path = ("wires", wire_number, "destinations", place)
+            if name not in routines:
+                yield path, _unknown(name, names)
+            elif (wire.source, name) in wired:
+                yield path, f"{wire.source!r} is wired to {name!r} already"
+            wired.add((wire.source, name))
+
+
+def _unknown(name: str, names: list[str]) -> str:
+    return f"there is no routine {name!r}; {listed('there are', names, name)}"

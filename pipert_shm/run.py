@@ -17,9 +17,10 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from pipert_shm.config import PipelineFile, told
+from pipert_shm.config import load_pipeline
 from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
+from pipert_shm.making import told
 from pipert_shm.pipe import Pipe
 from pipert_shm.settings import LoggingSettings
 from pipert_shm.streams import flush_output, say
@@ -51,9 +52,9 @@ def load(path: Path) -> Loaded:
     :raises PipertError: when the pipe of a `.py` file does not fit. What else its code raises goes through.
     """
     if path.suffix in (".yaml", ".yml"):
-        file = PipelineFile(path)
+        file, pipe = load_pipeline(path)
         api = file.settings.api
-        return Loaded(file.make_pipe(), (api.host, api.port) if api else None, file.settings.logging)
+        return Loaded(pipe, (api.host, api.port) if api else None, file.settings.logging)
     if path.suffix != ".py":
         raise _refusal(path, "it is neither .yaml nor .yml nor .py")
     try:

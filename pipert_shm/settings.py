@@ -29,7 +29,7 @@ class MadeOf(Section):
     cls: Annotated[Name, Field(alias="class")]
     """Where it can be imported from, such as `detectors.Faces` for the class Faces in detectors.py beside this file."""
     parameters: dict[str, Any] = {}
-    """Keyword arguments for it."""
+    """Keyword arguments for it, which its type hints say more of. `{class: …, parameters: {…}}` among them is an object."""
 
 
 class RoutineSettings(MadeOf):

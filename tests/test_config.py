@@ -220,7 +220,11 @@ def test_the_examples_of_the_documentation_are_fit_to_run(
     ("old", "new", "faults"),
     [
         ("until: 3", "untl: 3", ["3: routines.count.parameters.untl: MODULE.Count takes no 'untl'; it takes: until, prefix"]),
-        ("MODULE.Write", "MODULE.Wrote", ["4: routines.write.class: AttributeError: module 'MODULE' has no attribute 'Wrote'"]),
+        (
+            "MODULE.Write",
+            "MODULE.Wrote",
+            ["4: routines.write.class: AttributeError: module 'MODULE' has no attribute 'Wrote'; did you mean 'Write'?"],
+        ),
         ("MODULE.Write", "MODULE.NotOne", ["4: routines.write.class: MODULE.NotOne is not a Routine"]),
         ("MODULE.Write", "MODULE", ["4: routines.write.class: MODULE is not a Routine"]),
         ("MODULE.Write", "nowhere.Write", ["4: routines.write.class: ModuleNotFoundError: No module named 'nowhere'"]),
@@ -256,7 +260,11 @@ def test_the_examples_of_the_documentation_are_fit_to_run(
         (
             "auto_wire: true}",
             "restart: maybe}\nwires: [{source: cuont, destinations: [write, wirte]}]",
-            ["6: flows.both.restart: Input should be 'on-failure', 'always' or 'never', not 'maybe'"],
+            [
+                "6: flows.both.restart: Input should be 'on-failure', 'always' or 'never', not 'maybe'",
+                "7: wires[0].source: there is no routine 'cuont'; there are: count, write; did you mean 'count'?",
+                "7: wires[0].destinations[1]: there is no routine 'wirte'; there are: count, write; did you mean 'write'?",
+            ],
         ),
         (
             "auto_wire: true}",
@@ -291,6 +299,16 @@ def test_the_examples_of_the_documentation_are_fit_to_run(
             "flow:",
             ["2: flows: is missing", "5: flow: there is no such setting; there are: routines, flows, wires, pipe"],
         ),
+        (
+            "auto_wire: true}",
+            "auto_wire: true}\nwires: [{source: count, destinations: [write]}, {source: count, destinations: [write]}]",
+            ["7: wires[1].destinations[0]: 'count' is wired to 'write' already"],
+        ),
+        (
+            "auto_wire: true}",
+            "auto_wire: no}",
+            ["6: flows.both.auto_wire: Input should be a valid boolean, not 'no': in YAML 1.2 only true and false"],
+        ),
         ("  write:", "  count:", ['4: this is not YAML: while constructing a mapping, found duplicate key "count"']),
         ("}\nflows", "\nflows", ["this is not YAML: while parsing a flow mapping"]),
         ("{until: 3}", "!!python/object:os.system {}", ["3: this is not YAML: could not determine a constructor"]),
@@ -304,11 +322,38 @@ def test_a_fault_is_told_with_line_and_field(write: Write, module: str, old: str
         assert expected.replace("MODULE", module) in said
 
 
+def test_faults_of_settings_names_and_classes_are_told_in_one_run(write: Write, module: str) -> None:
+    path = write(
+        SHORT.replace("until: 3", "untl: 3")
+        .replace("path: out", "path: out, size: 3")
+        .replace("auto_wire: true", "replicas: 0")
+        + "wires: [{source: cuont, destinations: [write], policy: wait}, {source: count, destinations: [wirte]}]\n"
+        + "pipe: {policies: block}\n"
+    )
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    fields = [(fault.line, fault.field) for fault in refused.value.faults]
+    assert fields == [
+        (6, "flows.both.replicas"),
+        (7, "wires[0].policy"),
+        (8, "pipe.policies"),
+        (7, "wires[1].destinations[0]"),
+        (3, "routines.count.parameters.untl"),
+        (4, "routines.write.parameters.size"),
+    ]
+
+
+def test_flows_and_wires_that_the_pipe_refuses_are_told_together(write: Write) -> None:
+    wires = "wires: [{source: count, destinations: [write], max_age: 1e9}]\npipe: {grace_period: 1e9}\n"
+    faults = faults_of(write(SHORT.replace("both:", "bo/th:").replace(", auto_wire: true", "") + wires))
+    assert [fault.partition(":")[2].split(":")[0] for fault in faults] == [" pipe", " flows.bo/th", " wires[0]"]
+
+
 def test_a_parameter_that_the_class_refuses(write: Write, module: str, tmp_path: Path) -> None:
     line = CLASSES.splitlines().index('            raise ValueError(f"until must be positive, not {until}")') + 1
     place = f"({tmp_path / module}.py:{line})"
     refusal = f"3: routines.count.parameters: ValueError: until must be positive, not -3 {place}"
-    missing = "4: routines.write.parameters: TypeError: Write.__init__() missing 1 required positional argument: 'path'"
+    missing = f"4: routines.write.parameters.path: is missing: {module}.Write needs it"
     assert faults_of(write(SHORT.replace("3}", "-3}").replace("{path: out}", "{}"))) == [refusal, missing]
 
 

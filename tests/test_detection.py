@@ -57,6 +57,8 @@ def test_nothing_found() -> None:
         ({"boxes": [1, 2, 3, 4]}, r"\(n, 4\), not \(4,\)"),
         ({"boxes": [[1, 2, 3, 4]], "scores": [1, 2]}, r"scores has the shape \(2,\); one for each of the 1 boxes is needed"),
         ({"boxes": [[1, 2, 3, 4]], "track_ids": [[1]]}, r"track_ids has the shape \(1, 1\)"),
+        ({"boxes": [[1, 2, 3, 4]], "class_ids": [1.5]}, r"class_ids are whole numbers, not \[1.5\]"),
+        ({"boxes": [[1, 2, 3, 4]], "track_ids": [float("nan")]}, r"track_ids are whole numbers, not \[nan\]"),
         ({"boxes": [[1, 2, 3, 4]], "class_ids": [2], "names": ["cat", "dog"]}, "from 2 to 2 do not fit 2 names, from 0 on"),
         ({"boxes": [[1, 2, 3, 4]], "class_ids": [-1], "names": ["cat"]}, "from -1 to -1 do not fit 1 names"),
     ],
@@ -69,6 +71,57 @@ def test_what_does_not_fit_is_refused(arguments: dict[str, Any], message: str) -
 def test_labels_without_names_and_without_classes() -> None:
     assert Detections([[0, 0, 1, 1]], class_ids=[3]).labels == ["class 3"]
     assert Detections([[0, 0, 1, 1]]).labels == [""]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "kept"),
+    [
+        ({0: "person", 1: "bicycle", 2: "car"}, ["person", "car"], ("person", "bicycle", "car")),
+        ({2: "car", 0: "person", 90: "brush"}, ["person", "car"], {0: "person", 2: "car", 90: "brush"}),
+        ({np.int64(0): "person", 2: "car"}, ["person", "car"], {0: "person", 2: "car"}),
+        (np.array(["person", "bicycle", "car"]), ["person", "car"], ("person", "bicycle", "car")),
+    ],
+)
+def test_names_are_given_as_a_list_or_by_class_id(names: Any, labels: list[str], kept: Any) -> None:
+    found = Detections([[0, 0, 5, 5], [1, 1, 6, 6]], class_ids=[0, 2], names=names)
+    assert (found.labels, found.names) == (labels, kept)
+    assert found.finite().labels == pickle.loads(pickle.dumps(found)).labels == labels
+    assert Detections.from_supervision(found.to_supervision(), names).labels == labels
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        ("person", TypeError, r"names are a list of class names, such as \['person'\], or a dict by class id, not 'person'"),
+        ({"person", "car"}, TypeError, "or a dict by class id, not {"),
+        (3, TypeError, "or a dict by class id, not 3"),
+        ({"person": 0}, TypeError, r"names as a dict go by class id, such as {0: 'person'}, not by 'person'"),
+        ({"0": "person"}, TypeError, "not by '0'"),
+        ([None], TypeError, "names are texts, not None"),
+        ({5: "car"}, ValueError, r"class ids \[0\] have no names; there are names for \[5\]"),
+    ],
+)
+def test_names_that_can_not_be_meant_are_refused(names: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Detections([[0, 0, 5, 5]], class_ids=[0], names=names)
+
+
+def test_only_the_finds_with_finite_boxes_are_kept_and_all_of_them_without_a_copy() -> None:
+    boxes = np.array([[0, 0, 5, 5], [0, np.nan, 5, 5], [0, 0, np.inf, 5]])
+    found = Detections(boxes, [0.5, 0.25, 1], [0, 1, 0], ["a", "b"], [3, 4, 5])
+    assert as_lists(found.finite()) == as_lists(Detections([[0, 0, 5, 5]], [0.5], [0], ["a", "b"], [3]))
+    whole = Detections([[0, 0, 5, 5]])
+    assert whole.finite() is whole
+
+
+def test_a_detector_keeps_what_the_payload_carried_besides() -> None:
+    class Bright(Detector):
+        def detect(self, frame: np.ndarray) -> Detections:
+            return Detections([[0, 0, 1, 1]])
+
+    data = DetectedFrame(np.zeros((4, 4, 3), np.uint8), Detections([]))
+    data.additional_data["weather"] = "fog"
+    assert Bright().main_logic(data).additional_data == {"weather": "fog"}
 
 
 def test_for_supervision_nothing_is_copied() -> None:
@@ -343,3 +396,55 @@ def test_boxes_are_drawn_on_the_frame_that_goes_on_only() -> None:
     assert not changed[40:56, 40:88].any(), "inside of the box"
     assert (frame == 100).all()
     assert drawn.detections.boxes.tolist() == [[32, 32, 96, 64]]
+
+
+@pytest.mark.parametrize("annotators", [(), (sv.BoxAnnotator(color_lookup=sv.ColorLookup.INDEX),)])
+def test_boxes_that_are_not_finite_are_not_drawn_and_go_on(annotators: tuple[Any, ...]) -> None:
+    frame = np.zeros((48, 64, 3), np.uint8)
+    good = Detections([[10, 10, 30, 30]])
+    odd = Detections(np.array([[np.nan, 0, 5, 5], [10, 10, 30, 30], [0, 0, np.inf, 5]]))
+    annotator = Annotator(*annotators)
+    drawn = annotator.main_logic(DetectedFrame(frame, odd))
+    if not annotators:
+        assert np.array_equal(drawn.frame, Annotator().main_logic(DetectedFrame(frame, good)).frame)
+    assert drawn.frame.any()
+    assert drawn.detections is odd
+    assert dict(annotator.counters) == {"not_finite": 2}
+
+
+def test_a_box_far_outside_of_the_frame_is_drawn_as_far_as_it_is_seen() -> None:
+    drawn = Annotator().main_logic(DetectedFrame(np.zeros((48, 64, 3), np.uint8), Detections([[-1e30, 10, 20, 1e30]])))
+    assert drawn.frame[20, 19].tolist() == [0, 255, 0]
+
+
+def test_annotators_of_supervision_find_what_the_frame_carries_besides() -> None:
+    seen: list[Any] = []
+
+    class Note:
+        def annotate(self, scene: np.ndarray, detections: sv.Detections) -> np.ndarray:
+            seen.append(dict(detections.metadata))
+            return scene
+
+    data = DetectedFrame(np.zeros((48, 64, 3), np.uint8), Detections([]))
+    data.additional_data["weather"] = "fog"
+    Annotator(Note()).main_logic(data)
+    assert seen == [{"weather": "fog"}]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("annotator", r"not the text 'annotator'; where that is a name, write Annotator\(name='annotator'\)"),
+        (sv.BoxAnnotator, r"an object with annotate\(\), such as BoxAnnotator\(\), not <class"),
+        (7, r"an object with annotate\(\), such as supervision.BoxAnnotator\(\), not 7"),
+        ([sv.BoxAnnotator()], r"an object with annotate\(\)"),
+    ],
+)
+def test_what_can_not_annotate_is_refused_at_the_call(argument: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Annotator(argument)
+
+
+def test_an_annotator_without_a_detector_before_it_says_so() -> None:
+    with pytest.raises(TypeError, match="a DetectedFrame is needed, not a ndarray: wire a detector before the annotator"):
+        Annotator().main_logic(np.zeros((4, 4, 3), np.uint8))  # type: ignore[arg-type]

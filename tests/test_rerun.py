@@ -153,6 +153,17 @@ def test_labels_and_times_are_those_of_the_message_and_none_before_it(tmp_path: 
 
 
 @needs_rerun
+def test_boxes_that_are_not_finite_are_left_out_and_what_comes_besides_is_a_text(tmp_path: Path, read: Read) -> None:
+    data = DetectedFrame(np.zeros((48, 64, 3), np.uint8), Detections(np.array([[np.nan, 0, 1, 1], [1, 2, 3, 4]])))
+    data.additional_data["weather"] = {"fog": np.float32(0.5)}
+    assert send(tmp_path / "x.rrd", data) == 0
+    (row,) = read(tmp_path / "x.rrd", r"/front\ door/detections")
+    assert boxes_of(row) == [[1, 2, 3, 4]]
+    (row,) = read(tmp_path / "x.rrd", r"/front\ door/additional_data")
+    assert [json.loads(text) for text in row["text"]] == [{"weather": {"fog": 0.5}}]
+
+
+@needs_rerun
 def test_each_start_begins_a_new_file_and_a_killed_one_can_be_read(tmp_path: Path, run_script: RunScript, read: Read) -> None:
     path = tmp_path / "out.rrd"
     ended = run_script(

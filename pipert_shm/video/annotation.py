@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pipert_shm.errors import shown
 from pipert_shm.routine import MiddleRoutine, writable
-from pipert_shm.video.detection import DetectedFrame
+from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, finite
 from pipert_shm.video.opencv import cv2
 
 if TYPE_CHECKING:
     import supervision
 
 BOX_COLOUR = (0, 255, 0)
+FAR = 1 << 15  # pixels, outside of any frame; OpenCV takes no coordinates of any size
 
 
 class SupervisionAnnotator(Protocol):
@@ -30,24 +32,41 @@ class Annotator(MiddleRoutine):
 
     :param annotators: those of the `supervision` library, in order: `Annotator(BoxAnnotator(), LabelAnnotator())`; with none of
         them, plain boxes are drawn, for which that library is not needed. By default theirs colour by class; where there are
-        no classes, give them a `color_lookup`.
+        no classes, give them a `color_lookup`. They find the frame's `additional_data` in `detections.metadata`.
+    :raises TypeError: when one of them can't annotate: a name goes by keyword, `Annotator(name="annotator")`.
+
+    A find whose box has NaN or infinity is not drawn, but goes on; `not_finite` in the routine's counters counts these.
     """
 
+    counter_names = (NOT_FINITE,)
+
     def __init__(self, *annotators: SupervisionAnnotator, name: str | None = None) -> None:
+        for annotator in annotators:
+            if isinstance(annotator, str):
+                call = f"Annotator(name={annotator!r})"
+                raise TypeError(f"an annotator is needed, not the text {annotator!r}; where that is a name, write {call}")
+            if isinstance(annotator, type) or not callable(getattr(annotator, "annotate", None)):
+                call = f"{annotator.__name__}()" if isinstance(annotator, type) else "supervision.BoxAnnotator()"
+                raise TypeError(f"an annotator is an object with annotate(), such as {call}, not {shown(annotator)}")
         super().__init__(name)
         self._annotators = annotators
 
     def main_logic(self, data: DetectedFrame) -> DetectedFrame:
         """The frame, drawn on.
 
+        :raises TypeError: when it is no `DetectedFrame`.
         :raises ImportError: when it needs `supervision`, and that is not installed.
         """
+        if not isinstance(data, DetectedFrame):
+            raise TypeError(f"a DetectedFrame is needed, not a {type(data).__name__}: wire a detector before the annotator")
         scene = writable(data.frame)
+        drawn = finite(self, data.detections)
         if self._annotators:
-            found = data.detections.to_supervision()
+            found = drawn.to_supervision()
+            found.metadata.update(data.additional_data)
             for annotator in self._annotators:
                 scene = annotator.annotate(scene, found)
         else:
-            for left, top, right, bottom in data.detections.boxes.round().astype(int).tolist():
+            for left, top, right, bottom in np.clip(drawn.boxes, -FAR, FAR).round().astype(int).tolist():
                 cv2.rectangle(scene, (left, top), (right - 1, bottom - 1), BOX_COLOUR, 2)
         return data.changed(frame=scene)

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipert_shm.data import FrameData
-from pipert_shm.routine import MiddleRoutine
+from pipert_shm.data import Data, FrameData
+from pipert_shm.errors import shown
+from pipert_shm.limits import is_count
+from pipert_shm.routine import MiddleRoutine, Routine
 from pipert_shm.video.image import frame_of
 
 if TYPE_CHECKING:
     import supervision
+
+
+Names: TypeAlias = Sequence[str] | Mapping[int, str]
+"""Of classes, by id."""
+
+
+def checked_names(names: Names) -> tuple[str, ...] | dict[int, str]:
+    """The names as `Detections` keeps them.
+
+    :raises TypeError: when they are a text, a set, or a mapping whose keys are no ids.
+
+    >>> checked_names({1: "bicycle", 0: "person"}), checked_names({2: "car"})
+    (('person', 'bicycle'), {2: 'car'})
+    """
+    if isinstance(names, str | bytes | set | frozenset) or not isinstance(names, Iterable):
+        raise TypeError(f"names are a list of class names, such as ['person'], or a dict by class id, not {shown(names)}")
+    if not isinstance(names, Mapping):
+        by_id = dict(enumerate(names))
+    else:
+        by_id = dict(names)
+        if wrong := [key for key in by_id if not is_count(key, 0)]:
+            raise TypeError(f"names as a dict go by class id, such as {{0: 'person'}}, not by {shown(wrong[0])}")
+    if wrong_names := [name for name in by_id.values() if not isinstance(name, str)]:
+        raise TypeError(f"names are texts, not {shown(wrong_names[0])}")
+    if by_id.keys() == set(range(len(by_id))):
+        return tuple(by_id[number] for number in range(len(by_id)))
+    return {int(number): name for number, name in by_id.items()}
 
 
 @dataclass(eq=False, slots=True)
@@ -25,10 +54,15 @@ class Detections:
         boxes: (n, 4) float32: left, top, right, bottom in pixels, the last two exclusive.
         scores: (n,) float32 from 0 to 1, where the detector gives them.
         class_ids: (n,) int64, where there are classes.
-        names: of the classes, by id.
+        names: of the classes, by id: a list of them (kept as a tuple), or a mapping such as {0: "person", 2: "car"} (kept as a
+            tuple where it has all ids from 0 on, else as a dict).
         track_ids: (n,) int64, after a tracker; -1 for what it does not follow (yet).
 
-    :raises ValueError: when a shape does not fit, or a class has no name.
+    Boxes may hold NaN and infinity, as some trackers give them; `finite()` leaves these finds out, as writers and annotators
+    do.
+
+    :raises ValueError: when a shape does not fit, an id is no whole number, or a class has no name.
+    :raises TypeError: when the names are a text, a set, or a mapping whose keys are no ids.
 
     >>> found = Detections([[10, 20, 50, 90]], scores=[0.5], class_ids=[0], names=("person",))
     >>> len(found), found.boxes.dtype, found.labels
@@ -38,7 +72,7 @@ class Detections:
     boxes: np.ndarray
     scores: np.ndarray | None = None
     class_ids: np.ndarray | None = None
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] | dict[int, str] = ()
     track_ids: np.ndarray | None = None
 
     if TYPE_CHECKING:
@@ -48,7 +82,7 @@ class Detections:
             boxes: ArrayLike,
             scores: ArrayLike | None = None,
             class_ids: ArrayLike | None = None,
-            names: Sequence[str] = (),
+            names: Names = (),
             track_ids: ArrayLike | None = None,
         ) -> None: ...
 
@@ -60,16 +94,25 @@ class Detections:
         self.scores = self._column("scores", self.scores, np.float32)
         self.class_ids = self._column("class_ids", self.class_ids, np.int64)
         self.track_ids = self._column("track_ids", self.track_ids, np.int64)
-        self.names = tuple(self.names)
+        self.names = checked_names(self.names)
         if self.names and self.class_ids is not None and self.class_ids.size:
-            lowest, highest = int(self.class_ids.min()), int(self.class_ids.max())
-            if lowest < 0 or highest >= len(self.names):
-                raise ValueError(f"class ids from {lowest} to {highest} do not fit {len(self.names)} names, from 0 on")
+            self._check_ids(self.class_ids)
+
+    def _check_ids(self, ids: np.ndarray) -> None:
+        lowest, highest = int(ids.min()), int(ids.max())
+        if isinstance(self.names, dict):
+            if unknown := sorted(set(ids.tolist()) - self.names.keys()):
+                raise ValueError(f"class ids {shown(unknown)} have no names; there are names for {shown(sorted(self.names))}")
+        elif lowest < 0 or highest >= len(self.names):
+            raise ValueError(f"class ids from {lowest} to {highest} do not fit {len(self.names)} names, from 0 on")
 
     def _column(self, name: str, values: ArrayLike | None, dtype: type[np.generic]) -> np.ndarray | None:
         if values is None:
             return None
-        column = np.asarray(values, dtype)
+        given = np.asarray(values)
+        if dtype is np.int64 and given.dtype.kind == "f" and not (np.isfinite(given) & (given == np.round(given))).all():
+            raise ValueError(f"{name} are whole numbers, not {shown(given.tolist())}")
+        column = given.astype(dtype, copy=False)
         if column.shape != (len(self.boxes),):
             raise ValueError(f"{name} has the shape {column.shape}; one for each of the {len(self.boxes)} boxes is needed")
         return column
@@ -83,6 +126,20 @@ class Detections:
         if self.class_ids is None:
             return [""] * len(self)
         return [self.names[number] if self.names else f"class {number}" for number in self.class_ids.tolist()]
+
+    def finite(self) -> Detections:
+        """The finds whose boxes have no NaN and no infinity; itself where that is all of them.
+
+        >>> found = Detections([[1, 2, 3, 4], [float("nan"), 2, 3, 4]], class_ids=[0, 1], names=["cat", "dog"])
+        >>> found.finite().labels
+        ['cat']
+        """
+        kept = np.isfinite(self.boxes).all(axis=1)
+        if kept.all():
+            return self
+        columns = (self.scores, self.class_ids, self.track_ids)
+        scores, class_ids, track_ids = (None if column is None else column[kept] for column in columns)
+        return Detections(self.boxes[kept], scores, class_ids, self.names, track_ids)
 
     def to_supervision(self) -> supervision.Detections:
         """The same for the `supervision` library: its trackers, zones and annotators. It shares the arrays.
@@ -101,7 +158,7 @@ class Detections:
         )
 
     @classmethod
-    def from_supervision(cls, found: supervision.Detections, names: Sequence[str] = ()) -> Detections:
+    def from_supervision(cls, found: supervision.Detections, names: Names = ()) -> Detections:
         """What the `supervision` library found.
 
         :param names: of the classes, by id.
@@ -139,10 +196,50 @@ class DetectedFrame(FrameData):
         return new
 
 
+def detected(data: np.ndarray | FrameData, frame: np.ndarray, found: Detections) -> DetectedFrame:
+    """What a detector sends on: the frame, what was found in it, and what the payload carried besides."""
+    new = DetectedFrame(frame, found)
+    if isinstance(data, Data):
+        new.additional_data.update(data.additional_data)
+    return new
+
+
+def found_in(data: DetectedFrame | Detections) -> Detections:
+    """The finds that a payload is or carries.
+
+    :raises TypeError: when it is neither.
+    """
+    found = data.detections if isinstance(data, DetectedFrame) else data
+    if not isinstance(found, Detections):
+        kind = type(data).__name__
+        raise TypeError(f"a DetectedFrame or Detections are needed, not a {kind}: wire a detector before this routine")
+    return found
+
+
+NOT_FINITE = "not_finite"
+
+
+def finite(routine: Routine, found: Detections) -> Detections:
+    """The finds whose boxes can be written or drawn; the routine counts the others as `not_finite`, and warns of the first."""
+    kept = found.finite()
+    if (left_out := len(found) - len(kept)) and NOT_FINITE in routine.counters:
+        if not routine.counters[NOT_FINITE]:
+            routine._logger.warning(
+                "%d of %d boxes are not finite, such as %s: these are left out, and counted as %s",
+                left_out,
+                len(found),
+                found.boxes[~np.isfinite(found.boxes).all(axis=1)][0].tolist(),
+                NOT_FINITE,
+            )
+        routine.counters[NOT_FINITE] += left_out
+    return kept
+
+
 class Detector(MiddleRoutine):
     """A routine that looks for something in each frame; subclass it, with a `detect`.
 
-    It forwards each frame as it is, by reference, with what was found, as a `DetectedFrame`.
+    It forwards each frame as it is, by reference, with what was found, and the payload's `additional_data`, as a
+    `DetectedFrame`.
 
     >>> class Bright(Detector):
     ...     def detect(self, frame):
@@ -166,4 +263,4 @@ class Detector(MiddleRoutine):
     def main_logic(self, data: np.ndarray | FrameData) -> DetectedFrame:
         """The frame, and what was found in it."""
         frame = frame_of(data)
-        return DetectedFrame(frame, self.detect(frame))
+        return detected(data, frame, self.detect(frame))

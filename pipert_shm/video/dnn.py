@@ -3,125 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from pipert_shm.data import FrameData
+from pipert_shm.errors import shown
+from pipert_shm.limits import is_count
 from pipert_shm.routine import BatchRoutine
-from pipert_shm.video.detection import DetectedFrame, Detections
+from pipert_shm.video import network
+from pipert_shm.video.detection import DetectedFrame, Detections, detected
+from pipert_shm.video.heads import Head
 from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import cv2
 
 PADDING = 114  # the grey that YOLO networks are trained with
-STRIDE = 4  # pixels of CenterFace's input to one of its heat map
-
-
-class Head(Protocol):
-    """What knows a family of networks.
-
-    Attributes:
-        scale: what pixels from 0 to 255 are multiplied by.
-    """
-
-    scale: float
-
-    def __call__(self, outputs: Sequence[np.ndarray]) -> list[Detections]:
-        """What was found in each image of the batch, in pixels of the network's input.
-
-        :param outputs: of the network, in its order; the first axis of each is the batch.
-        """
-
-
-class YoloHead:
-    """For YOLO networks: one output, of shape (batch, 4 + classes, n) as of version 8, or (batch, n, 5 + classes) as of 5.
-
-    :param names: of the classes.
-    :param threshold: score from which on something counts.
-    :param overlap: intersection over union from which on two of one class are the same thing.
-    """
-
-    scale = 1 / 255
-
-    def __init__(self, names: Sequence[str], *, threshold: float = 0.25, overlap: float = 0.45) -> None:
-        self.names = tuple(names)
-        self.threshold = threshold
-        self.overlap = overlap
-
-    def __call__(self, outputs: Sequence[np.ndarray]) -> list[Detections]:
-        """What was found in each image.
-
-        :raises ValueError: when the output does not have the shape that the names ask for.
-        """
-        (output, *others), classes = outputs, len(self.names)
-        if not others and output.ndim == 3 and output.shape[1] == 4 + classes:
-            rows = output.transpose(0, 2, 1)
-            scores = rows[..., 4:]
-        elif not others and output.ndim == 3 and output.shape[2] == 5 + classes:
-            rows = output
-            scores = rows[..., 5:] * rows[..., 4:5]
-        else:
-            shapes = ", ".join(str(each.shape) for each in outputs)
-            raise ValueError(
-                f"with {classes} names the network's one output is (batch, {4 + classes}, n) or (batch, n, {5 + classes}), "
-                f"not {shapes}; give the names that it was trained with, and export it without its own suppression"
-            )
-        return [self._image(*each) for each in zip(rows[..., :4], scores, strict=True)]
-
-    def _image(self, centred: np.ndarray, scores: np.ndarray) -> Detections:
-        best = scores.argmax(axis=1)
-        score = scores[np.arange(len(best)), best]
-        likely = score > self.threshold
-        best, score, centred = best[likely], score[likely], centred[likely]
-        corners = np.hstack([centred[:, :2] - centred[:, 2:] / 2, centred[:, :2] + centred[:, 2:] / 2])
-        kept = _suppressed(corners, score, best, self.threshold, self.overlap)
-        return Detections(corners[kept], score[kept], best[kept], self.names)
-
-
-class CenterFaceHead:
-    """For CenterFace, which finds faces.
-
-    :param threshold: score from which on something counts.
-    :param overlap: intersection over union from which on two are the same face.
-    """
-
-    scale = 1.0
-    names = ("face",)
-
-    def __init__(self, *, threshold: float = 0.5, overlap: float = 0.3) -> None:
-        self.threshold = threshold
-        self.overlap = overlap
-
-    def __call__(self, outputs: Sequence[np.ndarray]) -> list[Detections]:
-        """What was found in each image.
-
-        :raises ValueError: when these are not the outputs of a CenterFace.
-        """
-        if [each.shape[1] for each in outputs] != [1, 2, 2, 10]:
-            shapes = ", ".join(str(each.shape) for each in outputs)
-            raise ValueError(f"CenterFace has outputs of 1, 2, 2 and 10 channels, not {shapes}: this is another network")
-        heat, scale, offset, _ = outputs
-        return [self._image(*each) for each in zip(heat[:, 0], scale, offset, strict=True)]
-
-    def _image(self, heat: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> Detections:
-        rows, columns = np.nonzero(heat > self.threshold)
-        places = np.stack([rows, columns])
-        score = heat[rows, columns]
-        half = np.exp(scale[:, rows, columns]) * (STRIDE / 2)  # vertical before horizontal, as in all that the network gives
-        centre = (places + offset[:, rows, columns] + 0.5) * STRIDE
-        corners = np.stack([*(centre - half)[::-1], *(centre + half)[::-1]], axis=1)
-        faces = np.zeros(len(score), np.int64)
-        kept = _suppressed(corners, score, faces, self.threshold, self.overlap)
-        return Detections(corners[kept], score[kept], faces[kept], self.names)
-
-
-def _suppressed(corners: np.ndarray, score: np.ndarray, classes: np.ndarray, threshold: float, overlap: float) -> np.ndarray:
-    """Which ones stay: of those that overlap, the one with the best score."""
-    sizes = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]).astype(np.float64)
-    kept = cv2.dnn.NMSBoxesBatched(sizes.tolist(), score.tolist(), classes.tolist(), threshold, overlap)
-    return np.asarray(kept, np.int64).ravel()
+_DEVICES = {"cpu": "cpu", network.CPU: "cpu", "cuda": "cuda", network.CUDA: "cuda", network.TENSORRT: "tensorrt"}
 
 
 class DnnDetector(BatchRoutine):
@@ -130,15 +28,26 @@ class DnnDetector(BatchRoutine):
     It takes frames of any number of cameras, and of any sizes, in one batch. Each is scaled to the network's input, at its own
     proportions, the rest of which is grey; the boxes are in pixels of the frame.
 
+    At its start it runs the network once, so that a network that can't be run, or a head that does not fit it, fails there.
+    `pipe.statistics().routines[name].counters` tells who runs it, `opencv` or `onnxruntime`, and on what, `cpu`,
+    `cuda`, `tensorrt` or `other_device`: 1 for the one in use, 0 for the others. The log names it, too.
+
     :param model: path of the file.
     :param head: what makes finds of the network's outputs: `YoloHead(names)`, `CenterFaceHead()`, or one of yours.
     :param size: width and height of the network's input. Most networks want multiples of 32.
     :param batch_size: the most frames of one call.
     :param max_wait: seconds that the first frame of a batch may wait for others.
-    :param backend: `opencv`, which runs the frames of a batch one by one, or `onnxruntime` (`pip install 'pipert_shm[onnx]'`),
-        which runs them together, where the model has a free batch axis, and knows more operators.
-    :raises ValueError: when an argument is out of range.
+    :param backend: `opencv`, which runs the frames of a batch one by one; `onnxruntime` (`pip install 'pipert_shm[onnx]'`),
+        which runs them together, where the model has a free batch axis, and knows more operators; or `auto`: OpenCV, and
+        onnxruntime, where it is installed, for a network that OpenCV refuses.
+    :param device: `cpu`, `cuda`, `cuda:1`, or `tensorrt` (of onnxruntime; its engine is kept beside the model, in
+        `NAME.tensorrt`). By default the CPU with OpenCV, and with onnxruntime CUDA where it can be had.
+    :param providers: onnxruntime's, in place of a device: names, each alone or as (name, options).
+    :raises TypeError: when the model is no path, or the head none.
+    :raises ValueError: when another argument can't be meant.
     """
+
+    counter_names = ("opencv", "onnxruntime", "cpu", "cuda", "tensorrt", "other_device")
 
     def __init__(
         self,
@@ -149,98 +58,80 @@ class DnnDetector(BatchRoutine):
         size: tuple[int, int] = (640, 640),
         batch_size: int = 8,
         max_wait: float = 0.0,
-        backend: Literal["opencv", "onnxruntime"] = "opencv",
+        backend: network.Backend = "auto",
+        device: str | None = None,
+        providers: network.Providers | None = None,
     ) -> None:
         super().__init__(name, batch_size=batch_size, max_wait=max_wait)
-        if min(size) < 1:
-            raise ValueError(f"size is a width and a height of at least 1 pixel, not {size}")
-        if backend not in _BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, not {backend!r}")
+        if not isinstance(model, str | os.PathLike):
+            raise TypeError(
+                f"model is the path of an .onnx file, not {shown(model)}: DnnDetector('yolo.onnx', YoloHead(names))"
+            )
+        if isinstance(head, type) or not callable(head) or not hasattr(head, "scale"):
+            raise TypeError(
+                f"head makes finds of the outputs: YoloHead(names), CenterFaceHead(), or an object of yours with __call__ and "
+                f"scale, not {shown(head)}"
+            )
+        if not isinstance(size, tuple | list) or len(size) != 2 or not all(map(is_count, size)):
+            raise ValueError(f"size is a width and a height of at least 1 pixel, such as (640, 640), not {shown(size)}")
         self._model = Path(model)
         self._head = head
-        self._size = size
-        self._backend = backend
+        self._size = (size[0], size[1])
+        self._choice = network.Choice(backend, device, providers)
 
     def setup(self) -> None:
-        """Loads the network.
+        """Loads the network, and runs it once.
 
         :raises FileNotFoundError: when there is no such file.
-        :raises ValueError: when the backend can't read it.
+        :raises ValueError: when the network can't be read or run, or not on the wanted device, or the head does not fit.
         :raises ImportError: when the backend is not installed.
         """
         if not self._model.is_file():
             raise FileNotFoundError(f"there is no model {str(self._model)!r}; check the path")
-        self._run = _BACKENDS[self._backend](self._model)
+        loaded = network.load(self._model, self._size, self._choice)
+        self._run = loaded.run
+        for note in loaded.notes:
+            self._logger.warning(note)
+        self._logger.info("%s is run by %s on %s", self._model.name, loaded.backend, ", ".join(loaded.providers))
+        self._tell(loaded)
+        self._finds(loaded.trial, 1)
+
+    def _tell(self, loaded: network.Network) -> None:
+        in_use = (loaded.backend, _DEVICES.get(loaded.providers[0], "other_device"))
+        for name in DnnDetector.counter_names:
+            if name in self.counters:  # not of a subclass that has its own
+                self.counters[name] = int(name in in_use)
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[Detections]:
-        """What is in each of the frames: (height, width, 3) uint8, BGR, of any sizes."""
+        """What is in each of the frames: (height, width, 3) uint8, BGR, of any sizes.
+
+        :raises ValueError: when the network's outputs are not what the head makes finds of.
+        """
         width, height = self._size
         canvas = np.full((len(frames), height, width, 3), PADDING, np.uint8)
         ratios = []
         for frame, image in zip(frames, canvas, strict=True):
             ratio = min(width / frame.shape[1], height / frame.shape[0])
-            fitted = round(frame.shape[1] * ratio), round(frame.shape[0] * ratio)
+            fitted = max(1, round(frame.shape[1] * ratio)), max(1, round(frame.shape[0] * ratio))
             cv2.resize(frame, fitted, dst=image[: fitted[1], : fitted[0]])
             ratios.append(ratio)
         blob = cv2.dnn.blobFromImages(list(canvas), self._head.scale, swapRB=True)
-        found = self._head(self._run(blob))
+        found = self._finds(self._run(blob), len(frames))
         for frame, ratio, each in zip(frames, ratios, found, strict=True):
             limits = np.array([frame.shape[1], frame.shape[0]] * 2, np.float32)
             each.boxes = np.clip(each.boxes / np.float32(ratio), 0, limits)
         return found
 
+    def _finds(self, outputs: Sequence[np.ndarray], count: int) -> list[Detections]:
+        """In pixels of the network's input."""
+        found = self._head(outputs)
+        if len(found) != count:
+            kind = type(self._head).__name__
+            raise ValueError(f"{kind} returned {len(found)} Detections for {count} images; it must return one for each")
+        return found
+
     def main_logic(self, batch: Sequence[np.ndarray | FrameData]) -> list[DetectedFrame]:
         """The frames, and what was found in each."""
         frames = [frame_of(data) for data in batch]
-        return [DetectedFrame(frame, found) for frame, found in zip(frames, self.detect(frames), strict=True)]
-
-
-Run = Callable[[np.ndarray], Sequence[np.ndarray]]
-
-
-def _opencv(model: Path) -> Run:
-    try:
-        network = cv2.dnn.readNetFromONNX(str(model))
-    except cv2.error as error:
-        raise ValueError(f"OpenCV can't read the model {str(model)!r}: {error.err}; try backend='onnxruntime'") from error
-    outputs = network.getUnconnectedOutLayersNames()
-
-    def run(image: np.ndarray) -> Sequence[np.ndarray]:
-        network.setInput(image)
-        return network.forward(outputs)
-
-    return _one_by_one(run)  # OpenCV 4.14 gives wrong results once the size of the batch has changed; and it is no slower
-
-
-def _one_by_one(run: Run) -> Run:
-    def run_all(blob: np.ndarray) -> Sequence[np.ndarray]:
-        results = [run(blob[number : number + 1]) for number in range(len(blob))]
-        return [np.concatenate(outputs) for outputs in zip(*results, strict=True)]
-
-    return run_all
-
-
-def _onnxruntime(model: Path) -> Run:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would keep a database, and report to its maker
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise ImportError(f"onnxruntime is not installed ({error}): pip install 'pipert_shm[onnx]'") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=onnxruntime.get_available_providers())
-    except Exception as error:  # its exceptions have no common class of their own
-        raise ValueError(f"onnxruntime can't read the model {str(model)!r}: {error}") from error
-    name, batch = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
-    if isinstance(batch, int) and batch != 1:
-        raise ValueError(f"the model {str(model)!r} takes batches of {batch} only; export it with a free batch axis, or of 1")
-
-    def run(blob: np.ndarray) -> Sequence[np.ndarray]:
-        outputs: list[Any] = session.run(None, {name: blob})
-        return outputs
-
-    return _one_by_one(run) if batch == 1 else run
-
-
-_BACKENDS: dict[str, Callable[[Path], Run]] = {"opencv": _opencv, "onnxruntime": _onnxruntime}
+        found = self.detect(frames)
+        return [detected(data, frame, each) for data, frame, each in zip(batch, frames, found, strict=True)]

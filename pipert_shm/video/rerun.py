@@ -11,7 +11,8 @@ import numpy as np
 from pipert_shm.data import FrameData
 from pipert_shm.pictures import encoded
 from pipert_shm.routine import DestinationRoutine
-from pipert_shm.video.detection import DetectedFrame, Detections
+from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, Detections, finite, found_in
+from pipert_shm.video.detection_output import additional_json
 from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.output import set_aside
@@ -25,7 +26,9 @@ class RerunWriter(DestinationRoutine):
 
     Frames, as arrays or in a `FrameData`, are logged as JPEGs to the entity `<origin>`; what was found, in a `DetectedFrame` or
     as `Detections`, as boxes in pixels to `<origin>/detections`, each with its label, its track's number and its score: `person
-    #7 0.87`. Timelines are `sequence`, `capture_time`, and `pts` where the origin tells where in its video a frame stands.
+    #7 0.87`; a payload's `additional_data` as a text, in JSON, to `<origin>/additional_data`. Timelines are `sequence`,
+    `capture_time`, and `pts` where the origin tells where in its video a frame stands. A find whose box has NaN or infinity is
+    left out, and counted as `not_finite` in the routine's counters.
 
     Each start, after a crash too, begins a new recording; a file that is there is kept, as `out-1.rrd` for `out.rrd`. When the
     process was killed, the file has all but the message in hand; where that one is there in part, Rerun's reader for Python
@@ -39,6 +42,8 @@ class RerunWriter(DestinationRoutine):
     :param quality: of the JPEGs, 1 to 100.
     :raises ValueError: when the quality is none.
     """
+
+    counter_names = (NOT_FINITE,)
 
     def __init__(self, target: str | os.PathLike[str], name: str | None = None, *, quality: int = 80) -> None:
         if not 1 <= quality <= 100:
@@ -92,8 +97,9 @@ class RerunWriter(DestinationRoutine):
             jpeg = encoded(frame_of(data), self._quality)
             self._log([self.meta.origin], self._rerun.EncodedImage(contents=jpeg, media_type="image/jpeg"))
         if isinstance(data, Detections | DetectedFrame):
-            found = data if isinstance(data, Detections) else data.detections
-            self._log([self.meta.origin, "detections"], self._boxes(found))
+            self._log([self.meta.origin, "detections"], self._boxes(finite(self, found_in(data))))
+        if (more := additional_json(data)) is not None:
+            self._log([self.meta.origin, "additional_data"], self._rerun.TextDocument(more))
         self._hand_over()  # logging alone raises nothing when the disk is full
 
     def _hand_over(self) -> None:

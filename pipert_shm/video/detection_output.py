@@ -1,0 +1,191 @@
+"""Destinations: what writes what was found in frames, as lines or rows."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Mapping
+from itertools import repeat
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from pipert_shm.data import Data
+from pipert_shm.errors import shown
+from pipert_shm.routine import DestinationRoutine
+from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, Detections, finite, found_in
+
+_MOST_ITEMS = 1_000  # of an array or a container in `additional_data` that are written
+_MOST_LEVELS = 32
+_COLUMNS = 'origin, sequence, capture_time, "left", top, "right", bottom, score, label, track_id, pts, additional_data'
+
+
+def jsonable(value: Any, levels: int = _MOST_LEVELS) -> Any:
+    """A value of `additional_data` as JSON has it (RFC 8259).
+
+    NaN and infinity are null, arrays are lists, and what JSON has nothing like is the text that Python shows of it; so are
+    arrays and containers of more than 1,000 items, and what is nested more than 32 levels deep.
+
+    >>> jsonable({"seen": np.array([1.5, float("nan")]), "zone": (1, 2), 3: {"a"}})
+    {'seen': [1.5, None], 'zone': [1, 2], '3': "{'a'}"}
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, np.ndarray):
+        if value.size > _MOST_ITEMS or value.dtype.kind not in "biuf":
+            return f"array of shape {value.shape}, {value.dtype}"
+        return jsonable(value.tolist(), levels)
+    if isinstance(value, np.generic):
+        return jsonable(value.item(), levels) if value.dtype.kind in "biufU" else shown(value)
+    if levels and isinstance(value, Mapping) and len(value) <= _MOST_ITEMS:
+        return {key if isinstance(key, str) else shown(key): jsonable(item, levels - 1) for key, item in value.items()}
+    if levels and isinstance(value, list | tuple) and len(value) <= _MOST_ITEMS:
+        return [jsonable(item, levels - 1) for item in value]
+    return shown(value)
+
+
+def additional_json(data: object) -> str | None:
+    """The `additional_data` of a payload as JSON; None where there is none."""
+    more = data.additional_data if isinstance(data, Data) else None
+    return json.dumps(jsonable(more), allow_nan=False) if more else None
+
+
+class JsonLinesWriter(DestinationRoutine):
+    """Appends a line for each `DetectedFrame` (or `Detections`) to a text file, which can be read meanwhile.
+
+    A line is `{"origin": "camera", "sequence": 0, "capture_time": 1764000000.0, "boxes": [[left, top, right, bottom], …]}`,
+    and has `pts`, seconds, where the origin tells where in its video a frame stands, and `scores`, `labels` and `track_ids`, a
+    list of as many, where the detections have them; a score that is no number is null. `additional_data` stands there where the
+    payload has any: what JSON has nothing like is written as a text, and arrays of more than 1,000 values as their shape.
+
+    A find whose box has NaN or infinity is left out, and counted as `not_finite` in the routine's counters.
+
+    :param path: of the file; its directory is made where it is missing.
+    """
+
+    counter_names = (NOT_FINITE,)
+
+    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        super().__init__(name)
+        self.path = Path(path)
+        self._file: TextIO | None = None
+
+    def setup(self) -> None:
+        """Opens the file.
+
+        :raises OSError: when it can't be made or written to.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a", buffering=1)  # whole lines, so that it can be read meanwhile
+
+    def main_logic(self, data: DetectedFrame | Detections) -> None:
+        """Writes one line.
+
+        :raises TypeError: when the payload is something else.
+        """
+        assert self._file is not None, "setup() comes first"
+        found = finite(self, found_in(data))
+        line: dict[str, Any] = {
+            "origin": self.meta.origin,
+            "sequence": self.meta.sequence,
+            "capture_time": self.meta.capture_time,
+            "boxes": found.boxes.tolist(),
+        }
+        if self.meta.pts is not None:
+            line["pts"] = jsonable(self.meta.pts)
+        if found.scores is not None:
+            line["scores"] = [jsonable(score) for score in found.scores.tolist()]
+        if found.class_ids is not None:
+            line["labels"] = found.labels
+        if found.track_ids is not None:
+            line["track_ids"] = found.track_ids.tolist()
+        if isinstance(data, Data) and data.additional_data:
+            line["additional_data"] = jsonable(data.additional_data)
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def cleanup(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class SqliteWriter(DestinationRoutine):
+    """Adds a row for each thing found to table `detections` of an SQLite database, which can be read meanwhile.
+
+    Its columns: origin, sequence, capture_time, left, top, right, bottom, score, label, track_id, pts, additional_data; the
+    last five are NULL where the detections, the origin or the payload don't have them. additional_data is JSON, as
+    `JsonLinesWriter` has it, in each row of a frame; a frame in which nothing was found has no row. The rows of one frame are
+    there together, or none of them. A table of an earlier version is given the columns that it lacks.
+
+    A find whose box has NaN or infinity is left out, and counted as `not_finite` in the routine's counters.
+
+    :param path: of the database; its directory is made where it is missing.
+    """
+
+    counter_names = (NOT_FINITE,)
+
+    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        super().__init__(name)
+        self.path = Path(path)
+        self._database: sqlite3.Connection | None = None
+
+    def setup(self) -> None:
+        """Opens the database, and makes the table where it is missing.
+
+        :raises OSError, sqlite3.Error: when that can't be done.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(self.path)
+        self._database.executescript(
+            """
+            PRAGMA journal_mode = WAL;
+            PRAGMA synchronous = NORMAL;
+            CREATE TABLE IF NOT EXISTS detections (
+                origin TEXT NOT NULL, sequence INTEGER NOT NULL, capture_time REAL NOT NULL,
+                "left" REAL NOT NULL, top REAL NOT NULL, "right" REAL NOT NULL, bottom REAL NOT NULL,
+                score REAL, label TEXT, track_id INTEGER, pts REAL, additional_data TEXT
+            );
+            CREATE INDEX IF NOT EXISTS detections_by_time ON detections (capture_time);
+            """
+        )
+        there = [column[1] for column in self._database.execute("PRAGMA table_info (detections)")]
+        for column, kind in (("pts", "REAL"), ("additional_data", "TEXT")):
+            if column not in there:
+                self._database.execute(f"ALTER TABLE detections ADD COLUMN {column} {kind}")
+
+    def main_logic(self, data: DetectedFrame | Detections) -> None:
+        """Adds the rows of one frame.
+
+        :raises sqlite3.Error: when they can't be written.
+        :raises TypeError: when the payload is something else.
+        """
+        assert self._database is not None, "setup() comes first"
+        found = finite(self, found_in(data))
+        if not len(found):
+            return
+        message = (self.meta.origin, self.meta.sequence, self.meta.capture_time)
+        rows = zip(
+            found.boxes.tolist(),
+            repeat(None) if found.scores is None else found.scores.tolist(),
+            repeat(None) if found.class_ids is None else found.labels,
+            repeat(None) if found.track_ids is None else found.track_ids.tolist(),
+            strict=False,
+        )
+        rest = (self.meta.pts, additional_json(data))
+        with self._database:
+            self._database.executemany(
+                f"INSERT INTO detections ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*message, *box, score, label, track, *rest) for box, score, label, track in rows],
+            )
+
+    def cleanup(self) -> None:
+        """Closes the database."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
