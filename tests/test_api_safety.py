@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from conftest import StartScript
 from pipert_shm import Pipe, create_app
 from pipert_shm.api.preview import MOST_WATCHERS
-from pipert_shm.web.guard import is_loopback
+from pipert_shm.web.addresses import is_loopback
 from routines import Frames, Sink, chain
 from serving import Served, serving
 from waiting import PATIENCE, Board, eventually

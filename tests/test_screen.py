@@ -106,7 +106,7 @@ def test_a_viewer_that_takes_nothing_holds_up_nobody(port: int) -> None:
         with socket.socket() as lazy:
             pipe.notify_event(START_EVENT_NAME)
             eventually(lambda: lazy.connect_ex(("127.0.0.1", port)) == 0, "a listening server")
-            lazy.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            lazy.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
             pipe.join()
     assert pipe.statistics().routines["server"].received == 1500
 

@@ -19,7 +19,8 @@ from pipert_shm.api.models import Problem
 from pipert_shm.api.preview import Previews
 from pipert_shm.errors import PayloadError, PipertError, PipeStateError, UnknownEvent, UnknownTarget
 from pipert_shm.pipe import Pipe
-from pipert_shm.web.guard import Guard, check_token
+from pipert_shm.web.addresses import check_token
+from pipert_shm.web.guard import Guard
 
 DESCRIPTION = """\
 Control of a running pipe, and a look into it.

@@ -1,20 +1,11 @@
-"""Who may control a pipe over HTTP, beyond what `pipert_shm.web.guard` lets pass: on which address, and by which page."""
+"""Which pages may change something, among those that `pipert_shm.web.guard` lets pass."""
 
 from __future__ import annotations
 
 from fastapi import HTTPException, Request
 
-from pipert_shm.web.guard import BY_COOKIE, ELSEWHERE, check_token, is_loopback, site_of
-
-
-def check_address(host: str, token: str | None) -> None:
-    """Checks that not anybody can control a pipe that is served there.
-
-    :raises TypeError, ValueError: when there is no token, and `host` is not a loopback address, or the token is none.
-    """
-    check_token(token)
-    if token is None and not is_loopback(host):
-        raise ValueError(f"on {host!r} anyone could end the pipe: give it a token=, or serve it on 127.0.0.1, ::1 or localhost")
+from pipert_shm.web.addresses import site_of
+from pipert_shm.web.guard import BY_COOKIE, ELSEWHERE
 
 
 def require_own_site(request: Request) -> None:

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Collection
 
 from pipert_shm.api.app import create_app, end_streams
-from pipert_shm.api.guard import check_address
 from pipert_shm.pipe import Pipe
+from pipert_shm.web.addresses import check_address
 from pipert_shm.web.server import Server
 
 
@@ -45,7 +45,7 @@ class APIWrapper:
         origins: Collection[str] = (),
         dashboard: bool = False,
     ) -> None:
-        check_address(host, token)
+        check_address(host, token, "end the pipe")
         self._address = (host, port)
         self._pipe = pipe
         self._app = create_app(pipe, token=token, hosts=hosts, origins=origins, dashboard=dashboard)

@@ -8,16 +8,17 @@ them. What protects is the `Host` header (a page whose name was rebound to 127.0
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import secrets
 from collections.abc import Collection
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipert_shm.web.addresses import check_token, is_address, is_loopback, is_unspecified, name_of, site_of
 
 LARGEST_BODY = 4 << 20
 COOKIE = "pipert_session"
@@ -27,35 +28,6 @@ BY_COOKIE = "pipert.by_cookie"
 CROWDED = "pipert.crowded"  # in a scope: the server has no room but for probes and for who shows the token
 
 ELSEWHERE = ("cross-site", "same-site")  # of Sec-Fetch-Site; another port of localhost is same-site
-
-_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is one that only this machine reaches."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def check_token(token: object) -> None:
-    """Checks what is to be asked for; None stands for no token.
-
-    :raises TypeError: when it is no str.
-    :raises ValueError: when it is empty, or nobody could show it in a header.
-    """
-    if token is None:
-        return
-    if not isinstance(token, str):
-        raise TypeError(f"token must be a str, or None for none, not a {type(token).__name__}")
-    if not token:
-        raise ValueError("token is empty: is the variable that it comes from not set? Without a token, leave it out")
-    if not (token.isascii() and token.isprintable()) or token != token.strip():
-        raise ValueError(
-            "token can't be shown in a header: it may have printable ASCII characters, and no blank at its ends; "
-            "secrets.token_urlsafe() makes a good one"
-        )
 
 
 class Guard:
@@ -97,13 +69,13 @@ class Guard:
 
     def _check_site(self, scope: Scope, headers: Headers) -> Response | None:
         host = headers.get("host", "")
-        name = _name_of(host)
-        if _is_unspecified(name):  # it reaches loopback addresses, and browsers say of it neither Origin nor Sec-Fetch-Site
+        name = name_of(host)
+        if is_unspecified(name):  # it reaches loopback addresses, and browsers say of it neither Origin nor Sec-Fetch-Site
             return _refusal(403, f"{name!r} is no address of a server; use 127.0.0.1, localhost or its name")
-        if not (name in self._hosts or is_loopback(name) or _is_address(name)):
+        if not (name in self._hosts or is_loopback(name) or is_address(name)):
             return _refusal(403, f"this server is not known as {name!r}; if it should be, name it in hosts=")
         server = scope.get("server") or ("localhost", None)
-        if self._token is None and _is_address(server[0]) and not is_loopback(server[0]):
+        if self._token is None and is_address(server[0]) and not is_loopback(server[0]):
             return _refusal(403, f"without a token= it is served on loopback addresses only, not on {server[0]}")
         origin = headers.get("origin")
         if origin in self._origins:
@@ -167,14 +139,6 @@ class Guard:
         return _too_large() if length.isdecimal() and int(length) > LARGEST_BODY else None
 
 
-def site_of(address: str) -> str | None:
-    """The host and port of an address; None where it is none."""
-    try:
-        return urlsplit(address).netloc
-    except ValueError:  # such as http://[::1
-        return None
-
-
 def _limited(receive: Receive) -> Receive:
     read = 0
 
@@ -205,34 +169,6 @@ def _refusal(status: int, detail: str) -> Response:
 def _is_unguarded(scope: Scope) -> bool:
     """Whether it is a probe's path, in an application that may be mounted in another."""
     return scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") in UNGUARDED
-
-
-def _name_of(host: str) -> str:
-    """The name in a Host header, without port and brackets."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_unspecified(name: str) -> bool:
-    """Whether a system takes this address for its own, whatever way it is spelt: `0.0.0.0`, `::`, `::ffff:0.0.0.0`…"""
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address):
-        mapped = address.ipv4_mapped
-        return address.is_unspecified or (mapped is not None and mapped in _THIS_NETWORK)
-    return address in _THIS_NETWORK
 
 
 def _cookie_of(headers: Headers, name: str) -> str:
