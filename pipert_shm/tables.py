@@ -1,0 +1,341 @@
+"""Control over zerorpc, by PipeRT2's calls. Needs the `rpc` extra."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import wraps
+from typing import Any
+
+from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, STOP_EVENT_NAME
+from pipert_shm.pipe import Pipe
+from pipert_shm.statistics import Latency, RoutineStatistics, WireStatistics
+from pipert_shm.web.addresses import is_loopback, name_of
+
+THREADS = 40  # calls at a time that may wait for the pipe; one that waits for its end takes none
+LOOKS = 4  # calls at a time that only look, and wait for nobody
+LAST_ANSWERS_S = 2.0  # how long clients that don't read their answers are waited for at the end
+
+
+class RPCPipeWrapper:
+    """Serves a pipe's control to zerorpc clients: `start`, `pause`, `kill`, `execute`, `structure` and `statistics`.
+
+    An error is raised in the client as `zerorpc.RemoteError`. Who has the key may do everything; without a key it serves this
+    machine only, and everybody on it.
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._end: _End | None = None  # while it serves
+
+    def run_rpc_server(self, endpoint: str, *, key: str | None = None) -> None:
+        """Serves until the pipe is killed, by a client or otherwise, or by Ctrl-C or SIGTERM. Then both have ended.
+
+        :param endpoint: as zerorpc takes it, such as `tcp://127.0.0.1:4242`; without a key, on a loopback address.
+        :param key: a secret of 40 characters that clients need, too: see `use_key`. With it all that is said is encrypted
+            (ZeroMQ's CURVE). `zmq.curve_keypair()[1].decode()` makes one.
+        :raises ValueError: when there is no key and others than this machine could reach the endpoint, or the key is none.
+        :raises ImportError: when zerorpc is not installed.
+        :raises PipeStateError: when the pipe is not built.
+        :raises PipeFailed: as `Pipe.join` does, when a routine failed for good or a flow's process died.
+        """
+        check_endpoint(endpoint, key)
+        session = self._pipe._built()
+        try:
+            import gevent.threadpool
+            import zerorpc
+        except ImportError as error:
+            raise ImportError("RPC needs zerorpc: pip install 'pipert_shm[rpc]'") from error
+        logging.getLogger("zerorpc").addHandler(logging.NullHandler())  # it logs clients' mistakes with a traceback
+        patient, looking = gevent.threadpool.ThreadPool(THREADS), gevent.threadpool.ThreadPool(LOOKS)
+
+        def pooled(call: Callable[..., Any], pool: Any) -> Callable[..., Any]:
+            """The call, on a thread of the pool: zerorpc's greenlets share this one, and none may hold up the others."""
+
+            def serve(*arguments: Any) -> Any:
+                value, error = pool.apply(_outcome, (call, arguments))
+                if error is not None:
+                    raise error
+                return value
+
+            return serve
+
+        methods = {call.__name__: pooled(call, patient) for call in (self.start, self.pause)}
+        methods |= {call.__name__: pooled(call, looking) for call in (self.structure, self.statistics)}
+        methods["kill"] = self.kill  # these two wait, in their own greenlets
+        methods["execute"] = self._executor(pooled(self._notify, patient))
+        context = zerorpc.Context()
+        server = zerorpc.Server(methods, context=context)
+        keeper = None if key is None else _Keeper(context, server, key)
+        self._end = _End(self._pipe)
+        try:
+            server.bind(endpoint)
+            gevent.spawn(self._end.gone.wait).link(lambda _: server.stop())
+            with _signals_do(lambda: _in_thread("rpc-signal", session.kill)):
+                server.run()
+        finally:
+            server.close()
+            if keeper is not None:
+                keeper.close()
+            # The answer to the call that ended it all may still be on its way out.
+            flush = threading.Thread(target=context.term, name="rpc-flush", daemon=True)
+            flush.start()
+            flush.join(LAST_ANSWERS_S)
+            self._end.close()
+            self._end = None
+        patient.kill()
+        looking.kill()
+        self._pipe.join(to_kill=True)
+
+    def _executor(self, notify: Callable[[str, dict[str, Any]], Any]) -> Callable[..., Any]:
+        """The call `execute`, which notifies by this, and waits for the pipe's end beside it."""
+
+        @wraps(self.execute)
+        def execute(name: str, arguments: str | dict[str, Any] | None = None) -> None:
+            self._execute(name, arguments, notify)
+
+        return execute
+
+    def start(self) -> None:
+        """Starts all routines."""
+        self._pipe.notify_event(START_EVENT_NAME)
+
+    def pause(self) -> None:
+        """Stops all routines after the message in hand."""
+        self._pipe.notify_event(STOP_EVENT_NAME)
+
+    def kill(self) -> None:
+        """Ends the pipe, and then the server."""
+        self._join(to_kill=True)
+
+    def execute(self, name: str, arguments: str | dict[str, Any] | None = None) -> None:
+        """Notifies an event, or calls `join`.
+
+        :param name: the event's name, or `join`.
+        :param arguments: its parameters, as a dict or the JSON of one: what `Pipe.notify_event` or `Pipe.join` takes.
+        :raises ValueError: when they are something else.
+        """
+        self._execute(name, arguments, self._notify)
+
+    def _execute(self, name: str, arguments: str | dict[str, Any] | None, notify: Callable[[str, dict[str, Any]], Any]) -> None:
+        parameters = json.loads(arguments) if isinstance(arguments, str) else arguments or {}
+        if not isinstance(parameters, dict):
+            raise ValueError(f"the arguments of {name!r} must be a dict or the JSON of one, not {arguments!r}")
+        if name == "join":
+            self._join(**parameters)
+        elif name == KILL_EVENT_NAME:
+            self.kill()
+        else:
+            notify(name, parameters)
+
+    def _notify(self, name: str, parameters: dict[str, Any]) -> None:
+        self._pipe.notify_event(name, **parameters)
+
+    def _join(self, to_kill: bool = False) -> None:
+        """Waits for the pipe's end. Where it serves, it does so in a greenlet; another client may start the pipe meanwhile."""
+        if self._end is None:
+            self._pipe.join(to_kill)
+        else:
+            self._end.wait(to_kill)
+
+    def structure(self) -> dict[str, Any]:
+        """See `Pipe.get_pipe_structure`."""
+        return self._pipe.get_pipe_structure()
+
+    def statistics(self) -> dict[str, Any]:
+        """See `Pipe.statistics`; routines and wires are lists of dicts here, and a latency is its count, p50 and p99."""
+        now = self._pipe.statistics()
+        return {
+            "time_s": now.time_s,
+            "routines": [_plain(routine) for routine in now.routines.values()],
+            "wires": [_plain(wire) for wire in now.wires.values()],
+        }
+
+
+# ---- who may call --------------------------------------------------------------------------------
+
+
+def check_endpoint(endpoint: str, key: str | None) -> None:
+    """Checks that not anybody can call a server there.
+
+    :raises ValueError: when there is no key, and others than this machine can reach the endpoint; or the key is none.
+    """
+    if key is not None:
+        _public_part(key)
+    elif not endpoint.startswith(("ipc://", "inproc://")) and not is_loopback(name_of(endpoint.removeprefix("tcp://"))):
+        raise ValueError(
+            f"on {endpoint!r} anyone could end the pipe: give it a key=, or serve it on an address such as tcp://127.0.0.1:4242"
+        )
+
+
+def use_key(client: Any, key: str) -> None:
+    """Makes a client show a server's key; before it connects.
+
+    >>> from pipert_shm.rpc import use_key
+    >>> import zerorpc                                                      # doctest: +SKIP
+    >>> client = zerorpc.Client()                                           # doctest: +SKIP
+    >>> use_key(client, os.environ["PIPERT_KEY"])                           # doctest: +SKIP
+    >>> client.connect("tcp://10.0.0.5:4242")                               # doctest: +SKIP
+
+    :param client: a `zerorpc.Client`.
+    :param key: that of `run_rpc_server`.
+    :raises ValueError: when it is none.
+    """
+    socket = client._events._socket
+    socket.curve_secretkey, socket.curve_publickey = key.encode(), _public_part(key)
+    socket.curve_serverkey = _public_part(key)
+
+
+def _public_part(key: str) -> bytes:
+    import zmq
+    from zmq.error import ZMQError
+
+    try:
+        public: bytes = zmq.curve_public(key.encode("ascii"))
+    except (ValueError, ZMQError):
+        raise ValueError(
+            "the key is no key of ZeroMQ's: it has 40 characters; this makes one: "
+            "python -c 'import zmq; print(zmq.curve_keypair()[1].decode())'"
+        ) from None
+    return public
+
+
+class _Keeper:
+    """Lets in who has the key: answers what ZeroMQ asks of each client that connects (RFC 27, ZAP).
+
+    To be made before the server is bound, and used in the hub's thread.
+    """
+
+    def __init__(self, context: Any, server: Any, key: str) -> None:
+        import gevent
+        from zmq.constants import SocketType
+        from zmq.utils import z85
+
+        self._credential = z85.decode(_public_part(key))
+        self._requests = context.socket(SocketType.REP)
+        self._requests.bind("inproc://zeromq.zap.01")
+        socket = server._events._socket
+        socket.curve_secretkey, socket.curve_server = key.encode(), True
+        socket.zap_domain = b"pipert"
+        self._greenlet = gevent.spawn(self._answer)
+
+    def _answer(self) -> None:
+        while True:
+            version, request, _, _, _, mechanism, *credentials = self._requests.recv_multipart()
+            known = mechanism == b"CURVE" and credentials == [self._credential]
+            status = (b"200", b"OK", b"owner") if known else (b"400", b"another key", b"")
+            self._requests.send_multipart([version, request, *status, b""])
+
+    def close(self) -> None:
+        """Lets nobody in any more."""
+        self._greenlet.kill()
+        self._requests.close()
+
+
+# ---- the pipe's end ------------------------------------------------------------------------------
+
+
+class _End:
+    """The pipe's end, for any number of greenlets: one thread waits for it, and wakes them.
+
+    To be made and used in the hub's thread.
+
+    Attributes:
+        gone: set when the pipe is gone.
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        import gevent
+        import gevent.event
+
+        self._pipe = pipe
+        self._session = pipe._built()
+        self._joined = gevent.event.Event()
+        self._failure: Exception | None = None
+        self._joining = self._killing = False
+        self.gone = gevent.event.Event()
+        self._watchers = []
+        for event in (self._joined, self.gone):
+            watcher = gevent.get_hub().loop.async_()  # which other threads may send to
+            watcher.start(event.set)
+            self._watchers.append(watcher)
+        _in_thread("rpc-end", self._await_gone)
+
+    def wait(self, to_kill: bool) -> None:
+        """Blocks this greenlet until the pipe has ended.
+
+        :param to_kill: kill it first.
+        :raises PipeFailed: as `Pipe.join` does.
+        """
+        if to_kill and not self._killing:
+            self._killing = True
+            _in_thread("rpc-kill", self._kill)  # which waits when there is no room for the event
+        if not self._joining:
+            self._joining = True
+            _in_thread("rpc-join", self._join)
+        self._joined.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _kill(self) -> None:
+        try:
+            self._session.kill()
+        finally:
+            self._killing = False
+
+    def _join(self) -> None:
+        try:
+            self._session.over.wait()  # also of a pipe that was not started yet
+            self._pipe.join()
+        except Exception as error:
+            self._failure = error
+        self._watchers[0].send()
+
+    def _await_gone(self) -> None:
+        self._session.gone.wait()
+        self._watchers[1].send()
+
+    def close(self) -> None:
+        """Lets go of what the hub has of it; the pipe is gone."""
+        for watcher in self._watchers:
+            watcher.close()
+
+
+def _in_thread(name: str, action: Callable[[], object]) -> None:
+    threading.Thread(target=action, name=name, daemon=True).start()
+
+
+@contextmanager
+def _signals_do(action: Callable[[], object]) -> Iterator[None]:
+    """What Ctrl-C and SIGTERM do, instead of raising KeyboardInterrupt, at which zerorpc would wait for its clients."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: action()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _outcome(call: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+    """What the call returned or raised, as a value: gevent prints what a pool's thread raises."""
+    try:
+        return call(*arguments), None
+    except Exception as error:
+        return None, error
+
+
+def _plain(counters: RoutineStatistics | WireStatistics) -> dict[str, Any]:
+    values = {field.name: getattr(counters, field.name) for field in fields(counters)}
+    for name, value in values.items():
+        if isinstance(value, Latency):
+            known = {"p50_us": value.p50_us, "p99_us": value.p99_us} if value.count else {"p50_us": None, "p99_us": None}
+            values[name] = {"count": value.count, **known}
+    return values
