@@ -15,13 +15,13 @@ from waiting import PATIENCE, eventually
 HOST = b"Host: localhost\r\n"
 GET = b"GET /health HTTP/1.1\r\n" + HOST
 POST = b"POST /routines/events/scale/execute HTTP/1.1\r\n" + HOST
-BEGINNINGS = {
-    "nothing": b"",
-    "half a line": b"GET /hea",
-    "half a head": GET,
-    "half a body": POST + b'Content-Length: 20\r\n\r\n{"ext',
-    "a body's chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n",
-}
+BEGINNINGS = [
+    b"",
+    b"GET /hea",
+    GET,
+    POST + b'Content-Length: 20\r\n\r\n{"ext',
+    POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n",
+]
 TOKEN = "a long secret"
 
 
@@ -37,14 +37,14 @@ def connected(served: Served, clients: ExitStack, said: bytes = b"") -> socket.s
     return client
 
 
-@pytest.mark.parametrize("said", BEGINNINGS.values(), ids=BEGINNINGS.keys())
-def test_who_says_no_more_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, clients: ExitStack, said: bytes) -> None:
+def test_who_says_no_more_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, clients: ExitStack) -> None:
     monkeypatch.setattr(server, "HEAD_S", 0.1)
     monkeypatch.setattr(server, "BODY_S", 0.1)
     with serving() as served:
-        silent = connected(served, clients, said)
-        while silent.recv(4096):
-            pass  # a refusal, if it was in the midst of a request
+        for said in BEGINNINGS:
+            silent = connected(served, clients, said)
+            while silent.recv(4096):
+                pass  # a refusal, if it was in the midst of a request
         assert served.client.get("/health").status_code == 200
 
 
@@ -71,13 +71,12 @@ def test_a_head_in_drops_gains_no_time(monkeypatch: pytest.MonkeyPatch, clients:
         eventually(is_gone, "an end of its connection")
 
 
-@pytest.mark.parametrize("said", BEGINNINGS.values(), ids=BEGINNINGS.keys())
-def test_any_number_of_silent_clients_changes_nothing(monkeypatch: pytest.MonkeyPatch, clients: ExitStack, said: bytes) -> None:
+def test_any_number_of_silent_clients_changes_nothing(monkeypatch: pytest.MonkeyPatch, clients: ExitStack) -> None:
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 8)
     monkeypatch.setattr(server, "MOST_BUSY", 8)
     monkeypatch.setattr(server, "PATIENCE_S", 0.05)
     with serving() as served:
-        silent = [connected(served, clients, said) for _ in range(50)]
+        silent = [connected(served, clients, said) for said in BEGINNINGS for _ in range(10)]
         for path in ("/health", "/statistics", "/pipe/structure"):
             assert served.client.get(path).status_code == 200
 
