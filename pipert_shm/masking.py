@@ -23,8 +23,8 @@ _HOST = re.compile(rf"(?:[\w-]+(?:\.[\w-]+)+|localhost|\[[0-9a-f:.%]+\])(?:{_COL
 _BROKEN = re.compile(r"[^\s\[\]/?#@:]+:[^\n@]*[^\s@]@(?=[\w\[])")  # a blank in the password
 _BARE = re.compile(r"(?<![\w.%+@:-])([\w.%+-]{1,64}):[^\s/@\"']{1,128}@(?=[\w\[])")  # user:password@host, without a scheme
 
-_NAME = r"((?<![\w.-])(?:[\w.-]|%(?!(?:25)*(?:26|3d|3f))[0-9a-f]{2}){1,64})"
-_KEY = re.compile(rf"([?&;#]|%(?:25)*(?:26|3f)|){_NAME}(?:=|%(?:25)*3d)", _I)
+_NAME = r"((?:[\w.-]|%(?!(?:25)*(?:26|3d|3f))[0-9a-f]{2}){1,64})"
+_KEY = re.compile(rf"(?:([?&;#]|%(?:25)*(?:26|3f))|(?<![\w.%-])){_NAME}(?:=|%(?:25)*3d)", _I)
 _VALUE = re.compile(
     r"""\*\*\*(?=[\s&"',;)\]}]|$)|"[^"\n]*"|'[^'\n]*'"""
     r"""|(?!…|%(?:25)*26)[^\s&"',)\]}](?:(?!%(?:25)*26)[^\s&"']|["'](?![\s,:;)\]}]|$))*""",
@@ -36,7 +36,8 @@ _TELLING = re.compile(
     _I,
 )
 _TELLING_IN_A_QUERY = re.compile(
-    r"auth(?!or)|signature|session|jwt|hmac|md5|hdn[te]|ticket|cookie|(?<![a-z])(?:key|sig|sid|pin|otp|pw|psw|pass|pas)(?![a-z])"
+    r"auth(?!or)|signature|session|jwt|hmac|md5|hdn[te]|ticket|cookie|verif\w*code|(?:pass|psw|pswd|pw)(?![a-z])"
+    r"|(?<![a-z])(?:key|sig|sid|pin|otp|pas|api|basic)(?![a-z])"
     r"|(?:stream|user|private)[_-]?key",
     _I,
 )
@@ -47,13 +48,15 @@ _STREAM_ID = re.compile(
 _HEADER = re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?)(?![^\r\n\"']*…)[^\r\n\"']+", _I)
 
 _PATHS = (
-    re.compile(r"(rtsps?://[^/\s]+:744[17]/)[\w-]+", _I),  # UniFi Protect
+    re.compile(r"(rtsp[sx]?://[^/\s]+:744[17]/)[\w-]+", _I),  # UniFi Protect
     re.compile(r"(/sdm_live_stream/)[^/?\s\"']+", _I),  # Nest
     re.compile(r"(rtmps?://[^/\s]*(?:youtube|twitch|facebook|live-video|restream|vimeo)[^/\s]*(?:/[^/\s]+)*/)[^/?\s\"']+", _I),
     re.compile(r"(/bot\d+:)[\w-]+", _I),  # Telegram
+    re.compile(r"(/(?:token|apikey|password|pwd|secret)/)[^/?#\s\"']+", _I),
+    re.compile(r"([?&;](?:user|usr|username|login|account)=[^:&\s]{0,64}(?::|%3a))[^&\s\"']+", _I),  # …=user:password
     re.compile(r"(rtsps?://[^/\s]+/(?:[^/\s]+/)*[\w.-]+:)[^/\s\"']+(?=/)", _I),  # …/0/user:password/main
-    re.compile(r"(?<![\w-])()eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"),  # a JSON Web Token
 )
+_JSON_WEB_TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?")
 _SEGMENT = re.compile(r"(?<=/)[\w-]{16,}(?=[/?#\s\"']|$)")
 _HEXADECIMAL = re.compile(r"(?=[\da-f]*[a-f])(?=[\da-f]*\d)[\da-f]+", _I)
 
@@ -75,11 +78,13 @@ def masked(text: str) -> str:
         return text
     if "://" in text or "%" in text:
         text = _without_userinfo(text)
-        text = _SEGMENT.sub(_masked_segment, text) if "://" in text else text
     if "@" in text:
         text = _BARE.sub(lambda found: f"{_user(found[1] + ':')}{MASK}@", text)
-    for pattern in _PATHS:
-        text = pattern.sub(rf"\g<1>{MASK}", text)
+    if "://" in text:
+        text = _SEGMENT.sub(_masked_segment, text)
+        for pattern in _PATHS:
+            text = pattern.sub(rf"\g<1>{MASK}", text)
+    text = _JSON_WEB_TOKEN.sub(MASK, text)
     text = _STREAM_ID.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
     text = _LETTER.sub(rf"\g<1>{MASK}", text)
     return _HEADER.sub(rf"\g<1>{MASK}", _without_values(text))

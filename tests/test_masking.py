@@ -63,6 +63,10 @@ PARAMETERS = [
     "https://cam/live.m3u8?sv=2020&sig={}",
     "https://cam/live.m3u8?X-Amz-Security-Token={}&X-Amz-Expires=60",
     "https://cam/live.m3u8?hdnts=exp=1~hmac={}",
+    "http://cam/snap.jpg?login=admin:{}&x=1",
+    "http://cam/snap.jpg?adminpass={}",
+    "http://cam/snap.jpg?pswd={}",
+    "http://cam/snap.jpg?api={}",
     "srt://10.0.0.5:9000?passphrase={}&pbkeylen=16",
     "srt://10.0.0.5:9000?streamid=publish:cam:admin:{}",
     "srt://10.0.0.5:9000?streamid=#!::r=cam,u=admin,s={}",
@@ -75,6 +79,7 @@ PATHS = [
     "rtsps://stream.dropcam.com:443/sdm_live_stream/{}",
     "rtsp://10.0.0.5/0/admin:{}/main",
     "https://cam/hls/{}9vT4mZ8c/index.m3u8",
+    "https://cam/live/token/{}/index.m3u8",
     "https://api.telegram.org/bot123:{}/getFile",
     "https://cam/live?x=eyJhbGciOiJI.eyJzdWIiOiIx.{}",
 ]
@@ -168,14 +173,17 @@ URL = f"http://cam/live?password={SECRET}"
 def test_errors_keep_secrets() -> None:
     errors = [
         PipertError(URL),
-        VideoError("camera", URL),
+        VideoError(URL, URL),
         RemoteRefusal(URL),
         PipeFailed([URL], {}),
         ConfigError([Fault("a.yaml", 1, "source", URL)]),
     ]
     for error in errors:
         for one in (error, pickle.loads(pickle.dumps(error))):
-            assert SECRET not in f"{one} {one!r} {getattr(one, 'causes', '')} {getattr(one, 'faults', '')}"
+            assert (
+                SECRET
+                not in f"{one} {one!r} {getattr(one, 'causes', '')} {getattr(one, 'video', '')} {getattr(one, 'faults', '')}"
+            )
     assert SECRET not in describe(ValueError(URL)) + shown(URL) + shown({"source": URL})
     assert SECRET not in describe(ValueError("x" * 1_000_000 + URL + "x" * 1_000_000))
 
