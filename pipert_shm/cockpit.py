@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from pipert_shm.errors import PipertError, PipeStateError
+from pipert_shm.masking import masked
 from pipert_shm.statistics import PipeStatistics
 
 if TYPE_CHECKING:
@@ -156,7 +157,11 @@ class CockpitHandler(logging.Handler):
                     client.disconnect()
             except Exception as error:  # whatever the library makes of a server that is away or misbehaves
                 if reachable:
-                    _logger.warning("no connection to the Cockpit at %s (%s); it is tried again and again", self._url, error)
+                    _logger.warning(
+                        "no connection to the Cockpit at %s (%s); it is tried again and again",
+                        masked(self._url),
+                        masked(str(error)),
+                    )
                 reachable = False
             self._closing.wait(RETRY_S)
 

@@ -16,6 +16,7 @@ from typing import TextIO
 
 from pipert_shm.errors import PipeFailed
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
+from pipert_shm.masking import masked
 from pipert_shm.pipe import Pipe
 from pipert_shm.statistics import PipeStatistics, milliseconds, wires_table
 from pipert_shm.video import (
@@ -123,7 +124,7 @@ def run_demo(video: str, directory: Path, progress: TextIO) -> Outcome:
         pipe.build()
         started = time.monotonic()
         try:
-            title = f"{Path(video).name} {info.width}x{info.height}"
+            title = f"{Path(masked(video)).name} {info.width}x{info.height}"
             with _Watch(pipe, title, info.frames, progress), pipe:  # leaving the pipe waits for its end
                 pipe.notify_event(START_EVENT_NAME)
         except PipeFailed as error:

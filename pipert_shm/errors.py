@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from pipert_shm.masking import masked
 
 CLOSE = 0.7  # of 1: how much of a name has to be as it was meant
 LONGEST_NAME = 200  # characters of one that is compared with others
@@ -32,7 +34,10 @@ __all__ = [
 
 
 class PipertError(Exception):
-    """Root of every error that pipert_shm raises. Each crosses processes with all that it carries."""
+    """Root of every error that pipert_shm raises. Each crosses processes with all that it carries; no secret is in its text."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(masked(value) if isinstance(value, str) else value for value in arguments))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remade, (type(self), self.args, vars(self))
@@ -205,7 +210,7 @@ class PipeFailed(PipertError):
 
     def __init__(self, causes: list[str], exit_codes: dict[str, int]) -> None:
         super().__init__("; ".join(shortened(cause, LONGEST_TEXT) for cause in causes))
-        self.causes = causes
+        self.causes = [masked(cause) for cause in causes]
         self.exit_codes = exit_codes
 
 
@@ -241,8 +246,8 @@ class ConfigError(PipertError):
     """
 
     def __init__(self, faults: list[Fault]) -> None:
-        super().__init__("\n".join(map(str, faults)))
-        self.faults = faults
+        self.faults = [replace(fault, message=masked(fault.message)) for fault in faults]
+        super().__init__("\n".join(map(str, self.faults)))
 
 
 class RemoteRefusal(PipertError):
@@ -262,13 +267,19 @@ def _name_of(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says, at most `LONGEST_TEXT` characters of it."""
+    """What an exception says, at most `LONGEST_TEXT` characters of it, without the secrets in it."""
     try:
         text = str.__str__(str(error))
     except BaseException as failure:  # of a stranger's __str__: anything
         return f"(its text can't be told: its __str__ raises {_name_of(failure)})"
     # Lone surrogates could not be written anywhere.
-    return shortened(text.encode("utf-8", "backslashreplace").decode(), LONGEST_TEXT)
+    return tellable(text.encode("utf-8", "backslashreplace").decode(), LONGEST_TEXT)
+
+
+def tellable(text: str, limit: int) -> str:
+    """A text of at most `limit` characters, without the secrets in it."""
+    # What is left out is cut twice as far away first: no secret is torn at a cut that stays, and no text takes long.
+    return shortened(masked(shortened(text, 2 * limit)), limit)
 
 
 def shortened(text: str, limit: int) -> str:
@@ -305,6 +316,6 @@ def suggestion(given: object, known: Iterable[str]) -> str:
 def shown(value: object, limit: int = 200) -> str:
     """A value as it would be written, for a text that says what is wrong with it."""
     try:
-        return shortened(repr(value), limit)
+        return tellable(repr(value), limit)
     except BaseException:  # of a stranger's __repr__: anything
         return f"something of type {type(value).__name__}"

@@ -41,7 +41,7 @@ def check_name(what: str, name: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{what} must be called by a str, not {shown(name)}; {_NAMES.get(what, 'name')!r}, say")
     if "/" in name:
-        raise ValueError(f"{what} can't be called {name!r}: over HTTP its name is a part of a path, and '/' divides those")
+        raise ValueError(f"{what} can't be called {shown(name)}: over HTTP its name is a part of a path, and '/' divides those")
     if name in ("", ".", ".."):
         raise ValueError(f"{what} can't be called {name!r}: over HTTP its name is a part of a path, and that is none")
     return plain(name)

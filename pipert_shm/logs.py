@@ -25,7 +25,8 @@ from pipert_shm.control.channel import Channel, packets_of
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.guard import report, tell
 from pipert_shm.control.messages import Record
-from pipert_shm.errors import LONGEST_TEXT, PipeStateError, describe, shortened
+from pipert_shm.errors import LONGEST_TEXT, PipeStateError, describe, shortened, tellable
+from pipert_shm.masking import masked
 from pipert_shm.pictures import encoded, scaled
 
 WIDEST_PICTURE = 320  # pixels
@@ -77,14 +78,16 @@ class ForwardingHandler(logging.Handler):
 
 
 def _packet(record: logging.LogRecord, context: dict[str, str], untold: int) -> bytes:
-    """The record as one packet. Its texts are shortened until it fits; then it goes without what users gave it beside them."""
+    """The record as one packet, without secrets. Its texts are shortened until it fits; then it goes without what users gave it
+    beside them.
+    """
     fields: dict[str, Any] = {name: _plain(getattr(record, name, None)) for name in _KEPT}
     texts = {"msg": _text_of(record), "exc_text": _traceback_of(record), "stack_info": _plain(record.stack_info)}
     if untold:
         texts["msg"] = f"{texts['msg']} ({untold} log records before this one were lost: nobody took them)"
     extra = {str(name): value for name, value in vars(record).items() if name not in _STANDARD}
     for limit in (*TEXT_LIMITS, 0):
-        told = {name: shortened(text, limit or TEXT_LIMITS[-1]) for name, text in texts.items() if isinstance(text, str)}
+        told = {name: tellable(text, limit or TEXT_LIMITS[-1]) for name, text in texts.items() if isinstance(text, str)}
         if not limit:
             told["msg"] += f" (without its {len(extra)} extra fields, which are too large)"
         packed = {name: _pickled(value, limit) for name, value in extra.items()} if limit else {}
@@ -117,7 +120,7 @@ def _traceback_of(record: logging.LogRecord) -> str | None:
 def _pickled(value: object, limit: int) -> bytes:
     """A field that a user gave to a record; where it can't be pickled, or is too large, what can be said of it."""
     try:
-        data = pickle.dumps(value, 5)
+        data = pickle.dumps(masked(value) if type(value) is str else value, 5)
     except BaseException as error:  # of a stranger's __reduce__: anything
         data = pickle.dumps(f"(a {type(value).__name__} that does not pickle: {shortened(describe(error), 200)})")
     if len(data) > 2 * limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from http.client import HTTPException
 from typing import Annotated, Any
@@ -146,11 +147,12 @@ def _ctl_stats(context: typer.Context) -> None:
 # ---- zerorpc -------------------------------------------------------------------------------------
 
 
-def call_rpc(endpoint: str, name: str, *arguments: Any) -> Any:
+def call_rpc(endpoint: str, name: str, *arguments: Any, key: str | None = None) -> Any:
     """Calls an `RPCPipeWrapper`; its answer.
 
     :param endpoint: such as `tcp://127.0.0.1:4242`.
-    :raises RemoteRefusal: when nothing answers there, or the call fails there.
+    :param key: the server's, where it has one.
+    :raises RemoteRefusal: when nothing answers there, the call fails there, or the key is none.
     :raises ImportError: when zerorpc is not installed.
     """
     try:
@@ -160,12 +162,19 @@ def call_rpc(endpoint: str, name: str, *arguments: Any) -> Any:
     _knock(endpoint)
     client = zerorpc.Client(timeout=None)  # `execute join` waits for the pipe's end; that the server is there, heartbeats tell
     try:
+        if key:
+            from pipert_shm.rpc import use_key
+
+            use_key(client, key)
         client.connect(endpoint)
         return client(name, *arguments)
     except zerorpc.RemoteError as error:
         raise RemoteRefusal(f"{endpoint} refuses: {error.name}: {error.msg}") from None
     except zerorpc.LostRemote:
-        raise RemoteRefusal(f"{endpoint} does not answer; is it an RPCPipeWrapper's?") from None
+        whose = "with this key" if key else "without a key"
+        raise RemoteRefusal(f"{endpoint} does not answer; is it an RPCPipeWrapper's, {whose}?") from None
+    except ValueError as error:
+        raise RemoteRefusal(str(error)) from None
     except zerorpc.zmq.ZMQError as error:
         raise RemoteRefusal(f"{endpoint} is no endpoint: {error}; it looks like tcp://127.0.0.1:4242") from None
     finally:
@@ -189,6 +198,7 @@ def _knock(endpoint: str) -> None:
         "pipert-shm rpc tcp://127.0.0.1:4242 execute start",
         "pipert-shm rpc tcp://127.0.0.1:4242 execute SET_THRESHOLD '{\"value\": 60}'",
         "pipert-shm rpc tcp://127.0.0.1:4242 execute join '{\"to_kill\": true}'",
+        "PIPERT_KEY=… pipert-shm rpc tcp://10.0.0.5:4242 statistics",
     )
 )
 def _rpc(
@@ -197,12 +207,15 @@ def _rpc(
         str, typer.Argument(metavar="ENDPOINT", help="Where RPCPipeWrapper serves, such as tcp://127.0.0.1:4242.")
     ],
 ) -> None:
-    """Control a pipe over zerorpc, by PipeRT2's calls: one that an `RPCPipeWrapper` serves. Needs the rpc extra."""
+    """Control a pipe over zerorpc, by PipeRT2's calls: one that an `RPCPipeWrapper` serves. Needs the rpc extra.
+
+    The key of a server that has one is read from the variable PIPERT_KEY; arguments are seen by every user of the machine.
+    """
     context.obj = endpoint
 
 
 def _call_rpc(context: typer.Context, name: str, *arguments: Any) -> None:
-    answer = call_rpc(context.obj, name, *arguments)
+    answer = call_rpc(context.obj, name, *arguments, key=os.environ.get("PIPERT_KEY"))
     if answer is not None:
         print_json(answer)
 

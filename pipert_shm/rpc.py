@@ -15,15 +15,18 @@ from typing import Any
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, STOP_EVENT_NAME
 from pipert_shm.pipe import Pipe, check_pipe
 from pipert_shm.statistics import Latency, RoutineStatistics, WireStatistics
+from pipert_shm.web.addresses import is_loopback, name_of
 
-THREADS = 40  # calls at a time; one that waits for the pipe's end takes none
+THREADS = 40  # calls at a time that may wait for the pipe; one that waits for its end takes none
+LOOKS = 4  # calls at a time that only look, and wait for nobody
 LAST_ANSWERS_S = 2.0  # how long clients that don't read their answers are waited for at the end
 
 
 class RPCPipeWrapper:
     """Serves a pipe's control to zerorpc clients: `start`, `pause`, `kill`, `execute`, `structure` and `statistics`.
 
-    An error is raised in the client as `zerorpc.RemoteError`. There is no authentication: bind it to a loopback address.
+    An error is raised in the client as `zerorpc.RemoteError`. Who has the key may do everything; without a key it serves this
+    machine only, and everybody on it.
     """
 
     def __init__(self, pipe: Pipe) -> None:
@@ -31,14 +34,18 @@ class RPCPipeWrapper:
         self._pipe = pipe
         self._end: _End | None = None  # while it serves
 
-    def run_rpc_server(self, endpoint: str) -> None:
+    def run_rpc_server(self, endpoint: str, *, key: str | None = None) -> None:
         """Serves until the pipe is killed, by a client or otherwise, or by Ctrl-C or SIGTERM. Then both have ended.
 
-        :param endpoint: as zerorpc takes it, such as `tcp://127.0.0.1:4242`.
+        :param endpoint: as zerorpc takes it, such as `tcp://127.0.0.1:4242`; without a key, on a loopback address.
+        :param key: a secret of 40 characters that clients need, too: see `use_key`. With it all that is said is encrypted
+            (ZeroMQ's CURVE). `zmq.curve_keypair()[1].decode()` makes one.
+        :raises ValueError: when there is no key and others than this machine could reach the endpoint, or the key is none.
         :raises ImportError: when zerorpc is not installed.
         :raises PipeStateError: when the pipe is not built.
         :raises PipeFailed: as `Pipe.join` does, when a routine failed for good or a flow's process died.
         """
+        check_endpoint(endpoint, key)
         session = self._pipe._built()
         try:
             import gevent.threadpool
@@ -46,9 +53,9 @@ class RPCPipeWrapper:
         except ImportError as error:
             raise ImportError("RPC needs zerorpc: pip install 'pipert_shm[rpc]'") from error
         logging.getLogger("zerorpc").addHandler(logging.NullHandler())  # it logs clients' mistakes with a traceback
-        pool = gevent.threadpool.ThreadPool(THREADS)
+        patient, looking = gevent.threadpool.ThreadPool(THREADS), gevent.threadpool.ThreadPool(LOOKS)
 
-        def pooled(call: Callable[..., Any]) -> Callable[..., Any]:
+        def pooled(call: Callable[..., Any], pool: Any) -> Callable[..., Any]:
             """The call, on a thread of the pool: zerorpc's greenlets share this one, and none may hold up the others."""
 
             def serve(*arguments: Any) -> Any:
@@ -59,12 +66,13 @@ class RPCPipeWrapper:
 
             return serve
 
-        calls = (self.start, self.pause, self.structure, self.statistics)
-        methods = {call.__name__: pooled(call) for call in calls}
+        methods = {call.__name__: pooled(call, patient) for call in (self.start, self.pause)}
+        methods |= {call.__name__: pooled(call, looking) for call in (self.structure, self.statistics)}
         methods["kill"] = self.kill  # these two wait, in their own greenlets
-        methods["execute"] = self._executor(pooled(self._notify))
+        methods["execute"] = self._executor(pooled(self._notify, patient))
         context = zerorpc.Context()
         server = zerorpc.Server(methods, context=context)
+        keeper = None if key is None else _Keeper(context, server, key)
         self._end = _End(self._pipe)
         try:
             server.bind(endpoint)
@@ -73,13 +81,16 @@ class RPCPipeWrapper:
                 server.run()
         finally:
             server.close()
+            if keeper is not None:
+                keeper.close()
             # The answer to the call that ended it all may still be on its way out.
             flush = threading.Thread(target=context.term, name="rpc-flush", daemon=True)
             flush.start()
             flush.join(LAST_ANSWERS_S)
             self._end.close()
             self._end = None
-        pool.kill()
+        patient.kill()
+        looking.kill()
         self._pipe.join(to_kill=True)
 
     def _executor(self, notify: Callable[[str, dict[str, Any]], Any]) -> Callable[..., Any]:
@@ -147,6 +158,89 @@ class RPCPipeWrapper:
         }
 
 
+# ---- who may call --------------------------------------------------------------------------------
+
+
+def check_endpoint(endpoint: str, key: str | None) -> None:
+    """Checks that not anybody can call a server there.
+
+    :raises ValueError: when there is no key, and others than this machine can reach the endpoint; or the key is none.
+    """
+    if key is not None:
+        _public_part(key)
+    elif not endpoint.startswith(("ipc://", "inproc://")) and not is_loopback(name_of(endpoint.removeprefix("tcp://"))):
+        raise ValueError(
+            f"on {endpoint!r} anyone could end the pipe: give it a key=, or serve it on an address such as tcp://127.0.0.1:4242"
+        )
+
+
+def use_key(client: Any, key: str) -> None:
+    """Makes a client show a server's key; before it connects.
+
+    >>> from pipert_shm.rpc import use_key
+    >>> import zerorpc                                                      # doctest: +SKIP
+    >>> client = zerorpc.Client()                                           # doctest: +SKIP
+    >>> use_key(client, os.environ["PIPERT_KEY"])                           # doctest: +SKIP
+    >>> client.connect("tcp://10.0.0.5:4242")                               # doctest: +SKIP
+
+    :param client: a `zerorpc.Client`.
+    :param key: that of `run_rpc_server`.
+    :raises ValueError: when it is none.
+    """
+    socket = client._events._socket
+    socket.curve_secretkey, socket.curve_publickey = key.encode(), _public_part(key)
+    socket.curve_serverkey = _public_part(key)
+
+
+def _public_part(key: str) -> bytes:
+    import zmq
+    from zmq.error import ZMQError
+
+    try:
+        public: bytes = zmq.curve_public(key.encode("ascii"))
+    except (ValueError, ZMQError):
+        raise ValueError(
+            "the key is no key of ZeroMQ's: it has 40 characters; this makes one: "
+            "python -c 'import zmq; print(zmq.curve_keypair()[1].decode())'"
+        ) from None
+    return public
+
+
+class _Keeper:
+    """Lets in who has the key: answers what ZeroMQ asks of each client that connects (RFC 27, ZAP).
+
+    To be made before the server is bound, and used in the hub's thread.
+    """
+
+    def __init__(self, context: Any, server: Any, key: str) -> None:
+        import gevent
+        from zmq.constants import SocketType
+        from zmq.utils import z85
+
+        self._credential = z85.decode(_public_part(key))
+        self._requests = context.socket(SocketType.REP)
+        self._requests.bind("inproc://zeromq.zap.01")
+        socket = server._events._socket
+        socket.curve_secretkey, socket.curve_server = key.encode(), True
+        socket.zap_domain = b"pipert"
+        self._greenlet = gevent.spawn(self._answer)
+
+    def _answer(self) -> None:
+        while True:
+            version, request, _, _, _, mechanism, *credentials = self._requests.recv_multipart()
+            known = mechanism == b"CURVE" and credentials == [self._credential]
+            status = (b"200", b"OK", b"owner") if known else (b"400", b"another key", b"")
+            self._requests.send_multipart([version, request, *status, b""])
+
+    def close(self) -> None:
+        """Lets nobody in any more."""
+        self._greenlet.kill()
+        self._requests.close()
+
+
+# ---- the pipe's end ------------------------------------------------------------------------------
+
+
 class _End:
     """The pipe's end, for any number of greenlets: one thread waits for it, and wakes them.
 
@@ -164,7 +258,7 @@ class _End:
         self._session = pipe._built()
         self._joined = gevent.event.Event()
         self._failure: Exception | None = None
-        self._joining = False
+        self._joining = self._killing = False
         self.gone = gevent.event.Event()
         self._watchers = []
         for event in (self._joined, self.gone):
@@ -179,14 +273,21 @@ class _End:
         :param to_kill: kill it first.
         :raises PipeFailed: as `Pipe.join` does.
         """
-        if to_kill:
-            _in_thread("rpc-kill", self._session.kill)  # which waits when there is no room for the event
+        if to_kill and not self._killing:
+            self._killing = True
+            _in_thread("rpc-kill", self._kill)  # which waits when there is no room for the event
         if not self._joining:
             self._joining = True
             _in_thread("rpc-join", self._join)
         self._joined.wait()
         if self._failure is not None:
             raise self._failure
+
+    def _kill(self) -> None:
+        try:
+            self._session.kill()
+        finally:
+            self._killing = False
 
     def _join(self) -> None:
         try:

@@ -289,7 +289,7 @@ def _report(error: Exception) -> None:
     if isinstance(error, PipertError):
         _say(str(error))
     else:
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)).rstrip())
 
 
 def _say(text: str) -> None:

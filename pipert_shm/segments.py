@@ -1,7 +1,8 @@
 """What is in /dev/shm, for people: `pipert-shm ls`.
 
 Segments are read like files, never mapped or locked: whatever the pipe does meanwhile, and whatever is in a segment that a
-dead one left, it is neither disturbed nor can it do harm. What is shown is as good as a look without a lock can be.
+dead one left, it is neither disturbed nor can it do harm. Names are given without control characters, and no more is read
+than a pipe can have. What is shown is as good as a look without a lock can be.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from pipert_shm import native
-from pipert_shm.memory import CONTROL, PREFIX, SEGMENT, SHM, is_stale, open_file
+from pipert_shm.memory import CONTROL, PAGE, PREFIX, SEGMENT, SHM, is_stale, open_file
 
 TAPS = 8  # places of a pipe for taps: the last of its routine numbers
+LONGEST_ABOUT = 4 << 20  # bytes of names
+UNWRITTEN = 16 << 20  # bytes that a segment may claim without having the memory
 
 State = Literal["alive", "stale", "not ours"]
 
@@ -114,7 +117,7 @@ class Control:
 
     def __init__(self, pipe_id: str, stale: bool) -> None:
         with open(open_file(f"{PREFIX}{pipe_id}-{CONTROL}"), "rb") as file:
-            data = file.read()
+            data = _read_control(file)
         self._copy = native.Copy(data)
         self.process = native.Process(self._copy.address, len(data))
         self._stale = stale
@@ -178,6 +181,30 @@ class Control:
         return f"flow {self.flows[flow]}" + (f", pid {pid}" if pid else "")
 
 
+def _read_control(file: BinaryIO) -> bytes:
+    """What a control segment holds: its records, and the names behind them.
+
+    :raises ValueError: when it is none, or is larger than one that says what it says.
+    """
+    status = os.fstat(file.fileno())
+    head = native.Copy(os.pread(file.fileno(), PAGE, 0), PAGE)
+    process = native.Process(head.address, status.st_size)
+    records = process.records_bytes()
+    process.close()
+    if status.st_size > records + LONGEST_ABOUT or records > status.st_blocks * 512 + UNWRITTEN:
+        raise ValueError(f"with {status.st_size:,} bytes it is larger than a pipe's control segment that has such a head")
+    return file.read(status.st_size)
+
+
+def printable(text: str) -> str:
+    r"""A text that a terminal shows and does not obey: control characters in it are escaped.
+
+    >>> printable("gate\x1b[2J")
+    'gate\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _bits_of(word: int) -> Iterator[int]:
     while word:
         yield (word & -word).bit_length() - 1
@@ -188,9 +215,10 @@ def _read_about(text: bytes) -> tuple[int | None, list[str], list[Member]]:
     """What `about` wrote; nothing where it is damaged, then numbers have to do."""
     try:
         said: dict[str, Any] = json.loads(text.rstrip(b"\0"))  # room that was made for more names
-        flows = [str(name) for name in said["flows"]]
+        flows = [printable(str(name)) for name in said["flows"]]
         routines = [
-            Member(str(name), range(len(flows))[flow], tuple(map(str, counters))) for name, flow, counters in said["routines"]
+            Member(printable(str(name)), range(len(flows))[flow], tuple(printable(str(counter)) for counter in counters))
+            for name, flow, counters in said["routines"]
         ]
         return int(said["parent"]), flows, routines
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):

@@ -6,6 +6,8 @@ import os
 import sys
 from contextlib import suppress
 
+from pipert_shm.masking import masked
+
 
 def flush_output() -> None:
     """Writes out what Python holds back, as far as there is somebody to take it."""
@@ -16,10 +18,10 @@ def flush_output() -> None:
 
 
 def say(text: str) -> None:
-    """Writes a line to standard error, if there is one."""
+    """Writes a line to standard error, without the secrets in it, if there is one."""
     if sys.stderr is not None:  # print() would take standard output then
         with suppress(OSError, ValueError):
-            print(text, file=sys.stderr)
+            print(masked(text), file=sys.stderr)
 
 
 def occupy_standard_files() -> None:

@@ -104,7 +104,8 @@ class Served:
         self.wrapper = APIWrapper(host=host, port=self.port, pipe=self.pipe, **options)
         self.thread = threading.Thread(target=self._serve)
         self.thread.start()
-        self.client = httpx.Client(base_url=f"http://{f'[{host}]' if ':' in host else host}:{self.port}", timeout=PATIENCE)
+        reached = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
+        self.client = httpx.Client(base_url=f"http://{reached}:{self.port}", timeout=PATIENCE)
         eventually(self.answers, "a server that answers")
 
     def _serve(self) -> None:

@@ -9,10 +9,12 @@ import logging
 import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
 import schemathesis
+from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
@@ -21,9 +23,10 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from conftest import StartScript
-from pipert_shm import Pipe, create_app
-from pipert_shm.api.guard import is_loopback
+from pipert_shm import APIWrapper, Pipe, create_app
 from pipert_shm.api.preview import MOST_WATCHERS
+from pipert_shm.web import guard
+from pipert_shm.web.addresses import is_loopback
 from routines import Frames, Sink, chain
 from serving import Served, serving
 from waiting import PATIENCE, Board, eventually
@@ -56,6 +59,16 @@ FOREIGN = [
     {"Host": "user@127.0.0.1.evil.example"},
     {"Host": ""},
     {"Host": "[::1"},
+    {"Host": "0.0.0.0"},  # reaches loopback addresses, and browsers say nothing of the page then
+    {"Host": "0.0.0.0:{port}"},
+    {"Host": "0.1.2.3"},
+    {"Host": "0"},
+    {"Host": "0x0.0"},
+    {"Host": "[::]:{port}"},
+    {"Host": "[0:0::0:0]"},
+    {"Host": "[::0.0.0.0]"},
+    {"Host": "[::ffff:0.0.0.0]"},
+    {"Host": "[::%25lo]"},
     {"Host": "evil.example", "Origin": "http://evil.example"},
     {"Origin": "http://evil.example"},
     {"Origin": "http://127.0.0.1:1"},  # another port is another site
@@ -150,6 +163,8 @@ def test_a_browser_shows_the_token_once_and_gets_a_cookie() -> None:
         response = served.client.get("/statistics", params={"token": TOKEN})
         assert (response.status_code, response.headers["location"]) == (303, "/statistics")
         cookie = response.headers["set-cookie"]
+        assert TOKEN not in unquote(cookie)
+        assert "correct" not in cookie
         assert "HttpOnly" in cookie
         assert "SameSite=strict" in cookie
         assert served.client.get("/statistics").status_code == 200  # the client keeps cookies, as a browser does
@@ -157,8 +172,92 @@ def test_a_browser_shows_the_token_once_and_gets_a_cookie() -> None:
         assert not was_started(served)
         assert served.client.post("/start", headers={"Origin": f"http://127.0.0.1:{served.port}"}).status_code == 200
         assert was_started(served)
+        with served.client.stream("GET", "/events") as events:
+            assert events.status_code == 200
+        name = cookie.partition("=")[0]
         served.client.cookies.clear()
         assert served.client.get("/statistics").status_code == 401
+        for forged in (TOKEN, "", "0"):
+            assert served.client.get("/statistics", headers={"Cookie": f'{name}="{forged}"'}).status_code == 401
+
+
+def test_two_servers_of_a_machine_do_not_take_each_other_s_cookies() -> None:
+    with serving(token=TOKEN) as one, serving(token="another") as other:
+        for served, token in ((one, TOKEN), (other, "another")):
+            one.client.get(f"http://127.0.0.1:{served.port}/statistics", params={"token": token})
+        for served in (one, other):
+            assert one.client.get(f"http://127.0.0.1:{served.port}/statistics").status_code == 200
+
+
+def test_no_more_browsers_are_remembered_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MOST_SESSIONS", 2)
+    with serving(token=TOKEN) as served:
+        cookies = []
+        for _ in range(3):
+            cookie = served.client.get("/statistics", params={"token": TOKEN}).headers["set-cookie"].partition(";")[0]
+            cookies.append(cookie)
+            served.client.cookies.clear()
+        seen = [served.client.get("/statistics", headers={"Cookie": cookie}).status_code for cookie in cookies]
+        assert seen == [401, 200, 200]
+
+
+def test_a_websocket_takes_the_token_too() -> None:
+    """As the dashboard's does; the guard alone, in front of an application that accepts all."""
+    sent: list[str] = []
+
+    async def accepts(scope: Any, receive: Any, send: Any) -> None:
+        sent.append("accepted")
+
+    async def closes(message: Any) -> None:
+        sent.append(message["type"])
+
+    async def nothing() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    inner = guard.Guard(accepts, token=TOKEN, hosts=(), origins=())
+    scope = {"type": "websocket", "path": "/socket", "query_string": b"", "server": ("127.0.0.1", 1)}
+    host, cookie = (b"host", b"localhost"), f"{guard.COOKIE}_1={inner._begin_session()}".encode()
+    foreign = (b"origin", b"http://evil.example")
+    for headers in ([host], [host, (b"cookie", cookie)], [host, (b"cookie", cookie), foreign]):
+        asyncio.run(inner({**scope, "headers": headers}, nothing, closes))
+    assert sent == ["websocket.close", "accepted", "websocket.close"]
+
+
+def test_an_image_on_a_page_of_a_named_origin(served: Served) -> None:
+    image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    with serving(origins=["http://wall.example"], token=TOKEN) as named:
+        for address, page, expected in (
+            (f"/statistics?token={TOKEN}", "http://wall.example/cameras", 200),
+            (f"/statistics?token={TOKEN}", "http://wall.example", 200),
+            (f"/statistics?token={TOKEN}", "http://wall.example.evil.example/", 403),
+            (f"/statistics?token={TOKEN}", "", 403),
+            ("/statistics", "http://wall.example/cameras", 401),
+        ):
+            assert named.client.get(address, headers={**image, "Referer": page}).status_code == expected, page
+
+
+@pytest.mark.parametrize("token", ["", " ", "a ", " a", "a\nb", "a\x00", "pïpe", "a\u200bb"])
+def test_a_token_that_nobody_could_show_is_refused(token: str) -> None:
+    for make in (lambda: create_app(Pipe(), token=token), lambda: APIWrapper("127.0.0.1", 0, Pipe(), token=token)):
+        with pytest.raises(ValueError, match="token"):
+            make()
+
+
+def test_a_token_must_be_text() -> None:
+    with pytest.raises(TypeError, match="token must be a str"):
+        create_app(Pipe(), token=b"bytes")  # type: ignore[arg-type]
+
+
+def test_probes_need_no_token_where_it_is_mounted_in_another_application() -> None:
+    app = FastAPI()
+    app.mount("/pipe", create_app(Pipe(), token=TOKEN))
+
+    async def ask(path: str) -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return (await client.get(path)).status_code
+
+    asked = ("/pipe/health", "/pipe/health/", "/pipe/ready", "/pipe/statistics", "/pipe/pipe/health")
+    assert [asyncio.run(ask(path)) for path in asked] == [200, 200, 503, 401, 401]
 
 
 def test_a_server_of_ones_own_serves_no_other_machine_without_a_token() -> None:

@@ -89,11 +89,11 @@ class Shown:
         )
 
 
-def handshake(port: int, origin: str, token: str) -> int:
+def handshake(port: int, origin: str, cookie: str) -> int:
     """How the page's web socket is answered when a page of this origin opens it."""
     head = f"GET /_nicegui_ws/socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: {origin}\r\n"
     head += "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    head += f"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nCookie: pipert_token={token}\r\n"
+    head += f"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nCookie: {cookie}\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_MS / 1000) as connection:
         connection.sendall(f"{head}\r\n".encode())
         return int(connection.recv(12).split()[1])
@@ -164,8 +164,10 @@ def test_a_pipe_is_started_watched_steered_and_ended(shown: Shown) -> None:
 
     assert (shown.faults, shown.elsewhere) == ([], [])
     own = f"http://127.0.0.1:{shown.port}"
-    assert [handshake(shown.port, origin, "secret") for origin in (own, "http://evil.example", "null")] == [101, 403, 403]
-    assert handshake(shown.port, own, "guessed") == 403
+    (session,) = page.context.cookies()
+    cookie = f"{session.get('name')}={session.get('value')}"
+    assert [handshake(shown.port, origin, cookie) for origin in (own, "http://evil.example", "null")] == [101, 403, 403]
+    assert handshake(shown.port, own, f"{session.get('name')}=secret") == 403
     shown.click("Kill")
     shown.click("End it")
     end = shown.script.finish()

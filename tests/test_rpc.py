@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -14,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from conftest import RunScript, Script, StartScript
+from conftest import RunCli, RunScript, Script, StartScript
 from pipert_shm import Pipe, PipeStateError
-from pipert_shm.rpc import THREADS, RPCPipeWrapper
+from pipert_shm.rpc import THREADS, RPCPipeWrapper, check_endpoint
 from waiting import PATIENCE, eventually
 
 SERVER = """
@@ -56,13 +57,19 @@ pipe = Pipe()
 pipe.create_flow("first", True, numbers, End("end"), restart="never")
 pipe.build()
 print(pipe._built().segment.pipe_id, flush=True)
-RPCPipeWrapper(pipe).run_rpc_server(endpoint="{endpoint}")
+RPCPipeWrapper(pipe).run_rpc_server(endpoint="{endpoint}", key={key!r})
 print("run has returned")
 """
 
 CLIENT = """
 import json, sys, zerorpc
+from pipert_shm.rpc import use_key
 client = zerorpc.Client(timeout={timeout})
+if {key!r}:
+    use_key(client, {key!r})
+if {server!r}:
+    import zmq
+    client._events._socket.curve_serverkey = zmq.curve_public({server!r}.encode())
 client.connect("{endpoint}")
 for line in sys.stdin:
     call = json.loads(line)
@@ -81,9 +88,9 @@ client.close()
 class Client:
     """A zerorpc client in a process of its own. The calls `later`, …, and `now`: a call under way, and its answer."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, key: str | None = None, server: str | None = None) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CLIENT.format(endpoint=endpoint, timeout=PATIENCE)],
+            [sys.executable, "-c", CLIENT.format(endpoint=endpoint, timeout=PATIENCE, key=key, server=server)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -115,11 +122,11 @@ class Client:
 class Server:
     """A pipe and its RPC server in a process of their own."""
 
-    def __init__(self, start_script: StartScript) -> None:
+    def __init__(self, start_script: StartScript, key: str | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-        self.script: Script = start_script(SERVER.format(endpoint=self.endpoint))
+        self.script: Script = start_script(SERVER.format(endpoint=self.endpoint, key=key))
         assert self.script.process.stdout is not None
         self.pipe_id = self.script.process.stdout.readline().strip()
 
@@ -286,13 +293,84 @@ def test_a_join_hears_that_the_pipe_failed(server: Server, connect: Callable[[],
     assert "PipeFailed: flow 'first' exited with status 3" in end.stderr
 
 
+def test_calls_of_clients_that_are_gone_keep_nobody_from_looking(server: Server, connect: Callable[[], Client]) -> None:
+    """While the pipe takes no events: its launcher is stopped, and what it is sent has filled its channel."""
+    gone, other = connect(), connect()
+    launcher = int(Path(f"/proc/{server.script.process.pid}/task/{server.script.process.pid}/children").read_text().split()[0])
+    os.kill(launcher, signal.SIGSTOP)
+    try:
+        for _ in range(THREADS + 10):
+            gone.ask("later", "execute", "scale", {"factor": "x" * 100_000})
+        gone.ask("structure")
+        gone.answer()  # all of these are on their way
+        gone.process.kill()
+        gone.process.wait()
+        assert other("structure")["Routines"]
+        assert other("statistics")["wires"]
+    finally:
+        os.kill(launcher, signal.SIGCONT)
+    other("kill")
+    end = server.script.finish()
+    assert (end.returncode, end.stderr) == (0, "")
+
+
+# ---- who may call --------------------------------------------------------------------------------
+
+KEY = r"S6{VhWZPbwhR<3Rj[p[*OOe23X{8hCl8Li:@=--$"
+OTHER_KEY = r"i4ZX[rsnXW)GL.^+:^dCLxa<k}u)!K6Ka6QS!VJ$"
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://0.0.0.0:4242", "tcp://*:4242", "tcp://[::]:4242", "tcp://10.0.0.5:4242", "tcp://eth0:1"]
+)
+def test_without_a_key_only_this_machine_may_call(endpoint: str) -> None:
+    with pytest.raises(ValueError, match="anyone could end the pipe: give it a key="):
+        RPCPipeWrapper(Pipe()).run_rpc_server(endpoint)
+    check_endpoint(endpoint, KEY)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://127.0.0.1:4242", "tcp://localhost:1", "tcp://[::1]:1", "ipc:///tmp/x", "inproc://x"]
+)
+def test_an_endpoint_of_this_machine_takes_no_key(endpoint: str) -> None:
+    check_endpoint(endpoint, None)
+
+
+@pytest.mark.parametrize("key", ["", "short", KEY + "x", "é" * 40, " " * 40])
+def test_a_key_that_is_none(key: str) -> None:
+    with pytest.raises(ValueError, match="curve_keypair"):
+        check_endpoint("tcp://127.0.0.1:1", key)
+
+
+def test_only_who_has_the_key_may_call(start_script: StartScript, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even who knows the half of it that is no secret."""
+    server = Server(start_script, KEY)
+    strangers = [Client(server.endpoint), Client(server.endpoint, OTHER_KEY), Client(server.endpoint, OTHER_KEY, server=KEY)]
+    for stranger in strangers:
+        stranger.ask("kill")
+    owner = Client(server.endpoint, KEY)
+    owner("start")
+    expect_messages(owner)
+    monkeypatch.setenv("PIPERT_KEY", KEY)
+    assert json.loads(run_cli("rpc", server.endpoint, "structure").stdout)["Routines"]
+    for stranger in strangers:
+        assert stranger.process.poll() is None, "it still waits for an answer"
+        stranger.process.kill()
+        stranger.close()
+    owner("kill")
+    owner.close()
+    server.expect_end()
+
+
 def test_a_pipe_that_is_not_built() -> None:
     with pytest.raises(PipeStateError, match="build"):
         RPCPipeWrapper(Pipe()).run_rpc_server("tcp://127.0.0.1:4242")
 
 
 def test_without_zerorpc_the_message_says_what_to_install(run_script: RunScript) -> None:
-    text = SERVER.format(endpoint="tcp://127.0.0.1:4242").replace("import sys", "import sys; sys.modules['zerorpc'] = None")
+    text = SERVER.format(endpoint="tcp://127.0.0.1:4242", key=None).replace(
+        "import sys", "import sys; sys.modules['zerorpc'] = None"
+    )
     end = run_script(text)
     assert end.returncode == 1
     assert "pip install 'pipert_shm[rpc]'" in end.stderr

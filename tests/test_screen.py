@@ -6,6 +6,7 @@ import http.client
 import logging
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -28,9 +29,9 @@ def port() -> int:
         return int(listener.getsockname()[1])
 
 
-def viewer(port: int) -> http.client.HTTPResponse:
+def viewer(port: int, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request("GET", "/")
+    connection.request("GET", "/", headers=headers or {})
     response = connection.getresponse()
     connection.close()  # the response keeps the socket
     return response
@@ -106,9 +107,63 @@ def test_a_viewer_that_takes_nothing_holds_up_nobody(port: int) -> None:
         with socket.socket() as lazy:
             pipe.notify_event(START_EVENT_NAME)
             eventually(lambda: lazy.connect_ex(("127.0.0.1", port)) == 0, "a listening server")
-            lazy.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            lazy.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
             pipe.join()
     assert pipe.statistics().routines["server"].received == 1500
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},  # a name that was rebound to this address
+        {"Host": "0.0.0.0"},
+        {"Origin": "http://evil.example"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+    ],
+    ids=str,
+)
+def test_pages_of_other_sites_see_nothing(port: int, headers: dict[str, str]) -> None:
+    server = MjpegServer(port, origins=["http://wall.example"])
+    server.setup()
+    try:
+        assert viewer(port, headers).status == 403
+        named = {"Referer": "http://wall.example/", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}
+        with viewer(port, named) as shown:
+            assert shown.status == 200
+    finally:
+        server.cleanup()
+
+
+def test_beyond_this_machine_it_takes_a_token(port: int) -> None:
+    with pytest.raises(ValueError, match="anyone could watch: give it a token="):
+        MjpegServer(port, "0.0.0.0")
+    with pytest.raises(ValueError, match="token is empty"):
+        MjpegServer(port, token="")
+    server = MjpegServer(port, "0.0.0.0", token="a secret")
+    server.setup()
+    try:
+        assert viewer(port).status == 401
+        with viewer(port, {"Authorization": "Bearer a secret"}) as shown:
+            assert shown.status == 200
+    finally:
+        server.cleanup()
+
+
+def test_viewers_take_no_thread_and_are_gone_when_they_have_gone(port: int) -> None:
+    """While no frame comes, as of a camera that is lost."""
+    server = MjpegServer(port)
+    server.setup()
+    try:
+        viewers = [viewer(port)]
+        threads = threading.active_count()
+        viewers += [viewer(port) for _ in range(30)]
+        assert server._viewers.count == 31
+        assert threading.active_count() == threads
+        for one in viewers:
+            one.close()
+        eventually(lambda: server._viewers.count == 0, "an end of all viewers")
+    finally:
+        server.cleanup()
 
 
 def test_a_port_in_use_is_one_clear_error() -> None:

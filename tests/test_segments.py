@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -423,3 +426,60 @@ def test_a_ring_that_is_just_being_made() -> None:
         segment.close()
         segment.unmap()
         unlink_pipe(segment.pipe_id)
+
+
+# ---- segments that mean harm ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "evil",
+    ["\x1b]0;owned\x07", "\x1b[2J", "\x9b31m", "\r\n", "\x08\x08", "\u202egnirts", "\u2028", "\udc1b", "\x7f"],
+    ids=ascii,
+)
+def test_names_can_not_command_a_terminal(evil: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = about([f"flow{evil}"], [Member(f"camera{evil}", 0, (f"count{evil}",)), Member("y", 0)])
+    segment = ControlSegment.create(native.ControlSize(**{**SIZE, "routines": 12}), 1 << 20, text)
+    try:
+        ring = memory.create_ring(segment, 0, 4, 100, "a ring")
+        assert main(["ls"]) == 0
+        assert main(["top", "--once", "--interval", "0.05"]) == 0
+        shown = capsys.readouterr().out
+        assert f"ring of camera{evil.encode('unicode_escape').decode()}" in shown
+        assert evil not in shown
+        memory.remove_if_free(segment, ring)
+    finally:
+        segment.close()
+        segment.unmap()
+        unlink_pipe(segment.pipe_id)
+
+
+def head_of(size: native.ControlSize) -> bytes:
+    copy = native.Copy(b"", 1 << 16)
+    size.format(copy.address, 1 << 20)
+    return bytes(copy.memory)
+
+
+LARGEST_RECORDS = native.ControlSize(flows=65535, routines=1024, edges=65535, incarnations=65535, cells=65536)
+
+
+@pytest.mark.parametrize(
+    ("head", "size", "what"),
+    [
+        (b"", 3 << 30, "this is not the control segment of a pipe"),
+        (head_of(native.ControlSize(**SIZE)), 3 << 30, "it is larger than a pipe's control segment"),
+        (head_of(LARGEST_RECORDS), LARGEST_RECORDS.bytes_needed(), "it is larger than a pipe's control segment"),
+    ],
+    ids=["nothing in it", "names without end", "records that were never written"],
+)
+def test_no_more_is_read_than_a_pipe_can_have(head: bytes, size: int, what: str) -> None:
+    """A sparse file costs whoever made it no memory, and must not cost the reader any."""
+    pipe_id = memory.new_pipe_id()
+    with open(SHM / f"pipert-{pipe_id}-c", "wb") as file:
+        file.write(head)
+        file.truncate(size)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))  # as if it ran
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        (found,) = listing_of(pipe_id).segments
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18, "kilobytes"
+    unlink_pipe(pipe_id)
+    assert what in found.what

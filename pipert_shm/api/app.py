@@ -6,19 +6,21 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from pipert_shm.api import control, docs, journal, metrics, preview
-from pipert_shm.api.guard import Guard
 from pipert_shm.api.journal import Journal
 from pipert_shm.api.models import Problem
 from pipert_shm.api.preview import Previews
 from pipert_shm.errors import PayloadError, PipertError, PipeStateError, UnknownEvent, UnknownTarget
 from pipert_shm.pipe import Pipe, check_pipe
+from pipert_shm.web.addresses import check_token
+from pipert_shm.web.guard import Guard
 
 DESCRIPTION = """\
 Control of a running pipe, and a look into it.
@@ -66,8 +68,11 @@ def create_app(
     :param dashboard: whether there is a page at `/` that shows the pipe, and controls it; in one application of a process. It
         needs the `dashboard` extra.
     :raises ImportError: when the dashboard is wanted, and NiceGUI is not installed.
+    :raises TypeError: when the token is no str.
+    :raises ValueError: when it is empty, or can't be shown in a header.
     """
     check_pipe("create_app(pipe, …)", pipe)
+    check_token(token)
     shown = [Depends(HTTPBearer(auto_error=False))] if token else []  # it is the guard that checks; this tells the schema
     app = FastAPI(
         title="pipert_shm",

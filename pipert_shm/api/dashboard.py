@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from pipert_shm.api.graph import COLOURS, draw
 from pipert_shm.api.journal import Entry, Journal
 from pipert_shm.api.motion import Motion, summary
-from pipert_shm.errors import PipertError, PipeStateError
+from pipert_shm.errors import PipertError, PipeStateError, shown
 from pipert_shm.events import KILL_EVENT_NAME, LIFECYCLE_EVENTS, START_EVENT_NAME, STOP_EVENT_NAME, UPDATE_FPS_NAME
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import Role
@@ -250,7 +250,7 @@ def value_of(text: str) -> Any:
 
 def _label(parameter: inspect.Parameter) -> str:
     kind = "" if parameter.annotation is parameter.empty else f": {inspect.formatannotation(parameter.annotation)}"
-    default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+    default = "" if parameter.default is parameter.empty else f" = {shown(parameter.default)}"
     return f"{parameter.name}{kind}{default}"
 
 

@@ -18,6 +18,7 @@ from fastapi.responses import StreamingResponse
 
 from pipert_shm.api.models import Problem
 from pipert_shm.errors import PipeStateError
+from pipert_shm.masking import masked
 from pipert_shm.pipe import Pipe
 from pipert_shm.statistics import FlowStatistics, PipeStatistics
 
@@ -106,8 +107,8 @@ class Journal(logging.Handler):
                 logger=record.name,
                 flow=getattr(record, "flow", None),
                 routine=getattr(record, "routine", None),
-                message=record.getMessage()[:LONGEST_TEXT],
-                exception=exception and exception[-LONGEST_TEXT:],
+                message=masked(record.getMessage())[:LONGEST_TEXT],
+                exception=exception and masked(exception)[-LONGEST_TEXT:],
             )
         except Exception:
             self.handleError(record)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from types import FrameType
-
-import uvicorn
+from collections.abc import Collection
 
 from pipert_shm.api.app import create_app, end_streams
-from pipert_shm.api.guard import is_loopback
 from pipert_shm.limits import check_port
 from pipert_shm.pipe import Pipe
-
-SLOW_CLIENT_S = 3  # what a client that is in the middle of a request gets when the server ends
-MOST_CONNECTIONS = 256
+from pipert_shm.web.addresses import check_address
+from pipert_shm.web.server import Server
 
 
 class APIWrapper:
-    """Serves a pipe's HTTP control: see `create_app`. No more than 256 clients at a time; others are answered with 503.
+    """Serves a pipe's HTTP control: see `create_app`.
+
+    It answers 256 requests at a time, and others with 503, but always `/health`, `/ready` and whoever shows the token. A client
+    that is silent is hung up on: after 10 s without a request's head, 30 s without its body, or when others need its place.
 
     >>> from pipert_shm import APIWrapper, Pipe
     >>> APIWrapper("0.0.0.0", 8080, Pipe())
@@ -36,7 +31,8 @@ class APIWrapper:
     :param origins: sites whose pages may use it, such as `https://cockpit.example`.
     :param dashboard: whether there is a page at `/` that shows the pipe, and controls it. It needs the `dashboard` extra.
     :raises ImportError: when the dashboard is wanted, and NiceGUI is not installed.
-    :raises ValueError: when there is no token, and `host` is not a loopback address.
+    :raises TypeError: when the token is no str.
+    :raises ValueError: when there is no token, and `host` is not a loopback address; or the token can't be shown.
     """
 
     def __init__(
@@ -50,10 +46,7 @@ class APIWrapper:
         origins: Collection[str] = (),
         dashboard: bool = False,
     ) -> None:
-        if not token and not is_loopback(host):
-            raise ValueError(
-                f"on {host!r} anyone could end the pipe: give it a token=, or serve it on 127.0.0.1, ::1 or localhost"
-            )
+        check_address(host, token, "end the pipe")
         check_port(port)
         self._address = (host, port)
         self._pipe = pipe
@@ -67,19 +60,12 @@ class APIWrapper:
         :raises PipeFailed: as `Pipe.join` does, when a routine failed for good or a flow's process died.
         """
         session = self._pipe._built()
-        config = uvicorn.Config(
-            self._app,
-            loop="asyncio",
-            log_config=None,
-            access_log=False,  # the token may stand in an address
-            limit_concurrency=MOST_CONNECTIONS,
-        )
 
         def end() -> None:
             end_streams(self._app)
             session.kill()  # a request may wait for a routine that hangs
 
-        server = _Server(config, end)
+        server = Server(self._app, end)
 
         def end_with_pipe() -> None:
             session.gone.wait()
@@ -94,40 +80,3 @@ class APIWrapper:
             except KeyboardInterrupt:
                 session.relay.logger.info("interrupted: the pipe is killed")
         self._pipe.join(to_kill=True)
-
-
-class _Server(uvicorn.Server):
-    """Hangs up on clients that are slow when it ends; to their requests that is a disconnection, and not a failure."""
-
-    def __init__(self, config: uvicorn.Config, on_end: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_end = on_end
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Ends at every signal that ends the program by a handler of Python's, as `pipert-shm run` has them, and not at two."""
-        with super().capture_signals():
-            if threading.current_thread() is not threading.main_thread():
-                yield
-                return
-            more = [number for number in (signal.SIGHUP, signal.SIGQUIT) if callable(signal.getsignal(number))]
-            before = {number: signal.signal(number, self.handle_exit) for number in more}
-            try:
-                yield
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)  # uvicorn raises those that came again, for these
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends at the first signal, which the program then hears of. At those that follow uvicorn would break its end off."""
-        if not self._captured_signals:
-            super().handle_exit(sig, frame)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._on_end()
-        asyncio.get_running_loop().call_later(SLOW_CLIENT_S, self._hang_up)
-        await super().shutdown(sockets)
-
-    def _hang_up(self) -> None:
-        for connection in self.server_state.connections:
-            connection.transport.abort()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pipert_shm.errors import describe
+from pipert_shm.masking import masked
 
 
 @contextmanager
@@ -33,4 +34,5 @@ def tell(text: str, *arguments: object) -> None:
     """Writes a warning where logging does for whoever has not configured it: for what no handler can be asked to take."""
     if logging.lastResort is not None:
         with suppress(BaseException):  # standard error is closed: there is nobody to tell
-            logging.lastResort.handle(logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, arguments, None))
+            told = masked(text % arguments if arguments else text)
+            logging.lastResort.handle(logging.LogRecord(__name__, logging.WARNING, __file__, 0, told, (), None))

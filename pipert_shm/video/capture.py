@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 
+from pipert_shm.masking import masked, needs_escapes
 from pipert_shm.video.opencv import VideoError, cv2
 
 Address: TypeAlias = str | os.PathLike[str]
@@ -23,12 +24,12 @@ IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def shown(source: Source) -> str:
-    """A source as it may be logged: without the password that its URL may have.
+    """A source as it may be told: without the secrets that its URL may have.
 
     >>> shown("rtsp://admin:secret@10.0.0.5/stream")
     'rtsp://admin:***@10.0.0.5/stream'
     """
-    return re.sub(r"(://[^/:@]*:)[^/]*@", r"\1***@", str(source))
+    return masked(str(source))
 
 
 def cannot_open(source: Source, cause: str = "") -> VideoError:
@@ -44,6 +45,8 @@ def _advice(source: Source) -> str:
     if isinstance(source, int):
         return f"no camera answers; look at /dev/video{source}, and whether this user may read it (group video)"
     if "://" in os.fspath(source):
+        if needs_escapes(os.fspath(source)):
+            return "its user name or password has characters that end it: write '#' as %23, '/' as %2F, '?' as %3F, '@' as %40"
         return "nothing answers there with a video; check the address, and that its server is up"
     path = Path(source)
     if not path.exists():

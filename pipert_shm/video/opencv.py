@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipert_shm.errors import PipertError
+from pipert_shm.masking import masked
 
 try:
     import cv2
@@ -23,7 +24,7 @@ class VideoError(PipertError):
 
     def __init__(self, video: str, message: str) -> None:
         super().__init__(message)
-        self.video = video
+        self.video = masked(video)
 
     def __reduce__(self) -> tuple[type[VideoError], tuple[str, str]]:
         return VideoError, (self.video, str(self))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Collection
 
 import numpy as np
 
@@ -15,131 +16,98 @@ from pipert_shm.limits import check_port, is_count
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError, cv2
+from pipert_shm.web.addresses import check_address
 
-BOUNDARY = "frame"
-PATIENCE = 10.0  # seconds in which a viewer must take a picture
 KEYS_TO_END = (ord("q"), 27)  # and Esc
 
 
 class MjpegServer(DestinationRoutine):
-    """Shows the frames that it gets to any number of browsers, as Motion JPEG: `<img src="http://127.0.0.1:8090/">`.
+    """Shows the frames that it gets to any number of browsers, as Motion JPEG: open `http://127.0.0.1:8090/`.
 
     A viewer gets the newest frame as soon as it has taken the one before, so a slow one skips frames, and nobody waits for it.
-    While nobody looks, nothing is encoded. There is no password: beyond this machine, put it behind a server that asks for one.
+    While nobody looks, nothing is encoded.
+
+    It is guarded as the HTTP control is. A page of another site can't show it, as `<img src="http://127.0.0.1:8090/">`, unless
+    the site is one of `origins`; and beyond this machine it takes a token.
 
     :param port: to listen on.
-    :param host: address to listen on; by default this machine only.
+    :param host: address to listen on; without a token, a loopback address.
     :param quality: of the JPEG pictures, 1 to 100.
-    :raises ValueError: when the quality is out of range.
+    :param token: what viewers have to show: a browser opens `/?token=…`, which may also stand in an `<img>`; a program sends
+        `Authorization: Bearer …`.
+    :param hosts: names by which it is reached, besides localhost and addresses.
+    :param origins: sites whose pages may show it, such as `http://localhost:3000`.
+    :raises TypeError: when the token is no str.
+    :raises ValueError: when the quality is out of range, the token can't be shown, or there must be one.
     """
 
-    def __init__(self, port: int = 8090, host: str = "127.0.0.1", name: str | None = None, *, quality: int = 80) -> None:
+    def __init__(
+        self,
+        port: int = 8090,
+        host: str = "127.0.0.1",
+        name: str | None = None,
+        *,
+        quality: int = 80,
+        token: str | None = None,
+        hosts: Collection[str] = (),
+        origins: Collection[str] = (),
+    ) -> None:
         check_port(port)
         if not (is_count(quality) and quality <= 100):
             raise ValueError(f"quality must be from 1 to 100, not {shown(quality)}")
+        check_address(host, token, "watch")
         super().__init__(name)
         self._address = (host, port)
         self._quality = quality
+        self._token = token
+        self._hosts = hosts
+        self._origins = origins
 
     def setup(self) -> None:
         """Begins to listen.
 
         :raises OSError: when it can't, on a port that is in use, say.
         """
-        self._server = _Server(self._address)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name=f"{self.name}-http", daemon=True)
+        from pipert_shm.video.mjpeg import Viewers  # heavy
+        from pipert_shm.web.guard import Guard
+        from pipert_shm.web.server import Server
+
+        listener = _listener(self._address)
+        self._viewers = Viewers()
+        guarded = Guard(self._viewers, token=self._token, hosts=self._hosts, origins=self._origins)
+        self._server = Server(guarded, self._viewers.end, slow_client_s=1.0, lifespan="off", log_level="warning")
+        self._thread = threading.Thread(target=self._serve, args=(listener,), name=f"{self.name}-http", daemon=True)
         self._thread.start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        with listener:
+            self._server.run(sockets=[listener])
 
     def main_logic(self, data: np.ndarray | FrameData) -> None:
         """Shows one frame to those who look.
 
         :raises VideoError: when OpenCV can't make a JPEG picture of it.
         """
-        if not self._server.viewers:
+        if not self._viewers.count:
             return
         encoded, jpeg = cv2.imencode(".jpg", frame_of(data), (cv2.IMWRITE_JPEG_QUALITY, self._quality))
         if not encoded:
             raise VideoError(self.name, "OpenCV can't make a JPEG picture of this frame")
-        self._server.show(jpeg.tobytes())
+        self._viewers.show(jpeg.tobytes())
 
     def cleanup(self) -> None:
         """Sends the viewers away, and listens no more."""
-        self._server.end()
+        self._server.should_exit = True
         self._thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    """Holds the newest picture, for a thread per viewer."""
-
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        try:
-            super().__init__(address, _Viewer)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"can't listen on {address[0]}:{address[1]}: {error.strerror}; choose another port"
-            ) from error
-        self.viewers = 0
-        self._news = threading.Condition()
-        self._picture = b""
-        self._number = 0
-        self._over = False
-
-    def show(self, picture: bytes) -> None:
-        with self._news:
-            self._picture = picture
-            self._number += 1
-            self._news.notify_all()
-
-    def come(self, by: int) -> None:
-        with self._news:
-            self.viewers += by
-
-    def newer(self, than: int) -> tuple[int, bytes] | None:
-        """The next picture that is newer, and its number; None when there will be none."""
-        with self._news:
-            self._news.wait_for(lambda: self._over or self._number > than)
-            return None if self._over else (self._number, self._picture)
-
-    @property
-    def newest(self) -> int:
-        return self._number
-
-    def end(self) -> None:
-        with self._news:
-            self._over = True
-            self._news.notify_all()
-        self.shutdown()
-        self.server_close()
-
-
-class _Viewer(BaseHTTPRequestHandler):
-    """One browser."""
-
-    timeout = PATIENCE
-    server: _Server
-
-    def do_GET(self) -> None:
-        number = self.server.newest  # of before it counts as a viewer, so that it gets all that is encoded for it
-        self.server.come(1)
-        try:
-            self.send_response(200)
-            self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={BOUNDARY}")
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            while (news := self.server.newer(number)) is not None:
-                number, picture = news
-                head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-                self.wfile.write(head.encode() + picture + b"\r\n")
-            self.wfile.write(f"--{BOUNDARY}--\r\n".encode())
-        except OSError:
-            self.close_connection = True  # it has gone, or takes nothing more
-        finally:
-            self.server.come(-1)
-
-    def log_message(self, *arguments: object) -> None:
-        """Nothing: each request would be a line on stderr."""
+def _listener(address: tuple[str, int]) -> socket.socket:
+    try:
+        return socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    except OSError as error:
+        number = error.errno or 0
+        why = os.strerror(number) if number > 0 else error.strerror  # of a name that nobody knows, it is no errno
+        raise OSError(number, f"can't listen on {address[0]}:{address[1]}: {why}; choose another port") from error
 
 
 class Display(DestinationRoutine):

@@ -1,0 +1,170 @@
+"""Secrets in texts: passwords and tokens, as URLs carry them, are replaced before anybody reads the text."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from urllib.parse import unquote
+
+MASK = "***"
+
+# What reads an error about a camera may see who logged on, where that is no secret by itself.
+_COMMON_USERS = ("admin", "administrator", "root", "user", "viewer", "guest", "operator", "service", "camera", "onvif", "rtsp")
+
+_I = re.IGNORECASE
+# A URL within another one is encoded, any number of times.
+_COLON, _SLASH, _AT = "(?:%(?:25)*3a|:)", "(?:%(?:25)*2f|/)", "(?:%(?:25)*40|@)"
+_SEPARATOR = re.compile(f"({_COLON}{_SLASH}{{2}})", _I)
+# An address ends at a blank, or at a quotation mark that nothing of it follows.
+_RUN = re.compile(r"""(?:[^\s"']|["'](?![\s,:;)\]}]|$))*""")
+_LAST_AT = re.compile(f".*({_AT})", _I | re.DOTALL)
+_AUTHORITY = re.compile(r"(?:(?!%(?:25)*(?:2f|3f|23))[^/?#])*", _I)
+_HOST = re.compile(rf"(?:[\w-]+(?:\.[\w-]+)+|localhost|\[[0-9a-f:.%]+\])(?:{_COLON}\d*)?", _I)
+_BROKEN = re.compile(r"[^\s\[\]/?#@:]+:[^\n@]*[^\s@]@(?=[\w\[])")  # a blank in the password
+_BARE = re.compile(r"(?<![\w.%+@:-])([\w.%+-]{1,64}):[^\s/@\"']{1,128}@(?=[\w\[])")  # user:password@host, without a scheme
+
+_NAME = r"((?:[\w.-]|%(?!(?:25)*(?:26|3d|3f))[0-9a-f]{2}){1,64})"
+_KEY = re.compile(rf"(?:([?&;#]|%(?:25)*(?:26|3f))|(?<![\w.%-])){_NAME}(?:=|%(?:25)*3d)", _I)
+_VALUE = re.compile(
+    r"""\*\*\*(?=[\s&"',;)\]}]|$)|"[^"\n]*"|'[^'\n]*'"""
+    r"""|(?!…|%(?:25)*26)[^\s&"',)\]}](?:(?!%(?:25)*26)[^\s&"']|["'](?![\s,:;)\]}]|$))*""",
+    _I,
+)
+_TELLING = re.compile(
+    r"passw|passphrase|passcode|pwd|secret|token|credential|(?:api|access|auth)[_-]?key"
+    r"|(?<![a-z])(?:user|login)[_-]?(?:pass?|pw)(?![a-z])",
+    _I,
+)
+_TELLING_IN_A_QUERY = re.compile(
+    r"auth(?!or)|signature|session|jwt|hmac|md5|hdn[te]|ticket|cookie|verif\w*code|(?:pass|psw|pswd|pw)(?![a-z])"
+    r"|(?<![a-z])(?:key|sig|sid|pin|otp|pas|api|basic)(?![a-z])"
+    r"|(?:stream|user|private)[_-]?key",
+    _I,
+)
+_LETTER = re.compile(r"((?:[?&]|%26|%3f)(?:u|usr|user|username|login)=[^&\s]{0,64}&(?:[^&\s]{0,64}&){0,16}?p=)[^&\s\"']+", _I)
+_STREAM_ID = re.compile(
+    r"(streamid=(?:publish|read)(?::|%3a)[^:&\s]+(?::|%3a))[^&\s\"']+|(streamid=#!::(?:[^&\s]*,)?s=)[^,&\s\"']+", _I
+)
+_HEADER = re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?)(?![^\r\n\"']*…)[^\r\n\"']+", _I)
+
+_PATHS = (
+    re.compile(r"(rtsp[sx]?://[^/\s]+:744[17]/)[\w-]+", _I),  # UniFi Protect
+    re.compile(r"(/sdm_live_stream/)[^/?\s\"']+", _I),  # Nest
+    re.compile(r"(rtmps?://[^/\s]*(?:youtube|twitch|facebook|live-video|restream|vimeo)[^/\s]*(?:/[^/\s]+)*/)[^/?\s\"']+", _I),
+    re.compile(r"(/bot\d+:)[\w-]+", _I),  # Telegram
+    re.compile(r"(/(?:token|apikey|password|pwd|secret)/)[^/?#\s\"']+", _I),
+    re.compile(r"([?&;](?:user|usr|username|login|account)=[^:&\s]{0,64}(?::|%3a))[^&\s\"']+", _I),  # …=user:password
+    re.compile(r"(rtsps?://[^/\s]+/(?:[^/\s]+/)*[\w.-]+:)[^/\s\"']+(?=/)", _I),  # …/0/user:password/main
+)
+_JSON_WEB_TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?")
+_SEGMENT = re.compile(r"(?<=/)[\w-]{16,}(?=[/?#\s\"']|$)")
+_HEXADECIMAL = re.compile(r"(?=[\da-f]*[a-f])(?=[\da-f]*\d)[\da-f]+", _I)
+
+
+def masked(text: str) -> str:
+    """The text, with `***` in place of the secrets in it.
+
+    Secrets are what stands before the host of a URL, whatever characters it has; the values of parameters whose names tell of a
+    secret (`password`, `pwd`, `token`, `auth` and so on); parts of a URL's path that look random, or that are a key by the
+    address of a known camera or service; and an `Authorization` header. URLs may stand within URLs, and within any text. A text
+    that was masked stays as it is. The time is in proportion to the text's length; any thread.
+
+    >>> masked("can't open rtsp://admin:secret@10.0.0.5/live")
+    "can't open rtsp://admin:***@10.0.0.5/live"
+    >>> masked("http://10.0.0.5/video.cgi?user=admin&pwd=secret&channel=1")
+    'http://10.0.0.5/video.cgi?user=admin&pwd=***&channel=1'
+    """
+    if not any(sign in text for sign in ("://", "=", "@", "%", "eyJ", "uthorization")):
+        return text
+    if "://" in text or "%" in text:
+        text = _without_userinfo(text)
+    if "@" in text:
+        text = _BARE.sub(lambda found: f"{_user(found[1] + ':')}{MASK}@", text)
+    if "://" in text:
+        text = _SEGMENT.sub(_masked_segment, text)
+        for pattern in _PATHS:
+            text = pattern.sub(rf"\g<1>{MASK}", text)
+    text = _JSON_WEB_TOKEN.sub(MASK, text)
+    text = _STREAM_ID.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
+    text = _LETTER.sub(rf"\g<1>{MASK}", text)
+    return _HEADER.sub(rf"\g<1>{MASK}", _without_values(text))
+
+
+def needs_escapes(url: str) -> bool:
+    """Whether the user or password in a URL has characters that end them there: they must be written as %23 and the like.
+
+    >>> needs_escapes("rtsp://admin:pa#ss@10.0.0.5/live"), needs_escapes("rtsp://admin:pa%23ss@10.0.0.5/live")
+    (True, False)
+    """
+    _, _, rest = url.partition("://")
+    return userinfo_end(rest) > len(re.split(r"[/?#\s]", rest, maxsplit=1)[0])
+
+
+def _without_userinfo(text: str) -> str:
+    parts = _SEPARATOR.split(text)
+    for place in range(2, len(parts), 2):  # what follows a separator
+        part = parts[place]
+        end = userinfo_end(part)
+        if end >= 0:
+            parts[place] = _user(part[:end]) + MASK + part[end:]
+    return "".join(parts)
+
+
+def userinfo_end(part: str) -> int:
+    """Where the `@` stands that ends the user and password, in what follows `://`; -1 when there are none."""
+    run = _RUN.match(part)
+    assert run is not None
+    found = _LAST_AT.match(run[0])
+    if found is None:
+        broken = None if _HOST.match(part) else _BROKEN.match(part)
+        return broken.end() - 1 if broken else -1
+    authority = _authority(run[0])
+    if found.start(1) < len(authority):
+        return found.start(1)
+    within = _LAST_AT.match(authority)
+    host = authority[within.end(1) :] if within else authority
+    between = run[0][len(authority) : found.start(1)]
+    if _HOST.fullmatch(host) and (between.endswith("/") or re.search(r"\?.*=", between)):
+        return within.start(1) if within else -1  # http://host/@somebody, or ?mail=somebody@…
+    return found.start(1)
+
+
+def _authority(part: str) -> str:
+    found = _AUTHORITY.match(part)
+    assert found is not None
+    return found[0]
+
+
+def _user(userinfo: str) -> str:
+    user, colon, _ = userinfo.partition(":")
+    return user + ":" if colon and user in _COMMON_USERS else ""
+
+
+def _without_values(text: str) -> str:
+    parts: list[str] = []
+    done = 0
+    for key in _KEY.finditer(text):
+        before, name = key.groups()
+        plain = unquote(unquote(name))
+        telling = _TELLING.search(plain) or (before and _TELLING_IN_A_QUERY.search(plain))
+        value = _VALUE.match(text, key.end()) if telling and key.start() >= done else None
+        if value:
+            parts += (text[done : key.end()], MASK)
+            done = value.end()
+    return "".join((*parts, text[done:]))
+
+
+def _masked_segment(found: re.Match[str]) -> str:
+    letters = found[0].replace("-", "").replace("_", "")
+    return MASK if _looks_random(letters) else found[0]
+
+
+def _looks_random(letters: str) -> bool:
+    """Whether it is no word, but a key: hexadecimal, or upper case, lower case and digits in turns."""
+    if len(letters) < 16:
+        return False
+    if _HEXADECIMAL.fullmatch(letters):
+        return len(letters) >= 20
+    kinds = ["d" if letter.isdigit() else "u" if letter.isupper() else "l" for letter in letters]
+    turns = sum(one != other for one, other in pairwise(kinds))
+    return len(set(kinds)) == 3 and turns >= 0.35 * len(letters)
