@@ -112,6 +112,7 @@ class Runner:
             lanes={sender: native.EdgeRecord(segment.process, edge) for sender, edge in plan.lanes.items()},
         )
         self._outbox.slots.edge_names = flow.edge_names
+        self._outbox.hand_over.use_logger(self._logger)
         self._inbox = Inbox(segment, self._port, plan.number, names, local)
         self._inbox.on_starved = self._report_starved
         self._inbox.on_fed = self._report_fed
@@ -245,7 +246,7 @@ class Runner:
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         if threading.current_thread() is not self._thread:
             raise RoutineError(self.routine.name, "loan() belongs to the routine's own thread (setup, main_logic, cleanup)")
-        if not self._outbox.leaves_flow or forked.pid != self._home:
+        if not self._outbox.has_wires or forked.pid != self._home:
             return np.empty(shape, dtype)
         since, self._words.busy_since_ns = self._words.busy_since_ns, 0  # to wait for a slot is not to hang
         try:
