@@ -214,6 +214,14 @@ class Outbox:
             return None
         return np.ndarray(array.shape, array.dtype, native.loan(address, span), first - low, array.strides)
 
+    def copy(self, array: np.ndarray) -> np.ndarray | None:
+        """A copy in a slot, so that it can be sent as it is; None where no slot is free, or it won't be sent, or is no plain one."""
+        if not self._wires or not array.flags.c_contiguous:
+            return None
+        copy = self.slots.loan_now(array.shape, array.dtype)
+        np.copyto(copy, array)
+        return copy
+
     def recover_receiver(self, incarnation: int) -> None:
         """The receiver of an edge is dead: makes its queue fit for the next one. Any thread."""
         self._port.recover_receiver(incarnation)

@@ -260,11 +260,14 @@ class Runner:
             self._words.busy_since_ns = since and native.now_ns()
 
     def writable(self, array: np.ndarray) -> np.ndarray | None:
-        if threading.current_thread() is not self._thread or self._outbox.stays_in_flow or self._inbox.comes_from_flow:
-            return None  # others have the same object
+        if threading.current_thread() is not self._thread or forked.pid != self._home:
+            return None
         if array.dtype.hasobject or 0 in array.strides or not array.size:
             return None
-        return self._outbox.writable(array) if not array.flags.writeable else array
+        own = None
+        if not (self._outbox.stays_in_flow or self._inbox.comes_from_flow):  # else others may stand on the same memory
+            own = self._outbox.writable(array) if not array.flags.writeable else array
+        return self._outbox.copy(array) if own is None else own
 
     def _state_at_birth(self) -> State:
         """At rest. The record is left as it is where an earlier process died in a run: the launcher says what comes of that."""
