@@ -215,7 +215,7 @@ class Outbox:
         return np.ndarray(array.shape, array.dtype, native.loan(address, span), first - low, array.strides)
 
     def copy(self, array: np.ndarray) -> np.ndarray | None:
-        """A copy in a slot, so that it can be sent as it is; None where no slot is free, or it won't be sent, or is no plain one."""
+        """A copy in a slot where one is free, so that it can be sent as it is; None where it won't be sent, or has gaps."""
         if not self._wires or not array.flags.c_contiguous:
             return None
         copy = self.slots.loan_now(array.shape, array.dtype)
