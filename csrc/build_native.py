@@ -154,6 +154,9 @@ uint32_t pshm_ring_used(const pshm_ring *ring);
 uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits);
 uint32_t pshm_ring_holders(const pshm_ring *ring, uint32_t slot);
 void *pshm_process_writable(pshm_process *process, uint32_t routine, const void *address, uint64_t bytes, uint32_t *ring);
+void *pshm_process_share(pshm_process *process, const void *address, uint64_t bytes);
+void *pshm_process_lend(pshm_process *process, uint64_t descriptor, uint64_t *bytes);
+uint32_t pshm_process_leased(pshm_process *process, uint32_t ring);
 void pshm_release(void *address);
 bool pshm_guard(int fd);
 void pshm_unguard(int fd);
@@ -221,6 +224,8 @@ int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns);
 int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t sequence, uint64_t captured_ns,
                    uint32_t origin, uint32_t kind, uint32_t head, const void *body, uint32_t bytes);
 int pshm_port_resume(pshm_port *port, pshm_post *post);
+int pshm_port_hand_over(pshm_port *port, pshm_post *post, uint64_t outs, uint64_t token, uint32_t handled);
+void pshm_port_count_handed(pshm_port *port, const pshm_delivery *delivery, uint64_t sent_ns, uint64_t captured_ns);
 void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason);
 int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout_ns);
 int pshm_port_take(pshm_port *port, pshm_delivery *delivery);

@@ -196,6 +196,10 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
                    const void *body, uint32_t bytes);
 int pshm_port_resume(pshm_port *port, pshm_post *post);
 
+/* The same for a message that stays in this process: to `outs`, all of them local, as `token`. */
+int pshm_port_hand_over(pshm_port *port, pshm_post *post, uint64_t outs, uint64_t token,
+                        uint32_t handled);
+
 /* Gives up what is still to be served, counted under `reason`; post->lost as
  * ever. With a message slot or without, with leases or without. */
 void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason);
@@ -210,6 +214,10 @@ void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason);
  * layout's index | bytes of the head << PSHM_HEAD_SHIFT. Then address[0] is where the array
  * begins, and the lease is the caller's: `slots` is 0. */
 int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout_ns);
+
+/* What the receiver of a local message counts of it, by times that C does not know. */
+void pshm_port_count_handed(pshm_port *port, const pshm_delivery *delivery, uint64_t sent_ns,
+                            uint64_t captured_ns);
 
 /* From now on an array whose message ends with `text` comes as PSHM_ARRAY + the index that
  * is returned, in the place of the one that was learnt longest ago; PSHM_LAYOUTS, and nothing

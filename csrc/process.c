@@ -390,6 +390,42 @@ bool pshm_process_reference(pshm_process *process, const void *address, uint64_t
     return held;
 }
 
+void *pshm_process_share(pshm_process *process, const void *address, uint64_t bytes) {
+    uint64_t descriptor, offset;
+    if (!pshm_process_reference(process, address, bytes, &descriptor, &offset)) return NULL;
+    /* the lease keeps the mapping */
+    const pshm_mapping *mapping = process->mapping[pshm_descriptor_ring(descriptor)];
+    return mapping->read + pshm_descriptor_slot(descriptor) * mapping->ring.slot_bytes + offset;
+}
+
+void *pshm_process_lend(pshm_process *process, uint64_t descriptor, uint64_t *bytes) {
+    uint32_t ring = pshm_descriptor_ring(descriptor), slot = pshm_descriptor_slot(descriptor);
+    uint8_t *there = NULL;
+    if (ring >= PSHM_RINGS) return NULL;
+    pthread_mutex_lock(&lock);
+    pshm_mapping *mapping = process->foreign ? NULL : process->mapping[ring];
+    if (mapping != NULL && slot < mapping->ring.slots) {
+        pshm_lease *lease = &mapping->lease[slot];
+        if (lease->count != 0 && lease->generation == pshm_descriptor_generation(descriptor)) {
+            lease->count++;
+            *bytes = mapping->ring.slot_bytes;
+            there = mapping->read + slot * mapping->ring.slot_bytes;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return there;
+}
+
+uint32_t pshm_process_leased(pshm_process *process, uint32_t ring) {
+    uint32_t count = 0;
+    pthread_mutex_lock(&lock);
+    const pshm_mapping *mapping = ring < PSHM_RINGS ? process->mapping[ring] : NULL;
+    for (uint32_t n = 0; mapping != NULL && n < mapping->ring.slots; n++)
+        count += mapping->lease[n].count != 0;
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
 /* Whether all bits behind a lease are those of one routine's incoming edges, or
  * of its own ring. */
 static bool leased_by(const pshm_process *process, const pshm_mapping *mapping, uint32_t bits,

@@ -102,6 +102,18 @@ void pshm_process_go_on(void);
 bool pshm_process_reference(pshm_process *process, const void *address, uint64_t bytes,
                             uint64_t *descriptor, uint64_t *offset);
 
+/* The same, by the read-only mapping: where to read [address, address + bytes). NULL, and
+ * no lease, where it lies in no slot that `process` holds. The lease is ended by pshm_release
+ * of what is returned. Any thread. */
+void *pshm_process_share(pshm_process *process, const void *address, uint64_t bytes);
+
+/* Adds a lease to a slot that the caller has one of already; where to read it, `*bytes` long.
+ * NULL, and no lease, where this process holds no such slot. Any thread. */
+void *pshm_process_lend(pshm_process *process, uint64_t descriptor, uint64_t *bytes);
+
+/* Slots of a ring on which this process has leases. Any thread; a snapshot. */
+uint32_t pshm_process_leased(pshm_process *process, uint32_t ring);
+
 /* Where to write to [address, address + bytes), which lies whole in one slot
  * that nobody but `routine`, of this process, holds: adds a lease to it. NULL
  * when somebody else holds it too, or it can't be written to through this

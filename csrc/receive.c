@@ -128,6 +128,12 @@ static int locate_slots(pshm_port *port, const pshm_edge *edge, pshm_delivery *d
     return PSHM_OK;
 }
 
+void pshm_port_count_handed(pshm_port *port, const pshm_delivery *delivery, uint64_t sent_ns,
+                            uint64_t captured_ns) {
+    pshm_histogram_add(port->in[delivery->place].record->hop, delivery->received_ns - sent_ns);
+    pshm_histogram_add(port->record->age, delivery->received_ns - captured_ns);
+}
+
 uint32_t pshm_delivery_learn(pshm_delivery *delivery, uint32_t kind, const void *text,
                              uint32_t bytes, uint64_t array_bytes) {
     if (bytes == 0 || bytes > PSHM_LAYOUT_BYTES) return PSHM_LAYOUTS;

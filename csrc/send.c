@@ -302,6 +302,14 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
     return pshm_port_resume(port, post);
 }
 
+int pshm_port_hand_over(pshm_port *port, pshm_post *post, uint64_t outs, uint64_t token,
+                        uint32_t handled) {
+    post->outs = outs;
+    post->token = token;
+    post->handled = handled;
+    return pshm_port_send(port, post, 0, 0, 0, 0, 0, 0, NULL, 0);
+}
+
 /* Full queue: makes room, or gives up this edge. True when it is settled. */
 static bool settle_full(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) {
     pshm_edge *edge = &port->out[out];

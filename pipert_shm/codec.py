@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copyreg
 import dataclasses
-import io
 import math
 import pickle
 import struct
@@ -40,14 +39,15 @@ _OFFSET = struct.Struct("=Q")  # of an array in its slot; its layout follows
 _LAYOUT_HEAD = struct.Struct("=BB")  # dimensions, length of the dtype's text; shape, strides and text follow
 OFFSET_MASK = (1 << native.OFFSET_BITS) - 1
 MOST_LAYOUTS = 256  # that are remembered
-_PICKLE_HEAD = struct.Struct("=IIQ?")  # buffers, bytes of table and stream, their offset in slot 0, whether they are there
+_PICKLE_HEAD = struct.Struct("=IQQ?")  # buffers, bytes of table and stream, their offset in its slot, whether they are there
 _BUFFER = struct.Struct("=HQQ")  # slot, offset, bytes (0: the whole slot)
 
 _MESSAGE_HEAD = 40
 _MARKER = pickle.PickleBuffer(b"\0")
 
 
-def _align(offset: int) -> int:
+def align(offset: int) -> int:
+    """The next offset at which an array may begin."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
@@ -56,18 +56,24 @@ def _is_plain(dtype: np.dtype[Any]) -> bool:
     return dtype.kind != "V" and not dtype.hasobject
 
 
-def _array_on(
+def array_on(
     buffer: memoryview | bytes, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any
 ) -> np.ndarray:
+    """An array on a buffer; read-only for good where the buffer is."""
     # By way of frombuffer: np.ndarray(buffer=memoryview) would stand on what is behind the view, and could be made writable.
     return np.ndarray(shape, dtype, np.frombuffer(buffer, np.uint8), offset, strides)
 
 
-def _array_of(data: bytes, shape: tuple[int, ...], dtype: Any, order: str) -> np.ndarray:
+def array_of(data: bytes, shape: tuple[int, ...], dtype: Any, order: str) -> np.ndarray:
+    """A read-only array on these bytes.
+
+    :param order: F for Fortran's, else C's.
+    """
     return np.ndarray(shape, dtype, data, order="F" if order == "F" else "C")
 
 
-def _order(array: np.ndarray) -> str:
+def order_of(array: np.ndarray) -> str:
+    """The order in which an array's elements are written: F where they lie in that one, else C."""
     return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
 
 
@@ -84,6 +90,56 @@ def extent_of(array: np.ndarray) -> tuple[int, int, int]:
     return first, low, high - low
 
 
+def packed_strides(array: np.ndarray) -> tuple[int, ...]:
+    """Those of a copy of an array, in its own order."""
+    strides, size = [], array.itemsize
+    fortran = order_of(array) == "F"
+    for length in array.shape if fortran else reversed(array.shape):
+        strides.append(size)
+        size *= length
+    return tuple(strides if fortran else reversed(strides))
+
+
+class Stream:
+    """A file for picklers. It keeps what is written piece by piece; large pieces are the payload's own, not copied."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Any] = []
+        self.write = self._pieces.append
+
+    def take(self) -> list[memoryview]:
+        """What was written; then it is empty."""
+        pieces = [piece.raw() if type(piece) is pickle.PickleBuffer else memoryview(piece) for piece in self._pieces]
+        self._pieces.clear()
+        return pieces
+
+    def clear(self) -> None:
+        """Forgets what was written."""
+        self._pieces.clear()
+
+
+def plain_pickler(stream: Stream) -> pickle.Pickler:
+    """One that takes everything in band, and whose arrays can be written to where they come out.
+
+    Of other types it knows what copyreg does now.
+    """
+    pickler = pickle.Pickler(stream, 5)
+    pickler.dispatch_table = {np.ndarray: _reduce_in_band, **copyreg.dispatch_table}
+    return pickler
+
+
+def _reduce_in_band(array: np.ndarray) -> Any:
+    reduced: Any = array.__reduce_ex__(5)
+    if array.flags.writeable or len(reduced) != 2:
+        return reduced
+    return _copy_of, reduced  # pickle would make bytes of what can't be written to, and so would what comes out be
+
+
+def _copy_of(make: Any, arguments: tuple[Any, ...]) -> np.ndarray:
+    array: np.ndarray = make(*arguments)
+    return array.copy(order="K")
+
+
 class Encoder:
     """Turns one routine's payloads into messages. The routine's thread only."""
 
@@ -93,9 +149,8 @@ class Encoder:
         self._name = name
         self._threshold = THRESHOLD
         self._layouts: dict[tuple[tuple[int, ...], np.dtype[Any]], tuple[bytes, int]] = {}  # of C-contiguous arrays, and bytes
-        self._stream = io.BytesIO()
+        self._stream = Stream()
         self._registered: dict[Any, Any] | None = None  # what copyreg knew when the pickler was made
-        self._plain = pickle.Pickler(self._stream, 5)
         self.copied_bytes = 0
         self.in_band_bytes = 0
         # of the message being encoded
@@ -105,13 +160,16 @@ class Encoder:
         self._packed: list[tuple[int, np.ndarray]] = []
         self._packed_bytes = 0
 
-    def _pickler(self) -> pickle.Pickler:
-        """One that refers to arrays, and knows of each other type what copyreg does. A plain dict: pickle asks it in C."""
+    def _pickler(self, in_band: bool) -> pickle.Pickler:
+        """One that refers to arrays, or that doesn't, and knows of each other type what copyreg does. Plain dicts: pickle asks
+        them in C.
+        """
         if self._registered != copyreg.dispatch_table:
             self._registered = dict(copyreg.dispatch_table)
+            self._plain = plain_pickler(self._stream)
             self._referencing = pickle.Pickler(self._stream, 5, buffer_callback=self._take_buffer)
             self._referencing.dispatch_table = {**self._registered, np.ndarray: self._reduce_array}
-        return self._referencing
+        return self._plain if in_band else self._referencing
 
     def encode(
         self,
@@ -167,17 +225,6 @@ class Encoder:
             self._port.process.release(post.slot[index])
         post.slots = 0
 
-    def freeze(self, payload: object, depth: int = 4) -> None:
-        """Makes the loans in a payload that stays in this process read-only, as far as they are found without pickling it."""
-        if isinstance(payload, np.ndarray):
-            if payload.flags.writeable:
-                _, low, span = extent_of(payload)
-                if self._port.process.holds(native.memory_at(low), span):
-                    payload.setflags(write=False)
-        elif depth and not isinstance(payload, str | bytes | int | float):
-            for _, part in _parts(payload, ""):
-                self.freeze(part, depth - 1)
-
     # a bare array
 
     def _encode_array(self, array: np.ndarray) -> bytes:
@@ -186,7 +233,7 @@ class Encoder:
             return _OFFSET.pack(placed[1]) + self._layout(array, array.strides)
         offset = self._pack_later(array)
         self._write_packed()
-        return _OFFSET.pack(offset) + self._layout(array, self._packed_strides(array))
+        return _OFFSET.pack(offset) + self._layout(array, packed_strides(array))
 
     def _layout(self, array: np.ndarray, strides: tuple[int, ...]) -> bytes:
         """How an array lies in its slot, but for where it begins."""
@@ -197,7 +244,7 @@ class Encoder:
         if known is None:
             if len(self._layouts) >= MOST_LAYOUTS:
                 self._layouts.clear()
-            known = self._layouts[key] = _write_layout(array, self._packed_strides(array)), array.nbytes
+            known = self._layouts[key] = _write_layout(array, packed_strides(array)), array.nbytes
         return known[0]
 
     def _refer(self, array: np.ndarray) -> tuple[int, int] | None:
@@ -228,17 +275,17 @@ class Encoder:
         if plain:
             dtype = dtype.str
         if array.nbytes < self._threshold:
-            order = _order(array)
-            return _array_of, (array.tobytes(order="F" if order == "F" else "C"), array.shape, dtype, order)
+            order = order_of(array)
+            return array_of, (array.tobytes(order="F" if order == "F" else "C"), array.shape, dtype, order)
         placed = self._refer(array)
         if placed is None:
-            index, offset, strides = -1, self._pack_later(array), self._packed_strides(array)
+            index, offset, strides = -1, self._pack_later(array), packed_strides(array)
         else:
             (index, offset), strides = placed, array.strides
         self._table.append((index, 0, 0))
         if plain:
             return _array_at, (_MARKER, offset, self._layout(array, strides))
-        return _array_on, (_MARKER, offset, array.shape, strides, dtype)
+        return array_on, (_MARKER, offset, array.shape, strides, dtype)
 
     def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         """Pickle's callback: whether the buffer goes in band."""
@@ -252,19 +299,10 @@ class Encoder:
         return False
 
     def _pack_later(self, array: np.ndarray) -> int:
-        offset = _align(self._packed_bytes)
+        offset = align(self._packed_bytes)
         self._packed.append((offset, array))
         self._packed_bytes = offset + array.nbytes
         return offset
-
-    @staticmethod
-    def _packed_strides(array: np.ndarray) -> tuple[int, ...]:
-        strides, size = [], array.itemsize
-        fortran = _order(array) == "F"
-        for length in array.shape if fortran else reversed(array.shape):
-            strides.append(size)
-            size *= length
-        return tuple(strides if fortran else reversed(strides))
 
     def _write_packed(self) -> int:
         """Copies what was put off into one fresh slot; its index in the message."""
@@ -272,47 +310,46 @@ class Encoder:
         index = self._post.add_slot(descriptor)
         memory = native.writable_memory(address, self._packed_bytes)
         for offset, array in self._packed:
-            target = np.ndarray(array.shape, array.dtype, memory, offset, self._packed_strides(array))
+            target = np.ndarray(array.shape, array.dtype, memory, offset, packed_strides(array))
             np.copyto(target, array)
             self.copied_bytes += array.nbytes
         return index
 
-    def _dump(self, payload: object, in_band: bool) -> memoryview:
-        self._stream.seek(0)
-        self._stream.truncate()
-        pickler = self._plain if in_band else self._pickler()
+    def _dump(self, payload: object, in_band: bool) -> list[memoryview]:
+        pickler = self._pickler(in_band)
         try:
             pickler.dump(payload)
         except BaseException as error:  # of the payload's own __reduce__: anything
-            raise PayloadError(self._name, *_culprit(payload, error)) from error
+            self._stream.clear()
+            raise PayloadError(self._name, *culprit(payload, error)) from error
         finally:
             pickler.clear_memo()  # it keeps what it has pickled alive
-        return self._stream.getbuffer()
+        return self._stream.take()
 
     def _encode_pickle(self, payload: object, hops: bytes, in_band: bool) -> bytes:
         self._table = []
         stream = self._dump(payload, in_band)
         packed_index: int = self._post.post.slots
         table = b"".join(_BUFFER.pack(packed_index if slot < 0 else slot, offset, size) for slot, offset, size in self._table)
-        size = len(table) + len(stream)
+        self.in_band_bytes = sum(piece.nbytes for piece in stream)
+        size = len(table) + self.in_band_bytes
         slots = packed_index + bool(self._packed)
         if len(hops) + _PICKLE_HEAD.size + size + _MESSAGE_HEAD + 8 * slots <= MESSAGE_SLOT_BYTES:
             if self._packed:
                 self._write_packed()
-            self.in_band_bytes = len(stream)
-            body = _PICKLE_HEAD.pack(len(self._table), size, 0, False) + table + stream
-            stream.release()
-            return body
-        self.in_band_bytes = len(stream)
-        blob = np.frombuffer(table + stream, np.uint8)
-        stream.release()
-        offset = self._pack_later(blob)
+            return b"".join((_PICKLE_HEAD.pack(len(self._table), size, 0, False), table, *stream))
+        offset = end = align(self._packed_bytes)
+        for piece in (memoryview(table), *stream):
+            if piece.nbytes:
+                self._packed.append((end, np.frombuffer(piece, np.uint8)))
+                end += piece.nbytes
+        self._packed_bytes = end
         index = self._write_packed()
-        self.copied_bytes -= blob.nbytes  # pickled, not a buffer
+        self.copied_bytes -= size  # pickled, not a buffer
         return _PICKLE_HEAD.pack(len(self._table), size, offset, True) + struct.pack("=H", index)
 
 
-def _culprit(payload: object, error: BaseException) -> tuple[str, str]:
+def culprit(payload: object, error: BaseException) -> tuple[str, str]:
     """Which part of a payload does not pickle, and why. To look for it runs the code of the payload's own classes."""
     try:
         return _find_culprit(payload, error)
@@ -322,7 +359,7 @@ def _culprit(payload: object, error: BaseException) -> tuple[str, str]:
 
 def _find_culprit(payload: object, error: BaseException, where: str = "data", depth: int = 4) -> tuple[str, str]:
     """Which part of a payload does not pickle, as a path, and why."""
-    for name, part in _parts(payload, where):
+    for name, part in parts_of(payload, where):
         try:
             pickle.dumps(part, 5)
         except BaseException as inner:
@@ -330,7 +367,8 @@ def _find_culprit(payload: object, error: BaseException, where: str = "data", de
     return f"{where} ({type(payload).__name__})", text_of(error)
 
 
-def _parts(payload: object, where: str) -> Iterator[tuple[str, object]]:
+def parts_of(payload: object, where: str) -> Iterator[tuple[str, object]]:
+    """What a payload is made of, each with its path."""
     if isinstance(payload, dict):
         for key, value in payload.items():
             yield f"{where}[{shown(key)}]", value
@@ -377,7 +415,7 @@ def _array_at(buffer: memoryview | bytes, offset: int, layout: bytes) -> np.ndar
     shape, strides, dtype, count = _LAYOUTS.get(layout) or _read_layout(layout)
     if strides is None:
         return np.frombuffer(buffer, dtype, count, offset).reshape(shape)
-    return _array_on(buffer, offset, shape, strides, dtype)
+    return array_on(buffer, offset, shape, strides, dtype)
 
 
 def layout_of(body: bytes, start: int) -> tuple[bytes, tuple[int, ...], np.dtype[Any], int] | None:

@@ -61,7 +61,7 @@ class Meta:
 
     __slots__ = ("_hops", "_last", "_names", "_raw", "captured_ns", "origin_number", "pts", "sequence", "ticket")
 
-    _raw: tuple[int, bytes]
+    _raw: tuple[int, bytes] | tuple[int, Meta, int, int]
 
     def __init__(
         self,
@@ -94,11 +94,28 @@ class Meta:
         meta._raw = number, raw
         return meta
 
+    @classmethod
+    def handed(cls, names: tuple[str, ...], number: int, sent: Meta, sent_ns: int, received_ns: int) -> Meta:
+        """Of a message that came to routine `number` from one in its flow; read when somebody looks.
+
+        :param sent: the sender's, its `raw_hops` read before.
+        """
+        meta = cls.__new__(cls)
+        meta._names = names
+        meta._raw = number, sent, sent_ns, received_ns
+        return meta
+
     def __getattr__(self, name: str) -> Any:
         """What of a received message's nobody has looked at."""
         if name == "_raw" or name not in Meta.__slots__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self._read(*self._raw)
+        raw = self._raw
+        if len(raw) == 2:
+            self._read(*raw)
+        else:
+            number, sent, sent_ns, received_ns = raw
+            hops, last = sent.raw_hops[-(MOST_HOPS - 1) * HOP.size :], (number, sent_ns, received_ns)
+            self.__init__(self._names, sent.origin_number, sent.sequence, sent.captured_ns, hops, sent.ticket, last, sent.pts)  # type: ignore[misc]
         return getattr(self, name)
 
     def _read(self, number: int, raw: bytes) -> None:

@@ -56,7 +56,7 @@ def make_rings(routines: Iterable[RoutinePlan], segment: ControlSegment) -> dict
     rings = {}
     for item in routines:
         size = item.routine._output_bytes
-        if size and item.slots:
+        if size and any(not edge.local for edge in item.outs):  # those of others are made where there is room
             purpose = f"the ring of {item.routine.name!r}"
             rings[item.number] = (create_ring(segment, item.number, item.slots, size, purpose, mapped=False), size)
     return rings

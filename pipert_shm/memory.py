@@ -37,6 +37,7 @@ PAGE = mmap.PAGESIZE
 MESSAGE_SLOT_BYTES = 4096
 FEWEST_SLOTS = 3
 GROWTH = 1.5
+IN_FLOW_SHARE = 4  # a ring of frames that stay in their flow takes at most one in so many of the bytes that are left
 RETRY_NS = 100_000_000  # between tries to make or open a ring that there was no file descriptor for
 
 _FLOCK = struct.Struct("hhqqi4x")
@@ -414,6 +415,7 @@ class Slots:
 
     Attributes:
         ring: its number, -1 while there is none.
+        needed_elsewhere: slots that receivers in other processes may hold.
         settled: whether it is as it should be, for payloads of the size that was fitted last: no older one is left.
     """
 
@@ -431,7 +433,7 @@ class Slots:
         self._slot_bytes = 0
         self._old: list[int] = []
         self.edge_names: dict[int, str] = {}
-        self.loaned = False  # whether there was ever a loan
+        self.needed_elsewhere = 0
 
     def want(self, slots: int) -> None:
         """Says how many slots the ring should have from now on."""
@@ -506,6 +508,35 @@ class Slots:
         holders = self._segment.process.holders(self.ring) or []
         raise NoFreeSlot(self._name, len(holders), self.count_holders(holders))
 
+    def reserve_now(self, size: int) -> tuple[int, int] | None:
+        """As `reserve`, for what stays in the flow: None where there is no free slot. Waits for nothing, and drops nothing.
+
+        It makes a ring only where that leaves most of the pipe's memory to those whose frames leave their flows.
+        """
+        if size > self._slot_bytes:
+            now = native.now_ns()
+            if now < self._retry_ns or not self._is_affordable(size):
+                self._retry_ns = max(self._retry_ns, now + RETRY_NS)
+                return None
+            try:
+                self.fit(size)
+            except (SharedMemoryFull, OSError) as error:
+                if not (isinstance(error, SharedMemoryFull) or is_shortage(error)):
+                    raise
+                self._retry_ns = now + RETRY_NS
+                return None
+        elif not self.settled:
+            self.fit(size)
+        if self.leaves_too_few():
+            return None
+        status, descriptor, address = self._port.reserve(0, self.ring)
+        return (descriptor, address) if status == native.OK else None
+
+    def _is_affordable(self, size: int) -> bool:
+        """Whether a ring of such slots would take no more than a part of what memory is left."""
+        wanted = native.ring_bytes(self._wanted, _page_up(int(size * GROWTH)))
+        return wanted <= min(self._segment.process.memory_left(), free_bytes()) // IN_FLOW_SHARE
+
     def count_holders(self, holders: Iterable[int]) -> dict[str, int]:
         """How many slots each holder keeps, by name."""
         counts: Counter[str] = Counter()
@@ -520,5 +551,20 @@ class Slots:
         """A writable array in a slot; released when it dies, or sent where it lies."""
         size = math.prod(shape) * dtype.itemsize
         _, address = self.reserve(max(size, 1), outs)
-        self.loaned = True
         return np.ndarray(shape, dtype, native.loan(address, max(size, 1)))
+
+    def loan_now(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> np.ndarray:
+        """As `loan`, for what stays in the flow: a plain array where there is no free slot."""
+        size = max(math.prod(shape) * dtype.itemsize, 1)
+        reserved = self.reserve_now(size)
+        return np.empty(shape, dtype) if reserved is None else np.ndarray(shape, dtype, native.loan(reserved[1], size))
+
+    def leaves_too_few(self) -> bool:
+        """Whether views in this process stand on so many slots that too few are left for receivers elsewhere.
+
+        Those here may have a third of a ring that got fewer slots than it should have.
+        """
+        if not self.needed_elsewhere or self.ring < 0:
+            return False
+        slots, _ = self._segment.process.ring_geometry(self.ring)
+        return self._segment.process.leased_slots(self.ring) > max(slots - self.needed_elsewhere, slots // 3)

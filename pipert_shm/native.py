@@ -323,10 +323,6 @@ class EdgeRecord:
         """Adds bytes that were copied on receipt. The receiver's thread."""
         self._record.private_bytes += size
 
-    def count_hop(self, ns: int) -> None:
-        """Adds a local hop, whose sending time C does not know. The receiver's thread."""
-        _lib.pshm_histogram_add(self._record.hop, ns)
-
 
 class Incarnation:
     """One life of an edge: its bit and its queue. A sender's death ends it; the next one gets a new one."""
@@ -480,9 +476,6 @@ class RoutineRecord:
         self.words.copied_bytes += copied
         self.words.in_band_bytes += in_band
 
-    def count_age(self, ns: int) -> None:
-        _lib.pshm_histogram_add(self.words.age, ns)
-
 
 class Process:
     """What this process has mapped of one pipe, and which slots it holds. Safe to use from any thread."""
@@ -620,6 +613,27 @@ class Process:
         _lib.pshm_process_release(self._process, descriptor[0])
         return True
 
+    def share(self, memory: Memory, size: int) -> memoryview | None:
+        """A read-only buffer on this memory, under a lease of its own; None where it lies in no slot that is held here."""
+        address = _lib.pshm_process_share(self._process, memory, size)
+        return memoryview(_buffer(_gc(address, _release), size)).toreadonly() if address else None
+
+    def lend(self, descriptor: int) -> memoryview:
+        """A read-only buffer on a slot that the caller holds, under a lease of its own.
+
+        :raises LookupError: when it is not held here.
+        """
+        size = _ffi.new("uint64_t *")
+        address = _lib.pshm_process_lend(self._process, descriptor, size)
+        if not address:
+            raise LookupError(f"slot {descriptor:#x} is not held here")
+        return memoryview(_buffer(_gc(address, _release), size[0])).toreadonly()
+
+    def leased_slots(self, ring: int) -> int:
+        """Slots of a ring that views in this process stand on."""
+        leased: int = _lib.pshm_process_leased(self._process, ring)
+        return leased
+
     def release(self, descriptor: int) -> None:
         """Ends one lease of a slot."""
         _lib.pshm_process_release(self._process, descriptor)
@@ -679,6 +693,8 @@ class Port:
         raw: a buffer on it; up to its body it is what `DELIVERY` says.
         receive: `receive(timeout_ns) -> status`; sleeps without the GIL.
         refer: `refer(post.post, outs, memory, size) -> place`; see csrc/port.h.
+        hand_over: `hand_over(post.post, outs, token, handled) -> status`; may sleep.
+        count_handed: `count_handed(sent_ns, captured_ns)`, of the delivery, which came from this process.
         send: `send(post.post, ring, sequence, captured_ns, origin, kind, head, body, len(body)) -> status`; may sleep.
     """
 
@@ -690,7 +706,9 @@ class Port:
         "_head",
         "_port",
         "_sizes",
+        "count_handed",
         "delivery",
+        "hand_over",
         "process",
         "raw",
         "receive",
@@ -707,6 +725,8 @@ class Port:
         self.delivery: Any = _ffi.new("pshm_delivery *")
         self.receive: Callable[[int], int] = partial(_lib.pshm_port_receive, self._port, self.delivery)
         self.refer: Callable[[Any, int, Memory, int], int] = partial(_lib.pshm_port_refer, self._port)
+        self.hand_over: Callable[[Any, int, int, int], int] = partial(_lib.pshm_port_hand_over, self._port)
+        self.count_handed: Callable[[int, int], None] = partial(_lib.pshm_port_count_handed, self._port, self.delivery)
         self.send: Callable[..., int] = partial(_lib.pshm_port_send, self._port)
         self._head = _ffi.buffer(self.delivery, DELIVERY.size)
         self.raw = _ffi.buffer(self.delivery, DELIVERY.size + MESSAGE_BYTES)

@@ -103,7 +103,7 @@ class RoutinePlan:
     Attributes:
         reach: numbers of the routines whose frames it may forward by reference.
         gathered: messages of one wire that the framework holds for it before it hands them over.
-        slots: payload slots that its ring should have; 0 when nothing of it leaves the flow.
+        slots: payload slots that its ring should have; 0 when it sends nothing.
         lanes: in a replicated flow whose order is restored: by sender to that flow, the edge from it to this replica.
         restores: the flows whose order is restored here.
         joined: the routines whose messages it joins, in the order of the wires that it was built with.
@@ -529,7 +529,7 @@ def _held_in_flow(plan: Plan, routine: RoutinePlan) -> int:
             if edge.local and edge.number not in reached:
                 reached[edge.number] = edge
                 following.append(plan.routines[edge.receiver])
-    return sum(edge.capacity + 1 for edge in reached.values())
+    return sum(edge.capacity + max(1, plan.routines[edge.receiver].gathered) for edge in reached.values())
 
 
 def _gathered(routine: Routine) -> int:
@@ -549,7 +549,9 @@ def assign_slots(plan: Plan) -> None:
             edge.borrow_cap += HELD_BACK + 1
     for routine in plan.routines:
         carrying = [edge for edge in edges if routine.number in plan.routines[edge.sender].reach and not edge.local]
-        if not carrying:
+        within = [edge for edge in edges if edge.sender == routine.number and edge.local]
+        if not carrying and not within:
             continue
         held_by_edges = sum(edge.capacity + edge.borrow_cap + IN_PASSING for edge in carrying)
-        routine.slots = min(MOST_SLOTS, held_by_edges + _held_in_flow(plan, routine) + LOANS + TAP_SLOTS + 1)
+        held_in_flow = _held_in_flow(plan, routine) + BORROW_CAP * len(within)
+        routine.slots = min(MOST_SLOTS, held_by_edges + held_in_flow + LOANS + TAP_SLOTS + 1)

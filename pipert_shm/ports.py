@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ import numpy as np
 from pipert_shm import forked, native
 from pipert_shm.codec import (
     ARRAY,
-    HOP,
     STAMP,
     STAMPED,
     TICKET,
@@ -23,9 +23,10 @@ from pipert_shm.codec import (
     extent_of,
     layout_of,
 )
-from pipert_shm.data import MOST_HOPS, Meta
+from pipert_shm.data import Meta
 from pipert_shm.descriptors import is_shortage
-from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
+from pipert_shm.errors import NoFreeSlot, PayloadError, SharedMemoryFull
+from pipert_shm.in_flow import HandOver, Opener, itself
 from pipert_shm.memory import (
     FEWEST_SLOTS,
     MESSAGE_SLOT_BYTES,
@@ -36,13 +37,13 @@ from pipert_shm.memory import (
     open_every_ring,
     open_ring,
 )
-from pipert_shm.plan import TAP_SLOTS, EdgePlan
+from pipert_shm.plan import IN_PASSING, TAP_SLOTS, EdgePlan
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter, changes
 
 FEWEST_MESSAGES = 8
 DELIVERY_BYTES = native.DELIVERY.size  # up to its body
 
-LocalMessages = dict[int, tuple[Any, Meta, int]]
+LocalMessages = dict[int, tuple[Opener, Meta, int]]  # by token: how to open it, and when it was sent
 Message = tuple[Any, Meta]
 
 
@@ -58,7 +59,7 @@ SKIPPED = -1  # a status: what was there is dropped, or was the end of what a de
 class _Group:
     """The outgoing edges that share a transmitter: one message serves them all."""
 
-    __slots__ = ("in_band", "local", "outs", "remote", "spreads", "threshold", "transform")
+    __slots__ = ("in_band", "local", "outs", "remote", "spreads", "tables", "threshold", "transform")
 
     def __init__(self, transmitter: DataTransmitter) -> None:
         self.transform = transmitter.transmit() if changes(transmitter) else None
@@ -67,6 +68,7 @@ class _Group:
         self.outs = 0
         self.remote = 0
         self.local: list[int] = []
+        self.tables: list[LocalMessages] = []  # of these, where it is the straight one
         self.spreads: dict[int, _Spread] = {}
 
 
@@ -112,6 +114,7 @@ class Outbox:
         self.outs = 0  # of all groups
         self._edges: dict[int, tuple[int, int]] = {}  # edge and incarnation
         self._wires = 0  # all of them but taps
+        self._held_elsewhere: dict[int, int] = {}  # slots that the receiver of each wire out of the flow may hold
         self._ticketed = 0
         self._ordered = ordered
         self._lanes = lanes or {}
@@ -128,6 +131,7 @@ class Outbox:
         self.slots = Slots(segment, port, number, name, 0, f"the ring of {name!r}")
         self.want_slots(slots, message_slots)
         self._encoder = Encoder(port, self.slots, name)
+        self.hand_over = HandOver(segment.process, self.slots, name)
 
     def want_slots(self, slots: int, message_slots: int) -> None:
         """Says how many slots of each kind the wires of now need: it moves to larger rings where there are fewer."""
@@ -162,6 +166,9 @@ class Outbox:
             self._local.setdefault(edge.number, {})
         else:
             group.remote |= 1 << out
+            if not edge.tap:
+                self._held_elsewhere[out] = edge.capacity + edge.borrow_cap + IN_PASSING
+                self.slots.needed_elsewhere = sum(self._held_elsewhere.values())
         self._straight = self._find_straight()
 
     def remove(self, edge: int) -> bool:
@@ -177,6 +184,8 @@ class Outbox:
         self.outs &= ~(1 << out)
         self._wires &= ~(1 << out)
         self._ticketed &= ~(1 << out)
+        self._held_elsewhere.pop(out, None)
+        self.slots.needed_elsewhere = sum(self._held_elsewhere.values())
         for group in self._groups.values():
             group.outs &= ~(1 << out)
             group.remote &= ~(1 << out)
@@ -205,6 +214,14 @@ class Outbox:
             return None
         return np.ndarray(array.shape, array.dtype, native.loan(address, span), first - low, array.strides)
 
+    def copy(self, array: np.ndarray) -> np.ndarray | None:
+        """A copy in a slot where one is free, so that it can be sent as it is; None where it won't be sent, or has gaps."""
+        if not self._wires or not array.flags.c_contiguous:
+            return None
+        copy = self.slots.loan_now(array.shape, array.dtype)
+        np.copyto(copy, array)
+        return copy
+
     def recover_receiver(self, incarnation: int) -> None:
         """The receiver of an edge is dead: makes its queue fit for the next one. Any thread."""
         self._port.recover_receiver(incarnation)
@@ -213,6 +230,11 @@ class Outbox:
         """The receiver of an edge is dead for good: takes back all that it has. Any thread."""
         self._port.discard_unread(incarnation)
         self._port.recover_receiver(incarnation)
+
+    @property
+    def has_wires(self) -> bool:
+        """Whether it sends to anybody; a tap is no wire."""
+        return bool(self._wires)
 
     @property
     def leaves_flow(self) -> bool:
@@ -229,7 +251,7 @@ class Outbox:
         return any(group.local for group in self._groups.values())
 
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        return self.slots.loan(shape, dtype, self.outs)
+        return self.slots.loan(shape, dtype, self.outs) if self.leaves_flow else self.slots.loan_now(shape, dtype)
 
     def put(self, payload: list[Any], meta: Meta, handled: int = 0) -> None:
         """Takes the one payload out of the list, to be sent by the next `flush`: so nobody here holds it when it is received.
@@ -255,24 +277,33 @@ class Outbox:
                 handled = 0
 
     def send(self, payload: list[Any], meta: Meta, handled: int = 0) -> None:
-        """`put` and `flush`; in one, where there is nothing to decide: an array in a slot, to one group of remote edges."""
-        group, described = self._straight, None
-        post, outs = self._post, 0 if group is None else group.outs
-        if group is not None and not self.unsent and type(payload[0]) is np.ndarray:
-            if not self._messages.settled:
-                self._messages.fit(MESSAGE_SLOT_BYTES)
-            try:
-                described = self._encoder.refer(post, payload[0], outs, group.threshold)
-            except BaseException:
-                payload.clear()
-                self._words.sent += 1
-                self._handled += handled
-                self._drop(outs, native.REASONS["error"])
-                raise
-        if described is None:
+        """`put` and `flush`; in one, where there is nothing to decide: an array in a slot, to one group of edges."""
+        group = self._straight
+        if group is None or self.unsent or type(payload[0]) is not np.ndarray:
+            sent = False
+        elif group.local:
+            sent = self._send_in_flow(group, payload, meta, handled)
+        else:
+            sent = self._send_away(group, payload, meta, handled)
+        if not sent:
             self.put(payload, meta, handled)
             self.flush()
-            return
+
+    def _send_away(self, group: _Group, payload: list[Any], meta: Meta, handled: int) -> bool:
+        """Sends an array that lies in a slot to other processes; False, with nothing done, for any other."""
+        post, outs = self._post, group.outs
+        if not self._messages.settled:
+            self._messages.fit(MESSAGE_SLOT_BYTES)
+        try:
+            described = self._encoder.refer(post, payload[0], outs, group.threshold)
+        except BaseException:
+            payload.clear()
+            self._words.sent += 1
+            self._handled += handled
+            self._drop(outs, native.REASONS["error"])
+            raise
+        if described is None:
+            return False
         payload.clear()  # before the push: the receiver may then be the only holder
         self._words.sent += 1
         post.post.outs = outs
@@ -289,14 +320,36 @@ class Outbox:
         status = self._port.send(*message)
         if status != native.OK:
             self._finish(status, message)
+        return True
+
+    def _send_in_flow(self, group: _Group, payload: list[Any], meta: Meta, handled: int) -> bool:
+        """Hands an array that lies in a slot to receivers in this flow; False, with nothing done, for any other."""
+        own = self.hand_over.refer(payload[0], group.threshold)
+        if own is None:
+            return False
+        payload.clear()
+        self._words.sent += 1
+        self._token = token = self._token + 1
+        self.sequence = meta.sequence
+        meta.raw_hops  # noqa: B018  settled here, since several threads read them
+        message = own.view, meta, native.now_ns()
+        for table in group.tables:
+            table[token] = message
+        status = self._port.hand_over(self._post.post, group.outs, token, handled)
+        if status != native.OK:
+            self._finish(status)
+        return True
 
     def _find_straight(self) -> _Group | None:
-        """The only group, if all of its messages go the same way, as they are, and to other processes."""
+        """The only group, if all of its messages go the same way, as they are."""
         groups = [group for group in self._groups.values() if group.outs]
         if len(groups) != 1 or self._ordered or self._ticketed:
             return None
         group = groups[0]
-        return None if group.local or group.spreads or group.transform is not None or group.in_band else group
+        if group.spreads or group.transform is not None or group.in_band or (group.local and group.remote):
+            return None
+        group.tables = [self._local[self._edges[out][0]] for out in group.local]
+        return group
 
     def flush(self) -> None:
         """Sends what was put, and goes on with what an interruption left unsent.
@@ -394,37 +447,26 @@ class Outbox:
             if meta.pts is not None:
                 marks |= STAMPED
                 head += STAMP.pack(meta.pts)
-            body = head
             data = payload if payload is NOTHING or group.transform is None else group.transform(payload)
-            if data is NOTHING:
-                pass
-            elif remote:
-                encoder = self._encoder
-                kind, body = encoder.encode(post, data, remote, head, in_band=group.in_band, threshold=group.threshold)
-                if encoder.copied_bytes or encoder.in_band_bytes:
-                    self._record.count_sending(copied=encoder.copied_bytes, in_band=encoder.in_band_bytes)
-            elif self.slots.loaned:
-                self._encoder.freeze(data)
+            kind, body, opener, refusal = self._prepare(group, data, remote, head)
         except Stopping:
             self._unsent.appendleft((group, payload, meta, handled))
             raise
-        except (NoFreeSlot, SharedMemoryFull) as error:
-            self._handled += handled
-            if isinstance(error, SharedMemoryFull) and remote & self._wires:
-                self._drop(outs, native.REASONS["error"])
-                raise
-            # As the wires' policies say: not an error. Wires within the flow need no slot, and taps must not be felt.
-            self._drop(remote, native.REASONS["no_slot"])
-            post.begin(outs & ~remote, self._token)
         except BaseException as error:
-            forked.end_if_stray(self._home, error)
+            if not isinstance(error, SharedMemoryFull):
+                forked.end_if_stray(self._home, error)
             self._handled += handled
             self._drop(outs, native.REASONS["error"])
             raise
-        else:
-            self._handled += handled
-        for out in group.local:
-            self._local[self._edges[out][0]][self._token] = (data, meta, native.now_ns())
+        self._handled += handled
+        if refusal:
+            self._drop(remote, native.REASONS[refusal])
+            post.begin(outs & ~remote, self._token)
+            remote = 0
+        if opener is not None:
+            message = opener, meta, native.now_ns()
+            for out in group.local:
+                self._local[self._edges[out][0]][self._token] = message
         payload = data = None  # let go of before the push: the receiver may then be the only holder
         forked.end_if_stray(self._home, None)
         if self._handled:
@@ -434,8 +476,46 @@ class Outbox:
             self._messages.fit(MESSAGE_SLOT_BYTES)
         ring = self._messages.ring if remote else 0
         kind |= marks
-        message = words, ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(head), body, len(body)
-        self._finish(self._port.send(*message), message)
+        sent = words, ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(head), body, len(body)
+        self._finish(self._port.send(*sent), sent)
+
+    def _prepare(self, group: _Group, data: Any, remote: int, head: bytes) -> tuple[int, bytes, Opener | None, str]:
+        """Kind and body of a message to other processes, how receivers in the flow open it, and why the others don't get it.
+
+        That they don't is then no error: the wires' policies say so, or only taps are among them, which must not be felt.
+        """
+        if data is NOTHING:
+            return TOMBSTONE, head, partial(itself, data) if group.local else None, ""
+        refusal = ""
+        if remote:
+            encoder = self._encoder
+            try:
+                kind, body = encoder.encode(self._post, data, remote, head, in_band=group.in_band, threshold=group.threshold)
+            except NoFreeSlot:
+                refusal = "no_slot"
+            except (SharedMemoryFull, PayloadError) as error:
+                if remote & self._wires:
+                    raise
+                refusal = "no_slot" if isinstance(error, SharedMemoryFull) else "error"
+            else:
+                self._count(encoder.copied_bytes, encoder.in_band_bytes)
+                return kind, body, self._open_message(kind, body, len(head)) if group.local else None, ""
+        if not group.local:
+            return TOMBSTONE, head, None, refusal
+        opener = self.hand_over.make(data, group.threshold, in_band=group.in_band)
+        self._count(self.hand_over.copied_bytes, self.hand_over.pickled_bytes)
+        return TOMBSTONE, head, opener, refusal
+
+    def _open_message(self, kind: int, body: bytes, start: int) -> Opener:
+        """How receivers in the flow open what was encoded for others."""
+        post = self._post.post
+        opener = self.hand_over.open_message(kind, body, start, [post.slot[k] for k in range(post.slots)])
+        self._count(self.hand_over.copied_bytes, 0)
+        return opener
+
+    def _count(self, copied: int, in_band: int) -> None:
+        if copied or in_band:
+            self._record.count_sending(copied=copied, in_band=in_band)
 
     def _finish(self, status: int, message: tuple[Any, ...] | None = None) -> None:
         """Draws the consequences of how a send went.
@@ -480,6 +560,7 @@ class Inbox:
         self._records: dict[int, native.EdgeRecord] = {}
         self._receive: dict[int, Callable[[Any], Any] | None] = {}
         self._changes = False
+        self._tables: dict[int, LocalMessages] = {}  # of the places whose messages come from this flow
         self._max_age_ns: dict[int, int] = {}
         self._unlinked: set[int] = set()
         self._array = 0  # the status of a bare array whose layout is known, which `take` is to give
@@ -502,7 +583,7 @@ class Inbox:
         if edge.max_age is not None:
             self._max_age_ns[place] = int(edge.max_age * 1e9)
         if edge.local:
-            self._local.setdefault(edge.number, {})
+            self._tables[place] = self._local.setdefault(edge.number, {})
 
     @property
     def comes_from_flow(self) -> bool:
@@ -642,9 +723,9 @@ class Inbox:
         """
         if self._array:
             return self._take_array()
-        place, local, token, _, _, over_cap, received_ns, _, _, _, _, kind, head, slots, size = self._port.head()
-        if local:
-            return self._take_local(place, token, received_ns)
+        if self._tables and (delivery := self._port.delivery).local:
+            return self._take_local(delivery.place, delivery.token, delivery.received_ns)
+        place, _, _, _, _, over_cap, _, _, _, _, _, kind, head, slots, size = self._port.head()
         body = self._port.body(size)
         meta = Meta.received(self.names, self._number, self._port.raw[: DELIVERY_BYTES + head])
         if kind & TOMBSTONE:
@@ -689,14 +770,19 @@ class Inbox:
         return array, Meta.received(self.names, self._number, port.raw[: DELIVERY_BYTES + head])
 
     def _take_local(self, place: int, token: int, received_ns: int) -> Message:
-        payload, meta, sent_ns = self._local[self._edges[place].number].pop(token)
-        hops = meta.raw_hops[-(MOST_HOPS - 1) * HOP.size :]
-        self._records[place].count_hop(received_ns - sent_ns)
-        self._record.count_age(received_ns - meta.captured_ns)
-        last = self._number, sent_ns, received_ns
-        own = Meta(self.names, meta.origin_number, meta.sequence, meta.captured_ns, hops, meta.ticket, last, meta.pts)
+        opener, meta, sent_ns = self._tables[place].pop(token)
+        self._port.count_handed(sent_ns, meta.captured_ns)
+        try:
+            payload = opener()
+        except BaseException as error:
+            forked.end_if_stray(self._home, error)
+            self.disown(self.edge, "error")
+            self.unsettled = True
+            raise
         change = self._receive[place]
-        return payload if payload is NOTHING or change is None else self._changed(change, payload), own
+        if change is not None and payload is not NOTHING:
+            payload = self._changed(change, payload)
+        return payload, Meta.handed(self.names, self._number, meta, sent_ns, received_ns)
 
     def _changed(self, change: Callable[[Any], Any], payload: Any) -> Any:
         """What the wire's own transmitter makes of a payload. What it raises costs this message."""

@@ -60,7 +60,7 @@ def writable(array: np.ndarray) -> np.ndarray:
 
     It is the same memory, at no cost, where the routine whose thread calls is the only one that holds the frame: a frame that
     came through shared memory and went to nobody else, or an array of its own. Else it is a private copy: while a sibling, or a
-    receiver of what was sent on, has the frame; where frames came or go within the flow, by reference; and on other threads.
+    receiver of what was sent on, has the frame; where frames came or go within the flow; and on other threads.
 
     >>> import numpy as np
     >>> from pipert_shm import writable
@@ -152,7 +152,8 @@ class Routine(HtmlRepr):
         Returned from `main_logic`, alone or anywhere inside a payload, it is sent where it lies, with no copy, and turns
         read-only (older views of it don't: let go of them). One that is never sent is given back when it dies.
 
-        Without shared memory (no wire leaves the flow, or the routine does not run in a flow) it is a plain array.
+        Without shared memory it is a plain array: where the routine does not run in a flow, or sends to nobody; and where no
+        wire leaves the flow and no slot is free, for there it never waits.
 
         :param shape: as of `numpy.empty`.
         :raises TypeError: for a dtype that holds Python objects, which can't lie in shared memory.

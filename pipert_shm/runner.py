@@ -114,6 +114,7 @@ class Runner:
             lanes={sender: native.EdgeRecord(segment.process, edge) for sender, edge in plan.lanes.items()},
         )
         self._outbox.slots.edge_names = flow.edge_names
+        self._outbox.hand_over.use_logger(self._logger)
         self._inbox = Inbox(segment, self._port, plan.number, names, local)
         self._inbox.on_starved = self._report_starved
         self._inbox.on_fed = self._report_fed
@@ -247,7 +248,7 @@ class Runner:
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         if threading.current_thread() is not self._thread:
             raise RoutineError(self.routine.name, "loan() belongs to the routine's own thread (setup, main_logic, cleanup)")
-        if not self._outbox.leaves_flow or forked.pid != self._home:
+        if not self._outbox.has_wires or forked.pid != self._home:
             return np.empty(shape, dtype)
         since, self._words.busy_since_ns = self._words.busy_since_ns, 0  # to wait for a slot is not to hang
         try:
@@ -261,11 +262,14 @@ class Runner:
             self._words.busy_since_ns = since and native.now_ns()
 
     def writable(self, array: np.ndarray) -> np.ndarray | None:
-        if threading.current_thread() is not self._thread or self._outbox.stays_in_flow or self._inbox.comes_from_flow:
-            return None  # others have the same object
+        if threading.current_thread() is not self._thread or forked.pid != self._home:
+            return None
         if array.dtype.hasobject or 0 in array.strides or not array.size:
             return None
-        return self._outbox.writable(array) if not array.flags.writeable else array
+        own = None
+        if not (self._outbox.stays_in_flow or self._inbox.comes_from_flow):  # else others may stand on the same memory
+            own = self._outbox.writable(array) if not array.flags.writeable else array
+        return self._outbox.copy(array) if own is None else own
 
     def _state_at_birth(self) -> State:
         """At rest. The record is left as it is where an earlier process died in a run: the launcher says what comes of that."""

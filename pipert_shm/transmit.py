@@ -25,7 +25,7 @@ class DataTransmitter:
     What the first returns travels through shared memory; the pair is applied on wires within a flow too.
 
     Attributes:
-        in_band: buffers travel inside the message, so that the receiver gets writable copies.
+        in_band: buffers travel inside the message, so that each receiver gets writable copies.
         data_size_threshold: buffers of at least this many bytes go to shared memory.
     """
 
@@ -54,7 +54,7 @@ class SharedMemoryTransmitter(DataTransmitter):
 
 
 class BasicTransmitter(DataTransmitter):
-    """Everything is pickled: the receiver gets writable copies, at the price of copying each frame twice.
+    """Everything is pickled: each receiver gets writable copies, in its own flow too, at the price of copying each frame twice.
 
     The way of least change for code that writes into the frames that it receives.
     """

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from pipert_shm import DataTransmitter, Meta, SharedMemoryTransmitter, native
+from pipert_shm.limits import Policy
 from pipert_shm.memory import ControlSegment, unlink_pipe
 from pipert_shm.plan import EdgePlan
-from pipert_shm.ports import Inbox, Outbox
+from pipert_shm.ports import Inbox, LocalMessages, Outbox
 
 NAMES = ("sender", "receiver")
 
@@ -110,4 +111,93 @@ class Loop:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.segment.close()
         self.segment.unmap()
+        unlink_pipe(self.segment.pipe_id)
+
+
+class Flow:
+    """A sender and receivers in one flow, in this process, and others beside it that are elsewhere.
+
+    :param near: receivers in the flow.
+    :param far: receivers in other flows.
+    """
+
+    def __init__(
+        self,
+        transmitter: DataTransmitter | None = None,
+        *,
+        near: int = 1,
+        far: int = 0,
+        slots: int = 16,
+        budget: int = 1 << 30,
+        policy: Policy = "block",
+    ) -> None:
+        self.names = ("sender", *(f"receiver{number}" for number in range(near + far)))
+        count = near + far
+        self.segment = ControlSegment.create(
+            native.ControlSize(flows=1, routines=1 + count, edges=count, incarnations=count, cells=16), budget
+        )
+        process = self.segment.process
+        self._elsewhere = ControlSegment.open(self.segment.pipe_id)  # with leases of its own, as in another process
+        tables: dict[int, LocalMessages] = {}
+        self.outbox = Outbox(self.segment, native.Port(process, 0), 0, "sender", slots, 32, tables)
+        self.inboxes: list[Inbox] = []
+        for number in range(count):
+            local = number < near
+            edge = EdgePlan(
+                number=number,
+                sender=0,
+                receiver=1 + number,
+                policy=policy,
+                capacity=4,
+                timeout=0.1,
+                transmitter=transmitter or SharedMemoryTransmitter(),
+                local=local,
+                bit=0 if local else 1 + number,
+            )
+            edge.format(native.EdgeRecord(process, number), frozenset({0}))
+            native.Incarnation(process, number).format(number, edge.bit)
+            self.outbox.add(edge, number)
+            segment = self.segment if local else self._elsewhere
+            self.inboxes.append(Inbox(segment, native.Port(segment.process, 1 + number), 1 + number, self.names, tables))
+            self.inboxes[-1].add(edge, number)
+        self._sequence = 0
+
+    def loan(self, shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
+        return self.outbox.loan(shape, np.dtype(dtype))
+
+    def send(self, payload: Any) -> None:
+        self._sequence += 1
+        self.outbox.send([payload], Meta(self.names, 0, self._sequence, native.now_ns()))
+
+    def receive(self) -> list[Any]:
+        """What each receiver has got."""
+        payloads = []
+        for inbox in self.inboxes:
+            received = inbox.receive(5_000_000_000)
+            if not isinstance(received, tuple):
+                assert received == native.OK, received
+                received = inbox.take()
+            payloads.append(received[0])
+        return payloads
+
+    def trip(self, payload: Any) -> list[Any]:
+        self.send(payload)
+        return self.receive()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return native.RoutineRecord(self.segment.process, 0).counters()
+
+    def held_slots(self) -> int:
+        """Slots, of messages and of payloads, that anybody holds."""
+        process = self.segment.process
+        return sum(process.used_slots(ring) for ring in range(8) if process.holders(ring) is not None)
+
+    def __enter__(self) -> Flow:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for segment in (self._elsewhere, self.segment):
+            segment.close()
+            segment.unmap()
         unlink_pipe(self.segment.pipe_id)

@@ -6,6 +6,7 @@ import copyreg
 import dataclasses
 import pickle
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -496,12 +497,39 @@ def test_a_loan_that_was_sent_is_read_only_at_its_sender(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("size", [3, 9000])
-def test_basic_transmitter_gives_writable_copies(size: int) -> None:
-    array = np.arange(size)
+@pytest.mark.parametrize("frozen", [False, True], ids=["writable", "read-only"])
+def test_basic_transmitter_gives_writable_copies(size: int, frozen: bool) -> None:
+    """Also of an array that its sender got from elsewhere, and can't write to."""
+    array = np.asfortranarray(np.arange(2 * size).reshape(2, size))
+    array.setflags(write=not frozen)
     with Loop(BasicTransmitter()) as loop:
-        arrived = loop.trip([array])[0]
-    arrived[0] = 77
-    assert array[0] == 0
+        for arrived in (loop.trip([array])[0], loop.trip(array), loop.trip([array[:, ::2]])[0]):
+            arrived[0, 0] = 77
+    assert array[0, 0] == 0
+
+
+# ---- large things that are no arrays -------------------------------------------------------------
+
+LARGE = 4_000_000
+
+
+@pytest.mark.parametrize("transmitter", [SharedMemoryTransmitter(), BasicTransmitter()], ids=["shared", "basic"])
+@pytest.mark.parametrize(
+    "thing",
+    [b"\1" * LARGE, bytearray(b"\2" * LARGE), "text" * (LARGE // 4), np.full(LARGE, 3, np.uint8)],
+    ids=["bytes", "bytearray", "text", "array"],
+)
+def test_large_things_are_copied_once_to_be_sent(transmitter: DataTransmitter, thing: Any) -> None:
+    """Straight into the slot. (A text is encoded before.)"""
+    payload = {"first": thing, "small": 1, "again": [thing, b"x" * 100_000]}
+    with Loop(transmitter) as loop:
+        assert same(loop.trip(payload), payload)  # the ring is made
+        tracemalloc.start()
+        loop.send(payload)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < LARGE / 4 or isinstance(thing, str)
+        assert same(loop.receive(), payload)
 
 
 # ---- what can't be sent --------------------------------------------------------------------------

@@ -167,8 +167,8 @@ class Gate(Forward):
 
 
 def test_to_the_same_flow_and_across_a_wire_is_one_write(tmp_path: Path) -> None:
-    """The routine in the flow gets the very object, the one in another flow a view of the same memory."""
-    sent: dict[int, int] = {}
+    """All of them stand on the same memory, and the one in the flow can write to it as little as the others."""
+    sent: dict[int, tuple[str, int] | None] = {}
 
     class Source(SourceRoutine):
         def main_logic(self) -> Any:
@@ -176,12 +176,14 @@ def test_to_the_same_flow_and_across_a_wire_is_one_write(tmp_path: Path) -> None
                 raise EndOfStream
             frame = self.loan(SHAPE)
             frame[...] = self.meta.sequence
-            sent[self.meta.sequence] = id(frame)
+            sent[self.meta.sequence] = place(frame)
             return frame
 
     class Near(DestinationRoutine):
         def main_logic(self, data: np.ndarray) -> None:
-            assert sent[self.meta.sequence] == id(data)
+            assert sent[self.meta.sequence] == place(data) is not None
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                data.setflags(write=True)
             assert one_value(data) == self.meta.sequence
 
     source, near = Source("source"), Near("near")
