@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from pipert_shm.video.source import VideoSource, video_sources
     from pipert_shm.video.tracking import Tracker
 
+__version__ = "0.1.0"
+
 __all__ = [
     "KILL_EVENT_NAME",
     "LINK",

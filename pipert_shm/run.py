@@ -20,7 +20,7 @@ from typing import NoReturn
 from pipert_shm.config import PipelineFile, told
 from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
-from pipert_shm.pipe import Pipe
+from pipert_shm.pipe import DEFAULT_NAME, Pipe
 from pipert_shm.settings import LoggingSettings
 from pipert_shm.streams import flush_output, say
 
@@ -53,7 +53,7 @@ def load(path: Path) -> Loaded:
     if path.suffix in (".yaml", ".yml"):
         file = PipelineFile(path)
         api = file.settings.api
-        return Loaded(file.make_pipe(), (api.host, api.port) if api else None, file.settings.logging)
+        return Loaded(_named(file.make_pipe(), path), (api.host, api.port) if api else None, file.settings.logging)
     if path.suffix != ".py":
         raise _refusal(path, "it is neither .yaml nor .yml nor .py")
     try:
@@ -66,7 +66,14 @@ def load(path: Path) -> Loaded:
     if not isinstance(pipe, Pipe):
         raise _refusal(path, f"its make_pipe() returned {type(pipe).__name__}, not a Pipe")
     pipe.check()
-    return Loaded(pipe, None, LoggingSettings())
+    return Loaded(_named(pipe, path), None, LoggingSettings())
+
+
+def _named(pipe: Pipe, path: Path) -> Pipe:
+    """The pipe, named by its file where it has no name of its own: the program is the command."""
+    if pipe.logger.name == DEFAULT_NAME:
+        pipe.name = path.stem
+    return pipe
 
 
 def _refusal(path: Path, message: str) -> ConfigError:
@@ -136,10 +143,10 @@ def _run(loaded: Loaded, api: Address | None) -> None:
     wrapper = None
     if address:
         from pipert_shm.api import APIWrapper
+        from pipert_shm.api.front import dashboard_is_installed
 
         try:
-            dashboard = importlib.util.find_spec("nicegui") is not None
-            wrapper = APIWrapper(*address, pipe, token=os.environ.get("PIPERT_TOKEN"), dashboard=dashboard)
+            wrapper = APIWrapper(*address, pipe, token=os.environ.get("PIPERT_TOKEN"), dashboard=dashboard_is_installed())
         except ValueError as error:  # the address is not one that it may listen on
             raise PipertError(str(error)) from None
     with pipe:  # leaving it waits for its end, in which a signal kills it

@@ -251,7 +251,7 @@ def test_the_code_in_the_guide_for_pipert2_users_runs() -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_each_is_short_and_in_the_list_and_has_a_picture(script: Path) -> None:
-    assert len(script.read_text().splitlines()) <= 120
+    assert len(script.read_text().splitlines()) <= 135
     assert f"[{script.name}]({script.name})" in (EXAMPLES / "README.md").read_text()
     picture = PACKAGE_ROOT / "docs" / "gallery" / f"{script.stem}.jpg"
     assert 1000 < picture.stat().st_size < 60_000

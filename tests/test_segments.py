@@ -108,7 +108,7 @@ def test_owners_sizes_and_holders_by_routine() -> None:
         assert (shown.returncode, shown.stderr) == (0, "")
         head, control, messages, frames = lines_about(pipe_id, shown.stdout)
         total = sum(sizes.values())
-        assert head == f"{pipe_id}  alive  parent {os.getpid()}  3 segments  {total:,} bytes"
+        assert head == f"{pipe_id}  alive  {pipe.name}  parent {os.getpid()}  3 segments  {total:,} bytes"
         for line, what in ((control, "control"), (messages, "ring of camera"), (frames, "ring of camera")):
             name, *cells = [cell.strip() for cell in line.strip().split("  ") if cell]
             assert cells[0] == what

@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 
 from pipert_shm.api.app import create_app, end_streams
+from pipert_shm.api.front import announce
 from pipert_shm.api.guard import is_loopback
 from pipert_shm.pipe import Pipe
 
@@ -55,6 +56,7 @@ class APIWrapper:
             )
         self._address = (host, port)
         self._pipe = pipe
+        self._has_dashboard = dashboard
         self._app = create_app(pipe, token=token, hosts=hosts, origins=origins, dashboard=dashboard)
 
     def run(self) -> None:
@@ -86,7 +88,7 @@ class APIWrapper:
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
         with socket.create_server(self._address, family=family) as listener:
             threading.Thread(target=end_with_pipe, name="api-end", daemon=True).start()
-            self._pipe.logger.info("the control listens on %s, port %d", *listener.getsockname()[:2])
+            announce(self._pipe.logger, *listener.getsockname()[:2], dashboard=self._has_dashboard)
             try:
                 server.run(sockets=[listener])
             except KeyboardInterrupt:
