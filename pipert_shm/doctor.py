@@ -171,7 +171,9 @@ def _extras() -> Iterator[Finding]:
         yield Finding("extras", "ok", "all installed")
         return
     found = "not installed: " + ", ".join(f"{extra} ({what})" for extra, what in absent)
-    yield Finding("extras", "missing", found, f"what you need of: pip install 'pipert_shm[{','.join(extra for extra, _ in absent)}]'")
+    yield Finding(
+        "extras", "missing", found, f"what you need of: pip install 'pipert_shm[{','.join(extra for extra, _ in absent)}]'"
+    )
 
 
 def _leftovers() -> Iterator[Finding]:

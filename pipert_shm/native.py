@@ -22,8 +22,8 @@ try:
     import pipert_shm._native as _native
 except ModuleNotFoundError as error:
     raise ImportError(
-        f"{os.path.dirname(__file__)} has pipert_shm's source without its compiled part, and hides a pipert_shm that is installed: "
-        "run your program from another directory, or compile this one: pip install -e CLONE"
+        f"{os.path.dirname(__file__)} has pipert_shm's source without its compiled part, and hides a pipert_shm that is "
+        "installed: run your program from another directory, or compile this one: pip install -e CLONE"
     ) from error
 
 _ffi = _native.ffi

@@ -74,8 +74,8 @@ class Pipe:
     :raises TypeError: when something else stands in the place of the network, the logger or the transmitter.
 
     Attributes:
-        name: what `pipert-shm top` and the dashboard call it, to be set before `build()`: by default the logger's name, or where that
-            is "Pipe" the program's, or that of the file that `pipert-shm run` runs.
+        name: what `pipert-shm top` and the dashboard call it, to be set before `build()`: by default the logger's name, or
+            where that is "Pipe" the program's, or that of the file that `pipert-shm run` runs.
 
     >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, SourceRoutine
     >>> class Fast(SourceRoutine):

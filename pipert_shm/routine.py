@@ -113,7 +113,7 @@ class Routine:
         join: makes `main_logic` get a message of each input, that belong together. Set it likewise.
         metas: what is known of all messages in hand, where they are several: of a batch, or of a join, in order.
         counter_names: what it counts of its own, at most 8 names. Set it on the class.
-        logger: for log records; they go to the pipe's logger, named `Pipe.Flow.Routine`. In `__init__` it is not the pipe's yet.
+        logger: for log records; they go to the pipe's, named `Pipe.Flow.Routine`. In `__init__` it is not of the pipe yet.
         counters: these, all 0 at first, to be set by the routine: `self.counters["faces"] += 3`. Everyone can read them, in
             `pipe.statistics().routines[name].counters`; a restarted process goes on with them.
     """

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import pipert_shm
 from conftest import PACKAGE_ROOT, SHM, RunCli, RunScript, StartCli
 from pipert_shm.cli import main
 from pipert_shm.demo import default_clip
@@ -176,6 +177,7 @@ def test_wrong_arguments_are_status_2(arguments: list[str], capsys: pytest.Captu
         (["--help"], "Find motion in a video, in three processes"),
         (["--help"], "0 when all went well, 1 when something failed, 2 for wrong"),
         (["-h"], "--install-completion"),
+        (["--version"], f"pipert_shm {pipert_shm.__version__}\n"),
         (["demo", "--help"], "pipert-shm demo --video walk.mp4 --out walk"),
         (["run", "--help"], "pipert-shm run motion.yaml --api 127.0.0.1:8080"),
         (["ctl", "--help"], "event SET_THRESHOLD --routine detector"),

@@ -52,7 +52,7 @@ def test_ctl_against_a_run_with_its_control(start_cli: StartCli, ctl: Callable[.
     process = start_cli("run", "scaled.py", "--api", "127.0.0.1:0")
     said = re.search(r"port (\d+)", read_until(process.stderr, "the control listens on 127.0.0.1, port "))
     assert said
-    url = f"http://127.0.0.1:{said[1]}/"
+    url = f"http://127.0.0.1:{said[1]}"
 
     def states() -> set[str]:
         return {routine["state"] for routine in json.loads(ctl(url, "stats").stdout)["routines"]}
@@ -72,7 +72,7 @@ def test_ctl_against_a_run_with_its_control(start_cli: StartCli, ctl: Callable[.
     ):
         assert ctl(url, "event", "say", *parameters).lines == ["say: on its way"]
         read_until(process.stdout, heard)
-    refused = ctl(url, "event", "shout")
+    refused = ctl(url.removeprefix("http://"), "event", "shout")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"pipert-shm: {url} refuses: no routine that was addressed handles the event 'shout'")
     refused = ctl(url, "event", "say", "--routine", "no body")
@@ -129,7 +129,7 @@ def test_another_server_at_that_address(ctl: Callable[..., Finished], status: in
 def test_a_token_goes_along(ctl: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(200, b"{}") as (url, seen):
         assert ctl(url, "stats").lines == ["{}"]
-        ctl("--token", "one", url, "stats")
+        ctl("--token", "one", url.removeprefix("http://"), "stats")
         monkeypatch.setenv("PIPERT_TOKEN", "two")
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which is not for controls
         ctl(url, "stats")
@@ -137,9 +137,9 @@ def test_a_token_goes_along(ctl: Callable[..., Finished], monkeypatch: pytest.Mo
 
 
 def test_an_address_that_is_none(ctl: Callable[..., Finished]) -> None:
-    end = ctl("localhost", "start")
+    end = ctl("gopher://localhost", "start")
     assert (end.returncode, end.stderr.count("\n")) == (1, 1)
-    assert end.stderr.startswith("pipert-shm: localhost is not the control of a pipe: unknown url type")
+    assert end.stderr.startswith("pipert-shm: nothing answers at gopher://localhost: unknown url type")
 
 
 def test_rpc_against_a_real_server(start_script: StartScript, run_cli: RunCli) -> None:

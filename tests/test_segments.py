@@ -278,7 +278,7 @@ def test_a_stale_one_is_shown_as_such(stale: str) -> None:
     assert (listing.state, listing.parent) == ("stale", None)
     assert frames_of(listing).held == {"waits": 3}
     assert frames_of(listing).owner == "flow video"  # its pid may be anybody's by now
-    assert lines_about(stale, cli("ls").stdout)[0].startswith(f"{stale}  stale  3 segments")
+    assert lines_about(stale, cli("ls").stdout)[0].startswith(f"{stale}  stale  {Pipe().name}  3 segments")
 
 
 @pytest.mark.parametrize("length", [0, 100, 20_000, -1])

@@ -36,8 +36,8 @@ def front(request: Request) -> HTMLResponse:
     advice = "Ask for it: <code>APIWrapper(…, dashboard=True)</code>."
     if not dashboard_is_installed():
         advice = (
-            "Install it: <code>pip install 'pipert_shm[dashboard]'</code>. <code>pipert-shm run</code> has it then; in a program, "
-            "<code>APIWrapper(…, dashboard=True)</code>."
+            "Install it: <code>pip install 'pipert_shm[dashboard]'</code>. <code>pipert-shm run</code> has it then; in a "
+            "program, <code>APIWrapper(…, dashboard=True)</code>."
         )
     name = escape(request.app.state.pipe.name)
     return HTMLResponse(_PAGE.format(name=name, root=escape(request.scope.get("root_path", "")), advice=advice))

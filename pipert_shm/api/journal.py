@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 import time
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, Header, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from pipert_shm.api.models import Problem
 from pipert_shm.errors import PipeStateError
@@ -24,7 +23,7 @@ from pipert_shm.statistics import FlowStatistics, PipeStatistics
 REMEMBERED = 1000
 LONGEST_TEXT = 4000
 LOOK_S = 0.2  # how often the pipe is looked at, and a client told
-ALIVE_S = 10.0  # after so much silence a comment is sent, so that nobody takes the connection for dead
+RETRY_MS = 2000  # after which a client connects again
 
 Kind = Literal["state", "crash", "restart", "log", "end"]
 
@@ -148,23 +147,25 @@ class Journal(logging.Handler):
 
 router = APIRouter(tags=["look"])
 
-_EXAMPLE = """\
-id: 17
-event: crash
-data: {"time": 1763978400.1, "flow": "camera", "last_exit": -9, "restarts": 1, "state": "restarting"}
 
-"""
+async def _journal_of(request: Request) -> Journal:
+    """That of a pipe which is built: a refusal has to come before the stream begins."""
+    pipe: Pipe = request.app.state.pipe
+    pipe._built()
+    journal: Journal = request.app.state.journal
+    journal.start()
+    return journal
 
 
+# FastAPI sends a comment after 15 s of silence, so that nobody takes the connection for dead.
 @router.get(
     "/events",
-    response_class=StreamingResponse,
-    responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}},
-        409: {"model": Problem, "description": "The pipe is not built yet"},
-    },
+    response_class=EventSourceResponse,
+    responses={409: {"model": Problem, "description": "The pipe is not built yet"}},
 )
-async def events(request: Request, last_event_id: Annotated[str | None, Header()] = None) -> StreamingResponse:
+async def events(
+    journal: Annotated[Journal, Depends(_journal_of)], last_event_id: Annotated[str | None, Header()] = None
+) -> AsyncIterator[ServerSentEvent]:
     """What happens, as server-sent events: first what is remembered, then what comes, until the pipe ends.
 
     Each has an `id`; with the header `Last-Event-ID`, which browsers send by themselves when they connect again, it goes on
@@ -177,25 +178,12 @@ async def events(request: Request, last_event_id: Annotated[str | None, Header()
     - `lost`: `count` entries are not remembered any more, since the client was too slow.
     - `end`: the pipe has ended, and so does the stream.
     """
-    pipe: Pipe = request.app.state.pipe
-    pipe._built()
-    journal: Journal = request.app.state.journal
-    journal.start()
     known = last_event_id or ""
     after = int(known) if known.isdecimal() and len(known) < 20 else 0
-    return StreamingResponse(
-        _stream(journal, after),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
-
-
-async def _stream(journal: Journal, after: int) -> AsyncIterator[str]:
     if after > journal.count:
         after = 0  # it is that of an earlier server
-    quiet_since = time.monotonic()
     first = after == 0
-    yield "retry: 2000\n\n"
+    yield ServerSentEvent(retry=RETRY_MS)
     while True:
         over = journal.over  # before the look: what came until then is told
         entries = journal.after(after)
@@ -207,12 +195,9 @@ async def _stream(journal: Journal, after: int) -> AsyncIterator[str]:
         if over:
             return
         if entries:
-            after, quiet_since = entries[-1].number, time.monotonic()
-        elif time.monotonic() - quiet_since > ALIVE_S:
-            quiet_since = time.monotonic()
-            yield ": alive\n\n"
+            after = entries[-1].number
         await asyncio.sleep(LOOK_S)
 
 
-def _event(kind: str, number: int, data: dict[str, Any]) -> str:
-    return f"id: {number}\nevent: {kind}\ndata: {json.dumps(data)}\n\n"
+def _event(kind: str, number: int, data: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(id=str(number), event=kind, data=data)
