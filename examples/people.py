@@ -99,7 +99,7 @@ def main() -> None:
     video, report = VideoWriter(chosen.out / "people.mp4", info.fps or 25, "video", codec="h264"), Report()
 
     if chosen.one_process:
-        in_one_process(source, [detector, *steps], [video, report])
+        in_one_process(str(source), [detector, *steps], [video, report])
     else:
         with Pipe(policy="block") as pipe:
             pipe.create_flow("camera", False, camera)

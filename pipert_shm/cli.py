@@ -197,7 +197,8 @@ def top(
     """Show what every running pipe of this machine does: rates, latency, queues, drops, CPU and memory.
 
     Reads shared memory and /proc only: the pipes don't notice. Rates and latencies are those of the last interval. `own` is
-    a process's own memory, `shared` what it has seen of the frames. End it with q or Ctrl-C.
+    a process's own memory, `shared` what it has seen of the frames. Arrow keys and PgUp, PgDn, Home and End scroll; `/` filters
+    by the names of pipes, flows and routines. End it with q or Ctrl-C.
     """
     from rich.console import Console
 
