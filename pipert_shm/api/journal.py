@@ -8,8 +8,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import chain, takewhile
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -46,16 +47,18 @@ class Entry:
 
 
 class Journal(logging.Handler):
-    """Remembers the last thousand entries. Any thread.
+    """Remembers the last thousand log records, and the last thousand other entries. Any thread.
 
-    It looks at the pipe's counters, five times a second, so of several deaths within that time it may tell only one; it counts
-    all of them. Log records are those that reach the pipe's logger.
+    It begins with how the pipe is: states, and flows that have died before. From then on it looks at the pipe's counters,
+    five times a second, so of several deaths within that time it may tell only one; it counts all of them. Log records are
+    those that reach the pipe's logger.
     """
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__()
         self._pipe = pipe
-        self._entries: deque[Entry] = deque(maxlen=REMEMBERED)
+        self._records: deque[Entry] = deque(maxlen=REMEMBERED)
+        self._others: deque[Entry] = deque(maxlen=REMEMBERED)  # which no flood of log records takes away
         self._adding = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -85,13 +88,18 @@ class Journal(logging.Handler):
     def after(self, number: int) -> list[Entry]:
         """The entries after that one, as far as they are remembered, oldest first."""
         with self._adding:
-            fresh = min(self.count - number, len(self._entries))
-            return list(islice(self._entries, len(self._entries) - fresh, None)) if fresh > 0 else []
+            if number >= self.count:
+                return []
+            fresh = [
+                list(takewhile(lambda entry: entry.number > number, reversed(kept))) for kept in (self._records, self._others)
+            ]
+        return sorted(chain(*fresh), key=attrgetter("number"))
 
     def _add(self, kind: Kind, **details: Any) -> None:
         with self._adding:
             self.count += 1
-            self._entries.append(Entry(self.count, time.time(), kind, details))
+            kept = self._records if kind == "log" else self._others
+            kept.append(Entry(self.count, time.time(), kind, details))
 
     # ---- what there is to tell -------------------------------------------------------------------
 
@@ -114,6 +122,7 @@ class Journal(logging.Handler):
     def _watch(self, gone: threading.Event) -> None:
         self._pipe.logger.addHandler(self)
         before = self._pipe.statistics()
+        self._compare(_fresh(before), before)
         try:
             while not (gone.is_set() or self._closing.is_set()):
                 gone.wait(LOOK_S)
@@ -141,6 +150,15 @@ class Journal(logging.Handler):
             self._add("crash", flow=now.name, last_exit=now.last_exit, restarts=now.restarts, state=now.state)
         if now.pid not in (0, before.pid):
             self._add("restart", flow=now.name, pid=now.pid, restarts=now.restarts)
+
+
+def _fresh(now: PipeStatistics) -> PipeStatistics:
+    """The pipe as it was when nothing had happened in it."""
+    flows = {
+        name: replace(flow, state="running", pid=0 if flow.restarts else flow.pid, restarts=0)
+        for name, flow in now.flows.items()
+    }
+    return PipeStatistics(now.time_s, {}, {}, flows)
 
 
 # ---- server-sent events --------------------------------------------------------------------------
@@ -171,7 +189,7 @@ async def events(
     Each has an `id`; with the header `Last-Event-ID`, which browsers send by themselves when they connect again, it goes on
     after that one. `data` is a JSON object with `time` (seconds since the epoch) and, by event:
 
-    - `state`: `routine`, `flow`, `was`, `now`: the routine's state changed.
+    - `state`: `routine`, `flow`, `was`, `now`: the routine's state changed; `was` is null for the first that is known.
     - `crash`: `flow`, `last_exit`, `restarts`, `state` (`failed` when it is for good): the flow's process died.
     - `restart`: `flow`, `pid`, `restarts`: the flow has a process again.
     - `log`: `level`, `logger`, `flow`, `routine`, `message`, `exception`: a record that reached the pipe's logger.
@@ -187,8 +205,9 @@ async def events(
     while True:
         over = journal.over  # before the look: what came until then is told
         entries = journal.after(after)
-        if entries and entries[0].number > after + 1 and not first:
-            yield _event("lost", entries[0].number - 1, {"count": entries[0].number - 1 - after})
+        lost = entries[-1].number - after - len(entries) if entries else 0
+        if lost and not first:
+            yield _event("lost", after, {"count": lost})
         first = False
         for entry in entries:
             yield _event(entry.kind, entry.number, {"time": entry.time, **entry.details})
