@@ -182,7 +182,7 @@ class Card:
                 self._fps = ui.html("", sanitize=False)
                 self._counts = ui.html("", sanitize=False).classes("text-right")
             self._timed = SINCE_SENT if item.role is Role.SOURCE else SINCE_CAPTURE
-            self._chart = ui.echart(_chart_options(self._timed)).classes("w-full").style("height: 130px")
+            self._chart = ui.echart(_chart_options()).classes("w-full").style("height: 130px")
             self._sends = item.role is not Role.DESTINATION
             self._preview = ui.html("", sanitize=False).classes("preview w-full")
             self._logs = ui.html("", sanitize=False).classes("logs")
@@ -227,10 +227,8 @@ class Card:
         self._state.style(f"color: {colour}")
         self._fps.set_content(f'<span class="big">{motion.fps(self._name):.1f}</span> <span class="unit">fps</span>')
         errors = f'<div class="{"bad" if routine.errors else "small"}">{routine.errors:,} errors</div>'
-        times = f"{self._timed}: none yet"
-        if latency.count:
-            times = f"{self._timed}: p50 {_milliseconds(latency.p50_us)} · p99 {_milliseconds(latency.p99_us)}"
-        self._counts.set_content(f'{errors}<div class="small">{times}</div>')
+        times = f"p50 {_milliseconds(latency.p50_us)} · p99 {_milliseconds(latency.p99_us)}" if latency.count else "none yet"
+        self._counts.set_content(f'{errors}<div class="small">{self._timed}</div><div class="small">{times}</div>')
         options = self._chart.options
         for series, value in zip(options["series"], (latency.p50_us, latency.p99_us), strict=True):
             point = round(value / 1000, 3) if latency.count else None
@@ -261,18 +259,12 @@ def _label(parameter: inspect.Parameter) -> str:
     return f"{parameter.name}{kind}{default}"
 
 
-def _chart_options(timed: str) -> dict[str, Any]:
+def _chart_options() -> dict[str, Any]:
     lines = (("p50", "#38bdf8"), ("p99", "#f59e0b"))
     return {
         "animation": False,
         "grid": {"left": 48, "right": 8, "top": 26, "bottom": 8},
-        "title": {
-            "text": timed,
-            "left": 0,
-            "top": 4,
-            "textStyle": {"color": "#94a3b8", "fontSize": 12, "fontWeight": "normal"},
-        },
-        "legend": {"top": 0, "right": 0, "textStyle": {"color": "#94a3b8"}},
+        "legend": {"top": 0, "textStyle": {"color": "#94a3b8"}},
         "tooltip": {"trigger": "axis"},
         "xAxis": {"type": "category", "show": False, "data": list(range(-POINTS + 1, 1))},
         "yAxis": {"type": "value", "axisLabel": {"formatter": "{value} ms", "color": "#94a3b8"}, "splitNumber": 2},
