@@ -341,8 +341,8 @@ def test_the_live_table(key: str, status: int) -> None:
         read_terminal(terminal, "camera -> busy", "running", "ring")
         read_terminal(terminal, "camera -> busy")  # once more
         if key == "q":
-            os.write(terminal, b"/BUSY\r")
-            read_terminal(terminal, "filter: BUSY (Esc: all) · lines 1-")
+            os.write(terminal, b"/NOBODY\r")
+            read_terminal(terminal, "nothing has 'NOBODY' in its name", "filter: NOBODY (Esc: all) · lines 1-1 of 1")
             os.write(terminal, b"xq")
         else:
             os.killpg(process.pid, signal.SIGINT)
