@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from conftest import PACKAGE_ROOT, RunScript
-from media import bikes, carphone, centerface, excerpt, frames_of, vtest
+from media import bikes, carphone, centerface, excerpt, frames_of
 from pipert_shm.video import CenterFaceHead, DnnDetector, MotionDetector, VideoInfo, VideoWriter, open_video
 from streams import free_port, listens, serve_rtsp
 from waiting import eventually
@@ -107,28 +107,16 @@ def test_motion(tmp_path: Path) -> None:
     database.close()
 
 
-@pytest.mark.parametrize(
-    ("clip", "start", "stop", "line", "expected"),
-    [
-        pytest.param(bikes, 56, 76, 0.25, r"20 frames, \d\d finds, [3-9] tracks; crossed to the left: 1, right: 0", id="bikes"),
-        pytest.param(
-            vtest, 0, 25, 0.75, r"25 frames, \d\d finds, [2-9] tracks; crossed to the left: \d, right: \d", id="vtest"
-        ),
-    ],
-)
-def test_people_are_counted_as_in_one_process(
-    tmp_path: Path, clip: object, start: int, stop: int, line: float, expected: str
-) -> None:
-    assert callable(clip)
-    short = excerpt(clip(), range(start, stop), tmp_path / "clip.avi")
-    counted = run("people", "--video", short, "--line", str(line), directory=tmp_path)
+def test_people_are_counted_as_in_one_process(tmp_path: Path) -> None:
+    short = excerpt(bikes(), range(56, 76), tmp_path / "clip.avi")
+    counted = run("people", "--video", short, "--line", "0.25", directory=tmp_path)
     video = tmp_path / "out" / "people.mp4"
     frames = list(frames_of(video))
     video.unlink()
-    assert re.fullmatch(expected, counted[0])
-    assert counted == run("people", "--video", short, "--line", str(line), "--one-process", directory=tmp_path)
+    assert re.fullmatch(r"20 frames, \d\d finds, [3-9] tracks; crossed to the left: 1, right: 0", counted[0])
+    assert counted == run("people", "--video", short, "--line", "0.25", "--one-process", directory=tmp_path)
     alone = list(frames_of(video))
-    assert len(frames) == len(alone) == stop - start
+    assert len(frames) == len(alone) == 20
     assert all(np.array_equal(one, other) for one, other in zip(frames, alone, strict=True)), "to the last bit"
 
 
