@@ -230,8 +230,13 @@ print(main(["bench", "--help", "-k", "hand over"]))
     assert (found.lines, found.stderr) == (["['--help', '-k', 'hand over']", "3"], "")
 
 
-def test_ls_and_clean(start_cli: StartCli) -> None:
+def test_ls_and_clean(start_cli: StartCli, capsys: pytest.CaptureFixture[str]) -> None:
     """A pipe that was killed, all of it at once, is stale and goes; one that runs is alive and stays."""
+
+    def said(*arguments: str) -> str:
+        assert main(arguments) == 0
+        return capsys.readouterr().out
+
     code = """
 import os, sys
 from pipert_shm.memory import ControlSegment
@@ -250,9 +255,9 @@ os._exit(0)
     dead, alive = (maker.stdout.readline().strip() for maker in makers if maker.stdout)
     makers[0].communicate()
     try:
-        shown, _ = start_cli("ls", "--json").communicate(timeout=30)
+        shown = said("ls", "--json")
         assert {(pipe["pipe_id"], pipe["state"]) for pipe in json.loads(shown)} >= {(dead, "stale"), (alive, "alive")}
-        listed, _ = start_cli("ls").communicate(timeout=30)
+        listed = said("ls")
         states = {line.split()[0]: line.split()[1] for line in listed.splitlines() if not line.startswith(" ")}
         assert (states[dead], states[alive]) == ("stale", "alive")
         cleaned, _ = start_cli("clean").communicate(timeout=30)
@@ -262,5 +267,5 @@ os._exit(0)
         assert list(SHM.glob(f"pipert-{alive}-*"))
     finally:
         makers[1].communicate()
-        start_cli("clean").communicate(timeout=30)
+        said("clean")
     assert not list(SHM.glob(f"pipert-{alive}-*"))
