@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import threading
 import urllib.request
 
 import numpy as np
 
-from pipert_shm import APIWrapper, DestinationRoutine, DetectedFrame, FrameData, MotionDetector, Pipe, VideoSource, Wire, events
+from pipert_shm import (
+    APIWrapper,
+    DestinationRoutine,
+    DetectedFrame,
+    FrameData,
+    MotionDetector,
+    Pipe,
+    PipertError,
+    VideoSource,
+    Wire,
+    events,
+)
 from pipert_shm.demo import default_clip
 
 LOOKED_AT = 20  # frames for each setting
@@ -26,7 +38,7 @@ class AdjustableDetector(MotionDetector):
 
     @events("SET_MIN_AREA")
     def set_min_area(self, pixels: int) -> None:
-        self._logger.info("things of less than %d pixels do not count", pixels)
+        self.logger.info("things of less than %d pixels do not count", pixels)
         self.min_area = pixels
 
     def main_logic(self, data: np.ndarray | FrameData) -> DetectedFrame:
@@ -50,11 +62,15 @@ class Nobody(DestinationRoutine):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--video", default=default_clip(), help="a file, or a stream's URL (default: %(default)s)")
+    parser.add_argument("--video", help="a file, or a stream's URL (default: a clip of the demo extra)")
     parser.add_argument("--port", default=8080, type=int, help="of the HTTP control (default: %(default)s)")
     chosen = parser.parse_args()
 
-    camera, detector, nobody = VideoSource(chosen.video, "camera"), AdjustableDetector("detector"), Nobody("nobody")
+    camera, detector, nobody = (
+        VideoSource(chosen.video or default_clip(), "camera"),
+        AdjustableDetector("detector"),
+        Nobody("nobody"),
+    )
     camera.set_const_fps(50)
     pipe = Pipe()
     pipe.create_flow("camera", False, camera)
@@ -83,11 +99,14 @@ def use(pipe: Pipe, detector: AdjustableDetector, address: str) -> None:
             smallest = f", the smallest of {min(areas):.0f} pixels" if areas else ""
             print(f"at least {min_area} pixels ({how}): {len(areas)} things in {LOOKED_AT} frames{smallest}")
 
-        look(0, "at first")
-        pipe.notify_event("SET_MIN_AREA", {"detect": ["detector"]}, pixels=2000)
-        look(2000, "by code")
-        post(f"{address}/routines/detector/events/SET_MIN_AREA/execute", {"extra_args": {"pixels": 1_000_000}})
-        look(1_000_000, "by HTTP")
+        try:
+            look(0, "at first")
+            pipe.notify_event("SET_MIN_AREA", {"detect": ["detector"]}, pixels=2000)
+            look(2000, "by code")
+            post(f"{address}/routines/detector/events/SET_MIN_AREA/execute", {"extra_args": {"pixels": 1_000_000}})
+            look(1_000_000, "by HTTP")
+        except StopIteration:
+            print(f"the video has ended before that: it takes at least {3 * LOOKED_AT} frames")
     post(f"{address}/kill", {})
 
 
@@ -98,4 +117,7 @@ def post(url: str, body: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PipertError as error:
+        sys.exit(str(error))

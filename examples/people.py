@@ -10,12 +10,11 @@ run in a plain loop: it counts the same.
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
 import cv2
-import supervision as sv
-from trackers import ByteTrackTracker
 
 from pipert_shm import (
     Annotator,
@@ -24,6 +23,7 @@ from pipert_shm import (
     HogPeopleDetector,
     MiddleRoutine,
     Pipe,
+    PipertError,
     Tracker,
     VideoInfo,
     VideoSource,
@@ -39,6 +39,8 @@ class LineCounter(MiddleRoutine):
     """Counts the tracks that cross an upright line, and draws it."""
 
     def __init__(self, info: VideoInfo, where: float) -> None:
+        import supervision as sv
+
         super().__init__("counter")
         x = round(info.width * where)
         self.line = sv.LineZone(sv.Point(x, info.height), sv.Point(x, 0), triggering_anchors=[sv.Position.CENTER])
@@ -71,16 +73,23 @@ class Report(DestinationRoutine):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--video", default=default_clip(), help="a file, or a stream's URL (default: %(default)s)")
+    parser.add_argument("--video", help="a file, or a stream's URL (default: a clip of the demo extra)")
     parser.add_argument("--out", default=Path("out"), type=Path, help="directory for the video (default: %(default)s)")
     parser.add_argument("--line", default=0.5, type=float, help="where the line is, from 0, left, to 1 (default: %(default)s)")
     parser.add_argument("--detectors", default=2, type=int, help="processes that detect (default: %(default)s)")
     parser.add_argument("--one-process", action="store_true", help="a plain loop, to compare")
     chosen = parser.parse_args()
-    info = VideoInfo.of(chosen.video)
+    try:
+        import av  # noqa: F401 - writes the video
+        import supervision as sv
+        from trackers import ByteTrackTracker
+    except ModuleNotFoundError as error:
+        parser.error(f"{error}: pip install 'pipert_shm[tracking,pyav]'")
+    source = chosen.video or default_clip()
+    info = VideoInfo.of(source)
 
     cv2.setNumThreads(-1 if chosen.one_process or chosen.detectors == 1 else 1)  # the processes share the cores
-    camera, detector = VideoSource(chosen.video, "camera"), HogPeopleDetector("detector")
+    camera, detector = VideoSource(source, "camera"), HogPeopleDetector("detector")
     make = partial(ByteTrackTracker, track_activation_threshold=0.3, high_conf_det_threshold=0.3)
     steps = [
         Tracker("tracker", make=make),
@@ -90,7 +99,7 @@ def main() -> None:
     video, report = VideoWriter(chosen.out / "people.mp4", info.fps or 25, "video", codec="h264"), Report()
 
     if chosen.one_process:
-        in_one_process(chosen.video, [detector, *steps], [video, report])
+        in_one_process(str(source), [detector, *steps], [video, report])
     else:
         with Pipe(policy="block") as pipe:
             pipe.create_flow("camera", False, camera)
@@ -117,4 +126,7 @@ def in_one_process(source: str, steps: list[MiddleRoutine], ends: list[Destinati
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PipertError as error:
+        sys.exit(str(error))

@@ -9,6 +9,7 @@ by its sequence number which frame it is of: the tracker starts from there, and 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import deque
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipert_shm import (
     HogPeopleDetector,
     MiddleRoutine,
     Pipe,
+    PipertError,
     VideoInfo,
     VideoSource,
     VideoWriter,
@@ -56,7 +58,7 @@ class FlowTracker(MiddleRoutine):
     def start_from(self, sequence: int, found: Detections) -> None:
         since = [grey for number, grey in self.greys if number >= sequence]
         if len(since) == len(self.greys) == MEMORY:
-            self._logger.warning("a detection is more than %d frames late", MEMORY)
+            self.logger.warning("a detection is more than %d frames late", MEMORY)
             return
         for before, after in pairwise(since):
             found = moved(found, before, after)
@@ -82,12 +84,13 @@ def moved(found: Detections, before: np.ndarray, after: np.ndarray) -> Detection
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--video", default=default_clip(), help="a file, or a stream's URL (default: %(default)s)")
+    parser.add_argument("--video", help="a file, or a stream's URL (default: a clip of the demo extra)")
     parser.add_argument("--out", default=Path("out"), type=Path, help="directory for the video (default: %(default)s)")
     chosen = parser.parse_args()
-    info = VideoInfo.of(chosen.video)
+    source = chosen.video or default_clip()
+    info = VideoInfo.of(source)
 
-    camera, detector, tracker = VideoSource(chosen.video, "camera"), HogPeopleDetector("detector"), FlowTracker("tracker")
+    camera, detector, tracker = VideoSource(source, "camera"), HogPeopleDetector("detector"), FlowTracker("tracker")
     camera.set_const_fps(info.fps or 25)
     annotator, video = Annotator(name="annotator"), VideoWriter(chosen.out / "two_speed.mp4", info.fps or 25, "video")
 
@@ -116,4 +119,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PipertError as error:
+        sys.exit(str(error))

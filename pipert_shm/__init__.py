@@ -2,8 +2,8 @@
 
 Layers, each importing only from those before it:
 
-    errors -> native, limits, streams -> system, descriptors -> memory -> codec, payload -> data, events, transmit, states
-    -> join -> routine -> wire -> plan -> growth -> control -> ports, logs, failures, forked -> order -> intake -> runner
+    errors -> native, limits, streams, pager -> system, descriptors -> memory -> codec, payload -> data, events, transmit,
+    states -> join -> routine -> wire -> plan -> growth -> control -> ports, logs, failures, forked -> order -> intake -> runner
     -> flow -> launcher -> statistics, tap -> session -> pipe -> rpc, video, config -> api -> demo, run, top, doctor, remote
     -> cli
 
@@ -85,6 +85,8 @@ if TYPE_CHECKING:
     from pipert_shm.video.screen import Display, MjpegServer
     from pipert_shm.video.source import VideoSource, video_sources
     from pipert_shm.video.tracking import Tracker
+
+__version__ = "0.1.0"
 
 __all__ = [
     "KILL_EVENT_NAME",

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+import pipert_shm
 from pipert_shm.errors import ConfigError, PipeFailed, PipertError
 from pipert_shm.remote import ctl, examples, print_json, rpc
 from pipert_shm.streams import say
@@ -50,6 +51,22 @@ app = typer.Typer(
     help="A shared-memory, zero-copy frame pipeline for video analytics.",
     epilog=EXIT_STATUS,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"pipert_shm {pipert_shm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _pipert_shm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None: ...
+
+
 app.add_typer(ctl, name="ctl")
 app.add_typer(rpc, name="rpc")
 
@@ -158,8 +175,6 @@ def bench(context: typer.Context) -> int:
     """Run the benchmarks, in a checkout of the repository. Takes their arguments."""
     import importlib
 
-    import pipert_shm
-
     checkout = Path(pipert_shm.__file__).parent.parent
     if not (checkout / "bench" / "__main__.py").is_file():
         return _fail(
@@ -182,7 +197,8 @@ def top(
     """Show what every running pipe of this machine does: rates, latency, queues, drops, CPU and memory.
 
     Reads shared memory and /proc only: the pipes don't notice. Rates and latencies are those of the last interval. `own` is
-    a process's own memory, `shared` what it has seen of the frames. End it with q or Ctrl-C.
+    a process's own memory, `shared` what it has seen of the frames. Arrow keys and PgUp, PgDn, Home and End scroll; `/` filters
+    by the names of pipes, flows and routines. End it with q or Ctrl-C.
     """
     from rich.console import Console
 
@@ -246,7 +262,8 @@ def doctor(as_json: Json = False) -> int:
     """Check whether this machine, container and user can run pipes, and say what to do where not.
 
     Looks at the kernel, size and permissions of /dev/shm, limits of memory and files, OpenCV, cameras, and what dead pipes
-    have left. Fails where a pipe could not run; a warning is no failure.
+    have left. `missing` is what some pipes need and others don't: a camera, an extra. Fails where a pipe could not run; a
+    warning is no failure.
     """
     from dataclasses import asdict
 

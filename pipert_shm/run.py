@@ -21,12 +21,12 @@ from pipert_shm.config import load_pipeline
 from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
 from pipert_shm.making import told
-from pipert_shm.pipe import Pipe
+from pipert_shm.pipe import DEFAULT_NAME, Pipe
 from pipert_shm.settings import LoggingSettings
 from pipert_shm.streams import flush_output, say
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-LOOK_S = 0.3  # how often --watch looks at the files
+LATE_MS = 1000  # after so long without an event --watch looks all the same: for what changed before it began
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 Address = tuple[str, int]
@@ -54,7 +54,7 @@ def load(path: Path) -> Loaded:
     if path.suffix in (".yaml", ".yml"):
         file, pipe = load_pipeline(path)
         api = file.settings.api
-        return Loaded(pipe, (api.host, api.port) if api else None, file.settings.logging)
+        return Loaded(_named(pipe, path), (api.host, api.port) if api else None, file.settings.logging)
     if path.suffix != ".py":
         raise _refusal(path, "it is neither .yaml nor .yml nor .py")
     try:
@@ -67,7 +67,14 @@ def load(path: Path) -> Loaded:
     if not isinstance(pipe, Pipe):
         raise _refusal(path, f"its make_pipe() returned {type(pipe).__name__}, not a Pipe")
     pipe.check()
-    return Loaded(pipe, None, LoggingSettings())
+    return Loaded(_named(pipe, path), None, LoggingSettings())
+
+
+def _named(pipe: Pipe, path: Path) -> Pipe:
+    """The pipe, named by its file where it has no name of its own: the program is the command."""
+    if pipe.logger.name == DEFAULT_NAME:
+        pipe.name = path.stem
+    return pipe
 
 
 def _refusal(path: Path, message: str) -> ConfigError:
@@ -117,7 +124,7 @@ def run_watched(path: Path, api: Address | None = None) -> int:
             came.pipe = loaded.pipe
         except Exception as error:
             _report(error)
-        directories = {path.parent} | {Path(module).parent for module in _own_modules()}
+        directories = {path.parent} | {Path(module).resolve().parent for module in _own_modules()}
         watch = _Watch(path, {**_files(path, directories), **before}, directories, loaded.pipe if loaded else None)
         try:
             if loaded:
@@ -137,10 +144,10 @@ def _run(loaded: Loaded, api: Address | None) -> None:
     wrapper = None
     if address:
         from pipert_shm.api import APIWrapper
+        from pipert_shm.api.front import dashboard_is_installed
 
         try:
-            dashboard = importlib.util.find_spec("nicegui") is not None
-            wrapper = APIWrapper(*address, pipe, token=os.environ.get("PIPERT_TOKEN"), dashboard=dashboard)
+            wrapper = APIWrapper(*address, pipe, token=os.environ.get("PIPERT_TOKEN"), dashboard=dashboard_is_installed())
         except ValueError as error:  # the address is not one that it may listen on
             raise PipertError(str(error)) from None
     with pipe:  # leaving it waits for its end, in which a signal kills it
@@ -163,7 +170,7 @@ def _join(pipe: Pipe) -> None:
 def _configure(settings: LoggingSettings) -> None:
     handler = logging.FileHandler(settings.file) if settings.file else logging.StreamHandler()
     logging.basicConfig(level=settings.level, format=LOG_FORMAT, handlers=[handler])  # unless the file's code did
-    for name, level in {"uvicorn": "WARNING", **settings.levels}.items():
+    for name, level in {"uvicorn": "WARNING", "watchfiles": "WARNING", **settings.levels}.items():
         logging.getLogger(name).setLevel(level)
 
 
@@ -243,13 +250,30 @@ class _Watch:
         threading.Thread(target=self._look, name="run-watch", daemon=True).start()
 
     def _look(self) -> None:
-        while (now := _files(self._path, self._directories)) == self._before:
-            self._changed.wait(LOOK_S)
+        try:
+            now = self._changed_files()
+        except (OSError, RuntimeError) as error:  # the system has no more inotify watches, say
+            _say(f"can't watch the files: {error}; WATCHFILES_FORCE_POLLING=1 looks at them again and again instead")
+            return
         files = {path for path in now.keys() | self._before.keys() if now.get(path) != self._before.get(path)}
         _say(f"{', '.join(sorted(path.name for path in files))} changed: starting afresh")
         self._changed.set()
         if self._pipe:
             self._pipe.notify_event(KILL_EVENT_NAME)
+
+    def _changed_files(self) -> Files:
+        """Waits for a change; the files as they are then."""
+        from watchfiles import watch  # for those who watch
+
+        directories = [directory for directory in self._directories if directory.is_dir()]
+        for _ in watch(*directories, watch_filter=self._counts, recursive=False, rust_timeout=LATE_MS, yield_on_timeout=True):
+            now = _files(self._path, self._directories)
+            if now != self._before:
+                return now
+        raise AssertionError("a watch without an end")
+
+    def _counts(self, change: object, file: str) -> bool:
+        return file == str(self._path) or file.endswith(".py")
 
     def wait(self) -> None:
         """Until a file has changed."""

@@ -32,13 +32,14 @@ class Member(NamedTuple):
     counters: tuple[str, ...] = ()
 
 
-def about(flows: Sequence[str], routines: Sequence[Member]) -> bytes:
+def about(flows: Sequence[str], routines: Sequence[Member], name: str = "") -> bytes:
     """What a pipe says of itself behind the records of its control segment: its parent, this process, and names.
 
     :param flows: their names, by number.
     :param routines: by number.
+    :param name: the pipe's, for people.
     """
-    return json.dumps({"parent": os.getpid(), "flows": flows, "routines": routines}).encode()
+    return json.dumps({"name": name, "parent": os.getpid(), "flows": flows, "routines": routines}).encode()
 
 
 @dataclass(slots=True)
@@ -65,12 +66,18 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One pipe. `parent` is the pid of the process that built it, None where that is unknown."""
+    """One pipe.
+
+    Attributes:
+        parent: the pid of the process that built it, None where that is unknown.
+        name: what it is called; empty where that is unknown.
+    """
 
     pipe_id: str
     state: State
     parent: int | None
     segments: list[Segment]
+    name: str = ""
 
 
 def list_pipe(pipe_id: str) -> Listing | None:
@@ -99,7 +106,7 @@ def list_pipe(pipe_id: str) -> Listing | None:
         return Listing(pipe_id, "stale" if stale else "alive", None, segments)
     with control:
         segments = [control.describe(name, part, size) for name, part, size in found]
-        return Listing(pipe_id, "stale" if stale else "alive", control.parent, segments)
+        return Listing(pipe_id, "stale" if stale else "alive", control.parent, segments, control.name)
 
 
 class Control:
@@ -109,6 +116,7 @@ class Control:
     :raises ValueError: when it is not one.
 
     Attributes:
+        name: the pipe's name; empty where it is damaged.
         parent: the pid of the process that built the pipe; None when that is gone, or unknown.
         process: its records, for `pipert_shm.statistics.read_statistics`.
         flows: their names, by number; none where they are damaged.
@@ -121,7 +129,7 @@ class Control:
         self._copy = native.Copy(data)
         self.process = native.Process(self._copy.address, len(data))
         self._stale = stale
-        self.parent, self.flows, self.routines = _read_about(data[self.process.records_bytes() :])
+        self.name, self.parent, self.flows, self.routines = _read_about(data[self.process.records_bytes() :])
         if stale:
             self.parent = None  # by now it may be anybody's number
         self._places = {self.process.serial(place): place for place in range(native.RINGS)}
@@ -211,7 +219,7 @@ def _bits_of(word: int) -> Iterator[int]:
         word &= word - 1
 
 
-def _read_about(text: bytes) -> tuple[int | None, list[str], list[Member]]:
+def _read_about(text: bytes) -> tuple[str, int | None, list[str], list[Member]]:
     """What `about` wrote; nothing where it is damaged, then numbers have to do."""
     try:
         said: dict[str, Any] = json.loads(text.rstrip(b"\0"))  # room that was made for more names
@@ -220,17 +228,17 @@ def _read_about(text: bytes) -> tuple[int | None, list[str], list[Member]]:
             Member(printable(str(name)), range(len(flows))[flow], tuple(printable(str(counter)) for counter in counters))
             for name, flow, counters in said["routines"]
         ]
-        return int(said["parent"]), flows, routines
+        return str(said.get("name", "")), int(said["parent"]), flows, routines
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
-        return None, [], []
+        return "", None, [], []
 
 
 def text_of(pipe: Listing) -> list[str]:
     """Lines for a terminal: the pipe, then a line per segment."""
     size = sum(segment.size for segment in pipe.segments)
-    head = [pipe.pipe_id, pipe.state, f"{len(pipe.segments)} segments", f"{size:,} bytes"]
+    head = [pipe.pipe_id, pipe.state, *([pipe.name] if pipe.name else []), f"{len(pipe.segments)} segments", f"{size:,} bytes"]
     if pipe.parent is not None:
-        head.insert(2, f"parent {pipe.parent}")
+        head.insert(-2, f"parent {pipe.parent}")
     rows = [_row(segment) for segment in pipe.segments]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(head)]

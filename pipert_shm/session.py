@@ -51,6 +51,7 @@ LONG_PATIENCE = 60.0  # likewise, where it waits for flows to be forked, or for 
 class Session:
     """From `build()` to the end. Safe to use from any thread.
 
+    :param name: the pipe's, for people.
     :param grace: seconds that flows have to end in when killed.
     :raises SharedMemoryFull: when there is too little memory for what is known to be needed; nothing is left behind then.
 
@@ -61,7 +62,14 @@ class Session:
     """
 
     def __init__(
-        self, plan: Plan, audience: Audience, logger: logging.Logger, budget: int | None, grace: float, stop_on_failure: bool
+        self,
+        plan: Plan,
+        audience: Audience,
+        name: str,
+        logger: logging.Logger,
+        budget: int | None,
+        grace: float,
+        stop_on_failure: bool,
     ) -> None:
         self.plan = plan
         self.audience = audience
@@ -69,6 +77,7 @@ class Session:
         self.gone = threading.Event()
         self._causes: dict[str, str] = {}
         self.exit_codes: dict[str, int] = {}
+        self._name = name
         self._logger = logger
         self._grace = grace
         self._stop_on_failure = stop_on_failure
@@ -86,7 +95,7 @@ class Session:
         self._ended = -1  # the last one after which all was over
         self._starting = 0  # starts that the launcher has not answered
         self._closed = False
-        self.segment = make_segment(plan, budget)
+        self.segment = make_segment(plan, name, budget)
         try:
             self._rings = make_rings(plan.routines, self.segment)
         except BaseException:
@@ -252,7 +261,7 @@ class Session:
         if self._is_unsure:
             raise PipeStateError("build(): what became of an earlier one is not known; nothing more can be added to the pipe")
         with self._growing, ExitStack() as undo:
-            names = names_of(plan)
+            names = names_of(plan, self._name)
             self.segment.make_room(names)
             self._names = plan.names  # before the look at the taps: one that is made meanwhile knows them
             for tap in list(self._taps.values()):

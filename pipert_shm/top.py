@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import termios
+import time
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,13 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.segment import Segment as Piece
+from rich.segment import Segments as Pieces
 from rich.table import Table
 from rich.text import Text
 
 from pipert_shm.memory import free_bytes, pipe_ids
+from pipert_shm.pager import Pager
 from pipert_shm.segments import Control, Segment, list_pipe
 from pipert_shm.statistics import Latency, PipeStatistics, read_statistics
 
@@ -61,6 +65,7 @@ class Look:
     """A pipe at one moment.
 
     Attributes:
+        name: what it is called; empty where that is unknown.
         problem: why its numbers can't be read, or nothing.
         usage: by flow.
     """
@@ -69,6 +74,7 @@ class Look:
     state: str
     parent: int | None
     segments: list[Segment]
+    name: str = ""
     problem: str = ""
     statistics: PipeStatistics = NEVER
     usage: dict[str, Usage] = field(default_factory=dict)
@@ -81,7 +87,7 @@ def look() -> dict[str, Look]:
         listing = list_pipe(pipe_id)
         if listing is None or listing.state == "stale":
             continue
-        common = pipe_id, listing.state, listing.parent, listing.segments
+        common = pipe_id, listing.state, listing.parent, listing.segments, listing.name
         try:
             with Control(pipe_id, stale=False) as control:
                 statistics = read_statistics(control.process, control.flows, control.routines)
@@ -112,6 +118,7 @@ def _compare(now: Look, before: Look) -> dict[str, Any]:
     span = _Span(seconds if seconds > 0 else float("inf"))
     return {
         "pipe_id": now.pipe_id,
+        "name": now.name,
         "state": now.state,
         "parent": now.parent,
         "problem": now.problem,
@@ -211,25 +218,34 @@ def show_once(report: dict[str, Any], console: Console) -> None:
 
 
 def show_live(interval: float, console: Console) -> None:
-    """Shows the pipes, as they are every `interval` seconds, until `q` is pressed.
+    """Shows the pipes, as they are every `interval` seconds, until `q` is pressed. Keys scroll and filter: see `Pager`.
 
     :raises KeyboardInterrupt: at Ctrl-C.
     """
+    pager = Pager()
     before = look()
+    report, due = compare(before, {}), time.monotonic() + interval
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
-        live.update(_view(compare(before, {})), refresh=True)
-        while "q" not in pressed(interval):
-            now = look()
-            live.update(_view(compare(now, before)), refresh=True)
-            before = now
+        while not pager.wants_end:
+            live.update(_screen(matching(report, pager.filter), pager, console), refresh=True)
+            pager.press(pressed(max(0.0, due - time.monotonic())))
+            if time.monotonic() >= due:
+                now = look()
+                report, due = compare(now, before), time.monotonic() + interval
+                before = now
+
+
+def _rest(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""
 
 
 @contextmanager
-def _keys() -> Iterator[Any]:
+def _keys() -> Iterator[Callable[[float], str]]:
     """Gives a function that waits for a key, for so many seconds, and returns what was pressed."""
     keyboard = sys.stdin.fileno()
     if not os.isatty(keyboard):
-        yield lambda seconds: select([], [], [], seconds)[0]
+        yield _rest
         return
     settings = termios.tcgetattr(keyboard)
     tty.setcbreak(keyboard)
@@ -239,6 +255,36 @@ def _keys() -> Iterator[Any]:
         termios.tcsetattr(keyboard, termios.TCSADRAIN, settings)
 
 
+def matching(report: dict[str, Any], text: str) -> dict[str, Any]:
+    """What of a report has the text in a name, in any case: a whole pipe by its own, else flows, routines, wires and rings."""
+    wanted = text.casefold()
+    pipes = []
+    for pipe in report["pipes"]:
+        if wanted in pipe["pipe_id"] or wanted in pipe["name"].casefold():
+            pipes.append(pipe)
+            continue
+        parts = {
+            part: [entry for entry in pipe[part] if any(wanted in str(entry[key]).casefold() for key in keys)]
+            for part, keys in _NAMES.items()
+        }
+        if any(parts.values()):
+            pipes.append({**pipe, **parts})
+    return {**report, "pipes": pipes}
+
+
+_NAMES = {"flows": ["name"], "routines": ["name", "flow"], "wires": ["sender", "receiver"], "rings": ["what"]}
+
+
+def _screen(report: dict[str, Any], pager: Pager, console: Console) -> RenderableType:
+    """The part of the tables that has room on the terminal, and below it where that is."""
+    nothing = Text(f"nothing has {pager.filter!r} in its name") if pager.filter and not report["pipes"] else None
+    lines = console.render_lines(nothing or _view(report), pad=False)
+    window = pager.window(len(lines), max(1, console.height - 1))
+    shown = [segment for line in window for segment in (*lines[line], Piece.line())]
+    status = Text(pager.status(window, len(lines)), style="dim", no_wrap=True, overflow="ellipsis")
+    return Group(Pieces(shown), *[Text()] * (console.height - 1 - len(window)), status)
+
+
 def _view(report: dict[str, Any]) -> RenderableType:
     free = f"/dev/shm: {_bytes(report['shared_memory_free_bytes'])} free"
     if not report["pipes"]:
@@ -246,7 +292,8 @@ def _view(report: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [Text(free)]
     for pipe in report["pipes"]:
         built = "" if pipe["parent"] is None else f", built by process {pipe['parent']}"
-        head = f"pipe {pipe['pipe_id']}, {pipe['state']}{built}, {_bytes(pipe['segments_bytes'])}"
+        name = f"{pipe['name']} ({pipe['pipe_id']})" if pipe["name"] else pipe["pipe_id"]
+        head = f"pipe {name}, {pipe['state']}{built}, {_bytes(pipe['segments_bytes'])}"
         parts.append(Text(f"\n{head}{': ' + pipe['problem'] if pipe['problem'] else ''}", style="bold"))
         if not pipe["problem"]:
             parts += [_flows(pipe), _routines(pipe), _wires(pipe), _rings(pipe)]

@@ -87,6 +87,13 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+def greeting(port: int, dashboard: bool = False) -> str:
+    """What a control says on standard error when no logging is set up."""
+    url = f"http://127.0.0.1:{port}"
+    pages = f"docs: {url}/docs" + (f", dashboard: {url}/" if dashboard else "")
+    return f"the control listens on 127.0.0.1, port {port}: {url} ({pages})\n"
+
+
 class Served:
     """A pipe, its `APIWrapper` running in a thread of this process, and a client of it.
 

@@ -165,7 +165,7 @@ def test_a_figure_says_whether_its_target_is_met() -> None:
 
 
 def test_a_run_of_all_sections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run(TINY, list(SECTIONS))
+    done = run(TINY, [name for name in SECTIONS if name != "start"])  # which has a test of its own, below
     told = capsys.readouterr().out
     for section in done.values():
         assert section.title in told

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import pipert_shm
 from conftest import PACKAGE_ROOT, SHM, RunCli, RunScript, StartCli
 from pipert_shm.cli import main
 from pipert_shm.demo import default_clip
@@ -176,6 +177,7 @@ def test_wrong_arguments_are_status_2(arguments: list[str], capsys: pytest.Captu
         (["--help"], "Find motion in a video, in three processes"),
         (["--help"], "0 when all went well, 1 when something failed, 2 for wrong"),
         (["-h"], "--install-completion"),
+        (["--version"], f"pipert_shm {pipert_shm.__version__}\n"),
         (["demo", "--help"], "pipert-shm demo --video walk.mp4 --out walk"),
         (["run", "--help"], "pipert-shm run motion.yaml --api 127.0.0.1:8080"),
         (["ctl", "--help"], "event SET_THRESHOLD --routine detector"),
@@ -228,8 +230,13 @@ print(main(["bench", "--help", "-k", "hand over"]))
     assert (found.lines, found.stderr) == (["['--help', '-k', 'hand over']", "3"], "")
 
 
-def test_ls_and_clean(start_cli: StartCli) -> None:
+def test_ls_and_clean(start_cli: StartCli, capsys: pytest.CaptureFixture[str]) -> None:
     """A pipe that was killed, all of it at once, is stale and goes; one that runs is alive and stays."""
+
+    def said(*arguments: str) -> str:
+        assert main(arguments) == 0
+        return capsys.readouterr().out
+
     code = """
 import os, sys
 from pipert_shm.memory import ControlSegment
@@ -248,9 +255,9 @@ os._exit(0)
     dead, alive = (maker.stdout.readline().strip() for maker in makers if maker.stdout)
     makers[0].communicate()
     try:
-        shown, _ = start_cli("ls", "--json").communicate(timeout=30)
+        shown = said("ls", "--json")
         assert {(pipe["pipe_id"], pipe["state"]) for pipe in json.loads(shown)} >= {(dead, "stale"), (alive, "alive")}
-        listed, _ = start_cli("ls").communicate(timeout=30)
+        listed = said("ls")
         states = {line.split()[0]: line.split()[1] for line in listed.splitlines() if not line.startswith(" ")}
         assert (states[dead], states[alive]) == ("stale", "alive")
         cleaned, _ = start_cli("clean").communicate(timeout=30)
@@ -260,5 +267,5 @@ os._exit(0)
         assert list(SHM.glob(f"pipert-{alive}-*"))
     finally:
         makers[1].communicate()
-        start_cli("clean").communicate(timeout=30)
+        said("clean")
     assert not list(SHM.glob(f"pipert-{alive}-*"))

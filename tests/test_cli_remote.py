@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Finished, RunCli, StartCli, StartScript
+from conftest import PACKAGE_ROOT, Finished, RunCli, StartCli, StartScript
 from pipert_shm.cli import main
 from test_cli_run import TICKER, read_until
 from test_rpc import Server
@@ -52,7 +55,7 @@ def test_ctl_against_a_run_with_its_control(start_cli: StartCli, ctl: Callable[.
     process = start_cli("run", "scaled.py", "--api", "127.0.0.1:0")
     said = re.search(r"port (\d+)", read_until(process.stderr, "the control listens on 127.0.0.1, port "))
     assert said
-    url = f"http://127.0.0.1:{said[1]}/"
+    url = f"http://127.0.0.1:{said[1]}"
 
     def states() -> set[str]:
         return {routine["state"] for routine in json.loads(ctl(url, "stats").stdout)["routines"]}
@@ -72,7 +75,7 @@ def test_ctl_against_a_run_with_its_control(start_cli: StartCli, ctl: Callable[.
     ):
         assert ctl(url, "event", "say", *parameters).lines == ["say: on its way"]
         read_until(process.stdout, heard)
-    refused = ctl(url, "event", "shout")
+    refused = ctl(url.removeprefix("http://"), "event", "shout")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"pipert-shm: {url} refuses: no routine that was addressed handles the event 'shout'")
     refused = ctl(url, "event", "say", "--routine", "no body")
@@ -129,7 +132,7 @@ def test_another_server_at_that_address(ctl: Callable[..., Finished], status: in
 def test_a_token_goes_along(ctl: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(200, b"{}") as (url, seen):
         assert ctl(url, "stats").lines == ["{}"]
-        ctl("--token", "one", url, "stats")
+        ctl("--token", "one", url.removeprefix("http://"), "stats")
         monkeypatch.setenv("PIPERT_TOKEN", "two")
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which is not for controls
         ctl(url, "stats")
@@ -137,21 +140,49 @@ def test_a_token_goes_along(ctl: Callable[..., Finished], monkeypatch: pytest.Mo
 
 
 def test_an_address_that_is_none(ctl: Callable[..., Finished]) -> None:
-    end = ctl("localhost", "start")
+    end = ctl("gopher://localhost", "start")
     assert (end.returncode, end.stderr.count("\n")) == (1, 1)
-    assert end.stderr.startswith("pipert-shm: localhost is not the control of a pipe: unknown url type")
+    assert end.stderr.startswith("pipert-shm: nothing answers at gopher://localhost: unknown url type")
 
 
-def test_rpc_against_a_real_server(start_script: StartScript, run_cli: RunCli) -> None:
+COMMANDS = """
+import contextlib, io, json, sys
+from pipert_shm.cli import main
+
+for line in sys.stdin:
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        status = main(json.loads(line))
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+@pytest.fixture
+def cli() -> Iterator[Callable[..., Finished]]:
+    """`pipert-shm` again and again in one process, which is not this one: zerorpc leaves things open where it ran."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)}
+    command = [sys.executable, "-c", COMMANDS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+
+        def cli(*arguments: str) -> Finished:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(json.dumps(arguments), file=process.stdin, flush=True)
+            return Finished(*json.loads(process.stdout.readline()))
+
+        yield cli
+        process.communicate()
+
+
+def test_rpc_against_a_real_server(start_script: StartScript, run_cli: RunCli, cli: Callable[..., Finished]) -> None:
     server = Server(start_script)
 
     def rpc(*arguments: str) -> Finished:
-        return run_cli("rpc", server.endpoint, *arguments)
+        return cli("rpc", server.endpoint, *arguments)
 
     def states() -> set[str]:
         return {routine["state"] for routine in json.loads(rpc("statistics").stdout)["routines"]}
 
-    end = rpc("start")
+    end = run_cli("rpc", server.endpoint, "start")
     assert (end.returncode, end.stdout, end.stderr) == (0, "", "")
     server.script.wait_for_line("value 1 False")
     assert rpc("pause").returncode == 0
@@ -168,15 +199,15 @@ def test_rpc_against_a_real_server(start_script: StartScript, run_cli: RunCli) -
     server.expect_end()
 
 
-def test_rpc_where_nobody_serves(run_cli: RunCli) -> None:
+def test_rpc_where_nobody_serves(cli: Callable[..., Finished]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    end = run_cli("rpc", endpoint, "start")
+    end = cli("rpc", endpoint, "start")
     assert (end.returncode, end.stdout) == (1, "")
     assert end.stderr.startswith(
         f"pipert-shm: nothing answers at {endpoint}: [Errno 111] Connection refused; is RPCPipeWrapper"
     )
-    end = run_cli("rpc", "127.0.0.1", "start")
+    end = cli("rpc", "127.0.0.1", "start")
     assert (end.returncode, end.stdout, end.stderr.count("\n")) == (1, "", 1)
     assert end.stderr.startswith("pipert-shm: 127.0.0.1 is no endpoint: ")

@@ -17,6 +17,7 @@ import pytest
 
 from conftest import SHM, Finished, RunCli, StartCli
 from pipert_shm.cli import main
+from pipert_shm.run import load
 from test_video import short_clip
 from waiting import eventually
 
@@ -152,6 +153,22 @@ def test_a_python_file(run_cli: RunCli, tmp_path: Path) -> None:
     end = run_cli("run", "ticker_code.py")
     assert (end.returncode, end.lines) == (0, ["tick 0", "tick 100", "cleaned up"])
     assert "Pipe: ticker -> screen: 101 sent, 101 received, dropped: nothing" in end.stderr
+
+
+@pytest.mark.parametrize(("settings", "name"), [("", "gate"), ("pipe: {name: street}", "street")])
+def test_a_pipe_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str, name: str) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "gate.yaml").write_text(
+        f"""
+routines:
+  camera: {{class: pipert_shm.VideoSource, parameters: {{source: gate.mp4}}}}
+  detector: {{class: pipert_shm.MotionDetector}}
+flows:
+  both: {{routines: [camera, detector], auto_wire: true}}
+{settings}
+"""
+    )
+    assert load(tmp_path / "gate.yaml").pipe.name == name
 
 
 def test_check_runs_nothing(run_here: Callable[..., Finished], ticking: Path) -> None:

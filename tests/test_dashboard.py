@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from pipert_shm import FlowStatistics, Latency, PipeStatistics, RoutineStatistic
 from pipert_shm.api.graph import draw, places_of
 from pipert_shm.api.motion import Motion, summary
 from processes import descendants, reap_orphans
-from serving import free_port
+from serving import free_port, greeting
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -58,6 +59,14 @@ pipe.build()
 APIWrapper("127.0.0.1", PORT, pipe, token="secret", dashboard=True).run()
 print("run has returned")
 """
+
+
+OVERLAPS = """() => {
+    const texts = [...document.querySelectorAll("svg text")].map(text => [text.textContent, text.getBoundingClientRect()]);
+    const common = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4;  // the lines of one label have such gaps
+    return texts.flatMap(([one, a], i) => texts.slice(0, i).filter(([, b]) => common(a, b)).map(([other]) => [one, other]));
+}"""
 
 
 class Shown:
@@ -128,12 +137,17 @@ def test_a_pipe_is_started_watched_steered_and_ended(shown: Shown) -> None:
     page = shown.page
     state = page.get_by_role("status").first
     expect(state).to_have_text("built", timeout=PATIENCE_MS)
+    shown.news("camera: built")
+    expect(page.get_by_role("heading", name="script0", exact=True)).to_be_visible()
+    expect(page).to_have_title("script0 · pipert_shm")
     shown.click("Start")
     expect(state).to_have_text("running", timeout=PATIENCE_MS)
     shown.moves("camera")
     shown.moves("end")
     page.wait_for_function("[...document.querySelectorAll('.preview img')].filter(i => i.naturalWidth == 160).length == 2")
     shown.news("camera: running")
+    expect(page.get_by_text("age on arrival, since capture")).to_have_count(2)
+    expect(page.get_by_text("from sent to received")).to_have_count(1)
     expect(page.get_by_text("ring of camera").first).to_be_visible()
 
     shown.click("scale")
@@ -162,6 +176,13 @@ def test_a_pipe_is_started_watched_steered_and_ended(shown: Shown) -> None:
     expect(page.locator(".along")).to_be_hidden()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
+    assert page.context.browser is not None
+    drawn = page.context.browser.new_page()
+    for upright in (False, True):
+        drawn.set_content(draw(busy(*FAN_IN), upright=upright))
+        assert drawn.evaluate(OVERLAPS) == [], "labels on each other"
+    drawn.close()
+
     assert (shown.faults, shown.elsewhere) == ([], [])
     own = f"http://127.0.0.1:{shown.port}"
     (session,) = page.context.cookies()
@@ -171,7 +192,7 @@ def test_a_pipe_is_started_watched_steered_and_ended(shown: Shown) -> None:
     shown.click("Kill")
     shown.click("End it")
     end = shown.script.finish()
-    assert (end.returncode, end.stderr, end.lines) == (0, "", ["run has returned"])
+    assert (end.returncode, end.stderr, end.lines) == (0, greeting(shown.port, dashboard=True), ["run has returned"])
 
 
 def test_without_nicegui_the_message_says_what_to_install(run_script: RunScript) -> None:
@@ -234,6 +255,37 @@ def statistics(
 def test_places(flows: dict[str, str], wires: list[tuple[str, str]], expected: dict[str, tuple[int, int]]) -> None:
     places = places_of(statistics(0, flows, wires))
     assert {name: (place.along, place.across) for name, place in places.items()} == expected
+
+
+def busy(flows: dict[str, str], wires: list[tuple[str, str]]) -> Motion:
+    """With rates and losses on every wire."""
+    motion = Motion(statistics(10.0, flows, wires))
+    motion.look(statistics(12.0, flows, wires, count=501, lost=1234))
+    return motion
+
+
+FAN_IN = {name: name for name in "abcd"}, [("a", "d"), ("b", "d"), ("c", "d")]
+FAN_OUT = {name: name for name in "abcd"}, [("d", "a"), ("d", "b"), ("d", "c")]
+AROUND = {name: name for name in "abc"}, [("a", "b"), ("b", "c"), ("a", "c")]
+MANY = {name: name for name in "abcdefghz"}, [(name, "z") for name in "abcdefgh"]
+
+
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("graph", [FAN_IN, FAN_OUT, AROUND, MANY])
+def test_labels_stand_apart_from_each_other_and_from_routines(
+    graph: tuple[dict[str, str], list[tuple[str, str]]], upright: bool
+) -> None:
+    picture = draw(busy(*graph), upright=upright)
+    _, _, wide, high = map(int, re.findall(r'viewBox="(\d+) (\d+) (\d+) (\d+)"', picture)[0])
+    rates = [(int(x), int(y)) for x, y in re.findall(r'<text x="(\d+)" y="(\d+)"[^>]*>250.5/s<', picture)]
+    corners = [(int(x), int(y)) for x, y in re.findall(r'<rect x="(\d+)" y="(\d+)" width="190"', picture)]
+    assert len(rates) == len(graph[1])
+    labels = [(x - 70, y - 15, 140, 40) for x, y in rates]
+    assert all(x >= 0 and x + w <= wide and y >= 0 and y + h <= high for x, y, w, h in labels)
+    boxes = [*labels, *((x, y, 190, 84) for x, y in corners)]
+    for number, (x, y, w, h) in enumerate(labels):
+        for left, top, width, height in boxes[number + 1 :]:
+            assert x + w <= left or left + width <= x or y + h <= top or top + height <= y
 
 
 @pytest.mark.parametrize("upright", [False, True])

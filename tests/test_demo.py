@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipert_shm import START_EVENT_NAME, Latency, Pipe, PipeFailed
+from pipert_shm import START_EVENT_NAME, Latency, Pipe, PipeFailed, demo
 from pipert_shm.demo import LOG, Outcome, _Watch, default_clip, make_pipe, run_demo
 from pipert_shm.video import JsonLinesWriter, MotionDetector, VideoError, VideoSource, VideoWriter
 from test_video import FRAMES, frames_of, short_clip
@@ -164,7 +164,14 @@ def test_without_the_default_clip_it_says_how_to_get_it(monkeypatch: pytest.Monk
         default_clip()
 
 
-def test_when_one_routine_has_failed_the_others_do_not_work_on(tmp_path: Path) -> None:
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Progress is told ten times as often: the seconds between two lines."""
+    monkeypatch.setattr(demo, "LINE_PERIOD", demo.LINE_PERIOD / 10)
+    return demo.LINE_PERIOD
+
+
+def test_when_one_routine_has_failed_the_others_do_not_work_on(tmp_path: Path, often: float) -> None:
     (tmp_path / "detections.jsonl").mkdir()
     source, writer = VideoSource(default_clip(), "camera"), VideoWriter(tmp_path / "annotated.mp4", 25, "writer")
     source.set_const_fps(1)  # it would take four minutes
@@ -210,15 +217,16 @@ def test_progress_on_a_terminal_stays_on_one_line(slow_pipe: Pipe) -> None:
     assert re.fullmatch(r"(\r\x1b\[Kclip, frame \d+/250, \d+ fps)+\r\x1b\[K", shown)
 
 
-def test_progress_elsewhere_is_a_line_each_second(slow_pipe: Pipe) -> None:
+def test_progress_elsewhere_is_a_line_each_second(slow_pipe: Pipe, often: float) -> None:
     stream = io.StringIO()
     started = time.monotonic()
+    assert often == 0.1
     with _Watch(slow_pipe, "clip", 0, stream):
-        eventually(lambda: stream.getvalue().count("\n") == 3)
+        eventually(lambda: stream.getvalue().count("\n") >= 3 and "frame 0," not in stream.getvalue().splitlines()[-1])
         took = time.monotonic() - started
-    assert took >= 3
+    assert stream.getvalue().count("\n") <= took / often
     lines = stream.getvalue().splitlines()
     seen = [int(number) for line in lines for number in re.findall(r"^clip, frame (\d+), \d+ fps$", line)]
-    assert len(seen) == len(lines) == 3
-    assert seen == sorted(set(seen))
-    assert 60 < seen[2] <= 50 * took + 1, "50 a second"
+    assert len(seen) == len(lines) >= 3
+    assert seen == sorted(seen)
+    assert 0 < seen[-1] <= 50 * took + 1, "50 a second"

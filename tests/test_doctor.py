@@ -6,9 +6,11 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 from conftest import RunCli
@@ -58,7 +60,7 @@ def test_a_sound_machine(run_cli: RunCli) -> None:
     assert (end.returncode, end.stderr) == (0, "")
     heads = [line for line in end.lines if not line.startswith(" ")]
     assert [line[9:24].strip() for line in heads] == CHECKS
-    assert {line[:7].strip() for line in heads} <= {"ok", "warning"}
+    assert {line[:7].strip() for line in heads} <= {"ok", "missing", "warning"}
     assert f"ok       python         {'.'.join(map(str, sys.version_info[:3]))} " in end.stdout
     assert set(Path("/dev/shm").iterdir()) == before
 
@@ -128,10 +130,30 @@ def test_a_limit_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limi
 def test_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up ones, and rights that root would have."""
     monkeypatch.setattr(doctor, "DEVICES", tmp_path)
-    assert finding("cameras") == Finding("cameras", "ok", "none at /dev/video*")
+    assert (finding("cameras").status, finding("cameras").found) == ("missing", f"none at {tmp_path}/video*")
     (tmp_path / "video0").touch()
     assert finding("cameras") == Finding("cameras", "ok", str(tmp_path / "video0"))
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(tmp_path)))
     found = finding("cameras")
     assert (found.status, found.found) == ("warning", f"this user may not use {tmp_path / 'video0'}")
     assert "usermod -aG video" in found.advice
+
+
+def test_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not installed is never ok."""
+    extras = {extra: module for module, extra, _ in doctor.EXTRAS}
+    assert set(extras) <= set(metadata("pipert_shm").get_all("Provides-Extra") or [])
+    monkeypatch.setattr(doctor, "find_spec", lambda module: None if module in (extras["rpc"], extras["onnx"]) else module)
+    found = finding("extras")
+    assert (found.status, found.advice) == ("missing", "what you need of: pip install 'pipert_shm[onnx,rpc]'")
+    assert found.found == "not installed: onnx (networks by onnxruntime), rpc (RPCPipeWrapper)"
+    monkeypatch.setattr(doctor, "find_spec", lambda module: module)
+    assert finding("extras") == Finding("extras", "ok", "all installed")
+
+
+def test_opencv_names_only_what_reads_streams_here() -> None:
+    named = finding("opencv").found.partition("streams by ")[2].split(", ")
+    registry = cv2.videoio_registry
+    here = {registry.getBackendName(backend): registry.hasBackend(backend) for backend in registry.getStreamBackends()}
+    assert named == [name for name, is_here in here.items() if is_here]
+    assert "FFMPEG" in named

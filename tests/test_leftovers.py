@@ -16,7 +16,7 @@ from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, PipeFailed
 from processes import descendants, reap_orphans
 from routines import Forward, Frames, Sink, chain
 
-CYCLES = 20
+CYCLES = 8
 
 
 class Fails(DestinationRoutine):

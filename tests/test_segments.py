@@ -111,7 +111,7 @@ def test_owners_sizes_and_holders_by_routine() -> None:
         assert (shown.returncode, shown.stderr) == (0, "")
         head, control, messages, frames = lines_about(pipe_id, shown.stdout)
         total = sum(sizes.values())
-        assert head == f"{pipe_id}  alive  parent {os.getpid()}  3 segments  {total:,} bytes"
+        assert head == f"{pipe_id}  alive  {pipe.name}  parent {os.getpid()}  3 segments  {total:,} bytes"
         for line, what in ((control, "control"), (messages, "ring of camera"), (frames, "ring of camera")):
             name, *cells = [cell.strip() for cell in line.strip().split("  ") if cell]
             assert cells[0] == what
@@ -281,7 +281,7 @@ def test_a_stale_one_is_shown_as_such(stale: str) -> None:
     assert (listing.state, listing.parent) == ("stale", None)
     assert frames_of(listing).held == {"waits": 3}
     assert frames_of(listing).owner == "flow video"  # its pid may be anybody's by now
-    assert lines_about(stale, cli("ls").stdout)[0].startswith(f"{stale}  stale  3 segments")
+    assert lines_about(stale, cli("ls").stdout)[0].startswith(f"{stale}  stale  {Pipe().name}  3 segments")
 
 
 @pytest.mark.parametrize("length", [0, 100, 20_000, -1])

@@ -35,7 +35,7 @@ from pipert_shm.statistics import (
     WireStatistics,
     read_statistics,
 )
-from pipert_shm.top import Look, Usage, compare, look, show_once
+from pipert_shm.top import Look, Usage, compare, look, matching, show_once
 from routines import Frames, Sink
 from test_segments import GATE, await_held, held_pipe
 from waiting import Board, eventually
@@ -182,7 +182,7 @@ def look_at(time_s: float, count: int, cpu_s: float, hops: tuple[int, ...]) -> d
     )
     flow = FlowStatistics("f", "running", 7, 0, 0)
     statistics = PipeStatistics(time_s, {"a": routine}, {("a", "b"): wire}, {"f": flow})
-    return {"id": Look("id", "alive", 1, [], "", statistics, {"f": Usage(cpu_s, 10, 20)})}
+    return {"id": Look("id", "alive", 1, [], "gate", "", statistics, {"f": Usage(cpu_s, 10, 20)})}
 
 
 def test_rates_and_latencies_are_those_between_the_looks() -> None:
@@ -209,6 +209,28 @@ def test_a_pipe_that_is_new_has_no_rates_yet() -> None:
     assert pipe["flows"][0]["cpu_percent"] == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", ["a"]),
+        ("GATE", ["a"]),
+        ("id", ["a"]),
+        ("f", ["a"]),
+        ("a -> b", None),
+        ("nobody", None),
+    ],
+)
+def test_a_filter_keeps_pipes_by_name_and_else_their_parts(text: str, names: list[str] | None) -> None:
+    report = matching(compare(look_at(14.0, 100, 2.0, (0,) * len(native.BUCKET_NS)), {}), text)
+    assert [[routine["name"] for routine in pipe["routines"]] for pipe in report["pipes"]] == ([names] if names else [])
+
+
+def test_a_filter_leaves_out_what_has_another_name() -> None:
+    report = matching(compare(look_at(14.0, 100, 2.0, (0,) * len(native.BUCKET_NS)), {}), "b")
+    (pipe,) = report["pipes"]
+    assert (pipe["flows"], pipe["routines"], [wire["receiver"] for wire in pipe["wires"]]) == ([], [], ["b"])
+
+
 def test_no_pipe_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     show_once(compare({}, {}), Console())
     assert capsys.readouterr().out.startswith("no pipe runs on this machine; /dev/shm: ")
@@ -228,7 +250,7 @@ def test_one_that_is_damaged_is_told_and_the_others_shown(capsys: pytest.Capture
         unlink_pipe(segment.pipe_id)
     out = " ".join(capsys.readouterr().out.split())
     assert re.search(rf"pipe {segment.pipe_id}, alive, [0-9.]+K: this is not the control segment of a pipe", out)
-    assert f"pipe {sound}, alive, built by process {os.getpid()}" in out
+    assert f"pipe {pipe.name} ({sound}), alive, built by process {os.getpid()}" in out
     assert "camera -> busy" in out
     assert "camera -> sink[bold]" in out
 
@@ -319,6 +341,8 @@ def test_the_live_table(key: str, status: int) -> None:
         read_terminal(terminal, "camera -> busy", "running", "ring")
         read_terminal(terminal, "camera -> busy")  # once more
         if key == "q":
+            os.write(terminal, b"/NOBODY\r")
+            read_terminal(terminal, "nothing has 'NOBODY' in its name", "filter: NOBODY (Esc: all) · lines 1-1 of 1")
             os.write(terminal, b"xq")
         else:
             os.killpg(process.pid, signal.SIGINT)

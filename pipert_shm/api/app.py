@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from pipert_shm.api import control, docs, journal, metrics, preview
+from pipert_shm.api import control, docs, front, journal, metrics, preview
 from pipert_shm.api.journal import Journal
 from pipert_shm.api.models import Problem
 from pipert_shm.api.preview import Previews
@@ -93,6 +93,8 @@ def create_app(
         from pipert_shm.api.dashboard import add_dashboard  # heavy
 
         add_dashboard(app, pipe, app.state.journal)
+    else:
+        app.include_router(front.router)
     app.add_exception_handler(PipertError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_as_told)
     for kind in (RequestValidationError, 400):  # a 400 is FastAPI's for a body that is not even text

@@ -31,7 +31,7 @@ except ImportError as error:
 LOOK_S = 1.0
 POINTS = 60  # of a chart
 LOG_LINES = 3
-NEWS = 30
+NEWS = 100
 
 _logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ _STYLE = """
 body { background: #020617; color: #e2e8f0; }
 .nicegui-content { padding: 12px; gap: 14px; }
 .state { font-size: clamp(2rem, 6vw, 3.6rem); font-weight: 800; line-height: 1; text-transform: uppercase; }
+.name { font-size: 1.6rem; font-weight: 600; overflow-wrap: anywhere; }
 .panel { background: #0b1220; border: 1px solid #1e293b; border-radius: 14px; padding: 12px 16px; width: 100%; }
 .panel h2 { font-size: 1rem; margin: 0 0 8px; color: #94a3b8; font-weight: 600; line-height: 1.2; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 14px; width: 100%; }
@@ -64,13 +65,16 @@ onload="this.style.display='block';clearTimeout(this.t);this.t=setTimeout(()=>(f
 setTimeout(()=>f(i),1000):i.src=i.dataset.src+'?'+Date.now()}})(this),500)"
 onerror="this.style.display='none';clearTimeout(this.t);this.t=setTimeout(()=>{{this.src=this.dataset.src+'?'+Date.now()}},5000)">"""
 
+# What a card's p50 and p99 are of, of late: see Motion.latency.
+SINCE_CAPTURE, SINCE_SENT = "age on arrival, since capture", "from sent to received"
+
 _HOLDERS = ("#38bdf8", "#a78bfa", "#f472b6", "#fb923c", "#facc15", "#4ade80", "#2dd4bf", "#f87171")
 
 
 def add_dashboard(app: FastAPI, pipe: Pipe, journal: Journal) -> None:
     """Puts the dashboard at `/` of an application, behind the application's own routes. One in a process."""
 
-    @ui.page("/", title="pipert_shm", dark=True)
+    @ui.page("/", title=f"{pipe.name} · pipert_shm", dark=True)
     def dashboard() -> None:
         try:
             Page(pipe, journal)
@@ -103,7 +107,9 @@ class Page:
 
     def _head(self) -> None:
         with ui.row().classes("w-full items-center justify-between"):
-            self._state = ui.label().classes("state").props('role="status"')
+            with ui.row().classes("items-baseline gap-4"):
+                self._state = ui.label().classes("state").props('role="status"')
+                ui.label(self._pipe.name).classes("name").props('role="heading"')
             with ui.row().classes("gap-2"):
                 ui.button("Start", icon="play_arrow", color="green-8", on_click=lambda: self.notify(START_EVENT_NAME))
                 ui.button("Pause", icon="pause", color="blue-grey-7", on_click=lambda: self.notify(STOP_EVENT_NAME))
@@ -175,6 +181,7 @@ class Card:
             with ui.row().classes("w-full items-end justify-between"):
                 self._fps = ui.html("", sanitize=False)
                 self._counts = ui.html("", sanitize=False).classes("text-right")
+            self._timed = SINCE_SENT if item.role is Role.SOURCE else SINCE_CAPTURE
             self._chart = ui.echart(_chart_options()).classes("w-full").style("height: 130px")
             self._sends = item.role is not Role.DESTINATION
             self._preview = ui.html("", sanitize=False).classes("preview w-full")
@@ -220,10 +227,8 @@ class Card:
         self._state.style(f"color: {colour}")
         self._fps.set_content(f'<span class="big">{motion.fps(self._name):.1f}</span> <span class="unit">fps</span>')
         errors = f'<div class="{"bad" if routine.errors else "small"}">{routine.errors:,} errors</div>'
-        times = (
-            f"p50 {_milliseconds(latency.p50_us)} · p99 {_milliseconds(latency.p99_us)}" if latency.count else "no latency yet"
-        )
-        self._counts.set_content(f'{errors}<div class="small">{times}</div>')
+        times = f"p50 {_milliseconds(latency.p50_us)} · p99 {_milliseconds(latency.p99_us)}" if latency.count else "none yet"
+        self._counts.set_content(f'{errors}<div class="small">{self._timed}</div><div class="small">{times}</div>')
         options = self._chart.options
         for series, value in zip(options["series"], (latency.p50_us, latency.p99_us), strict=True):
             point = round(value / 1000, 3) if latency.count else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
+from math import dist
 
 from pipert_shm.api.motion import Motion
 from pipert_shm.statistics import PipeStatistics
@@ -23,6 +24,15 @@ WIDE, HIGH = 190, 84  # a routine
 ALONG, ACROSS = 170, 46  # room between routines, along the way of frames and across it
 MARGIN = 26
 TITLE = 24
+LABEL_WIDE, LABEL_HIGH = 130, 46  # of a wire: two lines of text; the width that most have, so that labels stand still
+
+BOW, BOW_UPRIGHT = 100, 250  # how far a wire is pulled aside that goes round a routine; it gets three quarters of that
+ROUND, ROUND_UPRIGHT = 50, 190  # room for that at the edge
+
+_STEPS = sorted((step / 40 for step in range(4, 37)), key=lambda step: abs(step - 0.5))
+
+Point = tuple[float, float]
+Curve = tuple[Point, Point, Point, Point]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,8 @@ def draw(motion: Motion, *, upright: bool = False) -> str:
     places = places_of(motion.now)
     corners = [_corner(place, upright) for place in places.values()]
     width, height = max(x for x, _ in corners) + WIDE + MARGIN, max(y for _, y in corners) + HIGH + MARGIN
+    if any(_passes(places[wire.sender], places[wire.receiver]) for wire in motion.now.wires.values() if wire.linked):
+        width, height = (width + ROUND_UPRIGHT, height) if upright else (width, height + ROUND)
     style = f"width:100%;max-width:{width * 8 // 5}px"
     parts = [f'<svg viewBox="0 0 {width} {height}" style="{style}" role="img" aria-label="graph">']
     parts.append(
@@ -122,26 +134,74 @@ def _draw_flows(now: PipeStatistics, places: dict[str, Place], upright: bool) ->
 
 def _draw_wires(motion: Motion, places: dict[str, Place], upright: bool) -> list[str]:
     lines, labels = [], []
-    for wire in motion.now.wires.values():
-        if not wire.linked:
-            continue
-        (x1, y1), (x2, y2) = _corner(places[wire.sender], upright), _corner(places[wire.receiver], upright)
-        if upright:
-            x1, y1, x2 = x1 + WIDE // 2, y1 + HIGH, x2 + WIDE // 2
-            curve = f"M{x1} {y1}C{x1} {y1 + 50} {x2} {y2 - 50} {x2} {y2}"
-        else:
-            x1, y1, y2 = x1 + WIDE, y1 + HIGH // 2, y2 + HIGH // 2
-            curve = f"M{x1} {y1}C{x1 + 60} {y1} {x2 - 60} {y2} {x2} {y2}"
+    wires = [wire for wire in motion.now.wires.values() if wire.linked]
+    curves = [_curve(places[wire.sender], places[wire.receiver], upright) for wire in wires]
+    notes = [f"{wire.waiting}/{wire.capacity} wait" + (f" · {wire.lost:,} lost" if wire.lost else "") for wire in wires]
+    routines = [_Box(x, y, WIDE, HIGH) for x, y in (_corner(place, upright) for place in places.values())]
+    spots = _spots(curves, [max(LABEL_WIDE, 8 * len(note)) for note in notes], routines)
+    for wire, (start, one, two, end), note, (x, y) in zip(wires, curves, notes, spots, strict=True):
         rate, loses = motion.wire_rate(wire), motion.loss_rate(wire) > 0
         colour = "#ef4444" if loses else "#38bdf8" if rate else "#475569"
-        thick = 4 if rate else 2
-        lines.append(f'<path d="{curve}" fill="none" stroke="{colour}" stroke-width="{thick}" marker-end="url(#tip)"/>')
-        where = 0.5 if x1 == x2 or y1 == y2 else 0.7  # those that spread from one sender are apart there
-        x, y = x1 + where * (x2 - x1), y1 + where * (y2 - y1)
-        labels.append(_text(x, y - 9, f"{rate:.1f}/s", 19, "#7dd3fc" if rate else "#94a3b8", weight=700))
-        note = f"{wire.waiting}/{wire.capacity} wait" + (f" · {wire.lost:,} lost" if wire.lost else "")
-        labels.append(_text(x, y + 21, note, 14, "#fca5a5" if wire.lost else "#94a3b8"))
+        way = "M{} {}C{} {} {} {} {} {}".format(*start, *one, *two, *end)
+        style = f'fill="none" stroke="{colour}" stroke-width="{4 if rate else 2}"'
+        lines.append(f'<path d="{way}" {style} marker-end="url(#tip)"/>')
+        labels.append(_text(x, y - 4, f"{rate:.1f}/s", 19, "#7dd3fc" if rate else "#94a3b8", weight=700))
+        labels.append(_text(x, y + 16, note, 14, "#fca5a5" if wire.lost else "#94a3b8"))
     return lines + labels
+
+
+def _curve(sender: Place, receiver: Place, upright: bool) -> Curve:
+    """From the sender's side to the receiver's: a cubic Bézier curve's four points."""
+    (x1, y1), (x2, y2) = _corner(sender, upright), _corner(receiver, upright)
+    aside = (BOW_UPRIGHT if upright else BOW) if _passes(sender, receiver) else 0
+    if upright:
+        x1, y1, x2 = x1 + WIDE // 2, y1 + HIGH, x2 + WIDE // 2
+        return (x1, y1), (x1 + aside, y1 + 50), (x2 + aside, y2 - 50), (x2, y2)
+    x1, y1, y2 = x1 + WIDE, y1 + HIGH // 2, y2 + HIGH // 2
+    return (x1, y1), (x1 + 60, y1 + aside), (x2 - 60, y2 + aside), (x2, y2)
+
+
+def _passes(sender: Place, receiver: Place) -> bool:
+    """Whether there may be routines on the straight way between them: the wire goes round these."""
+    return sender.across == receiver.across and receiver.along - sender.along > 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """A rectangle by its upper left corner."""
+
+    x: float
+    y: float
+    wide: float
+    high: float
+
+    def common(self, other: _Box) -> float:
+        """The area that both cover."""
+        wide = min(self.x + self.wide, other.x + other.wide) - max(self.x, other.x)
+        high = min(self.y + self.high, other.y + other.high) - max(self.y, other.y)
+        return max(0.0, wide) * max(0.0, high)
+
+
+def _spots(curves: list[Curve], widths: list[int], taken: list[_Box]) -> list[Point]:
+    """Where each wire's label stands: on the wire, as near its middle as other labels and the routines allow."""
+    taken, spots = list(taken), [(0.0, 0.0)] * len(curves)
+    for number in sorted(
+        range(len(curves)), key=lambda number: dist(curves[number][0], curves[number][3])
+    ):  # short: less choice
+        points, wide = [_point(curves[number], step) for step in _STEPS], widths[number]
+        boxes = [_Box(x - wide / 2, y - LABEL_HIGH / 2, wide, LABEL_HIGH) for x, y in points]
+        covered = [sum(box.common(other) for other in taken) for box in boxes]
+        best = covered.index(min(covered))
+        taken.append(boxes[best])
+        spots[number] = points[best]
+    return spots
+
+
+def _point(curve: Curve, step: float) -> Point:
+    """Of a curve, so far along it: 0 is its start, 1 its end."""
+    weights = (1 - step) ** 3, 3 * step * (1 - step) ** 2, 3 * step**2 * (1 - step), step**3
+    x, y = (sum(weight * point[axis] for weight, point in zip(weights, curve, strict=True)) for axis in (0, 1))
+    return x, y
 
 
 def _draw_routines(motion: Motion, places: dict[str, Place], upright: bool) -> list[str]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import chain, takewhile
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, Header, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from pipert_shm.api.models import Problem
 from pipert_shm.errors import PipeStateError
@@ -25,7 +25,7 @@ from pipert_shm.statistics import FlowStatistics, PipeStatistics
 REMEMBERED = 1000
 LONGEST_TEXT = 4000
 LOOK_S = 0.2  # how often the pipe is looked at, and a client told
-ALIVE_S = 10.0  # after so much silence a comment is sent, so that nobody takes the connection for dead
+RETRY_MS = 2000  # after which a client connects again
 
 Kind = Literal["state", "crash", "restart", "log", "end"]
 
@@ -48,16 +48,18 @@ class Entry:
 
 
 class Journal(logging.Handler):
-    """Remembers the last thousand entries. Any thread.
+    """Remembers the last thousand log records, and the last thousand other entries. Any thread.
 
-    It looks at the pipe's counters, five times a second, so of several deaths within that time it may tell only one; it counts
-    all of them. Log records are those that reach the pipe's logger.
+    It begins with how the pipe is: states, and flows that have died before. From then on it looks at the pipe's counters,
+    five times a second, so of several deaths within that time it may tell only one; it counts all of them. Log records are
+    those that reach the pipe's logger.
     """
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__()
         self._pipe = pipe
-        self._entries: deque[Entry] = deque(maxlen=REMEMBERED)
+        self._records: deque[Entry] = deque(maxlen=REMEMBERED)
+        self._others: deque[Entry] = deque(maxlen=REMEMBERED)  # which no flood of log records takes away
         self._adding = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -87,13 +89,18 @@ class Journal(logging.Handler):
     def after(self, number: int) -> list[Entry]:
         """The entries after that one, as far as they are remembered, oldest first."""
         with self._adding:
-            fresh = min(self.count - number, len(self._entries))
-            return list(islice(self._entries, len(self._entries) - fresh, None)) if fresh > 0 else []
+            if number >= self.count:
+                return []
+            fresh = [
+                list(takewhile(lambda entry: entry.number > number, reversed(kept))) for kept in (self._records, self._others)
+            ]
+        return sorted(chain(*fresh), key=attrgetter("number"))
 
     def _add(self, kind: Kind, **details: Any) -> None:
         with self._adding:
             self.count += 1
-            self._entries.append(Entry(self.count, time.time(), kind, details))
+            kept = self._records if kind == "log" else self._others
+            kept.append(Entry(self.count, time.time(), kind, details))
 
     # ---- what there is to tell -------------------------------------------------------------------
 
@@ -116,6 +123,7 @@ class Journal(logging.Handler):
     def _watch(self, gone: threading.Event) -> None:
         self._pipe.logger.addHandler(self)
         before = self._pipe.statistics()
+        self._compare(_fresh(before), before)
         try:
             while not (gone.is_set() or self._closing.is_set()):
                 gone.wait(LOOK_S)
@@ -145,75 +153,71 @@ class Journal(logging.Handler):
             self._add("restart", flow=now.name, pid=now.pid, restarts=now.restarts)
 
 
+def _fresh(now: PipeStatistics) -> PipeStatistics:
+    """The pipe as it was when nothing had happened in it."""
+    flows = {
+        name: replace(flow, state="running", pid=0 if flow.restarts else flow.pid, restarts=0)
+        for name, flow in now.flows.items()
+    }
+    return PipeStatistics(now.time_s, {}, {}, flows)
+
+
 # ---- server-sent events --------------------------------------------------------------------------
 
 router = APIRouter(tags=["look"])
 
-_EXAMPLE = """\
-id: 17
-event: crash
-data: {"time": 1763978400.1, "flow": "camera", "last_exit": -9, "restarts": 1, "state": "restarting"}
 
-"""
+async def _journal_of(request: Request) -> Journal:
+    """That of a pipe which is built: a refusal has to come before the stream begins."""
+    pipe: Pipe = request.app.state.pipe
+    pipe._built()
+    journal: Journal = request.app.state.journal
+    journal.start()
+    return journal
 
 
+# FastAPI sends a comment after 15 s of silence, so that nobody takes the connection for dead.
 @router.get(
     "/events",
-    response_class=StreamingResponse,
-    responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}},
-        409: {"model": Problem, "description": "The pipe is not built yet"},
-    },
+    response_class=EventSourceResponse,
+    responses={409: {"model": Problem, "description": "The pipe is not built yet"}},
 )
-async def events(request: Request, last_event_id: Annotated[str | None, Header()] = None) -> StreamingResponse:
+async def events(
+    journal: Annotated[Journal, Depends(_journal_of)], last_event_id: Annotated[str | None, Header()] = None
+) -> AsyncIterator[ServerSentEvent]:
     """What happens, as server-sent events: first what is remembered, then what comes, until the pipe ends.
 
     Each has an `id`; with the header `Last-Event-ID`, which browsers send by themselves when they connect again, it goes on
     after that one. `data` is a JSON object with `time` (seconds since the epoch) and, by event:
 
-    - `state`: `routine`, `flow`, `was`, `now`: the routine's state changed.
+    - `state`: `routine`, `flow`, `was`, `now`: the routine's state changed; `was` is null for the first that is known.
     - `crash`: `flow`, `last_exit`, `restarts`, `state` (`failed` when it is for good): the flow's process died.
     - `restart`: `flow`, `pid`, `restarts`: the flow has a process again.
     - `log`: `level`, `logger`, `flow`, `routine`, `message`, `exception`: a record that reached the pipe's logger.
     - `lost`: `count` entries are not remembered any more, since the client was too slow.
     - `end`: the pipe has ended, and so does the stream.
     """
-    pipe: Pipe = request.app.state.pipe
-    pipe._built()
-    journal: Journal = request.app.state.journal
-    journal.start()
     known = last_event_id or ""
     after = int(known) if known.isdecimal() and len(known) < 20 else 0
-    return StreamingResponse(
-        _stream(journal, after),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
-
-
-async def _stream(journal: Journal, after: int) -> AsyncIterator[str]:
     if after > journal.count:
         after = 0  # it is that of an earlier server
-    quiet_since = time.monotonic()
     first = after == 0
-    yield "retry: 2000\n\n"
+    yield ServerSentEvent(retry=RETRY_MS)
     while True:
         over = journal.over  # before the look: what came until then is told
         entries = journal.after(after)
-        if entries and entries[0].number > after + 1 and not first:
-            yield _event("lost", entries[0].number - 1, {"count": entries[0].number - 1 - after})
+        lost = entries[-1].number - after - len(entries) if entries else 0
+        if lost and not first:
+            yield _event("lost", after, {"count": lost})
         first = False
         for entry in entries:
             yield _event(entry.kind, entry.number, {"time": entry.time, **entry.details})
         if over:
             return
         if entries:
-            after, quiet_since = entries[-1].number, time.monotonic()
-        elif time.monotonic() - quiet_since > ALIVE_S:
-            quiet_since = time.monotonic()
-            yield ": alive\n\n"
+            after = entries[-1].number
         await asyncio.sleep(LOOK_S)
 
 
-def _event(kind: str, number: int, data: dict[str, Any]) -> str:
-    return f"id: {number}\nevent: {kind}\ndata: {json.dumps(data)}\n\n"
+def _event(kind: str, number: int, data: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(id=str(number), event=kind, data=data)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection
 
 from pipert_shm.api.app import create_app, end_streams
+from pipert_shm.api.front import announce
 from pipert_shm.limits import check_port
 from pipert_shm.pipe import Pipe
 from pipert_shm.web.addresses import check_address
@@ -50,6 +51,7 @@ class APIWrapper:
         check_port(port)
         self._address = (host, port)
         self._pipe = pipe
+        self._has_dashboard = dashboard
         self._app = create_app(pipe, token=token, hosts=hosts, origins=origins, dashboard=dashboard)
 
     def run(self) -> None:
@@ -74,7 +76,7 @@ class APIWrapper:
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
         with socket.create_server(self._address, family=family) as listener:
             threading.Thread(target=end_with_pipe, name="api-end", daemon=True).start()
-            self._pipe.logger.info("the control listens on %s, port %d", *listener.getsockname()[:2])
+            announce(self._pipe.logger, *listener.getsockname()[:2], dashboard=self._has_dashboard)
             try:
                 server.run(sockets=[listener])
             except KeyboardInterrupt:
