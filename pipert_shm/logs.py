@@ -10,6 +10,7 @@ import base64
 import json
 import logging
 import pickle
+import sys
 import threading
 import time
 import traceback
@@ -28,8 +29,9 @@ from pipert_shm.control.messages import Record
 from pipert_shm.errors import LONGEST_TEXT, PipeStateError, describe, shortened
 from pipert_shm.pictures import encoded, scaled
 
-WIDEST_PICTURE = 320  # pixels
-QUALITY = 70  # of JPEG
+PICTURE_SIZES = (320, 160, 80)  # pixels of the longer side, tried until a picture fits into a record
+QUALITIES = (70, 45, 20)  # of JPEG, likewise
+TERMINAL_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TEXT_LIMITS = (LONGEST_TEXT, 8_000, 1_000)  # of a record's texts and extra fields, tried until it fits into a packet
 LAST_WORDS = 2.0  # seconds that handlers get, after the end of a pipe, for the records that wait for them
 BETWEEN_RECORDS = 2.0  # seconds that a handler may hold up a fork of this process
@@ -125,6 +127,40 @@ def _pickled(value: object, limit: int) -> bytes:
     return data
 
 
+class TerminalHandler(logging.Handler):
+    """Writes records to standard error for as long as the root logger has no handler of the program's. Any thread.
+
+    What routines log is written with time and name. Of what the pipe itself logs, warnings are written as they are, which is
+    what logging does for a program that has not configured it.
+
+    :param name: the pipe's logger's.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._of_routines, self._of_pipe = logging.Formatter(TERMINAL_FORMAT), logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Raises nothing: where standard error is closed there is nobody to tell."""
+        is_own = record.name == self._name
+        if logging.getLogger().handlers or sys.stderr is None or (is_own and record.levelno < logging.WARNING):
+            return
+        try:
+            sys.stderr.write((self._of_pipe if is_own else self._of_routines).format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
+def log_to_terminal(logger: logging.Logger) -> None:
+    """Makes a pipe's own logger, which nobody has configured, show what routines log from the level INFO on."""
+    if not logger.hasHandlers():
+        logger.addHandler(TerminalHandler(logger.name))
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+
+
 class JsonFormatter(logging.Formatter):
     """Makes a line of JSON of each record, for what collects logs; give it to any handler of the pipe's logger.
 
@@ -162,12 +198,20 @@ _STANDARD = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "tas
 
 
 def as_picture(frame: np.ndarray) -> str | None:
-    """A frame as a JPEG in base64, at most 320 pixels wide; None for what is no picture, or too much of one for a record."""
+    """A frame as a JPEG in base64, small enough for a record: at most 320 pixels on its longer side, of less quality where it
+    has much detail, and smaller still where that is not enough. None for what is no picture.
+    """
     try:
-        text = base64.b64encode(encoded(scaled(frame, WIDEST_PICTURE)[0], QUALITY)).decode()
-    except ValueError:
+        for longest in PICTURE_SIZES:
+            height, width = frame.shape[:2]
+            picture, _ = scaled(frame, max(1, longest * width // max(height, width, 1)))
+            for quality in QUALITIES:
+                text = base64.b64encode(encoded(picture, quality)).decode()
+                if len(text) <= LONGEST_TEXT:
+                    return text
+    except ValueError:  # OpenCV's errors are none; what it can't encode is said so by `encoded`
         return None
-    return text if len(text) <= LONGEST_TEXT else None
+    return None
 
 
 def shield_records() -> None:

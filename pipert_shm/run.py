@@ -20,11 +20,11 @@ from typing import NoReturn
 from pipert_shm.config import PipelineFile, told
 from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
+from pipert_shm.logs import TERMINAL_FORMAT
 from pipert_shm.pipe import Pipe
 from pipert_shm.settings import LoggingSettings
 from pipert_shm.streams import flush_output, say
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOOK_S = 0.3  # how often --watch looks at the files
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -148,7 +148,7 @@ def _run(loaded: Loaded, api: Address | None) -> None:
         if wrapper:
             # It serves until the pipe is killed, which is what join() does when all routines have ended.
             threading.Thread(target=_join, args=(pipe,), name="run-join", daemon=True).start()
-            wrapper.run()
+            wrapper.serve()
     _log_totals(pipe)
 
 
@@ -161,7 +161,7 @@ def _join(pipe: Pipe) -> None:
 
 def _configure(settings: LoggingSettings) -> None:
     handler = logging.FileHandler(settings.file) if settings.file else logging.StreamHandler()
-    logging.basicConfig(level=settings.level, format=LOG_FORMAT, handlers=[handler])  # unless the file's code did
+    logging.basicConfig(level=settings.level, format=TERMINAL_FORMAT, handlers=[handler])  # unless the file's code did
     for name, level in {"uvicorn": "WARNING", **settings.levels}.items():
         logging.getLogger(name).setLevel(level)
 

@@ -236,16 +236,16 @@ def test_ctrl_c_with_a_client_that_listens(start_script: Callable[..., Any]) -> 
             print("the stream has ended", flush=True)
         thread = threading.Thread(target=connect)
         thread.start()
-        APIWrapper("127.0.0.1", port, pipe).run()
+        APIWrapper("127.0.0.1", port, pipe).serve()
         thread.join()
-        print("run has returned", flush=True)
+        print("serve has returned", flush=True)
         """
     )
     script.wait_for_line("connected")
     script.interrupt()
     end = script.finish()
     assert (end.returncode, end.stderr) == (0, "")
-    assert sorted(end.lines) == ["run has returned", "the stream has ended"]
+    assert sorted(end.lines) == ["serve has returned", "the stream has ended"]
 
 
 def test_the_journal_starts_with_a_pipe_that_is_built_later() -> None:

@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 
 from pipert_shm.api.app import create_app, end_streams
+from pipert_shm.api.background import BackgroundServer
 from pipert_shm.api.guard import is_loopback
 from pipert_shm.pipe import Pipe
 
@@ -57,7 +58,21 @@ class APIWrapper:
         self._pipe = pipe
         self._app = create_app(pipe, token=token, hosts=hosts, origins=origins, dashboard=dashboard)
 
-    def run(self) -> None:
+    def run(self) -> BackgroundServer:
+        """Serves on a thread of its own until the pipe has ended, and returns at once; the port is open then.
+
+        The pipe may be built later: until then, requests that need it are answered with 409.
+
+        :raises OSError: when the port is taken.
+        """
+        listener = self._listen()
+        try:
+            return BackgroundServer(self._pipe, self._make_server(lambda: end_streams(self._app)), listener)
+        except BaseException:
+            listener.close()
+            raise
+
+    def serve(self) -> None:
         """Serves until the pipe is killed, by `/kill` or otherwise, or Ctrl-C, which kills the pipe. Then both have ended.
 
         :raises PipeStateError: when the pipe is not built.
@@ -65,6 +80,33 @@ class APIWrapper:
         :raises PipeFailed: as `Pipe.join` does, when a routine failed for good or a flow's process died.
         """
         session = self._pipe._built()
+
+        def end() -> None:
+            end_streams(self._app)
+            session.kill()  # a request may wait for a routine that hangs
+
+        server = self._make_server(end)
+
+        def end_with_pipe() -> None:
+            session.gone.wait()
+            server.should_exit = True
+
+        with self._listen() as listener:
+            threading.Thread(target=end_with_pipe, name="api-end", daemon=True).start()
+            try:
+                server.run(sockets=[listener])
+            except KeyboardInterrupt:
+                session.relay.logger.info("interrupted: the pipe is killed")
+        self._pipe.join(to_kill=True)
+
+    def _listen(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        listener = socket.create_server(self._address, family=family)
+        self._pipe.logger.info("the control listens on %s, port %d", *listener.getsockname()[:2])
+        return listener
+
+    def _make_server(self, on_end: Callable[[], None]) -> _Server:
+        """:param on_end: what is done first when it ends."""
         config = uvicorn.Config(
             self._app,
             loop="asyncio",
@@ -72,26 +114,7 @@ class APIWrapper:
             access_log=False,  # the token may stand in an address
             limit_concurrency=MOST_CONNECTIONS,
         )
-
-        def end() -> None:
-            end_streams(self._app)
-            session.kill()  # a request may wait for a routine that hangs
-
-        server = _Server(config, end)
-
-        def end_with_pipe() -> None:
-            session.gone.wait()
-            server.should_exit = True
-
-        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        with socket.create_server(self._address, family=family) as listener:
-            threading.Thread(target=end_with_pipe, name="api-end", daemon=True).start()
-            self._pipe.logger.info("the control listens on %s, port %d", *listener.getsockname()[:2])
-            try:
-                server.run(sockets=[listener])
-            except KeyboardInterrupt:
-                session.relay.logger.info("interrupted: the pipe is killed")
-        self._pipe.join(to_kill=True)
+        return _Server(config, on_end)
 
 
 class _Server(uvicorn.Server):
