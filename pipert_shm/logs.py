@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from pipert_shm.pictures import encoded, scaled
 
 PICTURE_SIZES = (320, 160, 80)  # pixels of the longer side, tried until a picture fits into a record
 QUALITIES = (70, 45, 20)  # of JPEG, likewise
+PIPE_INFRASTRUCTURE = 5  # PipeRT2's level below DEBUG
 TERMINAL_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TEXT_LIMITS = (LONGEST_TEXT, 8_000, 1_000)  # of a record's texts and extra fields, tried until it fits into a packet
 LAST_WORDS = 2.0  # seconds that handlers get, after the end of a pipe, for the records that wait for them
@@ -159,6 +161,13 @@ def log_to_terminal(logger: logging.Logger) -> None:
         logger.addHandler(TerminalHandler(logger.name))
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.INFO)
+
+
+def with_plog(logger: logging.Logger) -> logging.Logger:
+    """The logger, with the method `plog` that PipeRT2's loggers have: it logs below DEBUG, as the framework's own."""
+    logging.addLevelName(PIPE_INFRASTRUCTURE, "PIPE_INFRASTRUCTURE")
+    setattr(logger, "plog", partial(logger.log, PIPE_INFRASTRUCTURE))  # noqa: B010 - loggers have no such attribute by their type
+    return logger
 
 
 class JsonFormatter(logging.Formatter):

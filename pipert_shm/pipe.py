@@ -33,7 +33,7 @@ from pipert_shm.events import (
 from pipert_shm.growth import plan_growth
 from pipert_shm.interrupts import interrupts_deferred
 from pipert_shm.limits import Policy, check_count, check_queue, check_seconds
-from pipert_shm.logs import log_to_terminal
+from pipert_shm.logs import log_to_terminal, with_plog
 from pipert_shm.memory import sweep_stale
 from pipert_shm.plan import Defaults, Plan, Restart, RestartPolicy, audience_of, make_plan
 from pipert_shm.routine import Routine
@@ -250,7 +250,7 @@ class Pipe:
         for routine in routines:
             routine.flow_name = flow_name
             routine._notifier = self._notify
-            routine._logger = self.logger.getChild(f"{flow_name}.{routine.name}")
+            routine._logger = with_plog(self.logger.getChild(f"{flow_name}.{routine.name}"))
         self._restarts[flow_name] = its_restart
         self._replicas[flow_name] = replicas
         if ordered:

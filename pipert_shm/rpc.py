@@ -198,10 +198,13 @@ class _End:
     def wait(self, to_kill: bool) -> None:
         """Blocks this greenlet until the pipe has ended.
 
-        :param to_kill: kill it first.
+        :param to_kill: kill it first; where there is none yet, only the server ends.
         :raises PipeFailed: as `Pipe.join` does.
-        :raises PipeStateError: when it is not built.
+        :raises PipeStateError: when it is not built, and not to be killed.
         """
+        if to_kill and self._session is None:
+            self.hasten()
+            return
         session = self._pipe._built()
         if to_kill:
             _in_thread("rpc-kill", session.kill)  # which waits when there is no room for the event

@@ -319,6 +319,20 @@ def test_a_pipe_that_is_built_later(start_script: StartScript) -> None:
     assert (end.returncode, end.lines[-2:], end.stderr) == (0, ["cleaned up", "run has returned"], "")
 
 
+def test_kill_before_build_ends_the_server(start_script: StartScript) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    script = start_script(SERVER.replace(BUILD, "").format(endpoint=endpoint))
+    client = Client(endpoint)
+    try:
+        client("execute", "kill")
+    finally:
+        client.close()
+    end = script.finish()
+    assert (end.returncode, end.lines, end.stderr) == (0, ["run has returned"], "")
+
+
 def test_without_zerorpc_the_message_says_what_to_install(run_script: RunScript) -> None:
     text = SERVER.format(endpoint="tcp://127.0.0.1:4242").replace("import sys", "import sys; sys.modules['zerorpc'] = None")
     end = run_script(text)

@@ -16,11 +16,12 @@ import pipert_shm
 from pipert_shm.api.background import BackgroundServer
 from pipert_shm.errors import PipertError
 from pipert_shm.events import events
+from pipert_shm.logs import PIPE_INFRASTRUCTURE
 from pipert_shm.pictures import encoded
 from pipert_shm.transmit import BasicTransmitter, DataTransmitter
 from pipert_shm.wire import QueueNetwork, Wire
 
-PIPE_INFRASTRUCTURE_LOG_LEVEL = 5
+PIPE_INFRASTRUCTURE_LOG_LEVEL = PIPE_INFRASTRUCTURE
 QUALITY = 60  # of JPEG
 
 
