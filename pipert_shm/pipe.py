@@ -766,10 +766,12 @@ def _forget(pipe: Pipe) -> None:
 
 @functools.cache
 def _serve_to_the_end() -> None:
-    """Makes the end of the program wait for pipes that are served while its servers can still start threads, as they do for
-    requests: Python 3.12 has none left for an exit handler. There is no public name for that moment; `concurrent.futures` uses
-    this one. Where it is missing, they are waited for with the others.
+    """Makes the end of the program wait for pipes that are served while their servers work as ever: before exit handlers run,
+    `concurrent.futures`, and with it asyncio's threads, has stopped taking work. It is called at that moment by a function of
+    `threading` that has no public name; where that is missing, these pipes are waited for with the others.
     """
+    import concurrent.futures.thread  # noqa: F401 - what registers later is called earlier
+
     register = getattr(threading, "_register_atexit", None)
     if register is not None:
         register(_end_served_pipes)

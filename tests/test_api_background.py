@@ -92,6 +92,32 @@ def test_ctrl_c_ends_pipe_server_and_program(start_script: StartScript, client: 
     assert "Traceback" not in end.stderr
 
 
+OWN_ROUTE = """
+import asyncio, sys, threading
+
+@wrapper._app.get("/main")
+async def main() -> list[str]:
+    def look():
+        frame, names = sys._current_frames().get(threading.main_thread().ident), []
+        while frame is not None:
+            names.append(frame.f_code.co_name)
+            frame = frame.f_back
+        return names
+    return await asyncio.to_thread(look)
+"""
+
+
+def test_a_server_works_as_ever_when_the_program_is_done(start_script: StartScript, client: httpx.Client) -> None:
+    """Threads of asyncio's too, which end with the program's last line but for pipes that are served."""
+    script = SCRIPT.replace("PORT", str(port_of(client))).replace("server = APIWrapper", "wrapper = APIWrapper")
+    running = start_script(script.replace(".run()\n", f"\n{OWN_ROUTE}\nserver = wrapper.run()\n"))
+    running.wait_for_line("run has returned")
+    eventually(lambda: "_end_at_exit" in client.get("/main").raise_for_status().json(), "a program that is done")
+    client.post("/kill").raise_for_status()
+    end = running.finish()
+    assert (end.returncode, end.lines) == (0, [])
+
+
 def test_an_exception_ends_them_too(start_script: StartScript, client: httpx.Client) -> None:
     script = started(
         start_script,
