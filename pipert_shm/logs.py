@@ -32,6 +32,7 @@ from pipert_shm.pictures import encoded, scaled
 
 PICTURE_SIZES = (320, 160, 80)  # pixels of the longer side, tried until a picture fits into a record
 QUALITIES = (70, 45, 20)  # of JPEG, likewise
+PARENT = "MainProcess"  # what the parent is called in records, as multiprocessing calls it
 PIPE_INFRASTRUCTURE = 5  # PipeRT2's level below DEBUG
 TERMINAL_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TEXT_LIMITS = (LONGEST_TEXT, 8_000, 1_000)  # of a record's texts and extra fields, tried until it fits into a packet
@@ -58,9 +59,10 @@ class ForwardingHandler(logging.Handler):
         self._context = {"processName": flow, "threadName": routine, "flow": flow, "routine": routine}
         self._lost = lost
         self._untold = 0
+        self._is_parent = flow == PARENT
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Raises nothing: it is what everything else that fails is told by."""
+        """Raises nothing but Ctrl-C: it is what everything else that fails is told by."""
         try:
             packet = _packet(record, self._context, self._untold)
             self._channel.send_packet(packet)
@@ -71,6 +73,8 @@ class ForwardingHandler(logging.Handler):
             self._lose()
         except BaseException as error:  # of what users log: anything
             self._lose()
+            if isinstance(error, KeyboardInterrupt) and self._is_parent:
+                raise  # Ctrl-C, which only the parent gets, and which ends its pipe
             tell("a log record could not be sent: %s", describe(error))
 
     def _lose(self) -> None:
@@ -261,7 +265,7 @@ class LogRelay:
         own.set_blocking(False)
         self._own = own
         self.logger = logging.Logger(logger.name, logger.getEffectiveLevel())
-        self.logger.addHandler(ForwardingHandler(own, "MainProcess", "MainThread"))
+        self.logger.addHandler(ForwardingHandler(own, PARENT, "MainThread"))
         self._logger = logger
         self._table = Dispatch("the relay of log records", self.logger)
         self._table.on(Record, self._hand_over)
