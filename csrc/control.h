@@ -108,6 +108,7 @@ typedef struct pshm_routine_record {
     uint64_t tickets;                /* that were given to its messages */
     uint64_t lost_in_crash;          /* messages that a dead process had taken */
     uint64_t handling_since_ns;      /* when an event handler was called; 0 outside */
+    uint64_t shows;                  /* whether log_data is on: outlives its process */
     uint64_t counter[PSHM_COUNTERS]; /* its class's own */
     uint64_t age[PSHM_BUCKETS];      /* ns from capture to receipt */
 } pshm_routine_record;

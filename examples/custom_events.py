@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 import urllib.request
 
 import numpy as np
@@ -78,10 +77,9 @@ def main() -> None:
     pipe.link(Wire(camera, detector))
     pipe.build()
 
-    user = threading.Thread(target=use, args=(pipe, detector, f"http://127.0.0.1:{chosen.port}"))
-    user.start()
-    APIWrapper("127.0.0.1", chosen.port, pipe).run()  # until /kill
-    user.join()
+    APIWrapper("127.0.0.1", chosen.port, pipe).run()  # serves in the background
+    use(pipe, detector, f"http://127.0.0.1:{chosen.port}")
+    pipe.join()  # until /kill
 
 
 def use(pipe: Pipe, detector: AdjustableDetector, address: str) -> None:

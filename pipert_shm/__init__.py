@@ -4,8 +4,8 @@ Layers, each importing only from those before it:
 
     errors -> native, limits, streams, pager -> system, descriptors -> memory -> codec, payload -> data, events, transmit,
     states -> join -> routine -> wire -> plan -> growth -> control -> ports, logs, failures, forked -> order -> intake -> runner
-    -> flow -> launcher -> statistics, tap -> session -> pipe -> rpc, video, config -> api -> demo, run, top, doctor, remote
-    -> cli
+    -> flow -> launcher -> statistics, tap -> session -> pipe -> rpc, video, config -> api -> compat, demo, run, top,
+    doctor, remote -> cli
 
 Every public name has one home, and is re-exported here once.
 """

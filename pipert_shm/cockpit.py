@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from pipert_shm.cockpit_text import as_json, level_of, picture_text, plain_text, structure_text
 from pipert_shm.errors import PipertError, PipeStateError
 from pipert_shm.masking import masked
 from pipert_shm.statistics import PipeStatistics
@@ -27,9 +27,10 @@ RETRY_S = 1.0
 LOOK_S = 1.0  # how often a connection is looked at on which nothing moves, and how often the rates are told
 LAST_WORDS_S = 2.0  # how long close() waits for what is still to be sent
 
-_LEVELS = ((logging.ERROR, "ERROR"), (logging.WARNING, "WARNING"), (logging.INFO, "INFO"), (logging.DEBUG, "DEBUG"))
-_PICTURES = ("input:", "output:", "extra_image:")
+_SHOWN = ("input", "output")
 _WAKE = ""
+
+_Picture = tuple[str, str]  # whose, and which of its two
 
 _logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def get_socket_logger(name: str, level: int | str) -> logging.Logger:
     """The logger of this name, which sends its records and its children's to a PipeRT-Cockpit. Give it to `Pipe(logger=…)`.
 
     The Cockpit's address stands in the environment variable SOCKET_LOGGER_URL, or in the file `.env` of the working directory.
-    No server need run: records wait for it, the oldest being lost when too many do.
+    No server need run: records wait for it, the oldest being lost when too many do. (It listens only once somebody has opened
+    its page.) Of pictures that wait, the newest one of each routine's input and output is kept.
 
     :param level: the least level that is sent.
     :raises PipertError: when there is no SOCKET_LOGGER_URL.
@@ -70,8 +72,10 @@ class CockpitHandler(logging.Handler):
     connection broke may be lost, or arrive twice.
 
     A Cockpit is also told the rate of each routine, once a second from `build()` to the pipe's end, whatever the logger's
-    level: the messages a second that it gets, or sends where it gets none; of replicas, all of them together. Of several pipes
-    with one logger these are the rates of the one that was built last. Nobody else's log gets them.
+    level: the messages a second that it gets, or sends where it gets none; of replicas, all of them together, and 0 when the
+    pipe has ended. Of several pipes with one logger these are the rates of the one that was built last. Nobody else's log gets
+    them. What replicas log stands on the page of the routine that they are copies of; what becomes of a flow (a death, a
+    restart, a hang), on the pages of its routines.
 
     :param source: the name under which it tells the Cockpit of lost records.
 
@@ -93,7 +97,11 @@ class CockpitHandler(logging.Handler):
         self._url = url
         self._source = source
         self._owner = os.getpid()
-        self._waiting: queue.Queue[str | None] = queue.Queue(LONGEST_QUEUE)
+        self._waiting: queue.Queue[str | _Picture | None] = queue.Queue(LONGEST_QUEUE)
+        self._pictures: dict[_Picture, str] = {}  # that wait, the newest of each; their keys stand in the queue
+        self._told_of: set[_Picture] = set()  # what is no picture
+        self._lock_of_pictures = threading.Lock()
+        self._pages = _Pages()
         self._creation: str | None = None
         self._pipe: Callable[[], Pipe | None] = _no_pipe
         self._closing = threading.Event()
@@ -104,11 +112,18 @@ class CockpitHandler(logging.Handler):
         if os.getpid() != self._owner:
             return  # a forked process, which has no such thread; the records of a pipe's flows come by way of the pipe
         try:
-            text = _as_json(record.created, record.name, _level(record), self._message(record))
             if getattr(record, "pipe_creation", False):
-                self._creation, text = text, _WAKE
                 self._pipe = getattr(record, "pipe", _no_pipe)
-            self._put(text)
+                self._pages = _Pages(self._pipe())
+                structure = record.args[0] if isinstance(record.args, tuple) else record.args  # which logging takes a dict for
+                self._creation = as_json(record.created, record.name, level_of(record), structure_text(structure))
+                self._put(_WAKE)
+            elif hasattr(record, "image_base64"):
+                self._put_picture(record)
+            else:
+                text = plain_text(self.format(record))
+                for source in self._pages.of(record):
+                    self._put(as_json(record.created, source, level_of(record), text))
             if self._thread is None:
                 # Not before the first record: build() had better not fork while this thread is at work.
                 self._thread = threading.Thread(target=self._work, name="cockpit", daemon=True)
@@ -116,10 +131,23 @@ class CockpitHandler(logging.Handler):
         except Exception:
             self.handleError(record)
 
-    def _message(self, record: logging.LogRecord) -> str:
-        """In the form that a Cockpit shows: a picture is one of what came in or went out."""
-        text, picture = self.format(record), getattr(record, "image_base64", None)
-        return _message(f"{text.partition(':')[0]}: , 'data': {{'image_base64': '{picture}'}}" if picture else text)
+    def _put_picture(self, record: logging.LogRecord) -> None:
+        """In the form that a Cockpit shows. Of what is no picture it is told once, and not several times a second."""
+        text = self.format(record)
+        what, picture = text.partition(":")[0], getattr(record, "image_base64", None)
+        (source, *_) = self._pages.of(record)
+        key = source, what
+        if not picture or what not in _SHOWN:
+            if key not in self._told_of:
+                self._told_of.add(key)
+                self._put(as_json(record.created, source, level_of(record), plain_text(text)))
+            return
+        message = as_json(record.created, source, level_of(record), picture_text(what, picture))
+        with self._lock_of_pictures:
+            waits = key in self._pictures
+            self._pictures[key] = message
+        if not waits:
+            self._put(key)
 
     def close(self) -> None:
         """Sends what waits, if there is a connection and it goes fast, and ends."""
@@ -129,14 +157,20 @@ class CockpitHandler(logging.Handler):
             self._thread.join(LAST_WORDS_S)
         super().close()
 
-    def _put(self, text: str | None) -> None:
+    def _put(self, item: str | _Picture | None) -> None:
         while True:
             try:
-                return self._waiting.put_nowait(text)
+                return self._waiting.put_nowait(item)
             except queue.Full:
                 with suppress(queue.Empty):
-                    self._waiting.get_nowait()
+                    self._text_of(self._waiting.get_nowait())
                     self.lost += 1
+
+    def _text_of(self, item: str | _Picture | None) -> str | None:
+        if not isinstance(item, tuple):
+            return item
+        with self._lock_of_pictures:
+            return self._pictures.pop(item)
 
     # ---- the sending thread ----------------------------------------------------------------------
 
@@ -144,6 +178,7 @@ class CockpitHandler(logging.Handler):
         self._unsent: str | None = None
         self._told = 0
         self._look_at = 0.0
+        self._rated: set[str] = set()  # what a Cockpit has a rate of
         self._looks: WeakKeyDictionary[Pipe, PipeStatistics] = WeakKeyDictionary()
         reachable = True
         while not self._closing.is_set():
@@ -158,7 +193,8 @@ class CockpitHandler(logging.Handler):
             except Exception as error:  # whatever the library makes of a server that is away or misbehaves
                 if reachable:
                     _logger.warning(
-                        "no connection to the Cockpit at %s (%s); it is tried again and again",
+                        "no connection to the Cockpit at %s (%s); it is tried again and again. A Cockpit listens only once "
+                        "somebody has opened its page",
                         masked(self._url),
                         masked(str(error)),
                     )
@@ -175,13 +211,15 @@ class CockpitHandler(logging.Handler):
             lost = self.lost
             if lost > self._told:
                 note = f"{lost - self._told} log records were lost, for want of a connection or of speed"
-                self._send(client, "log", _as_json(time.time(), self._source, "WARNING", note))
+                self._send(client, "log", as_json(time.time(), self._source, "WARNING", note))
                 self._told = lost
             if self._unsent:
                 self._send(client, "log", self._unsent)
                 self._unsent = None
             self._unsent = self._next(client)
             if self._unsent is None:
+                for text in self._last_rates():
+                    self._send(client, "log", text)
                 return
 
     def _next(self, client: Any) -> str | None:
@@ -193,29 +231,36 @@ class CockpitHandler(logging.Handler):
                 for text in self._rates():
                     self._send(client, "log", text)
             with suppress(queue.Empty):
-                return self._waiting.get(timeout=max(0.0, self._look_at - time.monotonic()))
+                return self._text_of(self._waiting.get(timeout=max(0.0, self._look_at - time.monotonic())))
 
     def _rates(self) -> list[str]:
         """Each routine's rate since the last look at the pipe, as what a Cockpit takes for one."""
         pipe = self._pipe()
         if pipe is None:
-            return []
+            return self._last_rates()
         try:
             now, over = pipe.statistics(), pipe._built().gone.is_set()
         except PipeStateError:
             return []  # its build failed after all
         before = self._looks.get(pipe, now)
         self._looks[pipe] = now
-        if over or before is now:
+        if over:
+            return self._last_rates()
+        if before is now:
             return []
-        texts = []
+        rates = {}
         for routine in pipe.get_pipe_structure()["Routines"]:
             name = routine["routine_name"]
-            rates = [now.fps(one, before) for one in pipe._built().plan.copies.get(name, (name,)) if one in now.routines]
-            if rates:  # else it is created, and not built yet
-                source = f"{pipe.logger.name}.{routine['flow_name']}.{name}"
-                texts.append(_as_json(time.time(), source, "PIPE_INFRASTRUCTURE", f"fps: {sum(rates):.1f}"))
-        return texts
+            of_copies = [now.fps(one, before) for one in pipe._built().plan.copies.get(name, (name,)) if one in now.routines]
+            if of_copies:  # else it is created, and not built yet
+                rates[f"{pipe.logger.name}.{routine['flow_name']}.{name}"] = sum(of_copies)
+        self._rated = set(rates)
+        return [_rate(source, fps) for source, fps in rates.items()]
+
+    def _last_rates(self) -> list[str]:
+        """Of what has ended: a Cockpit shows the last one that it was told."""
+        ended, self._rated = self._rated, set()
+        return [_rate(source, 0) for source in sorted(ended)]
 
     def _send(self, client: Any, event: str, text: str | None) -> None:
         """Returns when the record is written to the connection.
@@ -230,28 +275,37 @@ class CockpitHandler(logging.Handler):
         _require_connection(client)
 
 
+class _Pages:
+    """Which routines' pages a record stands on."""
+
+    def __init__(self, pipe: Pipe | None = None) -> None:
+        self._logger = pipe.logger.name if pipe else ""
+        self._originals: dict[str, str] = {}
+        self._members: dict[str, list[str]] = {}
+        if pipe is None:
+            return
+        plan = pipe._built().plan
+        self._originals = {copy: name for name, copies in plan.copies.items() for copy in copies}
+        for item in plan.routines:
+            name = self._originals.get(item.routine.name, item.routine.name)
+            self._members.setdefault(item.flow, []).append(f"{self._logger}.{item.flow}.{name}")
+
+    def of(self, record: logging.LogRecord) -> list[str]:
+        """The sources that it is sent under, one at least."""
+        flow = getattr(record, "flow", "")
+        if record.name in (self._logger, f"{self._logger}.{flow}") and flow in self._members:
+            return self._members[flow]
+        path, dot, name = str(record.name).rpartition(".")  # a made-up record may have none
+        return [f"{path}{dot}{self._originals.get(name, name)}"]
+
+
+def _rate(source: str, fps: float) -> str:
+    return as_json(time.time(), source, "PIPE_INFRASTRUCTURE", f"fps: {fps:.1f}")
+
+
 def _no_pipe() -> None: ...
 
 
 def _require_connection(client: Any) -> None:
     if client.eio.state != "connected":
         raise ConnectionError("it was lost")
-
-
-def _as_json(created: float, source: str, level: str, message: str) -> str:
-    stamp = time.strftime("%d-%m-%y %H:%M:%S", time.localtime(created))
-    return json.dumps({"time": f"{stamp}.{int(created % 1 * 1000):03d}", "source": source, "level": level, "message": message})
-
-
-def _level(record: logging.LogRecord) -> str:
-    """One of the levels that a Cockpit knows."""
-    if record.levelno >= logging.ERROR and (record.exc_info or record.exc_text):
-        return "EXCEPTION"
-    return next((name for least, name in _LEVELS if record.levelno >= least), "PIPE_INFRASTRUCTURE")
-
-
-def _message(text: str) -> str:
-    """The text, unless a Cockpit would take it for a picture: it looks for one behind these words, and falls over without."""
-    if text.startswith(_PICTURES) and "image_base64" not in text:
-        return text.replace(":", " =", 1)
-    return text

@@ -10,12 +10,14 @@ import base64
 import json
 import logging
 import pickle
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,8 +31,11 @@ from pipert_shm.errors import LONGEST_TEXT, PipeStateError, describe, shortened,
 from pipert_shm.masking import masked
 from pipert_shm.pictures import encoded, scaled
 
-WIDEST_PICTURE = 320  # pixels
-QUALITY = 70  # of JPEG
+PICTURE_SIZES = (320, 160, 80)  # pixels of the longer side, tried until a picture fits into a record
+QUALITIES = (70, 45, 20)  # of JPEG, likewise
+PARENT = "MainProcess"  # what the parent is called in records, as multiprocessing calls it
+PIPE_INFRASTRUCTURE = 5  # PipeRT2's level below DEBUG
+TERMINAL_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TEXT_LIMITS = (LONGEST_TEXT, 8_000, 1_000)  # of a record's texts and extra fields, tried until it fits into a packet
 LAST_WORDS = 2.0  # seconds that handlers get, after the end of a pipe, for the records that wait for them
 BETWEEN_RECORDS = 2.0  # seconds that a handler may hold up a fork of this process
@@ -55,9 +60,10 @@ class ForwardingHandler(logging.Handler):
         self._context = {"processName": flow, "threadName": routine, "flow": flow, "routine": routine}
         self._lost = lost
         self._untold = 0
+        self._is_parent = flow == PARENT
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Raises nothing: it is what everything else that fails is told by."""
+        """Raises nothing but Ctrl-C: it is what everything else that fails is told by."""
         try:
             packet = _packet(record, self._context, self._untold)
             self._channel.send_packet(packet)
@@ -68,6 +74,8 @@ class ForwardingHandler(logging.Handler):
             self._lose()
         except BaseException as error:  # of what users log: anything
             self._lose()
+            if isinstance(error, KeyboardInterrupt) and self._is_parent:
+                raise  # Ctrl-C, which only the parent gets, and which ends its pipe
             tell("a log record could not be sent: %s", describe(error))
 
     def _lose(self) -> None:
@@ -128,6 +136,47 @@ def _pickled(value: object, limit: int) -> bytes:
     return data
 
 
+class TerminalHandler(logging.Handler):
+    """Writes records to standard error for as long as the root logger has no handler of the program's. Any thread.
+
+    What routines log is written with time and name. Of what the pipe itself logs, warnings are written as they are, which is
+    what logging does for a program that has not configured it.
+
+    :param name: the pipe's logger's.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._of_routines, self._of_pipe = logging.Formatter(TERMINAL_FORMAT), logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Raises nothing: where standard error is closed there is nobody to tell."""
+        is_own = record.name == self._name
+        if logging.getLogger().handlers or sys.stderr is None or (is_own and record.levelno < logging.WARNING):
+            return
+        try:
+            sys.stderr.write((self._of_pipe if is_own else self._of_routines).format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
+def log_to_terminal(logger: logging.Logger) -> None:
+    """Makes a pipe's own logger, which nobody has configured, show what routines log from the level INFO on."""
+    if not logger.hasHandlers():
+        logger.addHandler(TerminalHandler(logger.name))
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+
+
+def with_plog(logger: logging.Logger) -> logging.Logger:
+    """The logger, with the method `plog` that PipeRT2's loggers have: it logs below DEBUG, as the framework's own."""
+    logging.addLevelName(PIPE_INFRASTRUCTURE, "PIPE_INFRASTRUCTURE")
+    setattr(logger, "plog", partial(logger.log, PIPE_INFRASTRUCTURE))  # noqa: B010 - loggers have no such attribute by their type
+    return logger
+
+
 class JsonFormatter(logging.Formatter):
     """Makes a line of JSON of each record, for what collects logs; give it to any handler of the pipe's logger.
 
@@ -165,12 +214,20 @@ _STANDARD = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "tas
 
 
 def as_picture(frame: np.ndarray) -> str | None:
-    """A frame as a JPEG in base64, at most 320 pixels wide; None for what is no picture, or too much of one for a record."""
+    """A frame as a JPEG in base64, small enough for a record: at most 320 pixels on its longer side, of less quality where it
+    has much detail, and smaller still where that is not enough. None for what is no picture.
+    """
     try:
-        text = base64.b64encode(encoded(scaled(frame, WIDEST_PICTURE)[0], QUALITY)).decode()
-    except ValueError:
+        for longest in PICTURE_SIZES:
+            height, width = frame.shape[:2]
+            picture, _ = scaled(frame, max(1, longest * width // max(height, width, 1)))
+            for quality in QUALITIES:
+                text = base64.b64encode(encoded(picture, quality)).decode()
+                if len(text) <= LONGEST_TEXT:
+                    return text
+    except ValueError:  # OpenCV's errors are none; what it can't encode is said so by `encoded`
         return None
-    return text if len(text) <= LONGEST_TEXT else None
+    return None
 
 
 def shield_records() -> None:
@@ -211,7 +268,7 @@ class LogRelay:
         own.set_blocking(False)
         self._own = own
         self.logger = logging.Logger(logger.name, logger.getEffectiveLevel())
-        self.logger.addHandler(ForwardingHandler(own, "MainProcess", "MainThread"))
+        self.logger.addHandler(ForwardingHandler(own, PARENT, "MainThread"))
         self._logger = logger
         self._table = Dispatch("the relay of log records", self.logger)
         self._table.on(Record, self._hand_over)

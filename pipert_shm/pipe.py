@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import os
 import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from html import escape
 from itertools import islice, pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pipert_shm import exits
 from pipert_shm.errors import (
@@ -28,6 +31,7 @@ from pipert_shm.errors import (
     shown,
 )
 from pipert_shm.events import (
+    EVENTS_OF_A_ROUTINE,
     INTERNAL_EVENTS,
     KILL_EVENT_NAME,
     LIFECYCLE_EVENTS,
@@ -43,6 +47,7 @@ from pipert_shm.events import (
 from pipert_shm.growth import plan_growth
 from pipert_shm.interrupts import interrupts_deferred
 from pipert_shm.limits import Policy, check_count, check_flag, check_queue, check_seconds
+from pipert_shm.logs import log_to_terminal, with_plog
 from pipert_shm.memory import sweep_stale
 from pipert_shm.plan import Defaults, Plan, Restart, RestartPolicy, audience_of, check_names, make_plan
 from pipert_shm.routine import Routine
@@ -61,6 +66,24 @@ RIGHT_CALL = 'Pipe(policy="block", capacity=8)'
 _running: set[Pipe] = set()
 
 
+class Control(Protocol):
+    """A server of this process's, by which others control a pipe."""
+
+    def begin(self, session: Session) -> None:
+        """The pipe is built."""
+
+    def finish(self) -> None:
+        """The pipe has ended: waits until the server has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One flow: its name, and its routines by name."""
+
+    name: str
+    routines: dict[str, Routine]
+
+
 class Pipe:
     """Flows of routines, and the wires between them.
 
@@ -73,7 +96,8 @@ class Pipe:
     Methods may be called from any thread of the process that built the pipe; in others they raise PipeStateError.
 
     :param network: queue settings by PipeRT2's names; or give `policy`, `capacity` and `timeout`.
-    :param logger: gets the records of all routines, as its children `<flow>.<routine>`. By default the logger "Pipe".
+    :param logger: gets the records of all routines, as its children `<flow>.<routine>`. By default the logger "Pipe"; where
+        the program has not configured logging, what routines log from the level INFO on goes to standard error.
     :param data_transmitter: how payloads travel on wires that don't say; by default through shared memory.
     :param policy: what a sender does when a queue is full, on wires that don't say: `drop_oldest`, `drop_newest` or `block`.
     :param capacity: messages that a queue holds, on wires that don't say.
@@ -81,6 +105,7 @@ class Pipe:
     :param memory_budget: bytes of /dev/shm that frames may take; by default half of what is free.
     :param auto_pacing_mechanism: routines rest while every queue that they send to is full, instead of making messages only for
         them to be dropped: the pipe goes at the same rate, on less CPU.
+    :param event_board: taken for PipeRT2's sake; events need none.
     :param on_failure: what the pipe does when a routine or a flow has failed for good: `continue` without it, or `stop`.
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
     :raises ValueError: when an argument is out of range.
@@ -118,6 +143,7 @@ class Pipe:
         timeout: float | None = None,
         memory_budget: int | None = None,
         auto_pacing_mechanism: bool = False,
+        event_board: object = None,
         on_failure: Literal["continue", "stop"] = "continue",
         grace_period: float = 5.0,
     ) -> None:
@@ -137,6 +163,7 @@ class Pipe:
             raise ValueError("give either network or policy, capacity and timeout")
         self.logger = logger if logger is not None else logging.getLogger(DEFAULT_NAME)
         self.name = self.logger.name if self.logger.name != DEFAULT_NAME else _program()
+        self._has_own_logger = logger is None
         self._defaults = Defaults(
             network.policy if network else policy or "drop_oldest",
             network.capacity if network else int(capacity or 2),
@@ -165,6 +192,7 @@ class Pipe:
         self._can_end = False  # whether an event was sent after which it may end
         self._joined = False
         self._owner: int | None = None  # the process that built it
+        self._controls: list[Control] = []  # through which others may start it
 
     # ---- building --------------------------------------------------------------------------------
 
@@ -252,7 +280,7 @@ class Pipe:
         for routine in routines:
             routine.flow_name = flow_name
             routine._notifier = self._notify
-            routine._logger = self.logger.getChild(f"{flow_name}.{routine.name}")
+            routine._logger = with_plog(self.logger.getChild(f"{flow_name}.{routine.name}"))
         self._restarts[flow_name] = its_restart
         self._replicas[flow_name] = replicas
         if ordered:
@@ -395,6 +423,8 @@ class Pipe:
         audience = audience_of(plan)
         early = [audience.address(*event) for event in self._early]
         occupy_standard_files()
+        if self._has_own_logger:
+            log_to_terminal(self.logger)  # before the flows are forked, which have its level from here
         sweep_stale()
         exits.remember_main()
         self._owner = os.getpid()  # from here on: the processes that are forked have it, too
@@ -417,6 +447,8 @@ class Pipe:
             session.end()
             self._forget_session()
             raise
+        for control in self._controls:
+            control.begin(session)
 
     def _forget_session(self) -> None:
         """The pipe is as it was before `build()`."""
@@ -582,12 +614,22 @@ class Pipe:
         :raises PipeFailed: when a routine failed for good or a flow's process died.
         :raises PipeStateError: when it is not built; or was never started, and is not to be killed.
         """
+        try:
+            self._join(to_kill)
+        finally:
+            if self._joined:
+                with suppress(KeyboardInterrupt):  # the pipe has ended; what is missing is the answer to a client
+                    for control in list(self._controls):
+                        control.finish()
+
+    def _join(self, to_kill: bool = False) -> None:
+        """As `join`, but does not wait for the servers that control it."""
         session = self._built()
         check_flag("to_kill", to_kill)
         session.require_no_handler("join()")
         if to_kill:
             session.kill()
-        elif not self._can_end and not session.over.is_set() and self._never_ran():
+        elif not (self._can_end or self._controls) and not session.over.is_set() and self._never_ran():
             raise PipeStateError(
                 "join(): the pipe was never started, so it would never end: call notify_event(START_EVENT_NAME) first, or "
                 "join(to_kill=True)"
@@ -618,7 +660,7 @@ class Pipe:
         if error is None:
             if not self._joined:  # a failure that was raised once is not raised again
                 self._warn_if_never_ran()
-                self.join(to_kill=not self._started)  # nobody is left who could start it
+                self.join(to_kill=not (self._started or self._controls))  # nobody is left who could start it
             return
         try:
             self.join(to_kill=True)
@@ -676,13 +718,13 @@ class Pipe:
         return [table for table in tables if table.rows]
 
     def get_pipe_structure(self) -> dict[str, list[Any]]:
-        """The routines with their flows and events, and the events that every routine knows.
+        """The routines with their flows and events, and the events of the whole pipe. A Cockpit offers those that stand there.
 
         >>> from pipert_shm import DestinationRoutine, Pipe, SourceRoutine
         >>> pipe = Pipe()
         >>> pipe.create_flow("flow", True, SourceRoutine("camera"), DestinationRoutine("screen"))
         >>> pipe.get_pipe_structure()["Routines"][0]
-        {'flow_name': 'flow', 'routine_name': 'camera', 'events': []}
+        {'flow_name': 'flow', 'routine_name': 'camera', 'events': ['start', 'stop', 'unlink']}
         >>> pipe.get_pipe_structure()["Events"]
         ['start', 'stop', 'kill']
         """
@@ -690,12 +732,21 @@ class Pipe:
             {
                 "flow_name": flow,
                 "routine_name": routine.name,
-                "events": sorted(handlers_of(type(routine)).keys() - set(LIFECYCLE_EVENTS)),
+                "events": sorted({*handlers_of(type(routine)), *EVENTS_OF_A_ROUTINE} - {KILL_EVENT_NAME}),
             }
             for flow, members in list(self._flows.items())  # another thread may add one
             for routine in members
         ]
         return {"Routines": routines, "Events": list(LIFECYCLE_EVENTS)}
+
+    @property
+    def flows(self) -> dict[str, Flow]:
+        """What `create_flow` has made, by name."""
+        return {name: Flow(name, {routine.name: routine for routine in members}) for name, members in self._flows.items()}
+
+    def get_event_notify(self) -> Callable[..., None]:
+        """`notify_event`, as something to hand on."""
+        return self.notify_event
 
     def statistics(self) -> PipeStatistics:
         """What every routine and wire has done so far. Costs the flows nothing; works after the end, too.
@@ -750,7 +801,7 @@ class Pipe:
 
     def _warn_if_never_ran(self) -> None:
         session = self._built()
-        if not self._was_started and not session.over.is_set() and self._never_ran():
+        if not (self._was_started or self._controls) and not session.over.is_set() and self._never_ran():
             self.logger.warning(
                 "nothing ran: the pipe was built, but never started; call notify_event(START_EVENT_NAME) after build()"
             )
@@ -768,7 +819,7 @@ class Pipe:
         try:
             if why_killed:
                 session.relay.logger.warning("%s: its pipe is killed", why_killed)
-            elif not self._started:  # nobody is left who could start it
+            elif not (self._started or self._controls):  # nobody is left who could start it
                 self._warn_if_never_ran()
             else:
                 if not session.over.wait(QUIET_S):
@@ -782,9 +833,24 @@ class Pipe:
     def _tell_what_runs(self) -> None:
         running = [routine.name for routine in self.statistics().routines.values() if routine.state == "running"]
         self._built().relay.logger.warning(
-            "the program is done, and waits for its pipe to end (running: %s); Ctrl-C ends it",
-            shortened(", ".join(running), 500),
+            "the program is done, and waits for its pipe to end (running: %s%s); Ctrl-C ends it",
+            shortened(", ".join(running), 500) or "nothing",
+            ", and clients may control it" if self._controls else "",
         )
+
+    # ---- servers that control it -----------------------------------------------------------------
+
+    def _attach(self, control: Control) -> None:
+        """Others control it by this server: it is told of the pipe, and the end of the program waits for what they do."""
+        with self._building:
+            self._controls.append(control)
+            if self._session is not None:
+                control.begin(self._session)
+        _serve_to_the_end()
+
+    def _detach(self, control: Control) -> None:
+        if control in self._controls:
+            self._controls.remove(control)
 
 
 def check_pipe(call: str, pipe: object) -> None:
@@ -813,11 +879,32 @@ def _forget(pipe: Pipe) -> None:
         exits.forget_main()
 
 
+@functools.cache
+def _serve_to_the_end() -> None:
+    """Makes the end of the program wait for pipes that are served while their servers work as ever: before exit handlers run,
+    `concurrent.futures`, and with it asyncio's threads, has stopped taking work. It is called at that moment by a function of
+    `threading` that has no public name; where that is missing, these pipes are waited for with the others.
+    """
+    import concurrent.futures.thread  # noqa: F401 - what registers later is called earlier
+
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        register(_end_served_pipes)
+
+
+def _end_served_pipes() -> None:
+    _end(pipe for pipe in list(_running) if pipe._controls)
+
+
 @atexit.register
 def _end_pipes() -> None:
     """Waits for the pipes that still run when the program is done; kills them when something has ended it early."""
+    _end(list(_running))
+
+
+def _end(pipes: Iterable[Pipe]) -> None:
     why_killed = exits.why_ended_early()
-    for pipe in list(_running):
+    for pipe in pipes:
         if pipe._is_foreign():
             continue
         try:

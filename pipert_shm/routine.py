@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from pipert_shm.counters import Counters
 from pipert_shm.data import Meta
 from pipert_shm.errors import PipeStateError, RoutineError, shown
-from pipert_shm.events import UPDATE_FPS_NAME, check_name, handlers_of
+from pipert_shm.events import UPDATE_FPS_NAME, check_name, events, handlers_of
 from pipert_shm.join import Join
 from pipert_shm.limits import LONGEST_WAIT as LONGEST_WAIT
 from pipert_shm.limits import check_count, check_seconds, checked_fps
@@ -121,8 +121,10 @@ class Routine(HtmlRepr):
         logger: for log records; they go to the pipe's, named `Pipe.Flow.Routine`. In `__init__` it is not of the pipe yet.
         counters: these, all 0 at first, to be set by the routine: `self.counters["faces"] += 3`. Everyone can read them, in
             `pipe.statistics().routines[name].counters`; a restarted process goes on with them.
+        events: the decorator that marks handlers of events, as `pipert_shm.events` is.
     """
 
+    events = staticmethod(events)
     role: ClassVar[Role | None] = None
     hang_timeout: float | None = None
     max_errors: int | None = None
@@ -353,22 +355,28 @@ class FPSRoutine(Routine):
 class FunctionalMiddleRoutine(MiddleRoutine):
     """A middle routine that is a function of its message: what it returns is sent, None sends nothing.
 
-    :param func: takes the payload. A lambda will do: flows are forked.
+    :param func: takes the payload. A lambda will do: flows are forked. None: `logic` is set before `build()`.
     :raises RoutineError: when it can't be called, or is `async def` or a generator function.
+
+    Attributes:
+        logic: the function.
 
     >>> FunctionalMiddleRoutine(lambda frame: frame[::2, ::2], "half").main_logic(np.zeros((4, 6))).shape
     (2, 3)
     """
 
-    def __init__(self, func: Callable[[Any], Any], name: str | None = None) -> None:
-        _require_function("FunctionalMiddleRoutine", func, name)
+    def __init__(self, func: Callable[[Any], Any] | None = None, name: str | None = None) -> None:
+        if func is not None:
+            _require_function("FunctionalMiddleRoutine", func, name)
         super().__init__(name)
-        _require_plain(self.name, "its function", func)
-        self._func = func
+        if func is not None:
+            _require_plain(self.name, "its function", func)
+        self.logic = func
 
     def main_logic(self, data: Any) -> Any:
         """What the function makes of it."""
-        return self._func(data)
+        assert self.logic is not None  # build() has seen to that
+        return self.logic(data)
 
 
 def from_callable(func: Callable[..., Any], name: str | None = None) -> FPSRoutine:
@@ -422,6 +430,8 @@ def _check_runnable(routine: Routine) -> None:
     for name in names:
         if hasattr(routine, name):
             _require_plain(routine.name, f"{name}()", getattr(routine, name))
+    if isinstance(routine, FunctionalMiddleRoutine):
+        _require_plain(routine.name, "its function, `logic`,", routine.logic)
     try:
         if routine.hang_timeout is not None:
             check_seconds("hang_timeout", routine.hang_timeout, positive=True, none="never")

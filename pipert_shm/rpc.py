@@ -14,6 +14,7 @@ from typing import Any
 
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, STOP_EVENT_NAME
 from pipert_shm.pipe import Pipe, check_pipe
+from pipert_shm.session import Session
 from pipert_shm.statistics import Latency, RoutineStatistics, WireStatistics
 from pipert_shm.web.addresses import is_loopback, name_of
 
@@ -37,16 +38,16 @@ class RPCPipeWrapper:
     def run_rpc_server(self, endpoint: str, *, key: str | None = None) -> None:
         """Serves until the pipe is killed, by a client or otherwise, or by Ctrl-C or SIGTERM. Then both have ended.
 
+        The pipe may be built meanwhile, by another thread; events that come before are kept for `build()`.
+
         :param endpoint: as zerorpc takes it, such as `tcp://127.0.0.1:4242`; without a key, on a loopback address.
         :param key: a secret of 40 characters that clients need, too: see `use_key`. With it all that is said is encrypted
             (ZeroMQ's CURVE). `zmq.curve_keypair()[1].decode()` makes one.
         :raises ValueError: when there is no key and others than this machine could reach the endpoint, or the key is none.
         :raises ImportError: when zerorpc is not installed.
-        :raises PipeStateError: when the pipe is not built.
         :raises PipeFailed: as `Pipe.join` does, when a routine failed for good or a flow's process died.
         """
         check_endpoint(endpoint, key)
-        session = self._pipe._built()
         try:
             import gevent.threadpool
             import zerorpc
@@ -73,11 +74,12 @@ class RPCPipeWrapper:
         context = zerorpc.Context()
         server = zerorpc.Server(methods, context=context)
         keeper = None if key is None else _Keeper(context, server, key)
-        self._end = _End(self._pipe)
+        end = self._end = _End(self._pipe)
+        self._pipe._attach(end)
         try:
             server.bind(endpoint)
-            gevent.spawn(self._end.gone.wait).link(lambda _: server.stop())
-            with _signals_do(lambda: _in_thread("rpc-signal", session.kill)):
+            gevent.spawn(end.gone.wait).link(lambda _: server.stop())
+            with _signals_do(end.hasten):
                 server.run()
         finally:
             server.close()
@@ -87,11 +89,13 @@ class RPCPipeWrapper:
             flush = threading.Thread(target=context.term, name="rpc-flush", daemon=True)
             flush.start()
             flush.join(LAST_ANSWERS_S)
-            self._end.close()
+            self._pipe._detach(end)
+            end.close()
             self._end = None
         patient.kill()
         looking.kill()
-        self._pipe.join(to_kill=True)
+        if self._pipe._session is not None:
+            self._pipe.join(to_kill=True)
 
     def _executor(self, notify: Callable[[str, dict[str, Any]], Any]) -> Callable[..., Any]:
         """The call `execute`, which notifies by this, and waits for the pipe's end beside it."""
@@ -255,7 +259,7 @@ class _End:
         import gevent.event
 
         self._pipe = pipe
-        self._session = pipe._built()
+        self._session: Session | None = None  # until the pipe is built
         self._joined = gevent.event.Event()
         self._failure: Exception | None = None
         self._joining = self._killing = False
@@ -265,41 +269,61 @@ class _End:
             watcher = gevent.get_hub().loop.async_()  # which other threads may send to
             watcher.start(event.set)
             self._watchers.append(watcher)
-        _in_thread("rpc-end", self._await_gone)
+
+    def begin(self, session: Session) -> None:
+        """The pipe is built. Any thread."""
+        self._session = session
+
+        def await_gone() -> None:
+            session.gone.wait()
+            self._watchers[1].send()
+
+        _in_thread("rpc-end", await_gone)
+
+    def finish(self) -> None:
+        """Nothing is waited for: `run_rpc_server` returns by itself."""
+
+    def hasten(self) -> None:
+        """Kills the pipe; without one, what serves it ends."""
+        if self._session is None:
+            self._watchers[1].send()
+        else:
+            _in_thread("rpc-signal", self._session.kill)
 
     def wait(self, to_kill: bool) -> None:
         """Blocks this greenlet until the pipe has ended.
 
-        :param to_kill: kill it first.
+        :param to_kill: kill it first; where there is none yet, only the server ends.
         :raises PipeFailed: as `Pipe.join` does.
+        :raises PipeStateError: when it is not built, and not to be killed.
         """
+        if to_kill and self._session is None:
+            self.hasten()
+            return
+        session = self._pipe._built()
         if to_kill and not self._killing:
             self._killing = True
-            _in_thread("rpc-kill", self._kill)  # which waits when there is no room for the event
+            _in_thread("rpc-kill", lambda: self._kill(session))  # which waits when there is no room for the event
         if not self._joining:
             self._joining = True
-            _in_thread("rpc-join", self._join)
+            _in_thread("rpc-join", lambda: self._join(session))
         self._joined.wait()
         if self._failure is not None:
             raise self._failure
 
-    def _kill(self) -> None:
+    def _kill(self, session: Session) -> None:
         try:
-            self._session.kill()
+            session.kill()
         finally:
             self._killing = False
 
-    def _join(self) -> None:
+    def _join(self, session: Session) -> None:
         try:
-            self._session.over.wait()  # also of a pipe that was not started yet
+            session.over.wait()  # also of a pipe that was not started yet
             self._pipe.join()
         except Exception as error:
             self._failure = error
         self._watchers[0].send()
-
-    def _await_gone(self) -> None:
-        self._session.gone.wait()
-        self._watchers[1].send()
 
     def close(self) -> None:
         """Lets go of what the hub has of it; the pipe is gone."""

@@ -20,12 +20,12 @@ from typing import NoReturn
 from pipert_shm.config import load_pipeline
 from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
+from pipert_shm.logs import TERMINAL_FORMAT
 from pipert_shm.making import told
 from pipert_shm.pipe import DEFAULT_NAME, Pipe
 from pipert_shm.settings import LoggingSettings
 from pipert_shm.streams import flush_output, say
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LATE_MS = 1000  # after so long without an event --watch looks all the same: for what changed before it began
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -156,7 +156,7 @@ def _run(loaded: Loaded, api: Address | None) -> None:
         if wrapper:
             # It serves until the pipe is killed, which is what join() does when all routines have ended.
             threading.Thread(target=_join, args=(pipe,), name="run-join", daemon=True).start()
-            wrapper.run()
+            wrapper.serve()
     _log_totals(pipe)
 
 
@@ -169,7 +169,7 @@ def _join(pipe: Pipe) -> None:
 
 def _configure(settings: LoggingSettings) -> None:
     handler = logging.FileHandler(settings.file) if settings.file else logging.StreamHandler()
-    logging.basicConfig(level=settings.level, format=LOG_FORMAT, handlers=[handler])  # unless the file's code did
+    logging.basicConfig(level=settings.level, format=TERMINAL_FORMAT, handlers=[handler])  # unless the file's code did
     for name, level in {"uvicorn": "WARNING", "watchfiles": "WARNING", **settings.levels}.items():
         logging.getLogger(name).setLevel(level)
 

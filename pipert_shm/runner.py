@@ -142,8 +142,8 @@ class Runner:
         self._redo: Gathered | None = None
         self._began = False  # whether the call of main_logic that comes next began with a receipt: see csrc/port.h
         self._hand: list[Any] = []
-        self.log_data = False
-        self._pictured_ns: dict[str, int] = {}  # when a picture of what came in, and went out, was logged last
+        self.shows = bool(self._words.shows)  # whether pictures of what comes and goes are logged; a restarted flow goes on
+        self._shown_ns: dict[str, int] = {}  # when what came in, and what went out, was logged last
         self._thread = threading.Thread(target=self._serve, name=plan.routine.name, daemon=True)
         if plan.routine.counter_names:
             plan.routine.counters = Counters(plan.routine.counter_names, self.record.own_counters())
@@ -158,6 +158,10 @@ class Runner:
         with self._lock:
             self._receive(command)
         self._port.notify()
+
+    def show(self, on: bool) -> None:
+        self.shows = on
+        self._words.shows = on
 
     def wake(self) -> None:
         """Makes the routine look at its settings again."""
@@ -446,7 +450,7 @@ class Runner:
             self._take_turn()
         meta = metas[0] if self._intake.is_plain else self._intake.meta_of(metas)
         self.routine.meta, self.routine.metas = meta, metas
-        if self.log_data:
+        if self.shows:
             for payload in holder:
                 self._log_payload("input", payload)
         handled = len(holder)
@@ -544,7 +548,7 @@ class Runner:
 
     def _note_result(self, meta: Meta) -> None:
         """The result in hand is about to be sent."""
-        if self.log_data:
+        if self.shows:
             self._log_payload("output", self._hand[0])
         if not meta.captured_ns:
             meta.captured_ns = native.now_ns()
@@ -584,19 +588,20 @@ class Runner:
             self._count_error(error)
 
     def _log_payload(self, what: str, payload: object) -> None:
+        """What a watcher can follow, and no more. Whatever comes of it, the message goes on."""
+        now = native.now_ns()
+        if now - self._shown_ns.get(what, 0) < BETWEEN_PICTURES_NS:
+            return
+        self._shown_ns[what] = now
         try:
-            self._try_to_log(what, payload)
-        except BaseException as error:  # get_frame() is the user's, and may raise anything
+            frame = payload.get_frame() if isinstance(payload, FrameData) else payload
+            text = f"{frame.dtype} array {frame.shape}" if isinstance(frame, np.ndarray) else shown(frame)
+            picture = as_picture(frame) if isinstance(frame, np.ndarray) else None
+        except BaseException as error:  # get_frame() is the user's, and may raise anything; OpenCV may not load
             forked.end_if_stray(self._home, error)
             self.failures.tell(f"{what} can't be logged", error)
-
-    def _try_to_log(self, what: str, payload: object) -> None:
-        frame = payload.get_frame() if isinstance(payload, FrameData) else payload
-        text = f"{frame.dtype} array {frame.shape}" if isinstance(frame, np.ndarray) else shown(frame)
-        now, picture = native.now_ns(), None
-        if isinstance(frame, np.ndarray) and now - self._pictured_ns.get(what, 0) >= BETWEEN_PICTURES_NS:
-            self._pictured_ns[what], picture = now, as_picture(frame)
-        self._logger.info("%s: %s", what, text, extra={"image_base64": picture})
+        else:
+            self._logger.info("%s: %s", what, text, extra={"image_base64": picture})
 
     def _pace(self) -> None:
         """Rests until the next call is due, and, with auto pacing, until one of the receivers has room for its result."""

@@ -163,7 +163,7 @@ class FlowStatistics:
     """One flow.
 
     Attributes:
-        state: `running`, `restarting`, `failed` (for good) or `ended`.
+        state: `running`, `restarting` (also while the pipe is being built), `failed` (for good) or `ended`.
         pid: of its process, 0 while it has none.
         restarts: how often it was restarted.
         last_exit: exit status of its last death, or the negative number of the signal; 0 while it has not died.
@@ -320,5 +320,6 @@ def read_statistics(process: native.Process, flow_names: Sequence[str], members:
     flows = {}
     for number, name in enumerate(flow_names):
         state, pid, last_exit, restarts = native.FlowRecord(process, number).read()
-        flows[name] = FlowStatistics(name, FlowState(state).name.lower(), pid, restarts, last_exit)
+        told = FlowState(state) if state else FlowState.RESTARTING  # it has had no process yet: the pipe is being built
+        flows[name] = FlowStatistics(name, told.name.lower(), pid, restarts, last_exit)
     return PipeStatistics(native.now_ns() / 1e9, routines, wires, flows)

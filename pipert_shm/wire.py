@@ -106,14 +106,17 @@ class QueueNetwork:
 
     :param max_queue_sizes: messages that each queue holds.
     :param put_block: whether a sender waits for room (`block`) or makes room (`drop_oldest`).
+    :param get_block: taken for PipeRT2's sake: a receiver waits for messages, and is not called without one, whatever it says.
     :param timeout: seconds that a blocked sender waits before it drops the message; None: for ever.
     """
 
-    def __init__(self, max_queue_sizes: int = 1, put_block: bool = False, timeout: float | None = 1) -> None:
-        if not isinstance(put_block, bool):
-            raise TypeError(
-                f"put_block must be True or False, not {shown(put_block)}: QueueNetwork(max_queue_sizes=4, put_block=True)"
-            )
+    def __init__(
+        self, max_queue_sizes: int = 1, put_block: bool = False, get_block: bool = True, timeout: float | None = 1
+    ) -> None:
+        for name, value in (("put_block", put_block), ("get_block", get_block)):
+            if not isinstance(value, bool):
+                call = "QueueNetwork(max_queue_sizes=4, put_block=True, timeout=2)"
+                raise TypeError(f"{name} must be True or False, not {shown(value)}: {call}")
         self.policy: Policy = "block" if put_block else "drop_oldest"
         check_queue(self.policy, max_queue_sizes, timeout)
         self.capacity = int(max_queue_sizes)

@@ -117,7 +117,7 @@ class Served:
 
     def _serve(self) -> None:
         try:
-            self.wrapper.run()
+            self.wrapper.serve()
         except Exception as error:
             self.failure = error
 

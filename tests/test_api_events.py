@@ -239,16 +239,16 @@ def test_ctrl_c_with_a_client_that_listens(start_script: Callable[..., Any]) -> 
             print("the stream has ended", flush=True)
         thread = threading.Thread(target=connect)
         thread.start()
-        APIWrapper("127.0.0.1", port, pipe).run()
+        APIWrapper("127.0.0.1", port, pipe).serve()
         thread.join()
-        print("run has returned", flush=True)
+        print("serve has returned", flush=True)
         """
     )
     script.wait_for_line("connected")
     script.interrupt()
     end = script.finish()
     assert (end.returncode, end.stderr.count("\n")) == (0, 1), "the control's address only"
-    assert sorted(end.lines) == ["run has returned", "the stream has ended"]
+    assert sorted(end.lines) == ["serve has returned", "the stream has ended"]
 
 
 def test_the_journal_begins_with_what_happened_before() -> None:

@@ -74,13 +74,13 @@ def test_the_port_must_be_free() -> None:
         pipe = make_pipe(Board(2))
         pipe.build()
         with pytest.raises(OSError, match="in use"):
-            APIWrapper("127.0.0.1", other.getsockname()[1], pipe).run()
+            APIWrapper("127.0.0.1", other.getsockname()[1], pipe).serve()
         pipe.join(to_kill=True)
 
 
 def test_run_needs_a_built_pipe() -> None:
     with pytest.raises(PipeStateError, match="build"):
-        APIWrapper("127.0.0.1", free_port(), make_pipe(Board(2))).run()
+        APIWrapper("127.0.0.1", free_port(), make_pipe(Board(2))).serve()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.10", "10.0.0.1", "example.com", ""])
@@ -119,8 +119,8 @@ pipe.create_flow("flow", True, Numbers("numbers"), End("end"))
 pipe.build()
 print(pipe._built().segment.pipe_id, flush=True)
 print("serving", flush=True)
-APIWrapper(host="127.0.0.1", port={port}, pipe=pipe).run()
-print("run has returned")
+APIWrapper(host="127.0.0.1", port={port}, pipe=pipe).serve()
+print("serve has returned")
 """
 
 
@@ -148,7 +148,7 @@ def watch():
     print("a request waits", flush=True)
 
 threading.Thread(target=watch, daemon=True).start()
-APIWrapper(host="127.0.0.1", port=PORT, pipe=pipe).run()
+APIWrapper(host="127.0.0.1", port=PORT, pipe=pipe).serve()
 """
 
 
@@ -197,5 +197,5 @@ def test_run_blocks_until_kill_or_ctrl_c(start_script: StartScript, way: str) ->
             script.interrupt()
         end = script.finish()
     assert (end.returncode, end.stderr) == (0, greeting(port))
-    assert end.lines == ["cleaned up", "run has returned"]
+    assert end.lines == ["cleaned up", "serve has returned"]
     assert list(Path("/dev/shm").glob(f"pipert-{pipe_id}-*")) == []

@@ -6,12 +6,15 @@ import base64
 import gc
 import json
 import logging
+import os
 import re
+import signal
 import socket
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,24 +23,56 @@ import pytest
 from conftest import RunScript, Script, StartScript
 from pipert_shm import MiddleRoutine, Pipe, PipertError, SourceRoutine, Wire, cockpit
 from pipert_shm.cockpit import CockpitHandler, get_socket_logger
+from pipert_shm.cockpit_text import level_of, plain_text, structure_text
 from pipert_shm.logs import as_picture
 from routines import Sink
 from waiting import eventually
 
 SERVER = """
-import json, socket
+import json, os, socket
 import socketio, uvicorn
 
+# What an object of JavaScript's has of its own: looked up like a handler, it is found, and can't be called as one.
+OBJECT = ("constructor toString valueOf hasOwnProperty isPrototypeOf toLocaleString propertyIsEnumerable __proto__ "
+          "__defineGetter__ __defineSetter__ __lookupGetter__ __lookupSetter__").split()
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "EXCEPTION", "PIPE_INFRASTRUCTURE")
 server = socketio.AsyncServer(async_mode="asgi")
+
+def double_quoted(text):
+    return json.loads(text.replace("'", '"'))
+
+def take_log(message):
+    assert message["level"] in LEVELS
+    page = message["source"].split(".")[-1]
+    kind = message["message"].split(":")[0]
+    assert kind not in OBJECT
+    if kind in ("input", "output"):
+        return [page, kind, double_quoted(message["message"].split("'data':")[1].replace("\\n", "", 1))["image_base64"]]
+    if kind == "extra_image":
+        raise NameError("its handler for these names a socket that it was not given")
+    if kind == "fps":
+        return [page, kind, float(message["message"].split(":")[1])]
+    return [page, "log", message["message"]]
+
+def take_creation(message):
+    structure = double_quoted(message["message"])
+    assert all(isinstance(event, str) for event in structure["Events"])
+    return [[routine["flow_name"], routine["routine_name"], routine["events"]] for routine in structure["Routines"]]
 
 @server.on("*")
 async def take(event, session, text):
-    print(json.dumps([event, text]), flush=True)
+    try:
+        shown = dict(log=take_log, pipe_creation=take_creation)[event](json.loads(text))
+    except Exception as error:  # nobody there catches it
+        print(json.dumps(["fell", repr(error), text]), flush=True)
+        os._exit(1)
+    print(json.dumps([event, text, shown]), flush=True)
 
 listener = socket.create_server(("127.0.0.1", {port}))
 print("listening", flush=True)
 uvicorn.Server(uvicorn.Config(socketio.ASGIApp(server), log_level="error", lifespan="off")).run(sockets=[listener])
 """
+PICTURE = re.compile(r"(input|output): , 'data': \{'image_base64': '([A-Za-z0-9+/=]+)'\}")
 
 PIPE = """
 import logging
@@ -81,9 +116,10 @@ class Server:
             self.port: int = probe.getsockname()[1]
         self._start_script = start_script
         self._script: Script | None = None
+        self.shown: list[Any] = []  # what it makes of the last event: a page, what stands there, and in which place
 
     def start(self) -> None:
-        self._script = self._start_script(SERVER.format(port=self.port))
+        self._script = self._start_script(SERVER.replace("{port}", str(self.port)))
         self._script.wait_for_line("listening")
 
     def kill(self) -> None:
@@ -95,7 +131,8 @@ class Server:
         """The next event, its text decoded. It must be the very JSON that a Cockpit takes."""
         assert self._script is not None
         assert self._script.process.stdout is not None
-        event, text = json.loads(self._script.process.stdout.readline())
+        event, text, self.shown = json.loads(self._script.process.stdout.readline())
+        assert event != "fell", (text, self.shown)
         message = json.loads(text)
         assert list(message) == ["time", "source", "level", "message"]
         assert re.fullmatch(r"\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d\d\d", message["time"])
@@ -185,7 +222,7 @@ def test_records_of_children_and_of_the_level_are_sent(server: Server, make_logg
     ],
 )
 def test_only_levels_that_a_cockpit_knows_are_sent(level: int, name: str) -> None:
-    assert cockpit._level(logging.makeLogRecord({"levelno": level})) == name
+    assert level_of(logging.makeLogRecord({"levelno": level})) == name
 
 
 def test_an_exception_comes_with_its_traceback(server: Server, make_logger: MakeLogger) -> None:
@@ -205,11 +242,10 @@ def test_an_exception_comes_with_its_traceback(server: Server, make_logger: Make
 def test_what_only_looks_like_a_picture_is_told_apart(server: Server, make_logger: MakeLogger) -> None:
     server.start()
     logger = make_logger()
-    picture = "output: , 'data': {'image_base64': '/9j/4A=='}"
-    for text in ("input: uint8 array (4, 4, 3)", "output: 1: 2", "extra_image: none", picture, "fps: 29.9", "outputs: 2"):
+    for text in ("input: uint8 array (4, 4, 3)", "output: 1: 2", "extra_image", "fps: 29.9", "fps: many", "outputs: 2"):
         logger.info("%s", text)
     said = [server.said() for _ in range(6)]
-    assert said == ["input = uint8 array (4, 4, 3)", "output = 1: 2", "extra_image = none", picture, "fps: 29.9", "outputs: 2"]
+    assert said == ["input = uint8 array (4, 4, 3)", "output = 1: 2", "extra_image =", "fps: 29.9", "fps = many", "outputs: 2"]
 
 
 def test_the_creation_of_a_pipe_is_an_event_of_its_own(server: Server, make_logger: MakeLogger) -> None:
@@ -239,7 +275,7 @@ def test_a_pipe_sends_its_creation_and_its_routines_records(server: Server, run_
     assert json.loads(creation["message"].replace("'", '"'))["Routines"][1] == {
         "flow_name": "out",
         "routine_name": "end",
-        "events": [],
+        "events": ["start", "stop", "unlink"],
     }
     said = [message for event, message in events if event == "log" and not is_rate(message)]
     assert [m["message"] for m in said if m["source"] == "Yard.in.numbers"] == ["number 1", "number 2", "number 3"]
@@ -281,7 +317,7 @@ logger.warning("the last word")
 
 
 def test_log_data_sends_pictures(server: Server, run_script: RunScript) -> None:
-    """Of the first frame that goes out and comes in, and then of a few in a second: the others are lines of text."""
+    """Of the first frame that goes out and comes in, and then of a few in a second; there is no line of text of the others."""
     server.start()
     end = run_script(PICTURES)
     assert (end.returncode, end.stderr) == (0, "")
@@ -290,13 +326,194 @@ def test_log_data_sends_pictures(server: Server, run_script: RunScript) -> None:
         said.append(server.event()[1])
     for source, what in (("Yard.in.camera", "output"), ("Yard.out.end", "input")):
         first, *others = [message["message"] for message in said if message["source"] == source and not is_rate(message)]
-        found = re.fullmatch(what + r": , 'data': \{'image_base64': '([A-Za-z0-9+/=]+)'\}", first)
+        found = PICTURE.fullmatch(first)
         assert found, first
-        picture = cv2.imdecode(np.frombuffer(base64.b64decode(found[1]), np.uint8), cv2.IMREAD_COLOR)
+        picture = cv2.imdecode(np.frombuffer(base64.b64decode(found[2]), np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None
         assert picture.shape == (240, 320, 3)
         assert np.abs(picture.astype(int) - (10, 20, 250)).max() < 6
-        assert f"{what} = uint8 array (480, 640, 3)" in others
+        assert found[1] == what
+        assert others == []  # the next ones come before a watcher could see them
+
+
+ODD = """
+import logging, sys, types
+import numpy as np
+from pipert_shm import Data, DestinationRoutine, EndOfStream, FrameData, Pipe, SourceRoutine
+from pipert_shm.cockpit import get_socket_logger
+
+class Broken(FrameData):
+    def get_frame(self):
+        raise SystemExit("no frame")
+
+class Unshowable:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+PAYLOADS = {
+    "broken": Broken,
+    "unshowable": Unshowable,
+    "text": lambda: "input: 'image_base64'",
+    "tall": lambda: np.zeros((900, 100, 3), np.uint8),
+    "detailed": lambda: np.random.default_rng(1).integers(0, 255, (700, 700, 3), np.uint8),
+}
+
+class Camera(SourceRoutine):
+    def __init__(self, name):
+        super().__init__(name)
+        self.set_const_fps(200)
+
+    def main_logic(self):
+        if self.meta.sequence == 60:
+            raise EndOfStream
+        return PAYLOADS[self.name]()
+
+class End(DestinationRoutine):
+    def main_logic(self, data): ...
+
+logger = get_socket_logger("Yard", logging.INFO)
+pipe = Pipe(logger=logger, policy="block")
+for name in PAYLOADS:
+    pipe.create_flow(name, True, Camera(name), End(f"end of {name}"))
+pipe.build()
+EXTRA
+pipe.notify_event("log_data", specific_flow_routines={name: [name] for name in PAYLOADS})
+pipe.notify_event("start")
+pipe.join()
+assert all(pipe.statistics().routines[f"end of {name}"].received == 60 for name in PAYLOADS)
+logger.warning("the last word")
+"""
+
+
+def shown_of(server: Server, script: str, run_script: RunScript) -> dict[str, list[tuple[str, str]]]:
+    """What stands on each page after the script: a record of a kind, or a picture."""
+    server.start()
+    end = run_script(script)
+    assert (end.returncode, end.stderr) == (0, "")
+    pages: dict[str, list[tuple[str, str]]] = {}
+    while True:
+        event, message = server.event()
+        if message["message"] == "the last word":
+            return pages
+        if event == "log" and not is_rate(message):
+            page, kind, what = server.shown
+            pages.setdefault(page, []).append((kind, what))
+
+
+def test_log_data_of_odd_payloads_ends_nothing_and_shows_what_it_can(server: Server, run_script: RunScript) -> None:
+    pages = shown_of(server, ODD.replace("EXTRA", ""), run_script)
+    assert pages["broken"][0] == ("log", "output can't be logged: SystemExit: no frame")
+    assert pages["text"] == [("log", "output = \"input: 'image_base64'\"")]  # once, and not with each message
+    assert {kind for kind, _ in pages["unshowable"]} == {"log"}
+    for name, shape in (("tall", (320, 35, 3)), ("detailed", (320, 320, 3))):
+        assert {kind for kind, _ in pages[name]} == {"output"}
+        assert len(pages[name]) < 10  # of 60
+        picture = cv2.imdecode(np.frombuffer(base64.b64decode(pages[name][0][1]), np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
+        assert max(picture.shape) <= max(shape)
+        assert abs(picture.shape[0] / picture.shape[1] - shape[0] / shape[1]) < 0.2
+
+
+def test_log_data_without_opencv_is_an_error_line(server: Server, run_script: RunScript) -> None:
+    pages = shown_of(server, 'import sys\nsys.modules["cv2"] = None\n' + ODD.replace("EXTRA", ""), run_script)
+    assert pages["tall"][0][1].startswith("output can't be logged: ModuleNotFoundError: import of cv2 halted")
+
+
+DIES = """
+import logging, os
+import numpy as np
+from pipert_shm import DestinationRoutine, EndOfStream, Pipe, SourceRoutine
+from pipert_shm.cockpit import get_socket_logger
+
+os.chdir(os.path.dirname(__file__))
+
+class Camera(SourceRoutine):
+    left = 3
+
+    def main_logic(self):
+        if os.path.exists("died"):
+            self.left -= 1
+            if not self.left:
+                raise EndOfStream
+        elif os.path.exists("seen"):
+            open("died", "w").close()
+            os.kill(os.getpid(), 9)
+        return np.zeros((9, 9), np.uint8)
+
+class End(DestinationRoutine):
+    def main_logic(self, data):
+        open("seen", "w").close()
+
+logger = get_socket_logger("Yard", logging.INFO)
+pipe = Pipe(logger=logger, policy="block")
+pipe.create_flow("in", True, Camera("camera"), End("end"))
+pipe.build()
+pipe.notify_event("log_data", specific_routine="end")
+pipe.notify_event("start")
+pipe.join()
+logger.warning("the last word")
+"""
+
+
+def test_log_data_stays_on_over_a_restart(server: Server, run_script: RunScript) -> None:
+    lines = shown_of(server, DIES, run_script)["end"]
+    died = next(number for number, (_, what) in enumerate(lines) if "killed by signal 9" in str(what))
+    assert "input" in {kind for kind, _ in lines[:died]}
+    assert "input" in {kind for kind, _ in lines[died:]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["input", "output", "extra_image", "fps", "input: x", "extra_image: {'name': 'n', 'image_base64': 'x'}", "fps: fast",
+     "output: , 'data': {'image_base64': 'a\nb\n'}", "__proto__", "toString: 1", "constructor", "'", '"', "\n", ":", ""],
+)  # fmt: skip
+def test_no_text_of_a_record_fells_a_cockpit(text: str) -> None:
+    said = plain_text(text)
+    assert said.partition(":")[0] not in ("input", "output", "extra_image", "fps", "__proto__", "toString", "constructor")
+    assert [character for character in said if character not in " :="] == [
+        character for character in text if character not in " :="
+    ]
+
+
+@pytest.mark.parametrize("name", ["Anna's", 'the "old" one', "back\\slash", "\\\"'", "ü", "{'a': 1}", "new\nline"])
+def test_any_name_can_be_told(name: str) -> None:
+    structure = {"Routines": [{"flow_name": name, "routine_name": name, "events": [name]}], "Events": []}
+    assert json.loads(structure_text(structure).replace("'", '"')) == structure
+
+
+def test_copies_log_on_the_page_of_their_routine_and_deaths_on_those_of_their_flow(
+    server: Server, make_logger: MakeLogger
+) -> None:
+    server.start()
+    logger = make_logger(level=logging.INFO)
+    pipe = built(logger, "first", fps=1)
+    try:
+        logger.getChild("halves#1.half#1").info("of a copy")
+        os.kill(pipe.statistics().flows["first"].pid, signal.SIGKILL)
+        found: set[tuple[str, str]] = set()
+        while len(found) < 3:
+            _, message = server.event()
+            if message["message"] == "of a copy" or "killed by signal 9" in message["message"]:
+                found.add((server.shown[0], message["message"][:9]))
+        assert found == {("half", "of a copy"), ("ticks", "flow 'fir"), ("sink", "flow 'fir")}
+    finally:
+        pipe.join(to_kill=True)
+
+
+def test_pictures_do_not_queue(server: Server, make_logger: MakeLogger, caplog: pytest.LogCaptureFixture) -> None:
+    logger = make_logger()
+    for number in range(100):
+        for what in ("input", "output"):
+            logger.info("%s: a frame", what, extra={"image_base64": f"{number:04d}"})
+        logger.info("line %d", number)
+    eventually(lambda: "listens only once somebody has opened its page" in caplog.text, "a warning that says when it listens")
+    server.start()
+    shown: list[list[Any]] = []
+    while not shown or shown[-1][2] != "line 99":
+        server.event()
+        shown.append(server.shown)
+    assert [one for one in shown if one[1] != "log"] == [["Yard", "input", "0099"], ["Yard", "output", "0099"]]
+    assert len(shown) == 102
 
 
 @pytest.mark.parametrize(
@@ -378,12 +595,14 @@ def test_rates_end_with_the_pipe_and_a_second_one_has_its_own(server: Server, ma
     pipe.notify_event("start")
     rates(server, 1)
     pipe.join(to_kill=True)
-    logger.info("the end")
-    while server.event()[1]["message"] != "the end":
-        pass
     handler = handler_of(logger)
     end = time.monotonic()
     eventually(lambda: handler._look_at > end + 1.5, "a look at the ended pipe")  # it says when the next is due
+    logger.info("the end")
+    before = ""
+    while (message := server.event()[1]["message"]) != "the end":
+        before = message
+    assert before == "fps: 0.0"  # the last that it has of each
     logger.info("nothing but this")
     assert server.said() == "nothing but this"
 
@@ -428,7 +647,7 @@ def test_no_server_holds_nobody_up_and_losses_are_told(
 ) -> None:
     monkeypatch.setattr(cockpit, "LONGEST_QUEUE", 100)
     logger = make_logger()
-    logger.info("%s", {}, extra={"pipe_creation": True})
+    logger.info("%s", {"Routines": [], "Events": []}, extra={"pipe_creation": True})
     started = time.monotonic()
     for number in range(1000):
         logger.info("number %d", number)

@@ -56,8 +56,8 @@ pipe.create_flow("first", True, camera, middle)
 pipe.create_flow("second", False, end)
 pipe.link(Wire(middle, end))
 pipe.build()
-APIWrapper("127.0.0.1", PORT, pipe, token="secret", dashboard=True).run()
-print("run has returned")
+APIWrapper("127.0.0.1", PORT, pipe, token="secret", dashboard=True).serve()
+print("serve has returned")
 """
 
 
@@ -192,7 +192,7 @@ def test_a_pipe_is_started_watched_steered_and_ended(shown: Shown) -> None:
     shown.click("Kill")
     shown.click("End it")
     end = shown.script.finish()
-    assert (end.returncode, end.stderr, end.lines) == (0, greeting(shown.port, dashboard=True), ["run has returned"])
+    assert (end.returncode, end.stderr, end.lines) == (0, greeting(shown.port, dashboard=True), ["serve has returned"])
 
 
 def test_without_nicegui_the_message_says_what_to_install(run_script: RunScript) -> None:

@@ -1,14 +1,18 @@
-"""Log records as JSON."""
+"""Log records: as JSON, and of a program that has not configured logging."""
 
 from __future__ import annotations
 
 import io
 import json
 import logging
+import re
 import sys
 from datetime import datetime, timezone
 from typing import Any
 
+import pytest
+
+from conftest import RunScript
 from pipert_shm import DestinationRoutine, JsonFormatter, Pipe
 from routines import Items, chain
 
@@ -67,3 +71,49 @@ def test_an_exception_of_this_process() -> None:
     except KeyError:
         record = logging.getLogger("json").makeRecord("json", logging.ERROR, "f", 1, "oh", (), sys.exc_info())
     assert formatted(record)["exception"].endswith("KeyError: 'here'")
+
+
+TALKS = """
+import logging
+from pipert_shm import APIWrapper, DestinationRoutine, EndOfStream, Pipe, SourceRoutine
+
+class Talks(SourceRoutine):
+    def main_logic(self):
+        self._logger.plog("below")
+        self._logger.debug("below")
+        self._logger.info("a line")
+        raise EndOfStream
+
+class Quiet(DestinationRoutine):
+    def main_logic(self, data): ...
+
+pipe = Pipe()
+pipe.create_flow("flow", True, Talks("talks"), Quiet("quiet"))
+BEFORE
+pipe.build()
+AFTER
+server = APIWrapper("127.0.0.1", 0, pipe).run()  # which has a handler of its own for what it tells its clients
+pipe.notify_event("start")
+pipe.join()
+pipe.logger.info("not a routine's")
+pipe.logger.warning("of the pipe")
+"""
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        ("", "", [f"{STAMP} INFO Pipe.flow.talks: a line", "of the pipe"]),
+        ("logging.basicConfig(level='WARNING', format='%(name)s: %(message)s')", "", ["Pipe: of the pipe"]),
+        ("", "logging.basicConfig(level='ERROR', format='%(name)s: %(message)s')", ["Pipe.flow.talks: a line", "Pipe: .*"]),
+        ("logging.getLogger('Pipe').addHandler(logging.NullHandler())", "", []),
+    ],
+    ids=["not configured", "configured", "configured after build", "a handler of the program's"],
+)
+def test_what_is_written_to_the_terminal(run_script: RunScript, before: str, after: str, lines: list[str]) -> None:
+    end = run_script(TALKS.replace("BEFORE", before).replace("AFTER", after))
+    assert end.returncode == 0
+    said = [line for line in end.stderr.splitlines() if "the control listens" not in line and "not a routine" not in line]
+    assert len(said) == len(lines), end.stderr
+    assert all(map(re.fullmatch, lines, said)), end.stderr

@@ -310,7 +310,7 @@ def test_events_taps_and_structure_know_it() -> None:
         board.wait(1)
         board[9] = 1  # from a routine that was there before
         board.wait(2)
-        entry = {"flow_name": "new", "routine_name": "zoom", "events": ["zoom"]}
+        entry = {"flow_name": "new", "routine_name": "zoom", "events": ["start", "stop", "unlink", "zoom"]}
         assert entry in pipe.get_pipe_structure()["Routines"]
         with pipe.tap("source") as tap:
             assert tap.read(10).shape == source.shape

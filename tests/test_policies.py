@@ -189,8 +189,8 @@ def test_the_largest_capacity(across: bool) -> None:
         ({"policy": "block", "capacity": 7, "timeout": 3}, {}, ("block", 7, 3)),
         ({"policy": "block", "capacity": 7, "timeout": 3}, {"policy": "drop_newest"}, ("drop_newest", 7, None)),
         ({"policy": "block", "timeout": 3}, {"capacity": 4}, ("block", 4, 3)),
-        ({"network": QueueNetwork(4, True, 2)}, {}, ("block", 4, 2)),
-        ({"network": QueueNetwork(4, True, 2)}, {"timeout": 5}, ("block", 4, 5)),
+        ({"network": QueueNetwork(4, True, timeout=2)}, {}, ("block", 4, 2)),
+        ({"network": QueueNetwork(4, True, timeout=2)}, {"timeout": 5}, ("block", 4, 5)),
     ],
 )
 def test_a_wire_s_settings_go_before_the_pipe_s(options: Any, wire_options: Any, expected: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from conftest import RunCli, RunScript, Script, StartScript
-from pipert_shm import Pipe, PipeStateError
+from pipert_shm import Pipe
 from pipert_shm.rpc import THREADS, RPCPipeWrapper, check_endpoint
 from waiting import PATIENCE, eventually
 
@@ -171,8 +171,8 @@ def test_the_calls_of_the_seed(server: Server, connect: Callable[[], Client]) ->
     client = connect()
     assert client("structure") == {
         "Routines": [
-            {"flow_name": "first", "routine_name": "numbers", "events": ["die", "scale"]},
-            {"flow_name": "first", "routine_name": "end", "events": []},
+            {"flow_name": "first", "routine_name": "numbers", "events": ["die", "scale", "start", "stop", "unlink"]},
+            {"flow_name": "first", "routine_name": "end", "events": ["start", "stop", "unlink"]},
         ],
         "Events": ["start", "stop", "kill"],
     }
@@ -362,9 +362,52 @@ def test_only_who_has_the_key_may_call(start_script: StartScript, run_cli: RunCl
     server.expect_end()
 
 
-def test_a_pipe_that_is_not_built() -> None:
-    with pytest.raises(PipeStateError, match="build"):
-        RPCPipeWrapper(Pipe()).run_rpc_server("tcp://127.0.0.1:4242")
+LATER = """
+import threading, time
+
+def build():
+    while not pipe._early:
+        time.sleep(0.01)
+    pipe.build()
+    print("built", flush=True)
+
+threading.Thread(target=build).start()
+"""
+BUILD = "pipe.build()\nprint(pipe._built().segment.pipe_id, flush=True)\n"
+
+
+def test_a_pipe_that_is_built_later(start_script: StartScript) -> None:
+    """What clients notify before is kept for it; the rest has to wait."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    script = start_script(SERVER.replace(BUILD, LATER).format(endpoint=endpoint))
+    client = Client(endpoint)
+    try:
+        client.ask("statistics")
+        answer = client.answer()
+        assert (answer["error"], "not built yet" in answer["message"]) == ("PipeStateError", True)
+        client("start")
+        script.wait_for_line("built")
+        client("kill")
+    finally:
+        client.close()
+    end = script.finish()
+    assert (end.returncode, end.lines[-2:], end.stderr) == (0, ["cleaned up", "run has returned"], "")
+
+
+def test_kill_before_build_ends_the_server(start_script: StartScript) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    script = start_script(SERVER.replace(BUILD, "").format(endpoint=endpoint))
+    client = Client(endpoint)
+    try:
+        client("execute", "kill")
+    finally:
+        client.close()
+    end = script.finish()
+    assert (end.returncode, end.lines, end.stderr) == (0, ["run has returned"], "")
 
 
 def test_without_zerorpc_the_message_says_what_to_install(run_script: RunScript) -> None:

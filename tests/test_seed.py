@@ -671,9 +671,12 @@ print(before)
     )
     assert ended_well(script).lines == [
         "{'Routines': ["
-        "{'flow_name': 'example_flow', 'routine_name': 'some_routine', 'events': ['CUSTOM_EVENT_NAME']}, "
-        "{'flow_name': 'example_flow', 'routine_name': 'print_result', 'events': ['ANY', 'PARAMETERS']}, "
-        "{'flow_name': 'other_flow', 'routine_name': 'other_routine', 'events': ['CUSTOM_EVENT_NAME']}], "
+        "{'flow_name': 'example_flow', 'routine_name': 'some_routine', "
+        "'events': ['CUSTOM_EVENT_NAME', 'start', 'stop', 'unlink']}, "
+        "{'flow_name': 'example_flow', 'routine_name': 'print_result', "
+        "'events': ['ANY', 'PARAMETERS', 'start', 'stop', 'unlink']}, "
+        "{'flow_name': 'other_flow', 'routine_name': 'other_routine', "
+        "'events': ['CUSTOM_EVENT_NAME', 'start', 'stop', 'unlink']}], "
         "'Events': ['start', 'stop', 'kill']}"
     ]
 
@@ -768,8 +771,8 @@ pipe.join()
 """
     )
     lines = ended_well(script).lines
-    assert lines.count("Pipe.flow.camera INFO output: uint8 array (48, 64, 3)") == 2
-    assert lines.count("Pipe.flow.show INFO input: uint8 array (48, 64, 3)") == 2
+    assert lines.count("Pipe.flow.camera INFO output: uint8 array (48, 64, 3)") == 1  # a few in a second at most
+    assert lines.count("Pipe.flow.show INFO input: uint8 array (48, 64, 3)") == 1
     assert [line for line in lines if line.isdigit()] == ["1", "2"]
 
 

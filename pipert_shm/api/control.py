@@ -204,7 +204,7 @@ def _notify(pipe: Pipe, event: str, routine: str | None = None, body: Command | 
     if event == KILL_EVENT_NAME:
         outcome = "the pipe has ended"
         try:
-            pipe.join()
+            pipe._join()  # and not until this is answered, as join() does
         except PipeFailed as failure:
             outcome = f"the pipe has ended, and had failed before: {failure}"
     return Notified(event=event, routine=routine, outcome=outcome)

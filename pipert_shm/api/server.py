@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection
 
 from pipert_shm.api.app import create_app, end_streams
+from pipert_shm.api.background import BackgroundServer
 from pipert_shm.api.front import announce
 from pipert_shm.limits import check_port
 from pipert_shm.pipe import Pipe
@@ -54,7 +55,21 @@ class APIWrapper:
         self._has_dashboard = dashboard
         self._app = create_app(pipe, token=token, hosts=hosts, origins=origins, dashboard=dashboard)
 
-    def run(self) -> None:
+    def run(self) -> BackgroundServer:
+        """Serves on a thread of its own until the pipe has ended, and returns at once; the port is open then.
+
+        The pipe may be built later: until then, requests that need it are answered with 409.
+
+        :raises OSError: when the port is taken.
+        """
+        listener = self._listen()
+        try:
+            return BackgroundServer(self._pipe, Server(self._app, lambda: end_streams(self._app)), listener)
+        except BaseException:
+            listener.close()
+            raise
+
+    def serve(self) -> None:
         """Serves until the pipe is killed, by `/kill` or otherwise, or Ctrl-C, which kills the pipe. Then both have ended.
 
         :raises PipeStateError: when the pipe is not built.
@@ -73,12 +88,16 @@ class APIWrapper:
             session.gone.wait()
             server.should_exit = True
 
-        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        with socket.create_server(self._address, family=family) as listener:
+        with self._listen() as listener:
             threading.Thread(target=end_with_pipe, name="api-end", daemon=True).start()
-            announce(self._pipe.logger, *listener.getsockname()[:2], dashboard=self._has_dashboard)
             try:
                 server.run(sockets=[listener])
             except KeyboardInterrupt:
                 session.relay.logger.info("interrupted: the pipe is killed")
         self._pipe.join(to_kill=True)
+
+    def _listen(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        listener = socket.create_server(self._address, family=family)
+        announce(self._pipe.logger, *listener.getsockname()[:2], dashboard=self._has_dashboard)
+        return listener

@@ -162,7 +162,7 @@ class Handling:
     def _handle_for(self, runner: Runner, event: Event) -> None:
         methods: Iterable[str] = handlers_of(type(runner.routine)).get(event.name, ())
         if event.name == LOG_DATA:
-            runner.log_data = not runner.log_data
+            runner.show(not runner.shows)
         elif event.name == UPDATE_FPS_NAME:
             runner.routine.set_const_fps(**event.parameters())
             runner.wake()

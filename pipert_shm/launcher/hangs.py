@@ -38,6 +38,7 @@ class Hangs:
                     limit,
                     flow.name,
                     _stacks_of(flow),
+                    extra={"flow": flow.name},
                 )
                 return True
         return False

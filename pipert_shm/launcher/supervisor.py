@@ -275,9 +275,9 @@ class Supervisor:
         if again:
             backoff = 0.0 if flow.ordered else min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (len(flow.deaths) - 1))
             flow.restart_at = time.monotonic() + backoff
-            self._logger.warning("%s; it is restarted in %g s", flow.died(), backoff)
+            self._logger.warning("%s; it is restarted in %g s", flow.died(), backoff, extra={"flow": flow.name})
             return
-        self._logger.error("%s; it is not restarted", flow.died())
+        self._logger.error("%s; it is not restarted", flow.died(), extra={"flow": flow.name})
         self._fail(flow)
 
     def _count_death(self, flow: Flow) -> int:
@@ -307,9 +307,10 @@ class Supervisor:
         if again:
             backoff = min(LONGEST_BACKOFF, START_BACKOFF * 2 ** (deaths - 1))
             flow.restart_at = time.monotonic() + backoff
-            self._logger.error("flow %r can't be started: %s; it is tried again in %g s", flow.name, why, backoff)
+            text = "flow %r can't be started: %s; it is tried again in %g s"
+            self._logger.error(text, flow.name, why, backoff, extra={"flow": flow.name})
             return
-        self._logger.error("flow %r can't be started: %s", flow.name, why)
+        self._logger.error("flow %r can't be started: %s", flow.name, why, extra={"flow": flow.name})
         self._fail(flow, f"flow {flow.name!r} can't be started: {why}")
 
     def _fail(self, flow: Flow, why: str = "") -> None:
