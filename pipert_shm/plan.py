@@ -316,6 +316,12 @@ def _replicate(
             flow_of[id(routine)] = flow
             if count > 1 and id(routine) not in receiving:
                 raise RoutineError(routine.name, f"there would be {count} of it: a source can't have replicas")
+            if count > 1 and not routine.replicable:
+                raise RoutineError(
+                    routine.name,
+                    f"there would be {count} of it, and each would see a part of a camera's frames, but a "
+                    f"{type(routine).__name__} keeps what it has seen for the next one: put it in a flow without replicas",
+                )
             members[id(routine)] = [_copy(routine, number) for number in range(count)] if count > 1 else [routine]
             if count > 1:
                 copies[routine.name] = tuple(member.name for member in members[id(routine)])
