@@ -103,8 +103,8 @@ class Routine:
             logged, it is killed and restarted. None: never. Set it on the class or in `__init__`.
         max_errors: exceptions in a row after which the flow is restarted. None: never. Set it likewise.
         join: makes `main_logic` get a message of each input, that belong together. Set it likewise.
-        replicable: whether its flow may have replicas. A routine that keeps something from frame to frame says False: each
-            replica would see a part of a camera's frames only. Set it likewise.
+        replicable: whether its flow may have replicas. A routine that must see every frame of a camera says False, since each
+            replica sees a part of them. Set it likewise.
         metas: what is known of all messages in hand, where they are several: of a batch, or of a join, in order.
         counter_names: what it counts of its own, at most 8 names. Set it on the class.
         counters: these, all 0 at first, to be set by the routine: `self.counters["faces"] += 3`. Everyone can read them, in

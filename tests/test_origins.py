@@ -329,13 +329,17 @@ def test_an_annotator_that_cannot_be_copied_is_named() -> None:
         alone(lambda: Annotator(Locked(), name="annotator"), walking(1))
 
 
-@pytest.mark.parametrize("make", [MotionDetector, Tracker], ids=lambda kind: kind.__name__)
+class Smoothing(Numbered):
+    replicable = False
+
+
+@pytest.mark.parametrize("make", [Tracker, Smoothing], ids=lambda kind: kind.__name__)
 def test_replicas_of_what_keeps_state_are_refused(make: Callable[[], MiddleRoutine]) -> None:
-    routine, source = make(), Items("source", [])
+    routine, source, after = make(), Items("source", []), Forward("after")
     pipe = Pipe()
     pipe.create_flow("source", False, source)
     pipe.create_flow("steps", False, routine, replicas=3)
-    pipe.create_flow("after", False, after := Forward("after"))
+    pipe.create_flow("after", False, after)
     pipe.link(Wire(source, routine), Wire(routine, after))
     with pytest.raises(
         RoutineError, match=rf"there would be 3 of it, .* but a {type(routine).__name__} keeps what it has seen"

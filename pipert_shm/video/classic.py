@@ -16,15 +16,13 @@ SHADOW, MOVING = 127, 255  # in MOG2's mask
 class MotionDetector(Detector):
     """Finds what moves before a still background. The same frames give the same boxes, always.
 
-    It serves any number of cameras, of any sizes, with a background model for each. It can't have replicas: each would see a
-    part of the frames.
+    It serves any number of cameras, of any sizes, with a background model for each. Replicas have models of their own, made of
+    those frames that each happens to get: what they find may differ from run to run.
 
     :param history: frames in which the background model forgets.
     :param threshold: how far from the background a pixel must be, as a squared Mahalanobis distance.
     :param min_area: pixels that something must cover to count.
     """
-
-    replicable = False
 
     def __init__(self, name: str | None = None, *, history: int = 100, threshold: float = 25, min_area: int = 300) -> None:
         super().__init__(name)
