@@ -10,6 +10,7 @@ import numpy as np
 
 from pipert_shm.data import FrameData
 from pipert_shm.events import KILL_EVENT_NAME
+from pipert_shm.pictures import Mosaic
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError, cv2
@@ -25,24 +26,31 @@ class MjpegServer(DestinationRoutine):
     A viewer gets the newest frame as soon as it has taken the one before, so a slow one skips frames, and nobody waits for it.
     While nobody looks, nothing is encoded. There is no password: beyond this machine, put it behind a server that asks for one.
 
+    Frames of several cameras are shown in one picture, at most 1280 pixels wide, 30 times a second: a tile each, with its name.
+
     :param port: to listen on.
     :param host: address to listen on; by default this machine only.
     :param quality: of the JPEG pictures, 1 to 100.
+    :param mosaic: False shows each frame as it comes: for pictures of several cameras that a routine of yours has made.
     :raises ValueError: when the quality is out of range.
     """
 
-    def __init__(self, port: int = 8090, host: str = "127.0.0.1", name: str | None = None, *, quality: int = 80) -> None:
+    def __init__(
+        self, port: int = 8090, host: str = "127.0.0.1", name: str | None = None, *, quality: int = 80, mosaic: bool = True
+    ) -> None:
         if not 1 <= quality <= 100:
             raise ValueError(f"quality must be from 1 to 100, not {quality}")
         super().__init__(name)
         self._address = (host, port)
         self._quality = quality
+        self._has_mosaic = mosaic
 
     def setup(self) -> None:
         """Begins to listen.
 
         :raises OSError: when it can't, on a port that is in use, say.
         """
+        self._mosaic = Mosaic() if self._has_mosaic else None
         self._server = _Server(self._address)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name=f"{self.name}-http", daemon=True)
         self._thread.start()
@@ -51,10 +59,16 @@ class MjpegServer(DestinationRoutine):
         """Shows one frame to those who look.
 
         :raises VideoError: when OpenCV can't make a JPEG picture of it.
+        :raises ValueError: when there are several cameras, and it is no picture: (h, w[, 1|3|4]) uint8.
         """
         if not self._server.viewers:
+            if self._mosaic is not None:
+                self._mosaic.note(self.meta.origin)
             return
-        encoded, jpeg = cv2.imencode(".jpg", frame_of(data), (cv2.IMWRITE_JPEG_QUALITY, self._quality))
+        picture = frame_of(data) if self._mosaic is None else self._mosaic.add(self.meta.origin, frame_of(data))
+        if picture is None:
+            return
+        encoded, jpeg = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, self._quality))
         if not encoded:
             raise VideoError(self.name, "OpenCV can't make a JPEG picture of this frame")
         self._server.show(jpeg.tobytes())
@@ -142,12 +156,16 @@ class _Viewer(BaseHTTPRequestHandler):
 class Display(DestinationRoutine):
     """Shows the frames that it gets in a window, as OpenCV does. Key `q` or Esc kills the pipe.
 
+    Frames of several cameras are shown in one picture, at most 1280 pixels wide: a tile each, with its name.
+
     :param title: of the window; the routine's name by default.
+    :param mosaic: False shows each frame as it comes: for pictures of several cameras that a routine of yours has made.
     """
 
-    def __init__(self, title: str | None = None, name: str | None = None) -> None:
+    def __init__(self, title: str | None = None, name: str | None = None, *, mosaic: bool = True) -> None:
         super().__init__(name)
         self._title = title or self.name
+        self._has_mosaic = mosaic
 
     def setup(self) -> None:
         """Looks for a screen.
@@ -160,10 +178,16 @@ class Display(DestinationRoutine):
                 self._title,
                 "there is no screen to show a window on (DISPLAY is not set); use MjpegServer to look by a browser, or ssh -X",
             )
+        self._mosaic = Mosaic() if self._has_mosaic else None
 
     def main_logic(self, data: np.ndarray | FrameData) -> None:
-        """Shows one frame."""
-        cv2.imshow(self._title, frame_of(data))
+        """Shows one frame.
+
+        :raises ValueError: when there are several cameras, and it is no picture: (h, w[, 1|3|4]) uint8.
+        """
+        picture = frame_of(data) if self._mosaic is None else self._mosaic.add(self.meta.origin, frame_of(data))
+        if picture is not None:
+            cv2.imshow(self._title, picture)
         if cv2.waitKey(1) & 0xFF in KEYS_TO_END:
             self.notify_event(KILL_EVENT_NAME)
 
