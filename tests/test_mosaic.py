@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from pipert_shm import START_EVENT_NAME, Display, MjpegServer, Pipe, SourceRoutine, Wire
+from pipert_shm import START_EVENT_NAME, Display, MjpegServer, Pipe, Routine, SourceRoutine, Wire
 from pipert_shm import pictures as ours
+from pipert_shm.api.preview import _sources
 from pipert_shm.pictures import Mosaic
+from pipert_shm.plan import Defaults, make_plan
+from pipert_shm.transmit import SharedMemoryTransmitter
 from routines import Forward, Sink
 from serving import Served, serving
 from test_screen import pictures, port, viewer
@@ -237,6 +240,22 @@ def with_cameras(board: Board) -> Pipe:
     pipe.create_flow("steps", True, middle, Sink("screen"))
     pipe.link(*(Wire(camera, middle) for camera in cameras))
     return pipe
+
+
+def test_how_many_cameras_a_preview_waits_for() -> None:
+    """Cameras in step: the last one's message is always the newest, and the others would never be seen."""
+    a, b, both, one, again = Shade("a", 1), Shade("b", 2), Forward("both"), Forward("one"), Forward("again")
+    flows: dict[str, Sequence[Routine]] = {"flow": [a, b, both, one, again, end := Sink("end")]}
+    wires = [Wire(a, (both, one)), Wire(b, both), Wire(both, again), Wire(one, again), Wire(again, end)]
+    plan = make_plan(flows, wires, Defaults("block", 2, None, SharedMemoryTransmitter()))
+    assert {item.name: _sources(plan, item) for item in plan.routines} == {
+        "a": 1,
+        "b": 1,
+        "one": 1,
+        "both": 2,
+        "again": 2,
+        "end": 2,
+    }
 
 
 @pytest.fixture
