@@ -1,9 +1,9 @@
 """How much the queues around a routine that takes batches have to hold, so that nothing is dropped where nobody is slow.
 
-While it handles a batch, as many messages come as the batch has; when it is done, all of its results go out at once. The steps
-behind it may be faster than those behind them, so what comes at once at the first may come at once at the last; and what a step
-gets from elsewhere waits meanwhile. A queue that makes its sender wait (`block`) needs no more room for that. A wire that says
-its own capacity is taken at its word, or refused.
+While it handles a batch, as many messages come, on all of its wires, as the batch has; when it is done, all of its results go
+out at once. The steps behind it may be faster than those behind them, so what comes at once at the first may come at once at
+the last; and what a step gets from elsewhere waits meanwhile. A queue that makes its sender wait (`block`) needs no more room
+for that. A wire that says its own capacity is taken at its word, or refused.
 """
 
 from __future__ import annotations
@@ -69,12 +69,13 @@ class Flood:
         if edge.policy == "block":
             return
         sender, receiver = self._steps[edge.sender], self._steps[edge.receiver]
+        share = -(-receiver.batch // len(self._ins[edge.receiver]))
         if edge.own_capacity:
-            wires = len(self._ins[edge.receiver])
             self._require(edge, "from", sender, sender.batch)
-            self._require(edge, "to", receiver, -(-receiver.batch // wires))
+            self._require(edge, "to", receiver, share)
             return
-        needed = max(receiver.batch, *map(self._at_once_on, self._ins[edge.receiver]))
+        meanwhile = min(receiver.batch, 2 * share)  # some cameras send more than others
+        needed = max(meanwhile, *map(self._at_once_on, self._ins[edge.receiver]))
         if needed < 2:
             return
         edge.capacity += needed

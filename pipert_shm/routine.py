@@ -328,8 +328,8 @@ class BatchRoutine(Routine):
     that are to send nothing; or just None. Each result inherits the meta of its own message, and goes out as a message of its
     own. `self.metas` are those of the batch.
 
-    With no wire that leads from it, it is a destination. The queues before and behind it get room for a batch, unless they
-    block, so that nothing is dropped where nobody is slow.
+    With no wire that leads from it, it is a destination. The queues before and behind it get room for its batches, unless
+    they block, so that nothing is dropped where nobody is slow.
 
     :param batch_size: the most messages of one call.
     :param max_wait: seconds that the first message of a batch may wait for others; 0: take what is there.

@@ -126,8 +126,10 @@ class Links:
         if earlier is not None:
             edge.max_age, edge.spread = max_age or earlier.max_age, earlier.spread
             edge.ticketed, edge.ordered = earlier.ticketed, earlier.ordered
-        Flood(self._plan.routines, [*(other for other in self._plan.edges if other.linked), edge]).widen(edge)
         cells = self._segment.process.control.cells
+        if not edge.own_capacity:
+            Flood(self._plan.routines, [*(other for other in self._plan.edges if other.linked), edge]).widen(edge)
+            edge.capacity = min(edge.capacity, cells)
         if edge.capacity > cells:
             raise WiresValidation(
                 f"a wire that is linked to a running pipe can hold {cells} messages at the most, not {edge.capacity}: give a "
