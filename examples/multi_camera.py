@@ -34,7 +34,10 @@ COLUMNS, TILE = 2, (320, 240)  # width and height
 
 
 class Mosaic(MiddleRoutine):
-    """Puts each frame in its camera's place; sends the whole picture whenever the first camera's place is new."""
+    """Puts each frame in its camera's place; sends the whole picture whenever the first camera's place is new.
+
+    It is for the video file: in a browser, a window or a preview, frames of several cameras are shown as tiles without it.
+    """
 
     def __init__(self, cameras: list[str]) -> None:
         super().__init__("mosaic")

@@ -36,20 +36,22 @@ from pipert_shm.video import open_video
 
 
 class LineCounter(MiddleRoutine):
-    """Counts the tracks that cross an upright line, and draws it."""
+    """Counts the tracks that cross an upright line, of any number of cameras, and draws it."""
 
     def __init__(self, info: VideoInfo, where: float) -> None:
         import supervision as sv
 
         super().__init__("counter")
         x = round(info.width * where)
-        self.line = sv.LineZone(sv.Point(x, info.height), sv.Point(x, 0), triggering_anchors=[sv.Position.CENTER])
+        made = partial(sv.LineZone, sv.Point(x, info.height), sv.Point(x, 0), triggering_anchors=[sv.Position.CENTER])
+        self.lines = self.per_origin(made)  # each camera's counts for itself
         self.drawing = sv.LineZoneAnnotator(text_scale=0.5, custom_in_text="left", custom_out_text="right")
 
     def main_logic(self, data: DetectedFrame) -> DetectedFrame:
-        self.line.trigger(data.detections.to_supervision())
-        counted = data.changed(frame=self.drawing.annotate(writable(data.frame), self.line))
-        counted.additional_data["crossed"] = self.line.in_count, self.line.out_count
+        line = self.lines[self.meta.origin]
+        line.trigger(data.detections.to_supervision())
+        counted = data.changed(frame=self.drawing.annotate(writable(data.frame), line))
+        counted.additional_data["crossed"] = line.in_count, line.out_count
         return counted
 
 
@@ -91,11 +93,8 @@ def main() -> None:
     cv2.setNumThreads(-1 if chosen.one_process or chosen.detectors == 1 else 1)  # the processes share the cores
     camera, detector = VideoSource(source, "camera"), HogPeopleDetector("detector")
     make = partial(ByteTrackTracker, track_activation_threshold=0.3, high_conf_det_threshold=0.3)
-    steps = [
-        Tracker("tracker", make=make),
-        LineCounter(info, chosen.line),
-        Annotator(sv.BoxAnnotator(), sv.TraceAnnotator(), sv.LabelAnnotator(), name="annotator"),
-    ]
+    annotator = Annotator(sv.BoxAnnotator(), sv.TraceAnnotator(), sv.LabelAnnotator(), name="annotator")
+    steps: list[MiddleRoutine] = [Tracker("tracker", make=make), LineCounter(info, chosen.line), annotator]
     video, report = VideoWriter(chosen.out / "people.mp4", info.fps or 25, "video", codec="h264"), Report()
 
     if chosen.one_process:

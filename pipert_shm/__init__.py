@@ -3,8 +3,8 @@
 Layers, each importing only from those before it:
 
     errors -> native, limits, streams, pager -> system, descriptors -> memory -> codec, payload -> data, events, transmit,
-    states -> join -> routine -> wire -> plan -> growth -> control -> ports, logs, failures, forked -> order -> intake -> runner
-    -> flow -> launcher -> statistics, tap -> session -> pipe -> rpc, video, config -> api -> compat, demo, run, top,
+    states -> join, origins -> routine -> wire -> plan -> growth -> control -> ports, logs, failures, forked -> order -> intake
+    -> runner -> flow -> launcher -> statistics, tap -> session -> pipe -> rpc, video, config -> api -> compat, demo, run, top,
     doctor, remote -> cli
 
 Every public name has one home, and is re-exported here once.
@@ -47,6 +47,7 @@ from pipert_shm.events import (
 )
 from pipert_shm.join import Join
 from pipert_shm.logs import JsonFormatter
+from pipert_shm.origins import PerOrigin
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import (
     BatchRoutine,
@@ -134,6 +135,7 @@ __all__ = [
     "MotionDetector",
     "NoFreeSlot",
     "PayloadError",
+    "PerOrigin",
     "Pipe",
     "PipeFailed",
     "PipeStateError",

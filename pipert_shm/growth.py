@@ -10,7 +10,7 @@ from pipert_shm.errors import PipertError, UniqueRoutineName, WiresValidation
 from pipert_shm.events import Audience
 from pipert_shm.join import Join
 from pipert_shm.limits import Policy
-from pipert_shm.plan import Plan, Restart, RoutinePlan, audience_of, check_names, plan_edge, plan_routine
+from pipert_shm.plan import Plan, Restart, RoutinePlan, audience_of, check_names, plan_batches, plan_edge, plan_routine
 from pipert_shm.routine import Role, Routine
 from pipert_shm.wire import Wire
 
@@ -105,6 +105,7 @@ def plan_growth(
         edges=edges,
         restarts={**plan.restarts, **restarts},
     )
+    plan_batches(grown, edges[len(plan.edges) :])
     audience = audience_of(grown)
     strangers = {
         flow: [replace(item, routine=StandIn.of(item.routine), logic=_never, ins=[], outs=[]) for item in items]

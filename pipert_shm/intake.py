@@ -62,7 +62,7 @@ class Intake:
         self.gather: Callable[[], Gathered | None] = self._gather_batch if self.is_batch else self._gather_one
         join = plan.routine.join
         if join is not None:
-            self._matcher = Matcher(self._inputs.values(), join.tolerance, join.depth)
+            self._matcher = Matcher(self._inputs.values(), join.tolerance, plan.depth)
             self.gather = self._gather_joined
         self.is_plain = not self.is_batch and join is None  # then a call gets one message, as it is
         self._lanes = {sender: native.EdgeRecord(segment.process, edge) for sender, edge in plan.lanes.items()}

@@ -29,7 +29,8 @@ class Join:
     :param by: `seq`: the same sequence number (of one source, or of sources that number in step); `time`: captured within
         `tolerance` of each other.
     :param tolerance: seconds, for `time`.
-    :param depth: messages of each input that may wait for partners. Their frames are held, so memory is set aside for them.
+    :param depth: messages of each input that may wait for partners; `build()` makes it as many as a `BatchRoutine` on one of
+        the ways may take. Their frames are held, so memory is set aside for them.
     :raises ValueError: when an argument is out of range.
 
     >>> from pipert_shm import Join, MiddleRoutine

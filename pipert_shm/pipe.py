@@ -100,7 +100,7 @@ class Pipe:
         the program has not configured logging, what routines log from the level INFO on goes to standard error.
     :param data_transmitter: how payloads travel on wires that don't say; by default through shared memory.
     :param policy: what a sender does when a queue is full, on wires that don't say: `drop_oldest`, `drop_newest` or `block`.
-    :param capacity: messages that a queue holds, on wires that don't say.
+    :param capacity: messages that a queue holds, on wires that don't say; `build()` adds what batches ask for.
     :param timeout: seconds after which a blocked sender drops its message; None: never.
     :param memory_budget: bytes of /dev/shm that frames may take; by default half of what is free.
     :param auto_pacing_mechanism: routines rest while every queue that they send to is full, instead of making messages only for

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipert_shm import native
+from pipert_shm.batches import Flood
 from pipert_shm.errors import FloatingRoutine, RoutineError, UniqueRoutineName, WiresValidation, shown
 from pipert_shm.events import Audience, handlers_of
 from pipert_shm.limits import Policy, check_choice, check_count, is_number
@@ -40,6 +41,7 @@ class EdgePlan:
         spread: what the edges to the replicas of one routine have in common: each message goes to one of them.
         ticketed: it leads to a replica of a flow whose order is restored.
         ordered: it leads from such a one, to where the order is restored.
+        own_capacity: whether its wire says how much it holds; else `build()` may make that more.
         own_transmitter: whether it has the transmitter that these two were wired with by a build, else the pipe's.
         linked: whether the sender sends on it, or will.
     """
@@ -59,6 +61,7 @@ class EdgePlan:
     tap: bool = False
     bit: int = 0
     borrow_cap: int = BORROW_CAP
+    own_capacity: bool = True
     own_transmitter: bool = True
     linked: bool = True
 
@@ -102,7 +105,8 @@ class RoutinePlan:
 
     Attributes:
         reach: numbers of the routines whose frames it may forward by reference.
-        gathered: messages of one wire that the framework holds for it before it hands them over.
+        batch: messages that it takes in one call, at the most; 0 when it takes them one by one.
+        depth: messages of one wire that may wait for partners from others; 0 when it joins nothing.
         slots: payload slots that its ring should have; 0 when it sends nothing.
         lanes: in a replicated flow whose order is restored: by sender to that flow, the edge from it to this replica.
         restores: the flows whose order is restored here.
@@ -116,13 +120,23 @@ class RoutinePlan:
     logic: Callable[..., Any]
     ins: list[EdgePlan] = field(default_factory=list)
     outs: list[EdgePlan] = field(default_factory=list)
-    gathered: int = 0
+    batch: int = 0
+    depth: int = 0
     reach: frozenset[int] = frozenset()
     slots: int = 0
     ordered: bool = False
     lanes: dict[int, int] = field(default_factory=dict)
     restores: list[Restored] = field(default_factory=list)
     joined: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.routine.name
+
+    @property
+    def gathered(self) -> int:
+        """Messages of one wire that the framework holds for it before it hands them over."""
+        return self.batch or (self.depth + 1 if self.depth else 0)
 
     @property
     def message_slots(self) -> int:
@@ -243,6 +257,7 @@ def make_plan(
     plan = Plan(planned_flows, routines_planned, edges, defaults, copies)
     for flow in ordered:
         _order(plan, flow)
+    plan_batches(plan, edges)
     _assign_reach(plan, [numbers[id(routine)] for routine in order])
     _assign_bits(plan)
     assign_slots(plan)
@@ -315,6 +330,12 @@ def _replicate(
             flow_of[id(routine)] = flow
             if count > 1 and id(routine) not in receiving:
                 raise RoutineError(routine.name, f"there would be {count} of it: a source can't have replicas")
+            if count > 1 and not routine.replicable:
+                raise RoutineError(
+                    routine.name,
+                    f"there would be {count} of it, and each would see a part of a camera's frames, but a "
+                    f"{type(routine).__name__} keeps what it has seen for the next one: put it in a flow without replicas",
+                )
             members[id(routine)] = [_copy(routine, number) for number in range(count)] if count > 1 else [routine]
             if count > 1:
                 copies[routine.name] = tuple(member.name for member in members[id(routine)])
@@ -428,6 +449,7 @@ def plan_edge(
         local=local,
         max_age=wire.max_age,
         spread=spread,
+        own_capacity=wire.capacity is not None,
     )
 
 
@@ -451,8 +473,25 @@ def plan_routine(number: int, routine: Routine, flow: str, edges: list[EdgePlan]
         if count > limit:
             raise WiresValidation(f"routine {routine.name!r} has {count} {name}; at most {limit} can be wired to one routine")
     _refuse_unforkable(routine)
-    joined = tuple(edge.sender for edge in ins) if routine.join is not None else ()
-    return RoutinePlan(number, routine, flow, role, logic_of(routine, role), ins, outs, _gathered(routine), joined=joined)
+    item = RoutinePlan(number, routine, flow, role, logic_of(routine, role), ins, outs)
+    if isinstance(routine, BatchRoutine):
+        item.batch = routine.batch_size
+    if routine.join is not None:
+        item.depth, item.joined = routine.join.depth, tuple(edge.sender for edge in ins)
+    return item
+
+
+def plan_batches(plan: Plan, new: Iterable[EdgePlan]) -> None:
+    """Makes the new edges hold the batches that come on them, and their receivers' joins wait for them.
+
+    :raises WiresValidation: when one of them can't.
+    """
+    flood = Flood(plan.routines, [edge for edge in plan.edges if edge.linked])
+    edges = list(new)
+    for edge in edges:
+        flood.widen(edge)
+    for receiver in {edge.receiver for edge in edges}:
+        flood.deepen(receiver)
 
 
 def _refuse_unforkable(routine: Routine) -> None:
@@ -530,13 +569,6 @@ def _held_in_flow(plan: Plan, routine: RoutinePlan) -> int:
                 reached[edge.number] = edge
                 following.append(plan.routines[edge.receiver])
     return sum(edge.capacity + max(1, plan.routines[edge.receiver].gathered) for edge in reached.values())
-
-
-def _gathered(routine: Routine) -> int:
-    """Messages of one wire that the framework holds for a routine before it hands them over."""
-    if isinstance(routine, BatchRoutine):
-        return routine.batch_size
-    return routine.join.depth + 1 if routine.join is not None else 0
 
 
 def assign_slots(plan: Plan) -> None:

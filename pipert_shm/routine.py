@@ -11,7 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any, ClassVar, Protocol, overload
+from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -23,7 +23,10 @@ from pipert_shm.events import UPDATE_FPS_NAME, check_name, events, handlers_of
 from pipert_shm.join import Join
 from pipert_shm.limits import LONGEST_WAIT as LONGEST_WAIT
 from pipert_shm.limits import check_count, check_seconds, checked_fps
+from pipert_shm.origins import MOST_ORIGINS, PerOrigin
 from pipert_shm.tables import HtmlRepr
+
+T = TypeVar("T")
 
 LARGEST_FRAME = 1 << 47  # bytes: what a process can address
 MOST_AXES = 32  # as every version of NumPy has
@@ -116,6 +119,8 @@ class Routine(HtmlRepr):
             logged, it is killed and restarted. None: never. Set it on the class or in `__init__`.
         max_errors: exceptions in a row after which the flow is restarted. None: never. Set it likewise.
         join: makes `main_logic` get a message of each input, that belong together. Set it likewise.
+        replicable: whether its flow may have replicas. A routine that must see every frame of a camera says False, since each
+            replica sees a part of them. Set it likewise.
         metas: what is known of all messages in hand, where they are several: of a batch, or of a join, in order.
         counter_names: what it counts of its own, at most 8 names. Set it on the class.
         logger: for log records; they go to the pipe's, named `Pipe.Flow.Routine`. In `__init__` it is not of the pipe yet.
@@ -129,6 +134,7 @@ class Routine(HtmlRepr):
     hang_timeout: float | None = None
     max_errors: int | None = None
     join: Join | None = None
+    replicable: bool = True
     counter_names: ClassVar[tuple[str, ...]] = ()
     logger = _OwnLogger()  # `_logger` by a public name: it is another one in the pipe, and again in the flow's process
     _counters: ClassVar[defaultdict[str, int]] = defaultdict(int)
@@ -203,6 +209,40 @@ class Routine(HtmlRepr):
         except TypeError:  # a list can't be looked up
             shape, kind = _layout(shape, dtype)
         return np.empty(shape, kind) if self._runtime is None else self._runtime.loan(shape, kind)
+
+    def per_origin(
+        self,
+        make: Callable[[str], T] | Callable[[], T],
+        *,
+        limit: int = MOST_ORIGINS,
+        close: Callable[[T], object] | None = None,
+    ) -> PerOrigin[T]:
+        """State for each camera its own: what a routine keeps from frame to frame, where several cameras may be wired to it.
+
+        Call it in `setup()`, so that each start begins afresh, and take the state of the message in hand by
+        `[self.meta.origin]`; of a batch or a join, by `[meta.origin]` for each of `self.metas`. Outside of a flow, in a test,
+        `self.meta.origin` is the routine's own name. Two crops of one camera have the same origin: give each its own routine.
+
+        :param make: makes the state of one origin, when it first comes. It gets the origin's name where it needs an argument.
+        :param limit: the most origins that it keeps. One more drops the one that was used least recently, with a warning.
+        :param close: called with a state that is dropped, and by `clear()` with all of them: call that in `cleanup()`.
+        :raises TypeError: when `make` or `close` can't be called.
+        :raises ValueError: when the limit is no whole number of at least 1.
+
+        >>> class Changes(MiddleRoutine):
+        ...     replicable = False
+        ...     def setup(self):
+        ...         self.seen = self.per_origin(dict)
+        ...     def main_logic(self, level):
+        ...         seen = self.seen[self.meta.origin]
+        ...         before, seen["level"] = seen.get("level"), level
+        ...         return None if level == before else level
+        >>> changes = Changes("changes")
+        >>> changes.setup()
+        >>> [changes.main_logic(level) for level in (5, 5, 7)], list(changes.seen)
+        ([5, None, 7], ['changes'])
+        """
+        return PerOrigin(make, lambda: self._logger, limit, close)
 
     def declare_output(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> None:
         """Says how large the frames are that this routine loans or sends, so that `build()` can make room for them, or say that
@@ -320,7 +360,8 @@ class BatchRoutine(Routine):
     that are to send nothing; or just None. Each result inherits the meta of its own message, and goes out as a message of its
     own. `self.metas` are those of the batch.
 
-    With no wire that leads from it, it is a destination.
+    With no wire that leads from it, it is a destination. The queues before and behind it get room for its batches, unless
+    they block, so that nothing is dropped where nobody is slow.
 
     :param batch_size: the most messages of one call.
     :param max_wait: seconds that the first message of a batch may wait for others; 0: take what is there.

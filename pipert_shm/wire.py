@@ -36,7 +36,8 @@ class Wire(HtmlRepr):
     :param data_transmitter: how payloads travel; by default the pipe's.
     :param policy: what a sender does when a queue is full: `drop_oldest` (real time: the newest frames win), `drop_newest`, or
         `block` (nothing is lost). By default the pipe's.
-    :param capacity: messages that a queue holds, 1 to 65536. By default the pipe's.
+    :param capacity: messages that a queue holds, 1 to 65536. By default the pipe's, and where it does not block as many more as
+        batches ask for. `build()` refuses one that is too small for the batches beside it.
     :param timeout: seconds after which a blocked sender drops the message; None: never. By default the pipe's.
     :param max_age: seconds since its capture after which a message is dropped when it comes, counted as `expired`. None: never.
     :raises ValueError, WiresValidation: when an argument is out of range, there is no destination, or source and destinations

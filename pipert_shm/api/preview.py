@@ -20,8 +20,9 @@ from pipert_shm.api.control import ABSENT, RoutineName
 from pipert_shm.api.models import Problem
 from pipert_shm.data import FrameData
 from pipert_shm.errors import PipeStateError, UnknownTarget, describe
-from pipert_shm.pictures import encoded, scaled
+from pipert_shm.pictures import Mosaic, encoded, scaled
 from pipert_shm.pipe import Pipe
+from pipert_shm.plan import Plan, RoutinePlan
 from pipert_shm.routine import Role
 from pipert_shm.segments import TAPS
 from pipert_shm.tap import Tap
@@ -76,17 +77,23 @@ class Shot:
 class Preview:
     """One routine's pictures: a thread that encodes one when somebody has asked since the last.
 
+    Where messages of several cameras pass, each picture is a mosaic of them.
+
+    :param cameras: how many it is known to get messages of.
+
     Attributes:
         shot: the newest picture; None before the first.
         problem: why there is none.
         over: whether there will be no more.
     """
 
-    def __init__(self, tap: Tap, routine: str, first: int) -> None:
+    def __init__(self, tap: Tap, routine: str, first: int, cameras: int) -> None:
         self.shot: Shot | None = None
         self.problem = ""
         self.over = False
         self._tap = tap
+        self._cameras = cameras
+        self._mosaic = Mosaic()
         self._number = first
         self._asked_at = time.monotonic()
         self._asked = threading.Event()
@@ -120,8 +127,7 @@ class Preview:
     def _encode(self) -> bool:
         """Whether there is something new to be seen."""
         try:
-            payload = self._tap.read(timeout=LINGER_S / 4)
-            jpeg = as_jpeg(payload)
+            jpeg = self._jpeg()
         except TimeoutError:
             return False
         except StopIteration:
@@ -133,6 +139,35 @@ class Preview:
         self._number += 1
         self.shot, self.problem = Shot(self._number, jpeg), ""
         return True
+
+    def _jpeg(self) -> bytes:
+        """The newest frame, encoded; of several cameras the newest frames, as tiles.
+
+        :raises TimeoutError, StopIteration: when there is none (yet).
+        :raises ValueError: when what is sent is no picture.
+        """
+        payload, origin = self._read(LINGER_S / 4)
+        if not self._mosaic.note(origin) and self._cameras < 2:
+            return as_jpeg(payload)
+        until, seen = time.monotonic() + PERIOD_S, set[str]()
+        while True:  # the tap holds one message, so it is emptied until each camera's has come
+            if origin not in seen:
+                self._mosaic.put(origin, picture_of(payload))
+                seen.add(origin)
+            left = until - time.monotonic()
+            if left <= 0 or len(seen) >= max(self._cameras, len(self._mosaic)):
+                break
+            try:
+                payload, origin = self._read(left)
+            except (TimeoutError, StopIteration):
+                break
+        return encoded(self._mosaic.picture(), QUALITY) if len(self._mosaic) > 1 else as_jpeg(payload)
+
+    def _read(self, timeout: float) -> tuple[Any, str]:
+        """The next message, and where it comes from."""
+        payload = self._tap.read(timeout)
+        assert self._tap.meta is not None
+        return payload, self._tap.meta.origin
 
 
 class Previews:
@@ -172,7 +207,7 @@ class Previews:
             if preview is None or preview.over:
                 before = preview.shot if preview is not None else None
                 tap = await to_thread.run_sync(self._pipe.tap, routine, limiter=self._limiter)
-                preview = Preview(tap, routine, before.number if before is not None else 0)
+                preview = Preview(tap, routine, before.number if before is not None else 0, _sources(plan, item))
                 preview.shot = before
                 self._previews[routine] = preview
             if self._closed:
@@ -184,6 +219,17 @@ class Previews:
         self._closed = True
         for preview in list(self._previews.values()):
             preview.stop()
+
+
+def _sources(plan: Plan, item: RoutinePlan) -> int:
+    """How many sources' messages may reach a routine."""
+    reached, following = {item.number}, [item]
+    while following:
+        for edge in following.pop().ins:
+            if edge.sender not in reached:
+                reached.add(edge.sender)
+                following.append(plan.routines[edge.sender])
+    return sum(not plan.routines[number].ins for number in reached)
 
 
 # ---- routes --------------------------------------------------------------------------------------
@@ -207,7 +253,10 @@ _FRESH = {"Cache-Control": "no-store"}
     },
 )
 async def preview_picture(request: Request, routine: RoutineName) -> Response:
-    """The newest frame that a routine sent, as a JPEG at most 640 pixels wide; an older one when none comes within a second."""
+    """The newest frame that a routine sent, as a JPEG at most 640 pixels wide; an older one when none comes within a second.
+
+    Of several cameras, the newest frames in one picture, at most 1280 pixels wide: a tile each, with its name.
+    """
     previews: Previews = request.app.state.previews
     shot = await _first(await previews.opened(routine), routine, PATIENCE_S)
     if shot is None:
@@ -227,7 +276,8 @@ async def preview_picture(request: Request, routine: RoutineName) -> Response:
 async def preview_stream(request: Request, routine: RoutineName) -> StreamingResponse:
     """What a routine sends, as an MJPEG stream for an `<img>`: at most 10 pictures a second, 640 pixels wide.
 
-    A client that reads slowly misses pictures. At most 32 can watch at a time.
+    Frames of several cameras are in one picture, at most 1280 pixels wide: a tile each, with its name. A client that reads
+    slowly misses pictures. At most 32 can watch at a time.
     """
     previews: Previews = request.app.state.previews
     if previews.watchers >= MOST_WATCHERS:

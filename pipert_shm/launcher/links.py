@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import takewhile
 
 from pipert_shm import native
+from pipert_shm.batches import Flood
 from pipert_shm.errors import WiresValidation
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.limits import Policy, check_queue
@@ -119,15 +120,20 @@ class Links:
             transmitter=base.transmitter,
             local=sender.flow == receiver.flow,
             max_age=max_age,
+            own_capacity=capacity is not None or earlier is not None,
             own_transmitter=own_transmitter or (earlier is not None and earlier.own_transmitter),
         )
         if earlier is not None:
             edge.max_age, edge.spread = max_age or earlier.max_age, earlier.spread
             edge.ticketed, edge.ordered = earlier.ticketed, earlier.ordered
         cells = self._segment.process.control.cells
+        if not edge.own_capacity:
+            Flood(self._plan.routines, [*(other for other in self._plan.edges if other.linked), edge]).widen(edge)
+            edge.capacity = min(edge.capacity, cells)
         if edge.capacity > cells:
             raise WiresValidation(
-                f"a wire that is linked to a running pipe can hold {cells} messages at the most, not {edge.capacity}"
+                f"a wire that is linked to a running pipe can hold {cells} messages at the most, not {edge.capacity}: give a "
+                f"smaller capacity, or policy='block', which also is enough for batches"
             )
         if live and not self._incarnations.can_open(edge, sender):
             raise WiresValidation(

@@ -16,6 +16,9 @@ SHADOW, MOVING = 127, 255  # in MOG2's mask
 class MotionDetector(Detector):
     """Finds what moves before a still background. The same frames give the same boxes, always.
 
+    It serves any number of cameras, of any sizes, with a background model for each. Replicas have models of their own, made of
+    those frames that each happens to get: what they find may differ from run to run.
+
     :param history: frames in which the background model forgets.
     :param threshold: how far from the background a pixel must be, as a squared Mahalanobis distance.
     :param min_area: pixels that something must cover to count.
@@ -28,14 +31,16 @@ class MotionDetector(Detector):
         self._min_area = min_area
 
     def setup(self) -> None:
-        """Starts with a background model that knows nothing."""
-        self._model = cv2.createBackgroundSubtractorMOG2(self._history, self._threshold, detectShadows=True)
+        """Starts with background models that know nothing."""
+        self._models = self.per_origin(
+            lambda: cv2.createBackgroundSubtractorMOG2(self._history, self._threshold, detectShadows=True)
+        )
         self._speck = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
         self._gap = cv2.getStructuringElement(cv2.MORPH_RECT, (13, 13))
 
     def detect(self, frame: np.ndarray) -> Detections:
         """A box around each thing that moves."""
-        _, mask = cv2.threshold(self._model.apply(frame), SHADOW, MOVING, cv2.THRESH_BINARY)
+        _, mask = cv2.threshold(self._models[self.meta.origin].apply(frame), SHADOW, MOVING, cv2.THRESH_BINARY)
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, self._speck)
         mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, self._gap)
         contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

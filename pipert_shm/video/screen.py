@@ -13,6 +13,7 @@ from pipert_shm.data import FrameData
 from pipert_shm.errors import shown
 from pipert_shm.events import KILL_EVENT_NAME
 from pipert_shm.limits import check_port, is_count
+from pipert_shm.pictures import Mosaic
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError, cv2
@@ -30,9 +31,12 @@ class MjpegServer(DestinationRoutine):
     It is guarded as the HTTP control is. A page of another site can't show it, as `<img src="http://127.0.0.1:8090/">`, unless
     the site is one of `origins`; and beyond this machine it takes a token.
 
+    Frames of several cameras are shown in one picture, at most 1280 pixels wide, 30 times a second: a tile each, with its name.
+
     :param port: to listen on.
     :param host: address to listen on; without a token, a loopback address.
     :param quality: of the JPEG pictures, 1 to 100.
+    :param mosaic: False shows each frame as it comes: for pictures of several cameras that a routine of yours has made.
     :param token: what viewers have to show: a browser opens `/?token=…`, which may also stand in an `<img>`; a program sends
         `Authorization: Bearer …`.
     :param hosts: names by which it is reached, besides localhost and addresses.
@@ -48,6 +52,7 @@ class MjpegServer(DestinationRoutine):
         name: str | None = None,
         *,
         quality: int = 80,
+        mosaic: bool = True,
         token: str | None = None,
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
@@ -59,6 +64,7 @@ class MjpegServer(DestinationRoutine):
         super().__init__(name)
         self._address = (host, port)
         self._quality = quality
+        self._has_mosaic = mosaic
         self._token = token
         self._hosts = hosts
         self._origins = origins
@@ -72,6 +78,7 @@ class MjpegServer(DestinationRoutine):
         from pipert_shm.web.guard import Guard
         from pipert_shm.web.server import Server
 
+        self._mosaic = Mosaic() if self._has_mosaic else None
         listener = _listener(self._address)
         self._viewers = Viewers()
         guarded = Guard(self._viewers, token=self._token, hosts=self._hosts, origins=self._origins)
@@ -87,10 +94,16 @@ class MjpegServer(DestinationRoutine):
         """Shows one frame to those who look.
 
         :raises VideoError: when OpenCV can't make a JPEG picture of it.
+        :raises ValueError: when there are several cameras, and it is no picture: (h, w[, 1|3|4]) uint8.
         """
         if not self._viewers.count:
+            if self._mosaic is not None:
+                self._mosaic.note(self.meta.origin)
             return
-        encoded, jpeg = cv2.imencode(".jpg", frame_of(data), (cv2.IMWRITE_JPEG_QUALITY, self._quality))
+        picture = frame_of(data) if self._mosaic is None else self._mosaic.add(self.meta.origin, frame_of(data))
+        if picture is None:
+            return
+        encoded, jpeg = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, self._quality))
         if not encoded:
             raise VideoError(self.name, "OpenCV can't make a JPEG picture of this frame")
         self._viewers.show(jpeg.tobytes())
@@ -113,12 +126,16 @@ def _listener(address: tuple[str, int]) -> socket.socket:
 class Display(DestinationRoutine):
     """Shows the frames that it gets in a window, as OpenCV does. Key `q` or Esc kills the pipe.
 
+    Frames of several cameras are shown in one picture, at most 1280 pixels wide: a tile each, with its name.
+
     :param title: of the window; the routine's name by default.
+    :param mosaic: False shows each frame as it comes: for pictures of several cameras that a routine of yours has made.
     """
 
-    def __init__(self, title: str | None = None, name: str | None = None) -> None:
+    def __init__(self, title: str | None = None, name: str | None = None, *, mosaic: bool = True) -> None:
         super().__init__(name)
         self._title = title or self.name
+        self._has_mosaic = mosaic
 
     def setup(self) -> None:
         """Looks for a screen.
@@ -131,10 +148,16 @@ class Display(DestinationRoutine):
                 self._title,
                 "there is no screen to show a window on (DISPLAY is not set); use MjpegServer to look by a browser, or ssh -X",
             )
+        self._mosaic = Mosaic() if self._has_mosaic else None
 
     def main_logic(self, data: np.ndarray | FrameData) -> None:
-        """Shows one frame."""
-        cv2.imshow(self._title, frame_of(data))
+        """Shows one frame.
+
+        :raises ValueError: when there are several cameras, and it is no picture: (h, w[, 1|3|4]) uint8.
+        """
+        picture = frame_of(data) if self._mosaic is None else self._mosaic.add(self.meta.origin, frame_of(data))
+        if picture is not None:
+            cv2.imshow(self._title, picture)
         if cv2.waitKey(1) & 0xFF in KEYS_TO_END:
             self.notify_event(KILL_EVENT_NAME)
 

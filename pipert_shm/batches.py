@@ -1,0 +1,125 @@
+"""How much the queues around a routine that takes batches have to hold, so that nothing is dropped where nobody is slow.
+
+While it handles a batch, as many messages come, on all of its wires, as the batch has; when it is done, all of its results go
+out at once. The steps behind it may be faster than those behind them, so what comes at once at the first may come at once at
+the last; and what a step gets from elsewhere waits meanwhile. A queue that makes its sender wait (`block`) needs no more room
+for that. A wire that says its own capacity is taken at its word, or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from pipert_shm.errors import WiresValidation
+from pipert_shm.limits import LARGEST_CAPACITY, Policy
+
+
+class Step(Protocol):
+    """A routine in a plan.
+
+    Attributes:
+        batch: messages that it takes in one call, at the most; 0 when it takes them one by one.
+        depth: messages of one wire that may wait for partners from others; 0 when it joins nothing.
+    """
+
+    batch: int
+    depth: int
+
+    @property
+    def name(self) -> str:
+        """The routine's name."""
+
+
+class Queue(Protocol):
+    """An edge in a plan.
+
+    Attributes:
+        own_capacity: whether its wire says how much it holds.
+        ordered: it leads from one of several replicas, to where their order is restored.
+    """
+
+    sender: int
+    receiver: int
+    policy: Policy
+    capacity: int
+    own_capacity: bool
+    ordered: bool
+
+
+class Flood:
+    """What a graph does with batches. The graph has no cycles.
+
+    :param edges: that are linked.
+    """
+
+    def __init__(self, steps: Sequence[Step], edges: Iterable[Queue]) -> None:
+        self._steps = steps
+        self._ins: dict[int, list[Queue]] = {}
+        for edge in edges:
+            self._ins.setdefault(edge.receiver, []).append(edge)
+        self._at_once: dict[int, int] = {}
+        self._late: dict[int, int] = {}
+
+    def widen(self, edge: Queue) -> None:
+        """Makes the queue hold what may come at once, on top of what it would hold else.
+
+        :raises WiresValidation: when its wire says a capacity that is too small, or there can't be so large a queue.
+        """
+        if edge.policy == "block":
+            return
+        sender, receiver = self._steps[edge.sender], self._steps[edge.receiver]
+        share = -(-receiver.batch // len(self._ins[edge.receiver]))
+        if edge.own_capacity:
+            self._require(edge, "from", sender, sender.batch)
+            self._require(edge, "to", receiver, share)
+            return
+        meanwhile = min(receiver.batch, 2 * share)  # some cameras send more than others
+        needed = max(meanwhile, *map(self._at_once_on, self._ins[edge.receiver]))
+        if needed < 2:
+            return
+        edge.capacity += needed
+        if edge.capacity > LARGEST_CAPACITY:
+            raise WiresValidation(
+                f"the queue from {sender.name!r} to {receiver.name!r} would have to hold batches of {needed} messages, and "
+                f"can't hold more than {LARGEST_CAPACITY}: make batch_size smaller, or say policy='block'"
+            )
+
+    def deepen(self, number: int) -> None:
+        """Makes a routine that joins wait as long as a batch on one of its ways may take."""
+        step = self._steps[number]
+        if step.depth:
+            step.depth = max(step.depth, *(self._late_from(edge.sender) for edge in self._ins[number]))
+
+    def _require(self, edge: Queue, way: str, step: Step, least: int) -> None:
+        if step.batch > 1 and edge.capacity < least:
+            names = self._steps[edge.sender].name, self._steps[edge.receiver].name
+            raise WiresValidation(
+                f"the queue from {names[0]!r} to {names[1]!r} holds {edge.capacity} messages, and batches of {step.batch} come "
+                f"{way} {step.name!r}: messages would be dropped although nobody is slow. Say capacity={least} or more, or "
+                f"none (build() finds it), or policy='block', or a smaller batch_size"
+            )
+
+    def _at_once_on(self, edge: Queue) -> int:
+        return self._at_once_from(edge.sender) * (2 if edge.ordered else 1)  # a replica may be a batch ahead of the others
+
+    def _at_once_from(self, number: int) -> int:
+        """Messages that a routine may send at once; 0 when that is one."""
+        if number not in self._at_once:
+            step = self._steps[number]
+            ins = [self._at_once_from(edge.sender) for edge in self._ins.get(number, ())]
+            come = max(ins, default=0) if step.depth else sum(ins)
+            self._at_once[number] = min(LARGEST_CAPACITY, max(come, step.batch if step.batch > 1 else 0))
+        return self._at_once[number]
+
+    def _late_from(self, number: int) -> int:
+        """Messages of its source that may be between one that was sent and what a routine makes of it; 0 where no batch is.
+
+        What counts is what the queues hold, so these have to be wide enough before.
+        """
+        if number not in self._late:
+            ins, batch = self._ins.get(number, ()), self._steps[number].batch
+            late = max((self._late_from(edge.sender) for edge in ins), default=0)
+            waiting = max((edge.capacity for edge in ins), default=0)
+            self._late[number] = late + waiting + batch if late or batch > 1 else 0
+        return self._late[number]
