@@ -87,6 +87,7 @@ class Keen(SourceRoutine):
         zones: list[Zone] = [],
         function: Callable[[int], int] | None = None,
         cls: type[Zone] | None = None,
+        classes: list[type[Zone]] = [],
         unknown: Thing | None = None,
     ) -> None:
         super().__init__(name)
@@ -294,6 +295,7 @@ flows: {f: {routines: [camera, yolo, face], auto_wire: true}}
         ("function: M.dubble", "function", "has no attribute 'dubble'; did you mean 'double'?"),
         ("function: 3", "function", "Input should be callable, not 3"),
         ("function: {class: M.Square, parameters: {side: no}}", "function.parameters.side", "a valid number, not 'no'"),
+        ("classes: [M.Zone, M.Zome]", "classes[1]", "has no attribute 'Zome'; did you mean 'Zone'?"),
         ("cls: M.Square", "cls", "Input should be a subclass of Zone"),
         ("whle: 3", "whle", "M.Keen takes no 'whle'; it takes: shapes, flag, "),
         ("whle: 3", "whle", "; did you mean 'whole'?"),

@@ -64,11 +64,11 @@ def test_a_file_without_an_end_is_read_to_its_limit_only() -> None:
 
 def test_a_field_has_the_line_where_it_is_written_in_merged_and_aliased_parts_too(tmp_path: Path) -> None:
     path = tmp_path / "pipeline.yaml"
-    path.write_text("base: &base\n  x: 1\n  y: 2\na:\n  <<: *base\n  y: 3\nb: *base\nc: {0: d}\nd:\n  - 1\n  - {e: 2}\n")
+    path.write_text("base: &base\n  x: 1\n  y: 2\na:\n  <<: *base\n  y: 3\nb: *base\nc:\n  0: d\nd:\n  - 1\n  - {e: 2}\n")
     file = YamlFile(path)
     assert file.data["a"] == {"x": 1, "y": 3}
     fields: list[Where] = [("a", "x"), ("a", "y"), ("b", "y"), ("c", 0), ("d", 1, "e"), ("d", 1, "lacking"), ("lacking",)]
-    assert [file.fault(field, "").line for field in fields] == [2, 6, 3, 8, 11, 11, 1]
+    assert [file.fault(field, "").line for field in fields] == [2, 6, 3, 9, 12, 12, 1]
     assert file.fault(("d", 1, "e"), "").field == "d[1].e"
 
 
