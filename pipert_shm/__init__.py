@@ -76,12 +76,13 @@ if TYPE_CHECKING:
     from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
     from pipert_shm.video.image import Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
-    from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
+    from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter
     from pipert_shm.video.record import Recorder, Replay
     from pipert_shm.video.rerun import RerunWriter
     from pipert_shm.video.screen import Display, MjpegServer
     from pipert_shm.video.source import VideoSource, video_sources
     from pipert_shm.video.tracking import Tracker
+    from pipert_shm.video.writer import VideoWriter
 
 __all__ = [
     "KILL_EVENT_NAME",
@@ -202,7 +203,7 @@ _LAZY = {
     "VideoInfo": "pipert_shm.video.capture",
     "VideoSource": "pipert_shm.video.source",
     "video_sources": "pipert_shm.video.source",
-    "VideoWriter": "pipert_shm.video.output",
+    "VideoWriter": "pipert_shm.video.writer",
     "YoloHead": "pipert_shm.video.dnn",
 }
 

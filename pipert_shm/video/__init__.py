@@ -10,12 +10,13 @@ from pipert_shm.video.detection import DetectedFrame, Detections, Detector
 from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
 from pipert_shm.video.image import Crop, CvtColor, Resize
 from pipert_shm.video.opencv import VideoError
-from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter, VideoWriter
+from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter
 from pipert_shm.video.record import Recorder, Replay
 from pipert_shm.video.rerun import RerunWriter
 from pipert_shm.video.screen import Display, MjpegServer
 from pipert_shm.video.source import VideoSource, video_sources
 from pipert_shm.video.tracking import Tracker
+from pipert_shm.video.writer import VideoWriter
 
 __all__ = [
     "Annotator",

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from pipert_shm.errors import EndOfStream
 from pipert_shm.routine import DestinationRoutine, SourceRoutine
-from pipert_shm.video.output import set_aside
+from pipert_shm.video.files import set_aside
 
 MAGIC = b"pipert_shm recording 1\n"
 REST = 0.1  # seconds after which a source that waits looks whether it is to stop

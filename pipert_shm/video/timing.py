@@ -1,4 +1,4 @@
-"""Frames in the time of their video: one at a time as they are due, or fewer of them."""
+"""Frames in the time of their video: one at a time as they are due, fewer of them, or where they go in another one."""
 
 from __future__ import annotations
 
@@ -54,3 +54,32 @@ class Thinning:
             return False
         self._next = (self._next if pts - self._next < self._gap else pts) + self._gap
         return True
+
+
+class Timeline:
+    """Where in a video that is written each frame of a stream goes, so that it plays as fast as the stream did.
+
+    Where time stamps jump (back, or by more than a minute: a stream that was lost, a file that begins anew), and where there
+    are none, a frame comes `1 / fps` after the one before.
+
+    >>> timeline = Timeline(25)
+    >>> [round(timeline.place(pts), 2) for pts in (7.0, 7.1, 7.2, 0.0, 0.5, None)]
+    [0.0, 0.1, 0.2, 0.24, 0.74, 0.78]
+    """
+
+    def __init__(self, fps: float) -> None:
+        self._interval = 1 / fps
+        self._at: float | None = None
+        self._pts: float | None = None
+
+    def place(self, pts: float | None) -> float:
+        """Seconds from the start of what is written, more than those of the frame before.
+
+        :param pts: where in its stream the frame stands, seconds.
+        """
+        gap = self._interval
+        if pts is not None and self._pts is not None and 0 < pts - self._pts <= LONGEST_GAP:
+            gap = pts - self._pts
+        self._pts = pts
+        self._at = 0.0 if self._at is None else self._at + gap
+        return self._at
