@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from pipert_shm.errors import PipertError
 from pipert_shm.video.files import write_all
 
 try:
@@ -235,7 +236,7 @@ def _chunk_head(first: int, last: int, size: int) -> bytes:
     return CHUNK_HEAD.pack(Opcode.CHUNK, CHUNK_HEAD.size - PREFIX.size + size, first, last, size, 0, 0, size)
 
 
-class BrokenOff(Exception):
+class BrokenOff(PipertError):
     """The file ends in the midst of a record, or something else stands there.
 
     Attributes:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipert_shm.errors import PipertError
 from pipert_shm.video.detection import DetectedFrame, Detections
 
 IMAGE_NAME = "sensor_msgs/msg/Image"
@@ -52,7 +53,7 @@ _LAYOUTS = {name: layout for layout, name in _ENCODINGS.items()}
 _KINDS = "biufcmM"  # of NumPy's dtypes, that stand for themselves
 
 
-class NotPlain(Exception):
+class NotPlain(PipertError):
     """A payload has something that only a pickle can keep; its text says what."""
 
 
