@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from pipert_shm.video.image import Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter
-    from pipert_shm.video.record import Recorder, Replay
+    from pipert_shm.video.record import Recorder, Replay, UntrustedRecording
     from pipert_shm.video.rerun import RerunWriter
     from pipert_shm.video.screen import Display, MjpegServer
     from pipert_shm.video.source import VideoSource, video_sources
@@ -156,6 +156,7 @@ __all__ = [
     "UniqueRoutineName",
     "UnknownEvent",
     "UnknownTarget",
+    "UntrustedRecording",
     "VideoError",
     "VideoInfo",
     "VideoSource",
@@ -199,6 +200,7 @@ _LAZY = {
     "SnapshotWriter": "pipert_shm.video.output",
     "SqliteWriter": "pipert_shm.video.output",
     "Tracker": "pipert_shm.video.tracking",
+    "UntrustedRecording": "pipert_shm.video.record",
     "VideoError": "pipert_shm.video.opencv",
     "VideoInfo": "pipert_shm.video.capture",
     "VideoSource": "pipert_shm.video.source",

@@ -11,7 +11,7 @@ from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
 from pipert_shm.video.image import Crop, CvtColor, Resize
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter
-from pipert_shm.video.record import Recorder, Replay
+from pipert_shm.video.record import Recorder, Replay, UntrustedRecording
 from pipert_shm.video.rerun import RerunWriter
 from pipert_shm.video.screen import Display, MjpegServer
 from pipert_shm.video.source import VideoSource, video_sources
@@ -40,6 +40,7 @@ __all__ = [
     "SnapshotWriter",
     "SqliteWriter",
     "Tracker",
+    "UntrustedRecording",
     "VideoError",
     "VideoInfo",
     "VideoSource",

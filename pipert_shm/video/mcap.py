@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from pipert_shm.errors import PipertError
 from pipert_shm.video.files import write_all
 
 try:
@@ -236,22 +235,10 @@ def _chunk_head(first: int, last: int, size: int) -> bytes:
     return CHUNK_HEAD.pack(Opcode.CHUNK, CHUNK_HEAD.size - PREFIX.size + size, first, last, size, 0, 0, size)
 
 
-class BrokenOff(PipertError):
-    """The file ends in the midst of a record, or something else stands there.
-
-    Attributes:
-        at: byte of the file.
-    """
-
-    def __init__(self, at: int) -> None:
-        super().__init__(f"it breaks off at byte {at}")
-        self.at = at
-
-
-def messages_in(file: BinaryIO) -> Iterator[tuple[Channel, Message]]:
+def messages_in(file: BinaryIO, on_break: Callable[[int], object]) -> Iterator[tuple[Channel, Message]]:
     """The messages of a file, in order; of one whose end is missing those that are whole.
 
-    :raises BrokenOff: where it ends without an end.
+    :param on_break: told where the file ends without an end, or has something else, bytes from its beginning.
     """
     channels: dict[int, Channel] = {}
     file.seek(len(MAGIC))
@@ -259,17 +246,19 @@ def messages_in(file: BinaryIO) -> Iterator[tuple[Channel, Message]]:
         at = file.tell()
         try:
             records = _next_records(file)
-        except (McapError, ValueError, struct.error, KeyError, OverflowError, MemoryError) as error:
-            raise BrokenOff(at) from error
+        except (McapError, ValueError, struct.error, OverflowError, MemoryError):
+            on_break(at)
+            return
         for record in records:
             if isinstance(record, Channel):
                 channels[record.id] = record
-            elif isinstance(record, Message):
-                if record.channel_id not in channels:
-                    raise BrokenOff(at)
-                yield channels[record.channel_id], record
             elif isinstance(record, DataEnd):
                 return
+            elif isinstance(record, Message):
+                if record.channel_id not in channels:
+                    on_break(at)
+                    return
+                yield channels[record.channel_id], record
 
 
 def _next_records(file: BinaryIO) -> list[McapRecord]:

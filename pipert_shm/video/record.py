@@ -115,7 +115,7 @@ class Recorder(DestinationRoutine):
             return [picture(topic, PAYLOAD, data)]
         try:
             text, pictures = recorded.json_from_payload(data)
-        except (recorded.NotPlain, ValueError) as error:
+        except (TypeError, ValueError) as error:
             return [Part(file.channel(f"{topic}/pickle", "pickle", PAYLOAD), [self._pickle(data, error)])]
         parts = [picture(f"{topic}/frame{number or ''}", PART, array) for number, array in enumerate(pictures)]
         return [*parts, Part(file.channel(f"{topic}/data", "json", PAYLOAD), [text])]
@@ -241,11 +241,11 @@ class Replay(SourceRoutine):
         return self._of_pickles(file)
 
     def _of_mcap(self, file: BinaryIO) -> Iterator[tuple[int, Any]]:
-        from pipert_shm.video.mcap import BrokenOff, messages_in
+        from pipert_shm.video.mcap import messages_in
 
         pictures: list[np.ndarray] = []
         try:
-            for channel, message in messages_in(file):
+            for channel, message in messages_in(file, self._warn_of_break):
                 role = channel.metadata.get("pipert_shm")
                 if role not in (PART, PAYLOAD):
                     continue  # another program's
@@ -255,8 +255,6 @@ class Replay(SourceRoutine):
                 else:
                     pictures = []
                     yield message.log_time, payload
-        except BrokenOff as end:
-            self._warn_of_break(end.at)
         except (ValueError, pickle.UnpicklingError, EOFError) as error:
             raise VideoError(str(self.path), f"the recording {str(self.path)!r} is damaged: {describe(error)}") from error
 

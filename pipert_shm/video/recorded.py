@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from pipert_shm.errors import PipertError
 from pipert_shm.video.detection import DetectedFrame, Detections
 
 IMAGE_NAME = "sensor_msgs/msg/Image"
@@ -51,10 +50,6 @@ _ENCODINGS: dict[tuple[str, int], str] = {
 }
 _LAYOUTS = {name: layout for layout, name in _ENCODINGS.items()}
 _KINDS = "biufcmM"  # of NumPy's dtypes, that stand for themselves
-
-
-class NotPlain(PipertError):
-    """A payload has something that only a pickle can keep; its text says what."""
 
 
 def is_picture(value: object) -> bool:
@@ -110,7 +105,7 @@ def _aligned(at: int) -> int:
 def json_from_payload(payload: Any) -> tuple[bytes, list[np.ndarray]]:
     """A payload as JSON, and the pictures that stand in it.
 
-    :raises NotPlain: when it has what JSON can't say.
+    :raises TypeError: when it has what JSON can't say; its text says what.
     """
     pictures: list[np.ndarray] = []
     plain = _Plain(pictures)
@@ -125,14 +120,14 @@ class _Plain:
 
     def of(self, value: Any, depth: int) -> Any:
         if depth > DEEPEST:
-            raise NotPlain(f"more than {DEEPEST} levels of containers")
+            raise TypeError(f"more than {DEEPEST} levels of containers")
         make = _MAKERS.get(type(value))
         if make is not None:
             return make(self, value, depth + 1)
         if isinstance(value, np.generic):
             return {"$scalar": self._array(np.asarray(value))}
         kind = type(value)
-        raise NotPlain(f"an object of class {kind.__module__}.{kind.__qualname__}")
+        raise TypeError(f"an object of class {kind.__module__}.{kind.__qualname__}")
 
     def _float(self, value: float, depth: int) -> Any:
         return value if math.isfinite(value) else {"$float": repr(value)}
@@ -153,7 +148,7 @@ class _Plain:
 
     def _array(self, value: np.ndarray) -> Any:
         if value.dtype.kind not in _KINDS or type(value.dtype).__module__ != "numpy.dtypes":
-            raise NotPlain(f"an array of dtype {value.dtype}")
+            raise TypeError(f"an array of dtype {value.dtype}")
         data = base64.b64encode(value.tobytes()).decode()
         return {"dtype": value.dtype.str, "shape": list(value.shape), "data": data}
 
@@ -163,7 +158,7 @@ class _Plain:
 
     def _detected_frame(self, value: DetectedFrame, depth: int) -> Any:
         if set(vars(value)) != {"frame", "detections", "additional_data"}:
-            raise NotPlain("a DetectedFrame with attributes of its own")
+            raise TypeError("a DetectedFrame with attributes of its own")
         return {"$DetectedFrame": [self.of(field, depth) for field in (value.frame, value.detections, value.additional_data)]}
 
 
