@@ -196,7 +196,7 @@ class OpenCVMovie:
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
-        self.size = size
+        self.size = max(size[0], 2), max(size[1], 2)
         self.room = ROOM
         self._fps = fps
         self._due = 0  # number of the frame that comes next
@@ -204,7 +204,7 @@ class OpenCVMovie:
         if path.is_dir():
             raise IsADirectoryError(21, "Is a directory", str(path))
         # An absolute path: of a:b.mp4 FFmpeg takes the a for a protocol.
-        self._writer = cv2.VideoWriter(os.path.abspath(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        self._writer = cv2.VideoWriter(os.path.abspath(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, self.size)
         if not self._writer.isOpened():
             raise OSError(5, "OpenCV does not open it", str(path))
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # it may be renamed
