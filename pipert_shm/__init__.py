@@ -73,10 +73,11 @@ if TYPE_CHECKING:
     from pipert_shm.video.capture import VideoInfo
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
     from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+    from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
     from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
     from pipert_shm.video.image import Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
-    from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter
+    from pipert_shm.video.output import SnapshotWriter
     from pipert_shm.video.record import Recorder, Replay, UntrustedRecording
     from pipert_shm.video.rerun import RerunWriter
     from pipert_shm.video.screen import Display, MjpegServer
@@ -190,7 +191,7 @@ _LAZY = {
     "DnnDetector": "pipert_shm.video.dnn",
     "HaarDetector": "pipert_shm.video.classic",
     "HogPeopleDetector": "pipert_shm.video.classic",
-    "JsonLinesWriter": "pipert_shm.video.output",
+    "JsonLinesWriter": "pipert_shm.video.detection_output",
     "MjpegServer": "pipert_shm.video.screen",
     "MotionDetector": "pipert_shm.video.classic",
     "Recorder": "pipert_shm.video.record",
@@ -198,7 +199,7 @@ _LAZY = {
     "RerunWriter": "pipert_shm.video.rerun",
     "Resize": "pipert_shm.video.image",
     "SnapshotWriter": "pipert_shm.video.output",
-    "SqliteWriter": "pipert_shm.video.output",
+    "SqliteWriter": "pipert_shm.video.detection_output",
     "Tracker": "pipert_shm.video.tracking",
     "UntrustedRecording": "pipert_shm.video.record",
     "VideoError": "pipert_shm.video.opencv",

@@ -7,10 +7,11 @@ from pipert_shm.video.annotation import Annotator
 from pipert_shm.video.capture import VideoInfo, open_video
 from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
 from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
 from pipert_shm.video.dnn import CenterFaceHead, DnnDetector, YoloHead
 from pipert_shm.video.image import Crop, CvtColor, Resize
 from pipert_shm.video.opencv import VideoError
-from pipert_shm.video.output import JsonLinesWriter, SnapshotWriter, SqliteWriter
+from pipert_shm.video.output import SnapshotWriter
 from pipert_shm.video.record import Recorder, Replay, UntrustedRecording
 from pipert_shm.video.rerun import RerunWriter
 from pipert_shm.video.screen import Display, MjpegServer
