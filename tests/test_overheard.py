@@ -52,8 +52,8 @@ SAID = "routine 'camera', on standard error"
 
 def test_a_line_is_a_record_of_the_routine(caplog: pytest.LogCaptureFixture) -> None:
     assert heard(caplog, write(b"connection ", b"refused\nno end")) == [
-        ("Pipe.camera", f"{SAID}: connection refused"),
-        ("Pipe.camera", f"{SAID}: no end"),
+        ("Pipe.camera.camera", f"{SAID}: connection refused"),
+        ("Pipe.camera.camera", f"{SAID}: no end"),
     ]
 
 
@@ -63,7 +63,7 @@ def test_of_a_flow_with_several_routines_it_is_the_flow_s(caplog: pytest.LogCapt
 
 def test_what_children_write_comes_too(caplog: pytest.LogCaptureFixture) -> None:
     speak = lambda: subprocess.run(["sh", "-c", "echo from a child >&2"], check=True)  # noqa: E731
-    assert heard(caplog, speak) == [("Pipe.camera", f"{SAID}: from a child")]
+    assert heard(caplog, speak) == [("Pipe.camera.camera", f"{SAID}: from a child")]
 
 
 def test_lines_that_differ_in_numbers_are_told_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -92,7 +92,7 @@ def test_of_a_flood_a_few_lines_are_told_and_nothing_waits(caplog: pytest.LogCap
 
 
 def test_control_characters_do_not_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    assert heard(caplog, write(b"\x1b[31mred\x1b[0m \xff\x07 end\r\n")) == [("Pipe.camera", f"{SAID}: red \ufffd  end")]
+    assert heard(caplog, write(b"\x1b[31mred\x1b[0m \xff\x07 end\r\n")) == [("Pipe.camera.camera", f"{SAID}: red \ufffd  end")]
 
 
 def test_a_crash_does_not_lose_the_last_words(caplog: pytest.LogCaptureFixture) -> None:

@@ -81,9 +81,8 @@ class Overheard:
     def _voice_of(self, flow: Flow) -> _Voice:
         """Of the routine, where there is but one: a library does not say for whom it writes."""
         single = flow.routines[0].routine.name if len(flow.routines) == 1 else None
-        name = single or flow.name
-        handler = ForwardingHandler(self._logs, flow.name, name)
-        logger = forwarding_logger(f"{self._logger.name}.{name}", handler)
+        name = f"{self._logger.name}.{flow.name}.{single}" if single else f"{self._logger.name}.{flow.name}"
+        logger = forwarding_logger(name, ForwardingHandler(self._logs, flow.name, single or flow.name))
         return _Voice(logger, f"routine {single!r}" if single else f"flow {flow.name!r}")
 
     def _hear(self, flow: Flow, fd: int) -> bool:
