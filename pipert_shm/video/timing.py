@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 MOST_LATE = 1.0
+MOST_OFF = 2.0
 LONGEST_GAP = 60.0
 
 
@@ -28,6 +29,36 @@ class Playback:
             self._zero = now - pts
         self._last = pts
         return self._zero + pts - now
+
+
+class StreamClock:
+    """Where in a live stream frames stand, by its own stamps as long as they go as fast as the time.
+
+    Some streams have no stamps of their own: of MJPEG over HTTP, FFmpeg counts frames and takes them for 25 a second. What is
+    recorded by such stamps plays too fast or too slowly, so once they are 2 s off it is the time of arrival that counts.
+
+    >>> clock = StreamClock()
+    >>> [round(clock.place(number / 25, number * 10**8), 2) for number in (0, 1, 2, 50, 51)]  # ten frames a second
+    [0.0, 0.04, 0.08, 5.0, 5.1]
+    """
+
+    def __init__(self) -> None:
+        self._zero: float | None = None  # of the stamps, by the time of arrival
+        self._by_arrival = False
+
+    def place(self, pts: float | None, came_ns: int) -> float | None:
+        """Seconds from the start of the stream.
+
+        :param pts: what the stream says.
+        :param came_ns: when the frame came, CLOCK_MONOTONIC.
+        """
+        if pts is None:
+            return None
+        came = came_ns / 1e9
+        if self._zero is None:
+            self._zero = came - pts
+        self._by_arrival = self._by_arrival or abs(came - pts - self._zero) > MOST_OFF
+        return came - self._zero if self._by_arrival else pts
 
 
 class Thinning:
