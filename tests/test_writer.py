@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import RunScript
-from media import frames_of
+from media import frames_of, largest_file
 from pipert_shm import START_EVENT_NAME, Meta, Pipe, Wire
 from pipert_shm.video import VideoError, VideoWriter
 from pipert_shm.video.files import Appender, free_name, has_room
@@ -229,34 +230,47 @@ def test_two_cameras_on_one_writer_in_a_pipe(tmp_path: Path) -> None:
 # ---- full disks ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["h264", "mp4v"])
-def test_a_full_disk_costs_what_it_does_not_take_and_no_more(tmp_path: Path, run_script: RunScript, kind: str) -> None:
-    """A limit on the size of files fails a write as a full disk does, also in its midst; later there is room again."""
-    end = run_script(
-        f"""
-        import resource
-        import numpy as np
-        from pipert_shm.video import VideoError, VideoWriter
+NOISE = np.random.default_rng(1).integers(0, 255, (5, 120, 160, 3), np.uint8)
 
-        noise = np.random.default_rng(1).integers(0, 255, (5, 120, 160, 3), np.uint8)
-        writer = VideoWriter({str(tmp_path / "new" / "out.mp4")!r}, codec={kind!r})
-        writer.setup()
-        for number in range(150):
-            limit = (500_000 if number < 75 else 10**9, resource.RLIM_INFINITY)
-            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+def ends_with_a_whole_box(path: Path) -> bool:
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+        at += int.from_bytes(data[at : at + 4], "big") or len(data)
+    return at == len(data)
+
+
+@pytest.mark.parametrize("kind", ["h264", "mp4v"])
+def test_a_full_disk_costs_what_it_does_not_take_and_no_more(tmp_path: Path, kind: Codec) -> None:
+    writer = VideoWriter(tmp_path / "new" / "out.mp4", codec=kind)
+    writer.setup()
+    told = []
+    for number in range(150):
+        with largest_file(500_000 if number < 75 else 10**9):
             try:
-                writer.main_logic(noise[number % 5])
+                write(writer, NOISE[number % 5])
             except VideoError as error:
-                print(number, error)
-        writer.cleanup()
-        """
-    )
-    assert end.returncode == 0, end.stderr
-    assert "full: make room; it goes on by itself then" in end.lines[0]
+                told.append(str(error))
+    writer.cleanup()
+    assert "full: make room; it goes on by itself then" in told[0]
     counts = {path.name: len(list(frames_of(path))) for path in (tmp_path / "new").iterdir()}
     assert counts["out.mp4"] >= 10, "what was written before can be played"
-    assert sum(counts.values()) >= 150 - 30 * len(end.lines)
+    assert sum(counts.values()) >= 150 - 30 * len(told)
     assert max(counts.values()) >= 75, "what comes afterwards is written"
+    assert all(map(ends_with_a_whole_box, (tmp_path / "new").iterdir()))
+
+
+@pytest.mark.parametrize("kind", ["h264", "mp4v"])
+@pytest.mark.parametrize("room", [0, 20, 200, 1000])
+def test_an_end_that_does_not_fit_costs_no_whole_piece(tmp_path: Path, kind: Codec, room: int) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", codec=kind)
+    writer.setup()
+    for number in range(50):
+        write(writer, np.full((64, 64, 3), 5 * number, np.uint8))
+    with largest_file(writer.path.stat().st_size + room), pytest.raises(VideoError, match="can't write the video"):
+        writer.cleanup()
+    assert len(list(frames_of(writer.path))) >= 37
+    assert ends_with_a_whole_box(writer.path)
 
 
 def test_a_disk_that_stays_full_is_told_at_the_end_too(tmp_path: Path, run_script: RunScript) -> None:
@@ -295,27 +309,30 @@ def test_a_disk_that_stays_full_is_told_at_the_end_too(tmp_path: Path, run_scrip
     assert end.lines[1:] == ["True"]
 
 
-def test_a_file_of_records_takes_back_what_does_not_fit(tmp_path: Path, run_script: RunScript) -> None:
-    end = run_script(
-        f"""
-        import resource
-        from pathlib import Path
-        from pipert_shm.video.files import Appender
-
-        file = Appender(Path({str(tmp_path / "lines")!r}))
-        for number in range(30):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000 if number < 20 else 10**6, resource.RLIM_INFINITY))
-            try:
-                file.append(b"%d " % number * 30 + b"end\\n")
-            except OSError:
-                print(number)
-        """
-    )
-    lost = {int(line) for line in end.lines}
+def test_a_file_of_records_takes_back_what_does_not_fit(tmp_path: Path) -> None:
+    file = Appender(tmp_path / "lines")
+    kept = []
+    for number in range(30):
+        with largest_file(1000 if number < 20 else 10**6), contextlib.suppress(OSError):
+            file.append(b"%d " % number * 30 + b"end\n")
+            kept.append(number)
+    file.close()
     lines = (tmp_path / "lines").read_text().splitlines()
-    assert lost
+    assert 10 < len(kept) < 30
     assert all(line.endswith("end") for line in lines)
-    assert [int(line.split()[0]) for line in lines] == [number for number in range(30) if number not in lost]
+    assert [int(line.split()[0]) for line in lines] == kept
+
+
+def test_of_a_disk_that_has_no_room_at_all_no_file_is_left(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", codec="h264")
+    writer.setup()
+    with largest_file(100):
+        for _ in range(40):
+            with contextlib.suppress(VideoError):
+                write(writer, RAMP)
+        with pytest.raises(VideoError):
+            writer.cleanup()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_that_are_taken_are_left_alone(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class PyAVMovie:
     def close(self) -> None:
         """See `Movie.close`."""
         try:
-            if self._encoded:  # else there is no encoder yet, and to flush it would crash
+            if self._encoded:  # else to flush the encoder may crash
                 self._container.mux(self._stream.encode())
             self._container.close()
         except BaseException:
@@ -152,8 +152,7 @@ class _File:
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         self.name = os.path.abspath(path)  # by which FFmpeg chooses the format
-        self._header = b""
-        self._whole = 0
+        self._header = self._whole = 0  # bytes before the first piece, and up to the last one
         self._failed = False
 
     def write(self, data: bytes) -> int:
@@ -174,16 +173,12 @@ class _File:
         """What was written so far can be played."""
         if self._failed:
             raise OSError(28, "what was written before did not reach the disk")
-        size = os.fstat(self._fd).st_size
-        if not self._header:
-            self._header = os.pread(self._fd, size, 0)  # which the end of a file changes
-        self._whole = size
+        self._whole = os.fstat(self._fd).st_size
+        self._header = self._header or self._whole
 
     def restore(self) -> None:
         """Takes back what is not whole; this needs no room on the disk. A file that no frame has reached is empty then."""
-        os.ftruncate(self._fd, self._whole if self._whole > len(self._header) else 0)
-        if self._whole > len(self._header):
-            os.pwrite(self._fd, self._header, 0)
+        os.ftruncate(self._fd, self._whole if self._whole > self._header else 0)
 
     def close(self) -> None:
         os.close(self._fd)
