@@ -34,11 +34,13 @@ class Movie(Protocol):
 
     Attributes:
         size: width and height that frames must have.
-        room: bytes that it takes to end it properly.
+        room: bytes that it takes to end it properly, after one more frame.
+        look_s: seconds from one look at the room on the disk to the next.
     """
 
     size: tuple[int, int]
     room: int
+    look_s: float
 
     def write(self, frame: np.ndarray, at: float) -> None:
         """Writes a frame.
@@ -79,6 +81,8 @@ def open_movie(path: Path, codec: Codec, fps: float, size: tuple[int, int]) -> M
 
 class PyAVMovie:
     """By PyAV, with a time stamp for each frame. An MP4 file is in pieces until the end, each of which can be played."""
+
+    look_s = 0.25
 
     def __init__(self, path: Path, codec: Codec, fps: float, size: tuple[int, int]) -> None:
         import av
@@ -190,9 +194,12 @@ class OpenCVMovie:
     So a frame is repeated where the next one comes late; at a higher rate than `fps` the video plays too slowly.
     """
 
+    look_s = 0.0  # before each frame, since a file that a write has failed on can't be played
+
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         self.size = max(size[0], 2), max(size[1], 2)
-        self.room = ROOM
+        self._most = ROOM + 2 * size[0] * size[1] * 3  # what is in its buffers, and a frame
+        self.room = self._most
         self._fps = fps
         self._due = 0  # number of the frame that comes next
         self._last: np.ndarray | None = None
@@ -214,7 +221,7 @@ class OpenCVMovie:
     def _put(self, frame: np.ndarray) -> None:
         self._writer.write(frame)
         self._due += 1
-        self.room = ROOM + ENTRY_BYTES * self._due
+        self.room = self._most + ENTRY_BYTES * self._due
 
     def close(self) -> None:
         """See `Movie.close`."""

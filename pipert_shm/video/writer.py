@@ -24,9 +24,9 @@ from pipert_shm.video.timing import Timeline
 
 ORIGIN = "{origin}"  # in a path, where the name of the camera goes
 MOST_ORIGINS = 64
+AGAIN_BYTES = 1 << 20  # of room, for which a video goes on after a failure
 SLOWEST_FPS = 1 / 3600
 FASTEST_FPS = 1000.0
-LOOK_S = 0.25  # seconds from one look at the room on the disk to the next
 
 
 class VideoWriter(DestinationRoutine):
@@ -135,13 +135,14 @@ class _Film:
 
     def __init__(self, path: Path, codec: Codec, fps: float, logger: logging.Logger) -> None:
         set_aside(path)
-        self.path = path
+        self.path = self._base = path
         self._codec: Codec = codec
         self._fps = fps
         self._logger = logger
         self._movie: Movie | None = None
         self._begun = False
         self._failure: VideoError | None = None  # the last one, until a frame is written again
+        self._room = ROOM  # bytes on the disk that a file is begun for; after a failure more: a file for each frame is no use
         self._look_at = 0.0  # when to look at the room on the disk
         self._fitted: set[tuple[int, int]] = set()  # sizes that were told of
 
@@ -165,13 +166,13 @@ class _Film:
     def _check_room(self, size: tuple[int, int]) -> None:
         if time.monotonic() < self._look_at:
             return
-        if not has_room(self.path, ROOM if self._movie is None else self._movie.room):
+        if not has_room(self.path, self._room if self._movie is None else self._movie.room):
             raise self._abandon(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), size)
-        self._look_at = time.monotonic() + LOOK_S
+        self._look_at = time.monotonic() + (0.0 if self._movie is None else self._movie.look_s)
 
     def _open(self, size: tuple[int, int]) -> Movie:
         if self._begun:
-            self.path = free_name(self.path)
+            self.path = free_name(self._base)
             self._logger.warning("the video goes on in %s", self.path)
         try:
             movie = open_movie(self.path, self._codec, self._fps, size)
@@ -197,6 +198,7 @@ class _Film:
         movie, self._movie = self._movie, None
         self._look_at = 0.0
         if movie is not None:
+            self._room = movie.room + AGAIN_BYTES
             try:
                 movie.close()
             except Exception as again:
@@ -223,7 +225,7 @@ class _Film:
         set_aside(path)
         if self.path.is_file():
             self.path.rename(path)
-        self.path = path
+        self.path = self._base = path
 
     def close(self) -> None:
         """Ends it.
