@@ -80,12 +80,13 @@ if TYPE_CHECKING:
     from pipert_shm.video.heads import CenterFaceHead, YoloHead
     from pipert_shm.video.image import Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
-    from pipert_shm.video.output import SnapshotWriter, VideoWriter
-    from pipert_shm.video.record import Recorder, Replay
+    from pipert_shm.video.output import SnapshotWriter
+    from pipert_shm.video.record import Recorder, Replay, UntrustedRecording
     from pipert_shm.video.rerun import RerunWriter
     from pipert_shm.video.screen import Display, MjpegServer
     from pipert_shm.video.source import VideoSource, video_sources
     from pipert_shm.video.tracking import Tracker
+    from pipert_shm.video.writer import VideoWriter
 
 __version__ = "0.1.0"
 
@@ -162,6 +163,7 @@ __all__ = [
     "UniqueRoutineName",
     "UnknownEvent",
     "UnknownTarget",
+    "UntrustedRecording",
     "VideoError",
     "VideoInfo",
     "VideoSource",
@@ -205,11 +207,12 @@ _LAZY = {
     "SnapshotWriter": "pipert_shm.video.output",
     "SqliteWriter": "pipert_shm.video.detection_output",
     "Tracker": "pipert_shm.video.tracking",
+    "UntrustedRecording": "pipert_shm.video.record",
     "VideoError": "pipert_shm.video.opencv",
     "VideoInfo": "pipert_shm.video.capture",
     "VideoSource": "pipert_shm.video.source",
     "video_sources": "pipert_shm.video.source",
-    "VideoWriter": "pipert_shm.video.output",
+    "VideoWriter": "pipert_shm.video.writer",
     "YoloHead": "pipert_shm.video.heads",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -35,3 +36,22 @@ def occupy_standard_files() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is this one
             os.set_inheritable(fd, True)
+
+
+def give_c_another_stderr(fd: int) -> None:
+    """What is written to descriptor 2 goes to `fd` from now on, and never waits.
+
+    What Python writes to its stderr goes where it went. Where no descriptor is left, all stays as it is.
+
+    :param fd: an end of a pipe. What it has no room for is lost.
+    """
+    with suppress(OSError):
+        before = os.dup(2)
+        for stream in {id(stream): stream for stream in (sys.stderr, sys.__stderr__)}.values():
+            buffer = getattr(stream, "buffer", None)
+            raw = getattr(buffer, "raw", buffer)  # python -u has no buffer in between
+            if isinstance(raw, io.FileIO) and not raw.closed and raw.fileno() == 2:
+                # In place: log handlers, say, hold on to the stream.
+                raw.__init__(before, "wb", closefd=False)  # type: ignore[misc]
+        os.set_blocking(fd, False)
+        os.dup2(fd, 2)

@@ -58,7 +58,7 @@ def test_a_video_has_the_frames_that_were_sent(tmp_path: Path, codec: Codec) -> 
         pipe.notify_event(START_EVENT_NAME)
         pipe.join()
     assert pipe.statistics().routines["writer"].errors == 0
-    assert VideoInfo.of(writer.path) == VideoInfo(width=640, height=272, fps=10.0, frames=30)
+    assert VideoInfo.of(writer.path) == VideoInfo(width=640, height=272, fps=25.0, frames=30), "the clip's own rate"
     for written, frame in zip(frames_of(writer.path), frames_of(bikes()), strict=False):
         assert np.abs(written.astype(int) - frame).mean() < 8, "the codec loses a little"
 
@@ -110,7 +110,8 @@ def test_a_video_that_cannot_be_written(tmp_path: Path, codec: Codec) -> None:
     writer = VideoWriter(tmp_path / "out.mp4", codec=codec)
     with pytest.raises(VideoError, match=rf"can't write the video '.*/out\.mp4' \({codec}, 128x96, 25 fps\): .*; check that"):
         run(writer, grey(0))
-    writer.cleanup()
+    with pytest.raises(VideoError, match="can't write the video"):
+        writer.cleanup()  # so that join() tells of it, too
 
 
 def test_each_start_begins_a_new_video_and_keeps_the_ones_before(tmp_path: Path) -> None:
@@ -144,7 +145,13 @@ def test_a_crash_costs_nothing_of_what_was_written_before_it(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"fps": 0.0}, "fps must be positive, not 0"), ({"codec": "avc1"}, "codec must be one of mp4v, h264, not 'avc1'")],
+    [
+        *(
+            ({"fps": fps}, "fps must be a number from 1/3600")
+            for fps in (0, -1, 90_000, float("inf"), float("nan"), "25", None)
+        ),
+        ({"codec": "avc1"}, "codec must be one of mp4v, h264, not 'avc1'"),
+    ],
 )
 def test_a_video_needs_a_rate_and_a_known_codec(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -183,12 +190,44 @@ def test_a_snapshot_is_taken_when_the_event_says_so_and_at_no_other_time(tmp_pat
     assert np.array_equal(written, list(frames_of(bikes(), int(number) + 1))[-1])
 
 
-@pytest.mark.parametrize("suffix", [".png", ".nosuch"])
-def test_a_picture_that_cannot_be_written(tmp_path: Path, suffix: str) -> None:
-    writer = SnapshotWriter(tmp_path, suffix=suffix)
+@pytest.mark.parametrize(
+    ("suffix", "frame", "cause"),
+    [
+        (".png", grey(0), "Not a directory"),
+        (".nosuch", grey(0), "could not find encoder"),
+        (".jpg", grey(0).astype(np.uint16), "8 bits a channel are needed"),
+        (".png", grey(0).astype(float), "8 bits a channel are needed"),
+        (".png", np.zeros((0, 5, 3), np.uint8), "shape"),
+    ],
+)
+def test_a_picture_that_cannot_be_written(tmp_path: Path, suffix: str, frame: np.ndarray, cause: str) -> None:
+    writer = SnapshotWriter(tmp_path / "shots", suffix=suffix)
     writer.setup()
     writer.take_snapshot()
     writer.meta = Meta(("camera",), 0, 7)
-    (tmp_path / "camera-000007.png").mkdir()
-    with pytest.raises(VideoError, match=rf"can't write the picture '.*/camera-000007\{suffix}': "):
-        writer.main_logic(grey(0))
+    if "directory" in cause:
+        (tmp_path / "shots").rmdir()
+        (tmp_path / "shots").touch()
+    with pytest.raises(VideoError, match=rf"camera-000007\{suffix}'.*{cause}"):
+        writer.main_logic(frame)
+
+
+def test_a_picture_of_an_earlier_run_is_kept(tmp_path: Path) -> None:
+    for level in (10, 20, 30):
+        writer = SnapshotWriter(tmp_path, suffix=".png")
+        writer.setup()
+        writer.take_snapshot()
+        writer.meta = Meta(("camera",), 0, 7)
+        writer.main_logic(grey(level))
+    levels = {path.name: cv2.imread(str(path))[0, 0, 0] for path in tmp_path.iterdir()}  # type: ignore[index]
+    assert levels == {"camera-000007.png": 10, "camera-000007-1.png": 20, "camera-000007-2.png": 30}
+
+
+def test_a_picture_of_16_bits_stays_one(tmp_path: Path) -> None:
+    writer = SnapshotWriter(tmp_path, suffix=".png")
+    writer.setup()
+    writer.take_snapshot()
+    depth = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
+    writer.main_logic(depth)
+    (path,) = tmp_path.iterdir()
+    assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), depth)  # type: ignore[arg-type]

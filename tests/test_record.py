@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import pickle
+import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
 
-from media import Beginning, bikes
-from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, Wire
-from pipert_shm.video import MotionDetector, Recorder, Replay
+from conftest import RunScript
+from media import Beginning, bikes, largest_file
+from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, PipertError, Wire
+from pipert_shm.video import DetectedFrame, Detections, MotionDetector, Recorder, Replay, VideoError
+from pipert_shm.video.record import MCAP_MAGIC, OF_PICKLES, UntrustedRecording
 from routines import Items, Record, Sink, chain, received
 from test_detection import digest
 from waiting import eventually
@@ -47,10 +52,32 @@ def test_a_recorded_run_replays_bit_for_bit(tmp_path: Path) -> None:
     assert [(message.sequence, message.value) for message in received(tmp_path / "found")] == live
 
 
+def replayed(path: Path, *, trust: bool = False) -> list[Any]:
+    """All payloads of a recording, in this process."""
+    replay = Replay(path, paced=False, trust=trust)
+    replay.setup()
+    payloads = []
+    with contextlib.suppress(EndOfStream, PipertError):  # what is wrong cleanup() says again
+        while True:
+            payloads.append(replay.main_logic())
+    replay.cleanup()
+    return payloads
+
+
+def recorded(path: Path, *payloads: Any) -> Path:
+    recorder = Recorder(path)
+    recorder.setup()
+    for payload in payloads:
+        recorder.main_logic(payload)
+    recorder.cleanup()
+    return path
+
+
 def test_an_earlier_recording_is_kept(tmp_path: Path) -> None:
-    for _ in range(2):
-        recording(tmp_path / "recording", 0)
-    assert (tmp_path / "recording-1").read_bytes() == (tmp_path / "recording").read_bytes()
+    for number in range(2):
+        recorded(tmp_path / "recording.mcap", number)
+    assert replayed(tmp_path / "recording-1.mcap") == [0]
+    assert replayed(tmp_path / "recording.mcap") == [1]
 
 
 def test_any_payload_comes_back(tmp_path: Path) -> None:
@@ -59,6 +86,136 @@ def test_any_payload_comes_back(tmp_path: Path) -> None:
     run(Replay(tmp_path / "recording"), Record("record", tmp_path / "got"))
     got = [message.value for message in received(tmp_path / "got")]
     assert pickle.dumps(got) == pickle.dumps(payloads)
+
+
+RNG = np.random.default_rng(1)
+PICTURES = [
+    RNG.integers(0, 255, (5, 7, 3), np.uint8),
+    RNG.integers(0, 255, (5, 7, 1), np.uint8),
+    RNG.integers(0, 255, (5, 7, 4), np.uint8)[::-1, ::2],
+    RNG.integers(0, 255, (5, 7), np.uint8),
+    RNG.integers(0, 60000, (5, 7), np.uint16),
+    RNG.random((3, 4), np.float32),
+]
+ARRAYS = [np.arange(3, dtype=">i4"), np.array([], "M8[ms]"), np.full((2, 2), np.nan), np.array(5.0), np.ones((2, 3, 2), bool)]
+SCALARS = [None, True, -(10**30), 1.5, float("inf"), "\udc80 text", b"\0\xff", np.float32(0.1), np.int64(7)]
+NESTED: list[Any] = [{"a": [1, (2, "b")], "$picture": 5}, {3: {"x": PICTURES[0]}, (1, 2): None}, [PICTURES, ARRAYS], {}]
+
+
+@pytest.mark.parametrize("payload", [*PICTURES, *ARRAYS, *SCALARS, *NESTED], ids=lambda payload: type(payload).__name__)
+def test_plain_payloads_come_back_without_a_pickle(tmp_path: Path, payload: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = recorded(tmp_path / "recording.mcap", payload, payload)
+    with monkeypatch.context() as patched:
+        patched.setattr(pickle, "loads", None)
+        got = replayed(path)
+    assert [pickle.dumps(one) for one in got] == [pickle.dumps(_in_order(payload))] * 2
+
+
+def _in_order(payload: Any) -> Any:
+    """The same, with arrays as they lie after a copy."""
+    return np.ascontiguousarray(payload) if isinstance(payload, np.ndarray) and payload.ndim else payload
+
+
+def test_a_detected_frame_comes_back_without_a_pickle(tmp_path: Path) -> None:
+    frame = DetectedFrame(PICTURES[0], Detections([[1, 2, 3, 4]], [0.5], [1], ("cat", "dog"), [9]))
+    frame.additional_data["weather"] = {"fog": 0.5}
+    (got,) = replayed(recorded(tmp_path / "recording.mcap", frame))
+    assert digest(got) == digest(frame)
+    assert (got.detections.labels, got.additional_data) == (["dog"], frame.additional_data)
+
+
+def test_tools_for_mcap_read_it(tmp_path: Path) -> None:
+    path = recorded(tmp_path / "recording.mcap", *PICTURES[:1] * 3, {"boxes": [1], "frame": PICTURES[0]})
+    with path.open("rb") as file:
+        reader = make_reader(file, validate_crcs=True)
+        summary = reader.get_summary()
+        messages = [(channel.topic, schema and schema.name) for schema, channel, _ in reader.iter_messages()]
+    assert summary is not None
+    assert summary.statistics is not None
+    assert summary.statistics.message_count == 5
+    image = "sensor_msgs/msg/Image"
+    assert sorted(schema or "" for _, schema in messages) == ["", *[image] * 4]
+
+
+@dataclass
+class Own:
+    """A class that only a pickle keeps."""
+
+    value: int
+
+
+def test_what_is_pickled_is_replayed_only_if_it_is_trusted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = recorded(tmp_path / "recording.mcap", 1, Own(2), Own(3))
+    assert caplog.text.count("they are pickled, and replayed only by Replay(…, trust=True)") == 1
+    with pytest.raises(UntrustedRecording, match=r"payloads that are pickled.*Replay\('.*recording.mcap', trust=True\)"):
+        replayed(path)
+    assert replayed(path, trust=True) == [1, Own(2), Own(3)]
+
+
+def test_one_of_an_earlier_version_is_replayed_only_if_it_is_trusted(tmp_path: Path) -> None:
+    with (tmp_path / "old").open("wb") as file:
+        file.write(OF_PICKLES)
+        for number in range(3):
+            pickle.dump((number, {"number": number}), file, protocol=5)
+    with pytest.raises(UntrustedRecording, match=r"the pickles of an earlier version.*trust=True"):
+        replayed(tmp_path / "old")
+    assert replayed(tmp_path / "old", trust=True) == [{"number": number} for number in range(3)]
+
+
+def test_what_does_not_pickle_is_an_error_of_its_own(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "recording.mcap")
+    recorder.setup()
+    recorder.main_logic(1)
+    with pytest.raises(VideoError, match="does not pickle"):
+        recorder.main_logic(lambda: None)
+    recorder.main_logic(2)
+    recorder.cleanup()
+    assert replayed(recorder.path) == [1, 2]
+
+
+def test_of_a_process_that_was_killed_every_message_is_there(tmp_path: Path, run_script: RunScript) -> None:
+    ended = run_script(
+        f"""
+        import os, signal
+        import numpy as np
+        from pipert_shm.video import Recorder
+
+        recorder = Recorder({str(tmp_path / "recording.mcap")!r})
+        recorder.setup()
+        for number in range(10):
+            recorder.main_logic({{"number": number, "frame": np.full((400, 400), number, np.uint8)}})
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    assert ended.returncode == -signal.SIGKILL
+    got = replayed(tmp_path / "recording.mcap")
+    assert [payload["number"] for payload in got] == [int(payload["frame"].mean()) for payload in got] == list(range(10))
+
+
+@pytest.mark.parametrize("is_freed", [True, False])
+def test_what_a_full_disk_does_not_take_is_an_error_and_nothing_else_is_lost(tmp_path: Path, is_freed: bool) -> None:
+    recorder = Recorder(tmp_path / "recording.mcap")
+    recorder.setup()
+    kept, told = [], set()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(largest_file(100_000))
+        for number in range(30):
+            if is_freed and number == 20:
+                stack.pop_all().close()
+            try:
+                recorder.main_logic([number, np.full(int(1000 * 1.3 ** (number % 10)), number)])
+            except VideoError as error:
+                told.add(str(error).split(": ")[-1])
+            else:
+                kept.append(number)
+        with contextlib.nullcontext() if is_freed else pytest.raises(VideoError, match="can't write"):
+            recorder.cleanup()
+    assert told == {"File too large; check that the disk has room; what comes is written again when it has"}
+    got = replayed(recorder.path)
+    assert [number for number, _ in got] == kept
+    assert all((array == number).all() for number, array in got)
+    assert kept[-10:] == list(range(20, 30)) or not is_freed
+    assert recorder.path.read_bytes().endswith(MCAP_MAGIC), "nothing half written stands behind its end"
 
 
 class Times(DestinationRoutine):
@@ -108,20 +265,29 @@ def test_it_stops_in_a_long_pause_and_starts_again_from_the_first_message(tmp_pa
     assert [message.value for message in received(tmp_path / "got")] == [0, 0]
 
 
-@pytest.mark.parametrize(("cut", "messages_cut"), [(1, 1), (40, 2)])
-def test_one_that_breaks_off_is_sent_as_far_as_it_goes_with_a_warning(
-    tmp_path: Path, cut: int, messages_cut: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = recording(tmp_path / "recording", 0, 1, 2)
-    path.write_bytes(path.read_bytes()[:-cut])
-    replay = Replay(path, paced=False)
-    replay.setup()
-    with caplog.at_level(logging.WARNING):
-        assert [replay.main_logic() for _ in range(3 - messages_cut)] == list(range(3 - messages_cut))
-        with pytest.raises(EndOfStream):
-            replay.main_logic()
-    replay.cleanup()
-    assert f"the recording {path} breaks off at byte " in caplog.text
+def test_one_that_breaks_off_is_sent_as_far_as_it_goes_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    payloads = [[number, np.arange(number)] for number in range(4)]
+    whole = recorded(tmp_path / "whole.mcap", *payloads).read_bytes()
+    path, counts = tmp_path / "cut.mcap", set()
+    for size in range(len(MCAP_MAGIC), len(whole), 7):
+        path.write_bytes(whole[:size])
+        caplog.clear()
+        got = replayed(path)
+        counts.add(len(got))
+        assert pickle.dumps(got) == pickle.dumps(payloads[: len(got)])
+        assert f"the recording {path} breaks off at byte " in caplog.text or len(got) == len(payloads)
+    assert counts == set(range(5))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_one_ends_or_says_so(tmp_path: Path, seed: int) -> None:
+    data = bytearray(recorded(tmp_path / "whole.mcap", PICTURES[0], {"a": [1, ARRAYS[0]]}, "text").read_bytes())
+    rng = np.random.default_rng(seed)
+    for place in rng.integers(len(MCAP_MAGIC), len(data), 5):
+        data[place] = rng.integers(256)
+    (tmp_path / "damaged.mcap").write_bytes(data)
+    with contextlib.suppress(VideoError, UntrustedRecording):
+        replayed(tmp_path / "damaged.mcap")
 
 
 def test_a_whole_one_ends_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -56,6 +56,7 @@ from pipert_shm.memory import ControlSegment
 from pipert_shm.plan import Plan
 from pipert_shm.ports import LocalMessages
 from pipert_shm.runner import Runner, Shutdown
+from pipert_shm.streams import give_c_another_stderr
 
 EXIT_GAVE_UP = 70
 STACKS_SIGNAL = signal.SIGRTMIN + 7  # makes a flow write the stacks of its threads
@@ -244,6 +245,7 @@ def run_flow(
             with suppress(OSError, ValueError):  # it is closed
                 stream.reconfigure(line_buffering=True)
     faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
+    give_c_another_stderr(stacks)
     control.keep()
     logs.keep().set_blocking(False)
     logger = forwarding_logger(f"{logger_name}.{name}", ForwardingHandler(logs, name, name))

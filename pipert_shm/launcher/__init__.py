@@ -9,6 +9,7 @@ pidfd says so, and everyone ends when the channel to whom they obey is closed.
     peers        channels to the parent, the flows and fork servers; what waits for those who do not read
     roster       the flows and routines that there are
     supervisor   births and deaths of flows, restarts         hangs   routines that do not come back
+    overheard    what libraries in the flows write to standard error
     recovery     what a death means for the memory
     lifecycle    starts, stops, events, the end
     rewiring     wires that come and go       links, incarnations   which wires and which lives of them there are

@@ -47,6 +47,7 @@ from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.links import Links
+from pipert_shm.launcher.overheard import Overheard
 from pipert_shm.launcher.peers import Peer
 from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.rewiring import Rewiring
@@ -123,6 +124,7 @@ class Launcher:
             self._tell,
             self._note_up,
             order.grace,
+            Overheard(logger, self._logs, watch),
         )
         self._table = self._from_parent()
         self._parent = Peer(

@@ -25,6 +25,7 @@ from pipert_shm.launcher.hangs import Hangs
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.links import Links
+from pipert_shm.launcher.overheard import Overheard
 from pipert_shm.launcher.peers import Peer
 from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.roster import Flow, Roster
@@ -67,9 +68,11 @@ class Supervisor:
         tell: Callable[[Message], None],
         note_up: Callable[[Flow], None],
         grace: float,
+        overheard: Overheard,
     ) -> None:
         self._roster = roster
         self._watch = watch
+        self._overheard = overheard
         self._incarnations = incarnations
         self._links = links
         self._recovery = recovery
@@ -113,6 +116,8 @@ class Supervisor:
             for_child.callback(os.close, stacks_in)
             native.guard(stacks)
             undo.callback(native.unguard, stacks)
+            undo.callback(self._watch.drop, stacks)
+            self._overheard.begin(flow, stacks)
             pid, pidfd = 0, -1
             if order is None:
                 pid = forked.fork(lambda: self._be_flow(flow, theirs, stacks_in, attachment))
@@ -242,6 +247,7 @@ class Supervisor:
         """Lets go of what belonged to the process."""
         if flow.pidfd >= 0:
             self._watch.drop(flow.pidfd)
+        self._overheard.end(flow, flow.stacks)
         for fd in (flow.pidfd, flow.stacks):
             if fd >= 0:
                 native.unguard(fd)
@@ -383,6 +389,8 @@ class Supervisor:
             moments.append(now + 1.0)
         if self._hangs.interval is not None:
             moments.append(now + self._hangs.interval)
+        if self._overheard.due is not None:
+            moments.append(self._overheard.due)
         return min(moments, default=None)
 
     def _servers(self) -> set[ForkServer]:
@@ -391,6 +399,7 @@ class Supervisor:
     def do_due(self) -> None:
         """Does what is due. A failure is that of one flow."""
         now = time.monotonic()
+        self._overheard.tell_due(now)
         for server in self._servers():
             with contained(self._logger, "a fork server"):
                 server.check(now)

@@ -12,12 +12,13 @@ from pipert_shm.video.dnn import DnnDetector
 from pipert_shm.video.heads import CenterFaceHead, YoloHead
 from pipert_shm.video.image import Crop, CvtColor, Resize
 from pipert_shm.video.opencv import VideoError
-from pipert_shm.video.output import SnapshotWriter, VideoWriter
-from pipert_shm.video.record import Recorder, Replay
+from pipert_shm.video.output import SnapshotWriter
+from pipert_shm.video.record import Recorder, Replay, UntrustedRecording
 from pipert_shm.video.rerun import RerunWriter
 from pipert_shm.video.screen import Display, MjpegServer
 from pipert_shm.video.source import VideoSource, video_sources
 from pipert_shm.video.tracking import Tracker
+from pipert_shm.video.writer import VideoWriter
 
 __all__ = [
     "Annotator",
@@ -41,6 +42,7 @@ __all__ = [
     "SnapshotWriter",
     "SqliteWriter",
     "Tracker",
+    "UntrustedRecording",
     "VideoError",
     "VideoInfo",
     "VideoSource",

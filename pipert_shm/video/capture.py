@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias, TypeGuard
 import numpy as np
 
 from pipert_shm.masking import masked, needs_escapes
+from pipert_shm.video.interlaced import says_interlaced
 from pipert_shm.video.opencv import VideoError, cv2
 
 Address: TypeAlias = str | os.PathLike[str]
@@ -58,6 +59,22 @@ def _advice(source: Source) -> str:
     return "no video is found in it; check it with ffprobe, and convert or copy it again"
 
 
+def is_device(source: Source) -> bool:
+    """Whether it is a camera: a number, or a device file. /dev/shm has files like any other folder."""
+    if isinstance(source, int):
+        return True
+    if "://" in os.fspath(source):
+        return False
+    path = os.path.realpath(source)
+    return path.startswith("/dev/") and not path.startswith("/dev/shm/") and not os.path.isfile(path)
+
+
+def address_of(source: Address) -> str:
+    """A source as FFmpeg takes it, which takes `a:b.mp4` for an address and `/home/me/a:b.mp4` for a file."""
+    text = os.fspath(source)
+    return os.path.abspath(text) if os.path.exists(text) else text
+
+
 def open_video(source: Source, parameters: tuple[int, ...] = ()) -> cv2.VideoCapture:
     """Opens a video; the caller releases it.
 
@@ -65,7 +82,7 @@ def open_video(source: Source, parameters: tuple[int, ...] = ()) -> cv2.VideoCap
     :param parameters: OpenCV's, each followed by its value, for a URL.
     :raises VideoError: when it can't be opened; it says what to do.
     """
-    name = source if isinstance(source, int) else os.fspath(source)
+    name = source if isinstance(source, int) else address_of(source)
     capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, parameters) if parameters else cv2.VideoCapture(name)
     if not capture.isOpened():
         capture.release()
@@ -171,7 +188,16 @@ class OpenCVCapture:
         self.damaged = 0
         self._booted = 0.0
         self._scratch: np.ndarray | None = None
-        self._is_camera = isinstance(source, int) or os.fspath(source).startswith("/dev/")
+        self._is_camera = is_device(source)
+
+    @property
+    def interlaced(self) -> bool | None:
+        """Whether its frames can't be had from OpenCV, since they are interlaced; None when it does not tell."""
+        if self._is_camera:
+            return False
+        codec = int(self._capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1")
+        told, header = self._capture.retrieve(flag=int(self._capture.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX)))
+        return says_interlaced(codec, header.tobytes() if told and header is not None else b"")
 
     def grab(self) -> bool:
         """See `Capture.grab`."""

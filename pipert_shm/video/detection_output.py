@@ -9,14 +9,16 @@ import sqlite3
 from collections.abc import Mapping
 from itertools import repeat
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from pipert_shm.data import Data
-from pipert_shm.errors import shown
+from pipert_shm.errors import describe, shown
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, Detections, finite, found_in
+from pipert_shm.video.files import Appender
+from pipert_shm.video.opencv import VideoError
 
 _MOST_ITEMS = 1_000  # of an array or a container in `additional_data` that are written
 _MOST_LEVELS = 32
@@ -55,6 +57,11 @@ def additional_json(data: object) -> str | None:
     return json.dumps(jsonable(more), allow_nan=False) if more else None
 
 
+def _cannot_add(path: Path, what: str, error: Exception) -> VideoError:
+    cause = getattr(error, "strerror", None) or describe(error)
+    return VideoError(str(path), f"can't add {what} to {str(path)!r}: {cause}; check that the disk has room, and the values")
+
+
 class JsonLinesWriter(DestinationRoutine):
     """Appends a line for each `DetectedFrame` (or `Detections`) to a text file, which can be read meanwhile.
 
@@ -73,7 +80,7 @@ class JsonLinesWriter(DestinationRoutine):
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         super().__init__(name)
         self.path = Path(path)
-        self._file: TextIO | None = None
+        self._file: Appender | None = None
 
     def setup(self) -> None:
         """Opens the file.
@@ -81,12 +88,13 @@ class JsonLinesWriter(DestinationRoutine):
         :raises OSError: when it can't be made or written to.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a", buffering=1)  # whole lines, so that it can be read meanwhile
+        self._file = Appender(self.path)
 
     def main_logic(self, data: DetectedFrame | Detections) -> None:
-        """Writes one line.
+        """Writes one line, or nothing of it.
 
         :raises TypeError: when the payload is something else.
+        :raises VideoError: when it can't be written: the disk is full, say.
         """
         assert self._file is not None, "setup() comes first"
         found = finite(self, found_in(data))
@@ -106,7 +114,10 @@ class JsonLinesWriter(DestinationRoutine):
             line["track_ids"] = found.track_ids.tolist()
         if isinstance(data, Data) and data.additional_data:
             line["additional_data"] = jsonable(data.additional_data)
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        try:
+            self._file.append(json.dumps(line, allow_nan=False).encode() + b"\n")
+        except (OSError, TypeError, ValueError) as error:
+            raise _cannot_add(self.path, "a line", error) from error
 
     def cleanup(self) -> None:
         """Closes the file."""
@@ -160,10 +171,11 @@ class SqliteWriter(DestinationRoutine):
                 self._database.execute(f"ALTER TABLE detections ADD COLUMN {column} {kind}")
 
     def main_logic(self, data: DetectedFrame | Detections) -> None:
-        """Adds the rows of one frame.
+        """Adds the rows of one frame, or none of them.
 
-        :raises sqlite3.Error: when they can't be written.
         :raises TypeError: when the payload is something else.
+        :raises VideoError: when they can't be written: the disk is full, another program locks it, or a value is none that
+            SQLite takes.
         """
         assert self._database is not None, "setup() comes first"
         found = finite(self, found_in(data))
@@ -178,11 +190,14 @@ class SqliteWriter(DestinationRoutine):
             strict=False,
         )
         rest = (self.meta.pts, additional_json(data))
-        with self._database:
-            self._database.executemany(
-                f"INSERT INTO detections ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(*message, *box, score, label, track, *rest) for box, score, label, track in rows],
-            )
+        try:
+            with self._database:
+                self._database.executemany(
+                    f"INSERT INTO detections ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [(*message, *box, score, label, track, *rest) for box, score, label, track in rows],
+                )
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            raise _cannot_add(self.path, "rows", error) from error
 
     def cleanup(self) -> None:
         """Closes the database."""

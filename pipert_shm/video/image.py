@@ -8,7 +8,7 @@ from pipert_shm.data import FrameData
 from pipert_shm.errors import shown
 from pipert_shm.limits import is_count
 from pipert_shm.routine import MiddleRoutine
-from pipert_shm.video.opencv import cv2
+from pipert_shm.video.opencv import VideoError, cv2
 
 
 def frame_of(data: np.ndarray | FrameData) -> np.ndarray:
@@ -27,6 +27,39 @@ def check_code(what: str, value: object, example: str) -> None:
     """:raises TypeError: when it is none of OpenCV's numbers."""
     if not is_count(value, 0):
         raise TypeError(f"{what} must be one of OpenCV's numbers, such as {example}, not {shown(value)}")
+
+
+def as_bgr(frame: np.ndarray, where: str) -> np.ndarray:
+    """The frame as (height, width, 3) uint8, BGR: grey is spread on the three channels, alpha is left out.
+
+    :param frame: (height, width), or with 1 (grey), 3 (BGR) or 4 (BGRA) channels, uint8.
+    :param where: what is to be written, for the error.
+    :raises VideoError: when it is of another kind; it says how to convert it.
+    """
+    channels = frame.shape[2] if frame.ndim == 3 else 1
+    if frame.ndim not in (2, 3) or channels not in (1, 3, 4) or not frame.size:
+        raise VideoError(
+            where,
+            f"can't write an array of shape {frame.shape} to {where!r}: a frame is (height, width), grey, or has 1 (grey), "
+            f"3 (BGR) or 4 (BGRA) channels, and at least one pixel",
+        )
+    if frame.dtype != np.uint8:
+        raise VideoError(
+            where,
+            f"can't write a frame of {frame.dtype} to {where!r}: 8 bits a channel are needed; convert it before, "
+            f"as only you know what its values mean: {_to_eight_bits(frame.dtype)}",
+        )
+    if channels == 3:
+        return frame
+    return cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_BGRA2BGR if channels == 4 else cv2.COLOR_GRAY2BGR)
+
+
+def _to_eight_bits(dtype: np.dtype[np.generic]) -> str:
+    if dtype.kind == "b":
+        return "frame.astype(np.uint8) * 255"
+    if dtype.kind == "f":
+        return "(255 * frame).clip(0, 255).astype(np.uint8) where they are from 0 to 1"
+    return "(frame >> 8).astype(np.uint8) where they fill 16 bits, say"
 
 
 class Resize(MiddleRoutine):

@@ -14,6 +14,7 @@ from pipert_shm.native import now_ns
 from pipert_shm.video.capture import Capture
 from pipert_shm.video.fit import Fit
 from pipert_shm.video.opencv import VideoError
+from pipert_shm.video.timing import StreamClock
 
 SHORTEST_WAIT = 0.25
 LONGEST_WAIT = 10.0
@@ -157,6 +158,7 @@ class LiveReader:
         self._expect(capture)
         opened_ns = came_ns = now_ns()
         stood: float | None = None
+        clock: StreamClock | None = None
         piled_up = True
         damaged = 0
         while not self._closing.is_set():
@@ -174,9 +176,12 @@ class LiveReader:
                 in_time = 0 < apart / 2 <= (came_ns - last_ns) / 1e9
                 piled_up = not in_time and (came_ns - opened_ns) / 1e9 < OPENING
             stood = capture.pts
-            self._hand_over(capture, came_ns, skip=piled_up)
+            if not piled_up and clock is None:
+                clock = StreamClock()
+            pts = stood if clock is None else clock.place(stood, came_ns)
+            self._hand_over(capture, came_ns, pts, skip=piled_up)
 
-    def _hand_over(self, capture: Capture, came_ns: int, *, skip: bool) -> None:
+    def _hand_over(self, capture: Capture, came_ns: int, pts: float | None, *, skip: bool) -> None:
         """Fills the array of whoever waits for a frame."""
         with self._changed:
             self._grabbed += 1
@@ -196,7 +201,7 @@ class LiveReader:
                 if frame is None:
                     self._wanted = out
                 else:
-                    self._filled = Live(frame, came_ns, capture.pts)
+                    self._filled = Live(frame, came_ns, pts)
                     self._shape = self._fit.shape(capture)
                 self._changed.notify_all()
         self._note_damage(frame is None)

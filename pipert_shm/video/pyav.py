@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
-from pipert_shm.video.capture import MOST_DAMAGED, Address, VideoInfo, cannot_open, shown
+from pipert_shm.video.capture import MOST_DAMAGED, Address, VideoInfo, address_of, cannot_open, shown
 from pipert_shm.video.opencv import VideoError
 
 try:
     import av
 except ImportError as error:
     raise ImportError(f"PyAV does not load ({error}): pip install 'pipert_shm[pyav]'") from error
+
+
+def begins_interlaced(source: Address) -> bool:
+    """Whether the first frame of a file is interlaced; False where it can't be decoded."""
+    try:
+        with av.open(address_of(source)) as container:
+            return any(frame.interlaced_frame for frame in islice(container.decode(video=0), 1))
+    except (av.error.FFmpegError, IndexError):  # what is wrong with it is told by those who read it
+        return False
 
 
 class PyAVCapture:
@@ -28,7 +37,7 @@ class PyAVCapture:
     def __init__(self, source: Address, *, timeout: float = 5.0, live: bool = False, transport: str = "tcp") -> None:
         self._source = source
         self._timeout = timeout
-        text = os.fspath(source)
+        text = address_of(source)
         options = {"rtsp_transport": transport} if text.startswith(("rtsp://", "rtsps://")) else {}
         try:
             self._container = av.open(text, timeout=timeout, options=options)

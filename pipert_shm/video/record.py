@@ -5,73 +5,180 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from pipert_shm.errors import EndOfStream
+import numpy as np
+
+from pipert_shm.errors import EndOfStream, PipertError, describe
+from pipert_shm.native import now_ns
 from pipert_shm.routine import DestinationRoutine, SourceRoutine
-from pipert_shm.video.output import set_aside
+from pipert_shm.video import recorded
+from pipert_shm.video.files import set_aside
+from pipert_shm.video.opencv import VideoError
 
-MAGIC = b"pipert_shm recording 1\n"
+if TYPE_CHECKING:
+    from mcap.records import Schema
+
+    from pipert_shm.video.mcap import McapWriter, Part
+
+OF_PICKLES = b"pipert_shm recording 1\n"  # what recordings began with before they were MCAP files
+MCAP_MAGIC = b"\x89MCAP0\r\n"
 REST = 0.1  # seconds after which a source that waits looks whether it is to stop
+
+PAYLOAD = "payload"  # what a message is for a replay
+PART = "part"  # a picture of the payload that comes after it
+
+
+class UntrustedRecording(PipertError):
+    """A recording has pickled payloads, which may run any code when they are loaded. `Replay(path, trust=True)` loads them.
+
+    Attributes:
+        path: of the recording.
+    """
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(
+            f"{path!r} has {what}, and to load a pickle runs whatever code its writer chose; if you trust where the file comes "
+            f"from: Replay({path!r}, trust=True)"
+        )
+        self.path = path
 
 
 class Recorder(DestinationRoutine):
-    """Writes all that it gets to a file, as it is, with the time of its capture; `Replay` sends it again.
+    """Writes all that it gets to an MCAP file, as it is, with the time of its capture; `Replay` sends it again.
 
-    Any payload will do. Frames are not compressed: 1080p takes 6 MB a frame. Put it on the wire whose traffic you want to see
-    again: behind the camera to run detectors on the same frames, behind the detector to run what comes after it.
+    Tools for MCAP (https://mcap.dev) show what is in it: each origin is a topic, frames are `sensor_msgs/msg/Image`, numbers,
+    texts, arrays, lists, dicts, `Detections` and `DetectedFrame` are JSON. A payload of another class is pickled, with a
+    warning, and only sent again by `Replay(path, trust=True)`. Frames are not compressed: 1080p takes 6 MB a frame. Put it on
+    the wire whose traffic you want to see again: behind the camera to run detectors on the same frames, behind the detector to
+    run what comes after it.
 
-    :param path: of the file; its directory is made where it is missing. Each start, after a crash too, begins a new one; one
-        that is there is kept, with a number.
+    Each message is whole in the file when the next one is taken, also when the process is killed. One that the disk has no room
+    for is an error, and leaves nothing; the ones after it are written when there is room.
+
+    :param path: of the file (`.mcap`); its directory is made where it is missing. Each start, after a crash too, begins a new
+        one; one that is there is kept, with a number.
     """
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         super().__init__(name)
         self.path = Path(path)
-        self._file: BinaryIO | None = None
+        self._file: McapWriter | None = None
+        self._failure: VideoError | None = None
+        self._epoch_ns = 0
+        self._pickled: set[type] = set()  # classes that were told of
 
     def setup(self) -> None:
         """Opens the file.
 
         :raises OSError: when it can't be made or written to.
+        :raises ImportError: when the package `mcap` is not installed.
         """
+        from pipert_shm.video.mcap import McapWriter
+
         self.path.parent.mkdir(parents=True, exist_ok=True)
         set_aside(self.path)
-        self._file = self.path.open("wb")
-        self._file.write(MAGIC)
+        self._file = McapWriter(self.path)
+        self._failure = None
+        self._epoch_ns = time.time_ns() - now_ns()  # once, so that the time between two messages is what it was
 
     def main_logic(self, data: Any) -> None:
         """Writes one message.
 
-        :raises OSError: when it can't be written: the disk is full, say.
+        :raises VideoError: when it can't be written: the disk is full, or nothing can pickle it.
         """
         assert self._file is not None, "setup() comes first"
-        pickle.dump((self.meta.captured_ns, data), self._file, protocol=5)
+        log_time = self.meta.captured_ns + self._epoch_ns
+        try:
+            self._file.write(log_time, self.meta.sequence, self._parts_of(data, log_time, self._file))
+        except OSError as error:
+            self._failure = VideoError(
+                str(self.path),
+                f"can't write to the recording {str(self.path)!r}: {error.strerror}; check that the disk has room; "
+                f"what comes is written again when it has",
+            )
+            raise self._failure from error
+        self._failure = None
+
+    def _parts_of(self, data: Any, log_time: int, file: McapWriter) -> list[Part]:
+        from pipert_shm.video.mcap import Part
+
+        topic = f"/{self.meta.origin}"
+
+        def picture(name: str, role: str, array: np.ndarray) -> Part:
+            channel = file.channel(name, "cdr", role, _image_schema())
+            return Part(channel, recorded.picture_data(array, log_time, self.meta.origin))
+
+        if recorded.is_picture(data):
+            return [picture(topic, PAYLOAD, data)]
+        try:
+            text, pictures = recorded.json_from_payload(data)
+        except (TypeError, ValueError) as error:
+            return [Part(file.channel(f"{topic}/pickle", "pickle", PAYLOAD), [self._pickle(data, error)])]
+        parts = [picture(f"{topic}/frame{number or ''}", PART, array) for number, array in enumerate(pictures)]
+        return [*parts, Part(file.channel(f"{topic}/data", "json", PAYLOAD), [text])]
+
+    def _pickle(self, data: Any, cause: Exception) -> bytes:
+        if type(data) not in self._pickled:
+            self._pickled.add(type(data))
+            self._logger.warning("payloads have %s: they are pickled, and replayed only by Replay(…, trust=True)", cause)
+        try:
+            return pickle.dumps(data, protocol=5)
+        except Exception as error:  # of a stranger's __reduce__: anything
+            raise VideoError(str(self.path), f"can't record a payload: it does not pickle: {describe(error)}") from error
 
     def cleanup(self) -> None:
-        """Ends the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Ends the file, with an index.
+
+        :raises VideoError: when the last messages, or the index, could not be written; what came before can be replayed.
+        """
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        try:
+            file.finish()
+        except OSError as error:
+            raise VideoError(
+                str(self.path),
+                f"can't write the index of the recording {str(self.path)!r}: {error.strerror}; it can be replayed",
+            ) from error
+        finally:
+            file.close()
+        if self._failure is not None:
+            raise self._failure
+
+
+def _image_schema() -> Schema:
+    from mcap.records import Schema
+
+    return Schema(id=0, name=recorded.IMAGE_NAME, encoding="ros2msg", data=recorded.IMAGE_DEFINITION)
 
 
 class Replay(SourceRoutine):
     """Sends what a `Recorder` wrote: the same payloads, bit for bit, in the same order and at the same pace; then it ends.
 
-    A recording that breaks off, since its process was killed, is sent as far as it goes, with a warning. It is made of pickles:
-    replay only what you trust.
+    A recording that breaks off, since its process was killed, is sent as far as it goes, with a warning. `self.meta.pts` tells
+    receivers how many seconds after the first message of the recording a message was captured.
 
     :param path: of the file.
     :param paced: whether to keep the time that lay between the captures; else it goes as fast as the wires let it.
+    :param trust: load payloads that are pickled, too, and recordings of earlier versions, which are pickles. That runs whatever
+        code the file's writer chose: set it only for files that you trust.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str | None = None, *, paced: bool = True) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], name: str | None = None, *, paced: bool = True, trust: bool = False
+    ) -> None:
         super().__init__(name)
         self.path = Path(path)
         self._paced = paced
+        self._trust = trust
         self._file: BinaryIO | None = None
+        self._failure: PipertError | None = None  # which has ended the stream
         self._next: tuple[int, Any] | None = None  # when it was captured, and the payload
+        self._began_ns: int | None = None  # when the first one was captured
         self._offset_ns: int | None = None  # from the recording's clock to ours
 
     def setup(self) -> None:
@@ -79,20 +186,36 @@ class Replay(SourceRoutine):
 
         :raises OSError: when it can't be read.
         :raises ValueError: when it is no recording.
+        :raises UntrustedRecording: when it is of an earlier version, which are pickles, and is not trusted.
+        :raises ImportError: when the package `mcap` is not installed.
         """
-        self._file = self.path.open("rb")
-        self._next = self._offset_ns = None
-        if self._file.read(len(MAGIC)) != MAGIC:
-            raise ValueError(f"{str(self.path)!r} is no recording of a Recorder")
+        self._next = self._offset_ns = self._began_ns = self._failure = None
+        file = self.path.open("rb")
+        try:
+            self._payloads = self._read(file)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
 
     def main_logic(self) -> Any:
         """The next payload, or None while its time has not come.
 
         :raises EndOfStream: after the last one.
+        :raises UntrustedRecording: when it is pickled, and the recording is not trusted. Then nothing more comes.
+        :raises VideoError: when the recording is damaged. Then nothing more comes.
         """
         if self._next is None:
-            self._next = self._load()
+            try:
+                self._next = next(self._payloads, None)
+            except PipertError as error:
+                self._failure = error
+                raise
+            if self._next is None:
+                raise EndOfStream
         captured_ns, payload = self._next
+        if self._began_ns is None:
+            self._began_ns = captured_ns
         if self._paced:
             now = time.monotonic_ns()
             if self._offset_ns is None:
@@ -103,21 +226,68 @@ class Replay(SourceRoutine):
             if early > REST:
                 return None
         self._next = None
+        self.meta.pts = (captured_ns - self._began_ns) / 1e9
         return payload
 
-    def _load(self) -> tuple[int, Any]:
-        assert self._file is not None, "setup() comes first"
-        start = self._file.tell()
+    def _read(self, file: BinaryIO) -> Iterator[tuple[int, Any]]:
+        """When each message was captured, and its payload."""
+        begins = file.read(max(len(MCAP_MAGIC), len(OF_PICKLES)))
+        if begins.startswith(MCAP_MAGIC):
+            return self._of_mcap(file)
+        if begins != OF_PICKLES:
+            raise ValueError(f"{str(self.path)!r} is no recording of a Recorder")
+        if not self._trust:
+            raise UntrustedRecording(str(self.path), "the pickles of an earlier version")
+        return self._of_pickles(file)
+
+    def _of_mcap(self, file: BinaryIO) -> Iterator[tuple[int, Any]]:
+        from pipert_shm.video.mcap import messages_in
+
+        pictures: list[np.ndarray] = []
         try:
-            captured_ns, payload = pickle.load(self._file)
-        except (EOFError, pickle.UnpicklingError):
-            if start != self.path.stat().st_size:
-                self._logger.warning("the recording %s breaks off at byte %d; the rest is not sent", self.path, start)
-            raise EndOfStream from None
-        return captured_ns, payload
+            for channel, message in messages_in(file, self._warn_of_break):
+                role = channel.metadata.get("pipert_shm")
+                if role not in (PART, PAYLOAD):
+                    continue  # another program's
+                payload = self._payload_of(channel.message_encoding, message.data, pictures)
+                if role == PART:
+                    pictures.append(payload)
+                else:
+                    pictures = []
+                    yield message.log_time, payload
+        except (ValueError, pickle.UnpicklingError, EOFError) as error:
+            raise VideoError(str(self.path), f"the recording {str(self.path)!r} is damaged: {describe(error)}") from error
+
+    def _payload_of(self, encoding: str, data: bytes, pictures: list[np.ndarray]) -> Any:
+        if encoding == "cdr":
+            return recorded.picture_from(data)
+        if encoding == "json":
+            return recorded.payload_from_json(data, pictures)
+        if not self._trust:
+            raise UntrustedRecording(str(self.path), "payloads that are pickled")
+        return pickle.loads(data)
+
+    def _of_pickles(self, file: BinaryIO) -> Iterator[tuple[int, Any]]:
+        while True:
+            start = file.tell()
+            try:
+                captured_ns, payload = pickle.load(file)
+            except (EOFError, pickle.UnpicklingError):
+                if start != self.path.stat().st_size:
+                    self._warn_of_break(start)
+                return
+            yield captured_ns, payload
+
+    def _warn_of_break(self, at: int) -> None:
+        self._logger.warning("the recording %s breaks off at byte %d; the rest is not sent", self.path, at)
 
     def cleanup(self) -> None:
-        """Closes the file."""
+        """Closes the file.
+
+        :raises PipertError: when not all of it could be sent.
+        """
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._failure is not None:
+            raise self._failure

@@ -13,9 +13,9 @@ from pipert_shm.pictures import encoded
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, Detections, finite, found_in
 from pipert_shm.video.detection_output import additional_json
+from pipert_shm.video.files import set_aside
 from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError
-from pipert_shm.video.output import set_aside
 
 PATIENCE = 3.0  # seconds that the viewer or the disk may take for a message; less than the grace period of a pipe
 _broken: list[Any] = []  # recordings that failed: to let go of one, Rerun may wait for ever for the thread that wrote its file

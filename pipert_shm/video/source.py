@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,9 +14,10 @@ import numpy as np
 from pipert_shm.errors import EndOfStream, NoFreeSlot
 from pipert_shm.limits import is_number
 from pipert_shm.routine import SourceRoutine
-from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_folder, shown
+from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_device, is_folder, shown
 from pipert_shm.video.fit import Fit
 from pipert_shm.video.live import LiveReader
+from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.timing import Playback, Thinning
 
 Backend = Literal["opencv", "pyav"]
@@ -26,8 +28,7 @@ PATIENCE = 0.2
 
 
 def _is_live(source: Source) -> bool:
-    text = f"/dev/video{source}" if isinstance(source, int) else os.fspath(source)
-    return text.startswith("/dev/") or ("://" in text and not text.startswith("file://"))
+    return is_device(source) or ("://" in str(source) and not str(source).startswith("file://"))
 
 
 class VideoSource(SourceRoutine):
@@ -154,11 +155,33 @@ class VideoSource(SourceRoutine):
         if is_folder(self.source):
             return ImageFolder(self.source, fps=self._fps or 25.0)
         if self._backend == "pyav":
-            from pipert_shm.video.pyav import PyAVCapture
+            return self._open_by_pyav()
+        capture = OpenCVCapture(self.source, timeout=self._timeout, live=self.live, size=self._size)
+        if not self._is_interlaced(capture):
+            return capture
+        capture.close()
+        if find_spec("av") is None:
+            raise VideoError(
+                shown(self.source),
+                f"{shown(self.source)!r} is interlaced, and OpenCV can't convert that; pip install 'pipert_shm[pyav]', which "
+                f"reads it, or convert it: ffmpeg -i IN -vf yadif OUT",
+            )
+        self._logger.info("%r is interlaced, which OpenCV can't convert: it is read by PyAV", shown(self.source))
+        return self._open_by_pyav()
 
-            assert not isinstance(self.source, int), "_check has seen to that"
-            return PyAVCapture(self.source, timeout=self._timeout, live=self.live, transport=self._transport)
-        return OpenCVCapture(self.source, timeout=self._timeout, live=self.live, size=self._size)
+    def _open_by_pyav(self) -> Capture:
+        from pipert_shm.video.pyav import PyAVCapture
+
+        assert not isinstance(self.source, int), "_check has seen to that"
+        return PyAVCapture(self.source, timeout=self._timeout, live=self.live, transport=self._transport)
+
+    def _is_interlaced(self, capture: OpenCVCapture) -> bool:
+        told = capture.interlaced
+        if told is not None or isinstance(self.source, int) or self.live or find_spec("av") is None:
+            return bool(told)
+        from pipert_shm.video.pyav import begins_interlaced
+
+        return begins_interlaced(self.source)
 
     def _connect(self) -> Capture:
         capture = self._open()
@@ -271,7 +294,7 @@ def _check(
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {get_args(Backend)}, not {backend!r}")
     if backend == "pyav":
-        if isinstance(source, int) or text.startswith("/dev/"):
+        if is_device(source):
             raise ValueError(f"a camera ({source}) is read by OpenCV: leave backend='pyav' away")
         import pipert_shm.video.pyav  # noqa: F401  (what it lacks should be known now)
     if live and (loop or realtime):

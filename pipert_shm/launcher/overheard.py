@@ -1,0 +1,182 @@
+"""What libraries in the flows write to standard error, as log records: equal lines are collapsed and counted.
+
+FFmpeg, OpenCV and GStreamer write there from C, and so may whatever a routine uses. Each flow has its standard error (of C, not
+of Python) on the pipe that its stacks come by. The launcher reads it, not the flow: so a crash does not lose last words, and
+no lock of Python's is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import selectors
+import time
+from dataclasses import dataclass, field
+
+from pipert_shm import system
+from pipert_shm.control.channel import Channel
+from pipert_shm.errors import describe
+from pipert_shm.launcher.roster import Flow
+from pipert_shm.launcher.watch import Watch
+from pipert_shm.logs import ForwardingHandler, forwarding_logger
+
+AT_ONCE = 1 << 16  # bytes that are read in one go: what a pipe holds
+LONGEST_LINE = 2000  # bytes; what has no end by then is cut
+WINDOW = 60.0  # seconds in which equal lines are told of once
+MOST_LINES = 10  # of one flow that are told of in that time
+MOST_BYTES = 1 << 20  # of one flow that are looked at in that time
+FATAL = b"Fatal Python error"  # which the interpreter, or faulthandler, begins its last words with
+
+_VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+")  # in which lines that say the same differ
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass(slots=True)
+class _Window:
+    """What one flow has written in a minute.
+
+    Attributes:
+        until: when it is over, as of time.monotonic().
+        counts: of lines that are equal but for numbers: how many came, and the last.
+        untold: lines of a kind that was not told of.
+        size: bytes.
+    """
+
+    until: float
+    counts: dict[str, tuple[int, str]] = field(default_factory=dict)
+    untold: int = 0
+    size: int = 0
+
+
+@dataclass(slots=True)
+class _Voice:
+    """One flow's standard error."""
+
+    logger: logging.Logger
+    who: str
+    rest: bytes = b""  # a line without its end
+    window: _Window | None = None
+    is_fatal: bool = False
+
+
+class Overheard:
+    """Reads the standard error of the flows.
+
+    :param logs: where records go to the parent.
+    """
+
+    def __init__(self, logger: logging.Logger, logs: Channel, watch: Watch) -> None:
+        self._logger = logger
+        self._logs = logs
+        self._watch = watch
+        self._voices: dict[str, _Voice] = {}
+
+    def begin(self, flow: Flow, fd: int) -> None:
+        """A flow is about to write to the other end."""
+        os.set_blocking(fd, False)
+        self._voices[flow.name] = self._voice_of(flow)
+        self._watch.add(fd, lambda: self._hear(flow, fd))
+
+    def _voice_of(self, flow: Flow) -> _Voice:
+        """Of the routine, where there is but one: a library does not say for whom it writes."""
+        single = flow.routines[0].routine.name if len(flow.routines) == 1 else None
+        name = f"{self._logger.name}.{flow.name}.{single}" if single else f"{self._logger.name}.{flow.name}"
+        logger = forwarding_logger(name, ForwardingHandler(self._logs, flow.name, single or flow.name))
+        return _Voice(logger, f"routine {single!r}" if single else f"flow {flow.name!r}")
+
+    def _hear(self, flow: Flow, fd: int) -> bool:
+        """Takes what there is; whether there may be more."""
+        try:
+            data = system.read(fd, AT_ONCE)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._watch.drop(fd)
+            self._logger.error("the standard error of flow %r can't be read any more: %s", flow.name, describe(error))
+            return False
+        if not data:
+            self._watch.drop(fd)  # it is dead, and so are those that it has forked
+            return False
+        self._take(self._voices[flow.name], data)
+        return True
+
+    def end(self, flow: Flow, fd: int) -> None:
+        """The flow is dead: tells its last words. Before `fd` is closed."""
+        voice = self._voices.get(flow.name)
+        if voice is None or fd < 0:
+            return
+        self._watch.drop(fd)
+        for _ in range(MOST_BYTES // AT_ONCE):  # what it has forked may write on
+            if not self._hear(flow, fd):
+                break
+        if voice.rest:
+            self._take(voice, b"\n")
+        self._close_window(voice)
+        del self._voices[flow.name]
+
+    @property
+    def due(self) -> float | None:
+        """When `tell_due` should be called, as of time.monotonic()."""
+        return min((voice.window.until for voice in self._voices.values() if voice.window is not None), default=None)
+
+    def tell_due(self, now: float) -> None:
+        """Says how often came what was told of once."""
+        for voice in self._voices.values():
+            if voice.window is not None and now >= voice.window.until:
+                self._close_window(voice)
+
+    def _take(self, voice: _Voice, data: bytes) -> None:
+        if voice.window is None:
+            voice.window = _Window(time.monotonic() + WINDOW)
+        window = voice.window
+        window.size += len(data)
+        if window.size > MOST_BYTES and not voice.is_fatal:
+            window.untold += data.count(b"\n")
+            voice.rest = b""
+            return
+        *lines, voice.rest = re.split(rb"[\r\n]+", voice.rest + data)
+        if len(voice.rest) > LONGEST_LINE:
+            lines.append(voice.rest)
+            voice.rest = b""
+        for line in lines:
+            line, fatal, more = line.partition(FATAL) if not voice.is_fatal else (b"", b"", line)
+            voice.is_fatal = voice.is_fatal or bool(fatal)
+            if line:
+                self._note(voice, window, line[:LONGEST_LINE])
+            if voice.is_fatal:
+                _pass_on(fatal + more + b"\n")
+
+    @staticmethod
+    def _note(voice: _Voice, window: _Window, line: bytes) -> None:
+        text = "".join(letter if letter.isprintable() else " " for letter in _COLOUR.sub("", line.decode(errors="replace")))
+        kind = _VARYING.sub("#", text)
+        count, _ = window.counts.get(kind, (0, ""))
+        if not count and len(window.counts) >= MOST_LINES:
+            window.untold += 1
+            return
+        window.counts[kind] = count + 1, text
+        if not count:
+            voice.logger.warning("%s, on standard error: %s", voice.who, text.strip())
+
+    @staticmethod
+    def _close_window(voice: _Voice) -> None:
+        window, voice.window = voice.window, None
+        if window is None:
+            return
+        for count, text in window.counts.values():
+            if count > 1:
+                voice.logger.warning("%s, on standard error, %d times more: %s", voice.who, count - 1, text.strip())
+        if window.untold:
+            voice.logger.warning("%s, on standard error: %d lines more", voice.who, window.untold)
+
+
+def _pass_on(line: bytes) -> None:
+    """To the terminal, unless that would have to be waited for."""
+    with selectors.PollSelector() as selector:
+        try:
+            selector.register(2, selectors.EVENT_WRITE)
+            if selector.select(0):
+                os.write(2, line)
+        except (OSError, ValueError):
+            return  # there is no terminal

@@ -1,0 +1,294 @@
+"""MCAP files (https://mcap.dev), written so that what a message has reached is whole at any moment, and read in order.
+
+Other tools read them as well. The library has the records' formats; its writer keeps a chunk in memory until it is complete,
+and can't go on after a write that failed. Here a chunk grows in the file: a message is appended to it, and then the chunk's
+header says so. In between it is a record on its own, which is valid, too.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from pipert_shm.video.files import write_all
+
+try:
+    from mcap.data_stream import ReadDataStream, RecordBuilder
+    from mcap.exceptions import McapError
+    from mcap.opcode import Opcode
+    from mcap.records import (
+        Channel,
+        Chunk,
+        ChunkIndex,
+        DataEnd,
+        Footer,
+        Header,
+        McapRecord,
+        Message,
+        MessageIndex,
+        Schema,
+        Statistics,
+    )
+    from mcap.stream_reader import breakup_chunk
+except ImportError as error:
+    raise ImportError(f"recordings need the package mcap ({error}): pip install 'pipert_shm[recording]'") from error
+
+MAGIC = b"\x89MCAP0\r\n"
+CHUNK_BYTES = 1 << 20
+CHUNK_S = 5.0
+CHUNK_HEAD = struct.Struct(
+    "<BQQQQIIQ"
+)  # opcode, length, first and last time, size, CRC, length of the compression's name, size
+PREFIX = struct.Struct("<BQ")  # opcode and length of a record
+LARGEST = 1 << 40  # bytes of a record: what is more is damage
+
+
+@dataclass(slots=True)
+class _OpenChunk:
+    """The chunk that grows at the end of the file.
+
+    Attributes:
+        start: where in the file.
+        first, last: times of its messages.
+        begun: when it was, CLOCK_MONOTONIC, seconds.
+        index: of each channel, when its messages were logged, and where in the chunk they are.
+    """
+
+    start: int
+    first: int
+    last: int
+    begun: float
+    index: dict[int, list[tuple[int, int]]]
+
+
+@dataclass(slots=True)
+class Part:
+    """One message: of which channel, and its data in pieces."""
+
+    channel: int
+    data: list[bytes | memoryview]
+
+
+class McapWriter:
+    """An MCAP file that is being written. One thread at a time.
+
+    :raises OSError: when it can't be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._size = 0
+        self._head = RecordBuilder()  # schemas and channels, to be repeated at the end
+        self._schemas: dict[str, int] = {}
+        self._channels: dict[tuple[str, str], int] = {}
+        self._counts: dict[int, int] = {}
+        self._chunks = RecordBuilder()
+        self._chunk_count = 0
+        self._first = self._last = 0
+        self._chunk: _OpenChunk | None = None
+        self._append(MAGIC + _packed(Header(profile="", library="pipert_shm")))
+
+    def channel(self, topic: str, encoding: str, role: str, schema: Schema | None = None) -> int:
+        """Number of a channel, which is made when it is first asked for.
+
+        :param role: what its messages are for a replay.
+        :param schema: its id is given here.
+        """
+        number = self._channels.get((topic, role))
+        if number is not None:
+            return number
+        records: list[McapRecord] = []
+        schema_id = 0
+        if schema is not None:
+            schema_id = self._schemas.get(schema.name, 0)
+            if not schema_id:
+                schema_id = schema.id = len(self._schemas) + 1
+                records.append(schema)
+        number = len(self._channels) + 1
+        records.append(Channel(number, topic, encoding, {"pipert_shm": role}, schema_id))
+        self._end_chunk()
+        self._append(b"".join(map(_packed, records)))
+        for record in records:
+            record.write(self._head)
+        if schema is not None:
+            self._schemas[schema.name] = schema_id
+        self._channels[topic, role] = number
+        return number
+
+    def write(self, log_time: int, sequence: int, parts: list[Part]) -> None:
+        """Writes messages that belong together: all of them, or none.
+
+        :param log_time: ns since the epoch.
+        :raises OSError: when the disk is full, say.
+        """
+        chunk = self._chunk
+        if chunk is not None and (self._size - chunk.start > CHUNK_BYTES or time.monotonic() - chunk.begun > CHUNK_S):
+            self._end_chunk()
+            chunk = None
+        head = b"" if chunk is not None else _chunk_head(log_time, log_time, 0)
+        start = self._size if chunk is None else chunk.start
+        pieces: list[bytes | memoryview] = [head]
+        places: list[tuple[int, int]] = []
+        at = self._size + len(head)
+        for part in parts:
+            size = 22 + sum(map(len, part.data))
+            places.append((part.channel, at - start - CHUNK_HEAD.size))
+            pieces.append(PREFIX.pack(Opcode.MESSAGE, size))
+            pieces.append(struct.pack("<HIQQ", part.channel, sequence & 0xFFFFFFFF, log_time, log_time))
+            pieces += part.data
+            at += PREFIX.size + size
+        self._append(*pieces)
+        if chunk is None:
+            chunk = self._chunk = _OpenChunk(start, log_time, log_time, time.monotonic(), {})
+        chunk.first, chunk.last = min(chunk.first, log_time), max(chunk.last, log_time)
+        os.pwrite(self._fd, _chunk_head(chunk.first, chunk.last, self._size - start - CHUNK_HEAD.size), start)
+        for channel, place in places:
+            chunk.index.setdefault(channel, []).append((log_time, place))
+            self._counts[channel] = self._counts.get(channel, 0) + 1
+        self._first = min(self._first or log_time, log_time)
+        self._last = max(self._last, log_time)
+
+    def _end_chunk(self) -> None:
+        """Writes where in the chunk its messages are."""
+        chunk = self._chunk
+        if chunk is None:
+            return
+        end = self._size
+        builder = RecordBuilder()
+        offsets = {}
+        for channel, entries in chunk.index.items():
+            offsets[channel] = end + builder.count
+            MessageIndex(channel, entries).write(builder)
+        length = builder.count
+        self._append(_taken(builder))
+        self._chunk = None
+        self._chunk_count += 1
+        size = end - chunk.start - CHUNK_HEAD.size
+        ChunkIndex(
+            chunk_length=end - chunk.start,
+            chunk_start_offset=chunk.start,
+            compression="",
+            compressed_size=size,
+            message_end_time=chunk.last,
+            message_index_length=length,
+            message_index_offsets=offsets,
+            message_start_time=chunk.first,
+            uncompressed_size=size,
+        ).write(self._chunks)
+
+    def finish(self) -> None:
+        """Writes the index of the whole. Without it the file can be read from its beginning only.
+
+        :raises OSError: when the disk is full, say.
+        """
+        self._end_chunk()
+        end = _packed(DataEnd(0))
+        summary = RecordBuilder()
+        summary.write(_taken(self._head))
+        Statistics(
+            attachment_count=0,
+            channel_count=len(self._channels),
+            channel_message_counts=self._counts,
+            chunk_count=self._chunk_count,
+            message_count=sum(self._counts.values()),
+            message_end_time=self._last,
+            message_start_time=self._first,
+            metadata_count=0,
+            schema_count=len(self._schemas),
+        ).write(summary)
+        summary.write(_taken(self._chunks))
+        self._append(end, _taken(summary), _packed(Footer(self._size + len(end), 0, 0)), MAGIC)
+
+    def _append(self, *pieces: bytes | memoryview) -> None:
+        try:
+            for piece in pieces:
+                write_all(self._fd, piece)
+        except OSError:
+            os.ftruncate(self._fd, self._size)
+            os.lseek(self._fd, self._size, os.SEEK_SET)
+            raise
+        self._size += sum(map(len, pieces))
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._fd)
+
+
+def _packed(record: McapRecord) -> bytes:
+    builder = RecordBuilder()
+    record.write(builder)
+    return _taken(builder)
+
+
+def _taken(builder: RecordBuilder) -> bytes:
+    data: bytes = builder.end()  # type: ignore[no-untyped-call]
+    return data
+
+
+def _chunk_head(first: int, last: int, size: int) -> bytes:
+    return CHUNK_HEAD.pack(Opcode.CHUNK, CHUNK_HEAD.size - PREFIX.size + size, first, last, size, 0, 0, size)
+
+
+def messages_in(file: BinaryIO, on_break: Callable[[int], object]) -> Iterator[tuple[Channel, Message]]:
+    """The messages of a file, in order; of one whose end is missing those that are whole.
+
+    :param on_break: told where the file ends without an end, or has something else, bytes from its beginning.
+    """
+    channels: dict[int, Channel] = {}
+    file.seek(len(MAGIC))
+    while True:
+        at = file.tell()
+        try:
+            records = _next_records(file)
+        except (McapError, ValueError, struct.error, OverflowError, MemoryError):
+            on_break(at)
+            return
+        for record in records:
+            if isinstance(record, Channel):
+                channels[record.id] = record
+            elif isinstance(record, DataEnd):
+                return
+            elif isinstance(record, Message):
+                if record.channel_id not in channels:
+                    on_break(at)
+                    return
+                yield channels[record.channel_id], record
+
+
+def _next_records(file: BinaryIO) -> list[McapRecord]:
+    """What comes next. A chunk that is not compressed is looked into record by record, since its end may be missing."""
+    opcode, length = PREFIX.unpack(_read(file, PREFIX.size))
+    if length > LARGEST:
+        raise ValueError("no record is as large")
+    if opcode == Opcode.CHUNK:
+        begun = file.tell()
+        head = _read(file, 32)
+        if not int.from_bytes(head[28:32], "little"):
+            _read(file, 8)
+            return []
+        file.seek(begun)
+        return breakup_chunk(Chunk.read(ReadDataStream(BytesIO(_read(file, length)))))
+    data = _read(file, length)
+    stream = ReadDataStream(BytesIO(data))
+    if opcode == Opcode.CHANNEL:
+        return [Channel.read(stream)]
+    if opcode == Opcode.MESSAGE:
+        return [Message.read(stream, length)]
+    if opcode == Opcode.DATA_END:
+        return [DataEnd.read(stream)]
+    if not 0 < opcode <= max(Opcode) and opcode < 0x80:
+        raise ValueError("there is no such record")
+    return []
+
+
+def _read(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise ValueError("it ends here")
+    return data

@@ -1,0 +1,233 @@
+"""A video file that is being written: by PyAV where it is installed, else by OpenCV."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from pipert_shm.video.files import ROOM, write_all
+from pipert_shm.video.opencv import cv2
+
+Codec = Literal["mp4v", "h264"]
+
+TICKS = 60_000
+"""Time stamps are whole numbers of these in a second: exact at all common rates, and as many as MPEG-4 can have."""
+
+PIECE_S = 0.5  # of an MP4 file, after which what was written is on the disk and can be played
+PIECE_BYTES = 1 << 16
+KEY_S = 2.0  # from one picture that needs no other to the next
+ENTRY_BYTES = 32  # that a frame takes in the list at the end of an MP4 file
+
+ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
+    "h264": ("libx264", {"preset": "veryfast", "tune": "zerolatency"}),  # holds no frames back, which a crash would lose
+    "mp4v": ("mpeg4", {"flags": "+qscale", "global_quality": str(3 * 118)}),  # one quality, whatever the size
+}
+
+
+class Movie(Protocol):
+    """A video file that is being written. One thread at a time.
+
+    Attributes:
+        size: width and height that frames must have.
+        room: bytes that it takes to end it properly, after one more frame.
+        look_s: seconds from one look at the room on the disk to the next.
+    """
+
+    size: tuple[int, int]
+    room: int
+    look_s: float
+
+    def write(self, frame: np.ndarray, at: float) -> None:
+        """Writes a frame.
+
+        :param frame: of that size, BGR, uint8, C-contiguous.
+        :param at: seconds from the start, more than those of the frame before.
+        :raises OSError: when the disk is full, say. Then nothing more can be written.
+        """
+
+    def close(self) -> None:
+        """Ends it, so that what was written before, also before a failure, can be played.
+
+        :raises OSError: when the end can't be written.
+        """
+
+
+def default_codec() -> Codec:
+    """`h264`, which browsers play, where PyAV is installed."""
+    return "mp4v" if find_spec("av") is None else "h264"
+
+
+def open_movie(path: Path, codec: Codec, fps: float, size: tuple[int, int]) -> Movie:
+    """Begins a file; its suffix says of which format.
+
+    :param fps: the usual rate.
+    :param size: width and height of the frames; the movie's own may be a pixel less each.
+    :raises OSError, ValueError: when it can't be made.
+    :raises ImportError: when `h264` is wanted and PyAV is not installed.
+    """
+    if codec == "mp4v" and find_spec("av") is None:
+        return OpenCVMovie(path, fps, size)
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"PyAV is not installed ({error}): pip install 'pipert_shm[pyav]'") from error
+    return PyAVMovie(path, codec, fps, size)
+
+
+class PyAVMovie:
+    """By PyAV, with a time stamp for each frame. An MP4 file is in pieces until the end, each of which can be played."""
+
+    look_s = 0.25
+
+    def __init__(self, path: Path, codec: Codec, fps: float, size: tuple[int, int]) -> None:
+        import av
+
+        self.size = (size[0] & ~1 or 2, size[1] & ~1 or 2)  # the pixel format has its colours at half the size
+        self.room = ROOM
+        self._make_frame = av.VideoFrame.from_ndarray
+        self._key = av.video.frame.PictureType.I
+        self._last_tick = self._last_key = -1
+        self._gap = round(TICKS / fps)
+        self._encoded = 0
+        self._file = _File(path)
+        in_pieces = path.suffix.lower() in (".mp4", ".mov", ".m4v")
+        try:
+            # A file of ours, which tells what the disk says, and takes any name: FFmpeg takes a:b.mp4 for an address.
+            self._container = av.open(self._file, "w", options=_IN_PIECES if in_pieces else {"flush_packets": "1"})
+            name, options = ENCODERS[codec]
+            stream = self._container.add_stream(name, rate=Fraction(fps).limit_denominator(TICKS), options=options)
+        except BaseException:
+            self._file.close()
+            path.unlink()
+            raise
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height = self.size
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = 1 << 14  # by the time, see below
+        stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS)
+        self._stream = stream
+
+    def write(self, frame: np.ndarray, at: float) -> None:
+        """See `Movie.write`."""
+        picture = self._make_frame(frame, "bgr24")
+        tick = max(round(at * TICKS), self._last_tick + 1)
+        self._gap = tick - self._last_tick if self._last_tick >= 0 else self._gap
+        self._last_tick = picture.pts = tick
+        picture.time_base = Fraction(1, TICKS)
+        if self._last_key < 0 or tick - self._last_key >= KEY_S * TICKS:
+            self._last_key = tick
+            picture.pict_type = self._key
+        for packet in self._stream.encode(picture):
+            packet.duration = self._gap
+            self._container.mux(packet)
+            self._encoded += 1
+        self._file.note_whole()
+        self.room = ROOM + ENTRY_BYTES * self._encoded
+
+    def close(self) -> None:
+        """See `Movie.close`."""
+        try:
+            if self._encoded:  # else to flush the encoder may crash
+                self._container.mux(self._stream.encode())
+            self._container.close()
+        except BaseException:
+            self._file.restore()
+            raise
+        finally:
+            self._file.close()
+
+
+_IN_PIECES = {
+    "movflags": "hybrid_fragmented",
+    "flush_packets": "1",
+    "frag_duration": str(round(PIECE_S * 1e6)),
+    "frag_size": str(PIECE_BYTES),
+}
+
+
+class _File:
+    """What PyAV writes to. It can go back to what was whole, when the disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self.name = os.path.abspath(path)  # by which FFmpeg chooses the format
+        self._header = self._whole = 0  # bytes before the first piece, and up to the last one
+        self._failed = False
+
+    def write(self, data: bytes) -> int:
+        try:
+            write_all(self._fd, data)
+        except OSError:
+            self._failed = True
+            raise
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return os.lseek(self._fd, offset, whence)
+
+    def tell(self) -> int:
+        return os.lseek(self._fd, 0, os.SEEK_CUR)
+
+    def note_whole(self) -> None:
+        """What was written so far can be played."""
+        if self._failed:
+            raise OSError(28, "what was written before did not reach the disk")
+        self._whole = os.fstat(self._fd).st_size
+        self._header = self._header or self._whole
+
+    def restore(self) -> None:
+        """Takes back what is not whole; this needs no room on the disk. A file that no frame has reached is empty then."""
+        os.ftruncate(self._fd, self._whole if self._whole > self._header else 0)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class OpenCVMovie:
+    """By OpenCV, which can't be told when a frame is due, and says nothing of a write that fails.
+
+    So a frame is repeated where the next one comes late; at a higher rate than `fps` the video plays too slowly.
+    """
+
+    look_s = 0.0  # before each frame, since a file that a write has failed on can't be played
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
+        self.size = max(size[0], 2), max(size[1], 2)
+        self._most = ROOM + 2 * size[0] * size[1] * 3  # what is in its buffers, and a frame
+        self.room = self._most
+        self._fps = fps
+        self._due = 0  # number of the frame that comes next
+        self._last: np.ndarray | None = None
+        if path.is_dir():
+            raise IsADirectoryError(21, "Is a directory", str(path))
+        # An absolute path: of a:b.mp4 FFmpeg takes the a for a protocol.
+        self._writer = cv2.VideoWriter(os.path.abspath(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, self.size)
+        if not self._writer.isOpened():
+            raise OSError(5, "OpenCV does not open it", str(path))
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # it may be renamed
+
+    def write(self, frame: np.ndarray, at: float) -> None:
+        """See `Movie.write`."""
+        while self._last is not None and self._due < round(at * self._fps):
+            self._put(self._last)
+        self._put(frame)
+        self._last = frame.copy()  # the frame goes back to its sender
+
+    def _put(self, frame: np.ndarray) -> None:
+        self._writer.write(frame)
+        self._due += 1
+        self.room = self._most + ENTRY_BYTES * self._due
+
+    def close(self) -> None:
+        """See `Movie.close`."""
+        before = os.fstat(self._fd).st_size
+        self._writer.release()
+        ended = os.fstat(self._fd).st_size > before
+        os.close(self._fd)
+        if self._due and not ended:
+            raise OSError(28, "its end could not be written, and without that nothing of it can be played")

@@ -1,0 +1,224 @@
+"""Payloads as the messages of a recording, in forms that are read without unpickling: pictures as ROS has them, and JSON.
+
+A payload is a picture, or JSON. Pictures within a payload are messages of their own before it, so that any tool shows them; its
+JSON says `{"$picture": 0}` in their place, and has other arrays as `{"$array": …}`. A payload of another class is a pickle.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pipert_shm.video.detection import DetectedFrame, Detections
+
+IMAGE_NAME = "sensor_msgs/msg/Image"
+IMAGE_DEFINITION = b"""std_msgs/Header header
+uint32 height
+uint32 width
+string encoding
+uint8 is_bigendian
+uint32 step
+uint8[] data
+================================================================================
+MSG: std_msgs/Header
+builtin_interfaces/Time stamp
+string frame_id
+================================================================================
+MSG: builtin_interfaces/Time
+int32 sec
+uint32 nanosec
+"""
+
+LITTLE_ENDIAN = b"\0\1\0\0"  # that CDR begins with
+DEEPEST = 100  # levels of containers in a payload
+LARGEST = (1 << 32) - 1  # bytes of a picture
+
+_ENCODINGS: dict[tuple[str, int], str] = {
+    ("uint8", 0): "mono8",
+    ("uint8", 1): "8UC1",
+    ("uint8", 3): "bgr8",
+    ("uint8", 4): "bgra8",
+    ("uint16", 0): "mono16",
+    ("uint16", 1): "16UC1",
+    ("float32", 0): "32FC1",
+}
+_LAYOUTS = {name: layout for layout, name in _ENCODINGS.items()}
+_KINDS = "biufcmM"  # of NumPy's dtypes, that stand for themselves
+
+
+def is_picture(value: object) -> bool:
+    """Whether it is an array that others' tools can show."""
+    return type(value) is np.ndarray and value.size > 0 and _encoding_of(value) is not None
+
+
+def _encoding_of(array: np.ndarray) -> str | None:
+    if array.ndim not in (2, 3) or not array.dtype.isnative or array.nbytes > LARGEST:
+        return None
+    return _ENCODINGS.get((array.dtype.name, 0 if array.ndim == 2 else array.shape[2]))
+
+
+def picture_data(picture: np.ndarray, log_time: int, origin: str) -> list[bytes | memoryview]:
+    """The picture as a `sensor_msgs/msg/Image` in CDR, in pieces, whose last is the array's own memory if it lies in one piece.
+
+    :param log_time: ns since the epoch.
+    """
+    body = bytearray(struct.pack("<iI", log_time // 10**9 % (1 << 31), log_time % 10**9))
+    _put_text(body, origin)
+    body += bytes(-len(body) % 4) + struct.pack("<II", *picture.shape[:2])
+    _put_text(body, _encoding_of(picture) or "")
+    body += b"\0"  # little-endian
+    body += bytes(-len(body) % 4) + struct.pack("<II", picture.nbytes // picture.shape[0], picture.nbytes)
+    return [LITTLE_ENDIAN + bytes(body), np.ascontiguousarray(picture).data.cast("B")]
+
+
+def _put_text(body: bytearray, text: str) -> None:
+    data = text.encode("utf-8", "backslashreplace") + b"\0"
+    body += struct.pack("<I", len(data)) + data
+
+
+def picture_from(data: bytes) -> np.ndarray:
+    """:raises ValueError: when it is no such picture."""
+    body = memoryview(data)[len(LITTLE_ENDIAN) :]
+    try:
+        (length,) = struct.unpack_from("<I", body, 8)
+        at = _aligned(12 + length)
+        height, width, length = struct.unpack_from("<III", body, at)
+        encoding = bytes(body[at + 12 : at + 11 + length]).decode()
+        dtype, channels = _LAYOUTS[encoding]
+    except (struct.error, KeyError) as error:
+        raise ValueError(f"it is no picture: {error}") from error
+    shape = (height, width, channels) if channels else (height, width)
+    pixels = body[_aligned(at + 12 + length + 1) + 8 :]
+    return np.frombuffer(pixels, dtype, math.prod(shape)).reshape(shape)
+
+
+def _aligned(at: int) -> int:
+    return at + -at % 4
+
+
+def json_from_payload(payload: Any) -> tuple[bytes, list[np.ndarray]]:
+    """A payload as JSON, and the pictures that stand in it.
+
+    :raises TypeError: when it has what JSON can't say; its text says what.
+    """
+    pictures: list[np.ndarray] = []
+    plain = _Plain(pictures)
+    return json.dumps(plain.of(payload, 0), allow_nan=False, separators=(",", ":")).encode(), pictures
+
+
+class _Plain:
+    """What stands for a value in JSON. Classes are taken exactly: of a subclass only a pickle keeps what it is."""
+
+    def __init__(self, pictures: list[np.ndarray]) -> None:
+        self._pictures = pictures
+
+    def of(self, value: Any, depth: int) -> Any:
+        if depth > DEEPEST:
+            raise TypeError(f"more than {DEEPEST} levels of containers")
+        make = _MAKERS.get(type(value))
+        if make is not None:
+            return make(self, value, depth + 1)
+        if isinstance(value, np.generic):
+            return {"$scalar": self._array(np.asarray(value))}
+        kind = type(value)
+        raise TypeError(f"an object of class {kind.__module__}.{kind.__qualname__}")
+
+    def _float(self, value: float, depth: int) -> Any:
+        return value if math.isfinite(value) else {"$float": repr(value)}
+
+    def _list(self, value: list[Any], depth: int) -> Any:
+        return [self.of(item, depth) for item in value]
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> Any:
+        if all(type(key) is str and not key.startswith("$") for key in value):
+            return {key: self.of(item, depth) for key, item in value.items()}
+        return {"$dict": [[self.of(key, depth), self.of(item, depth)] for key, item in value.items()]}
+
+    def _ndarray(self, value: np.ndarray, depth: int) -> Any:
+        if is_picture(value):
+            self._pictures.append(value)
+            return {"$picture": len(self._pictures) - 1}
+        return {"$array": self._array(value)}
+
+    def _array(self, value: np.ndarray) -> Any:
+        if value.dtype.kind not in _KINDS or type(value.dtype).__module__ != "numpy.dtypes":
+            raise TypeError(f"an array of dtype {value.dtype}")
+        data = base64.b64encode(value.tobytes()).decode()
+        return {"dtype": value.dtype.str, "shape": list(value.shape), "data": data}
+
+    def _detections(self, value: Detections, depth: int) -> Any:
+        fields = (value.boxes, value.scores, value.class_ids, value.names, value.track_ids)
+        return {"$Detections": [self.of(field, depth) for field in fields]}
+
+    def _detected_frame(self, value: DetectedFrame, depth: int) -> Any:
+        if set(vars(value)) != {"frame", "detections", "additional_data"}:
+            raise TypeError("a DetectedFrame with attributes of its own")
+        return {"$DetectedFrame": [self.of(field, depth) for field in (value.frame, value.detections, value.additional_data)]}
+
+
+_MAKERS: dict[type, Callable[[_Plain, Any, int], Any]] = {
+    type(None): lambda plain, value, depth: value,
+    bool: lambda plain, value, depth: value,
+    int: lambda plain, value, depth: value,
+    str: lambda plain, value, depth: value,
+    float: _Plain._float,
+    bytes: lambda plain, value, depth: {"$bytes": base64.b64encode(value).decode()},
+    list: _Plain._list,
+    tuple: lambda plain, value, depth: {"$tuple": plain._list(list(value), depth)},
+    dict: _Plain._dict,
+    np.ndarray: _Plain._ndarray,
+    Detections: _Plain._detections,
+    DetectedFrame: _Plain._detected_frame,
+}
+
+
+def payload_from_json(data: bytes, pictures: list[np.ndarray]) -> Any:
+    """The payload again. It is made of plain values, arrays and the package's own classes, whatever stands there.
+
+    :raises ValueError: when it is none.
+    """
+    try:
+        return json.loads(data, object_hook=lambda told: _made(told, pictures))
+    except (TypeError, IndexError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"it is no payload: {type(error).__name__}: {error}") from error
+
+
+def _made(told: dict[str, Any], pictures: list[np.ndarray]) -> Any:
+    if len(told) != 1:
+        return told
+    ((name, value),) = told.items()
+    match name:
+        case "$picture":
+            return pictures[value]
+        case "$array":
+            return _array_from(value)
+        case "$scalar":
+            return _array_from(value)[()]
+        case "$float":
+            return float(value)
+        case "$bytes":
+            return base64.b64decode(value, validate=True)
+        case "$tuple":
+            return tuple(value)
+        case "$dict":
+            return dict(value)
+        case "$Detections":
+            return Detections(*value)
+        case "$DetectedFrame":
+            frame = DetectedFrame(value[0], value[1])
+            frame.additional_data.update(value[2])
+            return frame
+    return told
+
+
+def _array_from(told: dict[str, Any]) -> np.ndarray:
+    dtype = np.dtype(str(told["dtype"]))
+    if dtype.kind not in _KINDS:
+        raise ValueError(f"an array of dtype {dtype}")
+    return np.frombuffer(base64.b64decode(told["data"], validate=True), dtype).reshape(told["shape"])

@@ -1,0 +1,256 @@
+"""The destination that writes videos: a file for each camera."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from pipert_shm.data import FrameData
+from pipert_shm.errors import describe, shown
+from pipert_shm.limits import is_number
+from pipert_shm.routine import DestinationRoutine
+from pipert_shm.video.files import ROOM, free_name, has_room, set_aside
+from pipert_shm.video.image import as_bgr, frame_of
+from pipert_shm.video.movie import Codec, Movie, default_codec, open_movie
+from pipert_shm.video.opencv import VideoError, cv2
+from pipert_shm.video.timing import Timeline
+
+ORIGIN = "{origin}"  # in a path, where the name of the camera goes
+MOST_ORIGINS = 64
+AGAIN_BYTES = 1 << 20  # of room, for which a video goes on after a failure
+SLOWEST_FPS = 1 / 3600
+FASTEST_FPS = 1000.0
+
+
+class VideoWriter(DestinationRoutine):
+    """Writes the frames that it gets, as arrays or in a `FrameData`, to a video file, as large as the first of them.
+
+    Frames are grey, BGR or BGRA, 8 bits a channel; others are errors, which say how to convert them. One of another size is
+    fitted in. A frame stands in the video where its `meta.pts` puts it, so a live stream plays as fast as it was, however many
+    of its frames were passed over; a frame without `pts` comes `1 / fps` after the one before, and so does one after a jump of
+    the time stamps. (OpenCV, without PyAV, repeats frames to that end, so `fps` must be the highest rate that comes.)
+
+    Each camera that frames come from (`meta.origin`) has a file of its own: `{origin}` in the path stands for its name. Where
+    the path has none, the first camera's frames go to the path as it is; when frames of a second one come, the files are
+    called `out-gate.mp4` and `out-door.mp4`, the first one's, too.
+
+    Each start, after a crash too, begins a new file; one that is there is kept, as `out-1.mp4` for `out.mp4`. An `.mp4` file
+    can be played at any time but for its last half second, also when its process was killed. When the disk is full, the file is
+    ended, what comes is an error, and when there is room again it goes on in a new file.
+
+    :param path: of the file, whose suffix says of which format: `.mp4`, `.mkv`, `.avi`. Its directory is made if it is missing.
+    :param fps: rate at which frames without `pts` play.
+    :param codec: `h264`, by PyAV (`pip install 'pipert_shm[pyav]'`), which browsers play, or `mp4v`, larger and quicker, by
+        PyAV or OpenCV. By default `h264` where PyAV is installed.
+    :raises ValueError: when `fps` is not from 1/3600 to 1000, or the codec neither of the two.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], fps: float = 25.0, name: str | None = None, *, codec: Codec | None = None
+    ) -> None:
+        if not is_number(fps) or not SLOWEST_FPS <= fps <= FASTEST_FPS:
+            raise ValueError(
+                f"fps must be a number from 1/3600 (a frame an hour) to {FASTEST_FPS:,.0f}, not {shown(fps)}; a stream "
+                f"that tells of another one means its clock's: give 25, since frames that carry pts are placed by that"
+            )
+        if codec is not None and codec not in get_args(Codec):
+            raise ValueError(f"codec must be one of {', '.join(get_args(Codec))}, not {shown(codec)}")
+        super().__init__(name)
+        self.path = Path(path)
+        self._fps = float(fps)
+        self._codec: Codec = codec or default_codec()
+        self._films: dict[str, _Film] = {}
+
+    def setup(self) -> None:
+        """Makes the directory; the file waits for the size of the first frame.
+
+        :raises OSError: when the directory can't be made.
+        :raises ImportError: when the codec needs PyAV, which is not installed.
+        """
+        if self._codec == "h264" and find_spec("av") is None:
+            raise ImportError("PyAV is not installed (h264 needs it): pip install 'pipert_shm[pyav]', or give codec='mp4v'")
+        if ORIGIN not in str(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def main_logic(self, data: np.ndarray | FrameData) -> None:
+        """Writes one frame: (height, width), or with 1, 3 (BGR) or 4 (BGRA) channels, uint8.
+
+        :raises TypeError: when it is no frame.
+        :raises VideoError: when the frame is of another kind, or the video can't be written.
+        """
+        frame = as_bgr(frame_of(data), str(self.path))
+        self._film_of(self.meta.origin).write(frame, self.meta.pts)
+
+    def _film_of(self, origin: str) -> _Film:
+        film = self._films.get(origin)
+        if film is not None:
+            return film
+        if len(self._films) == MOST_ORIGINS:
+            raise VideoError(
+                str(self.path),
+                f"frames of {origin!r} are not written: {MOST_ORIGINS} cameras have files of this writer; use several writers",
+            )
+        path = self._path_of(origin)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        film = self._films[origin] = _Film(path, self._codec, self._fps, self._logger)
+        return film
+
+    def _path_of(self, origin: str) -> Path:
+        if ORIGIN in str(self.path):
+            return Path(str(self.path).replace(ORIGIN, origin))
+        if not self._films:
+            return self.path
+        named = {name: self.path.with_stem(f"{self.path.stem}-{name}") for name in (origin, *self._films)}
+        if len(self._films) == 1:
+            (first,) = self._films
+            self._films[first].rename(named[first])
+            self._logger.info("frames of several cameras come: each has a file, such as %s", named[first])
+        return named[origin]
+
+    def cleanup(self) -> None:
+        """Ends the files.
+
+        :raises VideoError: when the end of one can't be written; the others are ended all the same.
+        """
+        films, self._films = self._films, {}
+        failures = []
+        for film in films.values():
+            try:
+                film.close()
+            except VideoError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+
+class _Film:
+    """The video of one camera: a file, and one more each time that the disk was full."""
+
+    def __init__(self, path: Path, codec: Codec, fps: float, logger: logging.Logger) -> None:
+        set_aside(path)
+        self.path = self._base = path
+        self._codec: Codec = codec
+        self._fps = fps
+        self._logger = logger
+        self._movie: Movie | None = None
+        self._begun = False
+        self._failure: VideoError | None = None  # the last one, until a frame is written again
+        self._room = ROOM  # bytes on the disk that a file is begun for; after a failure more: a file for each frame is no use
+        self._look_at = 0.0  # when to look at the room on the disk
+        self._fitted: set[tuple[int, int]] = set()  # sizes that were told of
+
+    def write(self, frame: np.ndarray, pts: float | None) -> None:
+        """Writes a frame, (height, width, 3).
+
+        :raises VideoError: when that fails. The file is ended, so that what was written before can be played.
+        """
+        size = frame.shape[1], frame.shape[0]
+        self._check_room(size)
+        if self._movie is None:
+            self._movie = self._open(size)
+            self._timeline = Timeline(self._fps)
+        movie = self._movie
+        try:
+            movie.write(self._fit(frame, movie.size), self._timeline.place(pts))
+        except Exception as error:
+            raise self._abandon(error, size) from error
+        self._failure = None
+
+    def _check_room(self, size: tuple[int, int]) -> None:
+        if time.monotonic() < self._look_at:
+            return
+        if not has_room(self.path, self._room if self._movie is None else self._movie.room):
+            raise self._abandon(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), size)
+        self._look_at = time.monotonic() + (0.0 if self._movie is None else self._movie.look_s)
+
+    def _open(self, size: tuple[int, int]) -> Movie:
+        if self._begun:
+            self.path = free_name(self._base)
+            self._logger.warning("the video goes on in %s", self.path)
+        try:
+            movie = open_movie(self.path, self._codec, self._fps, size)
+        except ImportError:
+            raise
+        except Exception as error:
+            raise self._abandon(error, size) from error
+        self._begun = True
+        return movie
+
+    def _fit(self, frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The frame at the size of the video; where it has a pixel more, since encoders take even sizes, its edge is cut."""
+        height, width = frame.shape[:2]
+        if (width & ~1, height & ~1) == size:
+            return np.ascontiguousarray(frame[: size[1], : size[0]])
+        if (width, height) not in self._fitted and min(width, height) > 1:
+            self._fitted.add((width, height))
+            self._logger.warning("frames of %dx%d are fitted into %s, which has %dx%d", width, height, self.path, *size)
+        return cv2.resize(frame, size)
+
+    def _abandon(self, error: Exception, size: tuple[int, int]) -> VideoError:
+        """Ends the file at what is whole of it; the error to raise."""
+        movie, self._movie = self._movie, None
+        self._look_at = 0.0
+        if movie is not None:
+            self._room = movie.room + AGAIN_BYTES
+            try:
+                movie.close()
+            except Exception as again:
+                self._logger.debug("the end of %s could not be written: %s", self.path, describe(again))
+            self._drop_if_empty()
+        self._failure = self._cannot_write(error, size)
+        return self._failure
+
+    def _drop_if_empty(self) -> None:
+        """A file that no frame has reached is nothing that can be played."""
+        if self.path.is_file() and not self.path.stat().st_size:
+            self.path.unlink()
+            self._begun = False
+
+    def _cannot_write(self, error: Exception, size: tuple[int, int]) -> VideoError:
+        return VideoError(
+            str(self.path),
+            f"can't write the video {str(self.path)!r} ({self._codec}, {size[0]}x{size[1]}, {self._fps:g} fps): "
+            f"{_told(error)}; {_advice(error)}",
+        )
+
+    def rename(self, path: Path) -> None:
+        """Calls the file otherwise, while it is written."""
+        set_aside(path)
+        if self.path.is_file():
+            self.path.rename(path)
+        self.path = self._base = path
+
+    def close(self) -> None:
+        """Ends it.
+
+        :raises VideoError: when its end can't be written, or the frames before could not.
+        """
+        movie, self._movie = self._movie, None
+        if movie is not None:
+            try:
+                movie.close()
+            except Exception as error:
+                raise self._cannot_write(error, movie.size) from error
+            finally:
+                self._drop_if_empty()
+        if self._failure is not None:
+            raise self._failure
+
+
+def _told(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or describe(error))
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return "the disk, or what this user may have of it, is full: make room; it goes on by itself then, in a new file"
+    if type(error).__module__ == "builtins" and isinstance(error, OSError):  # not PyAV's, of the codec
+        return "check that it is not a directory, that this user may write it, and that the disk is not full"
+    return "check that the codec takes frames of this size, and that the suffix of the file is of a format that takes the codec"
