@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
@@ -15,12 +17,16 @@ from pipert_shm.readonly import advice
 PERIOD = 6.0  # seconds between two lines of what fails again: 10 a minute
 FORGOTTEN = 60.0  # seconds after which an error that has not come again is told in full
 MOST_KINDS = 8  # of errors that are known again: a routine may fail in one way on one camera, and in another on the next
+WAY = 4  # lines that two errors must have in common to be equal
+RUNNER = "pipert_shm.runner"
 LONGEST_AGAIN = 500  # characters of an error that was told in full before
+
+Way = tuple[tuple[str, int], ...]  # files and lines
 
 
 @dataclass(slots=True)
 class _Kind:
-    """Errors that say the same, and were raised in the same line, whatever the message that they came on.
+    """Errors that say the same and came about in the same lines, whatever the message that they came on.
 
     Attributes:
         seen: when the last one came.
@@ -50,7 +56,7 @@ class Failures:
     def __init__(self, logger: logging.Logger, routine: str, flow: str) -> None:
         self.who = f"routine {routine!r} of flow {flow!r}"
         self._logger = logger
-        self._kinds: dict[tuple[str, str, str], _Kind] = {}  # the latest one last
+        self._kinds: dict[tuple[str, str, Way], _Kind] = {}  # the latest one last
         self._quiet_until = 0.0
         self._lock = threading.RLock()
         self._timer: threading.Timer | None = None
@@ -66,7 +72,7 @@ class Failures:
         :param payloads: what the call was given.
         """
         said = describe(error).rstrip()
-        key = text, said, _place(error)
+        key = text, said, _way_to(error)
         with self._lock:
             now = monotonic()
             kind = self._kinds.pop(key, None)
@@ -128,12 +134,17 @@ class Failures:
                 self._quiet_until = max(now, self._quiet_until) + PERIOD
 
 
-def _place(error: BaseException) -> str:
-    """The line that raised it."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+def _way_to(error: BaseException) -> Way:
+    """The last lines that led to it, but for those of the runner, which calls the same in more than one way.
+
+    The last ones only: an exception that is kept, and raised again and again, has more lines each time.
+    """
+    lines = (
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__") != RUNNER
+    )
+    return tuple(deque(lines, WAY))
 
 
 def _extra(sequence: int | None) -> dict[str, int]:

@@ -19,7 +19,7 @@ import pytest
 
 from pipert_shm import DestinationRoutine, EndOfStream, Pipe, SourceRoutine, failures
 from pipert_shm.errors import PipertError
-from pipert_shm.failures import FORGOTTEN, MOST_KINDS, PERIOD, Failures
+from pipert_shm.failures import FORGOTTEN, MOST_KINDS, PERIOD, WAY, Failures
 from pipert_shm.readonly import ADVICE, advice
 from routines import Frames, Items, Sink, chain
 from waiting import eventually
@@ -198,9 +198,8 @@ def test_a_line_of_its_own_each_period(its: Failures, told: Told, monkeypatch: p
 
 def test_at_most_ten_lines_a_minute(its: Failures, told: Told, clock: SimpleNamespace) -> None:
     """The timers don't run by the test's clock; what they do is called as they would."""
-    errors = [ValueError(text) for text in ("a", "b", "c")]
     for number in range(600):
-        fail(its, errors[number % 3], number)
+        fail(its, ValueError("abc"[number % 3]), number)
         clock.now += 0.1
         if its._timer is not None and clock.now >= its._quiet_until:
             its._tell_all(clock.now)
@@ -219,6 +218,10 @@ def test_an_error_that_comes_again_much_later_is_told_in_full(its: Failures, tol
     assert told.lines == ["it failed on message 0: ValueError: v", "it failed on message 1: ValueError: v"]
 
 
+def number_23() -> None:
+    raise ValueError("number 23")
+
+
 def test_what_is_not_equal_is_told_in_full(its: Failures, told: Told) -> None:
     for number in range(3 * MOST_KINDS):
         fail(its, ValueError(f"number {number}"), number)
@@ -227,10 +230,20 @@ def test_what_is_not_equal_is_told_in_full(its: Failures, told: Told) -> None:
         raise ValueError("number 23")  # in another line
     except ValueError as error:
         its.tell("it failed on {}", error, on="message 24")
+    its.tell("it failed", raised_by(lambda: number_23()))
+    its.tell("it failed", raised_by(lambda: number_23()))  # the same line, called from another one
     its.tell("setup failed", ValueError("number 23"))
-    assert len(told.lines) == 3 * MOST_KINDS + 3
+    assert len(told.lines) == 3 * MOST_KINDS + 5
     assert all(record.exc_info for record in told.records)
     assert len(its._kinds) == MOST_KINDS
+
+
+def test_an_exception_that_is_raised_again_and_again(its: Failures, told: Told) -> None:
+    kept = ValueError("kept")
+    for number in range(20):
+        fail(its, kept, number)
+    its.end()
+    assert len(told.lines) <= WAY + 1
 
 
 def test_the_last_count_comes_before_another_error(its: Failures, told: Told) -> None:

@@ -416,7 +416,8 @@ def test_a_routine_links_and_unlinks(caplog: pytest.LogCaptureFixture) -> None:
         board.wait(SEEN)
         assert board[SEEN] == len("preview")
         eventually(lambda: pipe.statistics().routines["switch"].errors == 1, "an error")
-        eventually(lambda: "'camera' is wired to 'preview' already" in caplog.messages, "a log record")
+        told = "routine 'switch' of flow 'b': 'camera' is wired to 'preview' already"
+        eventually(lambda: told in caplog.messages, "a log record")
         await_motion(pipe)
         assert pipe.statistics().routines["camera"].errors == 0
     (record,) = [record for record in caplog.records if "already" in record.getMessage()]

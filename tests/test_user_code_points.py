@@ -32,7 +32,7 @@ from misbehaving import (
     Numbers,
     Takes,
 )
-from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, Wire
+from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, Wire, failures
 from pipert_shm.flow.process import STACKS_SIGNAL
 from processes import descendants
 from waiting import eventually
@@ -153,7 +153,9 @@ class Bench:
 @contextmanager
 def bench(hang_timeout: float | None = HANG, *, started: bool = True) -> Iterator[Bench]:
     it = Bench(hang_timeout)
-    it.pipe.build()
+    with pytest.MonkeyPatch.context() as patch:  # what fails in the same way as something before it is told of soon
+        patch.setattr(failures, "PERIOD", GRACE)
+        it.pipe.build()
     try:
         if started:
             it.pipe.notify_event(START_EVENT_NAME)
