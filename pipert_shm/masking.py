@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 MASK = "***"
 
-# A user's name is told where it is no secret itself: a short word, with a password. Tokens stand before an empty or made-up one.
+# A user is told where that is no secret itself: a short word, with a password. Tokens stand before an empty or made-up one.
 _USER = re.compile(r"([A-Za-z]{1,8}:)(?!$|x$|x-oauth-basic$)")
 
 _I = re.IGNORECASE
