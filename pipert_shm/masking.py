@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 MASK = "***"
 
-# What reads an error about a camera may see who logged on, where that is no secret by itself.
-_COMMON_USERS = ("admin", "administrator", "root", "user", "viewer", "guest", "operator", "service", "camera", "onvif", "rtsp")
+# A user is told where that is no secret itself: a short word, with a password. Tokens stand before an empty or made-up one.
+_USER = re.compile(r"([A-Za-z]{1,8}:)(?!$|x$|x-oauth-basic$)")
 
 _I = re.IGNORECASE
 # A URL within another one is encoded, any number of times.
@@ -21,7 +21,7 @@ _LAST_AT = re.compile(f".*({_AT})", _I | re.DOTALL)
 _AUTHORITY = re.compile(r"(?:(?!%(?:25)*(?:2f|3f|23))[^/?#])*", _I)
 _HOST = re.compile(rf"(?:[\w-]+(?:\.[\w-]+)+|localhost|\[[0-9a-f:.%]+\])(?:{_COLON}\d*)?", _I)
 _BROKEN = re.compile(r"[^\s\[\]/?#@:]+:[^\n@]*[^\s@]@(?=[\w\[])")  # a blank in the password
-_BARE = re.compile(r"(?<![\w.%+@:-])([\w.%+-]{1,64}):[^\s/@\"']{1,128}@(?=[\w\[])")  # user:password@host, without a scheme
+_BARE = re.compile(r"(?<![\w.%+@:-])([\w.%+-]{1,64}:[^\s/@\"']{1,128})@(?=[\w\[])")  # user:password@host, without a scheme
 
 _NAME = r"((?:[\w.-]|%(?!(?:25)*(?:26|3d|3f))[0-9a-f]{2}){1,64})"
 _KEY = re.compile(rf"(?:([?&;#]|%(?:25)*(?:26|3f))|(?<![\w.%-])){_NAME}(?:=|%(?:25)*3d)", _I)
@@ -79,7 +79,7 @@ def masked(text: str) -> str:
     if "://" in text or "%" in text:
         text = _without_userinfo(text)
     if "@" in text:
-        text = _BARE.sub(lambda found: f"{_user(found[1] + ':')}{MASK}@", text)
+        text = _BARE.sub(lambda found: f"{_user(found[1])}{MASK}@", text)
     if "://" in text:
         text = _SEGMENT.sub(_masked_segment, text)
         for pattern in _PATHS:
@@ -136,8 +136,8 @@ def _authority(part: str) -> str:
 
 
 def _user(userinfo: str) -> str:
-    user, colon, _ = userinfo.partition(":")
-    return user + ":" if colon and user in _COMMON_USERS else ""
+    found = _USER.match(userinfo)
+    return found[1] if found else ""
 
 
 def _without_values(text: str) -> str:

@@ -112,9 +112,9 @@ def test_no_kind_of_url_shows_its_secret_wherever_it_stands(kind: str) -> None:
     ("text", "told"),
     [
         ("rtsp://admin:a@10.0.0.5:554/live?channel=1", "rtsp://admin:***@10.0.0.5:554/live?channel=1"),
-        ("rtsp://a:b@10.0.0.5/1,rtsp://c:d@10.0.0.6/2", "rtsp://***@10.0.0.5/1,rtsp://***@10.0.0.6/2"),
+        ("rtsp://a:b@10.0.0.5/1,rtsp://c:d@10.0.0.6/2", "rtsp://a:***@10.0.0.5/1,rtsp://c:***@10.0.0.6/2"),
         ("http://cam/v?user=a&pwd=b&channel=1", "http://cam/v?user=a&pwd=***&channel=1"),
-        ('f("rtsp://a:b@10.0.0.5/1", token="two words")', 'f("rtsp://***@10.0.0.5/1", token=***)'),
+        ('f("rtsp://a:b@10.0.0.5/1", token="two words")', 'f("rtsp://a:***@10.0.0.5/1", token=***)'),
         ("Authorization: Basic YTpi\r\nRange: x", "Authorization: ***\r\nRange: x"),
     ],
 )
