@@ -24,6 +24,7 @@ import yaml
 from conftest import PACKAGE_ROOT, RunScript
 from media import bikes, carphone, centerface, excerpt, frames_of
 from pipert_shm.video import CenterFaceHead, DnnDetector, MotionDetector, VideoInfo, VideoWriter, open_video
+from serving import greeting, untimed
 from streams import free_port, listens, serve_rtsp
 from waiting import eventually
 
@@ -51,11 +52,12 @@ def started(example: str, *arguments: object, directory: Path) -> Iterator[subpr
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def run(example: str, *arguments: object, directory: Path) -> list[str]:
-    """The lines that it prints; nothing may be written to stderr but what routines log as INFO."""
+def run(example: str, *arguments: object, directory: Path, says: str = "") -> list[str]:
+    """The lines that it prints; what it `says` on stderr may be written there, and what routines log as INFO."""
     with started(example, *arguments, directory=directory) as process:
         out, err = process.communicate(timeout=100)
-    assert (process.returncode, [line for line in err.splitlines() if " INFO Pipe." not in line]) == (0, [])
+    lines = [line for line in err.splitlines(keepends=True) if " INFO Pipe." not in line]
+    assert (process.returncode, untimed("".join(lines))) == (0, says)
     return out.splitlines()
 
 
@@ -208,7 +210,8 @@ def test_four_cameras_by_rtsp_until_ctrl_c(tmp_path: Path, streams: dict[str, Pa
 
 
 def test_custom_events(tmp_path: Path) -> None:
-    lines = run("custom_events", "--port", free_port(), directory=tmp_path)
+    port = free_port()
+    lines = run("custom_events", "--port", port, directory=tmp_path, says=greeting(port))
     patterns = [
         r"at least 0 pixels \(at first\): \d+ things in 20 frames, the smallest of (\d+) pixels",
         r"at least 2000 pixels \(by code\): \d+ things in 20 frames, the smallest of (\d+) pixels",
