@@ -4,6 +4,8 @@ While it handles a batch, as many messages come, on all of its wires, as the bat
 out at once. The steps behind it may be faster than those behind them, so what comes at once at the first may come at once at
 the last; and what a step gets from elsewhere waits meanwhile. A queue that makes its sender wait (`block`) needs no more room
 for that. A wire that says its own capacity is taken at its word, or refused.
+
+Of several cameras, none is taken to send more than twice its share: else each one's frames would need the memory of all.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ class Queue(Protocol):
     Attributes:
         own_capacity: whether its wire says how much it holds.
         ordered: it leads from one of several replicas, to where their order is restored.
+        per_source: messages of one source that memory is set aside for; 0: for as many as it holds.
     """
 
     sender: int
@@ -45,6 +48,7 @@ class Queue(Protocol):
     capacity: int
     own_capacity: bool
     ordered: bool
+    per_source: int
 
 
 class Flood:
@@ -59,7 +63,8 @@ class Flood:
         for edge in edges:
             self._ins.setdefault(edge.receiver, []).append(edge)
         self._at_once: dict[int, int] = {}
-        self._late: dict[int, int] = {}
+        self._late: dict[int, tuple[int, bool]] = {}
+        self._sources: dict[int, frozenset[int]] = {}
 
     def widen(self, edge: Queue) -> None:
         """Makes the queue hold what may come at once, on top of what it would hold else.
@@ -74,10 +79,12 @@ class Flood:
             self._require(edge, "from", sender, sender.batch)
             self._require(edge, "to", receiver, share)
             return
-        meanwhile = min(receiver.batch, 2 * share)  # some cameras send more than others
+        meanwhile = min(receiver.batch, 2 * share)
         needed = max(meanwhile, *map(self._at_once_on, self._ins[edge.receiver]))
         if needed < 2:
             return
+        share = -(-needed // len(self._sources_of(edge.sender)))
+        edge.per_source = edge.capacity + min(needed, 2 * share)
         edge.capacity += needed
         if edge.capacity > LARGEST_CAPACITY:
             raise WiresValidation(
@@ -89,7 +96,7 @@ class Flood:
         """Makes a routine that joins wait as long as a batch on one of its ways may take."""
         step = self._steps[number]
         if step.depth:
-            step.depth = max(step.depth, *(self._late_from(edge.sender) for edge in self._ins[number]))
+            step.depth = max(step.depth, *(late for late, batched in map(self._late_on, self._ins[number]) if batched), 0)
 
     def _require(self, edge: Queue, way: str, step: Step, least: int) -> None:
         if step.batch > 1 and edge.capacity < least:
@@ -99,6 +106,12 @@ class Flood:
                 f"{way} {step.name!r}: messages would be dropped although nobody is slow. Say capacity={least} or more, or "
                 f"none (build() finds it), or policy='block', or a smaller batch_size"
             )
+
+    def _sources_of(self, number: int) -> frozenset[int]:
+        if number not in self._sources:
+            ins = [self._sources_of(edge.sender) for edge in self._ins.get(number, ())]
+            self._sources[number] = frozenset[int]().union(*ins) if ins else frozenset({number})
+        return self._sources[number]
 
     def _at_once_on(self, edge: Queue) -> int:
         return self._at_once_from(edge.sender) * (2 if edge.ordered else 1)  # a replica may be a batch ahead of the others
@@ -112,14 +125,14 @@ class Flood:
             self._at_once[number] = min(LARGEST_CAPACITY, max(come, step.batch if step.batch > 1 else 0))
         return self._at_once[number]
 
-    def _late_from(self, number: int) -> int:
-        """Messages of its source that may be between one that was sent and what a routine makes of it; 0 where no batch is.
+    def _late_on(self, edge: Queue) -> tuple[int, bool]:
+        """Messages that may be between one that a source sent and what comes of it here, and whether a batch may be among them.
 
-        What counts is what the queues hold, so these have to be wide enough before.
+        Those in the hands of the steps before, and what the queues hold, which have to be wide enough before.
         """
-        if number not in self._late:
-            ins, batch = self._ins.get(number, ()), self._steps[number].batch
-            late = max((self._late_from(edge.sender) for edge in ins), default=0)
-            waiting = max((edge.capacity for edge in ins), default=0)
-            self._late[number] = late + waiting + batch if late or batch > 1 else 0
-        return self._late[number]
+        if edge.sender not in self._late:
+            before, batch = [self._late_on(each) for each in self._ins.get(edge.sender, ())], self._steps[edge.sender].batch
+            late = max((late for late, _ in before), default=0) + max(1, batch)
+            self._late[edge.sender] = late, batch > 1 or any(batched for _, batched in before)
+        late, batched = self._late[edge.sender]
+        return late + edge.capacity, batched

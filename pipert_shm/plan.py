@@ -42,6 +42,7 @@ class EdgePlan:
         ticketed: it leads to a replica of a flow whose order is restored.
         ordered: it leads from such a one, to where the order is restored.
         own_capacity: whether its wire says how much it holds; else `build()` may make that more.
+        per_source: messages of one source that memory is set aside for; 0: for as many as it holds.
         own_transmitter: whether it has the transmitter that these two were wired with by a build, else the pipe's.
         linked: whether the sender sends on it, or will.
     """
@@ -62,6 +63,7 @@ class EdgePlan:
     bit: int = 0
     borrow_cap: int = BORROW_CAP
     own_capacity: bool = True
+    per_source: int = 0
     own_transmitter: bool = True
     linked: bool = True
 
@@ -571,6 +573,11 @@ def _held_in_flow(plan: Plan, routine: RoutinePlan) -> int:
     return sum(edge.capacity + max(1, plan.routines[edge.receiver].gathered) for edge in reached.values())
 
 
+def _queued(edge: EdgePlan, owner: RoutinePlan) -> int:
+    """Messages in an edge's queue that may be in the owner's ring."""
+    return edge.capacity if owner.ins or not edge.per_source else edge.per_source
+
+
 def assign_slots(plan: Plan) -> None:
     """Sizes the rings, and each edge's borrow cap: what user code may keep, on top of what the framework itself holds."""
     edges = [edge for edge in plan.edges if edge.linked]
@@ -584,6 +591,6 @@ def assign_slots(plan: Plan) -> None:
         within = [edge for edge in edges if edge.sender == routine.number and edge.local]
         if not carrying and not within:
             continue
-        held_by_edges = sum(edge.capacity + edge.borrow_cap + IN_PASSING for edge in carrying)
+        held_by_edges = sum(_queued(edge, routine) + edge.borrow_cap + IN_PASSING for edge in carrying)
         held_in_flow = _held_in_flow(plan, routine) + BORROW_CAP * len(within)
         routine.slots = min(MOST_SLOTS, held_by_edges + held_in_flow + LOANS + TAP_SLOTS + 1)

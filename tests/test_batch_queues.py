@@ -77,6 +77,17 @@ def test_of_many_cameras_each_may_send_twice_its_share(policy: str, count: int, 
     assert got == {**{f"s{number}-b": capacity for number in range(count)}, "b-t": 10}
 
 
+def test_of_many_cameras_none_needs_the_memory_of_all() -> None:
+    def slots(count: int) -> tuple[int, int]:
+        b = Batches("b", batch_size=8)
+        plan = planned(*(Wire(camera, b) for camera in cameras(count)), *in_a_row(b, Forward("f"), Sink("t")))
+        return plan.get("s0").slots, plan.get("f").slots
+
+    (alone, behind), (one_of_two, _), (one_of_many, behind_many) = slots(1), slots(2), slots(16)
+    assert (alone - one_of_two, alone - one_of_many) == (0, 3 * 6), "2 more on each wire in place of 8"
+    assert behind == behind_many, "what a later step makes of any camera's frames"
+
+
 def test_a_queue_that_makes_its_sender_wait_needs_no_more_and_a_batch_of_one_is_none() -> None:
     row: list[Routine] = [Frames("s", 1), Batches("b", batch_size=16), Sink("t")]
     assert set(capacities(planned(*in_a_row(*row), policy="block")).values()) == {CAPACITY}
@@ -112,7 +123,7 @@ def test_a_join_waits_as_long_as_a_batch_may_take() -> None:
     for policy, queue in (("drop_oldest", 10), ("block", 2)):
         assert planned(Wire(s, (f, j)), Wire(f, j), policy=policy).get("j").depth == 3, "no batch"
         plan = planned(Wire(s, (b, j)), Wire(b, f), Wire(f, j), policy=policy)
-        assert plan.get("j").depth == (queue + 8) + queue
+        assert plan.get("j").depth == (1 + queue) + (8 + queue) + (1 + queue)
         assert all(edge.borrow_cap > plan.get("j").depth for edge in plan.get("j").ins)
 
 
