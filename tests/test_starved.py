@@ -267,10 +267,11 @@ class Draws(MiddleRoutine):
         self.board = board
 
     def main_logic(self, data: np.ndarray) -> np.ndarray:
-        drawing = writable(data) if self.board[GATE] else np.array(data)
-        if self.board[GATE]:
-            self.board.add(COPIES if drawing.flags.owndata else OWN)
+        gate = self.board[GATE]
+        drawing = writable(data) if gate else np.array(data)
         drawing[0, 0] = 7
+        if gate:
+            self.board.add(OWN if (data[0, 0] == 7).all() and not (data[1] == 7).all() else COPIES)
         return drawing
 
 
