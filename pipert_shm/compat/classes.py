@@ -14,7 +14,6 @@ import numpy as np
 
 import pipert_shm
 from pipert_shm.api.background import BackgroundServer
-from pipert_shm.errors import PipertError
 from pipert_shm.events import events
 from pipert_shm.logs import PIPE_INFRASTRUCTURE
 from pipert_shm.pictures import encoded
@@ -25,15 +24,11 @@ PIPE_INFRASTRUCTURE_LOG_LEVEL = PIPE_INFRASTRUCTURE
 QUALITY = 60  # of JPEG
 
 
-class QueueNotInitialized(PipertError):
-    """For `except` clauses. Never raised here."""
-
-
 class EventBoard:
     """For `Pipe(event_board=EventBoard())`. Every pipe has its own way for events here."""
 
 
-class Pipe(pipert_shm.Pipe):
+class LegacyPipe(pipert_shm.Pipe):
     """With PipeRT2's arguments and defaults: queues of one message, writable copies, log lines on standard output.
 
     A source that is linked again is linked anew: the later wire takes the place of the earlier one.
@@ -62,7 +57,7 @@ class Pipe(pipert_shm.Pipe):
             super().link(wire)
 
 
-class APIWrapper(pipert_shm.APIWrapper):
+class LegacyAPIWrapper(pipert_shm.APIWrapper):
     """With `api_process`, which stands for what serves: here a thread."""
 
     def __init__(self, host: str, port: int, pipe: pipert_shm.Pipe, **options: Any) -> None:

@@ -29,12 +29,15 @@ SYNCHRONISER: Names = {"NULL_FPS": -1.0, "FPS_MULTIPLIER": 2, "ROUTINE_NOTIFY_DU
 SOCKET_NAMES: Names = {"CREATION_LOG_NAME": "pipe_creation", "LOG_NAME": "log"}
 
 
+_RENAMED = {"Pipe": "LegacyPipe", "APIWrapper": "LegacyAPIWrapper"}
+
+
 def _ours(*names: str) -> Callable[[], Names]:
     return lambda: {name: getattr(pipert_shm, name) for name in names}
 
 
 def _theirs(*names: str) -> Callable[[], Names]:
-    return lambda: {name: getattr(classes, name) for name in names}
+    return lambda: {name: getattr(classes, _RENAMED.get(name, name)) for name in names}
 
 
 def _all_of(*parts: Callable[[], Names] | Names) -> Callable[[], Names]:
@@ -43,6 +46,10 @@ def _all_of(*parts: Callable[[], Names] | Names) -> Callable[[], Names]:
 
 def _annotations() -> Names:
     return {"class_functions_dictionary": classes.ClassFunctions}
+
+
+def _not_built() -> Names:
+    return {"QueueNotInitialized": pipert_shm.PipeStateError}
 
 
 def _root() -> Names:
@@ -63,7 +70,7 @@ def _root() -> Names:
 _TRANSMITTERS = _ours("DataTransmitter", "BasicTransmitter", "SharedMemoryTransmitter")
 _BASE = _all_of(_ours("Wire", "Data", "Routine", "FPSRoutine"), _TRANSMITTERS, _theirs("Pipe"))
 _MANAGERS = _all_of(_ours("QueueNetwork"), _theirs("EventBoard"))
-_EXCEPTIONS = _all_of(_ours("FloatingRoutine", "UniqueRoutineName", "WiresValidation"), _theirs("QueueNotInitialized"))
+_EXCEPTIONS = _all_of(_ours("FloatingRoutine", "UniqueRoutineName", "WiresValidation"), _not_built)
 
 MODULES: Mapping[str, Callable[[], Names]] = {
     "pipert2": _root,
@@ -97,7 +104,7 @@ MODULES: Mapping[str, Callable[[], Names]] = {
     "pipert2.utils.consts.synchronise_routines": _all_of(SYNCHRONISER),
     "pipert2.utils.exceptions": _EXCEPTIONS,
     "pipert2.utils.exceptions.floating_routine": _ours("FloatingRoutine"),
-    "pipert2.utils.exceptions.queue_not_initialized": _theirs("QueueNotInitialized"),
+    "pipert2.utils.exceptions.queue_not_initialized": _not_built,
     "pipert2.utils.exceptions.unique_routine_name": _ours("UniqueRoutineName"),
     "pipert2.utils.exceptions.wires_validation": _ours("WiresValidation"),
     "pipert2.utils.logging_module_modifiers": _theirs(
