@@ -513,7 +513,8 @@ class Pipe:
         :param specific_flow_routines: `{flow: [routines]}`; an empty list stands for all of the flow. By default all flows.
         :param specific_routine: one routine, in whichever flow.
         :param event_parameters: passed to the handlers, to each those that it takes. They have to pickle.
-        :raises UnknownEvent: when none of the addressed routines handles it, or a parameter is missing.
+        :raises UnknownEvent: when no addressed routine handles it, a parameter is missing, or a built-in event has one
+            that neither it nor a handler takes.
         :raises UnknownTarget: when there is no such flow or routine.
         :raises PayloadError: when the parameters are larger than 1 MiB, nested deeper than 100 levels, or don't pickle.
         :raises PipeStateError: when the pipe has ended.

@@ -510,7 +510,7 @@ def test_an_exception_in_a_handler_is_logged(caplog: pytest.LogCaptureFixture) -
     pipe.notify_event("fail")
     pipe.notify_event(START_EVENT_NAME)
     pipe.join()
-    assert "event 'fail' failed: LookupError: no such thing" in caplog.messages
+    assert "routine 'fails' of flow 'fails': event 'fail' failed: LookupError: no such thing" in caplog.messages
     assert pipe.statistics().routines["fails"].errors == 1
     assert pipe.statistics().routines["sink"].received == 3
 
