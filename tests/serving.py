@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -88,13 +87,8 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def untimed(text: str) -> str:
-    """The lines that a program without logging set up logs to the terminal, without their times, levels and names."""
-    return re.sub(r"^[-\d]+ [:,\d]+ [A-Z]+ \S+: ", "", text, flags=re.MULTILINE)
-
-
 def greeting(port: int, dashboard: bool = False) -> str:
-    """What a control says on standard error when no logging is set up: see `untimed`."""
+    """What a control says on standard error when no logging is set up."""
     url = f"http://127.0.0.1:{port}"
     pages = f"docs: {url}/docs" + (f", dashboard: {url}/" if dashboard else "")
     return f"the control listens on 127.0.0.1, port {port}: {url} ({pages})\n"

@@ -16,7 +16,7 @@ import pytest
 
 from conftest import StartScript
 from pipert_shm import APIWrapper, Pipe, PipeFailed, PipeStateError
-from serving import HELD, LET_GO, Served, free_port, greeting, make_pipe, serving, untimed
+from serving import HELD, LET_GO, Served, free_port, greeting, make_pipe, serving
 from waiting import PATIENCE, Board, eventually
 
 
@@ -169,7 +169,7 @@ def test_a_request_that_waits_for_a_routine_that_hangs_does_not_hold_up_the_end(
         assert client.get("/statistics").status_code == 200
         script.interrupt()
         end = script.finish()
-        assert (end.returncode, untimed(end.stderr)) == (
+        assert (end.returncode, end.stderr) == (
             0,
             greeting(port) + "flow 'flow' did not end within 0.5 s and is killed\n",
         )
@@ -199,6 +199,6 @@ def test_run_blocks_until_kill_or_ctrl_c(start_script: StartScript, way: str) ->
         else:
             script.interrupt()
         end = script.finish()
-    assert (end.returncode, untimed(end.stderr)) == (0, greeting(port))
+    assert (end.returncode, end.stderr) == (0, greeting(port))
     assert end.lines == ["cleaned up", "serve has returned"]
     assert list(Path("/dev/shm").glob(f"pipert-{pipe_id}-*")) == []

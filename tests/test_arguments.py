@@ -371,7 +371,7 @@ CONFUSED: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]] = {
     "half a size": (lambda *_: Resize((640,)), ValueError, r"not \(640,\)"),  # type: ignore[arg-type]
     "a part": (lambda *_: Crop(0, 0, 10, 2.5), ValueError, "not 0, 0, 10, 2.5"),  # type: ignore[arg-type]
     "a colour's name": (lambda *_: CvtColor("gray"), TypeError, r"such as cv2\.COLOR_BGR2GRAY, not 'gray'"),  # type: ignore[arg-type]
-    "a rate of a file": (lambda *_: VideoWriter("x.mp4", "25"), ValueError, "fps must be positive, not '25'"),  # type: ignore[arg-type]
+    "a rate of a file": (lambda *_: VideoWriter("x.mp4", "25"), ValueError, "fps must be a number .*, not '25'; "),  # type: ignore[arg-type]
     "a rate of a source": (lambda *_: VideoSource("x.mp4", fps="25"), ValueError, "fps must be positive, .*'25'"),  # type: ignore[arg-type]
 }
 

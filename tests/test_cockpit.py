@@ -402,7 +402,11 @@ def shown_of(server: Server, script: str, run_script: RunScript) -> dict[str, li
 
 def test_log_data_of_odd_payloads_ends_nothing_and_shows_what_it_can(server: Server, run_script: RunScript) -> None:
     pages = shown_of(server, ODD.replace("EXTRA", ""), run_script)
-    assert pages["broken"][0] == ("log", "output can't be logged: SystemExit: no frame")
+    kind, text = pages["broken"][0]
+    assert (kind, text.splitlines()[0]) == (
+        "log",
+        "routine 'broken' of flow 'broken': output can't be logged: SystemExit: no frame",
+    )
     assert pages["text"] == [("log", "output = \"input: 'image_base64'\"")]  # once, and not with each message
     assert {kind for kind, _ in pages["unshowable"]} == {"log"}
     for name, shape in (("tall", (320, 35, 3)), ("detailed", (320, 320, 3))):
@@ -416,7 +420,9 @@ def test_log_data_of_odd_payloads_ends_nothing_and_shows_what_it_can(server: Ser
 
 def test_log_data_without_opencv_is_an_error_line(server: Server, run_script: RunScript) -> None:
     pages = shown_of(server, 'import sys\nsys.modules["cv2"] = None\n' + ODD.replace("EXTRA", ""), run_script)
-    assert pages["tall"][0][1].startswith("output can't be logged: ModuleNotFoundError: import of cv2 halted")
+    assert pages["tall"][0][1].startswith(
+        "routine 'tall' of flow 'tall': output can't be logged: ModuleNotFoundError: import of cv2 halted"
+    )
 
 
 DIES = """

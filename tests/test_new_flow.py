@@ -566,7 +566,6 @@ def _declared(name: str, size: int) -> Frames:
     ("what", "error", "text"),
     [
         ("floating", RoutineError, "wired to no other"),
-        ("name", RoutineError, "there are two of this name"),
         ("cycle", WiresValidation, "cycle"),
         ("source", WiresValidation, "source"),
         ("stranger", WiresValidation, "in no flow"),
@@ -592,9 +591,6 @@ def test_a_build_that_fails_changes_nothing(what: str, error: type[Exception], t
         new_flow, wires = [new, sink], [Wire(camera, new), Wire(new, sink)]
         if what == "floating":
             new_flow.append(Sink("floating"))
-        elif what == "name":
-            new_flow.append(twin := Sink("preview"))
-            wires.append(Wire(camera, twin))
         elif what == "cycle":
             wires += [Wire(middle, new), Wire(new, middle)]
         elif what == "source":

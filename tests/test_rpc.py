@@ -381,7 +381,7 @@ def test_a_pipe_that_is_built_later(start_script: StartScript) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    script = start_script(SERVER.replace(BUILD, LATER).format(endpoint=endpoint))
+    script = start_script(SERVER.replace(BUILD, LATER).format(endpoint=endpoint, key=None))
     client = Client(endpoint)
     try:
         client.ask("statistics")
@@ -400,7 +400,7 @@ def test_kill_before_build_ends_the_server(start_script: StartScript) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    script = start_script(SERVER.replace(BUILD, "").format(endpoint=endpoint))
+    script = start_script(SERVER.replace(BUILD, "").format(endpoint=endpoint, key=None))
     client = Client(endpoint)
     try:
         client("execute", "kill")

@@ -28,6 +28,8 @@ from processes import descendants, reap_orphans
 from routines import Frames, Sink
 from waiting import Board, eventually
 
+pytestmark = pytest.mark.machine
+
 SHM = Path("/dev/shm")
 GATE = 0
 SHAPE = (480, 640, 3)

@@ -279,7 +279,7 @@ def test_a_disk_that_stays_full_is_told_at_the_end_too(tmp_path: Path, run_scrip
         import resource
         from pipert_shm import Pipe, VideoWriter
         import numpy as np
-        from pipert_shm import SourceRoutine, EndOfStream
+        from pipert_shm import SourceRoutine, EndOfStream, Wire
 
         class Camera(SourceRoutine):
             def main_logic(self):
@@ -295,7 +295,10 @@ def test_a_disk_that_stays_full_is_told_at_the_end_too(tmp_path: Path, run_scrip
         import logging
         logging.disable(logging.CRITICAL)
         pipe = Pipe(policy="block")
-        pipe.create_flow("a", True, Camera("camera"), Full({str(tmp_path / "out.mp4")!r}, name="writer"))
+        camera, writer = Camera("camera"), Full({str(tmp_path / "out.mp4")!r}, name="writer")
+        pipe.create_flow("a", False, camera)
+        pipe.create_flow("b", False, writer)  # alone, since its limit is that of all that its process writes
+        pipe.link(Wire(camera, writer))
         pipe.build()
         pipe.notify_event("start")
         try:

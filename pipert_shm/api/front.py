@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from pipert_shm.logs import is_set_up
 from pipert_shm.streams import say
 
 router = APIRouter(include_in_schema=False)
@@ -48,7 +49,7 @@ def announce(logger: logging.Logger, host: str, port: int, *, dashboard: bool) -
     url = url_of(host, port)
     pages = f"docs: {url}/docs" + (f", dashboard: {url}/" if dashboard else "")
     text = f"the control listens on {host}, port {port}: {url} ({pages})"
-    if logger.hasHandlers():
+    if is_set_up(logger):
         logger.info("%s", text)
     elif logger.isEnabledFor(logging.WARNING):
         say(text)
