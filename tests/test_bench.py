@@ -34,7 +34,10 @@ from bench.plots import draw
 draw(json.loads(pathlib.Path("run.json").read_text()), pathlib.Path())
 """
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # numpy has threads; none of ours runs meanwhile
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),  # numpy has threads; none of ours runs meanwhile
+    pytest.mark.machine,
+]
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,8 @@ from test_demo import hollow_clip
 from test_video import FRAMES, frames_of, short_clip
 from waiting import eventually
 
+pytestmark = pytest.mark.machine
+
 
 def segments_of(process: subprocess.Popen[str]) -> str:
     """A pattern for the segments of the pipe that a process runs. Other pipes of this machine have nothing to do with it."""

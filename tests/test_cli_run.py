@@ -25,6 +25,8 @@ TICKER = """
 import os, sys
 from pipert_shm import DestinationRoutine, EndOfStream, Pipe, SourceRoutine
 
+pytestmark = pytest.mark.machine
+
 class Ticker(SourceRoutine):
     def __init__(self, name="ticker", until=None, fps=200):
         super().__init__(name)

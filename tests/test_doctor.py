@@ -20,6 +20,8 @@ from pipert_shm.memory import ControlSegment, sweep_stale
 from test_full import mounted
 from test_full import pytestmark as needs_mounts
 
+pytestmark = pytest.mark.machine
+
 ExamineBy = Callable[..., tuple[int, dict[str, Finding]]]
 
 CHECKS = [

@@ -19,6 +19,8 @@ from pipert_shm import DestinationRoutine, Pipe, Routine, SourceRoutine, Wire
 from routines import Sink
 from waiting import Board, eventually
 
+pytestmark = pytest.mark.machine
+
 GATE, CALLS = 10, 11
 
 

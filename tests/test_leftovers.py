@@ -16,6 +16,8 @@ from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, PipeFailed
 from processes import descendants, reap_orphans
 from routines import Forward, Frames, Sink, chain
 
+pytestmark = pytest.mark.machine
+
 CYCLES = 8
 
 

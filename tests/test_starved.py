@@ -31,6 +31,8 @@ from pipert_shm.descriptors import Reserve
 from routines import Record, Sink, one_value, received
 from waiting import Board, eventually
 
+pytestmark = pytest.mark.machine
+
 LARGE, MADE, CLEANUPS, COPIES, OWN, GATE = range(6)
 SMALL_SHAPE, LARGE_SHAPE = (64, 64, 3), (300, 300, 3)
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -40,6 +40,8 @@ from routines import Frames, Sink
 from test_segments import GATE, await_held, held_pipe
 from waiting import Board, eventually
 
+pytestmark = pytest.mark.machine
+
 
 class Busy(DestinationRoutine):
     """Works on each frame, and counts them."""
