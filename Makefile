@@ -16,8 +16,10 @@ BENCH_CALLS := $(BIN)/python -m pytest bench -o addopts="" -q --benchmark-only -
 demo: $(VENV)/demo
 	$(BIN)/pipert-shm demo
 
+# Two at a time; then, alone, what looks at all processes of the machine.
 test: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m "not machine"
+	$(BIN)/python -m pytest -m machine
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .

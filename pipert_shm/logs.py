@@ -170,16 +170,6 @@ def log_to_terminal(logger: logging.Logger) -> None:
             logger.setLevel(logging.INFO)
 
 
-def is_set_up(logger: logging.Logger) -> bool:
-    """Whether the program has set up logging for a logger: it has a handler, other than that of `log_to_terminal`."""
-    one: logging.Logger | None = logger
-    while one is not None:
-        if any(not isinstance(handler, TerminalHandler) for handler in one.handlers):
-            return True
-        one = one.parent if one.propagate else None
-    return False
-
-
 def with_plog(logger: logging.Logger) -> logging.Logger:
     """The logger, with the method `plog` that PipeRT2's loggers have: it logs below DEBUG, as the framework's own."""
     logging.addLevelName(PIPE_INFRASTRUCTURE, "PIPE_INFRASTRUCTURE")

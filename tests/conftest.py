@@ -113,8 +113,7 @@ def leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
     request.node.funcargs.clear()  # pytest would keep the values of fixtures, a pipe perhaps, alive until after this
     try:
         if before.left_by_now():
-            gc.collect()
-            eventually(lambda: not before.left_by_now(), "an end without leftovers", TEARDOWN)
+            eventually(lambda: gc.collect() >= 0 and not before.left_by_now(), "an end without leftovers", TEARDOWN)
     except AssertionError:
         pytest.fail("left behind:\n  " + "\n  ".join(before.left_by_now()), pytrace=False)
     finally:

@@ -21,11 +21,11 @@ from pipert_shm.run import load
 from test_video import short_clip
 from waiting import eventually
 
+pytestmark = pytest.mark.machine
+
 TICKER = """
 import os, sys
 from pipert_shm import DestinationRoutine, EndOfStream, Pipe, SourceRoutine
-
-pytestmark = pytest.mark.machine
 
 class Ticker(SourceRoutine):
     def __init__(self, name="ticker", until=None, fps=200):

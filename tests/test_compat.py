@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -255,10 +256,15 @@ def test_a_script_is_wanted(arguments: tuple[str, ...], message: str, tmp_path: 
 
 @pytest.fixture
 def installed() -> Iterator[Callable[[str], ModuleType]]:
+    logger = logging.getLogger("Pipe")  # which a pipe of PipeRT2's writes to stdout
+    before = logger.handlers, logger.level, logger.propagate
+    logger.handlers = []
     compat.install()
     compat.install()
     assert sum(isinstance(finder, Finder) for finder in sys.meta_path) == 1
     yield import_module
+    logger.handlers, level, logger.propagate = before
+    logger.setLevel(level)
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]
     for name in [name for name in sys.modules if name.partition(".")[0] == "pipert2"]:
         del sys.modules[name]

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from pipert_shm.logs import is_set_up
+from pipert_shm.api.journal import Journal
+from pipert_shm.logs import TerminalHandler
 from pipert_shm.streams import say
 
 router = APIRouter(include_in_schema=False)
@@ -53,6 +54,16 @@ def announce(logger: logging.Logger, host: str, port: int, *, dashboard: bool) -
         logger.info("%s", text)
     elif logger.isEnabledFor(logging.WARNING):
         say(text)
+
+
+def is_set_up(logger: logging.Logger) -> bool:
+    """Whether the program has set up logging for a logger: it has a handler that is not one of ours."""
+    one: logging.Logger | None = logger
+    while one is not None:
+        if any(not isinstance(handler, TerminalHandler | Journal) for handler in one.handlers):
+            return True
+        one = one.parent if one.propagate else None
+    return False
 
 
 def url_of(host: str, port: int) -> str:
