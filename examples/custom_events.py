@@ -1,7 +1,7 @@
 """Changes a detector's setting while it runs: by code, and by HTTP, as another program would.
 
 python examples/custom_events.py --port 8080
-curl -d '{"extra_args": {"pixels": 5000}}' http://127.0.0.1:8080/routines/detector/events/SET_MIN_AREA/execute
+curl -H 'Content-Type: application/json' -d '{"extra_args": {"pixels": 5000}}' http://127.0.0.1:8080/routines/detector/events/SET_MIN_AREA/execute
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import traceback
 from collections import deque
@@ -19,6 +20,8 @@ FORGOTTEN = 60.0  # seconds after which an error that has not come again is told
 MOST_KINDS = 8  # of errors that are known again: a routine may fail in one way on one camera, and in another on the next
 WAY = 4  # lines that two errors must have in common to be equal
 RUNNER = "pipert_shm.runner"
+NUMBER = re.compile(r"\d+")  # errors that differ in numbers only are equal
+END = "; to end a stream, raise EndOfStream"  # for whoever calls next() on something that is over
 LONGEST_AGAIN = 500  # characters of an error that was told in full before
 
 Way = tuple[tuple[str, int], ...]  # files and lines
@@ -72,7 +75,7 @@ class Failures:
         :param payloads: what the call was given.
         """
         said = describe(error).rstrip()
-        key = text, said, _way_to(error)
+        key = text, NUMBER.sub("#", said), _way_to(error)
         with self._lock:
             now = monotonic()
             kind = self._kinds.pop(key, None)
@@ -89,7 +92,7 @@ class Failures:
                 self._tell_in_time(now)
                 return
             self._quiet_until = now + PERIOD
-            told = self.who, what, said, advice(error, payloads)
+            told = self.who, what, said, END if isinstance(error, StopIteration) else advice(error, payloads)
             self._logger.error("%s: %s: %s%s", *told, exc_info=error, extra=_extra(sequence))
 
     def end(self) -> None:

@@ -61,6 +61,14 @@ class PerOrigin(Generic[T]):
                 self._drop_oldest()
             return state
 
+    def __setitem__(self, origin: str, state: T) -> None:
+        """Keeps another state for an origin, as `counts[origin] += 1` does."""
+        with self._lock:
+            self._kept[origin] = state
+            self._kept.move_to_end(origin)
+            if len(self._kept) > self._limit:
+                self._drop_oldest()
+
     def __contains__(self, origin: object) -> bool:
         return origin in self._kept
 

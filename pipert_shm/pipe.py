@@ -50,7 +50,7 @@ from pipert_shm.limits import Policy, check_count, check_flag, check_queue, chec
 from pipert_shm.logs import log_to_terminal, with_plog
 from pipert_shm.memory import sweep_stale
 from pipert_shm.plan import Defaults, Plan, Restart, RestartPolicy, audience_of, check_names, make_plan
-from pipert_shm.routine import Routine
+from pipert_shm.routine import Role, Routine
 from pipert_shm.session import Session
 from pipert_shm.statistics import PipeStatistics, read_statistics
 from pipert_shm.streams import occupy_standard_files
@@ -364,6 +364,8 @@ class Pipe:
                 self._is_building = False
 
     def _build_or_grow(self) -> None:
+        if not self._flows:
+            raise WiresValidation("the pipe has no routines: create_flow('camera', False, camera) comes before build()")
         if self._session is None:
             try:
                 self._build()
@@ -763,14 +765,17 @@ class Pipe:
         Waits until the routine has heard of it, between two calls of its `main_logic`; a minute at most.
 
         :raises UnknownTarget: when there is no such routine.
-        :raises PipeStateError: when the pipe is not built or has ended, or all taps are in use.
+        :raises PipeStateError: when the pipe is not built or has ended, all taps are in use, or the routine sends nothing.
         """
         session = self._built()
         if not isinstance(routine, Routine | str):
             raise TypeError(f"tap() takes a routine or the name of one, not {shown(routine)}")
         name = routine if isinstance(routine, str) else routine.name
-        if session.plan.find(name) is None:
+        planned = session.plan.find(name)
+        if planned is None:
             raise UnknownTarget("routine", name, list(session.plan.names))
+        if planned.role is Role.DESTINATION:
+            raise PipeStateError(f"routine {name!r} sends nothing that could be tapped: tap the one that sends to it")
         return session.tap(name)
 
     # ---- state -----------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ def number_23() -> None:
 
 def test_what_is_not_equal_is_told_in_full(its: Failures, told: Told) -> None:
     for number in range(3 * MOST_KINDS):
-        fail(its, ValueError(f"number {number}"), number)
+        fail(its, ValueError(f"number {chr(97 + number)}"), number)
     fail(its, LookupError("number 23"))
     try:
         raise ValueError("number 23")  # in another line
@@ -236,6 +236,20 @@ def test_what_is_not_equal_is_told_in_full(its: Failures, told: Told) -> None:
     assert len(told.lines) == 3 * MOST_KINDS + 5
     assert all(record.exc_info for record in told.records)
     assert len(its._kinds) == MOST_KINDS
+
+
+def test_those_that_differ_in_numbers_only_are_equal(its: Failures, told: Told) -> None:
+    for number in range(20):
+        fail(its, ValueError(f"bad frame {number} at {number / 7}"), number)
+    its.end()
+    assert len(told.lines) == 2
+    assert told.lines[1].startswith("it failed on message 19: ValueError: bad frame 19 at 2.7")
+    assert "again 19 times" in told.lines[1]
+
+
+def test_whoever_ends_a_stream_by_the_wrong_exception_is_told_the_right_one(its: Failures, told: Told) -> None:
+    fail(its, StopIteration())
+    assert told.lines[0].endswith("; to end a stream, raise EndOfStream")
 
 
 def test_an_exception_that_is_raised_again_and_again(its: Failures, told: Told) -> None:

@@ -28,7 +28,7 @@ from pipert_shm import (
     Tracker,
     Wire,
 )
-from routines import Forward, Items, Record, received
+from routines import Forward, Items, Record, Sink, received
 
 # ---- the helper ----------------------------------------------------------------------------------
 
@@ -345,3 +345,11 @@ def test_replicas_of_what_keeps_state_are_refused(make: Callable[[], MiddleRouti
         RoutineError, match=rf"there would be 3 of it, .* but a {type(routine).__name__} keeps what it has seen"
     ):
         pipe.build()
+
+
+def test_a_state_can_be_replaced() -> None:
+    """As `counts[origin] += 1` does; and it counts among those that are kept."""
+    counts = Sink("counts").per_origin(int, limit=2)
+    for origin in "aabca":
+        counts[origin] += 1
+    assert (dict(zip(counts, map(counts.__getitem__, counts), strict=True)), counts.dropped) == ({"c": 1, "a": 1}, 2)

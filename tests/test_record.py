@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mcap.reader import make_reader
 from conftest import RunScript
 from media import Beginning, bikes, largest_file
 from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, PipertError, Wire
+from pipert_shm.data import Meta
 from pipert_shm.video import DetectedFrame, Detections, MotionDetector, Recorder, Replay, VideoError
 from pipert_shm.video.record import MCAP_MAGIC, OF_PICKLES, UntrustedRecording
 from routines import Items, Record, Sink, chain, received
@@ -71,6 +73,37 @@ def recorded(path: Path, *payloads: Any) -> Path:
         recorder.main_logic(payload)
     recorder.cleanup()
     return path
+
+
+def test_each_camera_of_a_recording_is_replayed_by_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "both"
+    recorder = Recorder(path)
+    recorder.setup()
+    for number, origin in enumerate("abab"):
+        recorder.meta = Meta((origin,), 0, number)
+        recorder.main_logic({"from": origin, "frame": np.full((64, 64), number, np.uint8)})
+    recorder.cleanup()
+    expected: dict[str | None, list[str]] = {"a": ["a", "a"], "b": ["b", "b"], None: ["a", "b", "a", "b"]}
+    for camera, wanted in expected.items():
+        replay = Replay(path, paced=False, origin=camera)
+        replay.setup()
+        assert [payload["from"] for payload in iter_payloads(replay)] == wanted
+        replay.cleanup()
+    (record,) = caplog.records
+    assert "is of several origins ('a', 'b', …)" in record.getMessage()
+    replay = Replay(path, origin="c")
+    replay.setup()
+    with pytest.raises(VideoError, match="has nothing of 'c'; it is of 'a', 'b'"):
+        replay.main_logic()
+    with pytest.raises(VideoError):
+        replay.cleanup()
+
+
+def iter_payloads(replay: Replay) -> Iterator[Any]:
+    """All that it sends, but for what is pickled."""
+    with contextlib.suppress(EndOfStream):
+        while True:
+            yield replay.main_logic()
 
 
 def test_an_earlier_recording_is_kept(tmp_path: Path) -> None:

@@ -179,14 +179,13 @@ def test_a_tap_shows_any_payload_of_a_source_or_a_middle_routine(payload: Any, r
     pipe.join()
 
 
-def test_a_tap_of_a_destination_shows_nothing_and_ends() -> None:
+def test_a_destination_can_not_be_tapped() -> None:
     pipe = Pipe(policy="block")
     chain(pipe, Items("source", range(5)), Sink("sink"))
     pipe.build()
-    with pipe.tap("sink") as tap:
-        pipe.notify_event(START_EVENT_NAME)
-        assert list(tap) == []
-    pipe.join()
+    with pytest.raises(PipeStateError, match="'sink' sends nothing that could be tapped"):
+        pipe.tap("sink")
+    pipe.join(to_kill=True)
 
 
 def test_taps_of_several_routines_at_once(board: Board) -> None:

@@ -139,6 +139,11 @@ def test_routine_twice_in_one_flow() -> None:
         pipe_of((source, source, sink))
 
 
+def test_a_pipe_without_routines() -> None:
+    with pytest.raises(WiresValidation, match="the pipe has no routines: create_flow"):
+        Pipe().build()
+
+
 def test_flow_names_and_members() -> None:
     pipe = Pipe()
     pipe.create_flow("flow", True, Items("a", []), Sink("b"))

@@ -159,20 +159,33 @@ def _image_schema() -> Schema:
 class Replay(SourceRoutine):
     """Sends what a `Recorder` wrote: the same payloads, bit for bit, in the same order and at the same pace; then it ends.
 
+    They come from this routine: `self.meta.origin` is its name, and the time of capture is that of the replay. Of a recording
+    of several cameras, play each by a routine of its own, `Replay("yard.mcap", "gate", origin="gate")`; without `origin` all
+    come from one, with a warning.
+
     A recording that breaks off, since its process was killed, is sent as far as it goes, with a warning. `self.meta.pts` tells
     receivers how many seconds after the first message of the recording a message was captured.
 
     :param path: of the file.
+    :param origin: sends only what this routine had captured, by the name that it had then.
     :param paced: whether to keep the time that lay between the captures; else it goes as fast as the wires let it.
     :param trust: load payloads that are pickled, too, and recordings of earlier versions, which are pickles. That runs whatever
         code the file's writer chose: set it only for files that you trust.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], name: str | None = None, *, paced: bool = True, trust: bool = False
+        self,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        origin: str | None = None,
+        paced: bool = True,
+        trust: bool = False,
     ) -> None:
         super().__init__(name)
         self.path = Path(path)
+        self._origin = origin
+        self._origins: set[str] = set()  # that came
         self._paced = paced
         self._trust = trust
         self._file: BinaryIO | None = None
@@ -190,6 +203,7 @@ class Replay(SourceRoutine):
         :raises ImportError: when the package `mcap` is not installed.
         """
         self._next = self._offset_ns = self._began_ns = self._failure = None
+        self._origins.clear()
         file = self.path.open("rb")
         try:
             self._payloads = self._read(file)
@@ -212,6 +226,12 @@ class Replay(SourceRoutine):
                 self._failure = error
                 raise
             if self._next is None:
+                if self._origin is not None and self._origin not in self._origins:
+                    known = ", ".join(map(repr, sorted(self._origins))) or "none"
+                    self._failure = VideoError(
+                        str(self.path), f"the recording {str(self.path)!r} has nothing of {self._origin!r}; it is of {known}"
+                    )
+                    raise self._failure
                 raise EndOfStream
         captured_ns, payload = self._next
         if self._began_ns is None:
@@ -249,6 +269,8 @@ class Replay(SourceRoutine):
                 role = channel.metadata.get("pipert_shm")
                 if role not in (PART, PAYLOAD):
                     continue  # another program's
+                if not self._is_wanted(channel.topic.split("/")[1]):
+                    continue
                 payload = self._payload_of(channel.message_encoding, message.data, pictures)
                 if role == PART:
                     pictures.append(payload)
@@ -257,6 +279,19 @@ class Replay(SourceRoutine):
                     yield message.log_time, payload
         except (ValueError, pickle.UnpicklingError, EOFError) as error:
             raise VideoError(str(self.path), f"the recording {str(self.path)!r} is damaged: {describe(error)}") from error
+
+    def _is_wanted(self, origin: str) -> bool:
+        if origin not in self._origins:
+            self._origins.add(origin)
+            if self._origin is None and len(self._origins) == 2:
+                self._logger.warning(
+                    "the recording %s is of several origins (%s, …), which all are %r now: give each a Replay(…, origin=…) "
+                    "of its own where receivers tell them apart",
+                    self.path,
+                    ", ".join(map(repr, sorted(self._origins))),
+                    self.name,
+                )
+        return self._origin in (None, origin)
 
     def _payload_of(self, encoding: str, data: bytes, pictures: list[np.ndarray]) -> Any:
         if encoding == "cdr":
