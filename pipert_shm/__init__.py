@@ -224,3 +224,8 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    """All public names, loaded or not."""
+    return [*globals(), *_LAZY]

@@ -20,6 +20,9 @@ NO_HINT = inspect.Parameter.empty
 _BOOLEANS = {"yes": "true", "y": "true", "on": "true", "no": "false", "n": "false", "off": "false"}  # of YAML 1.1
 
 
+MAPPINGS = ("dict_type", "model_type", "dataclass_type", "model_attributes_type")  # pydantic's words for what is none
+
+
 class Maker:
     """Makes objects, and notes what is wrong with their parameters in `faults`. One thread's.
 
@@ -255,9 +258,11 @@ def told_of_misfit(error: dict[str, Any]) -> str:
     given = error["input"]
     if error["type"] in ("missing", "missing_argument"):
         return f"{'item ' if isinstance(error['loc'][-1], int) else ''}{error['loc'][-1]!r} is missing"
-    if error["type"] == "sequence_str":
-        return f"Input should be a list, not {shown(given)}"
+    if error["type"] in ("sequence_str", "list_type") and isinstance(given, str):
+        return f"Input should be a list, such as [{given}], not {shown(given)}"
     message: str = error["msg"]
+    if error["type"] in MAPPINGS:
+        message = "Input should be a mapping, with lines such as 'name: value'"
     if given is None or isinstance(given, str | int | float | bool):
         message += f", not {shown(given)}"
     if error["type"] == "bool_type" and is_boolean_word(given):

@@ -149,7 +149,7 @@ def _run(loaded: Loaded, api: Address | None) -> None:
         try:
             wrapper = APIWrapper(*address, pipe, token=os.environ.get("PIPERT_TOKEN"), dashboard=dashboard_is_installed())
         except ValueError as error:  # the address is not one that it may listen on
-            raise PipertError(str(error)) from None
+            raise PipertError(f"{error} (the token comes from the environment variable PIPERT_TOKEN)") from None
     with pipe:  # leaving it waits for its end, in which a signal kills it
         pipe.build()
         pipe.notify_event(START_EVENT_NAME)

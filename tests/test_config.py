@@ -372,7 +372,7 @@ def test_code_that_does_not_load(write: Write, tmp_path: Path) -> None:
     ("text", "said"),
     [
         (b"", "the file is empty; it needs routines and flows"),
-        (b"- 1\n", "1: Input should be a valid dictionary or instance of Pipeline"),
+        (b"- 1\n", "1: Input should be a mapping, with lines such as 'name: value'"),
         (b"routines: \xff\xfe", "can't be read: 'utf-8' codec can't decode"),
     ],
 )

@@ -275,7 +275,7 @@ flows: {f: {routines: [camera, yolo, face], auto_wire: true}}
         ("size: [320]", "size", "item 1 is missing"),
         ("size: [320, '180']", "size[1]", "Input should be a valid integer, not '180'"),
         ("size: 320x180", "size", "Input should be a valid tuple, not '320x180'"),
-        ("words: names.txt", "words", "Input should be a list, not 'names.txt'"),
+        ("words: names.txt", "words", "Input should be a list, such as [names.txt], not 'names.txt'"),
         ("by_word: {1: 2}", "by_word[1]", "as a key: Input should be a valid string, not 1"),
         ("by_word: {a: b}", "by_word.a", "Input should be a valid integer, not 'b'"),
         ("shape: {class: builtins.dict}", "shape", "Input should be a Shape, but its type, dict, has no area, sides"),
