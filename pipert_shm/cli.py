@@ -31,7 +31,7 @@ class _Commands(TyperGroup):
         try:
             status = super().invoke(ctx)
         except (ConfigError, PipeFailed) as error:
-            lines = list(map(str, error.faults)) if isinstance(error, ConfigError) else error.causes
+            lines = str(error).splitlines() if isinstance(error, ConfigError) else error.causes
             status = _fail(*lines)
         except (ImportError, OSError, PipertError) as error:
             if isinstance(error, BrokenPipeError):

@@ -10,6 +10,7 @@ from pipert_shm.masking import masked
 
 CLOSE = 0.7  # of 1: how much of a name has to be as it was meant
 LONGEST_NAME = 200  # characters of one that is compared with others
+MOST_FAULTS = 100  # of a file, that its error's text tells
 LONGEST_TEXT = 32_000  # characters of an exception's text that are told further
 
 __all__ = [
@@ -247,7 +248,8 @@ class ConfigError(PipertError):
 
     def __init__(self, faults: list[Fault]) -> None:
         self.faults = [replace(fault, message=masked(fault.message)) for fault in faults]
-        super().__init__("\n".join(map(str, self.faults)))
+        more = [f"and {len(faults) - MOST_FAULTS:,} faults more"] if len(faults) > MOST_FAULTS else []
+        super().__init__("\n".join([*map(str, self.faults[:MOST_FAULTS]), *more]))
 
 
 class RemoteRefusal(PipertError):

@@ -392,3 +392,13 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_the_error_crosses_processes() -> None:
     error = pickle.loads(pickle.dumps(ConfigError([Fault("a.yaml", 3, "x", "y")])))
     assert (str(error), error.faults) == ("a.yaml:3: x: y", [Fault("a.yaml", 3, "x", "y")])
+
+
+def test_of_very_many_faults_a_hundred_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "many.yaml"
+    path.write_text("routines: {}\n" + "".join(f"unknown{number}: 1\n" for number in range(500)))
+    with pytest.raises(ConfigError) as caught:
+        PipelineFile(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 101
+    assert lines[-1] == f"and {len(caught.value.faults) - 100} faults more"

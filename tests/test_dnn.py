@@ -183,6 +183,8 @@ def test_an_end_to_end_network_with_nothing_to_see() -> None:
         (3, {"ids": [0, 1, 0.5, 0]}, "the sixth column has no class ids"),
         (3, {"scores": [0.9, 37, 0.1, 0]}, "the fifth column has no scores from 0 to 1"),
         (3, {"boxes": CENTRED}, "the first four columns are no corners"),
+        (1, {"ids": [0.9, 0.5, 0.3, 0], "scores": [0, 0, 0, 0]}, "whole numbers in its fifth column and others in its sixth"),
+        (1, {"ids": [0, 0, 0, 0], "scores": [1.5, 0, 0, 0]}, "the fifth column has no scores from 0 to 1"),
     ],
 )
 def test_six_columns_of_something_else_are_refused(classes: int, change: dict[str, Any], message: str) -> None:
@@ -192,6 +194,16 @@ def test_six_columns_of_something_else_are_refused(classes: int, change: dict[st
     output[:3, :4] = change.get("boxes", output[:3, :4])
     with pytest.raises(ValueError, match=message):
         YoloHead([f"class{number}" for number in range(classes)])([output[None]])
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_padding_and_weak_rows_of_finds_make_no_difference(classes: int) -> None:
+    output = np.zeros((1, 300, 6), np.float32)
+    output[0, 0] = [10, 10, 50, 50, 0.9, 0]
+    output[0, 1] = [30, 30, 20, 40, 0.02, 0]  # no box, and no find either
+    output[0, 2:] = -1
+    (found,) = YoloHead(["a"] * classes)([output])
+    assert found.boxes.tolist() == [[10, 10, 50, 50]]
 
 
 @pytest.mark.parametrize(

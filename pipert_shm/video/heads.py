@@ -74,8 +74,8 @@ class YoloHead:
         if len(outputs) != 1 or outputs[0].ndim != 3:
             raise self._misfit(outputs)
         output, classes = np.asarray(outputs[0], np.float32), len(self.names)
-        of_8, of_5, of_finds = output.shape[1] == 4 + classes, output.shape[2] == 5 + classes, output.shape[2] == 6
-        if of_finds and not ((of_8 or of_5) and _why_not_finds(output)):  # both with one name: the values tell
+        of_8, of_5 = output.shape[1] == 4 + classes, output.shape[2] == 5 + classes
+        if output.shape[2] == 6 and self._are_finds(output, of_8, of_5):
             return [self._finds(rows) for rows in self._checked_finds(output)]
         if of_8:
             rows = output.transpose(0, 2, 1)
@@ -83,6 +83,26 @@ class YoloHead:
         if of_5:
             return [self._image(*each) for each in zip(output[..., :4], output[..., 5:] * output[..., 4:5], strict=True)]
         raise self._misfit(outputs)
+
+    def _are_finds(self, output: np.ndarray, of_8: bool, of_5: bool) -> bool:
+        """Whether rows of six are finds. With one name they may be version 5's as well: then the values tell.
+
+        :raises ValueError: when they tell that it is neither.
+        """
+        if not of_5:
+            return not (of_8 and _why_not_finds(output, self.threshold))
+        fifth, sixth = output[..., 4], output[..., 5]
+        if np.isin(sixth, (0, -1)).all():  # ids of the one class, and of padding
+            return True
+        if (sixth == np.round(sixth)).all() and (sixth.max() > 1 or not _why_not_finds(output, self.threshold)):
+            return True  # ids of more classes than there are names
+        if (fifth == np.round(fifth)).all() and (sixth > self.threshold).any():
+            raise ValueError(
+                f"the network's output {output.shape} has whole numbers in its fifth column and others in its sixth: with one "
+                f"name these are score and class id, or, of version 5, two scores; give all names that it was trained with, or "
+                f"write a head for it"
+            )
+        return False
 
     def _misfit(self, outputs: Sequence[np.ndarray]) -> ValueError:
         classes = len(self.names)
@@ -106,7 +126,7 @@ class YoloHead:
     # ---- end to end ------------------------------------------------------------------------------
 
     def _checked_finds(self, output: np.ndarray) -> np.ndarray:
-        why, ids = _why_not_finds(output), output[..., 5]
+        why, ids = _why_not_finds(output, self.threshold), output[..., 5]
         if not why and ids.size and ids.max() >= len(self.names):
             why = f"there is a class id {ids.max():.0f}"
         if why:
@@ -117,7 +137,7 @@ class YoloHead:
         return output
 
     def _finds(self, rows: np.ndarray) -> Detections:
-        rows = rows[rows[:, 4] > self.threshold]
+        rows = rows[(rows[:, 4] > self.threshold) & (rows[:, 5] != -1)]
         return Detections(rows[:, :4], rows[:, 4], rows[:, 5], self.names)
 
 
@@ -173,14 +193,15 @@ def _shapes(outputs: Sequence[np.ndarray]) -> str:
     return ", ".join(str(each.shape) for each in outputs)
 
 
-def _why_not_finds(output: np.ndarray) -> str:
-    """Why these are no rows of corners, score and class id; empty where they may be."""
-    (left, top, right, bottom), scores, ids = np.moveaxis(output[..., :4], -1, 0), output[..., 4], output[..., 5]
+def _why_not_finds(output: np.ndarray, threshold: float) -> str:
+    """Why these are no rows of corners, score and class id; empty where they may be. Rows of id -1 are padding."""
+    rows = output[output[..., 5] != -1]
+    (left, top, right, bottom), scores, ids = rows[:, :4].T, rows[:, 4], rows[:, 5]
     if not ((ids >= 0) & (ids == np.round(ids))).all():
         return "the sixth column has no class ids"
     if not ((scores >= 0) & (scores <= 1 + SLACK)).all():
         return "the fifth column has no scores from 0 to 1"
-    if not ((right >= left) & (bottom >= top))[scores > SLACK].all():
+    if not ((right >= left) & (bottom >= top))[scores > threshold].all():
         return "the first four columns are no corners"
     return ""
 
