@@ -6,7 +6,6 @@ import math
 import re
 import time
 from dataclasses import dataclass
-from statistics import median_low
 
 import numpy as np
 
@@ -145,7 +144,7 @@ class Mosaic:
         if not shapes:
             return 90, 160
         width = min(max(shape[1] for shape in shapes), self._widest // self._columns)
-        return max(1, round(width * median_low(shape[0] / shape[1] for shape in shapes))), width
+        return max(1, round(width * sorted(shape[0] / shape[1] for shape in shapes)[(len(shapes) - 1) // 2])), width
 
 
 def _in_colour(picture: np.ndarray) -> np.ndarray:

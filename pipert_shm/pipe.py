@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from html import escape
 from itertools import islice, pairwise
 from pathlib import Path
 from types import TracebackType
@@ -702,6 +701,8 @@ class Pipe:
         return "\n\n".join([repr(self), *map(str, self._tables())])
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         tables = self._tables() if "_owner" in vars(self) else []
         return "".join([f"<code>{escape(repr(self))}</code>", *(table.html() for table in tables)])
 

@@ -79,9 +79,16 @@ class Add(FPSRoutine):
     def note(self, what):
         said.append((self.name, what))
 
-class Keep(FPSRoutine):
+class Noted(FPSRoutine):
+    events = class_functions_dictionary()
+
+class Keep(Noted):
     def main_logic(self, data):
         said.append(data.additional_data["word"])
+
+    @Noted.events("yelp")  # by the dictionary that it inherits
+    def yelp(self):
+        said.append((self.name, "yelped"))
 
     @FPSRoutine.events("note")
     def note(self, what):
@@ -146,10 +153,12 @@ SCRIPTS = {
         until(lambda: len(said) >= 7)
         pipe.notify_event("bark")
         until(lambda: len(said) >= 8)
+        pipe.notify_event("yelp")
+        until(lambda: len(said) >= 9)
         pipe.join(True)
         assert said[0] == ("words", 1) and set(said[1:3]) == {("words", 2), ("add", 2)}, said
         assert set(said[3:6]) == {("words", 3), ("add", 3), ("keep", 3)}, said
-        assert said[6:] == [("add", "answered")] * 2, said
+        assert said[6:] == [("add", "answered"), ("add", "answered"), ("keep", "yelped")], said
         assert sorted(words.events.all["Words"]) == ["ask", "note"]
         """,
     "names of the pipe": """

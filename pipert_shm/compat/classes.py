@@ -95,6 +95,7 @@ class ClassFunctions:
 
     def __init__(self) -> None:
         self.all: dict[str, dict[str, set[Callable[..., Any]]]] = defaultdict(lambda: defaultdict(set))
+        self._handles = False  # whether it is a class's `events`, by which subclasses mark theirs, too
 
     def __call__(self, key: str | Callable[..., Any]) -> Any:
         """Marks a function, by this key; used bare, by `default_key`."""
@@ -102,10 +103,11 @@ class ClassFunctions:
 
     def _add(self, key: str, function: Callable[..., Any]) -> Callable[..., Any]:
         self.all[function.__qualname__.rpartition(".")[0]][key].add(function)
-        return function
+        return events(key)(function) if self._handles else function
 
     def __set_name__(self, owner: type, name: str) -> None:
         if name == "events":
+            self._handles = True
             for key, functions in self.all[owner.__qualname__].items():
                 for function in functions:
                     events(key)(function)
