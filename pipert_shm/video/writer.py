@@ -19,7 +19,7 @@ from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.files import ROOM, has_room, moved, set_aside
 from pipert_shm.video.image import as_bgr, frame_of
 from pipert_shm.video.movie import Codec, Movie, default_codec, open_movie
-from pipert_shm.video.opencv import VideoError, cv2
+from pipert_shm.video.opencv import VideoError, cv2, is_utf8
 from pipert_shm.video.timing import Timeline
 
 ORIGIN = "{origin}"  # in a path, where the name of the camera goes
@@ -80,9 +80,16 @@ class VideoWriter(DestinationRoutine):
 
         :raises OSError: when the directory can't be made.
         :raises ImportError: when the codec needs PyAV, which is not installed.
+        :raises VideoError: when only PyAV could write a file of this name, and it is not installed.
         """
         if self._codec == "h264" and find_spec("av") is None:
             raise ImportError("PyAV is not installed (h264 needs it): pip install 'pipert_shm[pyav]', or give codec='mp4v'")
+        if not is_utf8(os.path.abspath(self.path)) and find_spec("av") is None:
+            raise VideoError(
+                str(self.path),
+                f"the name {str(self.path)!r} is not UTF-8, and OpenCV can't write such a file: choose another, or "
+                f"pip install 'pipert_shm[pyav]'",
+            )
         if ORIGIN not in str(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
 
