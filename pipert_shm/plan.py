@@ -336,7 +336,7 @@ def _replicate(
                 raise RoutineError(
                     routine.name,
                     f"there would be {count} of it, and each would see a part of a camera's frames, but a "
-                    f"{type(routine).__name__} keeps what it has seen for the next one: put it in a flow without replicas",
+                    f"{type(routine).__name__} needs them all, one after the other: put it in a flow without replicas",
                 )
             members[id(routine)] = [_copy(routine, number) for number in range(count)] if count > 1 else [routine]
             if count > 1:

@@ -28,6 +28,7 @@ from pipert_shm import (
     Tracker,
     Wire,
 )
+from pipert_shm.video import Recorder, VideoWriter
 from routines import Forward, Items, Record, Sink, received
 
 # ---- the helper ----------------------------------------------------------------------------------
@@ -341,9 +342,17 @@ def test_replicas_of_what_keeps_state_are_refused(make: Callable[[], MiddleRouti
     pipe.create_flow("steps", False, routine, replicas=3)
     pipe.create_flow("after", False, after)
     pipe.link(Wire(source, routine), Wire(routine, after))
-    with pytest.raises(
-        RoutineError, match=rf"there would be 3 of it, .* but a {type(routine).__name__} keeps what it has seen"
-    ):
+    with pytest.raises(RoutineError, match=rf"there would be 3 of it, .* but a {type(routine).__name__} needs them all"):
+        pipe.build()
+
+
+@pytest.mark.parametrize("kind", [VideoWriter, Recorder])
+def test_replicas_of_what_writes_one_file_are_refused(tmp_path: Path, kind: type[VideoWriter | Recorder]) -> None:
+    source, writer, pipe = Items("source", []), kind(tmp_path / "out.mp4"), Pipe()
+    pipe.create_flow("source", False, source)
+    pipe.create_flow("write", False, writer, replicas=2)
+    pipe.link(Wire(source, writer))
+    with pytest.raises(RoutineError, match="needs them all"):
         pipe.build()
 
 

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from mcap.reader import make_reader
+from mcap.writer import CompressionType, Writer
 
 from conftest import RunScript
 from media import Beginning, bikes, largest_file
 from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, PipertError, Wire
 from pipert_shm.data import Meta
 from pipert_shm.video import DetectedFrame, Detections, MotionDetector, Recorder, Replay, VideoError
+from pipert_shm.video.mcap import McapWriter, Part
 from pipert_shm.video.record import MCAP_MAGIC, OF_PICKLES, UntrustedRecording
 from routines import Items, Record, Sink, chain, received
 from test_detection import digest
@@ -336,3 +338,95 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     replay.cleanup()
     with pytest.raises(FileNotFoundError):
         Replay(tmp_path / "missing").setup()
+
+
+# ---- what can't be read ----------------------------------------------------------------------------
+
+
+def crafted(path: Path, encoding: str, *texts: bytes) -> Path:
+    writer = McapWriter(path)
+    channel = writer.channel(f"/camera/{encoding}", encoding, "payload")
+    for number, text in enumerate(texts):
+        writer.write(1000 + number, number, [Part(channel, [text])])
+    writer.finish()
+    writer.close()
+    return path
+
+
+def calls_of(replay: Replay) -> list[Any]:
+    """What each call gives, and "error" for each that raises one, until the end of the stream."""
+    replay.setup()
+    given: list[Any] = []
+    while len(given) < 20:
+        try:
+            given.append(replay.main_logic())
+        except EndOfStream:
+            break
+        except PipertError:
+            given.append("error")
+    return given
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bad"),
+    [
+        ("json", b'{"$array":{"dtype":"{","shape":[1],"data":"AAAA"}}'),
+        ("json", b'{"$array":{"dtype":"u1","shape":[1000000000000000000000000000000],"data":"AAAA"}}'),
+        ("json", b'{"$picture":7}'),
+        ("json", b"[" * 200_000),
+        ("pickle", b"cno_such_module\nThing\n."),
+        ("pickle", b"garbage"),
+    ],
+)
+def test_a_message_that_cannot_be_read_costs_itself_alone(tmp_path: Path, encoding: str, bad: bytes) -> None:
+    one, two = (b"1", b"2") if encoding == "json" else (pickle.dumps(1), pickle.dumps(2))
+    replay = Replay(crafted(tmp_path / "crafted.mcap", encoding, one, bad, two, bad), paced=False, trust=True)
+    assert calls_of(replay) == [1, "error", 2, "error"]
+    with pytest.raises(VideoError, match=r"message 4 of the recording .* can't be read, and is left out"):
+        replay.cleanup()
+
+
+@pytest.mark.parametrize(
+    "bad", [b"cno_such_module\nThing\n.", pickle.dumps("no pair")], ids=["a class that has gone", "no pair"]
+)
+def test_an_old_recording_that_cannot_be_read_on_says_so_in_the_end(tmp_path: Path, bad: bytes) -> None:
+    path = tmp_path / "old"
+    path.write_bytes(OF_PICKLES + pickle.dumps((1, "first")) + bad + pickle.dumps((2, "second")))
+    replay = Replay(path, paced=False, trust=True)
+    assert calls_of(replay) == ["first", "error"]
+    with pytest.raises(VideoError, match="what follows is not sent"):
+        replay.cleanup()
+
+
+@pytest.mark.parametrize("compression", [CompressionType.ZSTD, CompressionType.LZ4])
+def test_a_compressed_chunk_that_is_damaged_says_so_in_the_end(tmp_path: Path, compression: CompressionType) -> None:
+    """Of a recording that another tool has compressed."""
+    path = tmp_path / "compressed.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file, compression=compression)
+        writer.start()
+        channel = writer.register_channel("/camera/data", "json", 0, {"pipert_shm": "payload"})
+        for number in range(3):
+            writer.add_message(channel, number, b'"%s"' % (b"%d" % number * 999), number)
+        writer.finish()  # type: ignore[no-untyped-call]
+    assert len(replayed(path)) == 3
+    data = bytearray(path.read_bytes())
+    magic = {CompressionType.ZSTD: b"\x28\xb5\x2f\xfd", CompressionType.LZ4: b"\x04\x22\x4d\x18"}[compression]
+    at = data.index(magic)
+    data[at : at + 4] = bytes(4)
+    path.write_bytes(data)
+    replay = Replay(path, paced=False)
+    assert calls_of(replay) == ["error"]
+    with pytest.raises(VideoError, match="what follows is not sent"):
+        replay.cleanup()
+
+
+def test_two_recorders_of_one_path_have_a_file_each(tmp_path: Path) -> None:
+    recorders = [Recorder(tmp_path / "all.mcap") for _ in range(2)]
+    for recorder in recorders:
+        recorder.setup()
+    for number, recorder in enumerate(recorders * 3):
+        recorder.main_logic(number)
+    for recorder in recorders:
+        recorder.cleanup()
+    assert [replayed(tmp_path / name) for name in ("all.mcap", "all-1.mcap")] == [[0, 2, 4], [1, 3, 5]]

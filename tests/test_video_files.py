@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import random
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from pipert_shm import (
     START_EVENT_NAME,
     STOP_EVENT_NAME,
     EndOfStream,
+    Meta,
     Pipe,
     PipeFailed,
     VideoError,
     VideoSource,
+    VideoWriter,
 )
 from pipert_shm.video import source as source_module
 from pipert_shm.video import timing
@@ -338,3 +341,36 @@ def test_a_source_that_goes_wrong_in_the_pipe_says_so(tmp_path: Path) -> None:
     pipe.notify_event(START_EVENT_NAME)
     with pytest.raises(PipeFailed, match="give another roi"):
         pipe.join()
+
+
+@pytest.mark.parametrize("by", ["OpenCV and PyAV", "OpenCV"])
+def test_names_that_are_not_utf8_are_read_or_refused(tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV would crash, and with it the flow. Pictures are read in any case."""
+    path = tmp_path / "\udcff.mp4"
+    writer = VideoWriter(path, codec="mp4v")
+    writer.setup()
+    writer.meta = Meta(("camera",), 0, 0, 1)
+    writer.main_logic(np.zeros((48, 64), np.uint8))
+    writer.cleanup()
+    folder = tmp_path / "\udcfe"
+    folder.mkdir()
+    (folder / "\udcfd.png").write_bytes(cv2.imencode(".png", np.zeros((48, 64), np.uint8))[1].tobytes())
+    if by == "OpenCV":
+        monkeypatch.setattr("pipert_shm.video.source.find_spec", lambda name: None)
+        with pytest.raises(VideoError, match="is not UTF-8"):
+            VideoSource(path).setup()
+        monkeypatch.setitem(sys.modules, "av", None)
+        with pytest.raises(VideoError, match="is not UTF-8"):
+            writer.setup()
+    else:
+        assert frames_sent(VideoSource(path)) == 1
+    assert frames_sent(VideoSource(folder)) == 1
+
+
+def frames_sent(source: VideoSource) -> int:
+    """How many frames it reads, but for their pixels."""
+    source.setup()
+    assert source._capture is not None
+    number = sum(1 for _ in iter(source._capture.grab, False))
+    source.cleanup()
+    return number

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +20,7 @@ from conftest import RunScript
 from media import frames_of, largest_file
 from pipert_shm import START_EVENT_NAME, Meta, Pipe, Wire
 from pipert_shm.video import VideoError, VideoWriter
-from pipert_shm.video.files import Appender, free_name, has_room
+from pipert_shm.video.files import Appender, NewFile, free_name, has_room, set_aside, write_all
 from pipert_shm.video.timing import Timeline
 from routines import Frames
 
@@ -326,6 +330,43 @@ def test_a_file_of_records_takes_back_what_does_not_fit(tmp_path: Path) -> None:
     assert [int(line.split()[0]) for line in lines] == kept
 
 
+def append_until_full(path: Path, letter: str) -> None:
+    file = Appender(path)
+    with largest_file(300_000):
+        for number in range(400):
+            with contextlib.suppress(OSError):
+                file.append(letter.encode() * (900 + number) + b"\n")
+    file.close()
+
+
+def test_lines_of_several_processes_stay_whole_on_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=append_until_full, args=(path, letter)) for letter in "ab"]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join()
+    *lines, end = path.read_bytes().split(b"\n")
+    assert end == b""
+    assert len(lines) > 100
+    assert [line for line in lines if len(set(line)) != 1 or len(line) < 900] == []
+
+
+def test_an_append_waits_for_another_process(tmp_path: Path) -> None:
+    file, other = Appender(tmp_path / "lines"), os.open(tmp_path / "lines", os.O_WRONLY | os.O_APPEND)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    thread = threading.Thread(target=file.append, args=(b"second\n",))
+    thread.start()
+    os.write(other, b"fir")
+    thread.join(0.05)
+    os.write(other, b"st\n")
+    os.close(other)
+    thread.join()
+    file.close()
+    assert (tmp_path / "lines").read_text() == "first\nsecond\n"
+
+
 def test_of_a_disk_that_has_no_room_at_all_no_file_is_left(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "out.mp4", codec="h264")
     writer.setup()
@@ -346,3 +387,62 @@ def test_names_that_are_taken_are_left_alone(tmp_path: Path) -> None:
     assert free_name(tmp_path / "b") == tmp_path / "b-1"
     assert has_room(tmp_path / "b", 1)
     assert not has_room(tmp_path / "b", 1 << 60)
+
+
+# ---- several writers of one path -------------------------------------------------------------------
+
+
+def test_two_writers_of_one_path_have_a_file_each(tmp_path: Path, codec: Codec, caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever opens first, and also when both have a second camera, by which their files are called then."""
+    writers = [VideoWriter(tmp_path / "out.mp4", codec=codec) for _ in range(3)]
+    for writer in writers:
+        writer.setup()
+    for origin, number in (("gate", 3), ("door", 2)):
+        for _ in range(number):
+            for writer in writers:
+                write(writer, RAMP, origin=origin)
+    assert sum("another writer has" in record.getMessage() for record in caplog.records) >= 2
+    for writer in writers:
+        writer.cleanup()
+    frames = {path.stem: len(list(frames_of(path))) for path in tmp_path.iterdir()}
+    assert frames == {f"out-{name}{more}": n for name, n in (("gate", 3), ("door", 2)) for more in ("", "-1", "-2")}
+
+
+def test_a_new_file_takes_no_name_that_another_has(tmp_path: Path) -> None:
+    """Empty ones that a writer has are its own; those that nobody has may be taken; an earlier run's are kept."""
+    path = tmp_path / "out.bin"
+    first, second = NewFile(path), NewFile(path)
+    assert (first.path, second.path) == (path, tmp_path / "out-1.bin")
+    write_all(first.fd, b"first")
+    set_aside(path)
+    assert path.read_bytes() == b"first"
+    first.close()
+    set_aside(path)
+    assert (tmp_path / "out-2.bin").read_bytes() == b"first"
+    path.touch()
+    third = NewFile(path)
+    assert third.path == path
+    second.rename(path)
+    assert second.path not in (path, tmp_path / "out-2.bin")
+    for file in (second, third):
+        file.close()
+    assert [left.read_bytes() for left in tmp_path.iterdir()] == [b"first"]
+
+
+def test_sizes_that_keep_changing_are_not_told_of_without_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(tmp_path / "out.mp4", *(np.zeros((48 + n, 64 + n), np.uint8) for n in range(20)), codec="mp4v")
+    assert 0 < len(caplog.records) < 6
+    assert "not told of" in caplog.records[-1].getMessage()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("codec", ["h264", "mp4v"])
+def test_a_file_that_is_not_ended_lacks_half_a_second_at_most(tmp_path: Path, suffix: str, codec: Codec) -> None:
+    """As one whose process is killed."""
+    writer = VideoWriter(tmp_path / f"out{suffix}", 20, codec=codec)
+    writer.setup()
+    for _ in range(75):
+        write(writer, RAMP)
+    assert len(list(frames_of(writer.path))) >= 75 - 20 / 2 - 1
+    writer.cleanup()
+    assert len(list(frames_of(writer.path))) == 75

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipert_shm.masking import masked, needs_escapes
 from pipert_shm.video.interlaced import says_interlaced
-from pipert_shm.video.opencv import VideoError, cv2
+from pipert_shm.video.opencv import VideoError, cv2, is_utf8
 
 Address: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = Address | int
@@ -288,7 +288,10 @@ class ImageFolder:
 
 def _read_image(path: Path) -> np.ndarray | None:
     # Not into an array that is there: for a file that can't be read imread returns it as it was, without a word.
-    return cv2.imread(os.fspath(path), cv2.IMREAD_COLOR)
+    if is_utf8(os.fspath(path)):
+        return cv2.imread(os.fspath(path), cv2.IMREAD_COLOR)
+    data = np.fromfile(path, np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
 
 
 def _natural_order(path: Path) -> list[tuple[int, str]]:

@@ -16,7 +16,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from pipert_shm.video.files import write_all
+from pipert_shm.errors import describe
+from pipert_shm.video.files import NewFile, write_all
+from pipert_shm.video.opencv import VideoError
 
 try:
     from mcap.data_stream import ReadDataStream, RecordBuilder
@@ -79,10 +81,14 @@ class McapWriter:
     """An MCAP file that is being written. One thread at a time.
 
     :raises OSError: when it can't be made.
+
+    Attributes:
+        file: that it is.
     """
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self.file = NewFile(path)
+        self._fd = self.file.fd
         self._size = 0
         self._head = RecordBuilder()  # schemas and channels, to be repeated at the end
         self._schemas: dict[str, int] = {}
@@ -217,7 +223,7 @@ class McapWriter:
 
     def close(self) -> None:
         """Closes the file."""
-        os.close(self._fd)
+        self.file.close()
 
 
 def _packed(record: McapRecord) -> bytes:
@@ -238,6 +244,7 @@ def _chunk_head(first: int, last: int, size: int) -> bytes:
 def messages_in(file: BinaryIO, on_break: Callable[[int], object]) -> Iterator[tuple[Channel, Message]]:
     """The messages of a file, in order; of one whose end is missing those that are whole.
 
+    :raises VideoError: when a compressed chunk is damaged.
     :param on_break: told where the file ends without an end, or has something else, bytes from its beginning.
     """
     channels: dict[int, Channel] = {}
@@ -273,7 +280,13 @@ def _next_records(file: BinaryIO) -> list[McapRecord]:
             _read(file, 8)
             return []
         file.seek(begun)
-        return breakup_chunk(Chunk.read(ReadDataStream(BytesIO(_read(file, length)))))
+        chunk = Chunk.read(ReadDataStream(BytesIO(_read(file, length))))
+        try:
+            return breakup_chunk(chunk)
+        except Exception as error:  # of zstd, LZ4, or the records
+            raise VideoError(
+                file.name, f"the chunk at byte {begun} of {file.name!r} is damaged: {describe(error)}; what follows is not sent"
+            ) from error
     data = _read(file, length)
     stream = ReadDataStream(BytesIO(data))
     if opcode == Opcode.CHANNEL:

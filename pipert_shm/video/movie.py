@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from pipert_shm.video.files import ROOM, write_all
+from pipert_shm.video.files import ROOM, NewFile, write_all
 from pipert_shm.video.opencv import cv2
 
 Codec = Literal["mp4v", "h264"]
@@ -18,7 +18,7 @@ Codec = Literal["mp4v", "h264"]
 TICKS = 60_000
 """Time stamps are whole numbers of these in a second: exact at all common rates, and as many as MPEG-4 can have."""
 
-PIECE_S = 0.5  # of an MP4 file, after which what was written is on the disk and can be played
+PIECE_S = 0.5  # of an MP4 or Matroska file, after which what was written is on the disk and can be played
 PIECE_BYTES = 1 << 16
 KEY_S = 2.0  # from one picture that needs no other to the next
 ENTRY_BYTES = 32  # that a frame takes in the list at the end of an MP4 file
@@ -33,11 +33,13 @@ class Movie(Protocol):
     """A video file that is being written. One thread at a time.
 
     Attributes:
+        file: that it is written to.
         size: width and height that frames must have.
         room: bytes that it takes to end it properly, after one more frame.
         look_s: seconds from one look at the room on the disk to the next.
     """
 
+    file: NewFile
     size: tuple[int, int]
     room: int
     look_s: float
@@ -94,16 +96,17 @@ class PyAVMovie:
         self._last_tick = self._last_key = -1
         self._gap = round(TICKS / fps)
         self._encoded = 0
-        self._file = _File(path)
-        in_pieces = path.suffix.lower() in (".mp4", ".mov", ".m4v")
+        self.file = NewFile(path)
+        self._file = _File(self.file)
+        flushing = {"flush_packets": "1"} | _IN_PIECES.get(path.suffix.lower(), {})
         try:
             # A file of ours, which tells what the disk says, and takes any name: FFmpeg takes a:b.mp4 for an address.
-            self._container = av.open(self._file, "w", options=_IN_PIECES if in_pieces else {"flush_packets": "1"})
+            self._container = av.open(self._file, "w", options=flushing)
             name, options = ENCODERS[codec]
             stream = self._container.add_stream(name, rate=Fraction(fps).limit_denominator(TICKS), options=options)
         except BaseException:
-            self._file.close()
-            path.unlink()
+            os.ftruncate(self.file.fd, 0)
+            self.file.close()
             raise
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = self.size
@@ -139,23 +142,24 @@ class PyAVMovie:
             self._file.restore()
             raise
         finally:
-            self._file.close()
+            self.file.close()
 
 
-_IN_PIECES = {
+_MP4 = {
     "movflags": "hybrid_fragmented",
-    "flush_packets": "1",
     "frag_duration": str(round(PIECE_S * 1e6)),
     "frag_size": str(PIECE_BYTES),
 }
+_MATROSKA = {"cluster_time_limit": str(round(PIECE_S * 1e3)), "cluster_size_limit": str(PIECE_BYTES)}
+_IN_PIECES = {".mp4": _MP4, ".mov": _MP4, ".m4v": _MP4, ".mkv": _MATROSKA}  # of the formats that hold frames back
 
 
 class _File:
     """What PyAV writes to. It can go back to what was whole, when the disk is full."""
 
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        self.name = os.path.abspath(path)  # by which FFmpeg chooses the format
+    def __init__(self, file: NewFile) -> None:
+        self._fd = file.fd
+        self.name = os.path.abspath(file.path)  # by which FFmpeg chooses the format
         self._header = self._whole = 0  # bytes before the first piece, and up to the last one
         self._failed = False
 
@@ -184,9 +188,6 @@ class _File:
         """Takes back what is not whole; this needs no room on the disk. A file that no frame has reached is empty then."""
         os.ftruncate(self._fd, self._whole if self._whole > self._header else 0)
 
-    def close(self) -> None:
-        os.close(self._fd)
-
 
 class OpenCVMovie:
     """By OpenCV, which can't be told when a frame is due, and says nothing of a write that fails.
@@ -205,11 +206,14 @@ class OpenCVMovie:
         self._last: np.ndarray | None = None
         if path.is_dir():
             raise IsADirectoryError(21, "Is a directory", str(path))
+        self.file = NewFile(path)
         # An absolute path: of a:b.mp4 FFmpeg takes the a for a protocol.
-        self._writer = cv2.VideoWriter(os.path.abspath(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, self.size)
+        name = os.path.abspath(self.file.path)
+        self._writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), fps, self.size)
         if not self._writer.isOpened():
+            os.ftruncate(self.file.fd, 0)
+            self.file.close()
             raise OSError(5, "OpenCV does not open it", str(path))
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # it may be renamed
 
     def write(self, frame: np.ndarray, at: float) -> None:
         """See `Movie.write`."""
@@ -225,9 +229,9 @@ class OpenCVMovie:
 
     def close(self) -> None:
         """See `Movie.close`."""
-        before = os.fstat(self._fd).st_size
+        before = os.fstat(self.file.fd).st_size
         self._writer.release()
-        ended = os.fstat(self._fd).st_size > before
-        os.close(self._fd)
+        ended = os.fstat(self.file.fd).st_size > before
+        self.file.close()
         if self._due and not ended:
             raise OSError(28, "its end could not be written, and without that nothing of it can be played")

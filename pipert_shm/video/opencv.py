@@ -30,4 +30,13 @@ class VideoError(PipertError):
         return VideoError, (self.video, str(self))
 
 
-__all__ = ["VideoError", "cv2"]
+def is_utf8(name: str) -> bool:
+    """Whether OpenCV takes a file's name: one that is not UTF-8 crashes it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+__all__ = ["VideoError", "cv2", "is_utf8"]

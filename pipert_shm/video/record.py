@@ -6,6 +6,7 @@ import os
 import pickle
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -59,8 +60,11 @@ class Recorder(DestinationRoutine):
     for is an error, and leaves nothing; the ones after it are written when there is room.
 
     :param path: of the file (`.mcap`); its directory is made where it is missing. Each start, after a crash too, begins a new
-        one; one that is there is kept, with a number.
+        one; one that is there is kept, with a number. A second recorder of the same path, in any process, writes one with a
+        number. It can't have replicas: each would get a part of the messages.
     """
+
+    replicable = False
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         super().__init__(name)
@@ -81,6 +85,8 @@ class Recorder(DestinationRoutine):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         set_aside(self.path)
         self._file = McapWriter(self.path)
+        if (path := self._file.file.path) != self.path:
+            self._logger.warning("the recording is written to %s, since another writer has %s in hand", path, self.path)
         self._failure = None
         self._epoch_ns = time.time_ns() - now_ns()  # once, so that the time between two messages is what it was
 
@@ -156,6 +162,14 @@ def _image_schema() -> Schema:
     return Schema(id=0, name=recorded.IMAGE_NAME, encoding="ros2msg", data=recorded.IMAGE_DEFINITION)
 
 
+@dataclass(slots=True)
+class _Unreadable:
+    """Stands for the payload of a message that can't be read."""
+
+    text: str
+    cause: Exception
+
+
 class Replay(SourceRoutine):
     """Sends what a `Recorder` wrote: the same payloads, bit for bit, in the same order and at the same pace; then it ends.
 
@@ -163,8 +177,9 @@ class Replay(SourceRoutine):
     of several cameras, play each by a routine of its own, `Replay("yard.mcap", "gate", origin="gate")`; without `origin` all
     come from one, with a warning.
 
-    A recording that breaks off, since its process was killed, is sent as far as it goes, with a warning. `self.meta.pts` tells
-    receivers how many seconds after the first message of the recording a message was captured.
+    A recording that breaks off, since its process was killed, is sent as far as it goes, with a warning. A message that can't
+    be read, since the class that it is of has gone, say, is an error, and left out; `pipe.join()` raises it in the end.
+    `self.meta.pts` tells receivers how many seconds after the first message of the recording a message was captured.
 
     :param path: of the file.
     :param origin: sends only what this routine had captured, by the name that it had then.
@@ -217,14 +232,11 @@ class Replay(SourceRoutine):
 
         :raises EndOfStream: after the last one.
         :raises UntrustedRecording: when it is pickled, and the recording is not trusted. Then nothing more comes.
-        :raises VideoError: when the recording is damaged. Then nothing more comes.
+        :raises VideoError: when a message can't be read, which is left out; or when the recording can't be. Then nothing more
+            comes.
         """
         if self._next is None:
-            try:
-                self._next = next(self._payloads, None)
-            except PipertError as error:
-                self._failure = error
-                raise
+            self._next = self._read_next()
             if self._next is None:
                 if self._origin is not None and self._origin not in self._origins:
                     known = ", ".join(map(repr, sorted(self._origins))) or "none"
@@ -234,6 +246,10 @@ class Replay(SourceRoutine):
                     raise self._failure
                 raise EndOfStream
         captured_ns, payload = self._next
+        if isinstance(payload, _Unreadable):
+            self._next = None
+            self._failure = VideoError(str(self.path), payload.text)
+            raise self._failure from payload.cause
         if self._began_ns is None:
             self._began_ns = captured_ns
         if self._paced:
@@ -248,6 +264,20 @@ class Replay(SourceRoutine):
         self._next = None
         self.meta.pts = (captured_ns - self._began_ns) / 1e9
         return payload
+
+    def _read_next(self) -> tuple[int, Any] | None:
+        """When the next message was captured, and its payload; None after the last one, and after a failure."""
+        try:
+            return next(self._payloads, None)
+        except PipertError as error:
+            self._failure = error
+            raise
+        except Exception as error:  # of the disk, the decompression, or a stranger's pickle: anything
+            self._failure = VideoError(
+                str(self.path),
+                f"the recording {str(self.path)!r} is damaged, or can't be read: {describe(error)}; what follows is not sent",
+            )
+            raise self._failure from error
 
     def _read(self, file: BinaryIO) -> Iterator[tuple[int, Any]]:
         """When each message was captured, and its payload."""
@@ -264,21 +294,33 @@ class Replay(SourceRoutine):
         from pipert_shm.video.mcap import messages_in
 
         pictures: list[np.ndarray] = []
-        try:
-            for channel, message in messages_in(file, self._warn_of_break):
-                role = channel.metadata.get("pipert_shm")
-                if role not in (PART, PAYLOAD):
-                    continue  # another program's
-                if not self._is_wanted(channel.topic.split("/")[1]):
-                    continue
-                payload = self._payload_of(channel.message_encoding, message.data, pictures)
-                if role == PART:
-                    pictures.append(payload)
-                else:
-                    pictures = []
-                    yield message.log_time, payload
-        except (ValueError, pickle.UnpicklingError, EOFError) as error:
-            raise VideoError(str(self.path), f"the recording {str(self.path)!r} is damaged: {describe(error)}") from error
+        trouble: Exception | None = None  # with a picture of the payload that comes
+        number = 0
+        for channel, message in messages_in(file, self._warn_of_break):
+            role = channel.metadata.get("pipert_shm")
+            if role not in (PART, PAYLOAD):
+                continue  # another program's
+            if not self._is_wanted(channel.topic.split("/")[1]):
+                continue
+            payload: Any = None
+            try:
+                if trouble is None:
+                    payload = self._payload_of(channel.message_encoding, message.data, pictures)
+            except UntrustedRecording:
+                raise
+            except Exception as error:  # a class that has moved, say: of a stranger's pickle, anything
+                trouble = error
+            if role == PART:
+                pictures.append(payload)
+                continue
+            number += 1
+            if trouble is not None:
+                text = (
+                    f"message {number} of the recording {str(self.path)!r} can't be read, and is left out: {describe(trouble)}"
+                )
+                payload = _Unreadable(text, trouble)
+            pictures, trouble = [], None
+            yield message.log_time, payload
 
     def _is_wanted(self, origin: str) -> bool:
         if origin not in self._origins:

@@ -17,7 +17,7 @@ from pipert_shm.routine import SourceRoutine
 from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_device, is_folder, shown
 from pipert_shm.video.fit import Fit
 from pipert_shm.video.live import LiveReader
-from pipert_shm.video.opencv import VideoError
+from pipert_shm.video.opencv import VideoError, is_utf8
 from pipert_shm.video.timing import Playback, Thinning
 
 Backend = Literal["opencv", "pyav"]
@@ -154,7 +154,7 @@ class VideoSource(SourceRoutine):
     def _open(self) -> Capture:
         if is_folder(self.source):
             return ImageFolder(self.source, fps=self._fps or 25.0)
-        if self._backend == "pyav":
+        if self._backend == "pyav" or not self._is_for_opencv():
             return self._open_by_pyav()
         capture = OpenCVCapture(self.source, timeout=self._timeout, live=self.live, size=self._size)
         if not self._is_interlaced(capture):
@@ -168,6 +168,22 @@ class VideoSource(SourceRoutine):
             )
         self._logger.info("%r is interlaced, which OpenCV can't convert: it is read by PyAV", shown(self.source))
         return self._open_by_pyav()
+
+    def _is_for_opencv(self) -> bool:
+        """Whether OpenCV takes the name; one that is not UTF-8 crashes it.
+
+        :raises VideoError: when PyAV, which takes any, is not installed.
+        """
+        if isinstance(self.source, int) or is_utf8(os.fspath(self.source)):
+            return True
+        if find_spec("av") is None or is_device(self.source):
+            raise VideoError(
+                shown(self.source),
+                f"the name {shown(self.source)!r} is not UTF-8, and OpenCV can't open such a file: rename it, or "
+                f"pip install 'pipert_shm[pyav]', which reads it",
+            )
+        self._logger.info("the name %r is not UTF-8, which OpenCV can't open: it is read by PyAV", shown(self.source))
+        return False
 
     def _open_by_pyav(self) -> Capture:
         from pipert_shm.video.pyav import PyAVCapture

@@ -16,14 +16,15 @@ from pipert_shm.data import FrameData
 from pipert_shm.errors import describe, shown
 from pipert_shm.limits import is_number
 from pipert_shm.routine import DestinationRoutine
-from pipert_shm.video.files import ROOM, free_name, has_room, set_aside
+from pipert_shm.video.files import ROOM, has_room, moved, set_aside
 from pipert_shm.video.image import as_bgr, frame_of
 from pipert_shm.video.movie import Codec, Movie, default_codec, open_movie
-from pipert_shm.video.opencv import VideoError, cv2
+from pipert_shm.video.opencv import VideoError, cv2, is_utf8
 from pipert_shm.video.timing import Timeline
 
 ORIGIN = "{origin}"  # in a path, where the name of the camera goes
 MOST_ORIGINS = 64
+MOST_SIZES = 4  # of frames, that are told of
 AGAIN_BYTES = 1 << 20  # of room, for which a video goes on after a failure
 SLOWEST_FPS = 1 / 3600
 FASTEST_FPS = 1000.0
@@ -41,9 +42,13 @@ class VideoWriter(DestinationRoutine):
     the path has none, the first camera's frames go to the path as it is; when frames of a second one come, the files are
     called `out-gate.mp4` and `out-door.mp4`, the first one's, too.
 
-    Each start, after a crash too, begins a new file; one that is there is kept, as `out-1.mp4` for `out.mp4`. An `.mp4` file
-    can be played at any time but for its last half second, also when its process was killed. When the disk is full, the file is
-    ended, what comes is an error, and when there is room again it goes on in a new file.
+    Each start, after a crash too, begins a new file; one that is there is kept, as `out-1.mp4` for `out.mp4`. A second writer
+    of the same path, in any process, writes `out-1.mp4`. It can't have replicas: each would get a part of the frames.
+
+    Written by PyAV, an `.mp4`, `.mov` or `.mkv` file can be played at any time but for its last half second, also when its
+    process was killed; one that OpenCV writes can't be played before it is ended. When the disk is full, the file is ended,
+    what comes is an error, and when there is room again it goes on in a new file. Frames of the last half second before,
+    which were taken already, may be missing then, and are not counted as errors.
 
     :param path: of the file, whose suffix says of which format: `.mp4`, `.mkv`, `.avi`. Its directory is made if it is missing.
     :param fps: rate at which frames without `pts` play.
@@ -51,6 +56,8 @@ class VideoWriter(DestinationRoutine):
         PyAV or OpenCV. By default `h264` where PyAV is installed.
     :raises ValueError: when `fps` is not from 1/3600 to 1000, or the codec neither of the two.
     """
+
+    replicable = False
 
     def __init__(
         self, path: str | os.PathLike[str], fps: float = 25.0, name: str | None = None, *, codec: Codec | None = None
@@ -73,9 +80,16 @@ class VideoWriter(DestinationRoutine):
 
         :raises OSError: when the directory can't be made.
         :raises ImportError: when the codec needs PyAV, which is not installed.
+        :raises VideoError: when only PyAV could write a file of this name, and it is not installed.
         """
         if self._codec == "h264" and find_spec("av") is None:
             raise ImportError("PyAV is not installed (h264 needs it): pip install 'pipert_shm[pyav]', or give codec='mp4v'")
+        if not is_utf8(os.path.abspath(self.path)) and find_spec("av") is None:
+            raise VideoError(
+                str(self.path),
+                f"the name {str(self.path)!r} is not UTF-8, and OpenCV can't write such a file: choose another, or "
+                f"pip install 'pipert_shm[pyav]'",
+            )
         if ORIGIN not in str(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -171,15 +185,17 @@ class _Film:
         self._look_at = time.monotonic() + (0.0 if self._movie is None else self._movie.look_s)
 
     def _open(self, size: tuple[int, int]) -> Movie:
-        if self._begun:
-            self.path = free_name(self._base)
-            self._logger.warning("the video goes on in %s", self.path)
         try:
-            movie = open_movie(self.path, self._codec, self._fps, size)
+            movie = open_movie(self._base, self._codec, self._fps, size)
         except ImportError:
             raise
         except Exception as error:
             raise self._abandon(error, size) from error
+        self.path = movie.file.path
+        if self._begun:
+            self._logger.warning("the video goes on in %s", self.path)
+        elif self.path != self._base:
+            self._logger.warning("the video is written to %s, since another writer has %s in hand", self.path, self._base)
         self._begun = True
         return movie
 
@@ -188,9 +204,10 @@ class _Film:
         height, width = frame.shape[:2]
         if (width & ~1, height & ~1) == size:
             return np.ascontiguousarray(frame[: size[1], : size[0]])
-        if (width, height) not in self._fitted and min(width, height) > 1:
+        if (width, height) not in self._fitted and min(width, height) > 1 and len(self._fitted) < MOST_SIZES:
             self._fitted.add((width, height))
-            self._logger.warning("frames of %dx%d are fitted into %s, which has %dx%d", width, height, self.path, *size)
+            more = "; sizes that come after it are not told of" if len(self._fitted) == MOST_SIZES else ""
+            self._logger.warning("frames of %dx%d are fitted into %s, which has %dx%d%s", width, height, self.path, *size, more)
         return cv2.resize(frame, size)
 
     def _abandon(self, error: Exception, size: tuple[int, int]) -> VideoError:
@@ -203,15 +220,9 @@ class _Film:
                 movie.close()
             except Exception as again:
                 self._logger.debug("the end of %s could not be written: %s", self.path, describe(again))
-            self._drop_if_empty()
+            self._begun = not movie.file.removed
         self._failure = self._cannot_write(error, size)
         return self._failure
-
-    def _drop_if_empty(self) -> None:
-        """A file that no frame has reached is nothing that can be played."""
-        if self.path.is_file() and not self.path.stat().st_size:
-            self.path.unlink()
-            self._begun = False
 
     def _cannot_write(self, error: Exception, size: tuple[int, int]) -> VideoError:
         return VideoError(
@@ -223,9 +234,14 @@ class _Film:
     def rename(self, path: Path) -> None:
         """Calls the file otherwise, while it is written."""
         set_aside(path)
-        if self.path.is_file():
-            self.path.rename(path)
-        self.path = self._base = path
+        if self._movie is not None:
+            self._movie.file.rename(path)
+            self.path = self._movie.file.path
+        elif self._begun:
+            self.path = moved(self.path, path)
+        else:
+            self.path = path
+        self._base = path
 
     def close(self) -> None:
         """Ends it.
@@ -238,8 +254,6 @@ class _Film:
                 movie.close()
             except Exception as error:
                 raise self._cannot_write(error, movie.size) from error
-            finally:
-                self._drop_if_empty()
         if self._failure is not None:
             raise self._failure
 
