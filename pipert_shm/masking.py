@@ -7,6 +7,11 @@ from itertools import pairwise
 from urllib.parse import unquote
 
 MASK = "***"
+LONGEST_WORD = 4096  # characters that are looked at of a word that a cut tears
+
+_LAST_WORD = re.compile(r"(?<!\S)\S+\Z")
+_FIRST_WORD = re.compile(r"\A\S+")
+_MAY_HOLD_A_SECRET = re.compile(r"[:=@%]|eyJ")
 
 # A user is told where that is no secret itself: a short word, with a password. Tokens stand before an empty or made-up one.
 _USER = re.compile(r"([A-Za-z]{1,8}:)(?!$|x$|x-oauth-basic$)")
@@ -88,6 +93,19 @@ def masked(text: str) -> str:
     text = _STREAM_ID.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
     text = _LETTER.sub(rf"\g<1>{MASK}", text)
     return _HEADER.sub(rf"\g<1>{MASK}", _without_values(text))
+
+
+def without_torn_word(text: str, head: int, tail: int) -> tuple[str, str]:
+    """What stands before `head`, and what stands from `tail` on, without the words that a cut there tears. Those that may be URLs
+    or parameters, that is: half a secret is like any other word.
+    """
+    torn = _LAST_WORD.search(text, max(0, head - LONGEST_WORD), head)
+    beginning = text[: torn.start()] if torn and _MAY_HOLD_A_SECRET.search(torn[0]) else text[:head]
+    torn = _LAST_WORD.search(text, max(0, tail - LONGEST_WORD), tail)
+    end = text[tail:]
+    if torn and _MAY_HOLD_A_SECRET.search(torn[0]):
+        end = _FIRST_WORD.sub("", end, count=1)
+    return beginning, end
 
 
 def needs_escapes(url: str) -> bool:
