@@ -96,8 +96,9 @@ def masked(text: str) -> str:
 
 
 def without_torn_word(text: str, head: int, tail: int) -> tuple[str, str]:
-    """What stands before `head`, and what stands from `tail` on, without the words that a cut there tears. Those that may be URLs
-    or parameters, that is: half a secret is like any other word.
+    """What stands before `head`, and what stands from `tail` on, without the words that a cut there tears.
+
+    Those that may be URLs or parameters, that is: half a secret is like any other word.
     """
     torn = _LAST_WORD.search(text, max(0, head - LONGEST_WORD), head)
     beginning = text[: torn.start()] if torn and _MAY_HOLD_A_SECRET.search(torn[0]) else text[:head]
