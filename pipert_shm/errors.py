@@ -120,20 +120,28 @@ class PipeStateError(PipertError):
 
 
 class SharedMemoryFull(PipertError):
-    """/dev/shm is too small for the frames; whoever runs the machine or the container must act.
+    """/dev/shm, or the pipe's `memory_budget`, is too small for the frames; whoever runs the machine or the container must act.
 
     Attributes:
         needed: bytes that were asked for.
         free: bytes that could be had.
         name: what they were for.
+
+    :param of_budget: it is the budget that is too small.
     """
 
-    def __init__(self, name: str, needed: int, free: int) -> None:
-        super().__init__(
-            f"{name} needs {needed:,} bytes of shared memory and {free:,} are free in /dev/shm; give it more "
-            f"(Docker: --shm-size={_megabytes(2 * needed)}m, compose: shm_size; else: mount -o remount,size=… /dev/shm), "
-            f"or use smaller frames, shorter queues or a larger memory_budget"
-        )
+    def __init__(self, name: str, needed: int, free: int, *, of_budget: bool = False) -> None:
+        larger = f"Docker: --shm-size={_megabytes(2 * needed)}m, compose: shm_size; else: mount -o remount,size=… /dev/shm"
+        if of_budget:
+            where = (
+                f"free of the pipe's memory_budget; give it a larger one, or, where it is half of /dev/shm by default, make "
+                f"that larger ({larger}), or use smaller frames or shorter queues"
+            )
+        else:
+            where = (
+                f"free in /dev/shm; give it more ({larger}), or use smaller frames, shorter queues or a larger memory_budget"
+            )
+        super().__init__(f"{name} needs {needed:,} bytes of shared memory and {free:,} are {where}")
         self.needed = needed
         self.free = free
         self.name = name
