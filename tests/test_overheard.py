@@ -89,6 +89,15 @@ def test_lines_that_differ_in_numbers_are_told_once_and_counted(caplog: pytest.L
     ]
 
 
+@pytest.mark.parametrize("address", ["tcp://10.0.0.%d:554", "10.0.0.%d", "rtsp://camera%d.local/live"])
+def test_lines_about_different_addresses_are_told_each(caplog: pytest.LogCaptureFixture, address: str) -> None:
+    lines = [f"connection to {address % (number % 3)} failed {number}\n".encode() for number in range(6)]
+    assert [text for _, text in heard(caplog, write(*lines))] == [
+        *(f"{SAID}: connection to {address % number} failed {number}" for number in range(3)),
+        *(f"{SAID}, 1 times more: connection to {address % number} failed {number + 3}" for number in range(3)),
+    ]
+
+
 @pytest.mark.timeout(30)
 def test_of_a_flood_a_few_lines_are_told_and_nothing_waits(caplog: pytest.LogCaptureFixture) -> None:
     lines = ["".join(chr(97 + number // 26**place % 26) for place in range(4)).encode() + b"\n" for number in range(40_000)]

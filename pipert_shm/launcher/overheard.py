@@ -30,7 +30,8 @@ MOST_LINES = 10  # of one flow that are told of in that time
 MOST_BYTES = 1 << 20  # of one flow that are looked at in that time
 FATAL = b"Fatal Python error"  # which the interpreter, or faulthandler, begins its last words with
 
-_VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+")  # in which lines that say the same differ
+# In what lines that say the same differ: in numbers, but for those of an address, which is kept.
+_VARYING = re.compile(r"((?<=://)[^\s/]+|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])(?::\d+)?)|0x[0-9a-fA-F]+|\d+")
 _DUMP = re.compile(  # the lines that follow those words, whatever the interpreter
     rb"\s|$|Fatal Python error|Current thread|Thread 0x|Stack \(most recent|Extension modules:"
     rb"|Python runtime state|Garbage-collecting"
@@ -165,7 +166,7 @@ class Overheard:
 
     @staticmethod
     def _note(voice: _Voice, window: _Window, text: str) -> None:
-        kind = _VARYING.sub("#", text)
+        kind = _VARYING.sub(lambda found: found[1] or "#", text)
         count, _ = window.counts.get(kind, (0, ""))
         if not count and len(window.counts) >= MOST_LINES:
             window.untold += 1
