@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipert_shm.masking import masked
+from pipert_shm.masking import masked, without_torn_word
 
 CLOSE = 0.7  # of 1: how much of a name has to be as it was meant
 LONGEST_NAME = 200  # characters of one that is compared with others
@@ -121,20 +121,28 @@ class PipeStateError(PipertError):
 
 
 class SharedMemoryFull(PipertError):
-    """/dev/shm is too small for the frames; whoever runs the machine or the container must act.
+    """/dev/shm, or the pipe's `memory_budget`, is too small for the frames; whoever runs the machine or the container must act.
 
     Attributes:
         needed: bytes that were asked for.
         free: bytes that could be had.
         name: what they were for.
+
+    :param of_budget: it is the budget that is too small.
     """
 
-    def __init__(self, name: str, needed: int, free: int) -> None:
-        super().__init__(
-            f"{name} needs {needed:,} bytes of shared memory and {free:,} are free in /dev/shm; give it more "
-            f"(Docker: --shm-size={_megabytes(2 * needed)}m, compose: shm_size; else: mount -o remount,size=… /dev/shm), "
-            f"or use smaller frames, shorter queues or a larger memory_budget"
-        )
+    def __init__(self, name: str, needed: int, free: int, *, of_budget: bool = False) -> None:
+        larger = f"Docker: --shm-size={_megabytes(2 * needed)}m, compose: shm_size; else: mount -o remount,size=… /dev/shm"
+        if of_budget:
+            where = (
+                f"free of the pipe's memory_budget; give it a larger one, or, where it is half of /dev/shm by default, make "
+                f"that larger ({larger}), or use smaller frames or shorter queues"
+            )
+        else:
+            where = (
+                f"free in /dev/shm; give it more ({larger}), or use smaller frames, shorter queues or a larger memory_budget"
+            )
+        super().__init__(f"{name} needs {needed:,} bytes of shared memory and {free:,} are {where}")
         self.needed = needed
         self.free = free
         self.name = name
@@ -275,27 +283,29 @@ def text_of(error: BaseException) -> str:
     except BaseException as failure:  # of a stranger's __str__: anything
         return f"(its text can't be told: its __str__ raises {_name_of(failure)})"
     # Lone surrogates could not be written anywhere.
-    return tellable(text.encode("utf-8", "backslashreplace").decode(), LONGEST_TEXT)
-
-
-def tellable(text: str, limit: int) -> str:
-    """A text of at most `limit` characters, without the secrets in it."""
-    # What is left out is cut twice as far away first: no secret is torn at a cut that stays, and no text takes long.
-    return shortened(masked(shortened(text, 2 * limit)), limit)
+    return shortened(text.encode("utf-8", "backslashreplace").decode(), LONGEST_TEXT)
 
 
 def shortened(text: str, limit: int) -> str:
-    """A text of at most `limit` characters: of a longer one the beginning, how much is left out, and the end.
+    """A text of at most `limit` characters, without the secrets in it: of a longer one the beginning, how much is left out, and
+    the end.
 
     >>> shortened("the model does not fit: " + "0" * 1000 + " at layer 7", 80)
     'the model does not fit: 00000000 [… 988 characters left out …] 0000 at layer 7'
     """
-    if len(text) <= limit:
-        return text
-    room = max(0, limit - len(f" [… {len(text):,} characters left out …] "))
+    size = len(text)
+    if size <= 4 * limit:
+        text = masked(text)  # before it is cut: of half a secret nobody can tell that it is one
+        size = len(text)
+        if size <= limit:
+            return text
+        head = tail = text
+    else:  # no text takes long, so only what may be told is masked, and not the word that this tears
+        head, tail = (masked(part) for part in without_torn_word(text, 2 * limit, size - 2 * limit))
+    room = max(0, limit - len(f" [… {size:,} characters left out …] "))
     end = room // 3
     beginning = room - end
-    return f"{text[:beginning]} [… {len(text) - room:,} characters left out …] {text[len(text) - end :]}"
+    return f"{head[:beginning]} [… {size - room:,} characters left out …] {tail[max(0, len(tail) - end) :]}"
 
 
 def suggestion(given: object, known: Iterable[str]) -> str:
@@ -318,6 +328,6 @@ def suggestion(given: object, known: Iterable[str]) -> str:
 def shown(value: object, limit: int = 200) -> str:
     """A value as it would be written, for a text that says what is wrong with it."""
     try:
-        return tellable(repr(value), limit)
+        return shortened(repr(value), limit)
     except BaseException:  # of a stranger's __repr__: anything
         return f"something of type {type(value).__name__}"

@@ -27,7 +27,7 @@ from pipert_shm.control.channel import Channel, packets_of
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.guard import report, tell
 from pipert_shm.control.messages import Record
-from pipert_shm.errors import LONGEST_TEXT, PipeStateError, describe, shortened, tellable
+from pipert_shm.errors import LONGEST_TEXT, PipeStateError, describe, shortened
 from pipert_shm.masking import masked
 from pipert_shm.pictures import encoded, scaled
 
@@ -95,7 +95,7 @@ def _packet(record: logging.LogRecord, context: dict[str, str], untold: int) -> 
         texts["msg"] = f"{texts['msg']} ({untold} log records before this one were lost: nobody took them)"
     extra = {str(name): value for name, value in vars(record).items() if name not in _STANDARD}
     for limit in (*TEXT_LIMITS, 0):
-        told = {name: tellable(text, limit or TEXT_LIMITS[-1]) for name, text in texts.items() if isinstance(text, str)}
+        told = {name: shortened(text, limit or TEXT_LIMITS[-1]) for name, text in texts.items() if isinstance(text, str)}
         if not limit:
             told["msg"] += f" (without its {len(extra)} extra fields, which are too large)"
         packed = {name: _pickled(value, limit) for name, value in extra.items()} if limit else {}

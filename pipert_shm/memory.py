@@ -292,12 +292,14 @@ def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int
     """
     process = segment.process
     slot_bytes = _page_up(slot_bytes)
-    free = min(process.memory_left(), free_bytes())
+    left, unused = process.memory_left(), free_bytes()
+    free, of_budget = min(left, unused), left < unused
     head = native.ring_bytes(slots, slot_bytes) - slots * slot_bytes
     fitting = min(slots, max(0, free - head) // slot_bytes)
     fewest = min(slots, FEWEST_SLOTS)
     if fitting < fewest:
-        raise SharedMemoryFull(f"{purpose} ({fewest} slots of {slot_bytes:,} bytes)", head + fewest * slot_bytes, free)
+        needed = head + fewest * slot_bytes
+        raise SharedMemoryFull(f"{purpose} ({fewest} slots of {slot_bytes:,} bytes)", needed, free, of_budget=of_budget)
     size = native.ring_bytes(fitting, slot_bytes)
     claimed = process.claim_ring(owner)
     if claimed is None:
@@ -320,7 +322,7 @@ def create_ring(segment: ControlSegment, owner: int, slots: int, slot_bytes: int
 
     try:
         if not process.spend(ring, size):
-            raise SharedMemoryFull(purpose, size, free)
+            raise SharedMemoryFull(purpose, size, process.memory_left(), of_budget=True)
         segment.reserve.help(make)
     except BaseException:
         process.release_ring(ring)

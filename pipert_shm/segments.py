@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from pipert_shm import native
 from pipert_shm.memory import CONTROL, PAGE, PREFIX, SEGMENT, SHM, is_stale, open_file
+from pipert_shm.tables import printable
 
 TAPS = 8  # places of a pipe for taps: the last of its routine numbers
 LONGEST_ABOUT = 4 << 20  # bytes of names
@@ -204,15 +205,6 @@ def _read_control(file: BinaryIO) -> bytes:
     return file.read(status.st_size)
 
 
-def printable(text: str) -> str:
-    r"""A text that a terminal shows and does not obey: control characters in it are escaped.
-
-    >>> printable("gate\x1b[2J")
-    'gate\\x1b[2J'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _bits_of(word: int) -> Iterator[int]:
     while word:
         yield (word & -word).bit_length() - 1
@@ -228,7 +220,7 @@ def _read_about(text: bytes) -> tuple[str, int | None, list[str], list[Member]]:
             Member(printable(str(name)), range(len(flows))[flow], tuple(printable(str(counter)) for counter in counters))
             for name, flow, counters in said["routines"]
         ]
-        return str(said.get("name", "")), int(said["parent"]), flows, routines
+        return printable(str(said.get("name", ""))), int(said["parent"]), flows, routines
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
         return "", None, [], []
 

@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from html import escape
 
 
+def printable(text: str) -> str:
+    r"""A text that a terminal shows and does not obey: what controls it, or turns the way that it writes, is escaped.
+
+    >>> printable("gate\x1b[2J")
+    'gate\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells, below the names of their columns.
+    """Rows of cells, below the names of their columns. Control characters in a cell are escaped.
 
     >>> print(Table(("wire", "sent"), [("camera -> screen", "3"), ("camera -> disk", "12")]))
     wire              sent
@@ -23,7 +32,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def __str__(self) -> str:
-        rows = [self.columns, *self.rows]
+        rows = [self.columns, *([printable(cell) for cell in row] for row in self.rows)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(self.columns))]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
@@ -35,7 +44,7 @@ class Table:
 
 
 def _html_row(cells: Iterable[str], tag: str) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+    return f"<tr>{''.join(f'<{tag}>{escape(printable(cell))}</{tag}>' for cell in cells)}</tr>"
 
 
 class HtmlRepr:

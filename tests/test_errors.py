@@ -126,3 +126,17 @@ def test_logging_such_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     except Odd as error:
         logging.getLogger("test").error("%s", describe(error), exc_info=error)
     assert "its text can't be told" in caplog.text
+
+
+@pytest.mark.parametrize("before", range(80, 700, 7))
+def test_no_secret_is_torn_where_a_text_is_shortened(before: int) -> None:
+    url = "rtsp://admin:Xy7kQ2pWn4@10.0.0.5/live "
+    for text in (
+        "z" * before + " " + url + "z" * 150,
+        "z" * 150 + " " + url + "z" * before,
+        ("http://h/?pwd=" + "x" * 30 + " ") * 9 + url * before,
+    ):
+        short = shortened(text, 120)
+        assert "Xy7" not in short
+        assert "Wn4" not in short
+        assert len(short) <= 120

@@ -89,6 +89,26 @@ NESTED = [
     "http://proxy.local/?url=rtsp%253A%252F%252Fadmin%253A{}%254010.0.0.5",
     "http://proxy.local/?url=http%3A%2F%2Fcam%2Fv%3Fuser%3Dadmin%26password%3D{}",
 ]
+USERINFO_ODD = ["rtsp://admin:one\n{}@10.0.0.5/live", "rtsp://admin:{}\uff2010.0.0.5/live"]
+SAID = [
+    "http://cam/?user=admin&password[]={}",
+    "https://cam/live?cred={}",
+    "https://cam/live?code={}&x=1",
+    "rtmp://10.0.0.5/live user=admin pass={}",
+    'Authorization: Digest username="admin", response="{}"',
+    "Cookie: session={}",
+    "Set-Cookie: sid={}; Path=/",
+    "X-Api-Key: {}",
+    "x-auth-token: {}",
+    "{{'password': '{}'}}",
+    '{{"token": "{}", "fps": 5}}',
+    '{{\\"token\\": \\"{}\\"}}',
+    "password: {}",
+    "camera password: {} is wrong",
+    "password = {}",
+    "ffmpeg --password {} -i x",
+    "curl -u admin:{} http://10.0.0.5",
+]
 KINDS = [*USERINFO, *PARAMETERS, *PATHS, *NESTED]
 TEXTS = [
     "{}",
@@ -108,9 +128,22 @@ def test_no_kind_of_url_shows_its_secret_wherever_it_stands(kind: str) -> None:
         assert masked(told) == told
 
 
+@pytest.mark.parametrize("kind", [*USERINFO_ODD, *SAID])
+def test_nor_does_what_else_tells_of_one_by_its_form(kind: str) -> None:
+    for text in ("{}", "said: {}", "{}\nand more"):
+        told = masked(text.format(kind.format(SECRET)))
+        assert SECRET not in told
+        assert "***" in told
+        assert masked(told) == told
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ('{"token": "a", "fps": 5}', '{"token": "***", "fps": 5}'),
+        ("{'password': 'a b', 'x': 1}", "{'password': '***', 'x': 1}"),
+        ("Cookie: session=a; x=b\r\nRange: x", "Cookie: ***\r\nRange: x"),
+        ("curl -u admin:a http://10.0.0.5/", "curl -u admin:*** http://10.0.0.5/"),
         ("rtsp://admin:a@10.0.0.5:554/live?channel=1", "rtsp://admin:***@10.0.0.5:554/live?channel=1"),
         ("rtsp://a:b@10.0.0.5/1,rtsp://c:d@10.0.0.6/2", "rtsp://a:***@10.0.0.5/1,rtsp://c:***@10.0.0.6/2"),
         ("http://cam/v?user=a&pwd=b&channel=1", "http://cam/v?user=a&pwd=***&channel=1"),
@@ -136,13 +169,35 @@ def test_all_the_rest_is_told(text: str, told: str) -> None:
         "give it a token=, or serve it on 127.0.0.1; in a browser, open /?token=… once",
         "max_queue_sizes=4, key=3, session=2",
         "fps: 29.9",
+        "walk.yaml:3: routines.camera.token: Input should be a valid string",
+        "login(user: str, password: str = '') takes {'token': None}",
+        "token = read_token(path)",
+        "give --token or --token TOKEN; -u 1000:1000",
+        "cookies: 3, tokens: 5, key: value, pass=2, compass: north, x-position: 7",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert masked(text) == text
 
 
-@pytest.mark.parametrize("unit", ["a", "://", "?u=1&", "a:", "rtsp://a/", "%25", "password=", "rtsp://a:b/", " @", "A1b/"])
+MORE_UNITS = [
+    "token",
+    "token: ",
+    'token:"',
+    "password:\\",
+    "cookie:",
+    "x-a-",
+    "--a-",
+    " -u ",
+    " -u=",
+    "authorization:\n",
+    'authorization="',
+]
+
+
+@pytest.mark.parametrize(
+    "unit", ["a", "://", "?u=1&", "a:", "rtsp://a/", "%25", "password=", "rtsp://a:b/", " @", "A1b/", *MORE_UNITS]
+)
 def test_any_text_takes_time_in_proportion_to_its_length(unit: str) -> None:
     """What takes the square of it would take minutes, and the test's time would be up."""
     masked("://" + unit * (200_000 // len(unit)) + "://=@")

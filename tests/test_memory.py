@@ -252,6 +252,8 @@ def test_a_payload_that_is_larger_than_the_budget() -> None:
         pipe.build()
     assert caught.value.free <= 100_000 < caught.value.needed
     assert isinstance(caught.value, PipertError)
+    assert "are free of the pipe's memory_budget; give it a larger one" in str(caught.value)
+    assert "free in /dev/shm" not in str(caught.value)
 
 
 def test_the_budget_is_given_back_when_rings_go() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +50,18 @@ def write(*lines: bytes) -> Callable[[], object]:
     return lambda: [os.write(2, line) for line in lines]
 
 
+def write_apart(*parts: bytes) -> Callable[[], object]:
+    """Each is written when the launcher has read what came before."""
+
+    def write_them() -> None:
+        for part in parts:
+            os.write(2, part)
+            while any(fcntl.ioctl(2, termios.FIONREAD, bytes(4))):
+                time.sleep(0.001)
+
+    return write_them
+
+
 SAID = "routine 'camera', on standard error"
 
 
@@ -74,6 +89,15 @@ def test_lines_that_differ_in_numbers_are_told_once_and_counted(caplog: pytest.L
     ]
 
 
+@pytest.mark.parametrize("address", ["tcp://10.0.0.%d:554", "10.0.0.%d", "rtsp://camera%d.local/live"])
+def test_lines_about_different_addresses_are_told_each(caplog: pytest.LogCaptureFixture, address: str) -> None:
+    lines = [f"connection to {address % (number % 3)} failed {number}\n".encode() for number in range(6)]
+    assert [text for _, text in heard(caplog, write(*lines))] == [
+        *(f"{SAID}: connection to {address % number} failed {number}" for number in range(3)),
+        *(f"{SAID}, 1 times more: connection to {address % number} failed {number + 3}" for number in range(3)),
+    ]
+
+
 @pytest.mark.timeout(30)
 def test_of_a_flood_a_few_lines_are_told_and_nothing_waits(caplog: pytest.LogCaptureFixture) -> None:
     lines = ["".join(chr(97 + number // 26**place % 26) for place in range(4)).encode() + b"\n" for number in range(40_000)]
@@ -96,6 +120,38 @@ def test_of_a_flood_a_few_lines_are_told_and_nothing_waits(caplog: pytest.LogCap
 
 def test_control_characters_do_not_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert heard(caplog, write(b"\x1b[31mred\x1b[0m \xff\x07 end\r\n")) == [("Pipe.camera.camera", f"{SAID}: red \ufffd  end")]
+
+
+SECRET = "Xy7kQ2pWn4"
+URL = f"rtsp://admin:{SECRET}@10.0.0.5/live".encode()
+
+
+@pytest.mark.parametrize("before", [1970, 1980, 7970, 7980])
+def test_a_secret_is_masked_before_a_long_line_is_cut(caplog: pytest.LogCaptureFixture, before: int) -> None:
+    line = b"z" * before + b" " + URL + b" end\n"
+    for lines in ((line,), (line[: before + 24], line[before + 24 :])):
+        texts = [text for _, text in heard(caplog, write_apart(*lines))]
+        assert len(texts) == 1
+        assert texts[0].startswith(f"{SAID}: zzzz")
+        assert SECRET[:4] not in texts[0]
+        caplog.clear()
+
+
+def test_of_a_line_that_goes_on_the_beginning_is_told_and_then_the_next_line(caplog: pytest.LogCaptureFixture) -> None:
+    parts = [b"z" * 7990 + b" " + URL[:18], URL[18:], b"more" * 5000, b" end\nnext\n"]
+    texts = [text for _, text in heard(caplog, write_apart(*parts))]
+    assert texts == [f"{SAID}: {'z' * 2000}", f"{SAID}: next"]
+
+
+def test_last_words_of_a_child_end_with_its_stacks(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = [b"Fatal Python error: Aborted " + URL, b"", b"Current thread 0x1 (most recent call first):", b'  File "a\x1b[2J"']
+    heard_lines = heard(caplog, write(*(line + b"\n" for line in lines), URL + b" failed\n", b"  late\n"))
+    assert [text for _, text in heard_lines] == [f"{SAID}: rtsp://admin:***@10.0.0.5/live failed", f"{SAID}: late"]
+    told = capfd.readouterr().err
+    assert "Fatal Python error: Aborted rtsp://admin:***@10.0.0.5/live\n" in told
+    assert 'Current thread 0x1 (most recent call first):\n  File "a"\n' in told
+    assert "late" not in told
+    assert SECRET not in told
 
 
 def test_a_crash_does_not_lose_the_last_words(caplog: pytest.LogCaptureFixture) -> None:

@@ -439,7 +439,7 @@ def test_a_ring_that_is_just_being_made() -> None:
     ids=ascii,
 )
 def test_names_can_not_command_a_terminal(evil: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = about([f"flow{evil}"], [Member(f"camera{evil}", 0, (f"count{evil}",)), Member("y", 0)])
+    text = about([f"flow{evil}"], [Member(f"camera{evil}", 0, (f"count{evil}",)), Member("y", 0)], f"gate{evil}")
     segment = ControlSegment.create(native.ControlSize(**{**SIZE, "routines": 12}), 1 << 20, text)
     try:
         ring = memory.create_ring(segment, 0, 4, 100, "a ring")
@@ -447,6 +447,7 @@ def test_names_can_not_command_a_terminal(evil: str, capsys: pytest.CaptureFixtu
         assert main(["top", "--once", "--interval", "0.05"]) == 0
         shown = capsys.readouterr().out
         assert f"ring of camera{evil.encode('unicode_escape').decode()}" in shown
+        assert f"gate{evil.encode('unicode_escape').decode()}" in shown
         assert evil not in shown
         memory.remove_if_free(segment, ring)
     finally:

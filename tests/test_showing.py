@@ -242,3 +242,11 @@ def test_a_pipe_that_another_thread_adds_to() -> None:
         assert str(pipe)
     thread.join()
     assert "300 flows, 600 routines, 300 wires" in repr(pipe)
+
+
+@pytest.mark.parametrize("evil", ["\x1b[2J", "\n", "\u202e", "\udc1b", "\x7f"], ids=ascii)
+def test_cells_can_not_command_a_terminal(evil: str) -> None:
+    table = Table(("wire", "sent"), [(f"gate{evil} -> screen", "3")])
+    for text in (str(table).split("\n", 1)[1], table.html()):
+        assert evil not in text
+        assert f"gate{evil.encode('unicode_escape').decode()} " in text.replace("&gt;", ">")

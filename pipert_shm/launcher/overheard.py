@@ -20,15 +20,22 @@ from pipert_shm.errors import describe
 from pipert_shm.launcher.roster import Flow
 from pipert_shm.launcher.watch import Watch
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
+from pipert_shm.masking import masked, without_torn_word
 
 AT_ONCE = 1 << 16  # bytes that are read in one go: what a pipe holds
-LONGEST_LINE = 2000  # bytes; what has no end by then is cut
+LONGEST_LINE = 2000  # characters of a line that are told
+LONGEST_READ = 4 * LONGEST_LINE  # bytes of a line that are looked at: secrets are masked before it is cut
 WINDOW = 60.0  # seconds in which equal lines are told of once
 MOST_LINES = 10  # of one flow that are told of in that time
 MOST_BYTES = 1 << 20  # of one flow that are looked at in that time
 FATAL = b"Fatal Python error"  # which the interpreter, or faulthandler, begins its last words with
 
-_VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+")  # in which lines that say the same differ
+# In what lines that say the same differ: in numbers, but for those of an address, which is kept.
+_VARYING = re.compile(r"((?<=://)[^\s/]+|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])(?::\d+)?)|0x[0-9a-fA-F]+|\d+")
+_DUMP = re.compile(  # the lines that follow those words, whatever the interpreter
+    rb"\s|$|Fatal Python error|Current thread|Thread 0x|Stack \(most recent|Extension modules:"
+    rb"|Python runtime state|Garbage-collecting"
+)
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -56,8 +63,9 @@ class _Voice:
     logger: logging.Logger
     who: str
     rest: bytes = b""  # a line without its end
+    is_cut: bool = False  # what comes until the next line's end belongs to a line that was told
     window: _Window | None = None
-    is_fatal: bool = False
+    is_fatal: bool = False  # the lines that come are those of its stacks
 
 
 class Overheard:
@@ -131,26 +139,34 @@ class Overheard:
             voice.window = _Window(time.monotonic() + WINDOW)
         window = voice.window
         window.size += len(data)
-        if window.size > MOST_BYTES and not voice.is_fatal:
+        if window.size > MOST_BYTES:
             window.untold += data.count(b"\n")
-            voice.rest = b""
+            voice.rest, voice.is_fatal = b"", False
             return
-        *lines, voice.rest = re.split(rb"[\r\n]+", voice.rest + data)
-        if len(voice.rest) > LONGEST_LINE:
-            lines.append(voice.rest)
-            voice.rest = b""
+        *lines, rest = re.split(rb"[\r\n]+", voice.rest + data)
+        if lines and voice.is_cut:
+            del lines[0]
+            voice.is_cut = False
+        if len(rest) > LONGEST_READ and not voice.is_cut:
+            lines.append(rest)
+            voice.is_cut = True
+        voice.rest = b"" if voice.is_cut else rest
         for line in lines:
-            line, fatal, more = line.partition(FATAL) if not voice.is_fatal else (b"", b"", line)
-            voice.is_fatal = voice.is_fatal or bool(fatal)
+            self._hear_line(voice, window, line)
+
+    def _hear_line(self, voice: _Voice, window: _Window, line: bytes) -> None:
+        if not (voice.is_fatal and _DUMP.match(line)):
+            line, fatal, more = line.partition(FATAL)
+            voice.is_fatal = bool(fatal)
             if line:
-                self._note(voice, window, line[:LONGEST_LINE])
-            if voice.is_fatal:
-                _pass_on(fatal + more + b"\n")
+                self._note(voice, window, _text_of(line))
+            line = fatal + more
+        if voice.is_fatal:
+            _pass_on(_text_of(line).encode() + b"\n")
 
     @staticmethod
-    def _note(voice: _Voice, window: _Window, line: bytes) -> None:
-        text = "".join(letter if letter.isprintable() else " " for letter in _COLOUR.sub("", line.decode(errors="replace")))
-        kind = _VARYING.sub("#", text)
+    def _note(voice: _Voice, window: _Window, text: str) -> None:
+        kind = _VARYING.sub(lambda found: found[1] or "#", text)
         count, _ = window.counts.get(kind, (0, ""))
         if not count and len(window.counts) >= MOST_LINES:
             window.untold += 1
@@ -169,6 +185,15 @@ class Overheard:
                 voice.logger.warning("%s, on standard error, %d times more: %s", voice.who, count - 1, text.strip())
         if window.untold:
             voice.logger.warning("%s, on standard error: %d lines more", voice.who, window.untold)
+
+
+def _text_of(line: bytes) -> str:
+    """A line without colours, control characters and secrets, and of a long one the beginning."""
+    text = _COLOUR.sub("", line[:LONGEST_READ].decode(errors="replace"))
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    if len(line) > LONGEST_READ:
+        text, _ = without_torn_word(text, len(text), len(text))
+    return masked(text)[:LONGEST_LINE]
 
 
 def _pass_on(line: bytes) -> None:
