@@ -56,9 +56,7 @@ class PerOrigin(Generic[T]):
             if origin in self._kept:
                 self._kept.move_to_end(origin)
                 return self._kept[origin]
-            self._kept[origin] = state = self._make(origin)
-            if len(self._kept) > self._limit:
-                self._drop_oldest()
+            self[origin] = state = self._make(origin)
             return state
 
     def __setitem__(self, origin: str, state: T) -> None:

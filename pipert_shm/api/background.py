@@ -7,13 +7,12 @@ import socket
 import threading
 from weakref import WeakSet
 
-import uvicorn
-
 from pipert_shm import system
 from pipert_shm.control.guard import report
 from pipert_shm.errors import describe
 from pipert_shm.pipe import Pipe
 from pipert_shm.session import Session
+from pipert_shm.web.server import Server
 
 LAST_REQUESTS_S = 5.0  # what requests get that wait for a routine when close() has been called
 
@@ -41,7 +40,7 @@ class BackgroundServer:
         port: the TCP port.
     """
 
-    def __init__(self, pipe: Pipe, server: uvicorn.Server, listener: socket.socket) -> None:
+    def __init__(self, pipe: Pipe, server: Server, listener: socket.socket) -> None:
         self.host, self.port = listener.getsockname()[:2]
         self._pipe = pipe
         self._server = server
@@ -96,12 +95,7 @@ class BackgroundServer:
 
     def begin(self, session: Session) -> None:
         """The pipe is built: the server ends with it."""
-
-        def end_with_pipe() -> None:
-            session.gone.wait()
-            self._server.should_exit = True
-
-        threading.Thread(target=end_with_pipe, name="api-end", daemon=True).start()
+        self._server.end_with(session.gone)
 
     def finish(self) -> None:
         """The pipe has ended: waits until clients have been told."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Collection
 
 from pipert_shm.api.app import create_app, end_streams
@@ -83,13 +82,8 @@ class APIWrapper:
             session.kill()  # a request may wait for a routine that hangs
 
         server = Server(self._app, end)
-
-        def end_with_pipe() -> None:
-            session.gone.wait()
-            server.should_exit = True
-
         with self._listen() as listener:
-            threading.Thread(target=end_with_pipe, name="api-end", daemon=True).start()
+            server.end_with(session.gone)
             try:
                 server.run(sockets=[listener])
             except KeyboardInterrupt:

@@ -121,6 +121,15 @@ class Server(uvicorn.Server):
         self._on_end = on_end
         self._slow_client_s = slow_client_s
 
+    def end_with(self, over: threading.Event) -> None:
+        """Ends when this is set; a thread of its own waits for that."""
+
+        def wait() -> None:
+            over.wait()
+            self.should_exit = True
+
+        threading.Thread(target=wait, name="api-end", daemon=True).start()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Ends at every signal that ends the program by a handler of Python's, as `pipert-shm run` has them, and not at two."""
