@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from pipert_shm.masking import masked, without_torn_word
 CLOSE = 0.7  # of 1: how much of a name has to be as it was meant
 LONGEST_NAME = 200  # characters of one that is compared with others
 MOST_FAULTS = 100  # of a file, that its error's text tells
+_VARYING = re.compile(r"((?<=://)[^\s/]+|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])(?::\d+)?)|0x[0-9a-fA-F]+|\d+")
 LONGEST_TEXT = 32_000  # characters of an exception's text that are told further
 
 __all__ = [
@@ -306,6 +308,15 @@ def shortened(text: str, limit: int) -> str:
     end = room // 3
     beginning = room - end
     return f"{head[:beginning]} [… {size - room:,} characters left out …] {tail[max(0, len(tail) - end) :]}"
+
+
+def without_numbers(text: str) -> str:
+    """What texts that differ in numbers only have in common. Those of an address make a difference, and are kept.
+
+    >>> without_numbers("frame 17 of rtsp://10.0.0.5:554/live at 0x7f00")
+    'frame # of rtsp://10.0.0.5:554/live at #'
+    """
+    return _VARYING.sub(lambda found: found[1] or "#", text)
 
 
 def suggestion(given: object, known: Iterable[str]) -> str:

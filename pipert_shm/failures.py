@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import traceback
 from collections import deque
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from pipert_shm import system
-from pipert_shm.errors import describe, shortened
+from pipert_shm.errors import describe, shortened, without_numbers
 from pipert_shm.readonly import advice
 
 PERIOD = 6.0  # seconds between two lines of what fails again: 10 a minute
@@ -20,7 +19,6 @@ FORGOTTEN = 60.0  # seconds after which an error that has not come again is told
 MOST_KINDS = 8  # of errors that are known again: a routine may fail in one way on one camera, and in another on the next
 WAY = 4  # lines that two errors must have in common to be equal
 RUNNER = "pipert_shm.runner"
-NUMBER = re.compile(r"\d+")  # errors that differ in numbers only are equal
 END = "; to end a stream, raise EndOfStream"  # for whoever calls next() on something that is over
 LONGEST_AGAIN = 500  # characters of an error that was told in full before
 
@@ -75,7 +73,7 @@ class Failures:
         :param payloads: what the call was given.
         """
         said = describe(error).rstrip()
-        key = text, NUMBER.sub("#", said), _way_to(error)
+        key = text, without_numbers(said), _way_to(error)
         with self._lock:
             now = monotonic()
             kind = self._kinds.pop(key, None)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from pipert_shm import system
 from pipert_shm.control.channel import Channel
-from pipert_shm.errors import describe
+from pipert_shm.errors import describe, without_numbers
 from pipert_shm.launcher.roster import Flow
 from pipert_shm.launcher.watch import Watch
 from pipert_shm.logs import ForwardingHandler, forwarding_logger
@@ -30,8 +30,6 @@ MOST_LINES = 10  # of one flow that are told of in that time
 MOST_BYTES = 1 << 20  # of one flow that are looked at in that time
 FATAL = b"Fatal Python error"  # which the interpreter, or faulthandler, begins its last words with
 
-# In what lines that say the same differ: in numbers, but for those of an address, which is kept.
-_VARYING = re.compile(r"((?<=://)[^\s/]+|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])(?::\d+)?)|0x[0-9a-fA-F]+|\d+")
 _DUMP = re.compile(  # the lines that follow those words, whatever the interpreter
     rb"\s|$|Fatal Python error|Current thread|Thread 0x|Stack \(most recent|Extension modules:"
     rb"|Python runtime state|Garbage-collecting"
@@ -166,7 +164,7 @@ class Overheard:
 
     @staticmethod
     def _note(voice: _Voice, window: _Window, text: str) -> None:
-        kind = _VARYING.sub(lambda found: found[1] or "#", text)
+        kind = without_numbers(text)
         count, _ = window.counts.get(kind, (0, ""))
         if not count and len(window.counts) >= MOST_LINES:
             window.untold += 1
