@@ -1,4 +1,4 @@
-"""Measures on this machine what a hand-over and a pipeline cost, beside what one would use instead; see README.md."""
+"""Measures on this machine what a hand-over and a pipeline cost, beside what one would use instead."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-from bench import costs, sections
-from bench.figures import Figure, Section, Settings, figures_table
-from bench.hand_over import table
-from bench.machine import describe
+from pipert_shm.extras import to_install
+
+from . import costs, sections
+from .figures import Figure, Section, Settings, figures_table
+from .hand_over import WAYS, table
+from .machine import describe
 
 SECTIONS: dict[str, Callable[[Settings], Section]] = {
     "hand-over": sections.hand_over,
@@ -43,17 +46,32 @@ def run(settings: Settings, names: Sequence[str]) -> dict[str, Section]:
     return done
 
 
+def not_installed() -> list[str]:
+    """A line for each extra of which something is not installed."""
+    absent: dict[str, list[str]] = {}
+    for way in WAYS.values():
+        if not way.is_installed and way.module not in absent.setdefault(way.extra, []):
+            absent[way.extra].append(way.module)
+    return [
+        f"not measured, since not installed: {', '.join(modules)}: {to_install(extra)}" for extra, modules in absent.items()
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="pipert-shm bench", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"measure only these: {', '.join(SECTIONS)}")
     parser.add_argument("--quick", action="store_true", help="a first look in two minutes: one size, three rounds, fewer ways")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
-    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw plots there (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw plots there")
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.sections if name not in SECTIONS]
     if unknown:
         parser.error(f"there is no section {unknown[0]!r}; there are: {', '.join(SECTIONS)}")
+    if arguments.plot and find_spec("matplotlib") is None:
+        parser.error(f"--plot needs matplotlib: {to_install('bench')}")
+    for line in not_installed():
+        print(line, file=sys.stderr)
     machine = describe()
     for what, value in machine.items():
         print(f"{what}: {value}")
@@ -71,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(report) + "\n")
     if arguments.plot:
-        from bench.plots import draw
+        from .plots import draw
 
         draw(report, arguments.plot)
     return 0

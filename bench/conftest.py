@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipert_shm.memory import is_stale, pipe_ids
+from pipert_shm.shm.segments import is_stale, pipe_ids
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.processes import run_together
-from bench.sheet import FEWEST, FRAMES, HEADER, Load, Sheet
+from .processes import run_together
+from .sheet import FEWEST, FRAMES, HEADER, Load, Sheet
 
 PAGE = 4096
 
@@ -81,5 +82,7 @@ def compile_control() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as directory:
         library = Path(directory, "control.so")
         compiler = os.environ.get("CC", "cc").split()
+        if shutil.which(compiler[0]) is None:
+            raise RuntimeError(f"there is no C compiler, {compiler[0]}: apt-get install gcc libc6-dev")
         subprocess.run([*compiler, "-std=gnu11", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
         return ctypes.CDLL(str(library))

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from bench.figures import Figure, Section, Settings
-from bench.hand_over import THIS, Way, measure, p50_us
-from bench.pipes import Relay, Screen, by_pipe
-from bench.processes import cpu_ns, idle_s
-from bench.sheet import SIZES, Load, Sheet
 from pipert_shm import START_EVENT_NAME, BatchRoutine, EndOfStream, Pipe, SourceRoutine, Wire
-from pipert_shm.memory import pipe_ids
-from pipert_shm.segments import list_pipe
+from pipert_shm.shm.listing import list_pipe
+from pipert_shm.shm.segments import pipe_ids
+
+from .figures import Figure, Section, Settings
+from .hand_over import THIS, Way, measure, p50_us
+from .pipes import Relay, Screen, by_pipe
+from .processes import cpu_ns, idle_s
+from .sheet import SIZES, Load, Sheet
 
 IMPORT = """
 import time, numpy

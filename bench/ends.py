@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pipert_shm import SharedMemoryTransmitter, native
-from pipert_shm.codec import Encoder
-from pipert_shm.memory import ControlSegment, unlink_pipe
-from pipert_shm.plan import EdgePlan
-from pipert_shm.ports import Inbox, Outbox
+from pipert_shm import SharedMemoryTransmitter, binding
+from pipert_shm.graph.model import EdgePlan
+from pipert_shm.message.encoder import Encoder
+from pipert_shm.message.inbox import Inbox
+from pipert_shm.message.outbox import Outbox
+from pipert_shm.shm.segments import ControlSegment, unlink_pipe
 
 NAMES = ("camera", "screen")
 CAMERA, SCREEN = 0, 1
@@ -38,8 +39,8 @@ class Ends:
 
     sending: ControlSegment
     receiving: ControlSegment
-    sender: native.Port
-    receiver: native.Port
+    sender: binding.Port
+    receiver: binding.Port
     outbox: Outbox
     inbox: Inbox
 
@@ -50,8 +51,10 @@ class Ends:
 
     def receive(self) -> Any:
         """The payload of the next message, which is there."""
-        received = self.inbox.receive(0)
-        return received[0] if isinstance(received, tuple) else self.inbox.take()[0]
+        if (status := self.inbox.receive(0)) != binding.OK:
+            raise RuntimeError(f"there is no message: status {status}")
+        payload, _ = self.inbox.take()
+        return payload
 
     def encoder(self) -> Encoder:
         return Encoder(self.sender, self.outbox.slots, NAMES[CAMERA])
@@ -65,13 +68,13 @@ def open_ends(capacity: int = EDGE.capacity, slots: int = 8, borrow_cap: int = E
     """
     edge = replace(EDGE, capacity=capacity, borrow_cap=borrow_cap)
     sending = ControlSegment.create(
-        native.ControlSize(flows=1, routines=2, edges=1, incarnations=1, cells=8 * capacity), budget=1 << 30
+        binding.ControlSize(flows=1, routines=2, edges=1, incarnations=1, cells=8 * capacity), budget=1 << 30
     )
     try:
-        edge.format(native.EdgeRecord(sending.process, edge.number), REACH)
-        native.Incarnation(sending.process, 0).format(edge.number, edge.bit)
+        edge.format(binding.EdgeRecord(sending.process, edge.number), REACH)
+        binding.Incarnation(sending.process, 0).format(edge.number, edge.bit)
         receiving = ControlSegment.open(sending.pipe_id)
-        sender, receiver = native.Port(sending.process, CAMERA), native.Port(receiving.process, SCREEN)
+        sender, receiver = binding.Port(sending.process, CAMERA), binding.Port(receiving.process, SCREEN)
         outbox = Outbox(sending, sender, CAMERA, NAMES[CAMERA], slots, slots, {})
         outbox.add(edge, 0)
         inbox = Inbox(receiving, receiver, SCREEN, NAMES, {})

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bench.hand_over import Result
+from .hand_over import Result
 
 
 @dataclass(frozen=True)

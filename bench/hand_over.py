@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from bench.controls import by_futex
-from bench.peers import Iceoryx, IceoryxCopy, Pair, Pipe, Queue, SharedSlots, Zenoh, Zmq, by_pair
-from bench.pipert2 import by_pipert2
-from bench.pipes import by_pipe
-from bench.ray_store import Ray, RayCopy
-from bench.sheet import Load, Sheet
+from pipert_shm.extras import to_install
+
+from .controls import by_futex
+from .peers import Iceoryx, IceoryxCopy, Pair, Pipe, Queue, SharedSlots, Zenoh, Zmq, by_pair
+from .pipert2 import by_pipert2
+from .pipes import by_pipe
+from .ray_store import Ray, RayCopy
+from .sheet import Load, Sheet
 
 THIS, CONTROL = "pipert_shm", "C futex, no frame"
 ICEORYX, QUEUE, BASIC, SHARED, RAY, RAY_COPY = (
@@ -48,7 +50,7 @@ class Way:
     ready: bool = False
     fast: bool = False
     receivers: int = 1
-    extra: str = "bench-peers"
+    extra: str = "bench"
     most_rounds: int | None = None
 
     @property
@@ -155,7 +157,7 @@ def measure(ways: Mapping[str, Way], load: Load, rounds: int) -> dict[str, Resul
     results = {name: Result(name, load) for name in ways}
     for name, way in ways.items():
         if not way.is_installed:
-            results[name].note = f"not installed: pip install 'pipert_shm[{way.extra}]' ({way.module})"
+            results[name].note = f"not installed ({way.module}): {to_install(way.extra)}"
     for number in range(rounds):
         for name, way in ways.items():
             result = results[name]

@@ -55,25 +55,26 @@ KINDS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
 
 def exchange(kind: str, receivers: int, messages: int) -> float:
     """Processor time, µs, per message that a sender hands to `receivers` routines of its flow, which take it at once."""
-    from pipert_shm import SharedMemoryTransmitter, native
+    from pipert_shm import SharedMemoryTransmitter, binding
     from pipert_shm.data import Meta
-    from pipert_shm.memory import ControlSegment, unlink_pipe
-    from pipert_shm.plan import EdgePlan
-    from pipert_shm.ports import Inbox, Outbox
+    from pipert_shm.graph.model import EdgePlan
+    from pipert_shm.message.inbox import Inbox
+    from pipert_shm.message.outbox import Outbox
+    from pipert_shm.shm.segments import ControlSegment, unlink_pipe
 
     names = ("sender", *(f"receiver{number}" for number in range(receivers)))
-    size = native.ControlSize(flows=1, routines=1 + receivers, edges=receivers, incarnations=receivers, cells=16)
+    size = binding.ControlSize(flows=1, routines=1 + receivers, edges=receivers, incarnations=receivers, cells=16)
     segment = ControlSegment.create(size, 1 << 30)
     tables: dict[int, Any] = {}
     try:
-        outbox = Outbox(segment, native.Port(segment.process, 0), 0, "sender", SLOTS, 8, tables)
+        outbox = Outbox(segment, binding.Port(segment.process, 0), 0, "sender", SLOTS, 8, tables)
         inboxes = []
         for number in range(receivers):
             edge = EdgePlan(number, 0, 1 + number, "block", 4, None, SharedMemoryTransmitter(), local=True)
-            edge.format(native.EdgeRecord(segment.process, number), frozenset({0}))
-            native.Incarnation(segment.process, number).format(number, 0)
+            edge.format(binding.EdgeRecord(segment.process, number), frozenset({0}))
+            binding.Incarnation(segment.process, number).format(number, 0)
             outbox.add(edge, number)
-            inboxes.append(Inbox(segment, native.Port(segment.process, 1 + number), 1 + number, names, tables))
+            inboxes.append(Inbox(segment, binding.Port(segment.process, 1 + number), 1 + number, names, tables))
             inboxes[-1].add(edge, number)
         # Before frames of a flow lay in slots, a loan in it was a plain array.
         loan = getattr(outbox.slots, "loan_now", partial(np.empty))
@@ -85,9 +86,9 @@ def exchange(kind: str, receivers: int, messages: int) -> float:
         def hand_over(number: int) -> None:
             outbox.send([make(frames[number % READY], plain)], Meta(names, 0, number, 1))
             for inbox in inboxes:
-                received = inbox.receive(0)
-                if not isinstance(received, tuple):
-                    inbox.take()
+                if inbox.receive(0) != binding.OK:
+                    raise RuntimeError("a receiver in the flow got no message")
+                inbox.take()
 
         for number in range(20):
             hand_over(number)

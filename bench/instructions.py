@@ -1,4 +1,4 @@
-"""Instructions of one send and of one receive, the Python around the C included: a figure that no load on the machine moves.
+"""Instructions of one send and of one receive, with a `main_logic` in Python: a figure that no load on the machine moves.
 
 `python -m bench.instructions` runs itself under `valgrind --tool=callgrind` three times: with nothing sent, with some messages
 sent, and with the same received; the differences are the figures. Both ends are warm, nobody sleeps and no system call is made.
@@ -12,10 +12,14 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-MESSAGES = 200
-CAPACITY = 256
+import numpy as np
+
+MESSAGES = 1000
+CAPACITY = 1024
 WARM_UP = 20
 SHAPE = (64, 64, 3)
 # Without threads of numpy's, which spin a while when they are made: how long is anybody's guess.
@@ -24,25 +28,49 @@ STEADY = {"PYTHONHASHSEED": "0", "PYTHONMALLOC": "pymalloc", "OPENBLAS_NUM_THREA
 
 def exchange(sent: int, received: int) -> None:
     """What is counted: frames that lie ready, each in a slot of its own."""
-    from bench.ends import CAMERA, NAMES, open_ends
+    from pipert_shm import binding
     from pipert_shm.data import Meta
 
-    with open_ends(capacity=CAPACITY, slots=2 * MESSAGES, borrow_cap=2 * MESSAGES) as ends:
-        frames = [ends.frame(SHAPE) for _ in range(WARM_UP + MESSAGES)]
+    from .ends import CAMERA, NAMES, open_ends
 
-        def send(numbers: range) -> None:
-            for number in numbers:
-                ends.outbox.send([frames[number]], Meta(NAMES, CAMERA, number))
+    with open_ends(capacity=CAPACITY, slots=2 * MESSAGES, borrow_cap=2 * MESSAGES) as ends:
+        frames = [ends.frame(SHAPE) for _ in range(2 + 2 * WARM_UP + MESSAGES)]
+        left = wanted = 0
+
+        def camera() -> Any:
+            return frames.pop() if len(frames) > left else {}  # which is no array, and so for Python
+
+        def screen(frame: np.ndarray) -> None:
+            nonlocal wanted
+            wanted -= 1
+            if not wanted:
+                raise EOFError
+
+        def send(count: int) -> None:
+            nonlocal left
+            left = len(frames) - count
+            if ends.sender.hot.run(camera, True, ends.outbox.ring, 0, 0) != binding.RESULT:
+                raise RuntimeError("a frame was not sent")
+            ends.sender.hot.take_result()
 
         def receive(count: int) -> None:
-            for _ in range(count):
-                if ends.receive().shape != SHAPE:
-                    raise RuntimeError("a frame that was not sent was received")
+            nonlocal wanted
+            wanted = count
+            with suppress(EOFError):
+                ends.receiver.hot.run(screen, False, 0, 0, 0)
+            if wanted or ends.receiver.hot.take_payload().shape != SHAPE:
+                raise RuntimeError(f"{wanted} frames were not received")
 
-        send(range(WARM_UP))
-        receive(WARM_UP)
-        send(range(WARM_UP, WARM_UP + sent))
-        receive(received)
+        for _ in range(2):  # by Python, which teaches both ends what such an array is
+            ends.outbox.send([frames.pop()], Meta(NAMES, CAMERA, 0))
+            ends.receive()
+        for _ in range(2):
+            send(WARM_UP)
+            receive(WARM_UP)
+        if sent:
+            send(sent)
+        if received:
+            receive(received)
         frames.clear()  # a ring is unmapped when nothing of it is held
 
 
@@ -70,6 +98,8 @@ def main() -> None:
     """Prints the two figures."""
     if shutil.which("valgrind") is None:
         sys.exit("valgrind is not installed: apt-get install valgrind")
+    # Once uncounted, so that the modules are compiled: else the first of those below would be counted while it compiles them.
+    subprocess.run([sys.executable, "-m", "bench.instructions", "0", "0"], cwd=Path(__file__).parent.parent, check=True)
     with ThreadPoolExecutor() as pool:  # side by side: no load changes what is counted
         none, sent, both = pool.map(count, (0, MESSAGES, MESSAGES), (0, 0, MESSAGES))
     print(f"instructions per send:    {(sent - none) / MESSAGES:,.0f}")

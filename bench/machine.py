@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ PACKAGES = ("pipert_shm", "numpy", "opencv-python", "iceoryx2", "pyzmq", "eclips
 def describe() -> dict[str, Any]:
     """Machine, versions, and when."""
     return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": f"{os.cpu_count()} x {_cpu()}",
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -35,6 +35,8 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
+    if __package__ != "bench":
+        return "none, a package that is installed"
     told = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )

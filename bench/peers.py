@@ -15,8 +15,8 @@ from uuid import uuid4
 
 import numpy as np
 
-from bench.processes import fork, run_together
-from bench.sheet import DEPTH, FRAMES, Load, Sheet
+from .processes import fork, run_together
+from .sheet import DEPTH, FRAMES, Load, Sheet
 
 Hand = Callable[[], object]
 

@@ -12,8 +12,8 @@ import time
 from itertools import pairwise
 from typing import Any
 
-from bench.processes import run_together
-from bench.sheet import DEPTH, FRAMES, Sheet
+from .processes import run_together
+from .sheet import DEPTH, FRAMES, Sheet
 
 QUIET_S = 1.0  # after so long with nothing received, what is missing was lost
 

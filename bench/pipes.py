@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from bench.sheet import DEPTH, FRAMES, Sheet
 from pipert_shm import (
     START_EVENT_NAME,
     Data,
@@ -23,6 +22,8 @@ from pipert_shm import (
     SourceRoutine,
     Wire,
 )
+
+from .sheet import DEPTH, FRAMES, Sheet
 
 
 @dataclass

@@ -13,8 +13,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from bench.hand_over import THIS, WAYS
-from bench.sheet import SIZES
+from .hand_over import THIS, WAYS
+from .sheet import SIZES
 
 Results = list[dict[str, Any]]
 

@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from bench.peers import Hand, Pair
-from bench.processes import adopt_orphans, end_orphans
-from bench.sheet import DEPTH, FRAMES, Load
+from .peers import Hand, Pair
+from .processes import adopt_orphans, end_orphans
+from .sheet import DEPTH, FRAMES, Load
 
 QUEUE = "frames"
 SMALLEST_STORE = 80_000_000  # bytes; it takes no smaller one

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.ends import CAMERA, EDGE, NAMES, OUTS, Ends, open_ends
-from bench.sheet import SIZES
-from pipert_shm import DestinationRoutine, Pipe, SourceRoutine, events, native
-from pipert_shm.codec import decode
+from pipert_shm import DestinationRoutine, Pipe, SourceRoutine, binding, events
 from pipert_shm.data import Meta
-from pipert_shm.memory import create_ring, open_ring
+from pipert_shm.message.decoder import decode
+from pipert_shm.shm.rings import create_ring, open_ring
+
+from .ends import CAMERA, EDGE, NAMES, OUTS, Ends, open_ends
+from .sheet import SIZES
 
 SHAPE = SIZES["1080p"]
 SLOTS = 8
@@ -50,7 +51,7 @@ def test_loan_and_release(benchmark: BenchmarkFixture, ends: Ends) -> None:
 @on_payloads
 def test_encode(benchmark: BenchmarkFixture, ends: Ends, kind: str) -> None:
     payload = payload_of(ends.frame(SHAPE), kind)
-    encoder, post, process = ends.encoder(), native.Post(), ends.sending.process
+    encoder, post, process = ends.encoder(), binding.Post(), ends.sending.process
 
     def encode() -> None:
         post.begin(OUTS, 1)
@@ -65,7 +66,7 @@ def test_encode(benchmark: BenchmarkFixture, ends: Ends, kind: str) -> None:
 @on_payloads
 def test_decode(benchmark: BenchmarkFixture, ends: Ends, kind: str) -> None:
     frame = ends.frame(SHAPE)
-    post = native.Post()
+    post = binding.Post()
     post.begin(OUTS, 1)
     number, body = ends.encoder().encode(post, payload_of(frame, kind), OUTS, b"")
     decoded = benchmark(decode, number, body, 0, [frame.data.cast("B")])
@@ -75,17 +76,17 @@ def test_decode(benchmark: BenchmarkFixture, ends: Ends, kind: str) -> None:
 
 def test_port_send_and_receive(benchmark: BenchmarkFixture, ends: Ends) -> None:
     """The two calls into C, with a message that carries nothing."""
-    messages = create_ring(ends.sending, CAMERA, SLOTS, native.MESSAGE_BYTES, "the messages of a benchmark")
+    messages = create_ring(ends.sending, CAMERA, SLOTS, binding.MESSAGE_BYTES, "the messages of a benchmark")
     open_ring(ends.receiving, messages)
-    post, sender, receiver = native.Post(), ends.sender, ends.receiver
+    post, sender, receiver = binding.Post(), ends.sender, ends.receiver
 
     def hand_over() -> int:
         post.begin(OUTS, 1)
         sender.send(post.post, messages, 0, 0, CAMERA, 0, 0, b"", 0)
         return receiver.receive(0)
 
-    assert benchmark(hand_over) == native.OK
-    counters = native.EdgeRecord(ends.sending.process, EDGE.number).counters()
+    assert benchmark(hand_over) == binding.OK
+    counters = binding.EdgeRecord(ends.sending.process, EDGE.number).counters()
     assert counters["received"] == counters["sent"] > 0
 
 
@@ -105,9 +106,9 @@ def test_hand_over_without_waking(benchmark: BenchmarkFixture, ends: Ends, kind:
     frame = frame_in(benchmark(hand_over))
     assert frame.shape == SHAPE
     assert frame[-1, -1, -1] == 7
-    counters = native.EdgeRecord(ends.sending.process, EDGE.number).counters()
+    counters = binding.EdgeRecord(ends.sending.process, EDGE.number).counters()
     assert counters["received"] == counters["sent"] == sent
-    assert native.RoutineRecord(ends.sending.process, CAMERA).counters()["copied_bytes"] == 0
+    assert binding.RoutineRecord(ends.sending.process, CAMERA).counters()["copied_bytes"] == 0
 
 
 class Bell(SourceRoutine):

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import cv2
 
-from bench.machine import describe
 from pipert_shm import (
     Annotator,
     EndOfStream,
@@ -33,7 +32,9 @@ from pipert_shm import (
     VideoWriter,
     Wire,
 )
-from pipert_shm.demo import default_clip
+from pipert_shm.video import packaged_clip
+
+from .machine import describe
 
 VTEST = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 
@@ -137,7 +138,7 @@ def main() -> None:
 
     for what, value in describe().items():
         print(f"{what}: {value}")
-    clips = [Path(default_clip())]
+    clips = [packaged_clip()]
     if VTEST.exists():
         clips.append(VTEST)
     else:

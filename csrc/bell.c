@@ -13,18 +13,20 @@
 
 uint32_t pshm_bell_arm(pshm_bell *bell) {
     PSHM_POINT();
-    /* the flag before the look, the word before the look: see bell.h */
+    /* seq_cst: flag and word both come before the look that follows, see bell.h */
     atomic_store_explicit(&bell->waiting, 1, memory_order_seq_cst);
     PSHM_POINT();
     return atomic_load_explicit(&bell->word, memory_order_seq_cst);
 }
 
 uint32_t pshm_bell_word(const pshm_bell *bell) {
+    /* seq_cst: the word comes before the look that follows */
     return atomic_load_explicit(&bell->word, memory_order_seq_cst);
 }
 
 void pshm_bell_disarm(pshm_bell *bell) {
     PSHM_POINT();
+    /* seq_cst, as are all accesses to a bell */
     atomic_store_explicit(&bell->waiting, 0, memory_order_seq_cst);
 }
 
@@ -32,15 +34,15 @@ bool pshm_bell_wait(pshm_bell *bell, uint32_t word, uint64_t timeout_ns) {
     struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / NS_PER_S),
                                .tv_nsec = (long)(timeout_ns % NS_PER_S)};
     PSHM_POINT();
-    /* not PRIVATE: the ringer is another process. The kernel compares the word
-     * and sleeps in one step. */
+    /* Not PRIVATE: the ringer may be another process. The kernel compares the word and
+     * puts us to sleep in one step. */
     long result = syscall(SYS_futex, &bell->word, FUTEX_WAIT, word, &timeout, NULL, 0);
     return result == 0 || errno != EINTR;
 }
 
 void pshm_bell_ring_always(pshm_bell *bell) {
     PSHM_POINT();
-    /* bump before wake: a waiter between its look and its wait sees the bump */
+    /* seq_cst, and before the wake: a waiter between its look and its wait sees it */
     atomic_fetch_add_explicit(&bell->word, 1, memory_order_seq_cst);
     PSHM_POINT();
     syscall(SYS_futex, &bell->word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
@@ -48,7 +50,7 @@ void pshm_bell_ring_always(pshm_bell *bell) {
 
 void pshm_bell_ring(pshm_bell *bell) {
     PSHM_POINT();
-    /* seq_cst load after the caller's seq_cst publication */
+    /* seq_cst: not before what the caller published, which was seq_cst too */
     if (atomic_load_explicit(&bell->waiting, memory_order_seq_cst) != 0)
         pshm_bell_ring_always(bell);
 }

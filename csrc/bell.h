@@ -1,12 +1,19 @@
-/* bell: one futex word that a thread sleeps on, and that others ring.
+/* bell: one futex word that a thread sleeps on and other threads ring.
  *
- * One waiter (a routine's thread) per bell; any number of ringers. The waiter
- * alone writes `waiting`, so a busy waiter costs its ringers no system call.
- * Waiter: arm, look at everything it waits for, wait(word), disarm.
- * Ringer: publish, then ring.
- * All accesses are seq_cst: either the waiter's look sees what was published,
- * or the ringer sees the flag; and the word is read before the look, so a ring
- * in between makes the wait return at once.
+ * A bell has one waiter, which is a routine's thread, and any number of ringers.
+ * Only the waiter writes `waiting`, so ringing costs no system call while the waiter
+ * is busy.
+ *
+ *     The waiter:                              A ringer:
+ *     word = pshm_bell_arm(bell);              publish;
+ *     if (nothing to do)                       pshm_bell_ring(bell);
+ *         pshm_bell_wait(bell, word, ns);
+ *     pshm_bell_disarm(bell);
+ *
+ * Between arming and waiting, the waiter looks at everything that it waits for. All
+ * accesses are seq_cst: either this look sees what was published, or the ringer sees
+ * the flag. The word is read before the look, so a ring in between makes the wait
+ * return at once.
  */
 #ifndef PSHM_BELL_H
 #define PSHM_BELL_H
@@ -18,30 +25,32 @@ typedef struct pshm_bell {
     _Atomic uint32_t waiting;
 } pshm_bell;
 
-/* Waiter only. Returns the word to wait on; look after this call. Wait-free. */
+/* Announces that the waiter is about to sleep. Waiter only, before its look.
+ * Returns the word to wait on. Wait-free. */
 uint32_t pshm_bell_arm(pshm_bell *bell);
 
-/* Waiter only, to sleep without being armed: then only pshm_bell_ring_always wakes it.
- * The word to wait on; look after this call. Wait-free. */
+/* Returns the word to wait on without being armed: only pshm_bell_ring_always ends
+ * such a wait. Waiter only, before its look. Wait-free. */
 uint32_t pshm_bell_word(const pshm_bell *bell);
 
-/* Waiter only. Wait-free. */
+/* Takes the announcement back. Waiter only, after its wait or its look. Wait-free. */
 void pshm_bell_disarm(pshm_bell *bell);
 
-/* Waiter only. Sleeps until rung since arm, `timeout_ns` at the most. Returns
- * false when a signal came: the caller's caller may have to handle it. The
- * caller looks again in any case. */
+/* Sleeps until the bell was rung since `word` was read, for `timeout_ns` at most.
+ * Waiter only; it looks again in any case.
+ * Returns false when a signal ended the sleep: the program may have to handle it. */
 bool pshm_bell_wait(pshm_bell *bell, uint32_t word, uint64_t timeout_ns);
 
-/* Any process or thread, after it published. A system call only when the
- * waiter sleeps or is about to. Wait-free but for that call. */
+/* Wakes the waiter if it sleeps or is about to. Any process or thread, after it has
+ * published. Makes a system call only in that case. Wait-free but for that call. */
 void pshm_bell_ring(pshm_bell *bell);
 
-/* The same without asking the flag: for notices that a waiter can't see in a
- * queue. Any process or thread. */
+/* The same, without asking the flag: for a notice that no look at a queue shows, and
+ * in the place of a process that died between publishing and ringing. Any process or
+ * thread. Wait-free but for a system call. */
 void pshm_bell_ring_always(pshm_bell *bell);
 
-/* CLOCK_MONOTONIC, ns. Any thread. */
+/* Returns CLOCK_MONOTONIC in ns. Any thread. */
 uint64_t pshm_now(void);
 
 #endif

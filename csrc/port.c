@@ -5,6 +5,7 @@
 
 #include "points.h"
 #include "port_parts.h"
+#include "send.h"
 
 pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awaited) {
     pshm_routine_record *record = pshm_control_routine(&process->control, routine);
@@ -36,8 +37,18 @@ uint32_t pshm_port_add_out(pshm_port *port, uint32_t incarnation) {
     return place;
 }
 
-/* A successor takes the place of a drained incarnation of its edge; one that
- * comes earlier waits behind it. */
+void pshm_port_remove_out(pshm_port *port, uint32_t out) {
+    if (out >= PSHM_OUTS) return;
+    pthread_mutex_lock(&port->sending);
+    pshm_post *post = port->post;
+    if (post != NULL && (post->outs >> out & 1) != 0)
+        pshm_policy_give_up(port, post, out, PSHM_REASON_ENDED);
+    memset(&port->out[out], 0, sizeof port->out[out]);
+    pthread_mutex_unlock(&port->sending);
+}
+
+/* A successor takes the place of its edge's drained incarnation. If it comes before that is
+ * drained, it takes another place and waits behind it. */
 uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation) {
     pshm_edge edge;
     if (!pshm_edge_attach(&edge, &port->process->control, incarnation)) return UINT32_MAX;
@@ -91,23 +102,6 @@ void pshm_port_remove_in(pshm_port *port, uint32_t edge) {
     }
 }
 
-void pshm_port_end_call(pshm_port *port) {
-    uint64_t since = port->record->busy_since_ns;
-    if (since == 0) return;
-    __atomic_store_n(&port->record->busy_since_ns, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&port->record->busy_ns, port->record->busy_ns + pshm_now() - since,
-                     __ATOMIC_RELAXED);
-}
-
-void pshm_port_notify(pshm_port *port) {
-    atomic_store_explicit(&port->notice, 1, memory_order_seq_cst);
-    pshm_bell_ring_always(&port->record->bell);
-}
-
-bool pshm_port_noticed(pshm_port *port) {
-    return atomic_exchange_explicit(&port->notice, 0, memory_order_seq_cst) != 0;
-}
-
 void pshm_port_close_outs(pshm_port *port) {
     for (uint32_t out = 0; out < port->outs; out++) {
         pshm_edge *edge = &port->out[out];
@@ -122,8 +116,39 @@ void pshm_port_end_ins(pshm_port *port) {
         pshm_edge *edge = &port->in[in];
         if (edge->record == NULL) continue;
         PSHM_POINT();
-        /* seq_cst, before the bell: a blocked sender looks at it */
+        /* seq_cst, and before the bell: a blocked sender looks at it */
         __atomic_store_n(&edge->record->receiver_ended, 1, __ATOMIC_SEQ_CST);
         ring_routine(port, edge->sender);
     }
+}
+
+void pshm_port_end_call(pshm_port *port) {
+    uint64_t since = port->record->busy_since_ns;
+    if (since == 0) return;
+    __atomic_store_n(&port->record->busy_since_ns, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&port->record->busy_ns, port->record->busy_ns + pshm_now() - since,
+                     __ATOMIC_RELAXED);
+}
+
+int pshm_port_rest(pshm_port *port, uint64_t timeout_ns) {
+    uint64_t now = pshm_now(), deadline = after(now, timeout_ns);
+    pshm_port_end_call(port);
+    for (;;) {
+        uint32_t word = pshm_bell_word(&port->record->bell); /* before the look: see bell.h */
+        if (has_notice(port)) return PSHM_NOTICE;
+        if (now >= deadline) return PSHM_TIMED_OUT;
+        bool undisturbed = pshm_bell_wait(&port->record->bell, word, sleep_until(now, deadline));
+        if (!undisturbed) return PSHM_TIMED_OUT;
+        now = pshm_now();
+    }
+}
+
+void pshm_port_notify(pshm_port *port) {
+    /* seq_cst, and before the bell: the routine's thread looks at it before it sleeps */
+    atomic_store_explicit(&port->notice, 1, memory_order_seq_cst);
+    pshm_bell_ring_always(&port->record->bell);
+}
+
+bool pshm_port_noticed(pshm_port *port) {
+    return atomic_exchange_explicit(&port->notice, 0, memory_order_seq_cst) != 0;
 }

@@ -1,22 +1,25 @@
-/* The receiving half of a port: see port.h. */
+#include "receive.h"
+
 #include <string.h>
 
 #include "points.h"
 #include "port_parts.h"
 
-/* Nothing to look at now: vacant, behind an earlier incarnation of the same edge,
- * or paused. */
+/* ---- the next cell --------------------------------------------------------------------- */
+
+/* Whether a place must not be looked at now: it is vacant or paused, or an earlier
+ * incarnation of its edge comes first. */
 static bool must_wait(const pshm_port *port, uint32_t in) {
     return port->in[in].record == NULL || port->behind[in] != 0 || port->paused[in];
 }
 
 static bool sender_is_dead(const pshm_edge *edge) {
-    /* acquire: the dead sender's last push comes before it */
+    /* acquire: whoever sees this sees the dead sender's last push */
     return __atomic_load_n(&edge->incarnation->state, __ATOMIC_ACQUIRE) == PSHM_SENDER_DEAD;
 }
 
-/* The end of one incoming stream. A drained incarnation is not ours to look at
- * any more: the edge goes on when a successor comes, unless it never will. */
+/* Whether an incoming stream has ended. A drained incarnation may be another edge's by now;
+ * the stream goes on when its successor comes, unless the sender has failed for good. */
 static bool stream_ended(const pshm_port *port, uint32_t in) {
     const pshm_edge *edge = &port->in[in];
     PSHM_POINT();
@@ -25,20 +28,20 @@ static bool stream_ended(const pshm_port *port, uint32_t in) {
     return pshm_queue_finished(&edge->queue);
 }
 
-/* PSHM_OK with a cell, PSHM_DRAINED with a place, or PSHM_TIMED_OUT; then
- * `open` is how many streams go on. */
-static int poll_ins(pshm_port *port, pshm_delivery *delivery, uint32_t *open) {
-    *open = port->awaited;
+/* Returns PSHM_OK with a cell, PSHM_DRAINED with a place, or PSHM_TIMED_OUT; in the last
+ * case port->open is how many streams have not ended. */
+static int poll_ins(pshm_port *port, pshm_delivery *delivery) {
+    uint32_t open = port->awaited;
     for (uint32_t i = 0; i < port->ins; i++) {
         uint32_t in = (port->next + i) % port->ins;
         pshm_edge *edge = &port->in[in];
         if (must_wait(port, in)) {
-            *open += edge->record != NULL;
+            open += edge->record != NULL;
             continue;
         }
         if (!port->drained[in]) {
             PSHM_POINT();
-            bool dead = sender_is_dead(edge); /* before the look: its queue is then final */
+            bool dead = sender_is_dead(edge); /* asked before the look, which then is the last */
             bool popped = pshm_queue_pop(&edge->queue, &delivery->cell);
             if (popped || dead) {
                 delivery->place = in;
@@ -46,13 +49,14 @@ static int poll_ins(pshm_port *port, pshm_delivery *delivery, uint32_t *open) {
                 return popped ? PSHM_OK : PSHM_DRAINED;
             }
         }
-        *open += !stream_ended(port, in);
+        open += !stream_ended(port, in);
     }
+    port->open = open;
     return PSHM_TIMED_OUT;
 }
 
-/* The look between arm and wait: nothing came, and no end came. */
-static bool nothing_new(const pshm_port *port, uint32_t open) {
+/* The look between arming the bell and waiting: whether no message and no end has come. */
+static bool nothing_new(const pshm_port *port) {
     uint32_t now_open = port->awaited;
     for (uint32_t in = 0; in < port->ins; in++) {
         const pshm_edge *edge = &port->in[in];
@@ -65,10 +69,25 @@ static bool nothing_new(const pshm_port *port, uint32_t open) {
             return false;
         now_open += !stream_ended(port, in);
     }
-    return now_open == open;
+    return now_open == port->open;
 }
 
-/* The two together: what is popped and not counted when we die counts as lost. */
+/* Sleeps if nothing has come since the last look. Returns false when a signal ended it. */
+static bool await_until(pshm_port *port, uint64_t now, uint64_t deadline) {
+    pshm_bell *bell = &port->record->bell;
+    bool undisturbed = true;
+    uint32_t word = pshm_bell_arm(bell);
+    if (nothing_new(port) && !has_notice(port))
+        undisturbed = pshm_bell_wait(bell, word, sleep_until(now, deadline));
+    pshm_bell_disarm(bell);
+    return undisturbed;
+}
+
+bool pshm_port_await(pshm_port *port) {
+    return await_until(port, 0, PSHM_FOREVER);
+}
+
+/* If we die between the pop and the second count, the message counts as lost. */
 static void count_receipt(pshm_edge *edge) {
     PSHM_POINT();
     pshm_count(&edge->record->received, 1);
@@ -86,7 +105,9 @@ static void begin_call(pshm_port *port, const pshm_delivery *delivery) {
     __atomic_store_n(&port->record->busy_since_ns, delivery->received_ns, __ATOMIC_RELAXED);
 }
 
-/* Copies a message out of its slot, every field checked on the copy. */
+/* ---- the message ----------------------------------------------------------------------- */
+
+/* Copies a message out of its slot. Its fields are checked on the copy. */
 static bool copy_message(pshm_delivery *delivery, const pshm_mapping *mapping,
                          const pshm_message *message) {
     pshm_message head;
@@ -108,7 +129,8 @@ static bool copy_message(pshm_delivery *delivery, const pshm_mapping *mapping,
     return true;
 }
 
-/* Finds every payload slot; PSHM_UNMAPPED with the first ring that is missing. */
+/* Finds every payload slot. Returns PSHM_OK, PSHM_PROTOCOL, or PSHM_UNMAPPED with the first
+ * ring that is missing. */
 static int locate_slots(pshm_port *port, const pshm_edge *edge, pshm_delivery *delivery,
                         pshm_mapping **found) {
     for (uint32_t k = 0; k < delivery->slots; k++) {
@@ -128,50 +150,10 @@ static int locate_slots(pshm_port *port, const pshm_edge *edge, pshm_delivery *d
     return PSHM_OK;
 }
 
-void pshm_port_count_handed(pshm_port *port, const pshm_delivery *delivery, uint64_t sent_ns,
-                            uint64_t captured_ns) {
-    pshm_histogram_add(port->in[delivery->place].record->hop, delivery->received_ns - sent_ns);
-    pshm_histogram_add(port->record->age, delivery->received_ns - captured_ns);
-}
-
-uint32_t pshm_delivery_learn(pshm_delivery *delivery, uint32_t kind, const void *text,
-                             uint32_t bytes, uint64_t array_bytes) {
-    if (bytes == 0 || bytes > PSHM_LAYOUT_BYTES) return PSHM_LAYOUTS;
-    uint32_t index = delivery->learnt++ % PSHM_LAYOUTS;
-    pshm_layout *layout = &delivery->layout[index];
-    layout->kind = kind;
-    layout->bytes = bytes;
-    layout->array_bytes = array_bytes;
-    memcpy(layout->text, text, bytes);
-    return index;
-}
-
-/* PSHM_ARRAY and what goes with it, where the message is an array of a layout that was learnt. */
-static int recognise(pshm_delivery *delivery) {
-    uint64_t offset, before = (uint64_t)delivery->head + sizeof offset;
-    if (delivery->slots != 1 || delivery->over_cap || before > delivery->body_bytes)
-        return PSHM_OK;
-    const uint8_t *text = delivery->body + before;
-    for (uint32_t k = 0; k < PSHM_LAYOUTS; k++) {
-        const pshm_layout *layout = &delivery->layout[k];
-        if (layout->bytes == 0) break;
-        if (layout->bytes != delivery->body_bytes - before || layout->kind != delivery->kind ||
-            memcmp(layout->text, text, layout->bytes) != 0)
-            continue;
-        memcpy(&offset, delivery->body + delivery->head, sizeof offset);
-        uint64_t room = delivery->slot_bytes[0];
-        if (offset > room || layout->array_bytes > room - offset) break;
-        delivery->address[0] = (uint8_t *)delivery->address[0] + offset;
-        delivery->slots = 0;
-        return (int)(PSHM_ARRAY + k) | (int)delivery->head << PSHM_HEAD_SHIFT;
-    }
-    return PSHM_OK;
-}
-
 int pshm_port_take(pshm_port *port, pshm_delivery *delivery) {
     pshm_edge *edge = &port->in[delivery->place];
     pshm_mapping *mapping, *found[PSHM_MESSAGE_SLOTS];
-    const pshm_message *message = message_at(port->process, delivery->cell, &mapping);
+    const pshm_message *message = pshm_message_at(port->process, delivery->cell, &mapping);
     if (mapping == NULL) {
         delivery->unmapped = pshm_descriptor_ring(delivery->cell);
         return PSHM_UNMAPPED;
@@ -195,12 +177,12 @@ int pshm_port_take(pshm_port *port, pshm_delivery *delivery) {
     pshm_histogram_add(edge->record->hop, delivery->received_ns - delivery->sent_ns);
     pshm_histogram_add(port->record->age, delivery->received_ns - delivery->captured_ns);
     begin_call(port, delivery);
-    return recognise(delivery);
+    return pshm_delivery_recognise(delivery);
 }
 
 static int accept_cell(pshm_port *port, pshm_delivery *delivery) {
     pshm_edge *edge = &port->in[delivery->place];
-    ring_routine(port, edge->sender); /* room for a sender that is blocked */
+    ring_routine(port, edge->sender); /* a blocked sender has room now */
     delivery->local = edge->local;
     if (!edge->local) return pshm_port_take(port, delivery);
     delivery->token = delivery->cell;
@@ -214,32 +196,34 @@ static int accept_cell(pshm_port *port, pshm_delivery *delivery) {
 }
 
 int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout_ns) {
-    pshm_bell *bell = &port->record->bell;
     pshm_process *process = port->process;
     uint64_t deadline = 0;
-    uint32_t open;
     PSHM_POINT();
     pshm_port_end_call(port);
     if (process->seen_epoch !=
         atomic_load_explicit(&process->control.head->epoch, memory_order_relaxed))
         pshm_process_prune(process);
     for (;;) {
-        if (notice(port)) return PSHM_NOTICE;
-        int found = poll_ins(port, delivery, &open);
+        if (has_notice(port)) return PSHM_NOTICE;
+        int found = poll_ins(port, delivery);
         if (found == PSHM_OK) return accept_cell(port, delivery);
         if (found == PSHM_DRAINED) return PSHM_DRAINED;
-        if (open == 0) return PSHM_CLOSED;
+        if (port->open == 0) return PSHM_CLOSED;
         uint64_t now = pshm_now();
         if (deadline == 0) deadline = after(now, timeout_ns);
         if (now >= deadline) return PSHM_TIMED_OUT;
-        bool undisturbed = true;
-        uint32_t word = pshm_bell_arm(bell);
-        if (nothing_new(port, open) && !notice(port))
-            undisturbed = pshm_bell_wait(bell, word, sleep_until(now, deadline));
-        pshm_bell_disarm(bell);
-        if (!undisturbed) return PSHM_TIMED_OUT; /* Python's signal handlers run between calls */
+        /* Python handles signals between calls */
+        if (!await_until(port, now, deadline)) return PSHM_TIMED_OUT;
     }
 }
+
+void pshm_port_count_handed(pshm_port *port, const pshm_delivery *delivery, uint64_t sent_ns,
+                            uint64_t captured_ns) {
+    pshm_histogram_add(port->in[delivery->place].record->hop, delivery->received_ns - sent_ns);
+    pshm_histogram_add(port->record->age, delivery->received_ns - captured_ns);
+}
+
+/* ---- not received after all ------------------------------------------------------------ */
 
 static void move_to_dropped(pshm_port *port, pshm_edge_record *record, uint32_t reason) {
     PSHM_POINT();

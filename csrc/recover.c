@@ -2,10 +2,13 @@
 
 #include <stdlib.h>
 
+#include "lease.h"
+#include "message.h"
 #include "points.h"
-#include "port_parts.h"
+#include "send.h"
 
-/* Per ring place, a byte per slot that an unread message names. */
+/* Per place in the table of rings, a byte for each slot: whether an unread message names
+ * it. */
 typedef struct kept_slots {
     uint8_t *ring[PSHM_RINGS];
 } kept_slots;
@@ -28,11 +31,11 @@ static void keep(kept_slots *kept, const pshm_process *process, uint64_t descrip
 
 static void keep_message(kept_slots *kept, pshm_process *process, uint64_t cell) {
     pshm_mapping *mapping;
-    const pshm_message *message = message_at(process, cell, &mapping);
+    const pshm_message *message = pshm_message_at(process, cell, &mapping);
     if (message == NULL) return;
     keep(kept, process, cell);
-    for (uint32_t k = 0, slots = slots_of(message, mapping); k < slots; k++)
-        keep(kept, process, slot_of(message, k));
+    for (uint32_t k = 0, slots = pshm_message_slots(message, mapping); k < slots; k++)
+        keep(kept, process, pshm_message_slot(message, k));
 }
 
 static void clear_others(const kept_slots *kept, pshm_process *process, const pshm_edge *edge) {
@@ -43,12 +46,11 @@ static void clear_others(const kept_slots *kept, pshm_process *process, const ps
         bool freed = false;
         for (uint32_t n = 0; n < mapping->ring.slots; n++)
             if (!kept->ring[r][n]) freed |= pshm_ring_clear(&mapping->ring, n, edge->mask);
-        if (freed && mapping->ring.owner < process->control.routines)
-            pshm_bell_ring(&process->control.routine[mapping->ring.owner].bell);
+        if (freed) pshm_control_wake(&process->control, mapping->ring.owner);
     }
 }
 
-/* Cells that left the queue and were not counted, by either end: lost. */
+/* Counts as lost the cells that left the queue and that neither end has counted. */
 static void count_taken(pshm_edge *edge) {
     PSHM_POINT();
     uint64_t head = atomic_load_explicit(&edge->queue.words->head, memory_order_seq_cst);
@@ -60,7 +62,7 @@ static void count_taken(pshm_edge *edge) {
     edge->incarnation->taken += head - counted;
 }
 
-/* Messages that a dead sender had begun to serve the edge with: lost. */
+/* Counts as lost the messages that a dead sender had begun to send on the edge. */
 static void count_unsettled(pshm_edge *edge) {
     uint64_t unsettled = edge->incarnation->offered - edge->incarnation->settled;
     PSHM_POINT();
@@ -107,8 +109,7 @@ void pshm_recover_edge(pshm_process *process, uint32_t incarnation) {
         pshm_mapping *mapping = process->mapping[r];
         if (mapping == NULL || !pshm_edge_reaches(&edge, mapping->ring.owner)) continue;
         if (pshm_ring_sweep(&mapping->ring, edge.mask) == 0) continue;
-        if (mapping->ring.owner < process->control.routines)
-            pshm_bell_ring(&process->control.routine[mapping->ring.owner].bell);
+        pshm_control_wake(&process->control, mapping->ring.owner);
     }
     pshm_process_go_on();
     count_taken(&edge);
@@ -116,7 +117,7 @@ void pshm_recover_edge(pshm_process *process, uint32_t incarnation) {
     PSHM_POINT();
     pshm_count(&edge.record->dropped[PSHM_REASON_CRASH], pshm_queue_depth(&edge.queue));
     PSHM_POINT();
-    /* release: the sweep comes before the bit is given away */
+    /* release: the sweep comes before the bit is given to another */
     __atomic_store_n(&edge.incarnation->state, PSHM_SWEPT, __ATOMIC_RELEASE);
 }
 
@@ -125,7 +126,8 @@ void pshm_recover_owner(pshm_process *process, uint32_t ring) {
     if (mapping != NULL) pshm_ring_sweep(&mapping->ring, PSHM_PRODUCER);
 }
 
-/* The message that `edge`'s bits stand on but that is not in its queue yet. */
+/* The message that carries an edge's bits and is not in its queue yet; PSHM_NO_SLOT for
+ * none. */
 static uint64_t unsent_on(const pshm_port *port, uint32_t out) {
     const pshm_post *post = port->post;
     bool pending = post != NULL && (post->outs >> out & 1) != 0;
@@ -140,7 +142,7 @@ static uint32_t place_of(const pshm_port *port, uint32_t incarnation) {
 
 bool pshm_port_recover_receiver(pshm_port *port, uint32_t incarnation) {
     pthread_mutex_lock(&port->sending);
-    uint32_t out = place_of(port, incarnation); /* none if the wire was unlinked since */
+    uint32_t out = place_of(port, incarnation); /* none if the edge was unlinked since */
     uint64_t unsent = out < PSHM_OUTS ? unsent_on(port, out) : PSHM_NO_SLOT;
     bool done = pshm_recover_receiver(port->process, incarnation, unsent);
     pthread_mutex_unlock(&port->sending);
@@ -162,7 +164,7 @@ void pshm_port_recover_sender(pshm_port *port, uint32_t place) {
         if (port->behind[n] > 0) port->behind[n]--;
     }
     if (later > 0 || port->leaving[place])
-        edge->record = NULL; /* its successor is here, or none will come: the place is vacant */
+        edge->record = NULL; /* vacant: its successor is here, or none will come */
     else
         port->drained[place] = true;
     pshm_process_linger(process, incarnation);

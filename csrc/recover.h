@@ -1,29 +1,46 @@
 /* recover: what the living do about what a dead process held.
  *
- * Death is what the kernel says; the launcher tells who has to act. Both
- * functions only clear bits that nobody else can set or clear at the time, and
- * may be repeated when their caller dies half-way.
+ * The kernel says who is dead; the launcher says who has to act:
+ *
+ *     the receiver of an edge died     its sender:    pshm_port_recover_receiver
+ *     the sender of an edge died       its receiver:  drains the queue, then
+ *                                                     pshm_port_recover_sender
+ *     both died                        the launcher:  pshm_recover_receiver, if there will
+ *                                                     be another receiver to drain it;
+ *                                                     else pshm_recover_edge
+ *     the owner of a ring died         the launcher:  pshm_recover_owner
+ *
+ * Each function clears only bits that nobody else can set or clear at the time. It may be
+ * repeated, so its caller may die half-way. Every ring that can have the bit must be mapped.
  */
 #ifndef PSHM_RECOVER_H
 #define PSHM_RECOVER_H
 
 #include "port.h"
 
-/* The receiver of `incarnation` is dead: clears its bit wherever no unread
- * message, nor the one that the sender has not pushed yet (`unsent`, or
- * PSHM_NO_SLOT), names the slot, and counts what was taken and not counted as
- * lost in the crash. The queue goes on for the next receiver. The sender, its
- * sends held off; or the launcher, when the sender is dead too. Every ring that
- * can have the bit must be mapped. Returns false, with nothing done, when memory
- * is short. */
+/* Clears the bit of an edge whose receiver is dead in every slot, except in those that an
+ * unread message is or names. The message `unsent`, which the sender has not pushed yet, is
+ * spared as well; PSHM_NO_SLOT for none. What the receiver took and did not count is counted
+ * as lost. The next receiver goes on with the queue.
+ * The sender, with its `sending` locked; or the launcher, when the sender is dead too.
+ * Returns false, with nothing done, when memory is short. */
 bool pshm_recover_receiver(pshm_process *process, uint32_t incarnation, uint64_t unsent);
 
-/* Both ends of `incarnation` are dead, and nobody will drain it: clears its bit
- * everywhere, counts what it had as lost, and marks it swept. Also for a local
- * edge. The launcher. */
+/* Clears the bit of an incarnation that nobody will drain in every slot, counts what it had
+ * as lost, and marks it as swept. Also for a local edge. Launcher only; both ends are
+ * dead. */
 void pshm_recover_edge(pshm_process *process, uint32_t incarnation);
 
-/* The owner of a ring is dead: clears the producer's bit in it. The launcher. */
+/* Clears the producer's bit in every slot of a ring whose owner is dead. Launcher only. */
 void pshm_recover_owner(pshm_process *process, uint32_t ring);
+
+/* pshm_recover_receiver by the sender of `incarnation`, with its sends held off and its
+ * unsent message spared. Also for an edge that was unlinked since. Any thread of the
+ * sender's process. The next receiver may attach afterwards. */
+bool pshm_port_recover_receiver(pshm_port *port, uint32_t incarnation);
+
+/* After PSHM_DRAINED: clears the dead sender's bit wherever this process has no lease with
+ * it, and gives the incarnation back when its last lease has ended. The receiver's thread. */
+void pshm_port_recover_sender(pshm_port *port, uint32_t place);
 
 #endif

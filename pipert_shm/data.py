@@ -1,25 +1,29 @@
-"""Payload classes, and what is known of a message besides its payload."""
+"""Payload classes, and the metadata of a message."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipert_shm.codec import HOP, STAMP, STAMPED, TICKET, TICKETED
-from pipert_shm.native import DELIVERY, now_ns
+from pipert_shm.binding import DELIVERY_BYTES, now_ns, read_delivered
+from pipert_shm.shm.head import HOP, unpack
 
 MOST_HOPS = 16
 
 
 @dataclass
 class Data:
-    """Base class of payloads; subclass it as a dataclass and add fields.
+    """Base class of payloads: subclass it as a dataclass and add fields.
 
-    Any picklable object may be a payload: a `Data`, a dict, an ndarray.
+    A payload need not be one. Any object that pickles will do, such as a dict or an ndarray.
+
+    Attributes:
+        additional_data: anything else, by key.
 
     >>> @dataclass
     ... class Reading(Data):
@@ -40,7 +44,13 @@ class FrameData(Data, ABC):
 
 
 class Hop(NamedTuple):
-    """One hand-over: to which routine, when it was published, when it was received (CLOCK_MONOTONIC, ns)."""
+    """One hand-over of a message.
+
+    Attributes:
+        routine: name of the receiver.
+        sent_ns: when it was sent, CLOCK_MONOTONIC, ns.
+        received_ns: when it was received, CLOCK_MONOTONIC, ns.
+    """
 
     routine: str
     sent_ns: int
@@ -48,15 +58,17 @@ class Hop(NamedTuple):
 
 
 class Meta:
-    """What is known of the message in hand: `self.meta` inside `main_logic`.
+    """Metadata of the message in hand: `self.meta` inside `main_logic`.
 
-    What a middle routine returns inherits the meta of the message it was made from.
+    The result of a middle routine inherits the meta of the message that it was made from. Use a meta from one thread.
 
     Attributes:
         sequence: number of the message at its origin, from 0.
-        captured_ns: when the origin had it, CLOCK_MONOTONIC, ns. A source may set it inside `main_logic`; else it is the time
-            at which `main_logic` returned.
-        pts: where in its video it stands, seconds; None where the origin has not said. A source may set it inside `main_logic`.
+        captured_ns: when the origin captured it, CLOCK_MONOTONIC, ns. A source may set it inside `main_logic`; else it is the
+            time at which `main_logic` returned.
+        pts: position in its video, seconds; None where the origin has set none. A source may set it inside `main_logic`.
+        origin_number: number of the origin.
+        ticket: in a replicated flow whose order is restored, the routine that sent to it, and the message's number there.
     """
 
     __slots__ = ("_hops", "_last", "_names", "_raw", "captured_ns", "origin_number", "pts", "sequence", "ticket")
@@ -76,18 +88,18 @@ class Meta:
     ) -> None:
         self._names = names
         self._hops = hops
-        self._last = last  # hop, which is added to the others when somebody wants them
+        self._last = last  # the last hop, which is added to the others when they are read
         self.origin_number = origin
         self.sequence = sequence
         self.captured_ns = captured_ns
         self.pts = pts
-        self.ticket = ticket  # within an ordered flow: number of the routine that sent to it, and of the message there
+        self.ticket = ticket
 
     @classmethod
     def received(cls, names: tuple[str, ...], number: int, raw: bytes) -> Meta:
-        """Of a message that came to routine `number`. Most who receive never look, so it is read when somebody does.
+        """The meta of a message that routine `number` received. It is decoded on first access, since most are never read.
 
-        :param raw: see `native.Port.raw`.
+        :param raw: see `binding.Port.raw`.
         """
         meta = cls.__new__(cls)
         meta._names = names
@@ -96,9 +108,9 @@ class Meta:
 
     @classmethod
     def handed(cls, names: tuple[str, ...], number: int, sent: Meta, sent_ns: int, received_ns: int) -> Meta:
-        """Of a message that came to routine `number` from one in its flow; read when somebody looks.
+        """The meta of a message that routine `number` received from one in its flow. It too is decoded on first access.
 
-        :param sent: the sender's, its `raw_hops` read before.
+        :param sent: the sender's meta, whose `raw_hops` were read before.
         """
         meta = cls.__new__(cls)
         meta._names = names
@@ -106,7 +118,7 @@ class Meta:
         return meta
 
     def __getattr__(self, name: str) -> Any:
-        """What of a received message's nobody has looked at."""
+        """Decodes a received message's meta on first access. Python asks here only for attributes that are not set yet."""
         if name == "_raw" or name not in Meta.__slots__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         raw = self._raw
@@ -119,31 +131,26 @@ class Meta:
         return getattr(self, name)
 
     def _read(self, number: int, raw: bytes) -> None:
-        _, _, _, _, _, _, received_ns, sequence, captured_ns, sent_ns, origin, kind, head, _, _ = DELIVERY.unpack_from(raw)
-        end = DELIVERY.size + head
-        ticket, pts = None, None
-        if kind & STAMPED:
-            end -= STAMP.size
-            (pts,) = STAMP.unpack_from(raw, end)
-        if kind & TICKETED:
-            end -= TICKET.size
-            ticket = TICKET.unpack_from(raw, end)
-        hops = raw[DELIVERY.size : end][-(MOST_HOPS - 1) * HOP.size :]
-        self.__init__(self._names, origin, sequence, captured_ns, hops, ticket, (number, sent_ns, received_ns), pts)  # type: ignore[misc]
+        found = read_delivered(raw)
+        hops, ticket, pts = unpack(found.kind, raw[DELIVERY_BYTES : DELIVERY_BYTES + found.head])
+        last = number, found.sent_ns, found.received_ns
+        self.__init__(  # type: ignore[misc]
+            self._names, found.origin, found.sequence, found.captured_ns, hops[-(MOST_HOPS - 1) * HOP.size :], ticket, last, pts
+        )
 
     @property
     def origin(self) -> str:
-        """Name of the source."""
+        """Name of the source that the message comes from."""
         return self._names[self.origin_number]
 
     @property
     def capture_time(self) -> float:
-        """When the origin had it, as seconds since the epoch (`time.time()`)."""
+        """When the origin captured it, in seconds since the epoch, as `time.time()` gives."""
         return time.time() - (now_ns() - self.captured_ns) / 1e9
 
     @property
     def raw_hops(self) -> bytes:
-        """The hand-overs as they stand in a message."""
+        """The hand-overs so far, as the bytes of a message's head."""
         if self._last is not None:
             self._hops += HOP.pack(*self._last)
             self._last = None
@@ -151,8 +158,38 @@ class Meta:
 
     @property
     def hops(self) -> tuple[Hop, ...]:
-        """The hand-overs so far, oldest first; the last one is to this routine. The last 16 are kept."""
+        """The hand-overs so far, oldest first, at most the last 16. The last one is to this routine."""
         return tuple(Hop(self._names[routine], sent, received) for routine, sent, received in HOP.iter_unpack(self.raw_hops))
 
     def __repr__(self) -> str:
         return f"Meta(origin={self.origin!r}, sequence={self.sequence}, captured_ns={self.captured_ns}, hops={self.hops})"
+
+
+class InHand:
+    """What a routine knows of the message in hand. The part of C that calls `main_logic` makes no meta: a look does."""
+
+    _pshm_meta: Meta | None = None  # None: `_pshm_look` gives it
+    _pshm_metas: list[Meta] | None = None  # None: `meta` is the only one
+    _pshm_look: Callable[[], Meta]
+    _pshm_replaced: Callable[[], None]  # called when `meta` is set while C makes the calls
+
+    @property
+    def meta(self) -> Meta:
+        """The origin, sequence number and times of the message in hand, inside `main_logic`."""
+        meta = self._pshm_meta
+        return self._pshm_look() if meta is None else meta
+
+    @meta.setter
+    def meta(self, meta: Meta) -> None:
+        before, self._pshm_meta, self._pshm_metas = self._pshm_meta, meta, None
+        if before is None and hasattr(self, "_pshm_replaced"):
+            self._pshm_replaced()
+
+    @property
+    def metas(self) -> list[Meta]:
+        """The metas of all messages in hand, in order, where they are several: of a batch, or of a join."""
+        return [self.meta] if self._pshm_metas is None else self._pshm_metas
+
+    @metas.setter
+    def metas(self, metas: list[Meta]) -> None:
+        self._pshm_metas = metas

@@ -1,4 +1,4 @@
-"""What can go wrong, by who must act. `PipertError` is the root of all of it."""
+"""The errors, each for the one who must act. `PipertError` is their root."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipert_shm.masking import masked, without_torn_word
+from pipert_shm.display.masking import masked, without_torn_word
 
-CLOSE = 0.7  # of 1: how much of a name has to be as it was meant
-LONGEST_NAME = 200  # characters of one that is compared with others
-MOST_FAULTS = 100  # of a file, that its error's text tells
+CLOSE = 0.7  # how alike two names must be for a suggestion; 1 is equal
+LONGEST_NAME = 200  # characters; a longer one gets no suggestion
+MOST_COMPARED = 1_000  # names, since to compare one takes some microseconds
+MOST_FAULTS = 100  # that the error of a file lists
 _VARYING = re.compile(r"((?<=://)[^\s/]+|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])(?::\d+)?)|0x[0-9a-fA-F]+|\d+")
-LONGEST_TEXT = 32_000  # characters of an exception's text that are told further
+LONGEST_TEXT = 32_000  # characters of an exception's text; the middle of a longer one is left out
 
 __all__ = [
     "ConfigError",
@@ -37,7 +38,7 @@ __all__ = [
 
 
 class PipertError(Exception):
-    """Root of every error that pipert_shm raises. Each crosses processes with all that it carries; no secret is in its text."""
+    """Root of every error that pipert_shm raises. Each pickles with all of its attributes; secrets in its text are masked."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*(masked(value) if isinstance(value, str) else value for value in arguments))
@@ -47,7 +48,7 @@ class PipertError(Exception):
 
 
 def _remade(kind: type[PipertError], arguments: tuple[Any, ...], carried: dict[str, Any]) -> PipertError:
-    """An error as it was before it was pickled. Its `__init__` takes what the text is made of, not the text."""
+    """Makes an error again from its pickle, without its `__init__`, whose arguments are not the text."""
     error = kind.__new__(kind)
     error.args = arguments
     vars(error).update(carried)
@@ -63,7 +64,7 @@ class EndOfStream(PipertError):
 
 
 class RoutineError(PipertError):
-    """A routine is not fit to run; whoever wrote it must act. Raised by `create_flow()` and `build()`.
+    """A routine can't run as it is; its author must act. Raised by `create_flow()` and `build()`.
 
     Attributes:
         routine: the routine's name.
@@ -123,22 +124,24 @@ class PipeStateError(PipertError):
 
 
 class SharedMemoryFull(PipertError):
-    """/dev/shm, or the pipe's `memory_budget`, is too small for the frames; whoever runs the machine or the container must act.
+    """/dev/shm, or the pipe's `memory_budget`, is too small for the frames; the operator of the machine or container must act.
 
     Attributes:
         needed: bytes that were asked for.
-        free: bytes that could be had.
+        free: bytes that were left.
         name: what they were for.
+        shm_size: bytes of /dev/shm in which the whole pipe has room.
 
-    :param of_budget: it is the budget that is too small.
+    :param memory_budget: bytes that the whole pipe's rings take, if its budget is too small, and not /dev/shm.
     """
 
-    def __init__(self, name: str, needed: int, free: int, *, of_budget: bool = False) -> None:
-        larger = f"Docker: --shm-size={_megabytes(2 * needed)}m, compose: shm_size; else: mount -o remount,size=… /dev/shm"
-        if of_budget:
+    def __init__(self, name: str, needed: int, free: int, shm_size: int, *, memory_budget: int | None = None) -> None:
+        size = f"{shm_size >> 20}m"
+        larger = f"Docker: --shm-size={size}, compose: shm_size: {size}, else: mount -o remount,size={size} /dev/shm"
+        if memory_budget is not None:
             where = (
-                f"free of the pipe's memory_budget; give it a larger one, or, where it is half of /dev/shm by default, make "
-                f"that larger ({larger}), or use smaller frames or shorter queues"
+                f"free of the pipe's memory_budget; give it a larger one ({memory_budget:,} bytes), or, where it is half of "
+                f"/dev/shm by default, make that larger ({larger}), or use smaller frames or shorter queues"
             )
         else:
             where = (
@@ -148,14 +151,11 @@ class SharedMemoryFull(PipertError):
         self.needed = needed
         self.free = free
         self.name = name
-
-
-def _megabytes(count: int) -> int:
-    return max(64, -(-count // 1_000_000))
+        self.shm_size = shm_size
 
 
 class NoFreeSlot(PipertError):
-    """Every slot of the routine's ring is held; somebody keeps frames, or downstream is slower than the wires allow.
+    """Every slot of the routine's ring is held: a receiver keeps frames, or is slower than the wires allow.
 
     Attributes:
         routine: whose ring it is.
@@ -174,15 +174,15 @@ class NoFreeSlot(PipertError):
 class PayloadError(PipertError, ValueError):
     """Something can't be sent to another process: what `main_logic` returned, or an event's parameters.
 
-    What `main_logic` returned is dropped and counted as `error`; the routine goes on. An event's parameters are refused by the
+    A result of `main_logic` is dropped and counted as `error`; the routine goes on. Parameters of an event are refused by the
     call that notifies it.
 
     Attributes:
         routine: who returned it; empty for an event's parameters.
-        field: where the culprit sits, such as `data.additional_data['lock']`, or a parameter's name in quotes; empty where that
-            can't be told.
-        size: its bytes, when it is too large; else None.
-        limit: what it passes: bytes when it is too large, levels when it is nested too deep; else None.
+        field: the part that can't be sent, such as `data.additional_data['lock']`, or a parameter's name in quotes; empty if it
+            is not known.
+        size: its bytes, if it is too large; else None.
+        limit: the limit that it exceeds: bytes if it is too large, levels if it is nested too deep; else None.
     """
 
     def __init__(
@@ -215,7 +215,8 @@ class PipeFailed(PipertError):
     """Raised by `join()` when a part of the pipe failed for good.
 
     Attributes:
-        causes: what failed, in order: a text per routine whose setup, cleanup or memory failed, and per flow that died.
+        causes: the failures in order, as texts: one for each routine whose setup, cleanup or memory failed, and for each flow
+            that died.
         exit_codes: exit status (negative: signal) of each flow that died.
     """
 
@@ -227,12 +228,12 @@ class PipeFailed(PipertError):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong in a pipeline's file.
+    """One fault in a pipeline file.
 
     Attributes:
         file: its path.
-        line: counted from 1; 0 where it is the file as a whole.
-        field: such as `wires[0].policy`; empty where it is no field's.
+        line: counted from 1; 0 if the fault is of the whole file.
+        field: such as `wires[0].policy`; empty if it is of no field.
         message: what is wrong with it.
 
     >>> print(Fault("walk.yaml", 7, "wires[0].capacity", "Input should be greater than or equal to 1, not 0"))
@@ -250,7 +251,7 @@ class Fault:
 
 
 class ConfigError(PipertError):
-    """A pipeline's file is not fit to run; whoever wrote it must act. Its text has a line for each fault.
+    """A pipeline file is faulty; its author must act. The text has a line for each fault.
 
     Attributes:
         faults: all that were found, in order.
@@ -263,23 +264,23 @@ class ConfigError(PipertError):
 
 
 class RemoteRefusal(PipertError):
-    """A pipe that is controlled from here, over HTTP or zerorpc, does not answer or says no; its text says why."""
+    """A pipe that is controlled over HTTP or zerorpc refuses, or does not answer; the text says why."""
 
 
 def describe(error: BaseException) -> str:
-    """An exception as its type and what it says, whatever its own `__str__` does."""
+    """An exception's type and text. Its own `__str__` may fail."""
     text, name = text_of(error), _name_of(error)
     return f"{name}: {text}" if text else name
 
 
 def _name_of(error: BaseException) -> str:
-    """The name of its class, past what a metaclass may have made of that."""
+    """The name of its class, also where a metaclass hides that."""
     name: str = type.__dict__["__name__"].__get__(type(error))
     return name
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says, at most `LONGEST_TEXT` characters of it, without the secrets in it."""
+    """An exception's text, shortened to `LONGEST_TEXT` characters, with secrets masked."""
     try:
         text = str.__str__(str(error))
     except BaseException as failure:  # of a stranger's __str__: anything
@@ -289,8 +290,7 @@ def text_of(error: BaseException) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """A text of at most `limit` characters, without the secrets in it: of a longer one the beginning, how much is left out, and
-    the end.
+    """The text, with secrets masked, in at most `limit` characters. The middle of a longer one is left out, and counted.
 
     >>> shortened("the model does not fit: " + "0" * 1000 + " at layer 7", 80)
     'the model does not fit: 00000000 [… 988 characters left out …] 0000 at layer 7'
@@ -311,7 +311,7 @@ def shortened(text: str, limit: int) -> str:
 
 
 def without_numbers(text: str) -> str:
-    """What texts that differ in numbers only have in common. Those of an address make a difference, and are kept.
+    """The text with `#` for each number, so that texts that differ only in numbers are equal. Numbers in addresses are kept.
 
     >>> without_numbers("frame 17 of rtsp://10.0.0.5:554/live at 0x7f00")
     'frame # of rtsp://10.0.0.5:554/live at #'
@@ -320,24 +320,31 @@ def without_numbers(text: str) -> str:
 
 
 def suggestion(given: object, known: Iterable[str]) -> str:
-    """The end of a text that lists what is known, where something of it is close to what was given.
+    """A hint that names the known word closest to the given one; empty if none is close.
 
     >>> suggestion("Drop-Oldest", ("drop_oldest", "drop_newest", "block"))
     "; did you mean 'drop_oldest'?"
     >>> suggestion("fast", ("drop_oldest", "drop_newest", "block"))
     ''
     """
+    likely = closest(given, known)
+    return f"; did you mean {likely!r}?" if likely else ""
+
+
+def closest(given: object, known: Iterable[str]) -> str | None:
+    """The name that was probably meant; None where none is close. Upper case, `-` and `_` make no difference."""
     from difflib import get_close_matches
 
-    if not isinstance(given, str) or len(given) > LONGEST_NAME:
-        return ""
-    plain = {name.lower().replace("-", "_"): name for name in known}
+    names = list(known)
+    if not isinstance(given, str) or len(given) > LONGEST_NAME or len(names) > MOST_COMPARED:
+        return None
+    plain = {name.lower().replace("-", "_"): name for name in names}
     close = get_close_matches(given.lower().replace("-", "_"), plain, 1, CLOSE)
-    return f"; did you mean {plain[close[0]]!r}?" if close else ""
+    return plain[close[0]] if close else None
 
 
 def shown(value: object, limit: int = 200) -> str:
-    """A value as it would be written, for a text that says what is wrong with it."""
+    """A value's `repr`, shortened, for the text of an error."""
     try:
         return shortened(repr(value), limit)
     except BaseException:  # of a stranger's __repr__: anything

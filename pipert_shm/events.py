@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from pipert_shm.errors import UnknownEvent, UnknownTarget, shown, suggestion
 from pipert_shm.limits import Policy, check_queue, checked_fps
-from pipert_shm.payload import pack, unpack
+from pipert_shm.opaque import pack, unpack
 
 START_EVENT_NAME = "start"
 STOP_EVENT_NAME = "stop"
@@ -23,7 +23,7 @@ UPDATE_FPS_NAME = "update_fps"
 PEER_FAILED_EVENT_NAME = "on_peer_failed"
 
 LIFECYCLE_EVENTS = (START_EVENT_NAME, STOP_EVENT_NAME, KILL_EVENT_NAME)
-EVENTS_OF_A_ROUTINE = (START_EVENT_NAME, STOP_EVENT_NAME, UNLINK_EVENT_NAME)  # which are told of each, beside its own
+EVENTS_OF_A_ROUTINE = (START_EVENT_NAME, STOP_EVENT_NAME, UNLINK_EVENT_NAME)  # that each has in get_pipe_structure()
 INTERNAL_EVENTS = (*LIFECYCLE_EVENTS, LINK_EVENT_NAME, UNLINK_EVENT_NAME, LOG_DATA, UPDATE_FPS_NAME)
 
 LARGEST_PARAMETERS = 1 << 20  # bytes that one event's parameters may take
@@ -36,7 +36,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 def check_name(what: str, name: str) -> str:
     """The name, as a plain `str`.
 
-    :raises TypeError: when it is none.
+    :raises TypeError: when it is not a str.
     :raises ValueError: when a routine, a flow or an event can't be called so: it has to fit into the path of an HTTP request.
     """
     if not isinstance(name, str):
@@ -49,7 +49,7 @@ def check_name(what: str, name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text without what a subclass of `str` may be beyond that."""
+    """The text as a plain `str`, where it may be of a subclass."""
     return str.__str__(text)
 
 
@@ -57,13 +57,13 @@ def events(name: str) -> Callable[[_Method], _Method]:
     """Marks a routine's method as a handler of the event `name`.
 
     The mark is inherited, also by a method that overrides the marked one. An event may have several handlers, and a method
-    may handle several events. A handler runs in its routine's process, beside `main_logic`, on a thread that its flow has for
-    handlers: it may set attributes that `main_logic` reads. Later events of the flow wait for it, starts and stops among them,
-    so it should return soon. An exception in it is logged and counted, and ends nothing.
+    may handle several events. A handler runs in its routine's process, at the same time as `main_logic`, on the flow's thread
+    for handlers: it may set attributes that `main_logic` reads. Later events of the flow wait for it, including starts and
+    stops, so it should return soon. An exception in it is logged and counted, and ends nothing.
 
     :param name: not empty, `.` or `..`, and with no `/` in it.
-    :raises TypeError: when it is no str, or what is marked is no method.
-    :raises ValueError: when it is or has.
+    :raises TypeError: when the name is not a str, or the marked object is not a method.
+    :raises ValueError: when the name is not a valid one.
 
     >>> class Zoom:
     ...     @events("zoom")
@@ -113,7 +113,7 @@ _BUILT_IN = {
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What a `link` or an `unlink` event asks for, checked. What is None is as it was, or as the pipe's."""
+    """The checked request of a `link` or `unlink` event. A setting that is None is the earlier wire's, or else the pipe's."""
 
     receiver: str
     policy: Policy | None = None
@@ -123,13 +123,13 @@ class Wiring:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event on its way. It passes through processes that must not run the code of what its parameters are.
+    """An event on its way. Its parameters stay packed, since it passes through processes that must not run users' code.
 
     Attributes:
-        name: the event's.
-        routines: those that it goes to.
+        name: the event's name.
+        routines: the names of the routines that get it.
         params: its parameters, packed; empty when there are none.
-        wiring: of `link` and `unlink`: what the launcher has to do.
+        wiring: what a `link` or `unlink` event asks of the launcher; else None.
     """
 
     name: str
@@ -153,14 +153,14 @@ def pack_parameters(name: str, params: dict[str, Any]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Who can be addressed, and what they handle: what a process needs to check an event before it is sent."""
+    """The flows and routines that can be addressed, and the events that they handle, to check an event before it is sent."""
 
     flows: dict[str, tuple[str, ...]]
     handlers: dict[str, dict[str, tuple[inspect.Signature, ...]]]
-    copies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    replicas: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def picklable(self) -> Audience:
-        """The same, of names only: what handlers are annotated with, and their default values, need not pickle."""
+        """A copy without the handlers' annotations and default values, which need not pickle."""
 
         def bare(signature: inspect.Signature) -> inspect.Signature:
             parameters = [
@@ -175,7 +175,7 @@ class Audience:
             routine: {event: tuple(map(bare, signatures)) for event, signatures in by_event.items()}
             for routine, by_event in self.handlers.items()
         }
-        return Audience(self.flows, handlers, self.copies)
+        return Audience(self.flows, handlers, self.replicas)
 
     def address(
         self,
@@ -184,11 +184,11 @@ class Audience:
         specific_routine: str | None,
         params: dict[str, Any],
     ) -> Event:
-        """The event, addressed. What is wrong with it is found here, before it is on its way.
+        """The event with its address, checked before it is sent.
 
         :raises UnknownTarget: when a flow or routine does not exist.
-        :raises UnknownEvent: when none of those addressed handles it, or a handler's required parameter is missing.
-        :raises ValueError: when a name is not a str, it is addressed in two ways, or a built-in event's parameter does not fit.
+        :raises UnknownEvent: when no addressed routine handles it, or a handler's required parameter is missing.
+        :raises ValueError: when a name is not a str, it is addressed in two ways, or a built-in event's parameter is wrong.
         :raises PayloadError: when the parameters are too large, nested too deep, or don't pickle.
         """
         name = check_event_name(name)
@@ -200,7 +200,7 @@ class Audience:
         return Event(name, routines, pack_parameters(name, params), wiring)
 
     def _wiring(self, name: str, params: dict[str, Any]) -> Wiring | None:
-        """What the event changes of the wires, if it does."""
+        """The change of wires that the event asks for, if it does."""
         if name == UNLINK_EVENT_NAME:
             return Wiring(_checked_str("unlink_routine_name", params["unlink_routine_name"]))
         if name != LINK_EVENT_NAME:
@@ -227,20 +227,20 @@ class Audience:
             specific_routine = _checked_str("specific_routine", specific_routine)
             if specific_routine in everyone:
                 return (specific_routine,)
-            if specific_routine not in self.copies:
+            if specific_routine not in self.replicas:
                 raise UnknownTarget("routine", specific_routine, everyone)
-            return tuple(map(plain, self.copies[specific_routine]))
+            return tuple(map(plain, self.replicas[specific_routine]))
         if not flow_routines:
             return tuple(everyone)
         targets: list[str] = []
         for name, wanted in checked_flow_routines(flow_routines).items():
-            flows = (name,) if name in self.flows else self.copies.get(name, ())
+            flows = (name,) if name in self.flows else self.replicas.get(name, ())
             if not flows:
                 raise UnknownTarget("flow", name, list(self.flows))
             members = [routine for flow in flows for routine in self.flows.get(flow, ())]
             chosen: list[str] = []
             for routine in wanted:
-                named = (routine,) if routine in members else self.copies.get(routine, ())
+                named = (routine,) if routine in members else self.replicas.get(routine, ())
                 if not named or not set(named) <= set(members):
                     raise UnknownTarget(f"routine in flow {name!r} named", routine, members)
                 chosen.extend(named)
@@ -276,21 +276,27 @@ class Audience:
 
 
 def check_event_name(name: Any) -> str:
-    """:raises ValueError: when it is no str."""
+    """The name, as a plain `str`.
+
+    :raises ValueError: when it is not a str.
+    """
     return _checked_str("an event's name", name)
 
 
 def _checked_str(what: str, value: Any) -> str:
-    """:raises ValueError: when it is no str."""
+    """The value, as a plain `str`.
+
+    :raises ValueError: when it is not a str.
+    """
     if not isinstance(value, str):
         raise ValueError(f"{what} must be a str, not {shown(value)}")
     return plain(value)
 
 
 def checked_flow_routines(flow_routines: Any) -> dict[str, list[str]]:
-    """Whom an event is addressed to, in lists of their own; nobody in particular when it is None.
+    """The address of an event, as new lists; empty for None.
 
-    :raises ValueError: when it is not of this form.
+    :raises ValueError: when it is not a dict of lists of names.
     """
     form = "specific_flow_routines must be a dict of lists of routines' names, by flow, such as {'detect': ['detector']}"
     if flow_routines is None:
@@ -306,7 +312,7 @@ def checked_flow_routines(flow_routines: Any) -> dict[str, list[str]]:
 
 
 def accepted(signature: inspect.Signature, params: dict[str, Any]) -> dict[str, Any]:
-    """Those of an event's parameters that a handler of this signature takes."""
+    """The parameters of an event that a handler of this signature takes."""
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return params

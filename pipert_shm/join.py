@@ -1,4 +1,4 @@
-"""Joins: a message of each input, to be handled together."""
+"""Joins: a routine gets messages of several inputs that belong together in one call."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """What a routine with several inputs asks for: a message of each, that belong together. Set it as `join` of the routine.
+    """Makes `main_logic` get one message of each input, that belong together. Set it as `join` of the routine.
 
-    `main_logic` gets a dict, sender's name to payload, in the order of the wires; replicas are one sender, by the name that
-    they share, and should be `ordered`. Its result inherits the meta of the first
-    wire's message, with the oldest capture time of all.
+    `main_logic` gets a dict of payloads by sender's name, in the order of the wires. Replicas count as one sender, by the name
+    that they share, and should be `ordered`. The result inherits the meta of the first wire's message, with the oldest capture
+    time of all.
 
-    Each input's messages are taken to come in order. So a message is dropped, counted as `join` on its wire, as soon as one of
-    the other inputs is past it without a partner for it; when it comes out of order; when more than `depth` messages of its
-    input wait, since another input is silent; and when the routine ends, fails or is killed. What waits at a stop waits on. Of
-    several possible partners the oldest are taken.
+    The messages of each input have to come in order. A message is dropped, and counted as `join` on its wire, when another
+    input has passed it without a partner; when it comes out of order; when more than `depth` messages of its input wait; and
+    when the routine ends, fails or is killed. A stop drops none. If there are several possible partners, the oldest are taken.
 
     :param by: `seq`: the same sequence number (of one source, or of sources that number in step); `time`: captured within
         `tolerance` of each other.
     :param tolerance: seconds, for `time`.
-    :param depth: messages of each input that may wait for partners; `build()` makes it as many as a `BatchRoutine` on one of
-        the ways may take. Their frames are held, so memory is set aside for them.
+    :param depth: messages of each input that may wait for partners; `build()` raises it to as many as a `BatchRoutine`
+        on one of the paths may delay. Their frames are held, so memory is set aside for them.
     :raises ValueError: when an argument is out of range.
 
     >>> from pipert_shm import Join, MiddleRoutine
@@ -57,9 +56,9 @@ class Join:
 
 
 class Matcher(Generic[T]):
-    """Finds what belongs together.
+    """Finds messages that belong together.
 
-    :param inputs: what the inputs are known by, in order.
+    :param inputs: a key for each input, in order.
     :param tolerance: how far apart the keys of partners may be.
     """
 
@@ -70,7 +69,7 @@ class Matcher(Generic[T]):
         self._depth = depth
 
     def add(self, name: Hashable, key: float, item: T) -> list[tuple[Hashable, T]]:
-        """One more message; returns those that it leaves without hope, itself perhaps, to be dropped."""
+        """Adds a message. Returns the messages that have no partner now, to be dropped; it may be one of them."""
         if key <= self._newest[name]:
             return [(name, item)]
         self._newest[name] = key
@@ -81,14 +80,14 @@ class Matcher(Generic[T]):
         return dropped
 
     def match(self) -> list[T] | None:
-        """A message of each input that belong together; None when there are none. Ask after each `add`."""
+        """One message of each input, that belong together; None if there are none yet. Call it after each `add`."""
         if not all(self._waiting.values()):
             return None
         # Nothing that waits is hopeless, so the first ones are within the tolerance.
         return [waiting.popleft()[1] for waiting in self._waiting.values()]
 
     def clear(self) -> list[tuple[Hashable, T]]:
-        """Takes out all that waits, to be dropped."""
+        """Removes all messages that wait, and returns them, to be dropped."""
         dropped = [(name, item) for name, waiting in self._waiting.items() for _, item in waiting]
         for waiting in self._waiting.values():
             waiting.clear()
@@ -97,7 +96,7 @@ class Matcher(Generic[T]):
     def _drop_hopeless(self) -> list[tuple[Hashable, T]]:
         dropped: list[tuple[Hashable, T]] = []
         while True:
-            # What an input has first, or will have at the earliest.
+            # The smallest key that each input has, or can still get; the largest of these is what all partners must reach.
             reached = max(waiting[0][0] if waiting else self._newest[name] for name, waiting in self._waiting.items())
             hopeless = [
                 name for name, waiting in self._waiting.items() if waiting and waiting[0][0] < reached - self._tolerance

@@ -1,4 +1,4 @@
-"""What settings may be. Each has one check, and so one text, wherever it is given: in a call, an event or a request."""
+"""Checks of settings. Each setting has one check, and so one error text, in calls, events and requests."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ FASTEST_FPS = 1e6
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a real number; True, False and nan are not."""
+    """Whether the value is a real number; True, False and nan are not."""
     return isinstance(value, Real) and not isinstance(value, bool) and bool(value == value)
 
 
 def is_count(value: Any, least: int = 1) -> bool:
-    """Whether it is a whole number of at least that; True is not."""
+    """Whether the value is a whole number and at least `least`; True is not."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def check_queue(policy: Any, capacity: Any, timeout: Any) -> None:
-    """Checks a queue's settings; None stands for one that is not given.
+    """Checks a queue's settings. One that is None is not given.
 
-    :raises ValueError: when one of them is of a wrong type, or out of range.
+    :raises ValueError: when one of them is of a wrong type or out of range.
     """
     if policy is not None:
         check_choice("policy", policy, POLICIES)
@@ -44,8 +44,8 @@ def check_seconds(what: str, value: Any, *, positive: bool = False, none: str = 
     """Checks a duration.
 
     :param positive: whether 0 is refused, too.
-    :param none: what None stands for, where it can be given.
-    :raises ValueError: when it is no number, or out of range.
+    :param none: what None means, for the error's text; empty where None can't be given.
+    :raises ValueError: when it is not a number, or out of range.
     """
     if is_number(value) and 0 <= value <= LONGEST_WAIT and not (positive and value == 0):
         return
@@ -55,25 +55,25 @@ def check_seconds(what: str, value: Any, *, positive: bool = False, none: str = 
 
 
 def check_choice(what: str, value: Any, choices: Collection[str]) -> None:
-    """:raises ValueError: when it is none of these."""
+    """:raises ValueError: when the value is not one of the choices."""
     if not (isinstance(value, str) and value in choices):
         raise ValueError(f"unknown {what} {shown(value)}; there are: {', '.join(choices)}{suggestion(value, choices)}")
 
 
 def check_flag(what: str, value: Any) -> None:
-    """:raises TypeError: when it is neither True nor False; 1 and 0 stand for these, as ever in Python."""
+    """:raises TypeError: when the value is not True or False, or 1 or 0, which equal them."""
     if not (isinstance(value, Integral) or type(value).__name__ in ("bool", "bool_")) or value not in (0, 1):
         raise TypeError(f"{what} must be True or False, not {shown(value)}")
 
 
 def check_port(port: Any) -> None:
-    """:raises ValueError: when it is no number of a TCP port, 0 standing for a free one."""
+    """:raises ValueError: when it is not the number of a TCP port; 0 means any free one."""
     if not (is_count(port, 0) and port <= LAST_PORT):
         raise ValueError(f"port must be a whole number from 0 (a free one) to {LAST_PORT}, not {shown(port)}")
 
 
 def check_count(what: str, value: Any, least: int = 1) -> None:
-    """:raises ValueError: when it is no whole number of at least that."""
+    """:raises ValueError: when the value is not a whole number of at least `least`."""
     if not is_count(value, least):
         raise ValueError(f"{what} must be a whole number of at least {least}, not {shown(value)}")
 
@@ -81,7 +81,7 @@ def check_count(what: str, value: Any, least: int = 1) -> None:
 def checked_fps(fps: Any) -> float:
     """The rate as a float.
 
-    :raises ValueError: when it can't be one.
+    :raises ValueError: when it is not a number, or out of range.
     """
     if is_number(fps) and (fps == 0 or SLOWEST_FPS <= fps <= FASTEST_FPS):
         return float(fps)

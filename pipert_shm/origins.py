@@ -1,4 +1,4 @@
-"""What a routine keeps from message to message, for each camera its own."""
+"""State that a routine keeps from message to message, separately for each camera."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MOST_ORIGINS = 64
 class PerOrigin(Generic[T]):
     """A routine's state for each origin: `state[self.meta.origin]`, made when it is first asked for. See `Routine.per_origin`.
 
-    It keeps `limit` origins at the most. One more takes the place of the one that was used least recently, which is closed, and
-    starts afresh if it comes again. That is counted, and logged as a warning: at the first time, the second, the fourth, the
-    eighth and so on. Any thread.
+    It keeps at most `limit` origins. One more takes the place of the one that was used least recently; its state is closed, and
+    a new one is made if it comes again. That is counted, and a warning is logged at the first time, the second, the fourth, the
+    eighth and so on. Safe to use from any thread.
 
     Attributes:
-        dropped: how many origins had to make room for others.
+        dropped: how many origins were dropped to make room for others.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PerOrigin(Generic[T]):
             return state
 
     def __setitem__(self, origin: str, state: T) -> None:
-        """Keeps another state for an origin, as `counts[origin] += 1` does."""
+        """Sets the state of an origin, as `counts[origin] += 1` does."""
         with self._lock:
             self._kept[origin] = state
             self._kept.move_to_end(origin)
@@ -79,7 +79,7 @@ class PerOrigin(Generic[T]):
             return iter(tuple(self._kept))
 
     def clear(self) -> None:
-        """Closes and forgets all of them; each starts afresh when it comes again.
+        """Closes and drops the states of all origins; a new one is made when an origin comes again.
 
         :raises Exception: what `close` raised of one; the others are closed all the same.
         """
@@ -112,7 +112,7 @@ class PerOrigin(Generic[T]):
 
 
 def _with_origin(make: Callable[[str], T] | Callable[[], T]) -> Callable[[str], T]:
-    """What makes the state of an origin by its name, also where it does not want to know the name."""
+    """A function of an origin's name that calls `make`, with or without the name, as that takes it."""
     try:
         inspect.signature(make).bind()
     except TypeError:

@@ -1,9 +1,10 @@
 """The pipe: what users build, start, control and wait for."""
 
+# longer than 400 lines: it is a pipe's public face, and more than half of it is the reference of its methods. What they do is
+# done in graph/ (the plan) and parent/ (the session, and the end of the program).
+
 from __future__ import annotations
 
-import atexit
-import functools
 import logging
 import os
 import sys
@@ -13,66 +14,59 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
-from pipert_shm import exits
+from pipert_shm.control.log_output import log_to_terminal, with_plog
 from pipert_shm.errors import (
     PipeFailed,
-    PipertError,
     PipeStateError,
     UnknownTarget,
     WiresValidation,
     describe,
-    shortened,
     shown,
 )
 from pipert_shm.events import (
-    EVENTS_OF_A_ROUTINE,
     INTERNAL_EVENTS,
     KILL_EVENT_NAME,
-    LIFECYCLE_EVENTS,
     START_EVENT_NAME,
     STOP_EVENT_NAME,
     Event,
     check_event_name,
     check_name,
     checked_flow_routines,
-    handlers_of,
     pack_parameters,
 )
-from pipert_shm.growth import plan_growth
-from pipert_shm.interrupts import interrupts_deferred
+from pipert_shm.graph.blueprint import Blueprint, FlowSpec
+from pipert_shm.graph.extension import plan_growth
+from pipert_shm.graph.model import Defaults, Plan, Restart, RestartPolicy
+from pipert_shm.graph.plan import audience_of
 from pipert_shm.limits import Policy, check_count, check_flag, check_queue, check_seconds
-from pipert_shm.logs import log_to_terminal, with_plog
-from pipert_shm.memory import sweep_stale
-from pipert_shm.plan import Defaults, Plan, Restart, RestartPolicy, audience_of, check_names, make_plan
+from pipert_shm.parent.program_end import note_end, note_start, wait_for_served
+from pipert_shm.parent.session import Session
 from pipert_shm.routine import Role, Routine
-from pipert_shm.session import Session
+from pipert_shm.shm.segments import sweep_stale
 from pipert_shm.statistics import PipeStatistics, read_statistics
-from pipert_shm.streams import occupy_standard_files
-from pipert_shm.tables import Table
+from pipert_shm.system import exits
+from pipert_shm.system.interrupts import interrupts_allowed, interrupts_deferred, interrupts_held
+from pipert_shm.system.streams import occupy_standard_files
 from pipert_shm.tap import Tap
-from pipert_shm.transmit import DataTransmitter, SharedMemoryTransmitter
+from pipert_shm.transmitters import DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import QueueNetwork, Wire, check_transmitter
 
-QUIET_S = 1.0  # at the program's exit a pipe is waited for so long without a word
 DEFAULT_NAME = "Pipe"
 RIGHT_CALL = 'Pipe(policy="block", capacity=8)'
 
-_running: set[Pipe] = set()
-
 
 class Control(Protocol):
-    """A server of this process's, by which others control a pipe."""
+    """A server in this process through which others control a pipe."""
 
     def begin(self, session: Session) -> None:
-        """The pipe is built."""
+        """Called when the pipe is built."""
 
     def finish(self) -> None:
-        """The pipe has ended: waits until the server has."""
+        """Called when the pipe has ended; returns when the server has ended, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,36 +77,37 @@ class Flow:
     routines: dict[str, Routine]
 
 
+# longer than 300 lines: see above
 class Pipe:
     """Flows of routines, and the wires between them.
 
     A context manager: leaving the `with` block waits for the end of the pipe (`join()`), or kills it when the block raised or
     it was never started.
 
-    A program whose last line is done waits for its pipe, and says so; Ctrl-C ends that. Where `sys.exit()`, an exception or the
-    end of an interactive session ends the program, the pipe is killed.
+    A program that reaches its last line waits for its pipe, and logs that it does; Ctrl-C kills the pipe then. When
+    `sys.exit()`, an exception or the end of an interactive session ends the program, the pipe is killed.
 
     Methods may be called from any thread of the process that built the pipe; in others they raise PipeStateError.
 
     :param network: queue settings by PipeRT2's names; or give `policy`, `capacity` and `timeout`.
-    :param logger: gets the records of all routines, as its children `<flow>.<routine>`. By default the logger "Pipe"; where
-        the program has not configured logging, what routines log from the level INFO on goes to standard error.
-    :param data_transmitter: how payloads travel on wires that don't say; by default through shared memory.
-    :param policy: what a sender does when a queue is full, on wires that don't say: `drop_oldest`, `drop_newest` or `block`.
-    :param capacity: messages that a queue holds, on wires that don't say; `build()` adds what batches ask for.
+    :param logger: the parent of the routines' loggers, which are called `<flow>.<routine>`. By default the logger "Pipe"; if
+        the program has not configured logging, records of the level INFO and above go to standard error.
+    :param data_transmitter: how payloads travel on wires that give none; by default through shared memory.
+    :param policy: what a sender does when a queue is full, on wires that give none: `drop_oldest`, `drop_newest` or `block`.
+    :param capacity: messages that a queue holds, on wires that give none; `build()` adds room for batches.
     :param timeout: seconds after which a blocked sender drops its message; None: never.
     :param memory_budget: bytes of /dev/shm that frames may take; by default half of what is free.
-    :param auto_pacing_mechanism: routines rest while every queue that they send to is full, instead of making messages only for
-        them to be dropped: the pipe goes at the same rate, on less CPU.
-    :param event_board: taken for PipeRT2's sake; events need none.
+    :param auto_pacing_mechanism: routines rest while every queue that they send to is full, instead of making messages that
+        would be dropped. The pipe runs at the same rate, with less CPU.
+    :param event_board: accepted for compatibility with PipeRT2, and not used.
     :param on_failure: what the pipe does when a routine or a flow has failed for good: `continue` without it, or `stop`.
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
     :raises ValueError: when an argument is out of range.
-    :raises TypeError: when something else stands in the place of the network, the logger or the transmitter.
+    :raises TypeError: when the network, the logger or the transmitter is of another type.
 
     Attributes:
-        name: what `pipert-shm top` and the dashboard call it, to be set before `build()`: by default the logger's name, or
-            where that is "Pipe" the program's, or that of the file that `pipert-shm run` runs.
+        name: what `pipert-shm top` and the dashboard call the pipe; set it before `build()`. By default the logger's name; if
+            that is "Pipe", the program's name, or that of the file that `pipert-shm run` runs.
 
     >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, SourceRoutine
     >>> class Fast(SourceRoutine):
@@ -146,48 +141,27 @@ class Pipe:
         on_failure: Literal["continue", "stop"] = "continue",
         grace_period: float = 5.0,
     ) -> None:
-        if network is not None and not isinstance(network, QueueNetwork):
-            text = f"network must be a QueueNetwork, not {shown(network)}; give settings by name: {RIGHT_CALL}"
-            if isinstance(network, str):
-                text += f"; its records get a name by a logger: Pipe(logger=logging.getLogger({shown(network)}))"
-            raise TypeError(text)
-        if logger is not None and not isinstance(logger, logging.Logger):
-            raise TypeError(f"logger must be a logging.Logger, not {shown(logger)}; give settings by name: {RIGHT_CALL}")
-        check_transmitter(data_transmitter, RIGHT_CALL)
-        check_queue(policy, capacity, timeout)
+        defaults = _defaults(network, logger, data_transmitter, policy, capacity, timeout)
         check_seconds("grace_period", grace_period)
         if memory_budget is not None:
             check_count("memory_budget", memory_budget)
-        if network is not None and (policy, capacity, timeout) != (None, None, None):
-            raise ValueError("give either network or policy, capacity and timeout")
+        check_flag("auto_pacing_mechanism", auto_pacing_mechanism)
+        if on_failure not in ("continue", "stop"):
+            raise ValueError(f"on_failure must be 'continue' or 'stop', not {shown(on_failure)}")
         self.logger = logger if logger is not None else logging.getLogger(DEFAULT_NAME)
         self.name = self.logger.name if self.logger.name != DEFAULT_NAME else _program()
         self._has_own_logger = logger is None
-        self._defaults = Defaults(
-            network.policy if network else policy or "drop_oldest",
-            network.capacity if network else int(capacity or 2),
-            network.timeout if network else None if timeout is None else float(timeout),
-            data_transmitter or SharedMemoryTransmitter(),
-        )
+        self._blueprint = Blueprint(defaults)
         self._memory_budget = None if memory_budget is None else int(memory_budget)
-        check_flag("auto_pacing_mechanism", auto_pacing_mechanism)
         self._auto_pacing = bool(auto_pacing_mechanism)
         self._grace = grace_period
-        if on_failure not in ("continue", "stop"):
-            raise ValueError(f"on_failure must be 'continue' or 'stop', not {shown(on_failure)}")
         self._stop_on_failure = on_failure == "stop"
-        self._restarts: dict[str, Restart] = {}
-        self._replicas: dict[str, int] = {}
-        self._ordered: list[str] = []
-        self._flows: dict[str, list[Routine]] = {}
-        self._wires: list[Wire] = []
         self._early: list[tuple[str, dict[str, Iterable[str]] | None, str | None, dict[str, Any]]] = []
         self._session: Session | None = None
-        self._built_of = (0, 0)  # flows and wires: those after these wait for build()
         self._building = threading.RLock()
-        self._is_building = False
+        self._is_building = self._is_inline = False  # in build(), in run_inline()
         self._started = False  # and not stopped since
-        self._was_started = False
+        self._was_started = self._ran_inline = False
         self._can_end = False  # whether an event was sent after which it may end
         self._joined = False
         self._owner: int | None = None  # the process that built it
@@ -195,6 +169,7 @@ class Pipe:
 
     # ---- building --------------------------------------------------------------------------------
 
+    # longer than 40 lines: its docstring is the reference
     def create_flow(
         self,
         flow_name: str,
@@ -212,87 +187,36 @@ class Pipe:
         :param flow_name: unique in the pipe, and with no `/` in it.
         :param auto_wire: wire each routine to the next one, in the order given.
         :param data_transmitter: for the wires that `auto_wire` makes.
-        :param replicas: how many processes run the flow side by side; each message that is sent to it goes to one of them, that
-            which has the least to do. They and their routines are called `<name>#0`, `<name>#1`, …; events that are notified to
-            the flow or a routine by its plain name go to all of them.
-        :param ordered: whether what comes after the replicas gets their results in the order in which the messages were sent to
-            them. A result waits for earlier ones; not for messages that yield none (`None`, an exception, a loss). The flow's
+        :param replicas: how many processes run the flow side by side. Each message goes to the one that has the least to do.
+            They and their routines are called `<name>#0`, `<name>#1`, …; an event for the flow or for a routine by its plain
+            name goes to all of them.
+        :param ordered: whether the results of the replicas are passed on in the order in which the messages were sent to them.
+            A result waits for earlier ones, but not for messages that yield none (`None`, an exception, a loss). The flow's
             routines have to be a chain.
         :param restart: whether the flow is restarted when its process dies: `on-failure` (unless it exited with status 0),
-            `always`, or `never`. The first restart comes at once, each further one after twice the time.
+            `always`, or `never`. The first restart comes at once; each further one waits twice as long as the one before.
         :param max_restarts: restarts within `restart_window` seconds after which the flow has failed for good.
         :raises PipertError: when a name is taken, a routine is in a flow already, or the pipe has ended.
-        :raises TypeError: when something else stands in the place of the name, `auto_wire` or a routine.
-        :raises ValueError: when the name can't be one, a number or the restart policy is out of range, or when a flow with
+        :raises TypeError: when the name, `auto_wire` or a routine is of another type.
+        :raises ValueError: when the name is no valid one, a number or the restart policy is out of range, or when a flow with
             replicas is added to a pipe that is built.
-
-        >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, MiddleRoutine, Pipe, SourceRoutine, Wire
-        >>> class Numbers(SourceRoutine):
-        ...     def main_logic(self):
-        ...         if self.meta.sequence == 10:
-        ...             raise EndOfStream
-        ...         return self.meta.sequence
-        >>> class Odd(MiddleRoutine):
-        ...     def main_logic(self, number):
-        ...         return number if number % 2 else None
-        >>> class Last(DestinationRoutine):
-        ...     before = 0
-        ...     def main_logic(self, number):
-        ...         assert number > self.before
-        ...         self.before = number
-        >>> numbers, odd, last = Numbers("numbers"), Odd("odd"), Last("last")
-        >>> with Pipe(policy="block") as pipe:
-        ...     pipe.create_flow("ends", False, numbers, last)
-        ...     pipe.create_flow("workers", False, odd, replicas=3, ordered=True)
-        ...     pipe.link(Wire(numbers, odd), Wire(odd, last))
-        ...     pipe.build()
-        ...     pipe.notify_event(START_EVENT_NAME)
-        >>> statistics = pipe.statistics()
-        >>> sum(statistics.routines[f"odd#{number}"].sent for number in range(3)), statistics.routines["last"].errors
-        (5, 0)
         """
         self._require_alive("create_flow")
         if self._session is not None and (replicas != 1 or ordered):
             raise ValueError(f"flow {flow_name!r}: what is added to a pipe that is built can't have replicas")
         flow_name = check_name("a flow", flow_name)
-        call = f"create_flow({flow_name!r}, True, first, second)"
-        try:
-            check_flag("auto_wire", auto_wire)
-        except TypeError as error:
-            raise TypeError(f"{error}; routines come after it: {call}") from None
-        check_flag("ordered", ordered)
-        if flow_name in self._flows:
-            raise PipertError(f"there is a flow {flow_name!r} already")
-        if not routines:
-            raise PipertError(f"flow {flow_name!r} has no routines: {call}")
-        check_count(f"flow {flow_name!r}: replicas", replicas)
-        check_transmitter(data_transmitter, f"create_flow({flow_name!r}, True, first, second, replicas=2)")
-        its_restart = Restart(restart, max_restarts, restart_window)
-        for routine in routines:
-            if not isinstance(routine, Routine):
-                raise TypeError(f"flow {flow_name!r}: {shown(routine)} is not a Routine{_what_instead(routine, call)}")
-            if not hasattr(routine, "_notifier"):
-                raise PipertError(f"flow {flow_name!r}: {type(routine).__name__}.__init__ does not call super().__init__()")
-            if routine.flow_name is not None:
-                raise PipertError(f"routine {routine.name!r} is in flow {routine.flow_name!r} already")
-        check_names({**self._flows, flow_name: routines})
+        spec = FlowSpec(routines, replicas, ordered, Restart(restart, max_restarts, restart_window))
+        self._blueprint.add_flow(flow_name, spec, auto_wire, data_transmitter)
         for routine in routines:
             routine.flow_name = flow_name
             routine._notifier = self._notify
             routine._logger = with_plog(self.logger.getChild(f"{flow_name}.{routine.name}"))
-        self._restarts[flow_name] = its_restart
-        self._replicas[flow_name] = replicas
-        if ordered:
-            self._ordered.append(flow_name)
-        self._flows[flow_name] = list(routines)
         if data_transmitter is not None and not auto_wire:
             self.logger.warning(
                 "create_flow(%r, …): data_transmitter is for the wires that auto_wire makes, and here it makes none; give it "
                 "to the wires: Wire(camera, screen, data_transmitter=…)",
                 flow_name,
             )
-        if auto_wire:
-            self._wires += [Wire(a, b, data_transmitter) for a, b in pairwise(routines)]
 
     def link(self, *wires: Wire) -> None:
         """Adds wires, which the next `build()` makes.
@@ -301,30 +225,27 @@ class Pipe:
         :raises PipeStateError: when the pipe has ended.
         """
         self._require_alive("link")
-        for wire in wires:
-            if not isinstance(wire, Wire):
-                raise TypeError(
-                    f"link() takes wires, one by one, not {shown(wire)}: pipe.link(Wire(camera, screen), Wire(camera, disk))"
-                )
-        self._wires += wires
+        self._blueprint.add_wires(wires)
 
+    # longer than 40 lines: its docstring is the reference
     def build(self) -> None:
-        """Checks the pipe, makes its memory and its processes. Nothing runs yet: notify START_EVENT_NAME.
+        """Checks the pipe, and makes its memory and its processes. Routines run after START_EVENT_NAME is notified.
 
-        Events that were notified before are delivered now, in order.
+        Events that were notified earlier are delivered now, in order.
 
-        Called again, while the pipe runs, it adds the flows and wires that were created since: new routines, wired to each
-        other and to those that are there. A START_EVENT_NAME then starts what does not run. Where it raises, nothing has
-        changed, and what was created since is forgotten: its routines can go into other flows.
+        Call it again while the pipe runs to add the flows and wires that were created since. New routines may be wired to each
+        other and to those that run. START_EVENT_NAME then starts the routines that do not run yet. If it raises, the running
+        pipe has not changed, and the flows and wires that were created since are forgotten: their routines can go into other
+        flows.
 
-        - There is room for 16 more routines, in up to 16 flows, and for 32 wires that the first `build()` did not know of, with
-          those of `link` events. Their capacity has the same limit as there (see `notify_event`).
-        - A new flow can't have replicas, and a flow with replicas gets no more wires that lead to it.
-        - A wire between a new routine and one that was there uses the pipe's transmitter, and those that were there forward
-          copies of new ones' frames, not references.
-        - The new flows are forked, also when they are restarted, from a small process that this one forks, with the routines as
-          they are now. If it dies, so do they, for good. A lock that a thread of yours holds at that moment stays locked in
-          them.
+        - There is room for 16 more routines, in up to 16 flows, and for 32 more wires, including those of `link` events. The
+          limit of their capacity is that of `notify_event`.
+        - A new flow can't have replicas, and no new wire can lead to a flow with replicas.
+        - A wire between a new routine and an old one uses the pipe's transmitter, and old routines forward copies of new ones'
+          frames, not references.
+        - The new flows are forked and restarted by a fork server, a small process that this one forks, with the routines as
+          they are now. If it dies, its flows have failed for good. A lock that one of your threads holds at that moment stays
+          locked in them.
 
         >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, SourceRoutine, Wire
         >>> class Numbers(SourceRoutine):
@@ -350,10 +271,13 @@ class Pipe:
             has no place left.
         :raises SharedMemoryFull: when there is too little shared memory for the frames that routines declared.
         :raises PipeStateError: when it is built already and nothing was added, or when it has ended.
-        :raises PipeFailed: when a flow's process did not come up; one that is added later then has failed, as in a death.
+        :raises PipeFailed: when a flow's process did not come up. When that happens to a flow that is added later, the flow
+            has failed, as if its process had died.
         """
         with self._building:
             self._require_alive("build")
+            if self._is_inline:
+                raise PipeStateError("build(): the pipe is in run_inline(); build it when that has returned")
             if self._is_building:
                 raise PipeStateError("build() is at work already: it was called again by a signal's handler, it seems")
             self._is_building = True
@@ -363,7 +287,7 @@ class Pipe:
                 self._is_building = False
 
     def _build_or_grow(self) -> None:
-        if not self._flows:
+        if not self._blueprint.flows:
             raise WiresValidation("the pipe has no routines: create_flow('camera', False, camera) comes before build()")
         if self._session is None:
             try:
@@ -377,26 +301,24 @@ class Pipe:
 
     def _grow(self, session: Session) -> None:
         """Builds what was added to a running pipe."""
-        flow_count, wire_count = self._built_of
-        flows = dict(islice(self._flows.items(), flow_count, None))
-        wires = self._wires[wire_count:]
+        flows, wires = self._blueprint.new_flows(), self._blueprint.new_wires()
         if not flows and not wires:
             raise PipeStateError("build(): this pipe is built, and nothing was added to it since")
         grown = False
         try:
-            plan, audience, growth = plan_growth(session.plan, flows, wires, {name: self._restarts[name] for name in flows})
+            plan, audience, growth = plan_growth(
+                session.plan,
+                {name: spec.routines for name, spec in flows.items()},
+                wires,
+                {name: spec.restart for name, spec in flows.items()},
+            )
             with interrupts_deferred():
                 session.grow(plan, audience, growth)
                 grown = True
-                self._built_of = len(self._flows), len(self._wires)
+                self._blueprint.mark_built()
         except BaseException:
-            if grown:  # Ctrl-C, which came meanwhile
-                raise
-            del self._wires[wire_count:]
-            for name, routines in flows.items():
-                del self._flows[name], self._restarts[name], self._replicas[name]
-                for routine in routines:
-                    routine.flow_name = routine._notifier = None
+            if not grown:  # else it is Ctrl-C, which came afterwards
+                self._blueprint.forget_new()
             raise
         self._announce()
 
@@ -412,15 +334,72 @@ class Pipe:
 
         :raises WiresValidation, RoutineError, ValueError: when the graph, a routine or a wire does not fit.
         """
-        self._make_plan()
+        self._plan()
 
-    def _make_plan(self) -> Plan:
-        return make_plan(dict(self._flows), self._wires, self._defaults, self._replicas, self._ordered)
+    def run_inline(self, *, messages: int | None = None, timeout: float | None = None) -> PipeStatistics:
+        """Runs the whole pipe on the calling thread, with no other process: `breakpoint()` in a routine stops in your terminal.
+
+        Instead of `build()`, a start and `join()`. Returns when all sources have ended and what they sent is handled. The pipe
+        can run again then, in this way or by `build()`. An exception of a routine ends it, and is raised here with its
+        traceback.
+
+        Frames travel through shared memory and are read-only as ever, and the checks are those of `build()`. This differs:
+
+        - One routine after the other does something, in the same order every time: the farthest from the sources first.
+        - No message is dropped for want of room, whatever the wire's policy, and none expires (`max_age`).
+        - `set_const_fps`, `hang_timeout`, `max_errors`, `restart`, `on_failure` and auto pacing do nothing. A batch waits until
+          it is full, or the sources have nothing more for it, and not for `max_wait`.
+        - A flow with replicas runs once.
+        - `link` and `unlink` events change no wire; a warning says so. Other events arrive, handlers run between two calls.
+        - Routines are the objects that you made: what they set is there afterwards.
+        - `tap()`, `statistics()` and the API see nothing of it.
+
+        Call it on the thread whose debugger you use; other threads must leave the pipe alone meanwhile.
+
+        :param messages: how many messages each source makes, at the most.
+        :param timeout: seconds after which no source makes another one. A call of `main_logic` is not interrupted.
+        :returns: what every routine and wire has done.
+        :raises WiresValidation, RoutineError, SharedMemoryFull: as `build()` does.
+        :raises PipeStateError: when the pipe is built, or is running so already.
+
+        >>> from pipert_shm import DestinationRoutine, EndOfStream, Pipe, SourceRoutine
+        >>> class Numbers(SourceRoutine):
+        ...     def main_logic(self):
+        ...         return self.meta.sequence
+        >>> class Sum(DestinationRoutine):
+        ...     total = 0
+        ...     def main_logic(self, number):
+        ...         self.total += number            # breakpoint() here stops in this terminal
+        >>> pipe, total = Pipe(), Sum("sum")
+        >>> pipe.create_flow("both", True, Numbers("numbers"), total)
+        >>> pipe.run_inline(messages=5).wires["numbers", "sum"].received, total.total
+        (5, 10)
+        """
+        from pipert_shm.testing.inline import run_inline  # only a debugging session pays for it
+
+        with self._building:
+            self._require_alive("run_inline")
+            if self._session is not None or self._is_building or self._is_inline:
+                raise PipeStateError("run_inline(): the pipe is built, or runs already: make another one")
+            self.check()
+            plan = self._plan(replicated=False)
+            audience = audience_of(plan)
+            early = [audience.address(*event) for event in self._early]
+            if self._has_own_logger:
+                log_to_terminal(self.logger)
+            try:
+                self._is_inline = self._ran_inline = True
+                return run_inline(plan, audience, self.logger, self.name, early, messages, timeout)
+            finally:
+                self._is_inline = False
+
+    def _plan(self, *, replicated: bool = True) -> Plan:
+        plan = self._blueprint.plan(replicated=replicated)
+        plan.auto_pacing, plan.memory_budget = self._auto_pacing, self._memory_budget
+        return plan
 
     def _build(self) -> None:
-        plan = self._make_plan()
-        plan.restarts = {name: restart for flow, restart in self._restarts.items() for name in plan.copies.get(flow, (flow,))}
-        plan.auto_pacing = self._auto_pacing
+        plan = self._plan()
         audience = audience_of(plan)
         early = [audience.address(*event) for event in self._early]
         occupy_standard_files()
@@ -430,11 +409,11 @@ class Pipe:
         exits.remember_main()
         self._owner = os.getpid()  # from here on: the processes that are forked have it, too
         with interrupts_deferred():  # half a pipe could neither be joined nor killed
-            session = Session(plan, audience, self.name, self.logger, self._memory_budget, self._grace, self._stop_on_failure)
+            session = Session(plan, audience, self.name, self.logger, self._grace, self._stop_on_failure)
             session.launch()
             self._session = session
-            self._built_of = len(self._flows), len(self._wires)
-            _running.add(self)
+            self._blueprint.mark_built()
+            note_start(self)
         try:
             session.wait_ready()
         except PipeFailed:
@@ -453,11 +432,12 @@ class Pipe:
 
     def _forget_session(self) -> None:
         """The pipe is as it was before `build()`."""
-        self._session, self._built_of = None, (0, 0)
-        _forget(self)
+        self._session = None
+        self._blueprint.mark_unbuilt()
+        note_end(self)
 
     def _announce(self) -> None:
-        """Tells of the pipe those of the logger's handlers that show it, and nobody else's log."""
+        """Shows the pipe to those handlers of the logger that want its structure, such as a Cockpit's."""
         for handler in self.logger.handlers:
             if getattr(handler, "takes_structure", False):
                 extra = {"pipe_creation": True, "pipe": weakref.ref(self)}
@@ -466,6 +446,7 @@ class Pipe:
 
     # ---- events ----------------------------------------------------------------------------------
 
+    # longer than 40 lines: its docstring is the reference
     def notify_event(
         self,
         event_name: str,
@@ -475,19 +456,19 @@ class Pipe:
     ) -> None:
         """Notifies routines of an event. Returns when it is on its way; events arrive in the order of notification.
 
-        Before `build()` events are kept, and delivered by it.
+        Events that are notified before `build()` are kept until then.
 
-        Two events change the wires of a running pipe, each addressed to the sender: `link` (LINK_EVENT_NAME), with
-        `link_routine_name` and, as of a `Wire`, `policy`, `capacity` and `timeout`; and `unlink` (UNLINK_EVENT_NAME), with
-        `unlink_routine_name`. They are done between two messages of the sender, in the order of events: all that it sends from
-        then on goes over the new wire, all that it has sent still arrives over the old one.
+        Two events change the wires of a running pipe; each is addressed to the sender. `link` (LINK_EVENT_NAME) takes
+        `link_routine_name` and, like a `Wire`, `policy`, `capacity` and `timeout`; `unlink` (UNLINK_EVENT_NAME) takes
+        `unlink_routine_name`. The sender changes over between two messages, in the order of events: later messages go over the
+        new wire, and earlier ones still arrive over the old one.
 
-        - What is not given of the settings is as it was, when the two were wired before, else as the pipe's. A queue holds no
-          more messages than the pipe's longest at `build()`, or 16. There is room for 32 wires that `build()` did not know of.
-        - An unlinked wire is an ended stream: a routine ends with its last one, once that is drained. Link another one first. A
-          routine that has ended takes nothing from a new wire until it is started.
-        - A message that the sender waits to put on a full wire when that is unlinked is dropped, and counted as `ended`.
-        - What the receiver forwards of the frames that come over a new wire is copied, not passed by reference.
+        - A setting that is not given is that of the wire that joined the two before, else the pipe's. A queue holds at most as
+          many messages as the longest at `build()`, or 16. There is room for 32 wires that `build()` did not know of.
+        - An unlinked wire is an ended stream: a routine ends when its last wire is drained. Link another one first. A routine
+          that has ended takes nothing from a new wire until it is started.
+        - If the sender is waiting for room on a wire when that is unlinked, the message is dropped and counted as `ended`.
+        - A receiver forwards frames from a new wire as copies, not by reference.
 
         >>> from pipert_shm import (
         ...     LINK_EVENT_NAME, START_EVENT_NAME, UNLINK_EVENT_NAME, DestinationRoutine, Pipe, SourceRoutine, Wire,
@@ -512,16 +493,16 @@ class Pipe:
         False
 
         :param specific_flow_routines: `{flow: [routines]}`; an empty list stands for all of the flow. By default all flows.
-        :param specific_routine: one routine, in whichever flow.
-        :param event_parameters: passed to the handlers, to each those that it takes. They have to pickle.
+        :param specific_routine: the name of one routine, in any flow.
+        :param event_parameters: each handler gets those that it takes. They have to pickle.
         :raises UnknownEvent: when no addressed routine handles it, a parameter is missing, or a built-in event has one
             that neither it nor a handler takes.
         :raises UnknownTarget: when there is no such flow or routine.
         :raises PayloadError: when the parameters are larger than 1 MiB, nested deeper than 100 levels, or don't pickle.
         :raises PipeStateError: when the pipe has ended.
-        :raises WiresValidation, ValueError: when what a `link` event asks for can't be: it would make a cycle, or a receiver of
-            a source, the two are wired already, a flow has failed, a setting is out of range, or there is no place left. (From
-            a routine the event is on its way then; the error is logged and counted as that routine's.)
+        :raises WiresValidation, ValueError: when a wire can't be linked: it would make a cycle, or lead to a source; the two
+            are wired already; a flow has failed; a setting is out of range; or there is no room left. (When a routine notifies
+            it, the error is logged and counted as that routine's instead.)
         """
         self._notify(event_name, specific_flow_routines, specific_routine, event_parameters)
 
@@ -561,16 +542,16 @@ class Pipe:
         session.send(event)
 
     def _warn_of_unbuilt(self) -> None:
-        flows, wires = len(self._flows) - self._built_of[0], len(self._wires) - self._built_of[1]
+        flows, wires = len(self._blueprint.new_flows()), len(self._blueprint.new_wires())
         if (flows or wires) and not self._is_building:
             self.logger.warning("%d flows and %d wires are not in the pipe yet: call build() once more", flows, wires)
 
     def restart_flow(self, flow: str) -> None:
-        """Ends the flow's process at once, with SIGKILL, and starts it afresh; the rest of the pipe goes on.
+        """Kills the flow's process with SIGKILL and starts a new one; the rest of the pipe goes on.
 
-        Returns when that is on its way. It is recovered from as from a crash, whatever the flow's restart policy: what it was
-        at work on is lost and counted, what waits for it is kept, and its routines run `setup()` but not `cleanup()`. It does
-        not count towards `max_restarts`.
+        Returns when that is on its way. The pipe recovers as from a crash, whatever the flow's restart policy: messages in hand
+        are lost and counted, messages that wait for the flow are kept, and its routines run `setup()` but not `cleanup()`. It
+        does not count towards `max_restarts`.
 
         >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, SourceRoutine
         >>> class Numbers(SourceRoutine):
@@ -594,7 +575,7 @@ class Pipe:
         session = self._built()
         if not isinstance(flow, str):
             raise TypeError(f"restart_flow() takes the name of a flow, not {shown(flow)}")
-        names = (flow,) if flow in session.plan.flows else session.plan.copies.get(flow, ())
+        names = (flow,) if flow in session.plan.flows else session.plan.replicas.get(flow, ())
         flows = self.statistics().flows
         if not names or not set(names) <= flows.keys():
             raise UnknownTarget("flow", flow, list(session.plan.flows))
@@ -608,43 +589,45 @@ class Pipe:
     # ---- waiting ---------------------------------------------------------------------------------
 
     def join(self, to_kill: bool = False) -> None:
-        """Waits until every routine has ended (`EndOfStream`) or the pipe was killed; then its processes and memory are gone.
+        """Waits until every routine has ended (`EndOfStream`) or the pipe was killed, and its processes and memory are gone.
 
-        Ctrl-C meanwhile kills the pipe, and `join` returns when that is done.
+        Ctrl-C kills the pipe, and `join` returns when that is done.
 
         :param to_kill: kill it first.
         :raises PipeFailed: when a routine failed for good or a flow's process died.
         :raises PipeStateError: when it is not built; or was never started, and is not to be killed.
         """
-        try:
-            self._join(to_kill)
-        finally:
-            if self._joined:
-                with suppress(KeyboardInterrupt):  # the pipe has ended; what is missing is the answer to a client
-                    for control in list(self._controls):
-                        control.finish()
+        with interrupts_held():  # a second Ctrl-C comes while the first ends the pipe
+            try:
+                self._join(to_kill)
+            finally:
+                if self._joined:
+                    with suppress(KeyboardInterrupt), interrupts_allowed():  # the pipe has ended; a client lacks its answer
+                        for control in list(self._controls):
+                            control.finish()
 
     def _join(self, to_kill: bool = False) -> None:
-        """As `join`, but does not wait for the servers that control it."""
+        """Waits as `join` does, but not for the servers that control the pipe."""
         session = self._built()
         check_flag("to_kill", to_kill)
         session.require_no_handler("join()")
         if to_kill:
             session.kill()
-        elif not (self._can_end or self._controls) and not session.over.is_set() and self._never_ran():
+        elif not (self._can_end or self._controls) and not session.outcome.over.is_set() and self._never_ran():
             raise PipeStateError(
                 "join(): the pipe was never started, so it would never end: call notify_event(START_EVENT_NAME) first, or "
                 "join(to_kill=True)"
             )
         try:
-            session.over.wait()
+            with interrupts_allowed():
+                session.outcome.over.wait()
         except KeyboardInterrupt:
             session.relay.logger.info("interrupted: the pipe is killed")
         session.end()
-        _forget(self)
+        note_end(self)
         self._joined = True
-        if session.causes:
-            raise PipeFailed(session.causes, dict(session.exit_codes))
+        if session.outcome.causes:
+            raise PipeFailed(session.outcome.causes, dict(session.outcome.exit_codes))
 
     def __enter__(self) -> Pipe:
         return self
@@ -653,7 +636,7 @@ class Pipe:
         if self._is_foreign():
             return  # a process that was forked within the block leaves it
         if self._session is None:
-            if error is None:
+            if error is None and not (self._was_started or self._ran_inline):
                 self.logger.warning(
                     "nothing ran: the pipe was never built; call build() and then notify_event(START_EVENT_NAME) before the "
                     "`with` block ends"
@@ -672,22 +655,21 @@ class Pipe:
     # ---- looking at it ---------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        its = vars(self)
-        if "_owner" not in its:
+        if "_owner" not in vars(self):
             return f"{type(self).__name__}(its __init__ is not done)"
-        routines = sum(map(len, list(self._flows.values())))
-        of = f"{len(self._flows)} flows, {routines} routines, {len(self._wires)} wires"
+        graph = self._blueprint
+        of = f"{len(graph.flows)} flows, {graph.count_routines()} routines, {len(graph.wires)} wires"
         return f"{type(self).__name__}({self.logger.name!r}: {of}, {self._situation()})"
 
     def _situation(self) -> str:
-        """Where it is in its life, in a word or two. Raises nothing."""
+        """The pipe's state in a few words, such as `2 running`. Raises nothing."""
         if self._is_foreign():
             return f"of process {self._owner}"
         session = self._session
         if session is None:
             return "not built"
         if session.gone.is_set():
-            return "failed" if session.causes else "ended"
+            return "failed" if session.outcome.causes else "ended"
         try:
             states = Counter(routine.state for routine in self.statistics().routines.values())
         except (ValueError, LookupError, OSError, PipeStateError) as error:  # its memory is damaged, or just going
@@ -698,31 +680,16 @@ class Pipe:
         """The pipe, and a line for each routine and wire."""
         if "_owner" not in vars(self):
             return repr(self)
-        return "\n\n".join([repr(self), *map(str, self._tables())])
+        return "\n\n".join([repr(self), *map(str, self._blueprint.tables())])
 
     def _repr_html_(self) -> str:
         from html import escape
 
-        tables = self._tables() if "_owner" in vars(self) else []
+        tables = self._blueprint.tables() if "_owner" in vars(self) else []
         return "".join([f"<code>{escape(repr(self))}</code>", *(table.html() for table in tables)])
 
-    def _tables(self) -> list[Table]:
-        flows, wires = list(self._flows.items()), list(self._wires)  # another thread may add one
-        routines = [[flow, routine.name, type(routine).__name__] for flow, members in flows for routine in members]
-        lines = [
-            [
-                f"{wire.source.name} -> {to.name}",
-                wire.policy or self._defaults.policy,
-                str(wire.capacity or self._defaults.capacity),
-            ]
-            for wire in wires
-            for to in wire.destinations
-        ]
-        tables = Table(["flow", "routine", "class"], routines), Table(["wire", "policy", "capacity"], lines)
-        return [table for table in tables if table.rows]
-
     def get_pipe_structure(self) -> dict[str, list[Any]]:
-        """The routines with their flows and events, and the events of the whole pipe. A Cockpit offers those that stand there.
+        """The routines with their flows and events, and the events of the whole pipe: those that a Cockpit offers.
 
         >>> from pipert_shm import DestinationRoutine, Pipe, SourceRoutine
         >>> pipe = Pipe()
@@ -732,28 +699,25 @@ class Pipe:
         >>> pipe.get_pipe_structure()["Events"]
         ['start', 'stop', 'kill']
         """
-        routines = [
-            {
-                "flow_name": flow,
-                "routine_name": routine.name,
-                "events": sorted({*handlers_of(type(routine)), *EVENTS_OF_A_ROUTINE} - {KILL_EVENT_NAME}),
-            }
-            for flow, members in list(self._flows.items())  # another thread may add one
-            for routine in members
-        ]
-        return {"Routines": routines, "Events": list(LIFECYCLE_EVENTS)}
+        return self._blueprint.structure()
 
     @property
     def flows(self) -> dict[str, Flow]:
-        """What `create_flow` has made, by name."""
-        return {name: Flow(name, {routine.name: routine for routine in members}) for name, members in self._flows.items()}
+        """The flows that were created, by name."""
+        flows = list(self._blueprint.flows.items())  # another thread may add one
+        return {name: Flow(name, {routine.name: routine for routine in spec.routines}) for name, spec in flows}
+
+    @property
+    def _flows(self) -> dict[str, list[Routine]]:
+        """The routines of each flow, for people's own tools, which found them under this name before `flows` was there."""
+        return {name: list(flow.routines.values()) for name, flow in self.flows.items()}
 
     def get_event_notify(self) -> Callable[..., None]:
-        """`notify_event`, as something to hand on."""
+        """The method `notify_event`, to be passed to other code."""
         return self.notify_event
 
     def statistics(self) -> PipeStatistics:
-        """What every routine and wire has done so far. Costs the flows nothing; works after the end, too.
+        """The counters of every routine, wire and flow. Reading them costs the flows nothing; it works after the end, too.
 
         :raises PipeStateError: when the pipe is not built.
         """
@@ -763,7 +727,7 @@ class Pipe:
     def tap(self, routine: Routine | str) -> Tap:
         """An iterator over the newest outputs of a routine, in this process. For notebooks, previews and tests.
 
-        Waits until the routine has heard of it, between two calls of its `main_logic`; a minute at most.
+        Waits until the routine sends to it, which begins between two calls of its `main_logic`; at most a minute.
 
         :raises UnknownTarget: when there is no such routine.
         :raises PipeStateError: when the pipe is not built or has ended, all taps are in use, or the routine sends nothing.
@@ -808,119 +772,56 @@ class Pipe:
 
     def _warn_if_never_ran(self) -> None:
         session = self._built()
-        if not (self._was_started or self._controls) and not session.over.is_set() and self._never_ran():
+        if not (self._was_started or self._controls) and not session.outcome.over.is_set() and self._never_ran():
             self.logger.warning(
                 "nothing ran: the pipe was built, but never started; call notify_event(START_EVENT_NAME) after build()"
             )
 
-    def _end_at_exit(self, why_killed: str) -> None:
-        """Waits for the pipe when the program is done, or kills it.
-
-        :param why_killed: what ended the program early; empty: nothing did.
-        :raises PipeFailed: as `join` does.
-        """
-        session = self._built()
-        if session.over.is_set():
-            self.join()
-            return
-        try:
-            if why_killed:
-                session.relay.logger.warning("%s: its pipe is killed", why_killed)
-            elif not (self._started or self._controls):  # nobody is left who could start it
-                self._warn_if_never_ran()
-            else:
-                if not session.over.wait(QUIET_S):
-                    self._tell_what_runs()
-                self.join()
-                return
-        except KeyboardInterrupt:  # at any moment: join() is but one of them
-            session.relay.logger.info("interrupted: the pipe is killed")
-        self.join(to_kill=True)
-
-    def _tell_what_runs(self) -> None:
-        running = [routine.name for routine in self.statistics().routines.values() if routine.state == "running"]
-        self._built().relay.logger.warning(
-            "the program is done, and waits for its pipe to end (running: %s%s); Ctrl-C ends it",
-            shortened(", ".join(running), 500) or "nothing",
-            ", and clients may control it" if self._controls else "",
-        )
-
     # ---- servers that control it -----------------------------------------------------------------
 
     def _attach(self, control: Control) -> None:
-        """Others control it by this server: it is told of the pipe, and the end of the program waits for what they do."""
+        """Lets a server control the pipe; the program then waits at its end until its clients end the pipe."""
         with self._building:
             self._controls.append(control)
             if self._session is not None:
                 control.begin(self._session)
-        _serve_to_the_end()
+        wait_for_served()
 
     def _detach(self, control: Control) -> None:
         if control in self._controls:
             self._controls.remove(control)
 
 
+def _defaults(
+    network: QueueNetwork | None,
+    logger: object,
+    data_transmitter: DataTransmitter | None,
+    policy: Policy | None,
+    capacity: int | None,
+    timeout: float | None,
+) -> Defaults:
+    """The settings of wires that give none, from a pipe's arguments."""
+    if network is not None and not isinstance(network, QueueNetwork):
+        text = f"network must be a QueueNetwork, not {shown(network)}; give settings by name: {RIGHT_CALL}"
+        if isinstance(network, str):
+            text += f"; its records get a name by a logger: Pipe(logger=logging.getLogger({shown(network)}))"
+        raise TypeError(text)
+    if logger is not None and not isinstance(logger, logging.Logger):
+        raise TypeError(f"logger must be a logging.Logger, not {shown(logger)}; give settings by name: {RIGHT_CALL}")
+    check_transmitter(data_transmitter, RIGHT_CALL)
+    check_queue(policy, capacity, timeout)
+    if network is not None and (policy, capacity, timeout) != (None, None, None):
+        raise ValueError("give either network or policy, capacity and timeout")
+    transmitter = data_transmitter or SharedMemoryTransmitter()
+    if network is not None:
+        return Defaults(network.policy, network.capacity, network.timeout, transmitter)
+    return Defaults(policy or "drop_oldest", int(capacity or 2), None if timeout is None else float(timeout), transmitter)
+
+
 def check_pipe(call: str, pipe: object) -> None:
-    """:raises TypeError: when it is none."""
+    """:raises TypeError: when it is not a pipe."""
     if not isinstance(pipe, Pipe):
         raise TypeError(f"{call} takes a pipe, not {shown(pipe)}")
-
-
-def _what_instead(given: object, call: str) -> str:
-    """A hint for whoever gives something else in place of a routine."""
-    if isinstance(given, type) and issubclass(given, Routine):
-        return f", but a class of them: make one of it, such as {given.__name__}('camera')"
-    if isinstance(given, list | tuple | set):
-        return f"; routines are given one by one: {call}"
-    if isinstance(given, Wire):
-        return "; wires are given to link(): pipe.link(wire)"
-    if callable(given):
-        return "; of a function one is made by from_callable(function)"
-    return f": {call}"
-
-
-def _forget(pipe: Pipe) -> None:
-    """Notes that a pipe has ended."""
-    _running.discard(pipe)
-    if not _running:
-        exits.forget_main()
-
-
-@functools.cache
-def _serve_to_the_end() -> None:
-    """Makes the end of the program wait for pipes that are served while their servers work as ever: before exit handlers run,
-    `concurrent.futures`, and with it asyncio's threads, has stopped taking work. It is called at that moment by a function of
-    `threading` that has no public name; where that is missing, these pipes are waited for with the others.
-    """
-    import concurrent.futures.thread  # noqa: F401 - what registers later is called earlier
-
-    register = getattr(threading, "_register_atexit", None)
-    if register is not None:
-        register(_end_served_pipes)
-
-
-def _end_served_pipes() -> None:
-    _end(pipe for pipe in list(_running) if pipe._controls)
-
-
-@atexit.register
-def _end_pipes() -> None:
-    """Waits for the pipes that still run when the program is done; kills them when something has ended it early."""
-    _end(list(_running))
-
-
-def _end(pipes: Iterable[Pipe]) -> None:
-    why_killed = exits.why_ended_early()
-    for pipe in pipes:
-        if pipe._is_foreign():
-            continue
-        try:
-            pipe._end_at_exit(why_killed)
-        except PipeFailed as failure:
-            pipe.logger.error(str(failure))
-        except SystemExit:  # of a signal's handler of the program's: it wants an end now
-            why_killed = "sys.exit() has ended the program"
-            pipe._end_at_exit(why_killed)
 
 
 def _program() -> str:

@@ -1,4 +1,4 @@
-"""What a pipe has done: counters read out of shared memory, at no cost to the flows."""
+"""A pipe's counters, read out of shared memory at no cost to the flows."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated, Any
 
-from pipert_shm import native
-from pipert_shm.counters import Counters
+from pipert_shm import binding
+from pipert_shm.display.tables import HtmlRepr, Table
 from pipert_shm.errors import shown
 from pipert_shm.limits import Policy, is_number
-from pipert_shm.segments import Member
-from pipert_shm.states import FlowState, State
-from pipert_shm.tables import HtmlRepr, Table
+from pipert_shm.measures import Measure, counter, documented, measures, state
+from pipert_shm.shm.counters import Counters
+from pipert_shm.shm.listing import Member
+from pipert_shm.shm.states import FlowState, State
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ class Latency(HtmlRepr):
         return sum(self.counts)
 
     def percentile_us(self, percent: float) -> float:
-        """The duration, microseconds, that `percent` of all stay below; nan where there is none.
+        """The duration in microseconds that `percent` of all stay below; nan if there are none.
 
         :param percent: from 0 to 100.
-        :raises ValueError: when it is something else.
+        :raises ValueError: when it is out of range, or no number.
         """
         if not is_number(percent) or not 0 <= percent <= 100:
             raise ValueError(f"percent must be a number from 0 to 100, not {shown(percent)}")
@@ -47,7 +49,7 @@ class Latency(HtmlRepr):
         for bucket, number in enumerate(self.counts):
             below += number
             if number and below >= rank:
-                return native.BUCKET_NS[bucket] / 1000
+                return binding.BUCKET_NS[bucket] / 1000
         return float("nan")
 
     @property
@@ -67,45 +69,57 @@ class Latency(HtmlRepr):
 
 
 def milliseconds(latency: Latency, percent: float) -> str:
-    """A percentile as text: `0.25 ms`, or `-` where nothing was measured."""
+    """A percentile as text: `0.25 ms`, or `-` if nothing was measured."""
     if not latency.count:
         return "-"
     value = latency.percentile_us(percent) / 1000
     return f"{value:.2f} ms" if value >= 0.01 or not value else f"{value:.1g} ms"
 
 
+@documented
 @dataclass(frozen=True)
 class WireStatistics(HtmlRepr):
-    """One sender to one receiver. `sent` = `received` + `dropped` + `waiting`, but for what is on its way right now.
+    """One sender to one receiver. `sent` = `received` + `dropped` + `waiting`, except for messages on their way right now.
 
     A wire that was unlinked stays, with its counts, until another one needs its place.
-
-    Attributes:
-        linked: whether the sender sends on it; not so after an `unlink` event.
-        sent: messages that the sender offered to this wire.
-        received: messages that the receiver got.
-        waiting: messages in the queue now.
-        dropped: messages that were lost, by reason: `oldest` (evicted by a newer one), `newest` (came to a full queue),
-            `timeout` (a blocked sender's time ran out), `no_slot` (no free slot in the sender's ring), `ended` (the receiver
-            had ended), `stopped` (the pipe was killed before they were sent), `error` (could not be encoded or decoded),
-            `crash` (a process died with it half sent or half received), `expired` (older than the wire's `max_age`), `join`
-            (nothing to join it with came).
-        private_bytes: bytes that were copied on receipt, since the receiver kept more frames than its share.
-        hop: from publication to receipt.
     """
 
     sender: str
     receiver: str
     policy: Policy
-    capacity: int
-    linked: bool
-    sent: int
-    received: int
-    waiting: int
-    dropped: dict[str, int]
-    private_bytes: int
-    protocol_errors: int
-    hop: Latency
+    capacity: Annotated[int, Measure("gauge", "Messages that the queue holds.", "wire_capacity")]
+    linked: Annotated[bool, Measure("gauge", "Whether the sender sends on it; not so after an `unlink` event.", "wire_linked")]
+    sent: Annotated[int, counter("Messages that the sender offered to the wire.", "wire_sent", word="sent")]
+    received: Annotated[int, counter("Messages that the receiver got.", "wire_received", word="received", rate=True)]
+    waiting: Annotated[int, Measure("gauge", "Messages in the queue now.", "wire_waiting")]
+    dropped: Annotated[
+        dict[str, int],
+        Measure(
+            "reasons",
+            "Messages that were lost, by reason: `oldest` (evicted by a newer one), `newest` (came to a full queue), `timeout` "
+            "(a blocked sender's time ran out), `no_slot` (no free slot in the sender's ring), `ended` (the receiver had "
+            "ended), `stopped` (the pipe was killed before they were sent), `error` (could not be encoded or decoded), "
+            "`crash` (a process died with it half sent or half received), `expired` (older than the wire's `max_age`), `join` "
+            "(no partner came to join it with).",
+            "wire_dropped",
+            example={"oldest": 3},
+        ),
+    ]
+    private_bytes: Annotated[
+        int,
+        counter(
+            "Bytes that were copied on receipt, since the receiver kept more frames than its share.",
+            "wire_private_bytes",
+            word="private_bytes",
+        ),
+    ]
+    protocol_errors: Annotated[
+        int,
+        counter(
+            "Descriptors that did not fit their slots, which would be a bug.", "wire_protocol_errors", word="protocol_errors"
+        ),
+    ]
+    hop: Annotated[Latency, Measure("histogram", "From publication to receipt.", "hop_seconds")]
 
     @property
     def lost(self) -> int:
@@ -118,39 +132,56 @@ class WireStatistics(HtmlRepr):
         return f"WireStatistics({self.sender!r} -> {self.receiver!r}, {counts}, hop={self.hop!r}{unlinked})"
 
 
+@documented
 @dataclass(frozen=True)
 class RoutineStatistics(HtmlRepr):
-    """One routine.
-
-    Attributes:
-        state: `built`, `running`, `stopping` (with the message in hand, or in `cleanup()`), `stopped`, `ended` or `failed`.
-        received: messages taken from all of its wires.
-        sent: messages sent (once each, however many receivers).
-        errors: exceptions in `main_logic`, `setup`, `cleanup` and event handlers, and messages that could not be sent or
-            decoded.
-        logs_lost: log records that did not reach the parent, which was too slow.
-        copied_bytes: bytes of buffers that had to be copied into shared memory to be sent; frames that were loaned or forwarded
-            don't count.
-        in_band_bytes: bytes that were pickled.
-        busy_s: seconds spent in `main_logic`.
-        lost_in_crash: messages that its process had received and was not done with when it died.
-        age: from capture to receipt.
-        counters: what it counts of its own, by name: see `Routine.counters`.
-    """
+    """One routine."""
 
     name: str
     flow: str
-    state: str
-    received: int
-    sent: int
-    errors: int
-    logs_lost: int
-    copied_bytes: int
-    in_band_bytes: int
-    busy_s: float
-    lost_in_crash: int
-    age: Latency
-    counters: dict[str, int]
+    state: Annotated[
+        str,
+        state(
+            "`built`, `running`, `stopping` (with the message in hand, or in `cleanup()`), `stopped`, `ended` or `failed`.",
+            "routine_state",
+            State,
+        ),
+    ]
+    received: Annotated[int, counter("Messages taken from all of its wires.", "messages_received", word="received", rate=True)]
+    sent: Annotated[int, counter("Messages sent (once each, however many receivers).", "messages_sent", word="sent", rate=True)]
+    errors: Annotated[
+        int,
+        counter(
+            "Exceptions in `main_logic`, `setup`, `cleanup` and event handlers, and messages that could not be sent or "
+            "decoded.",
+            "errors",
+            word="errors",
+        ),
+    ]
+    logs_lost: Annotated[
+        int, counter("Log records that did not reach the parent, which was too slow.", "logs_lost", word="logs_lost")
+    ]
+    copied_bytes: Annotated[
+        int,
+        counter(
+            "Bytes of buffers that had to be copied into shared memory to be sent; frames that were loaned or forwarded don't "
+            "count.",
+            "copied_bytes",
+            word="copied_bytes",
+        ),
+    ]
+    in_band_bytes: Annotated[int, counter("Bytes that were pickled.", "in_band_bytes", word="in_band_bytes")]
+    busy_s: Annotated[float, counter("Seconds spent in `main_logic`.", "busy_seconds", word="busy_ns", per=1_000_000_000)]
+    lost_in_crash: Annotated[
+        int,
+        counter(
+            "Messages that its process had received and was not done with when it died.",
+            "lost_in_crash",
+            word="lost_in_crash",
+        ),
+    ]
+    age: Annotated[Latency, Measure("histogram", "From capture to receipt.", "age_seconds")]
+    counters: Annotated[dict[str, int], Measure("own", "What it counts of its own, by name: see `Routine.counters`.")]
 
     def __repr__(self) -> str:
         counts = f"received={self.received}, sent={self.sent}, errors={self.errors}"
@@ -158,22 +189,30 @@ class RoutineStatistics(HtmlRepr):
         return f"RoutineStatistics({self.name!r} in flow {self.flow!r}, {self.state}, {counts}{own})"
 
 
+@documented
 @dataclass(frozen=True)
 class FlowStatistics:
-    """One flow.
-
-    Attributes:
-        state: `running`, `restarting` (also while the pipe is being built), `failed` (for good) or `ended`.
-        pid: of its process, 0 while it has none.
-        restarts: how often it was restarted.
-        last_exit: exit status of its last death, or the negative number of the signal; 0 while it has not died.
-    """
+    """One flow."""
 
     name: str
-    state: str
-    pid: int
-    restarts: int
-    last_exit: int
+    state: Annotated[
+        str,
+        state(
+            "`running`, `restarting` (also while the pipe is being built), `failed` (for good) or `ended`.",
+            "flow_state",
+            FlowState,
+        ),
+    ]
+    pid: Annotated[int, Measure("gauge", "The pid of its process, 0 while it has none.")]
+    restarts: Annotated[int, Measure("counter", "How often it was restarted.", "flow_restarts")]
+    last_exit: Annotated[
+        int,
+        Measure(
+            "gauge",
+            "Exit status of its last death, or the negative number of the signal; 0 while it has not died.",
+            "flow_last_exit",
+        ),
+    ]
 
 
 @dataclass(frozen=True)
@@ -193,9 +232,9 @@ class PipeStatistics:
     flows: dict[str, FlowStatistics]
 
     def fps(self, routine: str, since: PipeStatistics) -> float:
-        """Messages a second that a routine worked on: those that it got, or sent where it got none.
+        """Messages a second that a routine received, or that it sent if it received none; 0 if it was not there yet.
 
-        :param since: an earlier moment of the same pipe; 0 when the routine was not there yet.
+        :param since: an earlier moment of the same pipe.
         :raises KeyError: when there is no such routine.
         """
         now, before = self.routines[routine], since.routines.get(routine)
@@ -218,9 +257,9 @@ class PipeStatistics:
 
 
 def wires_table(statistics: PipeStatistics, seconds: float | None = None) -> Table:
-    """What went over each wire.
+    """The wires as a table.
 
-    :param seconds: how long it took; with it there are rates.
+    :param seconds: how long the pipe ran; if it is given, there is a column of rates.
     """
     rows = []
     for wire in statistics.wires.values():
@@ -232,7 +271,7 @@ def wires_table(statistics: PipeStatistics, seconds: float | None = None) -> Tab
                 f"{wire.sender} -> {wire.receiver}",
                 str(wire.sent),
                 str(wire.received),
-                _losses(wire, over=all(flow.state in ("ended", "failed") for flow in statistics.flows.values())),
+                losses(wire, over=all(flow.state in ("ended", "failed") for flow in statistics.flows.values())) or "0",
                 *rate,
                 milliseconds(wire.hop, 50),
                 milliseconds(wire.hop, 99),
@@ -244,15 +283,14 @@ def wires_table(statistics: PipeStatistics, seconds: float | None = None) -> Tab
     return Table(["wire", "sent", "received", "dropped", *fps, "hop p50", "hop p99", "copied/frame", "private/frame"], rows)
 
 
-def _losses(wire: WireStatistics, *, over: bool) -> str:
-    """How many messages did not arrive, and why; what waits in the queue of a pipe that has ended is unread for good."""
+def losses(wire: WireStatistics, *, over: bool) -> str:
+    """How many messages did not arrive, and why; empty for none. Once the pipe has ended, those in the queue are unread."""
     reasons = {**wire.dropped, "unread": wire.waiting if over else 0}
-    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
-    return told or "0"
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
 
 
 def routines_table(statistics: PipeStatistics) -> Table:
-    """What each routine has done."""
+    """The routines as a table."""
     rows = []
     for routine in statistics.routines.values():
         flow = statistics.flows.get(routine.flow)
@@ -274,7 +312,7 @@ def routines_table(statistics: PipeStatistics) -> Table:
     return Table(columns, rows)
 
 
-def read_statistics(process: native.Process, flow_names: Sequence[str], members: Sequence[Member]) -> PipeStatistics:
+def read_statistics(process: binding.Process, flow_names: Sequence[str], members: Sequence[Member]) -> PipeStatistics:
     """Reads the counters of a pipe's control segment, or of a copy of one. Any thread, at any time.
 
     :param flow_names: the names of its flows, by number.
@@ -282,44 +320,72 @@ def read_statistics(process: native.Process, flow_names: Sequence[str], members:
     :raises ValueError, LookupError: when the segment is damaged.
     """
     names = [member.name for member in members]
+    return PipeStatistics(
+        binding.now_ns() / 1e9,
+        routines=_read_routines(process, flow_names, members),
+        wires=_read_wires(process, names),
+        flows={name: _read_flow(process, number, name) for number, name in enumerate(flow_names)},
+    )
+
+
+def _read_routines(
+    process: binding.Process, flow_names: Sequence[str], members: Sequence[Member]
+) -> dict[str, RoutineStatistics]:
     routines = {}
     for number, (name, flow, counter_names) in enumerate(members):
-        record = native.RoutineRecord(process, number)
-        counters = record.counters()
+        record = binding.RoutineRecord(process, number)
         routines[name] = RoutineStatistics(
             name=name,
             flow=flow_names[flow],
             state=State(record.state).name.lower(),
-            busy_s=counters.pop("busy_ns") / 1e9,
             age=Latency(tuple(record.age_histogram())),
             counters=dict(Counters(counter_names, record.own_counters())),
-            **counters,
+            **_counts(RoutineStatistics, record.counters()),
         )
+    return routines
+
+
+def _read_wires(process: binding.Process, names: Sequence[str]) -> dict[tuple[str, str], WireStatistics]:
     waiting: Counter[int] = Counter()
     for incarnation in process.incarnations():
-        if incarnation.state in (native.LIVE, native.SENDER_DEAD):
+        if incarnation.state in (binding.LIVE, binding.SENDER_DEAD):
             waiting[incarnation.edge] += incarnation.waiting()
     wires = {}
-    for number in range(process.control.edges):
-        edge_record = native.EdgeRecord(process, number)
-        sender, receiver = edge_record.ends()
-        policy, capacity = edge_record.settings()
+    for number in range(process.room.edges):
+        record = binding.EdgeRecord(process, number)
+        sender, receiver = record.ends()
+        policy, capacity = record.settings()
         if not capacity or max(sender, receiver) >= len(names):
-            continue  # a place that is not in use, a tap, or a wire of routines that are just being added
+            continue  # a record that is not in use, a tap, or a wire of routines that are just being added
         wires[names[sender], names[receiver]] = WireStatistics(
             sender=names[sender],
             receiver=names[receiver],
             policy=policy,
             capacity=capacity,
-            linked=not edge_record.removed,
+            linked=not record.removed,
             waiting=waiting[number],
-            dropped=edge_record.dropped(),
-            hop=Latency(tuple(edge_record.hop_histogram())),
-            **edge_record.counters(),
+            dropped=record.dropped(),
+            hop=Latency(tuple(record.hop_histogram())),
+            **_counts(WireStatistics, record.counters()),
         )
-    flows = {}
-    for number, name in enumerate(flow_names):
-        state, pid, last_exit, restarts = native.FlowRecord(process, number).read()
-        told = FlowState(state) if state else FlowState.RESTARTING  # it has had no process yet: the pipe is being built
-        flows[name] = FlowStatistics(name, told.name.lower(), pid, restarts, last_exit)
-    return PipeStatistics(native.now_ns() / 1e9, routines, wires, flows)
+    return wires
+
+
+def _read_flow(process: binding.Process, number: int, name: str) -> FlowStatistics:
+    state, pid, last_exit, restarts = binding.FlowRecord(process, number).read()
+    told = FlowState(state) if state else FlowState.RESTARTING  # it has had no process yet: the pipe is being built
+    return FlowStatistics(name, told.name.lower(), pid, restarts, last_exit)
+
+
+def _counts(statistics: type, read: dict[str, int]) -> dict[str, Any]:
+    """The counters of a routine or a wire, by field, from the words of its record."""
+    return {
+        name: read[measure.word] if measure.per == 1 else read[measure.word] / measure.per
+        for name, measure in _MEASURES[statistics].items()
+        if measure.word
+    }
+
+
+_MEASURES: dict[type, dict[str, Measure]] = {
+    statistics: measures(statistics) for statistics in (RoutineStatistics, WireStatistics)
+}

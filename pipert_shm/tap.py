@@ -9,22 +9,22 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
-from pipert_shm import native
+from pipert_shm import binding
 from pipert_shm.data import Meta
-from pipert_shm.descriptors import remedy
 from pipert_shm.errors import PipeStateError, describe
+from pipert_shm.graph.model import EdgePlan
 from pipert_shm.limits import check_seconds
-from pipert_shm.memory import ControlSegment
-from pipert_shm.plan import EdgePlan
-from pipert_shm.ports import Inbox, Message
+from pipert_shm.message.inbox import Inbox
+from pipert_shm.shm.segments import ControlSegment
+from pipert_shm.system.descriptors import remedy
 
 
 class Tap:
     """An iterator over the newest outputs of a routine; ends when the routine or the pipe does.
 
-    It is a wire of capacity 1 that drops the oldest: whoever reads slowly misses messages, and never slows the pipe. Arrays
-    are read-only views of shared memory; keep only a few of them at a time, or copies. Use it from one thread; `close()` may
-    come from another.
+    It is a wire of capacity 1 that drops the oldest: a slow reader misses messages, and never slows the pipe. Arrays are
+    read-only views of shared memory; keep only a few of them at a time, or copies. Use it from one thread; `close()` may be
+    called from another.
 
     Attributes:
         meta: what is known of the last output that was read.
@@ -44,7 +44,7 @@ class Tap:
         self._segment = segment
         self._on_close = on_close
         self._logger = logger
-        self._port = native.Port(segment.process, edge.receiver, 1)
+        self._port = binding.Port(segment.process, edge.receiver, 1)
         self._inbox = Inbox(segment, self._port, edge.receiver, names, {})
         self._inbox.add(edge, incarnation)
         self._inbox.on_starved = self._warn_of_starving
@@ -58,41 +58,38 @@ class Tap:
 
         :param timeout: seconds to wait for it; None: as long as it takes.
         :raises TimeoutError: when none came in time.
-        :raises ValueError: when the timeout is no number of seconds.
-        :raises StopIteration: when there will be none.
+        :raises ValueError: when the timeout is not a number of seconds, or out of range.
+        :raises StopIteration: when there will be no more.
         :raises PipeStateError: in a process that was forked from the one that made the tap.
         """
         self._require_home()
         if timeout is not None:
             check_seconds("timeout", timeout, none="as long as it takes")
-        deadline = native.FOREVER if timeout is None else native.now_ns() + int(timeout * 1e9)
+        deadline = binding.FOREVER if timeout is None else binding.now_ns() + int(timeout * 1e9)
         while not self._closed:
-            left = native.FOREVER if timeout is None else max(0, deadline - native.now_ns())
+            left = binding.FOREVER if timeout is None else max(0, deadline - binding.now_ns())
             with self._reading:
                 over = self._over.is_set()
-                received = self._receive(0 if over else left)  # also what was sent before the end
-                if received == native.OK:
-                    received = self._inbox.take()
-                if isinstance(received, tuple):
-                    payload, self.meta = received
+                status = self._receive(0 if over else left)  # also what was sent before the end
+                if status == binding.OK:
+                    payload, self.meta = self._inbox.take()
                     return payload
-                status = received
-                if status == native.NOTICE:
+                if status == binding.NOTICE:
                     self._port.noticed()
                 elif over:
-                    status = native.CLOSED
-            if status == native.CLOSED:
+                    status = binding.CLOSED
+            if status == binding.CLOSED:
                 self.close()
-            elif status == native.TIMED_OUT and timeout is not None and native.now_ns() >= deadline:
+            elif status == binding.TIMED_OUT and timeout is not None and binding.now_ns() >= deadline:
                 raise TimeoutError(f"no output within {timeout} s")
         raise StopIteration
 
-    def _receive(self, timeout_ns: int) -> int | Message:
+    def _receive(self, timeout_ns: int) -> int:
         try:
             return self._inbox.receive(timeout_ns)
         except LookupError:
             if self._over.is_set():
-                return native.CLOSED  # the pipe has ended, and the memory that the last message is in is gone
+                return binding.CLOSED  # the pipe has ended, and the memory that the last message is in is gone
             raise
 
     def __repr__(self) -> str:
@@ -130,16 +127,16 @@ class Tap:
             raise PipeStateError("this process was forked from the one that made the tap, and can't use it: tap there")
 
     def know(self, names: tuple[str, ...]) -> None:
-        """There are more routines, whose messages may come."""
+        """Tells the tap of more routines, whose messages may come."""
         self._inbox.names = names
 
     def end(self) -> None:
-        """Makes a reader stop: there will be no more."""
+        """Makes a reader stop, after what was sent already."""
         self._over.set()
         self._port.notify()
 
     def release(self) -> None:
-        """After the sender let go: drops what waits, and gives the edge back once no view of it lives."""
+        """Drops waiting messages, and gives the edge back once no view of them lives. Call it when the sender has let go."""
         with self._reading:
             self._inbox.end()
             self._inbox.release(self.edge)

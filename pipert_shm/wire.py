@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from pipert_shm.display.tables import HtmlRepr
 from pipert_shm.errors import WiresValidation, shown
 from pipert_shm.limits import Policy, check_queue, check_seconds
 from pipert_shm.routine import Role, Routine
-from pipert_shm.tables import HtmlRepr
-from pipert_shm.transmit import DataTransmitter
+from pipert_shm.transmitters import DataTransmitter
 
 RIGHT_CALL = 'Wire(camera, [detector, screen], policy="block", capacity=8)'
 
 
 def _made_of(given: object) -> str:
-    """A hint for whoever gives a class in place of a routine."""
+    """A hint for the error that refuses a class in place of a routine."""
     return ", which is a class: make a routine of it" if isinstance(given, type) and issubclass(given, Routine) else ""
 
 
 def check_transmitter(transmitter: Any, call: str) -> None:
-    """:raises TypeError: when it is something else, which stands in its place; None stands for the default.
+    """Checks a transmitter; None stands for the default.
 
-    :param call: how the call should look.
+    :param call: an example of a right call, for the error's text.
+    :raises TypeError: when it is not a transmitter.
     """
     if transmitter is not None and not isinstance(transmitter, DataTransmitter):
         raise TypeError(f"data_transmitter must be a DataTransmitter, not {shown(transmitter)}; give settings by name: {call}")
+
+
+class QueueSettings(NamedTuple):
+    """A queue's settings: what happens when it is full, how many messages it holds, and how many seconds a sender waits."""
+
+    policy: Policy
+    capacity: int
+    timeout: float | None
+
+
+def queue_settings(policy: Policy | None, capacity: int | None, timeout: float | None, base: QueueSettings) -> QueueSettings:
+    """The settings of a queue: those that are given, and the base's for those that are None.
+
+    A wire with a policy and no time-out of its own has none, even if the base has one.
+    """
+    return QueueSettings(
+        policy or base.policy, capacity or base.capacity, timeout if timeout is not None or policy is not None else base.timeout
+    )
 
 
 class Wire(HtmlRepr):
@@ -36,13 +55,14 @@ class Wire(HtmlRepr):
     :param data_transmitter: how payloads travel; by default the pipe's.
     :param policy: what a sender does when a queue is full: `drop_oldest` (real time: the newest frames win), `drop_newest`, or
         `block` (nothing is lost). By default the pipe's.
-    :param capacity: messages that a queue holds, 1 to 65536. By default the pipe's, and where it does not block as many more as
-        batches ask for. `build()` refuses one that is too small for the batches beside it.
+    :param capacity: messages that a queue holds, 1 to 65536. By default the pipe's, and unless it blocks, room for batches.
+        `build()` refuses a capacity that is too small for the batches before or after the wire.
     :param timeout: seconds after which a blocked sender drops the message; None: never. By default the pipe's.
-    :param max_age: seconds since its capture after which a message is dropped when it comes, counted as `expired`. None: never.
-    :raises ValueError, WiresValidation: when an argument is out of range, there is no destination, or source and destinations
-        stand in each other's place.
-    :raises TypeError: when something else stands in the place of a routine or the transmitter.
+    :param max_age: a message that is older than this many seconds, from its capture to its receipt, is dropped and counted as
+        `expired`. None: never.
+    :raises ValueError, WiresValidation: when an argument is out of range, there is no destination, or source and destination
+        are interchanged.
+    :raises TypeError: when a routine or the transmitter is of another type.
 
     >>> from pipert_shm import DestinationRoutine, SourceRoutine, Wire
     >>> camera, screen, disk = SourceRoutine("camera"), DestinationRoutine("screen"), DestinationRoutine("disk")
@@ -96,18 +116,22 @@ class Wire(HtmlRepr):
         )
         return f"Wire({self.ends}{given})"
 
+    def settings(self, base: QueueSettings) -> QueueSettings:
+        """The settings of its queues, in a pipe with these defaults."""
+        return queue_settings(self.policy, self.capacity, self.timeout, base)
+
     @property
     def ends(self) -> str:
-        """From where to where it leads, in words."""
+        """The names of its source and destinations, as text."""
         return f"{self.source.name!r} -> {', '.join(repr(to.name) for to in self.destinations)}"
 
 
 class QueueNetwork:
-    """Queue settings of a whole pipe, by PipeRT2's names.
+    """Queue settings of a pipe, by PipeRT2's names.
 
     :param max_queue_sizes: messages that each queue holds.
     :param put_block: whether a sender waits for room (`block`) or makes room (`drop_oldest`).
-    :param get_block: taken for PipeRT2's sake: a receiver waits for messages, and is not called without one, whatever it says.
+    :param get_block: accepted for compatibility with PipeRT2, and not used: a receiver always waits for a message.
     :param timeout: seconds that a blocked sender waits before it drops the message; None: for ever.
     """
 

@@ -13,7 +13,7 @@ from audit import Snapshot, audit, take_snapshot
 from campaign_figures import Errors, Figures, Violation
 from campaign_graphs import Edge, Graph, Made, Node, Way
 from pipert_shm import PipeStatistics
-from pipert_shm.plan import HELD_BACK
+from pipert_shm.graph.sizing import HELD_BACK
 from waiting import eventually
 
 RECOVERY = 15.0  # seconds after which a pipe counts as stuck

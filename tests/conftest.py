@@ -6,17 +6,15 @@ them with `processes.reap_orphans()`, since orphans become children of the test 
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import signal
-import struct
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import pipert_shm
+import private_shm
 import processes
-from waiting import eventually
+from pipert_shm.testing.leftovers import SHM as SHM
+from pipert_shm.testing.leftovers import Possessions as Possessions
+from pipert_shm.testing.plugin import fail_on_leftovers
 
-SHM = Path("/dev/shm")
-TEARDOWN = 5.0  # seconds that processes and threads have to end in after a test
 PACKAGE_ROOT = Path(pipert_shm.__file__).parent.parent
 
 settings.register_profile(
@@ -41,8 +40,11 @@ settings.register_profile(
 settings.load_profile("pipert_shm")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "shm: lists or sweeps /dev/shm, and so can't run beside tests that use the same one")
     processes.adopt_orphans()
+    if hasattr(config, "workerinput") and os.environ.get("PRIVATE_SHM"):  # one of several workers: see `make test`
+        private_shm.take()
 
 
 def pytest_collection_finish() -> None:
@@ -52,70 +54,13 @@ def pytest_collection_finish() -> None:
 # ---- nothing is left behind ----------------------------------------------------------------------
 
 
-def _open_files() -> set[tuple[int, str]]:
-    files = set()
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            files.add((int(entry), os.readlink(f"/proc/self/fd/{entry}")))
-        except FileNotFoundError:
-            continue  # the one that listdir itself had open
-    return files
-
-
-def _mapped() -> set[str]:
-    """Segments of pipes that are mapped here, by address."""
-    with open("/proc/self/maps") as maps:
-        return {line.strip() for line in maps if "/dev/shm/pipert-" in line}
-
-
-def _in_use(name: str) -> bool:
-    """Whether any process holds the lock of the pipe that this segment belongs to; a look that disturbs nobody."""
-    control = SHM / (name.rsplit("-", 1)[0] + "-c")
-    try:
-        fd = os.open(control, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        query = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind: int = struct.unpack_from("h", fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query))[0]
-    finally:
-        os.close(fd)
-    return kind != fcntl.F_UNLCK
-
-
-@dataclass
-class Possessions:
-    """What this process has at one moment."""
-
-    children: set[int] = field(default_factory=lambda: set(processes.descendants()))
-    threads: set[threading.Thread] = field(default_factory=lambda: set(threading.enumerate()))
-    files: set[tuple[int, str]] = field(default_factory=_open_files)
-    segments: set[str] = field(default_factory=lambda: {path.name for path in SHM.glob("pipert-*")})
-    mappings: set[str] = field(default_factory=_mapped)
-
-    def left_by_now(self) -> list[str]:
-        """What there is now beyond that. Segments of pipes that other processes run, on purpose, don't count."""
-        now = Possessions()
-        return [
-            *(processes.describe(pid) for pid in now.children - self.children),
-            *(repr(thread) for thread in now.threads - self.threads),
-            *(f"file descriptor {number}: {target}" for number, target in now.files - self.files),
-            *(f"/dev/shm/{name}" for name in now.segments - self.segments if not _in_use(name)),
-            *(f"mapping {line}" for line in now.mappings - self.mappings),
-        ]
-
-
 @pytest.fixture(autouse=True)
 def leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails a test that leaves a process, a thread, a file descriptor, a segment or a mapping of one behind."""
     before = Possessions()
     yield
-    request.node.funcargs.clear()  # pytest would keep the values of fixtures, a pipe perhaps, alive until after this
     try:
-        if before.left_by_now():
-            eventually(lambda: gc.collect() >= 0 and not before.left_by_now(), "an end without leftovers", TEARDOWN)
-    except AssertionError:
-        pytest.fail("left behind:\n  " + "\n  ".join(before.left_by_now()), pytrace=False)
+        fail_on_leftovers(request, before)
     finally:
         processes.kill_all_but(before.children)
 
@@ -155,13 +100,15 @@ class Script:
             start_new_session=True,
         )
 
-    def wait_for_line(self, line: str) -> None:
-        """Reads the output up to this line."""
+    def wait_for_line(self, *lines: str) -> None:
+        """Reads the output until each of these lines has come, in any order."""
         assert self.process.stdout is not None
+        missing = set(lines)
         for got in self.process.stdout:
-            if got.rstrip("\n") == line:
+            missing.discard(got.rstrip("\n"))
+            if not missing:
                 return
-        raise AssertionError(f"the script ended without {line!r}: {self.finish().stderr}")
+        raise AssertionError(f"the script ended without {missing}: {self.finish().stderr}")
 
     def interrupt(self) -> None:
         """What a terminal does at Ctrl-C: SIGINT to the whole process group."""
@@ -169,12 +116,17 @@ class Script:
 
     def finish(self, timeout: float = 30.0) -> Finished:
         """Waits for the end."""
-        try:
-            out, err = self.process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            out, err = self.process.communicate()
-            raise AssertionError(f"the script did not end within {timeout} s\n{out}\n{err}") from None
+        streams = [stream for stream in (self.process.stdout, self.process.stderr) if stream is not None]
+        with ThreadPoolExecutor() as pool:  # not communicate(), which loses what wait_for_line() has read ahead
+            rest = [pool.submit(stream.read) for stream in streams]
+            done = wait(rest, timeout).not_done
+            if done:
+                self.kill()
+        out, err = (text.result() for text in rest)
+        self.process.wait()
+        for stream in streams:
+            stream.close()
+        assert not done, f"the script did not end within {timeout} s\n{out}\n{err}"
         return Finished(self.process.returncode, out, err)
 
     def kill(self) -> None:

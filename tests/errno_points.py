@@ -1,30 +1,31 @@
 """Errno points: each system call that holds a pipe together is made to fail, once, with each error number it may return.
 
-`python tests/errno_points.py [--part N/M] [--only TEXT]`. The calls are those of `pipert_shm.system`; a point is one of them in
-one process (the parent, the launcher, a flow, a fork server), at one place of the code, and one error number. A run without
-faults finds the places. Then there is a run for each point: build, start, link, tap, a later build, a larger ring, a death,
-unlink, stop, start, end. After each step the pipe goes on, or the call in question says why not; flows that have nothing to do
-with it keep moving; and when the pipe has ended nothing is left: no process, thread, descriptor or segment. It prints how many
-points there are, and fails where one did not hold.
+`python tests/errno_points.py [--part N/M] [--only TEXT]`. The calls are those of `pipert_shm.system.calls`; a point is one of
+them in one process (the parent, the launcher, a flow, a fork server), at one place of the code, and one error number. A run
+without faults finds the places. Then there is a run for each point: build, start, link, tap, a later build, a larger ring, a
+death, unlink, stop, start, end. After each step the pipe goes on, or the call in question says why not; flows that have
+nothing to do with it keep moving; and when the pipe has ended nothing is left: no process, thread, descriptor or segment. It
+prints how many points there are, and fails where one did not hold.
 """
 
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import errno
 import faulthandler
 import io
 import logging
 import os
+import select
+import selectors
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,11 @@ from typing import Any
 
 import numpy as np
 
-import pipert_shm.launcher.fork_server
+import pipert_shm.launcher.fork_server_process
 import pipert_shm.launcher.loop
-import pipert_shm.memory
-import pipert_shm.session
+import pipert_shm.parent.fork_servers
+import pipert_shm.parent.session
+import pipert_shm.shm.segments
 import processes
 from pipert_shm import (
     LINK_EVENT_NAME,
@@ -51,15 +53,15 @@ from pipert_shm import (
     SourceRoutine,
     Wire,
     events,
-    system,
 )
 from pipert_shm.errors import describe
+from pipert_shm.system import calls
 from waiting import eventually
 
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 ERRNOS: dict[str, tuple[int, ...]] = {
     "fork": (errno.EAGAIN, errno.ENOMEM),
-    "waitpid": (errno.ECHILD,),
+    "wait_for_exit": (errno.ECHILD,),
     "pidfd_open": SHORT,
     "send_signal": (errno.ESRCH, errno.EPERM),
     "pipe": (errno.EMFILE, errno.ENFILE),
@@ -103,7 +105,7 @@ class Point:
 
 
 class Faults:
-    """Wraps the calls of `pipert_shm.system`, in this process and those that are forked from it.
+    """Wraps the calls of `pipert_shm.system.calls`, in this process and those that are forked from it.
 
     :param seen: a file that each place is written to.
     :param fired: a file that is there as soon as the point was met.
@@ -115,10 +117,10 @@ class Faults:
         self._point = point
         self._fired = fired
         for call in ERRNOS:
-            setattr(system, call, self._wrapped(call, getattr(system, call)))
-        self._becomes(pipert_shm.session, "launch", "launcher")
-        self._becomes(pipert_shm.session, "run_fork_server", "fork server")
-        for module in (pipert_shm.launcher.loop, pipert_shm.launcher.fork_server):
+            setattr(calls, call, self._wrapped(call, getattr(calls, call)))
+        self._becomes(pipert_shm.parent.session, "launch", "launcher")
+        self._becomes(pipert_shm.parent.fork_servers, "run_fork_server", "fork server")
+        for module in (pipert_shm.launcher.loop, pipert_shm.launcher.fork_server_process):
             self._becomes(module, "run_flow", None)
 
     def _becomes(self, module: Any, name: str, role: str | None) -> None:
@@ -126,7 +128,7 @@ class Faults:
         original = getattr(module, name)
 
         def become(*arguments: Any) -> Any:
-            self.role = role or ("flow" if arguments[0] == VICTIM else "another flow")
+            self.role = role or ("flow" if arguments[0].name == VICTIM else "another flow")
             return original(*arguments)
 
         setattr(module, name, become)
@@ -289,8 +291,8 @@ def trial(seen: Path, point: Point | None, fired: Path) -> str:
     processes.adopt_orphans()
     threads, files = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
     ids: list[str] = []
-    make_id = pipert_shm.memory.new_pipe_id
-    pipert_shm.memory.new_pipe_id = lambda: ids.append(make_id()) or ids[-1]  # type: ignore[func-returns-value]
+    make_id = pipert_shm.shm.segments.new_pipe_id
+    pipert_shm.shm.segments.new_pipe_id = lambda: ids.append(make_id()) or ids[-1]  # type: ignore[func-returns-value]
     records = io.StringIO()
     logging.basicConfig(stream=records, level=logging.INFO, force=True)
     Faults(seen, point, fired)
@@ -325,34 +327,68 @@ def trial(seen: Path, point: Point | None, fired: Path) -> str:
 # ---- all of them ---------------------------------------------------------------------------------
 
 
-def run_in_a_process(point: Point | None, folder: Path, number: int) -> tuple[str, bool]:
+@dataclass
+class Running:
+    """A trial that runs in a process forked from this one: what it needs is imported already."""
+
+    point: Point | None
+    number: int
+    pid: int
+    pidfd: int
+    out: Path
+    fired: Path
+    deadline: float
+    tries: int
+
+
+def start(point: Point | None, folder: Path, number: int, others: Iterable[Running] = (), tries: int = 1) -> Running:
+    """Forks a process that runs the trial, writes what is wrong with it to a file, and ends as any program does."""
+    out, fired = folder / f"out{number}", folder / f"fired{number}"
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        for other in others:
+            os.close(other.pidfd)
+        with out.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        faulthandler.enable()  # which SIGABRT makes tell the stacks
+        trouble = trial(folder / "seen", point, fired)
+        print(trouble)
+        sys.exit(bool(trouble))
+    return Running(point, number, pid, os.pidfd_open(pid), out, fired, time.monotonic() + HANGS, tries)
+
+
+def ended(running: list[Running]) -> Running:
+    """Waits for one of them to end, or to hang for too long, and takes it out."""
+    with selectors.DefaultSelector() as selector:
+        for one in running:
+            selector.register(one.pidfd, selectors.EVENT_READ, one)
+        found = selector.select(max(0.0, min(one.deadline for one in running) - time.monotonic()))
+    first: Running = found[0][0].data if found else min(running, key=lambda one: one.deadline)
+    running.remove(first)
+    return first
+
+
+def outcome(one: Running) -> tuple[str, bool]:
     """What was wrong, and whether the point was met."""
-    seen, fired = folder / "seen", folder / f"fired{number}"
-    arguments = [] if point is None else [point.role, point.call, point.place, str(point.errno)]
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--trial", str(seen), str(fired), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, _ = process.communicate(timeout=HANGS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGABRT)  # faulthandler tells where it stands
-        time.sleep(0.5)
+    hangs = not select.select([one.pidfd], [], [], 0)[0]
+    if hangs:
+        os.killpg(one.pid, signal.SIGABRT)  # faulthandler tells where it stands
+        select.select([one.pidfd], [], [], 0.5)
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        out = "it hangs\n" + (process.communicate()[0] or "")
-    met = fired.exists()
-    fired.unlink(missing_ok=True)
-    return (out if process.returncode else ""), met
+            os.killpg(one.pid, signal.SIGKILL)
+    _, status = os.waitpid(one.pid, 0)
+    os.close(one.pidfd)
+    met, out = one.fired.exists(), one.out.read_text()
+    one.fired.unlink(missing_ok=True)
+    return ("it hangs\n" * hangs + (out or f"it ended with {status}") if status or hangs else ""), met
 
 
 def find_points(folder: Path) -> list[Point]:
     """Every place that a run without faults comes by, and every error number that the call may return there."""
     (folder / "seen").touch()
-    trouble, _ = run_in_a_process(None, folder, 0)
+    trouble, _ = outcome(ended([start(None, folder, 0)]))
     assert not trouble, f"without a fault: {trouble}"
     places = sorted({tuple(line.split("\t")) for line in (folder / "seen").read_text().splitlines()})
     return [
@@ -360,24 +396,25 @@ def find_points(folder: Path) -> list[Point]:
     ]
 
 
-def check(point: Point, folder: Path, number: int) -> str:
-    """What is wrong with a point. A place that only some runs come by gets a few tries."""
-    for _ in range(TRIES):
-        trouble, met = run_in_a_process(point, folder, number)
-        if trouble or met:
-            return trouble
-    return "no run came by that place again"
-
-
 def check_all(points: list[Point], folder: Path, jobs: int) -> int:
-    """Runs the points; how many did not hold."""
+    """Runs the points, several at a time; how many did not hold. A place that only some runs come by gets a few tries."""
     failed = 0
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        outcomes = pool.map(lambda numbered: check(numbered[1], folder, numbered[0]), enumerate(points, 1))
-        for point, trouble in zip(points, outcomes, strict=True):
-            if trouble:
-                failed += 1
-                print(f"FAILED {point}\n{trouble}", flush=True)
+    waiting = list(enumerate(points, 1))
+    running: list[Running] = []
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            number, point = waiting.pop(0)
+            running.append(start(point, folder, number, running))
+        one = ended(running)
+        trouble, met = outcome(one)
+        if not trouble and not met:
+            if one.tries < TRIES:
+                running.append(start(one.point, folder, one.number, running, one.tries + 1))
+                continue
+            trouble = "no run came by that place again"
+        if trouble:
+            failed += 1
+            print(f"FAILED {one.point}\n{trouble}", flush=True)
     print(f"errno points: {len(points) - failed} of {len(points)} hold, in {len({point.place for point in points})} places")
     return failed
 
@@ -387,24 +424,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", default="1/1", help="only this share of the points, such as 2/5")
     parser.add_argument("--only", default="", help="only points that have this text in them")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=3)
     parser.add_argument("--list", action="store_true", help="only tell them")
-    parser.add_argument("--trial", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.trial:
-        faulthandler.enable()  # which SIGABRT makes tell the stacks
-        seen, fired, *rest = arguments.trial
-        point = Point(rest[0], rest[1], rest[2], int(rest[3])) if rest else None
-        trouble = trial(Path(seen), point, Path(fired))
-        print(trouble)
-        return bool(trouble)
     part, parts = map(int, arguments.part.split("/"))
-    with tempfile.TemporaryDirectory() as folder:
-        points = [point for point in find_points(Path(folder)) if arguments.only in str(point)]
+    home, folder = os.getpid(), Path(tempfile.mkdtemp())
+    try:
+        points = [point for point in find_points(folder) if arguments.only in str(point)]
         if arguments.list:
             print(*points, len(points), sep="\n")
             return 0
-        return bool(check_all(points[part - 1 :: parts], Path(folder), arguments.jobs))
+        return bool(check_all(points[part - 1 :: parts], folder, arguments.jobs))
+    finally:
+        if os.getpid() == home:  # a trial passes by here, too, when it ends
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

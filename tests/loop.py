@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from pipert_shm import DataTransmitter, Meta, SharedMemoryTransmitter, native
+from pipert_shm import DataTransmitter, Meta, SharedMemoryTransmitter, binding
+from pipert_shm.graph.model import EdgePlan
 from pipert_shm.limits import Policy
-from pipert_shm.memory import ControlSegment, unlink_pipe
-from pipert_shm.plan import EdgePlan
-from pipert_shm.ports import Inbox, LocalMessages, Outbox
+from pipert_shm.message.inbox import Inbox
+from pipert_shm.message.outbox import Outbox
+from pipert_shm.message.types import LocalMessages
+from pipert_shm.shm.segments import ControlSegment, unlink_pipe
 
 NAMES = ("sender", "receiver")
 
@@ -50,15 +52,15 @@ class Loop:
             ticketed=ticketed,
         )
         self.segment = ControlSegment.create(
-            native.ControlSize(flows=1, routines=2, edges=1, incarnations=1, cells=16), 1 << 30
+            binding.ControlSize(flows=1, routines=2, edges=1, incarnations=1, cells=16), 1 << 30
         )
         process = self.segment.process
-        edge.format(native.EdgeRecord(process, 0), frozenset({0, 1}))
-        native.Incarnation(process, 0).format(0, edge.bit)
-        self._port = native.Port(process, 0)
+        edge.format(binding.EdgeRecord(process, 0), frozenset({0, 1}))
+        binding.Incarnation(process, 0).format(0, edge.bit)
+        self._port = binding.Port(process, 0)
         self.outbox = Outbox(self.segment, self._port, 0, NAMES[0], slots, message_slots, {})
         self.outbox.add(edge, 0)
-        self.inbox = Inbox(self.segment, native.Port(process, 1), 1, NAMES, {})
+        self.inbox = Inbox(self.segment, binding.Port(process, 1), 1, NAMES, {})
         self.inbox.add(edge, 0)
         self._sequence = 0
 
@@ -68,16 +70,14 @@ class Loop:
 
     def send_all(self, holder: list[Any]) -> None:
         """Sends the one payload in the list, and takes it out."""
-        self.outbox.send(holder, Meta(NAMES, 0, self._sequence, native.now_ns()))
+        self.outbox.send(holder, Meta(NAMES, 0, self._sequence, binding.now_ns()))
 
     def receive(self) -> Any:
         return self.receive_message()[0]
 
     def receive_message(self) -> tuple[Any, Meta]:
-        received = self.inbox.receive(5_000_000_000)
-        if isinstance(received, tuple):
-            return received
-        assert received == native.OK, received
+        status = self.inbox.receive(5_000_000_000)
+        assert status == binding.OK, status
         return self.inbox.take()
 
     def trip(self, payload: Any) -> Any:
@@ -98,7 +98,7 @@ class Loop:
 
     @property
     def copied_bytes(self) -> int:
-        return native.RoutineRecord(self.segment.process, 0).counters()["copied_bytes"]
+        return binding.RoutineRecord(self.segment.process, 0).counters()["copied_bytes"]
 
     def held_slots(self) -> int:
         """Slots, of messages and of payloads, that anybody holds."""
@@ -134,12 +134,12 @@ class Flow:
         self.names = ("sender", *(f"receiver{number}" for number in range(near + far)))
         count = near + far
         self.segment = ControlSegment.create(
-            native.ControlSize(flows=1, routines=1 + count, edges=count, incarnations=count, cells=16), budget
+            binding.ControlSize(flows=1, routines=1 + count, edges=count, incarnations=count, cells=16), budget
         )
         process = self.segment.process
         self._elsewhere = ControlSegment.open(self.segment.pipe_id)  # with leases of its own, as in another process
         tables: dict[int, LocalMessages] = {}
-        self.outbox = Outbox(self.segment, native.Port(process, 0), 0, "sender", slots, 32, tables)
+        self.outbox = Outbox(self.segment, binding.Port(process, 0), 0, "sender", slots, 32, tables)
         self.inboxes: list[Inbox] = []
         for number in range(count):
             local = number < near
@@ -154,11 +154,11 @@ class Flow:
                 local=local,
                 bit=0 if local else 1 + number,
             )
-            edge.format(native.EdgeRecord(process, number), frozenset({0}))
-            native.Incarnation(process, number).format(number, edge.bit)
+            edge.format(binding.EdgeRecord(process, number), frozenset({0}))
+            binding.Incarnation(process, number).format(number, edge.bit)
             self.outbox.add(edge, number)
             segment = self.segment if local else self._elsewhere
-            self.inboxes.append(Inbox(segment, native.Port(segment.process, 1 + number), 1 + number, self.names, tables))
+            self.inboxes.append(Inbox(segment, binding.Port(segment.process, 1 + number), 1 + number, self.names, tables))
             self.inboxes[-1].add(edge, number)
         self._sequence = 0
 
@@ -167,17 +167,16 @@ class Flow:
 
     def send(self, payload: Any) -> None:
         self._sequence += 1
-        self.outbox.send([payload], Meta(self.names, 0, self._sequence, native.now_ns()))
+        self.outbox.send([payload], Meta(self.names, 0, self._sequence, binding.now_ns()))
 
     def receive(self) -> list[Any]:
         """What each receiver has got."""
         payloads = []
         for inbox in self.inboxes:
-            received = inbox.receive(5_000_000_000)
-            if not isinstance(received, tuple):
-                assert received == native.OK, received
-                received = inbox.take()
-            payloads.append(received[0])
+            status = inbox.receive(5_000_000_000)
+            assert status == binding.OK, status
+            payload, _ = inbox.take()
+            payloads.append(payload)
         return payloads
 
     def trip(self, payload: Any) -> list[Any]:
@@ -186,7 +185,7 @@ class Flow:
 
     @property
     def counters(self) -> dict[str, int]:
-        return native.RoutineRecord(self.segment.process, 0).counters()
+        return binding.RoutineRecord(self.segment.process, 0).counters()
 
     def held_slots(self) -> int:
         """Slots, of messages and of payloads, that anybody holds."""

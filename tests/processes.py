@@ -8,6 +8,9 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+from pipert_shm.testing.leftovers import descendants as descendants
+from pipert_shm.testing.leftovers import describe as describe
+from pipert_shm.testing.leftovers import stat_of
 from waiting import eventually
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -20,51 +23,9 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/<pid>/stat from the state on; None when there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return text[text.rindex(b")") + 2 :].decode().split()
-
-
-def _has_children() -> bool:
-    """Whether this process has any; orphans of them become its own, once it has adopted orphans."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
-
-
-def descendants(ancestor: int | None = None) -> list[int]:
-    """Children, their children, and so on, of a process (by default this one)."""
-    if ancestor is None and not _has_children():
-        return []  # which one system call tells, where a look at every process of the machine takes thousands
-    children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and (fields := _stat(int(entry))) is not None:
-            children.setdefault(int(fields[1]), []).append(int(entry))
-    found: list[int] = []
-    wanted = [ancestor or os.getpid()]
-    while wanted:
-        more = children.get(wanted.pop(), [])
-        found += more
-        wanted += more
-    return found
-
-
-def describe(pid: int) -> str:
-    """For a message."""
-    fields = _stat(pid)
-    return f"process {pid}, state {fields[0]}, parent {fields[1]}" if fields else f"process {pid}, gone"
-
-
 def is_zombie(pid: int) -> bool:
     """Whether it has ended, but nobody has asked for its status."""
-    fields = _stat(pid)
+    fields = stat_of(pid)
     return fields is not None and fields[0] == "Z"
 
 
@@ -74,7 +35,7 @@ def stop(pid: int) -> None:
 
     def all_stopped() -> bool:
         tasks = [task.name for task in Path(f"/proc/{pid}/task").iterdir()]
-        return all((fields := _stat(int(task))) is not None and fields[0] in "Tt" for task in tasks)
+        return all((fields := stat_of(int(task))) is not None and fields[0] in "Tt" for task in tasks)
 
     eventually(all_stopped, f"a stop of process {pid}")
 

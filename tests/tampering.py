@@ -15,14 +15,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from pipert_shm.attachment import Attachment
 from pipert_shm.control import messages
+from pipert_shm.control.attachment import Attachment
 from pipert_shm.control.channel import PACKET_BYTES, Channel, packets_of
 from pipert_shm.control.messages import KINDS, Message
 from pipert_shm.events import Audience, Event
-from pipert_shm.growth import Growth
-from pipert_shm.plan import EdgePlan
-from pipert_shm.transmit import SharedMemoryTransmitter
+from pipert_shm.graph.extension import Growth
+from pipert_shm.graph.model import EdgePlan
+from pipert_shm.transmitters import SharedMemoryTransmitter
 
 HEADER = struct.Struct("<4sHHIIII")  # as pipert_shm.control.channel has it
 NOBODYS_QUESTION = 4_000_000_000
@@ -83,7 +83,7 @@ def _flip(packet: Packet) -> Packet:
 def _of_nothing(packet: Packet) -> bytes:
     """As many fields as its kind has, None each; one where it has none."""
     kind = KINDS[HEADER.unpack_from(packet)[1]]
-    return pickle.dumps((None,) * (len(kind.__slots__) or 1), 5)
+    return pickle.dumps((None,) * (len(kind.FIELDS) or 1), 5)
 
 
 def _of_another(packet: Packet) -> bytes:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from conftest import Script, StartScript
+from joining import TELLS_OF_JOIN
 from pipert_shm import APIWrapper, Pipe, PipeFailed
 from serving import free_port, make_pipe
 from waiting import PATIENCE, Board, eventually
@@ -84,7 +85,8 @@ def test_a_program_goes_on_and_waits_for_the_pipe_that_a_client_starts_and_kills
 
 @pytest.mark.parametrize("last", ENDS.values(), ids=ENDS)
 def test_ctrl_c_ends_pipe_server_and_program(start_script: StartScript, client: httpx.Client, last: str) -> None:
-    script = started(start_script, client, last)
+    script = started(start_script, client, TELLS_OF_JOIN + last)
+    script.wait_for_line("joins")
     eventually(lambda: client.get("/statistics").json()["routines"][1]["received"] > 0, "messages")
     script.interrupt()
     end = script.finish()
@@ -112,7 +114,7 @@ def test_a_server_works_as_ever_when_the_program_is_done(start_script: StartScri
     script = SCRIPT.replace("PORT", str(port_of(client))).replace("server = APIWrapper", "wrapper = APIWrapper")
     running = start_script(script.replace(".run()\n", f"\n{OWN_ROUTE}\nserver = wrapper.run()\n"))
     running.wait_for_line("run has returned")
-    eventually(lambda: "_end_at_exit" in client.get("/main").raise_for_status().json(), "a program that is done")
+    eventually(lambda: "_end_served_pipes" in client.get("/main").raise_for_status().json(), "a program that is done")
     client.post("/kill").raise_for_status()
     end = running.finish()
     assert (end.returncode, end.lines) == (0, [])

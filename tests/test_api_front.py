@@ -23,7 +23,7 @@ async def get(app: FastAPI, path: str) -> httpx.Response:
 
 @pytest.mark.parametrize(
     ("installed", "advice"),
-    [(False, "pip install 'pipert_shm[dashboard]'"), (True, "Ask for it: <code>APIWrapper(…, dashboard=True)</code>")],
+    [(False, "Install the extra <code>dashboard</code>"), (True, "Ask for it: <code>APIWrapper(…, dashboard=True)</code>")],
 )
 def test_the_page_says_how_to_get_the_dashboard(monkeypatch: pytest.MonkeyPatch, installed: bool, advice: str) -> None:
     monkeypatch.setattr(front, "find_spec", lambda name: installed or None)

@@ -327,6 +327,15 @@ def test_a_body_without_an_end_is_not_read_on(served: Served, chunks: int) -> No
     assert (response.status_code, "4,194,304 bytes" in response.json()["detail"]) == (413, True)
 
 
+def test_a_body_that_does_not_say_that_it_is_json_is_told_how(served: Served) -> None:
+    """As `curl -d` sends it."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    body = b'{"extra_args": {"factor": 2}}'
+    response = served.client.post("/routines/events/scale/execute", content=body, headers=headers)
+    assert response.status_code == 422
+    assert response.json()["detail"].endswith("say Content-Type: application/json, not application/x-www-form-urlencoded")
+
+
 def hostile(served: Served) -> list[bytes]:
     """Requests as no well-meaning client sends them."""
     head = b"POST /routines/events/scale/execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

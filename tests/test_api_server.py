@@ -143,7 +143,7 @@ pipe.build()
 pipe.notify_event("start")
 
 def watch():
-    while not pipe._built()._questions:
+    while not pipe._built()._line._questions:
         time.sleep(0.01)
     print("a request waits", flush=True)
 

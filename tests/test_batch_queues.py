@@ -20,9 +20,10 @@ from pipert_shm import (
     Wire,
     WiresValidation,
 )
+from pipert_shm.graph.model import Defaults, Plan
+from pipert_shm.graph.plan import make_plan
 from pipert_shm.limits import LARGEST_CAPACITY
-from pipert_shm.plan import Defaults, Plan, make_plan
-from pipert_shm.transmit import SharedMemoryTransmitter
+from pipert_shm.transmitters import SharedMemoryTransmitter
 from routines import Forward, Frames, Items, Record, Sink, chain, received
 from waiting import eventually
 

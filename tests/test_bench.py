@@ -21,6 +21,7 @@ from bench.processes import adopt_orphans, end_orphans, run_together
 from bench.ray_store import Ray
 from bench.sheet import FEWEST, FRAMES, SIZES, Load, Sheet
 from conftest import PACKAGE_ROOT
+from pipert_shm.extras import to_install
 
 TINY = Settings(
     rounds=1, seconds=0.05, full=False, largest="1080p", without=tuple(name for name in WAYS if name not in (CONTROL, THIS))
@@ -36,7 +37,7 @@ draw(json.loads(pathlib.Path("run.json").read_text()), pathlib.Path())
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),  # numpy has threads; none of ours runs meanwhile
-    pytest.mark.machine,
+    pytest.mark.shm,
 ]
 
 
@@ -107,13 +108,13 @@ def test_a_peer_that_is_missing_or_fails_is_named_and_the_others_are_measured() 
     results = measure(ways, FAST, 1)
     text = "\n".join(table(list(results.values())))
     assert "absent" in text
-    assert "not installed: pip install 'pipert_shm[bench-peers]' (no_such_module)" in text
+    assert f"not installed (no_such_module): {to_install('bench')}" in text
     assert "failed in round 1: its socket broke" in text
     assert "failed in round 1: of 0 frames 0 came" in text
     assert len(results[THIS].sheets) == 1
 
 
-needs_ray = pytest.mark.skipif(not WAYS[RAY].is_installed, reason="ray is not installed: pip install 'pipert_shm[bench-ray]'")
+needs_ray = pytest.mark.skipif(not WAYS[RAY].is_installed, reason=f"ray is not installed: {to_install('bench-ray')}")
 
 
 @needs_ray

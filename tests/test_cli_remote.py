@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PACKAGE_ROOT, Finished, RunCli, StartCli, StartScript
-from pipert_shm.cli import main
+from pipert_shm.cli.commands import main
 from test_cli_run import TICKER, read_until
 from test_rpc import Server
 from waiting import eventually
@@ -147,7 +147,7 @@ def test_an_address_that_is_none(ctl: Callable[..., Finished]) -> None:
 
 COMMANDS = """
 import contextlib, io, json, sys
-from pipert_shm.cli import main
+from pipert_shm.cli.commands import main
 
 for line in sys.stdin:
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:

@@ -16,12 +16,12 @@ from typing import IO
 import pytest
 
 from conftest import SHM, Finished, RunCli, StartCli
-from pipert_shm.cli import main
-from pipert_shm.run import load
+from pipert_shm.cli.commands import main
+from pipert_shm.cli.run import load
 from test_video import short_clip
 from waiting import eventually
 
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.shm
 
 TICKER = """
 import os, sys
@@ -155,6 +155,40 @@ def test_a_python_file(run_cli: RunCli, tmp_path: Path) -> None:
     end = run_cli("run", "ticker_code.py")
     assert (end.returncode, end.lines) == (0, ["tick 0", "tick 100", "cleaned up"])
     assert "Pipe: ticker -> screen: 101 sent, 101 received, dropped: nothing" in end.stderr
+
+
+STUCK = """
+import threading
+from pipert_shm import DestinationRoutine, EndOfStream, Pipe, SourceRoutine, Wire
+
+class Five(SourceRoutine):
+    def main_logic(self):
+        if self.meta.sequence == 5:
+            self.notify_event("kill")
+            raise EndOfStream
+        return self.meta.sequence
+
+class Stuck(DestinationRoutine):
+    def main_logic(self, number):
+        if number == 1:
+            threading.Event().wait()
+
+def make_pipe():
+    five, stuck = Five("five"), Stuck("stuck")
+    pipe = Pipe(capacity=8, grace_period=0.1)
+    pipe.create_flow("in", False, five)
+    pipe.create_flow("out", False, stuck)
+    pipe.link(Wire(five, stuck))
+    return pipe
+"""
+
+
+def test_the_totals_tell_what_nobody_read(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "stuck_code.py").write_text(STUCK)
+    end = run_cli("run", "stuck_code.py")
+    told = re.search(r"five -> stuck: 5 sent, (\d) received, dropped: (\d) unread", end.stderr)
+    assert told, end.stderr
+    assert int(told[1]) + int(told[2]) == 5
 
 
 @pytest.mark.parametrize(("settings", "name"), [("", "gate"), ("pipe: {name: street}", "street")])

@@ -14,9 +14,9 @@ import pytest
 
 from conftest import PACKAGE_ROOT
 from pipert_shm import START_EVENT_NAME, BasicTransmitter, ConfigError, Fault, PipelineFile
-from pipert_shm.plan import Restart
-from pipert_shm.run import load
-from pipert_shm.settings import schema
+from pipert_shm.cli.run import load
+from pipert_shm.graph.model import Restart
+from pipert_shm.pipeline_file.schema import schema
 
 CLASSES = """
 from pipert_shm import BatchRoutine, DestinationRoutine, EndOfStream, MiddleRoutine, SourceRoutine
@@ -167,11 +167,11 @@ def test_all_that_a_file_says_is_done(tmp_path: Path, module: str, write: Write)
 def test_what_a_file_does_not_say_is_as_the_classes_say(write: Write) -> None:
     file = PipelineFile(write(SHORT))
     pipe = file.make_pipe()
-    (count, written), *rest = pipe._flows.values()
-    assert not rest
+    (flow,) = pipe.flows.values()
+    count, written = flow.routines.values()
     assert (count.hang_timeout, count._const_fps) == (9.0, 0.0)
-    assert [(wire.source, wire.destinations) for wire in pipe._wires] == [(count, (written,))]
-    assert (pipe._defaults.policy, pipe._defaults.capacity, pipe._defaults.timeout) == ("drop_oldest", 2, None)
+    assert [(wire.source, wire.destinations) for wire in pipe._blueprint.wires] == [(count, (written,))]
+    assert pipe._blueprint.defaults.queue == ("drop_oldest", 2, None)
     assert file.settings.api is None
 
 
@@ -190,7 +190,7 @@ flows:
 
 def test_the_schema_for_editors_is_current() -> None:
     path = PACKAGE_ROOT / "docs" / "pipeline.schema.json"
-    assert json.loads(path.read_text()) == schema(), f"python -m pipert_shm.settings > {path}"
+    assert json.loads(path.read_text()) == schema(), f"python -m pipert_shm.pipeline_file.schema > {path}"
 
 
 def test_the_schema_describes_every_setting() -> None:
@@ -240,9 +240,9 @@ def test_the_examples_of_the_documentation_are_fit_to_run(
             "[count, write]",
             "[count, wirte, count]",
             [
+                "4: routines.write: is in no flow; name it in the routines of one",
                 "6: flows.both.routines[1]: there is no routine 'wirte'; there are: count, write",
                 "6: flows.both.routines[2]: routine 'count' is in flow 'both' already",
-                "4: routines.write: is in no flow; name it in the routines of one",
             ],
         ),
         (
@@ -334,19 +334,19 @@ def test_faults_of_settings_names_and_classes_are_told_in_one_run(write: Write, 
         load(path)
     fields = [(fault.line, fault.field) for fault in refused.value.faults]
     assert fields == [
-        (6, "flows.both.replicas"),
-        (7, "wires[0].policy"),
-        (8, "pipe.policies"),
-        (7, "wires[1].destinations[0]"),
         (3, "routines.count.parameters.untl"),
         (4, "routines.write.parameters.size"),
+        (6, "flows.both.replicas"),
+        (7, "wires[0].policy"),
+        (7, "wires[1].destinations[0]"),
+        (8, "pipe.policies"),
     ]
 
 
 def test_flows_and_wires_that_the_pipe_refuses_are_told_together(write: Write) -> None:
     wires = "wires: [{source: count, destinations: [write], max_age: 1e9}]\npipe: {grace_period: 1e9}\n"
     faults = faults_of(write(SHORT.replace("both:", "bo/th:").replace(", auto_wire: true", "") + wires))
-    assert [fault.partition(":")[2].split(":")[0] for fault in faults] == [" pipe", " flows.bo/th", " wires[0]"]
+    assert [fault.partition(":")[2].split(":")[0] for fault in faults] == [" flows.bo/th", " wires[0]", " pipe"]
 
 
 def test_a_parameter_that_the_class_refuses(write: Write, module: str, tmp_path: Path) -> None:

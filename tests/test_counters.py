@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipert_shm import START_EVENT_NAME, EndOfStream, Pipe, SourceRoutine
-from pipert_shm.counters import Counters
+from pipert_shm.shm.counters import Counters
 from routines import Frames, Sink, chain
 from waiting import Board, eventually
 

@@ -215,6 +215,7 @@ def test_the_end_of_a_stream_outlives_the_receiver() -> None:
     assert now.wires[WIRE].sent == 5 == now.wires[WIRE].received
 
 
+@pytest.mark.machine
 def test_a_restart_does_not_wait_for_a_sender_in_a_long_call() -> None:
     """Less than 200 ms from the kill to the next message in the successor's hands, while the sender sits in main_logic."""
     board = Board(128)

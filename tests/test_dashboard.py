@@ -14,6 +14,7 @@ from conftest import RunScript, Script, StartScript
 from pipert_shm import FlowStatistics, Latency, PipeStatistics, RoutineStatistics, WireStatistics
 from pipert_shm.api.graph import draw, places_of
 from pipert_shm.api.motion import Motion, summary
+from pipert_shm.extras import to_install
 from processes import descendants, reap_orphans
 from serving import free_port, greeting
 
@@ -200,7 +201,7 @@ def test_without_nicegui_the_message_says_what_to_install(run_script: RunScript)
     text = SCRIPT.replace("PORT", "8080").replace("import os", "import os, sys; sys.modules['nicegui'] = None", 1)
     end = run_script(text)
     assert end.returncode == 1
-    assert "pip install 'pipert_shm[dashboard]'" in end.stderr
+    assert to_install("dashboard") in end.stderr
 
 
 # ---- what is drawn -------------------------------------------------------------------------------

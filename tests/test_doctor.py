@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import metadata
@@ -14,13 +15,15 @@ import cv2
 import pytest
 
 from conftest import RunCli
-from pipert_shm import doctor, native
-from pipert_shm.doctor import Finding, examine
-from pipert_shm.memory import ControlSegment, sweep_stale
+from pipert_shm import binding
+from pipert_shm.cli import doctor
+from pipert_shm.cli.doctor import Finding, examine
+from pipert_shm.extras import to_install
+from pipert_shm.shm.segments import ControlSegment, sweep_stale
 from test_full import mounted
 from test_full import pytestmark as needs_mounts
 
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.shm
 
 ExamineBy = Callable[..., tuple[int, dict[str, Finding]]]
 
@@ -109,9 +112,50 @@ def test_opencv_that_does_not_load(examine_by: ExamineBy, tmp_path: Path) -> Non
     assert status == 1
 
 
+def installed(folder: Path, *packages: str) -> Path:
+    """A folder of packages as pip leaves it when each of these brings a cv2."""
+    for package in packages:
+        record = folder / f"{package.replace('-', '_')}-5.0.0.93.dist-info"
+        record.mkdir(parents=True)
+        (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 5.0.0.93\n")
+        (record / "top_level.txt").write_text("cv2\n")
+    (folder / "cv2").mkdir(exist_ok=True)
+    (folder / "cv2" / "__init__.py").touch()
+    return folder
+
+
+def test_two_packages_that_bring_opencv(examine_by: ExamineBy, tmp_path: Path) -> None:
+    status, found = examine_by(path=installed(tmp_path, "opencv-python-headless", "opencv-contrib-python"))
+    clash = "opencv-contrib-python and opencv-python-headless have overwritten each other's cv2"
+    advice = "keep one: pip uninstall opencv-contrib-python opencv-python-headless, then pip install 'opencv-python>=4.14,<6'"
+    assert (status, found["opencv"]) == (0, Finding("opencv", "warning", clash, advice))
+
+
+def test_a_package_in_another_folder_that_is_hidden_is_no_clash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(installed(tmp_path, "opencv-python-headless"))
+    assert doctor._opencv_packages() == ["opencv-python-headless"]
+
+
+def test_opencv_whose_files_another_package_has_taken_along(tmp_path: Path) -> None:
+    """`pip uninstall` of one of two packages leaves an empty cv2, which Python imports as a namespace."""
+    (site,) = (place.parent for place in map(Path, cv2.__path__))
+    for entry in site.iterdir():
+        if entry.name.partition(".")[0].partition("_")[0] not in ("cv2", "opencv"):
+            (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / "cv2").mkdir()
+    path = os.pathsep.join([str(Path(doctor.__file__).parents[2]), str(tmp_path)])
+    code = "from pipert_shm.cli.doctor import _opencv; print(next(_opencv()))"
+    end = subprocess.run(
+        [sys.executable, "-S", "-c", code], env={"PYTHONPATH": path}, text=True, capture_output=True, check=True
+    )
+    said = "OpenCV's files are gone, as when one of two OpenCV packages is uninstalled"
+    mend = "pip install --force-reinstall --no-deps 'opencv-python>=4.14,<6'"
+    assert end.stdout == f"{Finding('opencv', 'failure', said, mend)}\n"
+
+
 def test_what_dead_pipes_left() -> None:
     running = finding("pipes").found.split()[0]
-    segment = ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
+    segment = ControlSegment.create(binding.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
     assert finding("pipes").found == f"{int(running) + 1} running, 0 dead that have left segments"
     segment.close()
     segment.unmap()
@@ -147,7 +191,7 @@ def test_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(extras) <= set(metadata("pipert_shm").get_all("Provides-Extra") or [])
     monkeypatch.setattr(doctor, "find_spec", lambda module: None if module in (extras["rpc"], extras["onnx"]) else module)
     found = finding("extras")
-    assert (found.status, found.advice) == ("missing", "what you need of: pip install 'pipert_shm[onnx,rpc]'")
+    assert (found.status, found.advice) == ("missing", f"what you need of: {to_install('onnx', 'rpc')}")
     assert found.found == "not installed: onnx (networks by onnxruntime), rpc (RPCPipeWrapper)"
     monkeypatch.setattr(doctor, "find_spec", lambda module: module)
     assert finding("extras") == Finding("extras", "ok", "all installed")

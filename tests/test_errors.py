@@ -95,7 +95,7 @@ ERRORS = [
     errors.UnknownEvent("zoom", ["start", "stop"]),
     errors.UnknownTarget("routine", "camra", ["camera"]),
     errors.PipeStateError("ended"),
-    errors.SharedMemoryFull("a ring", 100, 10),
+    errors.SharedMemoryFull("a ring", 100, 10, 16 << 20),
     errors.NoFreeSlot("camera", 3, {"screen": 3}),
     errors.PayloadError("camera", "data['lock']", "it is a lock"),
     errors.PayloadError("", "'image'", "too large", size=2000, limit=1000, what="the event 'zoom'"),

@@ -134,7 +134,7 @@ def test_a_pipe_that_ends_later_is_waited_for(run_script: RunScript) -> None:
 
 
 def test_a_pipe_that_has_ended_is_not_killed_by_sys_exit(run_script: RunScript) -> None:
-    end = run_script(PIPE + "pipe = start(until=2)\npipe._built().over.wait()\nsys.exit(4)")
+    end = run_script(PIPE + "pipe = start(until=2)\npipe._built().outcome.over.wait()\nsys.exit(4)")
     assert end == Finished(4, "cleaned up\n", "")
 
 
@@ -164,7 +164,7 @@ def test_nothing_of_the_program_is_kept_after_the_pipe_s_end(run_script: RunScri
     end = run_script(
         PIPE
         + """
-from pipert_shm import exits
+from pipert_shm.system import exits
 pipe = start()
 assert exits._main is sys._getframe()
 pipe.join(to_kill=True)

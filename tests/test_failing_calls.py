@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import re
-import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -17,15 +16,13 @@ import cv2
 import numpy as np
 import pytest
 
-from pipert_shm import DestinationRoutine, EndOfStream, Pipe, SourceRoutine, failures
+from pipert_shm import DestinationRoutine, EndOfStream, Pipe, SourceRoutine
 from pipert_shm.errors import PipertError
-from pipert_shm.failures import FORGOTTEN, MOST_KINDS, PERIOD, WAY, Failures
-from pipert_shm.readonly import ADVICE, advice
+from pipert_shm.flow import failures
+from pipert_shm.flow.failures import FORGOTTEN, MOST_KINDS, PERIOD, WAY, Failures
+from pipert_shm.flow.write_advice import ADVICE, advice
 from routines import Frames, Items, Sink, chain
 from waiting import eventually
-
-EXACT = sys.version_info >= (3, 11)  # whether Python tells which expression of a line has raised
-
 
 # ---- in a pipe -------------------------------------------------------------------------------------
 
@@ -282,7 +279,7 @@ def test_where_there_is_no_thread_left(its: Failures, told: Told, monkeypatch: p
     def refuse(thread: threading.Thread) -> None:
         raise OSError("can't start new thread")
 
-    monkeypatch.setattr("pipert_shm.failures.system.start_thread", refuse)
+    monkeypatch.setattr("pipert_shm.flow.failures.calls.start_thread", refuse)
     for number in range(3):
         fail(its, ValueError("v"), number)
     assert [" … again once" in line for line in told.lines] == [False, True, True]
@@ -411,7 +408,6 @@ def own_table(frame: np.ndarray) -> None:
     TABLE[...] = 1
 
 
-@pytest.mark.skipif(not EXACT, reason="Python does not tell which expression has raised")
 def test_a_write_of_a_frame_to_something_else() -> None:
     frame, table, holder = read_only(np.ones((8, 8, 3), np.uint8)), TABLE, SimpleNamespace(table=TABLE, kept=None)
     holder.kept = frame
@@ -439,7 +435,7 @@ def test_errors_that_have_nothing_to_do_with_frames(tmp_path: Any) -> None:
     def its_own_error() -> None:
         raise PipertError(f"the database is read-only {frame.shape}")
 
-    assert advice(raised_by(lambda: own_table(frame)), [frame]) == ("" if EXACT else ADVICE)
+    assert advice(raised_by(lambda: own_table(frame)), [frame]) == ""
     assert advice(raised_by(lambda: own_table(np.zeros(3))), [np.zeros(3)]) == ""
     for call in (lambda: number("x"), file_system, its_own_error, lambda: {"": 0}["read-only"]):
         assert advice(raised_by(call), [frame]) == ""

@@ -24,9 +24,9 @@ from pipert_shm import (
     SourceRoutine,
     Wire,
     WiresValidation,
-    session,
 )
 from pipert_shm.control import messages
+from pipert_shm.parent import session
 from routines import Frames, Sink, chain
 from tampering import tampering
 from waiting import Board, eventually
@@ -143,7 +143,7 @@ def test_a_pipe_that_is_to_stop_at_a_failure_ends_at_once_where_a_flow_can_not_b
             raise OSError(errno.EAGAIN, "on purpose")
         return fork()
 
-    monkeypatch.setattr("pipert_shm.system.fork", no_first_flow)
+    monkeypatch.setattr("pipert_shm.system.calls.fork", no_first_flow)
     pipe = Pipe(on_failure="stop", grace_period=5)
     chain(pipe, Frames("a", None), Sink("b"))
     with pytest.raises(PipeFailed, match=r"flow 'a' can't be started: .*ulimit -u") as failure:
@@ -199,10 +199,10 @@ def test_a_start_that_is_refused_does_not_count() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipe._built(), "_ask", refused)
         pipe.notify_event(START_EVENT_NAME)
-        eventually(pipe._built().over.is_set, "the end")
+        eventually(pipe._built().outcome.over.is_set, "the end")
         with pytest.raises(PipeStateError, match="on purpose"):
             pipe.notify_event(START_EVENT_NAME)
-        assert pipe._built().over.is_set()
+        assert pipe._built().outcome.over.is_set()
         pipe.notify_event(START_EVENT_NAME)
     assert numbers == [1, 2, 3]
     pipe.join()

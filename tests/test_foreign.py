@@ -36,11 +36,11 @@ CALLS: dict[str, Callable[[Pipe], Any]] = {
     "statistics": lambda pipe: pipe.statistics(),
     "build": lambda pipe: pipe.build(),
     "create_flow": lambda pipe: pipe.create_flow("late", False, Sink("late")),
-    "link": lambda pipe: pipe.link(Wire(pipe._flows["camera"][0], Sink("late"))),
+    "link": lambda pipe: pipe.link(Wire(pipe.flows["camera"].routines["camera"], Sink("late"))),
     "link event": lambda pipe: pipe.notify_event("link", specific_routine="camera", link_routine_name="screen"),
     "restart_flow": lambda pipe: pipe.restart_flow("camera"),
-    "set_const_fps": lambda pipe: pipe._flows["camera"][0].set_const_fps(5),
-    "a routine's notify_event": lambda pipe: pipe._flows["camera"][0].notify_event("log_data"),
+    "set_const_fps": lambda pipe: pipe.flows["camera"].routines["camera"].set_const_fps(5),
+    "a routine's notify_event": lambda pipe: pipe.flows["camera"].routines["camera"].notify_event("log_data"),
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import RunScript, StartScript
 from killing import FAST, assert_sound, await_states, running
 from pipert_shm import DestinationRoutine, Pipe
-from pipert_shm.memory import is_stale, sweep_stale
+from pipert_shm.shm.segments import is_stale, sweep_stale
 from processes import descendants, reap_orphans
 from routines import Frames, Record, chain, one_value, received
 from waiting import Board, eventually

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipert_shm import START_EVENT_NAME, EndOfStream, Pipe, SourceRoutine, Wire, native
+from pipert_shm import START_EVENT_NAME, EndOfStream, Pipe, SourceRoutine, Wire, binding
 from routines import Forward, Record, received
 
 COUNT = 40
@@ -21,7 +21,7 @@ class Late(SourceRoutine):
         if self.meta.sequence == COUNT:
             raise EndOfStream
         if self.meta.sequence % OLD == 0:
-            self.meta.captured_ns = native.now_ns() - 1000 * 10**9
+            self.meta.captured_ns = binding.now_ns() - 1000 * 10**9
         return np.full((64, 64, 3), self.meta.sequence, np.uint8)
 
 

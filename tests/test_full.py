@@ -198,12 +198,12 @@ def test_a_shm_that_becomes_read_only_with_a_stale_pipe_in_it(run_script: RunScr
         FRAMES.format(make="np.zeros(SHAPE, np.uint8)")
         + """
 import subprocess
-from pipert_shm import native
-from pipert_shm.memory import ControlSegment
+from pipert_shm import binding
+from pipert_shm.shm.segments import ControlSegment
 
 child = os.fork()
 if child == 0:
-    ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
+    ControlSegment.create(binding.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
     os._exit(0)
 os.waitpid(child, 0)
 (name,) = os.listdir("/dev/shm")
@@ -288,7 +288,7 @@ def make_pipe(grows=None, steady=500, camera=500, **options):
     pipe.create_flow("a", False, Camera("camera", camera, grows))
     pipe.create_flow("b", False, Camera("steady", steady))
     pipe.create_flow("c", False, show)
-    pipe.link(*(Wire(pipe._flows[flow][0], show) for flow in "ab"))
+    pipe.link(*(Wire(next(iter(pipe.flows[flow].routines.values())), show) for flow in "ab"))
     pipe.build()
     return pipe
 

@@ -103,7 +103,7 @@ def test_without_pyav_they_are_refused(tmp_path: Path, name: str, monkeypatch: p
     path = encoded(tmp_path, INTERLACED[name])
     monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
     source = VideoSource(path)
-    with pytest.raises(VideoError, match=r"is interlaced, and OpenCV can't convert that; pip install 'pipert_shm\[pyav\]'"):
+    with pytest.raises(VideoError, match=r"is interlaced, and OpenCV can't convert that; pip install .*\[pyav\]'"):
         source.setup()
     source.cleanup()
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from loop import Loop
-from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, SharedMemoryTransmitter, SourceRoutine, Wire, native
+from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, SharedMemoryTransmitter, SourceRoutine, Wire, binding
 from pipert_shm.data import Meta
-from pipert_shm.ports import SKIPPED
+from pipert_shm.message.inbox import SKIPPED
 from waiting import eventually
 
 SHAPE = (40, 50, 3)
@@ -27,12 +27,12 @@ def frame(loop: Loop, value: int, shape: tuple[int, ...] = SHAPE, dtype: Any = n
 
 
 def dropped(loop: Loop) -> dict[str, int]:
-    counts = native.EdgeRecord(loop.segment.process, 0).dropped()
+    counts = binding.EdgeRecord(loop.segment.process, 0).dropped()
     return {reason: count for reason, count in counts.items() if count}
 
 
 def test_more_layouts_than_are_remembered() -> None:
-    kinds = [((40 + number, 50, 3), dtype) for number in range(native.LAYOUTS) for dtype in (np.uint8, np.float32)]
+    kinds = [((40 + number, 50, 3), dtype) for number in range(binding.LAYOUTS) for dtype in (np.uint8, np.float32)]
     with Loop(slots=8) as loop:
         for turn in range(3):
             for number, (shape, dtype) in enumerate(kinds):
@@ -76,14 +76,14 @@ def test_a_view_of_it_keeps_the_slot() -> None:
 def test_what_is_known_of_the_message() -> None:
     with Loop() as loop:
         for number in range(3):
-            before = native.now_ns()
+            before = binding.now_ns()
             loop.outbox.send([frame(loop, number)], Meta(("a", "b"), 0, number, before, pts=number / 25))
             meta = loop.receive_message()[1]
             same = copy.copy(meta)  # before anybody looked
             for one in (meta, same):
                 assert (one.sequence, one.captured_ns, one.pts, one.ticket) == (number, before, number / 25, None)
                 (hop,) = one.hops
-                assert before <= hop.sent_ns <= hop.received_ns <= native.now_ns()
+                assert before <= hop.sent_ns <= hop.received_ns <= binding.now_ns()
             with pytest.raises(AttributeError, match="'Meta' object has no attribute 'colour'"):
                 meta.colour  # noqa: B018
 
@@ -116,7 +116,7 @@ def test_one_that_is_too_old() -> None:
     with Loop(max_age=60) as loop:
         for value in (1, 2):
             assert (loop.trip(frame(loop, value)) == value).all()
-        loop.outbox.send([frame(loop, 3)], Meta(("a", "b"), 0, 3, native.now_ns() - 61_000_000_000))
+        loop.outbox.send([frame(loop, 3)], Meta(("a", "b"), 0, 3, binding.now_ns() - 61_000_000_000))
         assert loop.inbox.receive(0) == SKIPPED
         assert dropped(loop) == {"expired": 1}
         assert loop.held_slots() == 0

@@ -16,7 +16,7 @@ from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, PipeFailed
 from processes import descendants, reap_orphans
 from routines import Forward, Frames, Sink, chain
 
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.shm
 
 CYCLES = 8
 
@@ -182,7 +182,7 @@ def test_no_process_is_left_at_build(monkeypatch: pytest.MonkeyPatch) -> None:
     def fork() -> int:
         raise BlockingIOError("Resource temporarily unavailable")
 
-    monkeypatch.setattr("pipert_shm.system.fork", fork)
+    monkeypatch.setattr("pipert_shm.system.calls.fork", fork)
     before = Possessions()
     with pytest.raises(BlockingIOError):
         make_pipe()

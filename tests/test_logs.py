@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
 import re
 import sys
-from datetime import datetime, timezone
+import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from conftest import RunScript
-from pipert_shm import DestinationRoutine, JsonFormatter, Pipe
-from routines import Items, chain
+from pipert_shm import START_EVENT_NAME, DestinationRoutine, JsonFormatter, Pipe
+from pipert_shm.system import calls
+from routines import Items, Sink, chain
+from waiting import eventually
 
 
 class Fails(DestinationRoutine):
@@ -32,7 +36,7 @@ def test_the_records_of_a_pipe_as_lines_of_json() -> None:
     chain(pipe, Items("numbers", ["ü"]), Fails("fails"))
     pipe.build()
     pid = pipe.statistics().flows["fails"].pid
-    before = datetime.now(timezone.utc)
+    before = datetime.now(UTC)
     pipe.notify_event("start")
     pipe.join()
     logger.removeHandler(handler)
@@ -117,3 +121,48 @@ def test_what_is_written_to_the_terminal(run_script: RunScript, before: str, aft
     said = [line for line in end.stderr.splitlines() if "the control listens" not in line and "not a routine" not in line]
     assert len(said) == len(lines), end.stderr
     assert all(map(re.fullmatch, lines, said)), end.stderr
+
+
+class Unsound(logging.Handler):
+    """Raises on each record, or calls the pipe when the launcher can't be heard."""
+
+    def __init__(self, calls_the_pipe: bool) -> None:
+        super().__init__()
+        self.calls_the_pipe = calls_the_pipe
+        self.pipe: Pipe | None = None
+        self.heard = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard += "can't be heard" in record.getMessage()
+        if not self.calls_the_pipe:
+            raise RuntimeError("on purpose")
+        if self.pipe is not None and "can't be heard" in record.getMessage():
+            self.pipe.notify_event("anything")
+
+
+@pytest.mark.parametrize("calls_the_pipe", [False, True])
+def test_what_the_parent_logs_runs_no_handler_on_the_thread_that_hears_the_launcher(
+    calls_the_pipe: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A moment without memory for a message is logged. A handler that fails, or calls the pipe, must not stop that thread."""
+    logger = logging.getLogger("unsound")
+    logger.propagate = False
+    logger.handlers = [handler := Unsound(calls_the_pipe)]
+    handler.pipe = pipe = Pipe(logger=logger, policy="block", grace_period=1)
+    chain(pipe, Items("items", range(20)), Sink("sink"))
+    receive, refused = calls.receive, threading.Event()
+
+    def refuse_once(*arguments: Any) -> Any:
+        if threading.current_thread().name.startswith("pipe-") and not refused.is_set():
+            refused.set()
+            raise OSError(errno.ENOBUFS, "no memory")
+        return receive(*arguments)
+
+    pipe.build()
+    with monkeypatch.context() as patch:
+        patch.setattr(calls, "receive", refuse_once)
+        pipe.notify_event(START_EVENT_NAME)
+        pipe.join()
+    assert refused.is_set()
+    eventually(lambda: handler.heard == 1, "the record")
+    logger.handlers, handler.pipe = [], None

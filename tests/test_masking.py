@@ -11,9 +11,9 @@ import pytest
 
 from conftest import RunScript
 from pipert_shm import ConfigError, PipeFailed, PipelineFile, PipertError
+from pipert_shm.display.masking import masked, needs_escapes
 from pipert_shm.errors import Fault, RemoteRefusal, describe, shown
-from pipert_shm.masking import masked, needs_escapes
-from pipert_shm.streams import say
+from pipert_shm.system.streams import say
 from pipert_shm.video import VideoError, VideoSource
 from pipert_shm.video.capture import cannot_open
 
@@ -169,6 +169,8 @@ def test_all_the_rest_is_told(text: str, told: str) -> None:
         "give it a token=, or serve it on 127.0.0.1; in a browser, open /?token=… once",
         "max_queue_sizes=4, key=3, session=2",
         "fps: 29.9",
+        "[ WARN:0@0.162] global cap.cpp:212 open VIDEOIO(FFMPEG)",
+        "[ERROR:12@100.5] global",
         "walk.yaml:3: routines.camera.token: Input should be a valid string",
         "login(user: str, password: str = '') takes {'token': None}",
         "token = read_token(path)",

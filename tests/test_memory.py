@@ -19,8 +19,8 @@ import pytest
 import processes
 from conftest import StartScript
 from loop import Loop
-from pipert_shm import START_EVENT_NAME, Pipe, PipertError, SharedMemoryFull, memory, native
-from pipert_shm.memory import ControlSegment, is_stale, pipe_ids, sweep_stale, unlink_pipe
+from pipert_shm import START_EVENT_NAME, Pipe, PipertError, SharedMemoryFull, binding
+from pipert_shm.shm.segments import ControlSegment, create_segment, is_stale, pipe_ids, segment_name, sweep_stale, unlink_pipe
 from routines import Frames, Items, Sink, chain
 from waiting import eventually
 
@@ -65,6 +65,7 @@ def test_segments_are_the_owner_s_alone(mask: int) -> None:
 
 def test_their_memory_is_allocated_before_it_is_used() -> None:
     pipe, ours = running_pipe()
+    assert ours
     for path in ours:
         status = path.stat()
         assert status.st_blocks * 512 >= status.st_size > 0, path
@@ -146,7 +147,7 @@ def test_a_sweep_by_hand_names_what_it_took(abandoned: set[Path]) -> None:
 
 
 def test_a_pipe_is_alive_as_long_as_any_of_its_processes() -> None:
-    segment = ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
+    segment = ControlSegment.create(binding.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
     assert not is_stale(segment.pipe_id)
     ready, go_on = os.pipe(), os.pipe()
     pid = os.fork()
@@ -168,7 +169,7 @@ def test_a_pipe_is_alive_as_long_as_any_of_its_processes() -> None:
 
 
 def test_a_forked_child_keeps_the_mapping_but_not_the_lock() -> None:
-    segment = ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
+    segment = ControlSegment.create(binding.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
     ready, go_on = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -207,7 +208,7 @@ def test_a_look_at_the_segments_does_no_harm_to_pipes_that_are_just_being_made()
         os._exit(0)
     before = segments()
     while time.monotonic() < over:
-        segment = ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
+        segment = ControlSegment.create(binding.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
         segment.close()
         segment.unmap()
         unlink_pipe(segment.pipe_id)
@@ -227,11 +228,11 @@ def test_a_ring_that_is_just_being_made_is_not_taken_for_one_that_is_gone() -> N
         assert other is not None
         assert claimed is not None
         ring, serial = claimed
-        size = native.ring_bytes(4, 4096)
-        fd = memory.create_segment(memory._name(loop.segment.pipe_id, serial), size, "a ring")
-        address = native.map_shared(fd, size)
-        native.format_ring(address, ring, 0, 4, 4096)
-        native.unmap(address, size)
+        size = binding.ring_bytes(4, 4096)
+        fd = create_segment(segment_name(loop.segment.pipe_id, serial), size, "a ring")
+        address = binding.map_shared(fd, size)
+        binding.format_ring(address, ring, 0, 4, 4096)
+        binding.unmap(address, size)
         process.map_ring(ring, serial, fd, size, writable=True)
         os.close(fd)
         process.release_ring(other[0])  # something is gone

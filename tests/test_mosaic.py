@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from pipert_shm import START_EVENT_NAME, Display, MjpegServer, Pipe, Routine, SourceRoutine, Wire
-from pipert_shm import pictures as ours
 from pipert_shm.api.preview import _sources
-from pipert_shm.pictures import Mosaic
-from pipert_shm.plan import Defaults, make_plan
-from pipert_shm.transmit import SharedMemoryTransmitter
+from pipert_shm.display import pictures as ours
+from pipert_shm.display.pictures import Mosaic
+from pipert_shm.graph.model import Defaults
+from pipert_shm.graph.plan import make_plan
+from pipert_shm.transmitters import SharedMemoryTransmitter
 from routines import Forward, Sink
 from serving import Served, serving
 from test_screen import pictures, port, viewer

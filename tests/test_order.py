@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from killing import FAST, kill_flows, pid_of, running, snapshot_of
-from pipert_shm import KILL_EVENT_NAME, UNLINK_EVENT_NAME, BatchRoutine, DestinationRoutine, Pipe, Wire
-from pipert_shm.plan import HELD_BACK
+from pipert_shm import KILL_EVENT_NAME, LINK_EVENT_NAME, UNLINK_EVENT_NAME, BatchRoutine, DestinationRoutine, Pipe, Wire
+from pipert_shm.graph.sizing import HELD_BACK
 from pipert_shm.statistics import WireStatistics
 from routines import Burst, Forward, Frames
 from waiting import Board, eventually
@@ -328,3 +328,42 @@ class HeldEach(Forward):
     def main_logic(self, data: Any) -> Any:
         self.board.wait(HELD_EACH + int(self.name[-1]), timeout=60)
         return data
+
+
+class OnlyOdd(Forward):
+    def main_logic(self, data: Any) -> Any:
+        return data if self.meta.sequence % 2 else None
+
+
+class Typed(DestinationRoutine):
+    """Counts on the board the payloads of messages that came by way of each flow, and what is no array."""
+
+    def __init__(self, name: str, board: Board) -> None:
+        super().__init__(name)
+        self.board = board
+
+    def main_logic(self, data: Any) -> None:
+        self.board.add(0 if isinstance(data, np.ndarray) else 1)
+        if self.meta.hops[0].routine.startswith("odd"):
+            self.board.add(2)
+
+
+def test_tombstones_on_a_wire_that_was_linked_do_not_reach_a_routine_that_puts_other_results_in_order() -> None:
+    board = Board()
+    pipe = Pipe(policy="block")
+    source, odd, all_of_them, screen, other = (
+        Frames("source", None), OnlyOdd("odd"), Forward("all"), Typed("screen", board), Typed("other", Board()),
+    )  # fmt: skip
+    source.set_const_fps(200)
+    pipe.create_flow("source", False, source)
+    pipe.create_flow("odd", False, odd, replicas=2, ordered=True)
+    pipe.create_flow("all", False, all_of_them, replicas=2, ordered=True)
+    pipe.create_flow("screen", False, screen)
+    pipe.create_flow("other", False, other)
+    pipe.link(Wire(source, (odd, all_of_them)), Wire(odd, other), Wire(all_of_them, screen))
+    with running(pipe):
+        for replica in ("odd#0", "odd#1"):
+            pipe.notify_event(LINK_EVENT_NAME, specific_routine=replica, link_routine_name="screen")
+        board.wait(2, 20)
+        pipe.notify_event(KILL_EVENT_NAME)
+    assert not board[1]

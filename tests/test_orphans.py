@@ -19,7 +19,7 @@ from conftest import StartScript
 from killing import FAST, assert_sound, await_motion, drain, kill_flows, launcher_of, pid_of, pipe_id_of, running
 from patterned import SHAPE, Camera, Checks, Screen, Step
 from pipert_shm import DestinationRoutine, Pipe, PipeFailed, Wire
-from pipert_shm.memory import is_stale, sweep_stale
+from pipert_shm.shm.segments import is_stale, sweep_stale
 from processes import descendants, reap_orphans
 from waiting import Board, eventually
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import tomllib
 from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
 
 from conftest import PACKAGE_ROOT, RunScript
 
@@ -21,11 +26,12 @@ def test_the_licence_is_a_file_and_goes_along() -> None:
     assert (PACKAGE_ROOT / "LICENSE").read_text().startswith("MIT License\n")
 
 
-def test_a_source_distribution_has_what_compiles_it() -> None:
-    """setuptools takes along what `setup.py` names as sources and headers, but not the script that names them."""
-    (script,) = re.findall(r'cffi_modules=\["(.*?):', (PACKAGE_ROOT / "setup.py").read_text())
-    assert f"include {script}" in (PACKAGE_ROOT / "MANIFEST.in").read_text().splitlines()
-    assert (PACKAGE_ROOT / script).is_file()
+def test_a_free_threaded_python_is_refused(run_script: RunScript) -> None:
+    pytest.importorskip("setuptools")
+    no_gil = 'import runpy, sysconfig; sysconfig.get_config_vars()["Py_GIL_DISABLED"] = 1'
+    end = run_script(f"{no_gil}; runpy.run_path({str(PACKAGE_ROOT / 'setup.py')!r})")
+    assert end.returncode == 1
+    assert end.stderr.startswith("pipert_shm does not run on a free-threaded Python, for which OpenCV has no wheels")
 
 
 def test_source_that_hides_the_installed_package_says_so(tmp_path: Path, run_script: RunScript) -> None:
@@ -39,3 +45,34 @@ def test_source_that_hides_the_installed_package_says_so(tmp_path: Path, run_scr
     assert end.returncode == 1
     said = end.stderr.splitlines()[-1]
     assert said.startswith(f"ImportError: {hiding} has pipert_shm's source without its compiled part, and hides ")
+
+
+def test_a_wheel_has_the_benchmarks_and_none_of_the_tools_of_the_clone() -> None:
+    """The command's modules are those that its main module imports, by relative imports: a wheel has another name for it."""
+    reached, left = set(), {"__main__", "__init__"}
+    while left:
+        module = left.pop()
+        reached.add(module)
+        for node in ast.walk(ast.parse((PACKAGE_ROOT / "bench" / f"{module}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                left |= {node.module} if node.module else {alias.name for alias in node.names}
+            assert not (isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "bench" and not node.level)
+        left -= reached
+    (not_packed,) = re.findall(r"^NOT_PACKED = (\{.*?\})", (PACKAGE_ROOT / "setup.py").read_text(), re.M)
+    assert {path.stem for path in (PACKAGE_ROOT / "bench").glob("*.py")} - ast.literal_eval(not_packed) == reached
+
+
+@pytest.mark.parametrize("extra", ["", "bench", "demo", "dev", "docs"])
+def test_the_lock_has_what_the_project_asks_for_and_names_no_place(extra: str) -> None:
+    """Else `make lock` was forgotten."""
+    project = tomllib.loads((PACKAGE_ROOT / "pyproject.toml").read_text())["project"]
+    lock = (PACKAGE_ROOT / ".ci" / "lock.txt").read_text()
+    assert not re.search(r"file:|https?:|index-url", lock)
+    locked: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9-]+)==(\S+)", lock, re.M):
+        locked.setdefault(name, []).append(version)
+    for text in project["optional-dependencies"][extra] if extra else project["dependencies"]:
+        asked = Requirement(text)
+        if asked.name != "pipert_shm":
+            versions = locked[re.sub(r"[-_.]+", "-", asked.name).lower()]
+            assert all(version in asked.specifier for version in versions), text

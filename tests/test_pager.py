@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipert_shm.pager import Pager
+from pipert_shm.display.pager import Pager
 
 DOWN, UP, PAGE_DOWN, PAGE_UP, HOME, END = "\x1b[B", "\x1bOA", "\x1b[6~", "\x1b[5~", "\x1b[H", "\x1b[4~"
 

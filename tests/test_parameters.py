@@ -144,7 +144,7 @@ def make(tmp_path: Path, module: str) -> Make:
         path = tmp_path / "pipeline.yaml"
         lines = "\n      ".join(parameters).replace("M.", f"{module}.")
         path.write_text(FILE.format(module=module, cls=cls, parameters=lines))
-        got: dict[str, Any] = PipelineFile(path).make_pipe()._flows["f"][0].got  # type: ignore[attr-defined]
+        got: dict[str, Any] = PipelineFile(path).make_pipe().flows["f"].routines["it"].got  # type: ignore[attr-defined]
         return got
 
     return make
@@ -242,7 +242,7 @@ routines:
 flows: {f: {routines: [camera, yolo, face], auto_wire: true}}
 """
     path.write_text(text)
-    _, yolo, face = PipelineFile(path).make_pipe()._flows["f"]
+    _, yolo, face = PipelineFile(path).make_pipe().flows["f"].routines.values()
     assert isinstance(yolo._head, YoloHead)  # type: ignore[attr-defined]
     assert yolo._head.names == ("a", "b")  # type: ignore[attr-defined]
     assert isinstance(face._head, CenterFaceHead)  # type: ignore[attr-defined]
@@ -323,13 +323,13 @@ def test_all_misfits_are_told_in_one_run(make: Make) -> None:
         "speling: 1",
     )
     assert [(line, field) for line, field, _ in faults] == [
-        (6, "speling"),
         (0, "flag"),
         (3, "shapes_by_name.a[0].parameters.side"),
         (3, "shapes_by_name.a[0].parameters.filled"),
         (4, "shapes_by_name.a[1]"),
         (5, "size[0]"),
         (5, "size[1]"),
+        (6, "speling"),
     ]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loop import Loop
-from pipert_shm.memory import Stopping
+from pipert_shm.shm.slots import Stopping
 from routines import one_value
 
 

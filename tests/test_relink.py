@@ -1,34 +1,23 @@
-"""Wires that are linked and unlinked while the pipe runs."""
+"""Wires that are linked and unlinked while the pipe runs: in order, with their settings, by scripts and by routines."""
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from audit import LIVE, SENDER_DEAD, audit
-from killing import FAST, assert_sound, await_motion, await_states, drain, kill_flows, launcher_of, pid_of, running, snapshot_of
+from killing import await_motion, await_states, running, snapshot_of
 from pipert_shm import (
     LINK,
     LINK_EVENT_NAME,
     START_EVENT_NAME,
-    UNLINK_EVENT_NAME,
     DestinationRoutine,
-    EndOfStream,
     FPSRoutine,
     MiddleRoutine,
     Pipe,
-    PipeFailed,
     PipeStateError,
-    Routine,
     SourceRoutine,
     UnknownEvent,
     UnknownTarget,
@@ -36,73 +25,9 @@ from pipert_shm import (
     WiresValidation,
     events,
 )
-from pipert_shm.footprint import LINKS
-from routines import Forward, Gated, Items, Record, Sink, one_value, received
+from relinking import APART, SEEN, Camera, across_and_within, drained, link, moves, two_cameras, unlink, wire
+from routines import Forward, Items, Record, Sink, one_value, received
 from waiting import Board, eventually
-
-GATE, TAKEN, SEEN = 0, 1, 2
-
-
-class Camera(SourceRoutine):
-    """Sends frames for ever, loaned, the pixels of each being its number % 251."""
-
-    def __init__(self, name: str, fps: float = 0) -> None:
-        super().__init__(name)
-        self.set_const_fps(fps)
-
-    def main_logic(self) -> np.ndarray:
-        frame = self.loan((40, 50, 3))
-        frame[...] = self.meta.sequence % 251
-        return frame
-
-
-def link(pipe: Pipe, sender: str, receiver: str, **settings: Any) -> None:
-    pipe.notify_event(LINK_EVENT_NAME, specific_routine=sender, link_routine_name=receiver, **settings)
-
-
-def unlink(pipe: Pipe, sender: str, receiver: str) -> None:
-    pipe.notify_event(UNLINK_EVENT_NAME, specific_routine=sender, unlink_routine_name=receiver)
-
-
-@contextmanager
-def two_cameras(*flows: str, screen: Routine | None = None, fps: float = 500, **options: Any) -> Iterator[Pipe]:
-    """camera -> preview, and clock -> screen: in the flows that are named, one for each of these four."""
-    pipe = Pipe(policy="block", capacity=2, grace_period=2)
-    routines = [Camera("camera", fps), Sink("preview"), Camera("clock", fps), screen or Sink("screen")]
-    for flow in dict.fromkeys(flows):
-        members = [routine for routine, name in zip(routines, flows, strict=True) if name == flow]
-        pipe.create_flow(flow, False, *members, **{**FAST, **options})
-    pipe.link(Wire(routines[0], routines[1]), Wire(routines[2], routines[3]))
-    with running(pipe):
-        yield pipe
-
-
-APART = ("camera", "preview", "clock", "screen")
-TOGETHER = ("one",) * 4
-across_and_within = pytest.mark.parametrize("flows", [APART, TOGETHER], ids=["across", "within"])
-
-
-def moves(pipe: Pipe, sender: str = "camera", receiver: str = "screen", messages: int = 1) -> None:
-    """Until a wire has carried so many messages from now on."""
-    before = wire(pipe, sender, receiver).received
-    eventually(lambda: wire(pipe, sender, receiver).received >= before + messages, f"motion from {sender} to {receiver}")
-
-
-def wire(pipe: Pipe, sender: str = "camera", receiver: str = "screen") -> Any:
-    return pipe.statistics().wires[sender, receiver]
-
-
-def drained(pipe: Pipe, sender: str = "camera", receiver: str = "screen") -> None:
-    """Until nothing is left of a wire that was unlinked."""
-    names = list(pipe.statistics().routines)
-    ends = names.index(sender), names.index(receiver)
-
-    def gone() -> bool:
-        shot = snapshot_of(pipe)
-        return not any((e["sender"], e["receiver"]) == ends and shot.unswept(n) for n, e in enumerate(shot.edges))
-
-    eventually(gone, f"the end of the wire from {sender} to {receiver}")
-
 
 # ---- order, and nothing lost ---------------------------------------------------------------------
 
@@ -212,91 +137,6 @@ def test_a_link_before_the_pipe_is_built_that_can_not_be() -> None:
         pipe.statistics()
 
 
-# ---- nothing leaks -------------------------------------------------------------------------------
-
-
-def test_two_hundred_links_take_no_more_than_one() -> None:
-    def possessions(pipe: Pipe) -> tuple[Any, ...]:
-        shot = snapshot_of(pipe)
-        pids = [launcher_of(pipe), *(flow.pid for flow in pipe.statistics().flows.values())]
-        return (
-            sum(i["state"] in (LIVE, SENDER_DEAD) for i in shot.incarnations),
-            sum(edge["capacity"] != 0 for edge in shot.edges),
-            shot.memory_left,
-            sorted((ring.owner, ring.slot_bytes, len(ring.words)) for ring in shot.rings.values()),
-            [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids],
-        )
-
-    with two_cameras(*APART, fps=2000) as pipe:
-        seen = []
-        for cycle in range(201):
-            link(pipe, "camera", "screen", capacity=1 + cycle % 2)
-            link(pipe, "clock", "preview")
-            moves(pipe)
-            moves(pipe, "clock", "preview")
-            unlink(pipe, "camera", "screen")
-            unlink(pipe, "clock", "preview")
-            drained(pipe)
-            drained(pipe, "clock", "preview")
-            if cycle in (2, 200):
-                eventually(lambda: len(snapshot_of(pipe).rings) == 4, "an end of the smaller rings")
-                seen.append(possessions(pipe))
-        assert seen[0] == seen[1]
-        drain(pipe, "camera", "clock")
-        assert_sound(pipe)
-        assert all(i["bit"] < 4 for i in snapshot_of(pipe).incarnations)
-        assert wire(pipe).sent >= 201
-
-
-def test_the_sender_gets_the_slots_that_one_more_wire_needs() -> None:
-    """A queue of 16 that nobody reads costs the others nothing: with the slots of build() they would find none."""
-    board = Board()
-    with two_cameras(*APART, screen=Gated("screen", board, GATE, TAKEN)) as pipe:
-        link(pipe, "camera", "screen", policy="drop_newest", capacity=16)
-        eventually(lambda: wire(pipe).dropped["newest"] > 20, "a full queue")
-        now = pipe.statistics()
-        assert now.wires["camera", "screen"].waiting == 16
-        assert [counters.dropped["no_slot"] for counters in now.wires.values()] == [0, 0, 0]
-        moves(pipe, "camera", "preview", 20)
-        board[GATE] = 10**9
-
-
-def test_as_many_wires_as_there_are_places_for() -> None:
-    pipe = Pipe(policy="drop_oldest")
-    sources, sinks = [Camera(f"c{n}", 200) for n in range(7)], [Sink(f"s{n}") for n in range(7)]
-    for n in range(7):
-        pipe.create_flow(f"f{n}", True, sources[n], sinks[n])
-    pairs = [(f"c{n}", f"s{m}") for n in range(7) for m in range(7) if n != m]
-    with running(pipe):
-        for pair in pairs[:LINKS]:
-            link(pipe, *pair)
-        with pytest.raises(WiresValidation, match="no place"):
-            link(pipe, *pairs[LINKS])
-        await_motion(pipe)
-        unlink(pipe, *pairs[3])
-        drained(pipe, *pairs[3])
-        sender = pairs[LINKS][0]
-        pipe.notify_event("stop", specific_routine=sender)
-        await_states(pipe, **{sender: "stopped"})
-        link(pipe, *pairs[LINKS])
-        fresh = wire(pipe, *pairs[LINKS])
-        assert (fresh.sent, fresh.received, fresh.lost, fresh.hop.count) == (0, 0, 0, 0)  # nothing of the wire before it
-        pipe.notify_event(START_EVENT_NAME, specific_routine=sender)
-        moves(pipe, *pairs[LINKS])
-        assert pairs[3] not in pipe.statistics().wires
-        assert set(pipe.statistics().wires) == {*pairs[:3], *pairs[4 : LINKS + 1], *((f"c{n}", f"s{n}") for n in range(7))}
-        await_motion(pipe)
-        drain(pipe, *(source.name for source in sources))
-        assert_sound(pipe)
-        # The receiver of the wire whose place went to another pair ends when its own inputs do.
-        for name in (f"c{n}" for n in range(7)):
-            for other in (f"s{n}" for n in range(7)):
-                if (name, other) in pipe.statistics().wires:
-                    unlink(pipe, name, other)
-        pipe.notify_event(START_EVENT_NAME, specific_routine="c0")
-        await_states(pipe, **{sink.name: "ended" for sink in sinks})
-
-
 # ---- settings, structure -------------------------------------------------------------------------
 
 
@@ -354,7 +194,7 @@ def test_links_that_can_not_be(sender: str, receiver: str, settings: dict[str, A
     pipe.create_flow("a", True, Camera("camera", 500), Forward("middle"))
     pipe.create_flow("b", False, both := Both("both"), Sink("preview"))
     pipe.create_flow("c", True, Camera("clock", 500), Sink("screen"))
-    pipe.link(Wire(pipe._flows["a"][1], (both, pipe._flows["b"][1])))
+    pipe.link(Wire(pipe.flows["a"].routines["middle"], (both, pipe.flows["b"].routines["preview"])))
     with running(pipe):
         before = snapshot_of(pipe)
         with pytest.raises(error, match=text):
@@ -422,270 +262,3 @@ def test_a_routine_links_and_unlinks(caplog: pytest.LogCaptureFixture) -> None:
         assert pipe.statistics().routines["camera"].errors == 0
     (record,) = [record for record in caplog.records if "already" in record.getMessage()]
     assert (record.name, record.levelname) == ("Pipe.b.switch", "ERROR")
-
-
-# ---- ends ----------------------------------------------------------------------------------------
-
-
-@across_and_within
-def test_a_routine_ends_with_its_last_wire_and_goes_on_when_started(flows: tuple[str, ...]) -> None:
-    with two_cameras(*flows) as pipe:
-        await_motion(pipe)
-        unlink(pipe, "clock", "screen")
-        await_states(pipe, screen="ended", clock="running")
-        link(pipe, "camera", "screen")
-        eventually(lambda: wire(pipe).dropped["ended"] > 3, "messages that nobody takes")
-        assert wire(pipe).received == 0
-        pipe.notify_event(START_EVENT_NAME, specific_routine="screen")
-        moves(pipe, messages=5)
-        link(pipe, "clock", "screen")
-        moves(pipe, "clock", "screen")
-        unlink(pipe, "camera", "screen")
-        moves(pipe, "clock", "screen", 5)
-        drain(pipe, "clock", "camera")
-        assert_sound(pipe)
-
-
-@across_and_within
-def test_a_wire_from_a_routine_that_has_ended(flows: tuple[str, ...]) -> None:
-    """It ends, like all others of that routine, and is there in its next run."""
-    board = Board()
-
-    class Ending(SourceRoutine):
-        def main_logic(self) -> int:
-            if board[GATE] and not self.meta.sequence % 7:
-                return 7
-            board.wait(GATE, timeout=60)
-            raise EndOfStream
-
-    pipe = Pipe(policy="block", grace_period=2)
-    routines: list[Routine] = [Ending("ending"), Sink("first"), Camera("clock", 500), Sink("screen")]
-    for flow in dict.fromkeys(flows):
-        pipe.create_flow(flow, False, *(r for r, name in zip(routines, flows, strict=True) if name == flow))
-    pipe.link(Wire(routines[0], routines[1]), Wire(routines[2], routines[3]))
-    with running(pipe):
-        board[GATE] = 1
-        await_states(pipe, ending="ended", first="ended")
-        link(pipe, "ending", "screen")
-        before = wire(pipe, "ending", "screen").received
-        pipe.notify_event(START_EVENT_NAME)
-        await_motion(pipe, ("ending", "first"), ("ending", "screen"))
-        assert before == 0
-        await_states(pipe, ending="ended", first="ended", screen="running")
-        unlink(pipe, "clock", "screen")
-        await_states(pipe, screen="ended")
-
-
-def test_the_backlog_of_an_unlinked_wire_arrives_at_a_routine_that_is_slow(tmp_path: Path) -> None:
-    board = Board()
-    with two_cameras(*APART, screen=Gated("screen", board, GATE, TAKEN)) as pipe:
-        link(pipe, "camera", "screen", capacity=8)
-        unlink(pipe, "clock", "screen")
-        eventually(lambda: wire(pipe).waiting == 8, "a full queue")
-        unlink(pipe, "camera", "screen")
-        moves(pipe, "camera", "preview", 10)
-        assert wire(pipe).waiting == 8
-        assert pipe.statistics().routines["screen"].state == "running"
-        board[GATE] = 10**9
-        await_states(pipe, screen="ended")
-        now = wire(pipe)
-        assert (now.waiting, now.sent) == (0, now.received + now.dropped["ended"])
-        assert now.received >= 8
-
-
-def test_a_message_that_waits_within_the_flow_while_its_other_wire_is_unlinked() -> None:
-    """Its slot is the sender's as long as it waits, also while that is stopped, and free when it is through."""
-    board = Board()
-    pipe = Pipe(policy="block", capacity=1, grace_period=2)
-    camera, near, far = Camera("camera"), Gated("near", board, GATE, TAKEN), Sink("far")
-    clock = Camera("clock", 500)
-    pipe.create_flow("one", False, camera, near)
-    for routine in (far, clock):
-        pipe.create_flow(routine.name, False, routine)
-    pipe.link(Wire(camera, (near, far)), Wire(clock, far))
-    with running(pipe):
-        eventually(lambda: snapshot_of(pipe).pending(0) == 1 and wire(pipe, "camera", "far").waiting == 0, "a wait for room")
-        unlink(pipe, "camera", "far")
-        drained(pipe, "camera", "far")
-        for source in ("camera", "clock"):
-            pipe.notify_event("stop", specific_routine=source)
-        await_states(pipe, camera="stopped", clock="stopped")
-        held = {0: 3}  # frames within the flow: one in hand, one that waits, one that waits for room
-        names = tuple(pipe.statistics().routines)
-        eventually(lambda: not audit(snapshot_of(pipe), names, held), "a sound state")
-        board[GATE] = 10**9
-        pipe.notify_event(START_EVENT_NAME, specific_routine="camera")
-        moves(pipe, "camera", "near", 5)
-        drain(pipe, "camera")
-        message_rings = [ring for ring in snapshot_of(pipe).rings.values() if ring.owner == 0 and ring.slot_bytes == 4096]
-        assert message_rings
-        assert not any(ring.holders(n) for ring in message_rings for n in range(len(ring.words)))
-
-
-# ---- crashes -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("victims", [("screen",), ("camera",), ("camera", "screen"), APART], ids="+".join)
-def test_a_linked_wire_lives_through_crashes(victims: tuple[str, ...]) -> None:
-    with two_cameras(*APART) as pipe:
-        link(pipe, "camera", "screen")
-        moves(pipe)
-        for _ in range(5):
-            kill_flows(pipe, *victims)
-            moves(pipe, messages=3)
-        unlink(pipe, "camera", "screen")
-        drained(pipe)
-        kill_flows(pipe, *victims)
-        await_motion(pipe, ("camera", "screen"))
-        link(pipe, "camera", "screen")
-        moves(pipe, messages=3)
-        drain(pipe, "camera", "clock")
-        assert_sound(pipe)
-
-
-def test_a_linked_wire_within_a_flow_lives_through_crashes() -> None:
-    with two_cameras("a", "b", "a", "a") as pipe:
-        link(pipe, "camera", "screen")
-        for _ in range(3):
-            moves(pipe, messages=3)
-            kill_flows(pipe, "a")
-        unlink(pipe, "camera", "screen")
-        kill_flows(pipe, "a")
-        drained(pipe)
-        await_motion(pipe, ("camera", "screen"))
-        drain(pipe, "camera", "clock")
-        assert_sound(pipe)
-
-
-SLOW: dict[str, Any] = {"max_restarts": 10, "restart_window": 60.0}  # the fifth restart comes after a third of a second
-
-
-def kill_for_long(pipe: Pipe, flow: str) -> None:
-    """Until a flow is down for a while."""
-    for _ in range(4):
-        kill_flows(pipe, flow)
-    os.kill(pid_of(pipe, flow), signal.SIGKILL)
-    eventually(lambda: pipe.statistics().flows[flow].state == "restarting", "a death")
-
-
-@pytest.mark.parametrize("victim", ["camera", "screen"])
-@pytest.mark.parametrize("change", ["link", "unlink", "unlink and link", "link and unlink"])
-def test_links_of_a_flow_that_is_down(victim: str, change: str) -> None:
-    with two_cameras(*APART, **SLOW) as pipe:
-        if change.startswith("unlink"):
-            link(pipe, "camera", "screen")
-            moves(pipe)
-        kill_for_long(pipe, victim)
-        for what in change.split(" and "):
-            (link if what == "link" else unlink)(pipe, "camera", "screen")
-        assert pipe.statistics().flows[victim].state == "restarting"
-        if change.endswith("unlink"):
-            await_motion(pipe, ("camera", "screen"))
-            drained(pipe)
-            unlink(pipe, "clock", "screen")
-            await_states(pipe, screen="ended")  # it does not wait for more
-        else:
-            moves(pipe, messages=5)
-            drain(pipe, "camera", "clock")
-            assert_sound(pipe)
-
-
-def test_a_receiver_waits_for_a_linked_sender_that_is_down() -> None:
-    """It does not end with its last other wire."""
-    with two_cameras(*APART, **SLOW) as pipe:
-        kill_for_long(pipe, "camera")
-        link(pipe, "camera", "screen")
-        unlink(pipe, "clock", "screen")
-        moves(pipe, messages=5)
-
-
-def test_nobody_waits_for_a_receiver_that_has_ended_and_is_down() -> None:
-    with two_cameras(*APART, **SLOW) as pipe:
-        unlink(pipe, "clock", "screen")
-        await_states(pipe, screen="ended")
-        kill_for_long(pipe, "screen")
-        link(pipe, "camera", "screen")
-        eventually(lambda: wire(pipe).dropped["ended"] > 3, "messages that nobody takes")
-        assert pipe.statistics().flows["screen"].state == "restarting"
-
-
-@across_and_within
-def test_a_routine_that_ends_before_it_hears_of_a_link(flows: tuple[str, ...]) -> None:
-    """Whoever has sent to it meanwhile goes on."""
-    board = Board()
-
-    class Ending(DestinationRoutine):
-        def main_logic(self, data: Any) -> None:
-            board[TAKEN] = 1
-            board.wait(GATE, timeout=60)
-            raise EndOfStream
-
-    with two_cameras(*flows, screen=Ending("screen")) as pipe:
-        board.wait(TAKEN)
-        link(pipe, "camera", "screen")
-        eventually(lambda: wire(pipe).waiting == 2, "a full queue")
-        board[GATE] = 1
-        await_states(pipe, screen="ended")
-        moves(pipe, "camera", "preview", 5)
-        eventually(lambda: wire(pipe).waiting == 0, "an empty queue")
-        now = wire(pipe)
-        assert now.received == 0
-
-
-def test_what_a_dead_receiver_had_not_read_of_an_unlinked_wire_goes_to_the_next(tmp_path: Path) -> None:
-    board = Board()
-    with two_cameras(*APART, screen=Gated("screen", board, GATE, TAKEN), **SLOW) as pipe:
-        link(pipe, "camera", "screen", capacity=8)
-        unlink(pipe, "clock", "screen")
-        eventually(lambda: wire(pipe).waiting == 8, "a full queue")
-        kill_for_long(pipe, "screen")
-        unlink(pipe, "camera", "screen")
-        assert pipe.statistics().flows["screen"].state == "restarting"
-        board[GATE] = 10**9
-        await_states(pipe, screen="ended")
-        drained(pipe)
-        now = wire(pipe)
-        assert now.sent == now.received + now.dropped["ended"] + now.dropped["crash"]
-        assert board[TAKEN] >= 8
-        pipe.notify_event("stop", specific_routine="camera")
-        drain(pipe, "camera", "clock")
-        assert_sound(pipe)
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.001, 0.003, 0.01, 0.03])
-@pytest.mark.parametrize("victim", ["camera", "screen"])
-def test_kills_in_the_midst_of_links(victim: str, delay: float) -> None:
-    with two_cameras(*APART, fps=2000) as pipe:
-        for cycle in range(6):
-            link(pipe, "camera", "screen")
-            if cycle % 2:
-                moves(pipe)
-            pid = pid_of(pipe, victim)
-            unlink(pipe, "camera", "screen")
-            time.sleep(delay)  # not a wait: when the kill comes
-            os.kill(pid, signal.SIGKILL)
-            if cycle % 3:
-                link(pipe, "camera", "screen")
-                moves(pipe)
-                unlink(pipe, "camera", "screen")
-            eventually(lambda pid=pid: pipe.statistics().flows[victim].pid not in (0, pid))  # type: ignore[misc]
-            await_motion(pipe, ("camera", "screen"))
-            drained(pipe)
-        drain(pipe, "camera", "clock")
-        assert_sound(pipe)
-
-
-@pytest.mark.parametrize("victim", ["camera", "screen"])
-def test_links_of_a_flow_that_has_failed_for_good(victim: str) -> None:
-    with two_cameras(*APART, restart="never") as pipe:
-        link(pipe, "camera", "screen")
-        moves(pipe)
-        os.kill(pid_of(pipe, victim), signal.SIGKILL)
-        await_states(pipe, **{victim: "failed"})
-        unlink(pipe, "camera", "screen")
-        drained(pipe)
-        with pytest.raises(WiresValidation, match=f"'{victim}' has failed for good"):
-            link(pipe, "camera", "screen")
-        moves(pipe, *(("clock", "screen") if victim == "camera" else ("camera", "preview")))
-        with pytest.raises(PipeFailed):
-            pipe.join(to_kill=True)

@@ -26,7 +26,7 @@ from pipert_shm import (
     Wire,
     events,
 )
-from pipert_shm.plan import HELD_BACK
+from pipert_shm.graph.sizing import HELD_BACK
 from pipert_shm.statistics import PipeStatistics
 from routines import Burst, Forward, Frames, Items, Record, chain, one_value, received
 from waiting import Board, eventually

@@ -34,7 +34,8 @@ from pipert_shm import (
     Wire,
     events,
 )
-from pipert_shm.plan import RestartPolicy
+from pipert_shm.graph.model import RestartPolicy
+from pipert_shm.limits import Policy
 from routines import Sink
 from waiting import Board, eventually
 
@@ -73,8 +74,8 @@ class Exits(DestinationRoutine):
         os._exit(order - 1)
 
 
-def pair(destination: Routine, **options: Any) -> Pipe:
-    pipe = Pipe()
+def pair(destination: Routine, policy: Policy = "drop_oldest", **options: Any) -> Pipe:
+    pipe = Pipe(policy=policy)
     pipe.create_flow("source", False, source := Ticks())
     pipe.create_flow("flow", False, destination, **options)
     pipe.link(Wire(source, destination))
@@ -378,7 +379,7 @@ def test_an_exception_is_counted_and_logged(caplog: pytest.LogCaptureFixture) ->
                 raise ValueError("seven")
 
     board = Board()
-    with running(pair(Weak("weak"))) as pipe:
+    with running(pair(Weak("weak"), policy="block")) as pipe:
         eventually(lambda: bool(caplog.records), "a record")
         await_motion(pipe, messages=3)
         now = pipe.statistics()

@@ -17,14 +17,15 @@ import pytest
 
 from conftest import RunCli, RunScript, Script, StartScript
 from pipert_shm import Pipe
-from pipert_shm.rpc import THREADS, RPCPipeWrapper, check_endpoint
+from pipert_shm.bridges.rpc import THREADS, RPCPipeWrapper, check_endpoint
+from pipert_shm.extras import to_install
 from waiting import PATIENCE, eventually
 
 SERVER = """
 import os
 import sys
 from pipert_shm import DestinationRoutine, Pipe, SourceRoutine, events
-from pipert_shm.rpc import RPCPipeWrapper
+from pipert_shm.bridges.rpc import RPCPipeWrapper
 
 class Numbers(SourceRoutine):
     factor = 1
@@ -63,7 +64,8 @@ print("run has returned")
 
 CLIENT = """
 import json, sys, zerorpc
-from pipert_shm.rpc import use_key
+from pipert_shm.bridges.rpc import use_key
+from pipert_shm.extras import to_install
 client = zerorpc.Client(timeout={timeout})
 if {key!r}:
     use_key(client, {key!r})
@@ -416,4 +418,4 @@ def test_without_zerorpc_the_message_says_what_to_install(run_script: RunScript)
     )
     end = run_script(text)
     assert end.returncode == 1
-    assert "pip install 'pipert_shm[rpc]'" in end.stderr
+    assert to_install("rpc") in end.stderr

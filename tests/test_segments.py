@@ -20,15 +20,16 @@ from hypothesis import strategies as st
 
 from conftest import PACKAGE_ROOT
 from killing import FAST, await_states, kill_flows, pid_of, pipe_id_of, running
-from pipert_shm import DestinationRoutine, Pipe, Wire, memory, native
-from pipert_shm.cli import main
-from pipert_shm.memory import ControlSegment, is_stale, pipe_ids, sweep_stale, unlink_pipe
-from pipert_shm.segments import Listing, Member, Segment, about, list_pipe, text_of
+from pipert_shm import DestinationRoutine, Pipe, Wire, binding
+from pipert_shm.cli.commands import main
+from pipert_shm.shm import rings, segments
+from pipert_shm.shm.listing import Listing, Member, Segment, about, list_pipe, text_of
+from pipert_shm.shm.segments import ControlSegment, is_stale, pipe_ids, sweep_stale, unlink_pipe
 from processes import descendants, reap_orphans
 from routines import Frames, Sink
 from waiting import Board, eventually
 
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.shm
 
 SHM = Path("/dev/shm")
 GATE = 0
@@ -250,7 +251,7 @@ def test_clean_removes_stale_ones_only(stale: str) -> None:
         await_held(pipe, waits=3)
         child = os.fork()
         if child == 0:
-            ControlSegment.create(native.ControlSize(**SIZE), 1000)
+            ControlSegment.create(binding.ControlSize(**SIZE), 1000)
             os._exit(0)
         os.waitpid(child, 0)
         (dead,) = [pipe_id for pipe_id in pipe_ids() if is_stale(pipe_id)]
@@ -266,8 +267,8 @@ def test_clean_removes_stale_ones_only(stale: str) -> None:
 
 def test_a_pipe_that_comes_alive_between_look_and_removal_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its maker takes the lock at that very moment: the removal needs the lock, too, and does not get it."""
-    segment = ControlSegment.create(native.ControlSize(**SIZE), 1000)
-    monkeypatch.setattr(memory, "is_stale", lambda pipe_id: pipe_id == segment.pipe_id)
+    segment = ControlSegment.create(binding.ControlSize(**SIZE), 1000)
+    monkeypatch.setattr(segments, "is_stale", lambda pipe_id: pipe_id == segment.pipe_id)
     assert sweep_stale() == []
     assert segment.pipe_id in pipe_ids()
     segment.close()
@@ -403,13 +404,13 @@ def test_pipes_of_other_users(stale: str, lost_control: bool) -> None:
     ids=["cut off", "empty", "no text", "a list", "too deep", "no number", "short members", "a name alone", "a flow by name"],
 )
 def test_without_names_there_are_numbers(text: bytes) -> None:
-    segment = ControlSegment.create(native.ControlSize(**SIZE), 1 << 20, text)
+    segment = ControlSegment.create(binding.ControlSize(**SIZE), 1 << 20, text)
     try:
-        ring = memory.create_ring(segment, 1, 4, 100, "a ring")
+        ring = rings.create_ring(segment, 1, 4, 100, "a ring")
         listing = listing_of(segment.pipe_id)
         assert (listing.state, listing.parent) == ("alive", None)
         assert [found.what for found in listing.segments] == ["control", "ring of routine 1"]
-        memory.remove_if_free(segment, ring)
+        rings.remove_if_free(segment, ring)
     finally:
         segment.close()
         segment.unmap()
@@ -417,7 +418,7 @@ def test_without_names_there_are_numbers(text: bytes) -> None:
 
 
 def test_a_ring_that_is_just_being_made() -> None:
-    segment = ControlSegment.create(native.ControlSize(**SIZE), 1 << 20, about(["a"], [Member("x", 0), Member("y", 0)]))
+    segment = ControlSegment.create(binding.ControlSize(**SIZE), 1 << 20, about(["a"], [Member("x", 0), Member("y", 0)]))
     try:
         claimed = segment.process.claim_ring(1)
         assert claimed is not None
@@ -440,43 +441,43 @@ def test_a_ring_that_is_just_being_made() -> None:
 )
 def test_names_can_not_command_a_terminal(evil: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = about([f"flow{evil}"], [Member(f"camera{evil}", 0, (f"count{evil}",)), Member("y", 0)], f"gate{evil}")
-    segment = ControlSegment.create(native.ControlSize(**{**SIZE, "routines": 12}), 1 << 20, text)
+    segment = ControlSegment.create(binding.ControlSize(**{**SIZE, "routines": 12}), 1 << 20, text)
     try:
-        ring = memory.create_ring(segment, 0, 4, 100, "a ring")
+        ring = rings.create_ring(segment, 0, 4, 100, "a ring")
         assert main(["ls"]) == 0
         assert main(["top", "--once", "--interval", "0.05"]) == 0
         shown = capsys.readouterr().out
         assert f"ring of camera{evil.encode('unicode_escape').decode()}" in shown
         assert f"gate{evil.encode('unicode_escape').decode()}" in shown
         assert evil not in shown
-        memory.remove_if_free(segment, ring)
+        rings.remove_if_free(segment, ring)
     finally:
         segment.close()
         segment.unmap()
         unlink_pipe(segment.pipe_id)
 
 
-def head_of(size: native.ControlSize) -> bytes:
-    copy = native.Copy(b"", 1 << 16)
+def head_of(size: binding.ControlSize) -> bytes:
+    copy = binding.Copy(b"", 1 << 16)
     size.format(copy.address, 1 << 20)
     return bytes(copy.memory)
 
 
-LARGEST_RECORDS = native.ControlSize(flows=65535, routines=1024, edges=65535, incarnations=65535, cells=65536)
+LARGEST_RECORDS = binding.ControlSize(flows=65535, routines=1024, edges=65535, incarnations=65535, cells=65536)
 
 
 @pytest.mark.parametrize(
     ("head", "size", "what"),
     [
         (b"", 3 << 30, "this is not the control segment of a pipe"),
-        (head_of(native.ControlSize(**SIZE)), 3 << 30, "it is larger than a pipe's control segment"),
+        (head_of(binding.ControlSize(**SIZE)), 3 << 30, "it is larger than a pipe's control segment"),
         (head_of(LARGEST_RECORDS), LARGEST_RECORDS.bytes_needed(), "it is larger than a pipe's control segment"),
     ],
     ids=["nothing in it", "names without end", "records that were never written"],
 )
 def test_no_more_is_read_than_a_pipe_can_have(head: bytes, size: int, what: str) -> None:
     """A sparse file costs whoever made it no memory, and must not cost the reader any."""
-    pipe_id = memory.new_pipe_id()
+    pipe_id = segments.new_pipe_id()
     with open(SHM / f"pipert-{pipe_id}-c", "wb") as file:
         file.write(head)
         file.truncate(size)

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipert_shm import DestinationRoutine, Latency, Pipe, PipeStatistics, Routine, Wire, WireStatistics, session
-from pipert_shm.native import BUCKET_NS
+from pipert_shm import DestinationRoutine, Latency, Pipe, PipeStatistics, Routine, Wire, WireStatistics
+from pipert_shm.binding import BUCKET_NS
+from pipert_shm.display.tables import HtmlRepr, Table
+from pipert_shm.parent import session
 from pipert_shm.statistics import RoutineStatistics
-from pipert_shm.tables import HtmlRepr, Table
 from routines import Gated, Items, Record, Sink, chain, received
 from waiting import Board, eventually
 

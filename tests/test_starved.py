@@ -24,14 +24,14 @@ from pipert_shm import (
     PipeFailed,
     SourceRoutine,
     Wire,
-    native,
+    binding,
     writable,
 )
-from pipert_shm.descriptors import Reserve
+from pipert_shm.system.descriptors import Reserve
 from routines import Record, Sink, one_value, received
 from waiting import Board, eventually
 
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.shm
 
 LARGE, MADE, CLEANUPS, COPIES, OWN, GATE = range(6)
 SMALL_SHAPE, LARGE_SHAPE = (64, 64, 3), (300, 300, 3)
@@ -408,17 +408,17 @@ def test_more_descriptors_are_kept_out_of_children_than_flows_have() -> None:
 def test_the_table_of_those_says_its_limit(run_script: Any) -> None:
     script = run_script(
         f"""
-from pipert_shm import native
+from pipert_shm import binding
 
-for fd in range(10_000, 10_000 + {native.GUARDED}):
-    native.guard(fd)
+for fd in range(10_000, 10_000 + {binding.GUARDED}):
+    binding.guard(fd)
 try:
-    native.guard(9_999)
+    binding.guard(9_999)
 except OSError as error:
     print(error.strerror)
-for fd in range(10_000, 10_000 + {native.GUARDED}):
-    native.unguard(fd)
-native.guard(9_999)
+for fd in range(10_000, 10_000 + {binding.GUARDED}):
+    binding.unguard(fd)
+binding.guard(9_999)
 """
     )
     assert script.returncode == 0, script.stderr

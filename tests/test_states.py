@@ -11,8 +11,8 @@ import pytest
 from killing import await_states, running
 from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, EndOfStream, Pipe, PipeFailed, SourceRoutine
 from pipert_shm.routine import DestinationRoutine
-from pipert_shm.states import ANSWERS, Answer, Order, State
-from routines import Frames, Sink, chain
+from pipert_shm.shm.states import REACTIONS, Order, Reaction, State
+from routines import Items, Sink, chain
 from waiting import Board, eventually
 
 DOCS = Path(__file__).parent.parent / "docs" / "architecture.md"
@@ -33,14 +33,14 @@ def documented() -> dict[State, dict[Order, str]]:
 
 def test_the_documented_table_is_the_one_in_the_code() -> None:
     assert documented() == {
-        state: {order: answer.value for order, answer in answers.items()} for state, answers in ANSWERS.items()
+        state: {order: reaction.value for order, reaction in reactions.items()} for state, reactions in REACTIONS.items()
     }
 
 
-def test_every_order_has_an_answer_in_every_state() -> None:
-    assert set(ANSWERS) == set(State)
-    assert all(set(answers) == set(Order) for answers in ANSWERS.values())
-    assert {answer for answers in ANSWERS.values() for answer in answers.values()} == set(Answer)
+def test_every_order_has_a_reaction_in_every_state() -> None:
+    assert set(REACTIONS) == set(State)
+    assert all(set(reactions) == set(Order) for reactions in REACTIONS.values())
+    assert {reaction for reactions in REACTIONS.values() for reaction in reactions.values()} == set(Reaction)
 
 
 def test_numbers_stay_as_they_are_in_shared_memory() -> None:
@@ -176,13 +176,13 @@ class Breaks(DestinationRoutine):
         self.board.add(CALLS)
         if self.board[CALLS] == 3:
             inbox = self._runtime._inbox  # type: ignore[union-attr]
-            look = inbox._look
+            accept = inbox.accept
 
-            def broken(timeout: int) -> int:
-                inbox._look = look
+            def broken(*status: int) -> int:
+                inbox.accept = accept
                 raise RuntimeError("a bug of ours")
 
-            inbox._look = broken
+            inbox.accept = broken
 
     def cleanup(self) -> None:
         self.board.add(CLEANUPS)
@@ -191,7 +191,7 @@ class Breaks(DestinationRoutine):
 def test_a_bug_of_ours_fails_the_routine_and_closes_what_it_opened(caplog: pytest.LogCaptureFixture) -> None:
     board = Board()
     pipe = Pipe()
-    source = Frames("source", None)
+    source = Items("source", [{"no": "array"}] * 10**6)  # which no call in C would take
     source.set_const_fps(200)
     chain(pipe, source, Breaks("breaks", board))
     pipe.build()

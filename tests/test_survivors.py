@@ -30,7 +30,7 @@ from killing import (
 )
 from patterned import SHAPE, Camera, Checks, Numbers, Screen, Step, pattern
 from pipert_shm import DestinationRoutine, Pipe, PipeStateError, SourceRoutine, Wire
-from pipert_shm.plan import BITS
+from pipert_shm.graph.bits import BITS
 from routines import Gated, Sink
 from waiting import Board, eventually
 

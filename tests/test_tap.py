@@ -409,7 +409,7 @@ def test_a_routine_that_hangs_holds_up_only_those_who_tap_it(board: Board) -> No
     taps: list[Tap] = []
     thread = threading.Thread(target=lambda: taps.append(pipe.tap("hangs")))
     thread.start()
-    eventually(lambda: bool(pipe._built()._questions), "a question")
+    eventually(lambda: bool(pipe._built()._line._questions), "a question")
     with pipe.tap("camera") as tap:
         board[GATE] = 1
         assert one_value(tap.read(timeout=10)) == 0
@@ -421,7 +421,7 @@ def test_a_routine_that_hangs_holds_up_only_those_who_tap_it(board: Board) -> No
     board[2] = 1
     thread.join(timeout=10)
     assert list(taps[0]) == []
-    assert not pipe._built()._questions
+    assert not pipe._built()._line._questions
     pipe.join(to_kill=True)
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from loop import Loop
-from pipert_shm import native
-from pipert_shm.memory import Stopping
+from pipert_shm import binding
+from pipert_shm.shm.slots import Stopping
 
 
-def send_into_a_full_queue(loop: Loop) -> native.EdgeRecord:
+def send_into_a_full_queue(loop: Loop) -> binding.EdgeRecord:
     loop.send("first")
     loop.interrupt()
     with pytest.raises(Stopping):
         loop.send("second")  # announced, and not in the queue
     loop.obey()
     assert loop.receive() == "first"
-    return native.EdgeRecord(loop.segment.process, 0)
+    return binding.EdgeRecord(loop.segment.process, 0)
 
 
 def test_a_ticket_counts_as_pushed_only_once_its_message_is() -> None:

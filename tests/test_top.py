@@ -13,6 +13,7 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from rich.console import Console
 
 from conftest import PACKAGE_ROOT, RunCli
 from killing import FAST, await_motion, await_states, pid_of, pipe_id_of, running
-from pipert_shm import DestinationRoutine, Pipe, Wire, native
-from pipert_shm.cli import main
-from pipert_shm.memory import ControlSegment, unlink_pipe
-from pipert_shm.segments import Control, Member
+from pipert_shm import DestinationRoutine, Pipe, Wire, binding
+from pipert_shm.cli.commands import main
+from pipert_shm.cli.top import Look, Usage, compare, look, matching, show_once
+from pipert_shm.graph.model import Restart
+from pipert_shm.shm.listing import Control, Member
+from pipert_shm.shm.segments import ControlSegment, unlink_pipe
 from pipert_shm.statistics import (
     FlowStatistics,
     Latency,
@@ -35,12 +38,11 @@ from pipert_shm.statistics import (
     WireStatistics,
     read_statistics,
 )
-from pipert_shm.top import Look, Usage, compare, look, matching, show_once
 from routines import Frames, Sink
 from test_segments import GATE, await_held, held_pipe
 from waiting import Board, eventually
 
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.shm
 
 
 class Busy(DestinationRoutine):
@@ -133,7 +135,9 @@ def test_a_pipe_that_stands(run_cli: RunCli) -> None:
 
 def test_a_flow_that_was_restarted(run_cli: RunCli) -> None:
     pipe = moving_pipe()
-    pipe._restarts["work"] = type(pipe._restarts["work"])("on-failure", FAST["max_restarts"], FAST["restart_window"])
+    flow = pipe._blueprint.flows["work"]
+    restart = Restart("on-failure", FAST["max_restarts"], FAST["restart_window"])
+    pipe._blueprint.flows["work"] = replace(flow, restart=restart)
     with running(pipe):
         await_motion(pipe)
         before, dead = look(), pid_of(pipe, "work")
@@ -188,7 +192,7 @@ def look_at(time_s: float, count: int, cpu_s: float, hops: tuple[int, ...]) -> d
 
 
 def test_rates_and_latencies_are_those_between_the_looks() -> None:
-    buckets = len(native.BUCKET_NS)
+    buckets = len(binding.BUCKET_NS)
     slow, fast = buckets - 1, 10
     old = tuple(1000 if bucket == slow else 0 for bucket in range(buckets))
     new = tuple(count + (4 if bucket == fast else 0) for bucket, count in enumerate(old))
@@ -200,11 +204,11 @@ def test_rates_and_latencies_are_those_between_the_looks() -> None:
     assert routine["counters"] == {"faces": 100}
     (wire,) = pipe["wires"]
     assert (wire["received_per_s"], wire["lost_per_s"], wire["lost"]) == (20.0, 40.0, 200)
-    assert wire["hop"]["p99_us"] == routine["age"]["p50_us"] == native.BUCKET_NS[fast] / 1000
+    assert wire["hop"]["p99_us"] == routine["age"]["p50_us"] == binding.BUCKET_NS[fast] / 1000
 
 
 def test_a_pipe_that_is_new_has_no_rates_yet() -> None:
-    now = look_at(14.0, 100, 2.0, (0, 1) + (0,) * (len(native.BUCKET_NS) - 2))
+    now = look_at(14.0, 100, 2.0, (0, 1) + (0,) * (len(binding.BUCKET_NS) - 2))
     (pipe,) = compare(now, {})["pipes"]
     assert pipe["wires"][0]["received_per_s"] == 0
     assert pipe["wires"][0]["hop"]["p50_us"] is None
@@ -223,12 +227,12 @@ def test_a_pipe_that_is_new_has_no_rates_yet() -> None:
     ],
 )
 def test_a_filter_keeps_pipes_by_name_and_else_their_parts(text: str, names: list[str] | None) -> None:
-    report = matching(compare(look_at(14.0, 100, 2.0, (0,) * len(native.BUCKET_NS)), {}), text)
+    report = matching(compare(look_at(14.0, 100, 2.0, (0,) * len(binding.BUCKET_NS)), {}), text)
     assert [[routine["name"] for routine in pipe["routines"]] for pipe in report["pipes"]] == ([names] if names else [])
 
 
 def test_a_filter_leaves_out_what_has_another_name() -> None:
-    report = matching(compare(look_at(14.0, 100, 2.0, (0,) * len(native.BUCKET_NS)), {}), "b")
+    report = matching(compare(look_at(14.0, 100, 2.0, (0,) * len(binding.BUCKET_NS)), {}), "b")
     (pipe,) = report["pipes"]
     assert (pipe["flows"], pipe["routines"], [wire["receiver"] for wire in pipe["wires"]]) == ([], [], ["b"])
 
@@ -239,7 +243,7 @@ def test_no_pipe_at_all(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_one_that_is_damaged_is_told_and_the_others_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    segment = ControlSegment.create(native.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
+    segment = ControlSegment.create(binding.ControlSize(flows=1, routines=1, edges=1, incarnations=1, cells=16), 1000)
     try:
         with open(f"/dev/shm/pipert-{segment.pipe_id}-c", "r+b") as file:
             file.write(b"\xff" * 64)
@@ -277,9 +281,9 @@ def test_statistics_of_a_damaged_segment(
     for place, written in writes:
         start = int(place**2 * (len(data) - len(written)))  # the records come first, then queues
         data[start : start + len(written)] = written
-    copy = native.Copy(bytes(data))
+    copy = binding.Copy(bytes(data))
     try:
-        process = native.Process(copy.address, len(data))
+        process = binding.Process(copy.address, len(data))
     except ValueError:
         return
     try:
@@ -290,12 +294,25 @@ def test_statistics_of_a_damaged_segment(
         process.close()
 
 
+def test_names_that_the_segment_has_no_records_for(sound: tuple[bytes, list[str], list[Member]]) -> None:
+    data, flows, routines = sound
+    copy = binding.Copy(data)
+    process = binding.Process(copy.address, len(data))
+    room = process.room
+    with pytest.raises(LookupError, match=f"no flow {room.flows}"):
+        read_statistics(process, [*flows, *(f"flow {number}" for number in range(room.flows))], routines)
+    more = [Member(f"routine {number}", 0, ()) for number in range(room.routines)]
+    with pytest.raises(LookupError, match=f"no routine {room.routines}"):
+        read_statistics(process, flows, [*routines, *more])
+    process.close()
+
+
 def test_a_policy_that_does_not_exist(sound: tuple[bytes, list[str], list[Member]]) -> None:
     data, flows, routines = sound
-    copy = native.Copy(data)
-    process = native.Process(copy.address, len(data))
+    copy = binding.Copy(data)
+    process = binding.Process(copy.address, len(data))
     assert len(read_statistics(process, flows, routines).wires) == 2
-    native.EdgeRecord(process, 0)._record.policy = 99
+    binding.EdgeRecord(process, 0)._record.policy = 99
     with pytest.raises(LookupError):
         read_statistics(process, flows, routines)
     process.close()

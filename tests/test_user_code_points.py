@@ -32,13 +32,14 @@ from misbehaving import (
     Numbers,
     Takes,
 )
-from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, Wire, failures
+from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, Wire
+from pipert_shm.flow import failures
 from pipert_shm.flow.process import STACKS_SIGNAL
 from processes import descendants
 from waiting import eventually
 
 GRACE = 1.0
-SOON = 3.0
+SOON = 10.0
 HANG = 0.3
 OF_RECEIVER = {"payload __setstate__", "receive"}
 UNCOUNTED = {
@@ -55,6 +56,7 @@ BETWEEN_ROUTINES = ("payload __reduce__", "payload __setstate__", "transmit", "r
 AT_A_START = {"setup", "cleanup", "start handler", "stop handler"}
 
 pytestmark = [
+    pytest.mark.machine,  # a routine that is only slow would be taken for one that hangs
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # forks of a process with threads are what this is about
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -290,7 +292,8 @@ def test_what_users_wrote_misbehaves_while_it_stops(hook: str, misdeed: str) -> 
         it.pipe.notify_event(STOP_EVENT_NAME)
         rests = "failed" if hook == "cleanup" and misdeed in RAISING else "stopped"
         await_states(it.pipe, acts=rests, left="stopped", right="stopped", sibling="stopped")
-        assert WILL.done > done or hook == "main_logic"
+        if hook != "main_logic":  # which may be stopped before it is called; a handler may come after the stop
+            eventually(lambda: WILL.done > done, f"{hook} {misdeed}", SOON)
         WILL.forget()
         it.pipe.notify_event(START_EVENT_NAME)
         it.await_moves(("acts", "takes"), ("left", "right"), ("left", "sibling"))

@@ -208,7 +208,10 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "advice"),
-    [(63, "no camera answers; look at /dev/video63"), ("http://127.0.0.1:1/x.mjpg", "nothing answers there with a video")],
+    [
+        (63, "no camera answers; look at /dev/video63"),
+        ("http://127.0.0.1:1/x.mjpg", "no video comes from there; check the whole address"),
+    ],
 )
 def test_a_camera_or_stream_that_does_not_answer(source: int | str, advice: str) -> None:
     with pytest.raises(VideoError, match=advice):
@@ -266,7 +269,7 @@ def test_opencv_loads_only_with_what_needs_it(run_script: RunScript) -> None:
         ),
         (
             "raise ModuleNotFoundError(\"No module named 'cv2'\")",
-            "OpenCV is not installed (No module named 'cv2'): pip install 'opencv-python>=4.14,<5'",
+            "OpenCV is not installed (No module named 'cv2'): pip install 'opencv-python>=4.14,<6'",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import streams
-from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, VideoError, VideoSource, Wire, native
+from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, VideoError, VideoSource, Wire, binding
 from pipert_shm.video import live
 from pipert_shm.video.source import Backend
 from routines import Record, chain, received
@@ -71,7 +72,7 @@ class Notes(Record):
     """Writes down the numbers and shapes of the frames, when they were grabbed and received, and where they stand."""
 
     def main_logic(self, data: np.ndarray) -> None:
-        note = number_of(data), data.shape, self.meta.captured_ns, native.now_ns(), self.meta.pts
+        note = number_of(data), data.shape, self.meta.captured_ns, binding.now_ns(), self.meta.pts
         super().main_logic(note)
 
 
@@ -260,9 +261,38 @@ def test_without_reconnection_a_stream_that_is_not_there_is_an_error(tmp_path: P
     pipe.notify_event(START_EVENT_NAME)
     with pytest.raises(PipeFailed) as caught:
         pipe.join()
-    assert f"/x': {cause}nothing answers there with a video; check the address" in caught.value.causes[0]
+    assert f"/x': {cause}no video comes from there; check the whole address" in caught.value.causes[0]
     assert "secret" not in caught.value.causes[0]
     assert "admin:***@" in caught.value.causes[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("404 Not Found", "404 Not Found; the server answers, but has nothing there; check the address"),
+        ("401 Unauthorized", "the server answers, but lets nobody in without the right user name and password"),
+        ("503 Service Unavailable", "the server answers, but sends no video; check the address, and the server's log"),
+    ],
+)
+def test_what_a_server_answers_is_told_by_pyav(answer: str, told: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=refuse, args=(listener, answer))
+        server.start()
+        with pytest.raises(VideoError, match=told):
+            VideoSource(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x", backend="pyav", reconnect=False)._open()
+        server.join()
+
+
+def refuse(listener: socket.socket, answer: str) -> None:
+    """An RTSP server that has one client, and no stream."""
+    connection, _ = listener.accept()
+    with connection, connection.makefile("rb") as requests:
+        status = answer
+        for line in requests:
+            if line.startswith((b"OPTIONS", b"DESCRIBE")):
+                status = "200 OK" if line.startswith(b"OPTIONS") else answer
+            elif line.startswith(b"CSeq"):
+                connection.sendall(f"RTSP/1.0 {status}\r\n{line.decode()}Public: DESCRIBE\r\n\r\n".encode())
 
 
 def test_a_server_that_never_answers_is_an_error_that_says_so() -> None:

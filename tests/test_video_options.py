@@ -12,6 +12,7 @@ import pytest
 
 from conftest import RunScript
 from pipert_shm import START_EVENT_NAME, BatchRoutine, Pipe, VideoError, VideoInfo, VideoSource, Wire, video_sources
+from pipert_shm.extras import to_install
 from pipert_shm.video import live
 from pipert_shm.video.capture import OpenCVCapture
 from streams import grey, number_of
@@ -105,7 +106,7 @@ def test_a_backend_that_is_not_installed_says_what_to_install(tmp_path: Path, ru
             print(error)
         """
     )
-    expected = "PyAV does not load (No module named 'av'): pip install 'pipert_shm[pyav]'\n"
+    expected = f"PyAV does not load (No module named 'av'): {to_install('pyav')}\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, expected, "")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipert_shm import VideoInfo, VideoSource
-from pipert_shm.counters import Counters
+from pipert_shm.shm.counters import Counters
 from pipert_shm.video import live
 from pipert_shm.video.fit import Fit
 from pipert_shm.video.live import LiveReader

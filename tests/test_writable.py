@@ -19,7 +19,7 @@ from pipert_shm import (
     Wire,
     writable,
 )
-from pipert_shm.memory import open_every_ring
+from pipert_shm.shm.rings import open_every_ring
 from routines import Apply, Frames, Record, Sink, chain, one_value, received
 from waiting import Board, eventually
 
@@ -215,7 +215,7 @@ def _held_by_receiver(pipe: Pipe) -> int:
     edge = next(edge for edge in session.plan.edges if session.plan.names[edge.receiver] == "holding")
     process = session.segment.process
     rings = open_every_ring(session.segment)
-    return sum(bits >> edge.bit & 1 for ring in rings for bits in process.holders(ring) or [])
+    return sum(found.by_bit.get(edge.bit, 0) for ring in rings if (found := process.holders(ring)))
 
 
 def test_within_a_flow_it_is_a_copy(tmp_path: Path) -> None:

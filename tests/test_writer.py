@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import multiprocessing
 import os
 import sys
@@ -25,6 +26,7 @@ from pipert_shm.video.timing import Timeline
 from routines import Frames
 
 Codec = Literal["mp4v", "h264"]
+LOGGER = logging.getLogger("writer")
 RAMP = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (48, 1))
 
 
@@ -204,11 +206,12 @@ def test_each_camera_has_a_file(tmp_path: Path, codec: Codec, name: str, files: 
     writer.cleanup()
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.mp4")}
     assert found == set(files)
-    gate, door = ([round(frame.mean(), -1) for frame in frames_of(tmp_path / file)] for file in files)
+    gate, door = ([round(float(frame.mean()), -1) for frame in frames_of(tmp_path / file)] for file in files)
     assert (gate, door) == ([100] * 8, [200] * 4)
 
 
-def test_cameras_of_an_earlier_run_are_kept(tmp_path: Path) -> None:
+def test_cameras_of_an_earlier_run_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     for _ in range(2):
         writer = VideoWriter(tmp_path / "out.mp4", codec="mp4v")
         writer.setup()
@@ -216,6 +219,10 @@ def test_cameras_of_an_earlier_run_are_kept(tmp_path: Path) -> None:
         write(writer, RAMP, origin="door")
         writer.cleanup()
     assert {path.name for path in tmp_path.iterdir()} == {"out-gate.mp4", "out-gate-1.mp4", "out-door.mp4", "out-door-1.mp4"}
+    kept = [record.getMessage() for record in caplog.records if "was there before" in record.getMessage()]
+    assert kept == [
+        f"{tmp_path / name}.mp4 was there before; it is kept as {tmp_path / name}-1.mp4" for name in ("out-gate", "out-door")
+    ]
 
 
 def test_two_cameras_on_one_writer_in_a_pipe(tmp_path: Path) -> None:
@@ -414,10 +421,10 @@ def test_a_new_file_takes_no_name_that_another_has(tmp_path: Path) -> None:
     first, second = NewFile(path), NewFile(path)
     assert (first.path, second.path) == (path, tmp_path / "out-1.bin")
     write_all(first.fd, b"first")
-    set_aside(path)
+    set_aside(path, LOGGER)
     assert path.read_bytes() == b"first"
     first.close()
-    set_aside(path)
+    set_aside(path, LOGGER)
     assert (tmp_path / "out-2.bin").read_bytes() == b"first"
     path.touch()
     third = NewFile(path)

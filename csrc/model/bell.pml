@@ -1,4 +1,4 @@
-/* bell: nobody sleeps beside work, through deaths, recoveries and sweeps.
+/* bell: nobody sleeps while there is work, through deaths, recoveries and sweeps.
  *
  *     U ==ring==> S --> C
  *
@@ -8,18 +8,18 @@
  * thread each, die KS and KC times between any two steps, and are buried and
  * started again by the launcher L.
  *
- * Shown, when all has come to rest: C does not sleep while a queue that it is
- * to read has a message, or while there is an incarnation to drain or a command
- * to obey; S does not while its queue has room; U does not while its slot is
- * free; every message was taken but for what S died with, and each incarnation
- * is live or swept.
+ * Shown, when all has come to rest: C does not sleep while a queue that it reads
+ * has a message, while there is an incarnation to drain, or a command to obey; S
+ * does not sleep while its queue has room; U does not sleep while its slot is
+ * free; every message was taken, except for what S died with; and each
+ * incarnation is live or swept.
  *
  * Every load, store, CAS and system call on a bell, a queue index or the slot's
  * holder bit is a step. Abstracted:
  * - Cells, eviction and the order of messages: queue.pml, messages.pml.
  * - A thread's private work, and the launcher's, between two such steps.
- * - Bounded waits: here a wait ends by a wake alone, so that a lost one shows.
- * - A futex word is "has it moved since the waiter read it".
+ * - Time-outs of waits: here only a wake ends a wait, so that a lost wake shows.
+ * - A futex word is one bit: whether it has moved since the waiter read it.
  * - Memory is sequentially consistent, as the code asks for on these words.
  */
 #ifndef CAP
@@ -76,9 +76,9 @@ inline wake(b) { asleep[b] = 0 }
 #define RINGALWAYS(b) moved[b] = 1; wake(b)
 #endif
 #endif
-/* After it published: asks the flag, which only the waiter writes. */
+/* After publishing: asks the flag, which only the waiter writes. */
 #define RING(b) f = waiting[b]; if :: f -> f = 0; RINGALWAYS(b) :: else fi
-/* C's thread, out of whatever it sleeps in. */
+/* Wakes C's thread, no matter what it sleeps in. */
 #ifdef B_RINGFIRST
 #define NOTIFY RINGALWAYS(BC); notice = 1
 #else
@@ -88,9 +88,9 @@ inline wake(b) { asleep[b] = 0 }
 /* The kernel compares the word and sleeps in one step. */
 #define WAIT(b) d_step { if :: !moved[b] -> asleep[b] = 1 :: else fi }; d_step { !asleep[b] -> waiting[b] = 0 }
 
-/* The slot's bit stands behind no unread message, nor behind one in S's hand. */
+/* No unread message, and none in S's hands, is behind the slot's bit. */
 #define TAKEN(r) (slot && slotrec == r && slotidx != NONE && slotidx < h[r])
-/* S is dead: nor is anything in its hand. */
+/* The same when S is dead, and has nothing in its hands. */
 #define LEFT(r) (slot && slotrec == r && (slotidx == NONE || slotidx < h[r]))
 #ifdef B_SWEEPNORING
 #define FREED skip

@@ -147,7 +147,7 @@ inline write() { tab[SL(mm)] = mp; seq[SL(mm)] = val[SL(mp)] }
 #define EVICT(r) STEP_M(if :: qn[r] > 0 -> pop(r, y); lost = lost | (1 << seq[SL(y)]) :: else fi); \
   if :: y -> DROPS(y, r); y = 0 :: else fi
 
-/* A dead receiver, its sends held off: the queue goes on for the next one.
+/* For a dead receiver, with the sends held off: the queue goes on for the next one.
  * Sweeps what no unread message is or names, nor the one that is not pushed. */
 #ifdef B_LOSEBACKLOG
 #define UNREAD(s, r) false
@@ -273,7 +273,7 @@ inline settle(r) { if :: ON(linger, r) && !BORROWED(r) -> linger = linger & ~(1 
 #define IDLE_C(r) (cm == 0 && cx == NONE && ON(cin, r) && !BEHIND(r))
 #define POP_C(r) :: d_step { IDLE_C(r) && qn[r] > 0 && (ch[0] == 0 || (LC > 1 && ch[1] == 0)) -> \
   pop(r, cm); cr = r; take(cm) }
-#ifdef B_DEADAFTERLOOK          /* the code asks first: what is sender-dead stays it, and its queue is final */
+#ifdef B_DEADAFTERLOOK          /* the code asks first: a sender-dead queue is final */
 #define DRAIN_C(r) :: IDLE_C(r) && qn[r] == 0 -> if :: d_step { st[r] == SDEAD -> cx = r } :: st[r] != SDEAD fi
 #else
 #define DRAIN_C(r) :: d_step { IDLE_C(r) && st[r] == SDEAD && qn[r] == 0 -> cx = r }
@@ -325,7 +325,7 @@ proctype D() {
 
 inline attach(r) { if :: alive[1] == ALIVE -> cin = cin | (1 << r) :: else fi }
 inline recovered(r) { unswept[r]--; if :: unswept[r] == 0 -> attach(r) :: else fi }
-/* In the place of a sender that is dead. */
+/* For a dead sender. */
 #define SWEEPUNREAD(r, done) \
   do \
   :: d_step { s < SLOTS -> if :: HELD(s, r) && !UNREAD(s, r) -> clear(s, r) :: else fi; s++ } \

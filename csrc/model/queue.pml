@@ -5,16 +5,16 @@
  * or sleeps until there is room (-DBLOCK). Sender 0 may die at any step
  * (-DDIES); the launcher then tells the receiver.
  *
- * Shown: a cell belongs to exactly one end, whoever moves the head; what the
- * receiver takes is what was pushed, in order, none twice; a sender needs two
- * attempts at the most to push after an eviction; at rest nobody sleeps beside
- * a message, room or a notice.
+ * Shown: a cell belongs to exactly one end, the one that moves the head; the
+ * receiver takes what was pushed, in order, none twice; a sender needs at most
+ * two attempts to push; at rest, nobody sleeps while a message, room or a
+ * notice waits for it.
  *
  * A step is one load, store, CAS or system call, as in queue.c and bell.c.
  * Abstracted: indexes do not wrap (64 bits in the code); memory is sequentially
  * consistent (the code's weaker orders are argued for in its comments and
- * tried under ThreadSanitizer); futex words are "has it moved since the waiter
- * read it".
+ * tried under ThreadSanitizer); a futex word is one bit: whether it has moved
+ * since the waiter read it.
  */
 #ifndef CAP
 #define CAP 1
@@ -63,7 +63,7 @@ bool notice; bool killed; bool dead; bool done[NQ];
 #endif
 #define WAIT(b) LOOKED(b); d_step { if :: !moved[b] -> asleep[b] = 1 :: else fi }; d_step { !asleep[b] -> waiting[b] = 0 }
 
-/* Takes the oldest cell into d, 0 if there is none. Both ends. */
+/* Takes the oldest cell into d; 0 if the queue is empty. Both ends. */
 #ifdef B_PLAINHEAD
 #define CAS(q) d_step { head[q] = x + 1; f = 1 }
 #else

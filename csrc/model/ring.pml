@@ -209,7 +209,7 @@ inline swept(r) { assert(qn[r] == 0); st[r] = FREE; edge[r] = 0 }
   :: d_step { s >= SWEEPS -> done; i = NONE; s = 0 }; break \
   :: DEATH \
   od
-#ifdef B_UNLINKEDLOST           /* what was unlinked is none of its sender's business any more */
+#ifdef B_UNLINKEDLOST           /* the sender forgets an edge that was unlinked */
 #define SWEEPABLE(my) !(removed && my == se)
 #else
 #define SWEEPABLE(my) true
@@ -374,7 +374,7 @@ dead:
 inline settle(r) {      /* the last lease of an incarnation that was swept otherwise */
   if :: ON(linger, r) && !BORROWED(r) -> linger = linger & ~(1 << r); swept(r) :: else fi
 }
-#ifdef B_TAKEWINDOW             /* drained and swept by another thread than that which pops */
+#ifdef B_TAKEWINDOW             /* another thread than the one that pops drains and sweeps */
 #define IDLE true
 #define POP_C(r) :: d_step { cp == 0 && ON(cin, r) && edge[r] != E && qn[r] > 0 && ch[0] == 0 -> pop(r, cp); cpr = r; received(cp, r) }
 #else
@@ -414,7 +414,7 @@ dead:
 
 /* ---- the launcher ------------------------------------------------------- */
 
-/* With it gone each process ends by itself, at any point. */
+/* When the launcher is dead, each process ends by itself, at any point. */
 #define DIE_L d_step { kills[3] > 0 -> over = 1; i = 0; s = 0; kills[0] = 1; kills[1] = 1; kills[2] = 1; kills[3] = 0 }; goto dead
 #define STEP_L(x) if :: d_step { x } :: DIE_L fi
 
@@ -434,7 +434,7 @@ inline recovered(r) {
   if :: unswept[r] == 0 -> attach(r) :: else fi
 #endif
 }
-/* In the place of a sender that is dead: as it would have done, unread messages kept. */
+/* For a dead sender: what it would have done. Unread messages are kept. */
 #define SWEEPUNREAD(r) \
   do \
   :: d_step { s < SLOTS -> if :: HELD(s, r) && !UNREAD(s, r) -> clear(s, r) :: else fi; s++ } \
@@ -474,7 +474,7 @@ inline recovered(r) {
 #define UNDRAINED(r) (st[r] == SDEAD)
 #endif
 
-/* Everything that has to do with a dead process, before anything of it starts again. */
+/* All that a death asks for, before the process is started again. */
 #define BURY(p) :: alive[p] == DEAD -> \
   d_step { i = 0; do :: i < REC -> \
       if :: OUTOF(i, p) -> do :: ans[i] > 0 -> ans[i]--; recovered(i) :: else -> break od; ask[i] = 0; giveup[i] = 0 :: else fi; i++ \

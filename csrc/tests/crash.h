@@ -1,15 +1,14 @@
 /* crash: a small pipe whose processes are killed at chosen points.
  *
- * Source, middle and sink are a process each, forked by a launcher that buries,
- * recovers and restarts them as pipert_shm/launcher does:
+ * Source, middle and sink are a process each. A launcher forks them, and buries, recovers
+ * and restarts them as pipert_shm/launcher does:
  *
  *     source -> middle -> sink     middle forwards the source's slot by
  *     source ------------> sink    reference, with a packed slot of its own
  *     source -> local              within the source's process
  *
- * A run is one such pipe from birth to rest, with at most two deaths. All that
- * its processes share lies in a world, which the worker that judges the run
- * made before any of them.
+ * A run is one such pipe from birth to rest, with at most two deaths. Its processes share
+ * a world. The worker that judges the run made it before it started them.
  */
 #ifndef PSHM_CRASH_H
 #define PSHM_CRASH_H
@@ -17,7 +16,7 @@
 #include <sys/types.h>
 
 #include "../points.h"
-#include "../recover.h"
+#include "../pshm.h"
 
 enum { SOURCE, MIDDLE, SINK, LOCAL, ROUTINES };
 enum { FLOWS = 3, LAUNCHER = 3, ACTORS = 4, NOBODY = ACTORS };
@@ -34,7 +33,7 @@ enum { BUILT, ENDED, FAILED }; /* a routine's state */
 #define PSHM_CRASH_MESSAGE 256u
 #define PSHM_CRASH_BUDGET (1u << 20)
 
-/* How the edges behave, and how tight memory is. */
+/* How the edges behave, and how short memory is. */
 typedef struct pshm_crash_graph {
     const char *name;
     struct {
@@ -44,14 +43,14 @@ typedef struct pshm_crash_graph {
     } edge[EDGES];
     uint32_t slots[2];    /* payload slots of source and middle */
     uint32_t messages[2]; /* message slots */
-    uint32_t sink_takes;  /* the sink ends after so many messages; 0 for never */
+    uint32_t sink_takes;  /* the sink ends after so many messages; 0: never */
 } pshm_crash_graph;
 
 extern const pshm_crash_graph pshm_crash_graphs[];
 extern const uint32_t pshm_crash_graph_count;
 
-/* SIGKILL for `actor`, before its `pass`th pass of `point`. The first kill
- * counts passes from birth, the second from the burial of the first's victim. */
+/* SIGKILL for `actor`, just before it passes `point` for the `pass`th time. The first kill
+ * counts passes from birth, the second one from the burial of the first victim. */
 typedef struct pshm_crash_kill {
     uint32_t actor; /* NOBODY for no kill */
     uint32_t point;
@@ -60,11 +59,11 @@ typedef struct pshm_crash_kill {
 
 typedef struct pshm_crash_scenario {
     uint32_t graph;
-    bool final; /* who dies is not restarted */
+    bool final; /* a process that dies is not restarted */
     pshm_crash_kill kill[2];
 } pshm_crash_scenario;
 
-/* What all processes of a run share, besides the control segment and rings. */
+/* What all processes of a run share, apart from the control segment and the rings. */
 typedef struct pshm_crash_world {
     pshm_crash_scenario scenario;
     _Atomic uint32_t killed[2];
@@ -73,18 +72,17 @@ typedef struct pshm_crash_world {
     char failure[512];
     /* before and after that burial */
     _Atomic uint32_t passes[2][ACTORS][PSHM_CRASH_POINTS_MOST];
-    /* what each flow holds for certain: {generation:32 | bits:32} */
+    /* slots that each flow is sure to hold, as {generation:32 | bits:32} */
     _Atomic uint64_t held[FLOWS][PSHM_CRASH_SERIALS][PSHM_CRASH_SLOTS];
     _Atomic uint64_t created[PSHM_CRASH_SERIALS]; /* bytes of the ring's segment */
     _Atomic uint32_t unlinked[PSHM_CRASH_SERIALS];
     _Atomic uint32_t deaths[FLOWS];
-    /* per edge: the last sequence that its receiver saw, plus one, and which */
+    /* per edge: one more than the last sequence number that its receiver saw; and all of them */
     uint64_t seen[EDGES];
     uint8_t got[EDGES][PSHM_CRASH_MESSAGES];
 } pshm_crash_world;
 
-/* A process's way to all of it; inherited, never written after the fork but by
- * actor. */
+/* A process's way to all of it. It is inherited; after the fork only `actor` is written. */
 typedef struct pshm_crash_place {
     pshm_crash_world *world;
     void *control;
@@ -92,7 +90,7 @@ typedef struct pshm_crash_place {
     const pshm_crash_graph *graph;
     int ring_fd[PSHM_CRASH_SERIALS];
     pshm_ring_head *ring[PSHM_CRASH_SERIALS];
-    uint32_t actor; /* whose points these are */
+    uint32_t actor; /* this process */
 } pshm_crash_place;
 
 extern pshm_crash_place pshm_crash_here;
@@ -103,7 +101,7 @@ enum {
     TELL_SENDER_DIED,     /* routine */
     TELL_RECEIVER_DIED,   /* routine, incarnation */
     TELL_RECEIVER_FAILED, /* routine, incarnation */
-    TELL_ANSWER,          /* to be ready, when all of the above is done */
+    TELL_ANSWER,          /* with TELL_READY, when all of the above is done */
     TELL_QUIT,
     TELL_RECOVERED, /* -, incarnation; to the launcher */
     TELL_READY,     /* to the launcher */
@@ -115,13 +113,13 @@ typedef struct pshm_crash_letter {
     uint32_t incarnation;
 } pshm_crash_letter;
 
-/* What a flow's process is born with. */
+/* What a flow's process knows from birth. */
 typedef struct pshm_crash_birth {
     uint32_t flow;
     int channel;
     uint32_t outs; /* incarnations it sends on */
     uint32_t out[EDGES];
-    uint32_t ins; /* that it receives from, oldest first per edge */
+    uint32_t ins; /* incarnations it receives from; of each edge the oldest first */
     uint32_t in[PSHM_CRASH_INCARNATIONS];
 } pshm_crash_birth;
 
@@ -130,18 +128,18 @@ typedef struct pshm_crash_birth {
         if (!(condition)) pshm_crash_fail(__VA_ARGS__);                                          \
     } while (0)
 
-/* Notes what is wrong with the run, once, and ends this process. */
+/* Notes what is wrong with the run, if nothing was noted yet, and ends this process. */
 _Noreturn void pshm_crash_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* crash_world.c: makes the place; runs one scenario in it, and returns whether
- * all was well (else world->failure says what was not). */
+/* crash_world.c. Makes the place; then runs one scenario in it, and returns whether all was
+ * well. If not, world->failure says what was wrong. */
 void pshm_crash_open(void);
 bool pshm_crash_run(const pshm_crash_scenario *scenario);
 uint32_t pshm_crash_points(void);
 const pshm_point_site *pshm_crash_point(uint32_t number);
 uint64_t pshm_crash_mix(uint64_t n);
 
-/* crash_rings.c: rings on the place's memory. */
+/* crash_rings.c: rings in the memory of the place. */
 uint32_t pshm_crash_make_ring(pshm_process *process, uint32_t owner, uint32_t slots,
                               uint64_t slot_bytes);
 void pshm_crash_open_ring(pshm_process *process, uint32_t ring);
@@ -155,12 +153,12 @@ uint32_t pshm_crash_sender(uint32_t edge);
 uint32_t pshm_crash_receiver(uint32_t edge);
 uint32_t pshm_crash_flow_of(uint32_t routine);
 
-/* crash_launcher.c, crash_flow.c: the whole life of a process, just forked. */
+/* crash_launcher.c, crash_flow.c: the whole life of a process that was just forked. */
 _Noreturn void pshm_crash_be_launcher(void);
 _Noreturn void pshm_crash_be_flow(const pshm_crash_birth *birth);
 
-/* crash_audit.c. At rest: everybody has ended and let go, nobody has left. In
- * the midst: everything died at once. */
+/* crash_audit.c. At rest: every process has ended its work and given everything back, but
+ * still lives. In the midst: all died at once. */
 void pshm_crash_audit_at_rest(const pshm_control *control);
 bool pshm_crash_audit_in_the_midst(char *failure, size_t bytes);
 bool pshm_crash_is_lossless(uint32_t edge);

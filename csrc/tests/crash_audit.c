@@ -1,4 +1,4 @@
-/* crash_audit: is all well in the segment? */
+/* crash_audit: checks that all is well in the segments. */
 #include "crash.h"
 
 #include <inttypes.h>
@@ -15,9 +15,9 @@ static uint64_t slot_word(uint32_t serial, uint32_t slot) {
     return atomic_load(&pshm_crash_here.ring[serial]->slot[slot].word);
 }
 
-/* ---- at rest -------------------------------------------------------------- */
+/* ---- at rest --------------------------------------------------------------------------- */
 
-/* Each ring has its owner, and none of its slots a holder. */
+/* Each ring has an owner, and no slot has a holder. */
 static void audit_rings(const pshm_control *control) {
     uint32_t rings[ROUTINES] = {0};
     uint64_t bytes = 0;
@@ -72,7 +72,6 @@ static uint64_t assigned_to(const pshm_control *control, uint32_t edge) {
                              : control->routine[SOURCE].sequence;
 }
 
-/* What the edges say of their messages, and what their receivers saw. */
 bool pshm_crash_is_lossless(uint32_t edge) {
     const pshm_crash_graph *graph = pshm_crash_here.graph;
     return graph->edge[edge].policy == PSHM_POLICY_BLOCK &&
@@ -96,25 +95,25 @@ static void audit_counters(const pshm_control *control, uint32_t edge) {
     for (uint32_t n = 0; n < PSHM_REASONS; n++) dropped += record->dropped[n];
     for (uint32_t n = 0; n < PSHM_CRASH_MESSAGES; n++) got += pshm_crash_here.world->got[edge][n];
     CHECK(record->protocol_errors == 0, "edge %u: protocol errors", edge);
-    /* Who dies between the two stores of a count leaves one of them behind: off by
-     * one per death at the most (and one for a recoverer that died with it). */
+    /* A process that dies between the two stores of a count leaves one of them undone: the sum
+     * is off by at most one per death, and by one for a recoverer that died. */
     uint64_t counted = record->received + dropped, slack = senders + receivers + 1;
     CHECK(record->sent <= counted + slack && counted <= record->sent + slack,
           "edge %u: sent %" PRIu64 ", received %" PRIu64 ", dropped %" PRIu64 " (%" PRIu64
           " in a crash)",
           edge, record->sent, record->received, dropped, crash);
-    /* got is noted after the count, and stays when what ended is discarded */
+    /* `got` is noted after the count, and stays when an ended routine discards the message */
     CHECK(record->received <= got + receivers && got <= record->received,
           "edge %u: received %" PRIu64 ", seen %" PRIu64, edge, record->received, got);
-    /* A dead sender had one message in hand, and maybe one that it evicted; a
-     * dead receiver one. A queue goes with the second of its ends only. */
+    /* A dead sender had one message in hand, and maybe one that it had evicted; a dead receiver
+     * had one. The messages in a queue are lost only when both ends are dead. */
     bool evicts = graph->edge[edge].policy == PSHM_POLICY_DROP_OLDEST;
     uint64_t most = senders * (evicts ? 2 : 1) + receivers;
     if (senders && receivers)
-        most++; /* a recoverer that died counted it, and the next one again */
+        most++; /* a recoverer counted it and died, and the next one counted it again */
     if ((final && senders && receivers) || edge == TO_LOCAL) most += graph->edge[edge].capacity;
     CHECK(crash <= most, "edge %u: %" PRIu64 " lost in a crash", edge, crash);
-    /* not sent: what the dead had in hand before it counted it */
+    /* a sender may have died with a message in hand that it had not counted yet */
     uint64_t assigned = assigned_to(control, edge);
     CHECK(record->sent <= assigned && assigned <= record->sent + senders,
           "edge %u: %" PRIu64 " sent of %" PRIu64, edge, record->sent, assigned);
@@ -133,7 +132,7 @@ void pshm_crash_audit_at_rest(const pshm_control *control) {
         CHECK(control->routine[SOURCE].sequence == PSHM_CRASH_MESSAGES, "the source gave up");
 }
 
-/* ---- in the midst ---------------------------------------------------------- */
+/* ---- in the midst ---------------------------------------------------------------------- */
 
 /* Whether the slot that a descriptor names has the bits, under its generation. */
 static bool has_bits(const pshm_control *control, uint64_t descriptor, uint32_t bits) {
@@ -158,7 +157,7 @@ static bool message_has_bits(const pshm_control *control, uint64_t cell, uint32_
     return true;
 }
 
-/* Nobody is to read it any more. */
+/* Whether nobody will read the edge any more. */
 static bool is_given_up(const pshm_control *control, const pshm_edge *edge) {
     return edge->record->receiver_ended &&
            (edge->record->sender_failed || control->routine[edge->receiver].state == FAILED);
@@ -179,11 +178,11 @@ static bool queued_are_held(const pshm_control *control, uint32_t incarnation) {
     return true;
 }
 
-/* What a queue names, or a process holds, has its bits; who ever died, and when. */
+/* Whatever a queue names or a process holds has its bits, no matter who died and when. */
 bool pshm_crash_audit_in_the_midst(char *failure, size_t bytes) {
     pshm_control control;
     if (!pshm_control_attach(&control, pshm_crash_here.control, pshm_crash_here.control_bytes))
-        return true; /* it died before there was anything */
+        return true; /* the launcher died before it had made anything */
     for (uint32_t n = 0; n < PSHM_CRASH_INCARNATIONS; n++) {
         if (queued_are_held(&control, n)) continue;
         snprintf(failure, bytes, "a message waits on edge %u whose slots are free",

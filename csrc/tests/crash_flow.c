@@ -1,6 +1,5 @@
-/* crash_flow: the life of a flow's process, as pipert_shm/flow and
- * runner.py lead it: the main thread is the routine, a second one obeys the
- * launcher.
+/* crash_flow: the life of a flow's process, as in pipert_shm/flow and the runner of a routine.
+ * The main thread is the routine; a second thread obeys the launcher.
  */
 #include "crash.h"
 
@@ -15,9 +14,9 @@
 #define LETTERS 64u
 #define WORDS (PSHM_CRASH_PAYLOAD / sizeof(uint64_t))
 
-enum { OF_SOURCE = 1, OF_MIDDLE }; /* whose words a payload slot has */
+enum { OF_SOURCE = 1, OF_MIDDLE }; /* which routine wrote a payload slot */
 
-/* The sink keeps each edge's last message, to see that nobody writes into it. */
+/* The sink keeps the last message of each edge, and checks that nobody writes to it. */
 typedef struct kept_message {
     uint32_t slots;
     uint64_t sequence;
@@ -41,12 +40,12 @@ typedef struct life {
     pshm_crash_letter letter[LETTERS];
 } life;
 
-/* ---- the control thread ------------------------------------------------ */
+/* ---- the control thread ---------------------------------------------------------------- */
 
 static void report(const life *own, uint32_t what, uint32_t incarnation) {
     pshm_crash_letter letter = {.what = what, .incarnation = incarnation};
     ssize_t sent = send(own->birth->channel, &letter, sizeof letter, MSG_NOSIGNAL);
-    if (sent < 0) pause(); /* the launcher is dead, and we are about to be */
+    if (sent < 0) pause(); /* the launcher is dead, and we are about to die of it */
 }
 
 static void pass_on(life *own, const pshm_crash_letter *letter) {
@@ -75,7 +74,7 @@ static void *obey_launcher(void *argument) {
     }
 }
 
-/* ---- what the routine's thread does of it ------------------------------- */
+/* ---- the routine's thread -------------------------------------------------------------- */
 
 static bool is_over(const life *own, uint32_t routine) {
     return own->process->control.routine[routine].state != BUILT;
@@ -95,7 +94,7 @@ static int receive(life *own, pshm_port *port, pshm_delivery *delivery, uint64_t
     }
 }
 
-/* Takes no more, and discards what there is. */
+/* Takes no more, and discards what waits. */
 static void end_ins(life *own, pshm_port *port) {
     static pshm_delivery delivery;
     int status;
@@ -144,7 +143,7 @@ static void set_ended(life *own, uint32_t routine) {
     report(own, TELL_STATE, 0);
 }
 
-/* ---- payloads ------------------------------------------------------------ */
+/* ---- payloads -------------------------------------------------------------------------- */
 
 static uint64_t word(uint64_t sequence, uint32_t whose, size_t n) {
     return pshm_crash_mix(sequence << 16 | (uint64_t)whose << 8 | n);
@@ -176,7 +175,7 @@ static uint32_t edge_of(const pshm_port *port, uint32_t place) {
     return (uint32_t)(port->in[place].record - port->process->control.edge);
 }
 
-/* A message came: in order, once, whole. */
+/* Checks that a message came in order, once, and whole. */
 static void check_receipt(life *own, const pshm_port *port, const pshm_delivery *delivery) {
     pshm_crash_world *world = pshm_crash_here.world;
     uint32_t edge = edge_of(port, delivery->place);
@@ -200,7 +199,7 @@ static void check_receipt(life *own, const pshm_port *port, const pshm_delivery 
     }
 }
 
-/* ---- sending --------------------------------------------------------------- */
+/* ---- sending --------------------------------------------------------------------------- */
 
 static bool reserve(life *own, pshm_post *post, uint64_t sequence, uint32_t whose) {
     uint64_t descriptor;
@@ -216,14 +215,14 @@ static bool reserve(life *own, pshm_post *post, uint64_t sequence, uint32_t whos
     return true;
 }
 
-/* Sends what reserve and refer made ready, or gives it up for want of a slot. */
+/* Sends a post. If it lacks a slot, `ready` is false, and it is given up. */
 static void send_post(life *own, pshm_post *post, uint64_t sequence, bool ready) {
     uint64_t body[2] = {sequence, ~sequence};
     post->ticket = sequence + 1;
     for (uint32_t k = 0; k < post->slots; k++) note_held(own, post->slot[k], 0);
     int status = ready ? PSHM_NOTICE : PSHM_FULL;
     while (status == PSHM_NOTICE) {
-        /* A notice that comes before the message has its slot leaves all to do. */
+        /* if the notice came before the message had its slot, nothing is done yet */
         status = post->offered != 0 ? pshm_port_resume(own->port, post)
                                     : pshm_port_send(own->port, post, own->messages, sequence,
                                                      pshm_now(), SOURCE, 1, 0, body, sizeof body);
@@ -237,7 +236,7 @@ static void begin(const life *own, pshm_post *post, uint64_t token) {
     *post = (pshm_post){.outs = own->outs, .token = token, .message = PSHM_NO_SLOT};
 }
 
-/* ---- the routines ------------------------------------------------------------ */
+/* ---- the routines ---------------------------------------------------------------------- */
 
 static void look_at_local(life *own, pshm_delivery *delivery, uint64_t timeout_ns) {
     int status;
@@ -264,7 +263,7 @@ static void be_source(life *own, pshm_post *post, pshm_delivery *delivery) {
     if (!is_over(own, LOCAL)) look_at_local(own, delivery, PSHM_FOREVER);
 }
 
-/* The source's slot goes on as it is, unless the edge has it still. */
+/* The source's slot is forwarded as it is, unless the edge still holds it. */
 static bool refer(life *own, pshm_post *post, const pshm_delivery *delivery) {
     return pshm_port_refer(own->port, post, own->outs, delivery->address[0],
                            PSHM_CRASH_PAYLOAD) != PSHM_NO_SLOT ||
@@ -304,7 +303,8 @@ static bool has_enough(void) {
     return limit != 0 && got >= limit;
 }
 
-/* A sink that has enough takes its time to say so: until more is there for it. */
+/* A sink that has enough ends only when more is there for it, so that a queue has to be
+ * emptied. */
 static void let_queue_up(life *own) {
     const pshm_edge *edge = &own->port->in[0];
     while (own->port->ins != 0 && edge->record != NULL && !is_over(own, SOURCE) &&
@@ -332,9 +332,9 @@ static void be_receiver(life *own, pshm_post *post, pshm_delivery *delivery) {
     set_ended(own, routine);
 }
 
-/* ---- birth and end ------------------------------------------------------------- */
+/* ---- birth and end --------------------------------------------------------------------- */
 
-/* A port that awaits the edges which have a sender, or what is left of one. */
+/* Opens a port that awaits each edge whose sender lives, or has left messages. */
 static pshm_port *open_port(life *own, uint32_t routine) {
     const pshm_crash_birth *birth = own->birth;
     const pshm_control *control = &own->process->control;

@@ -1,12 +1,12 @@
 /* crash_points: kills a process at every point, and at pairs of points.
  *
  *   crash_points                    each point of each process, alone
- *   crash_points --pairs            and each point of who recovers after it
- *   crash_points --pairs --stride 50 --seed 3     a sample of these
- *   crash_points --every 8          an eighth of it all: not every point is covered
+ *   crash_points --pairs            and, after it, each point of those that recover
+ *   crash_points --pairs --stride 50 --seed 3     a sample of these pairs
+ *   crash_points --every 8          an eighth of all runs; some points are then not covered
  *   crash_points --run block,restart,source:ring.c:56:1,sink:queue.c:54:1
  *
- * Ends with status 1 when a run went wrong, or a point was never killed at.
+ * Ends with status 1 when a run went wrong, or no process was killed at some point.
  */
 #include "crash.h"
 
@@ -21,11 +21,11 @@
 #include <unistd.h>
 
 #define JOBS_MOST 64u
-#define PROBES 4u /* deaths per victim that show who passes what afterwards */
+#define PROBES 4u /* deaths per victim, to find out which points are passed afterwards */
 #define MS 1000000u
 
-/* Block: nothing is lost but in a crash. Mixed: real time on one branch,
- * lossless on the other. Tight: short of slots, impatient, and ended early. */
+/* Block: only a crash loses anything. Mixed: one branch is real-time, the other lossless.
+ * Tight: slots are short, the sender does not wait for long, and the sink ends early. */
 const pshm_crash_graph pshm_crash_graphs[] = {
     {.name = "block",
      .edge = {[TO_MIDDLE] = {PSHM_POLICY_BLOCK, 2, PSHM_FOREVER},
@@ -61,7 +61,9 @@ static struct {
     uint64_t every;
     uint64_t seed;
     uint32_t jobs;
-} option = {.stride = 1, .every = 1, .seed = 1, .jobs = 4};
+    char *run; /* the one run to make, NULL for all */
+    uint64_t times;
+} option = {.stride = 1, .every = 1, .seed = 1, .jobs = 4, .times = 1};
 
 typedef struct plan {
     uint64_t count;
@@ -69,7 +71,7 @@ typedef struct plan {
     pshm_crash_scenario *scenario;
 } plan;
 
-/* What the workers found, in memory that they share. */
+/* What the workers have found, in memory that they share. */
 static struct {
     _Atomic uint64_t next;
     _Atomic uint64_t passed;
@@ -112,7 +114,7 @@ static void print_failure(const pshm_crash_scenario *scenario) {
     fflush(stdout);
 }
 
-/* One run, and what it adds to the findings. */
+/* Makes one run, and adds what it shows to the findings. */
 static bool try(const pshm_crash_scenario *scenario) {
     const pshm_crash_world *world = pshm_crash_here.world;
     bool good = pshm_crash_run(scenario);
@@ -128,7 +130,7 @@ static bool try(const pshm_crash_scenario *scenario) {
     return good;
 }
 
-/* ---- what there is to try --------------------------------------------------- */
+/* ---- which runs to make ---------------------------------------------------------------- */
 
 static void note_passes(pass_counts counts, uint32_t phase) {
     for (uint32_t actor = 0; actor < ACTORS; actor++)
@@ -142,13 +144,13 @@ static uint64_t hash(uint64_t a, uint64_t b, uint64_t c) {
     return pshm_crash_mix(option.seed + pshm_crash_mix(a << 40 ^ b << 20 ^ c));
 }
 
-/* One of the point's passes, but the first where there are more. */
+/* A pass of the point: not the first one, if there are more. */
 static uint32_t later_pass(uint32_t actor, uint32_t point, uint64_t salt) {
     uint32_t passes = undisturbed[actor][point];
     return passes < 2 ? 1 : 2 + (uint32_t)(hash(actor, point, salt) % (passes - 1));
 }
 
-/* A victim's death at one of its points, by chance. */
+/* A death of the victim at one of its points, chosen by chance. */
 static pshm_crash_kill any_kill(uint32_t victim, uint64_t salt) {
     for (uint64_t n = 0;; n++) {
         uint32_t point = (uint32_t)(hash(victim, salt, n) % pshm_crash_points());
@@ -157,7 +159,7 @@ static pshm_crash_kill any_kill(uint32_t victim, uint64_t salt) {
     }
 }
 
-/* Who passes what, undisturbed and after each death. */
+/* Finds out which process passes which points, undisturbed and after each death. */
 static void explore(uint32_t graph) {
     memset(undisturbed, 0, sizeof undisturbed);
     memset(after, 0, sizeof after);
@@ -185,7 +187,7 @@ static void plan_singles(plan *all, uint32_t graph) {
         }
 }
 
-/* Points that only recovery passes: a death somewhere, and one there. */
+/* For points that only recovery passes: one death somewhere, and a second one there. */
 static void plan_recoverers(plan *all, uint32_t graph) {
     for (uint32_t victim = 0; victim < FLOWS; victim++)
         for (uint32_t actor = 0; actor < ACTORS; actor++)
@@ -214,7 +216,7 @@ static void plan_pairs(plan *all, uint32_t graph) {
         }
 }
 
-/* Leaves the share of it that was asked for, in equal steps. */
+/* Keeps one in `every` runs, in equal steps. */
 static void thin_out(plan *all) {
     uint64_t kept = 0;
     for (uint64_t n = option.seed % option.every; n < all->count; n += option.every)
@@ -222,7 +224,7 @@ static void thin_out(plan *all) {
     all->count = kept;
 }
 
-/* ---- trying it --------------------------------------------------------------- */
+/* ---- the runs -------------------------------------------------------------------------- */
 
 static void work(const plan *all) {
     pshm_crash_open();
@@ -270,7 +272,7 @@ static bool report_coverage(void) {
     return covered == points || option.every > 1;
 }
 
-/* ---- by hand ------------------------------------------------------------------ */
+/* ---- one run, by hand ------------------------------------------------------------------ */
 
 static uint32_t index_of(const char *word, const char *const *words, uint32_t count) {
     for (uint32_t n = 0; n < count; n++)
@@ -291,7 +293,7 @@ static pshm_crash_kill kill_of(char *text) {
     exit(2);
 }
 
-/* graph,restart|final,actor:file:line:pass,... */
+/* Reads graph,restart|final,actor:file:line:pass,... */
 static pshm_crash_scenario scenario_of(char *text) {
     static const char *const policy[] = {"restart", "final"};
     const char *names[sizeof pshm_crash_graphs / sizeof pshm_crash_graphs[0]];
@@ -330,44 +332,49 @@ static void try_every_point(void) {
     free(all.scenario);
 }
 
-int main(int arguments, char **argument) {
-    char *run = NULL;
-    uint64_t times = 1, started = pshm_now();
+static _Noreturn void show_usage(void) {
+    fprintf(stderr,
+            "usage: crash_points [--pairs] [--stride N] [--every N] [--seed N] [--jobs N]\n"
+            "       crash_points --run SCENARIO [--times N] [--jobs N]\n");
+    exit(2);
+}
+
+static void read_options(int arguments, char **argument) {
     for (int n = 1; n < arguments; n++) {
-        char *value = n + 1 < arguments ? argument[n + 1] : NULL;
-        uint64_t number = value == NULL ? 0 : strtoull(value, NULL, 10);
         if (strcmp(argument[n], "--pairs") == 0) {
             option.pairs = true;
             continue;
         }
-        n++;
-        if (value != NULL && strcmp(argument[n - 1], "--run") == 0)
-            run = value;
-        else if (strcmp(argument[n - 1], "--seed") == 0)
+        const char *name = argument[n++];
+        char *value = n < arguments ? argument[n] : NULL;
+        uint64_t number = value == NULL ? 0 : strtoull(value, NULL, 10);
+        if (value != NULL && strcmp(name, "--run") == 0)
+            option.run = value;
+        else if (strcmp(name, "--seed") == 0)
             option.seed = number;
-        else if (number > 0 && strcmp(argument[n - 1], "--stride") == 0)
+        else if (number > 0 && strcmp(name, "--stride") == 0)
             option.stride = number;
-        else if (number > 0 && strcmp(argument[n - 1], "--every") == 0)
+        else if (number > 0 && strcmp(name, "--every") == 0)
             option.every = number;
-        else if (number > 0 && strcmp(argument[n - 1], "--times") == 0)
-            times = number;
-        else if (number > 0 && number <= JOBS_MOST && strcmp(argument[n - 1], "--jobs") == 0)
+        else if (number > 0 && strcmp(name, "--times") == 0)
+            option.times = number;
+        else if (number > 0 && number <= JOBS_MOST && strcmp(name, "--jobs") == 0)
             option.jobs = (uint32_t)number;
-        else {
-            fprintf(
-                stderr,
-                "usage: crash_points [--pairs] [--stride N] [--every N] [--seed N] [--jobs N]\n"
-                "       crash_points --run SCENARIO [--times N] [--jobs N]\n");
-            return 2;
-        }
+        else
+            show_usage();
     }
+}
+
+int main(int arguments, char **argument) {
+    uint64_t started = pshm_now();
+    read_options(arguments, argument);
     found = mmap(NULL, sizeof *found, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(found != MAP_FAILED, "no memory");
-    if (run != NULL)
-        try_by_hand(run, times);
+    if (option.run != NULL)
+        try_by_hand(option.run, option.times);
     else
         try_every_point();
-    bool covered = run != NULL || report_coverage();
+    bool covered = option.run != NULL || report_coverage();
     printf("%" PRIu64 " runs with two deaths; %.1f s\n", found->both,
            (double)(pshm_now() - started) / 1e9);
     printf("%" PRIu64 " passed, %" PRIu64 " failed\n", found->passed, found->failed);

@@ -1,6 +1,5 @@
-/* crash_rings: rings in a worker's memory, by the steps of pipert_shm/memory.py.
- *
- * A ring's serial picks its memory, as it picks the segment's name there.
+/* crash_rings: rings in a worker's memory, with the steps of pipert_shm's memory.py. There, a
+ * ring's serial gives the segment's name; here, it gives the piece of memory.
  */
 #include "crash.h"
 

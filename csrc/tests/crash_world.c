@@ -1,4 +1,4 @@
-/* crash_world: what a run's processes share; and one run, from birth to verdict. */
+/* crash_world: what the processes of a run share; and one run, from birth to verdict. */
 #include "crash.h"
 
 #include <errno.h>
@@ -15,9 +15,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define RING_BYTES 8192u        /* head, and PSHM_CRASH_SLOTS slots of either size */
+#define RING_BYTES 8192u        /* a head and PSHM_CRASH_SLOTS slots, of either size */
 #define LOOK_MS 250             /* between two looks at a run */
-#define PATIENCE_NS 3000000000u /* less than the longest sleep: a lost wake shows */
+#define PATIENCE_NS 3000000000u /* less than the longest sleep, so that a lost wake shows */
 
 pshm_crash_place pshm_crash_here = {.actor = NOBODY};
 
@@ -73,7 +73,7 @@ void pshm_crash_fail(const char *format, ...) {
     _exit(EXIT_FAILURE);
 }
 
-/* ---- memory ------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------- */
 
 static void *shared(uint64_t bytes, int fd) {
     int flags = MAP_SHARED | (fd < 0 ? MAP_ANONYMOUS : 0);
@@ -114,9 +114,9 @@ static void reset(const pshm_crash_scenario *scenario) {
     here->graph = &pshm_crash_graphs[scenario->graph];
 }
 
-/* ---- one run -------------------------------------------------------------- */
+/* ---- one run --------------------------------------------------------------------------- */
 
-/* Points that the flows have passed: while it moves, they get on. */
+/* How many points the flows have passed: while the number grows, they get on. */
 static uint64_t progress(void) {
     uint64_t passed = 0;
     for (uint32_t phase = 0; phase < 2; phase++)
@@ -126,7 +126,7 @@ static uint64_t progress(void) {
     return passed;
 }
 
-/* What a run that does not get on looks like. */
+/* Describes a run that does not get on. */
 static void describe_stuck(char *text, size_t bytes) {
     pshm_control control;
     int at = snprintf(text, bytes, "stuck:");
@@ -146,7 +146,7 @@ static void describe_stuck(char *text, size_t bytes) {
     }
 }
 
-/* Until the launcher has ended; kills it when nothing moves any more. */
+/* Waits until the launcher has ended. Kills it when the flows do not get on. */
 static void watch(pid_t launcher) {
     pshm_crash_world *world = pshm_crash_here.world;
     struct pollfd end = {.fd = (int)syscall(SYS_pidfd_open, launcher, 0), .events = POLLIN};
@@ -164,7 +164,7 @@ static void watch(pid_t launcher) {
     close(end.fd);
 }
 
-/* Everybody is gone after this: who has lost the launcher dies of it. */
+/* Waits until all are gone: the flows die with the launcher. Returns its status. */
 static int reap(pid_t launcher) {
     int status, verdict = 0;
     for (;;) {

@@ -4,18 +4,17 @@
  *     source ------------> sink
  *     source -> local              tokens
  *
- * Source, middle, sink and launcher are four tables (pshm_process) in one
- * process, over one control segment and one segment per ring. An input is a
- * list of steps: damage to a shared word, now or some points later, in the
- * midst of what follows; or something that a process of a pipe does. Whatever
- * the words say, no step may touch memory that is not its own, or go on for
- * ever, and what is leased stays mapped.
+ * Source, middle, sink and launcher are four tables (pshm_process) in one process, over
+ * one control segment and one segment per ring. An input is a list of steps. A step either
+ * does what a process of a pipe does, or damages a shared word: at once, or some points
+ * later, in the middle of another step. Whatever the words say, no step may touch memory
+ * that is not its own, or go on for ever; and what is leased stays mapped.
  */
 #ifndef PSHM_FUZZ_H
 #define PSHM_FUZZ_H
 
 #include "../points.h"
-#include "../recover.h"
+#include "../pshm.h"
 
 enum { SOURCE, MIDDLE, SINK, LOCAL, ROUTINES };
 enum { LAUNCHER = 3, TABLES = 4 };
@@ -35,13 +34,13 @@ typedef struct pshm_fuzz_word {
 } pshm_fuzz_word;
 
 typedef struct pshm_fuzz_world {
-    void *control; /* ends where its page ends; no access before or after it */
+    void *control; /* ends where its page ends; memory before and after it is out of bounds */
     uint64_t control_bytes;
     int ring_fd[PSHM_FUZZ_RINGS];
     uint8_t *ring[PSHM_FUZZ_RINGS]; /* the whole of each segment */
     uint32_t words;
     pshm_fuzz_word word[PSHM_FUZZ_WORDS];
-    /* of the input under way */
+    /* of the present input */
     uint64_t serial[PSHM_FUZZ_RINGS];
     pshm_process *process[TABLES];
     pshm_port *port[ROUTINES];
@@ -54,38 +53,37 @@ void pshm_fuzz_open(void);
 void pshm_fuzz_build(void);
 void pshm_fuzz_tear_down(void);
 
-/* Closes a table, whatever leases it has: damage leaves some that nothing ends. */
+/* Closes a table, no matter what leases it has: after damage, some are never ended. */
 void pshm_fuzz_close(pshm_process *process);
 
-/* Maps segment `n` as ring `ring` of `serial`; what lies in its pages and is
- * not its own may not be touched. 0, or an errno. */
+/* Maps segment `n` as ring `ring` of `serial`. What lies in its pages and is not a part of
+ * the ring is out of bounds. Returns 0, or an errno. */
 int pshm_fuzz_map(pshm_process *process, uint32_t ring, uint64_t serial, uint32_t n,
                   bool writable);
 
-/* fuzz_flow.c. One message, by a receive that does not wait; kept, or discarded. */
+/* fuzz_flow.c. Receives one message, without waiting; keeps or discards it. */
 void pshm_fuzz_receive(uint32_t routine, bool discard);
 
-/* The receive by itself, rings mapped and the dead recovered as needed. */
+/* The receive alone. Maps rings and recovers dead senders as needed. */
 int pshm_fuzz_take(pshm_port *port, pshm_delivery *delivery);
 void pshm_fuzz_open_every_ring(pshm_process *process);
 
-/* Takes no more: until nothing is left, however long. */
+/* Ends the incoming edges, and receives until nothing is left. */
 void pshm_fuzz_end(uint32_t routine);
 
-/* Sends one message, whose make-up is in the bits of `shape`, or goes on with
- * one that waits. */
+/* Sends one message, which the bits of `shape` describe; or goes on with one that waits. */
 void pshm_fuzz_send(uint32_t routine, uint32_t shape);
 void pshm_fuzz_abandon(uint32_t routine);
 void pshm_fuzz_remove_out(uint32_t routine, uint32_t out);
 
-/* What routines hold: whether anything, an end of it, and a look at all of it. */
+/* Ask whether a routine holds anything, end its hold, and look at all that is held. */
 bool pshm_fuzz_holds(uint32_t routine);
 void pshm_fuzz_let_go(uint32_t routine, uint32_t place);
 void pshm_fuzz_let_all_go(void);
 void pshm_fuzz_look_at(const uint8_t *memory, uint64_t bytes);
 void pshm_fuzz_look_at_held(void);
 
-/* Ends the program, for libFuzzer to note the input. */
+/* Ends the program, so that libFuzzer notes the input. */
 _Noreturn void pshm_fuzz_fail(const char *what);
 
 #endif

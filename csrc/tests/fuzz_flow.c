@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* ---- receiving -------------------------------------------------------------- */
+/* ---- receiving ------------------------------------------------------------------------- */
 
 static struct {
     const uint8_t *address;
@@ -42,7 +42,7 @@ static void keep(uint32_t routine, void *address, uint64_t bytes) {
     held[routine][place].bytes = bytes;
 }
 
-/* As memory.py: a ring's segment is found by its serial. */
+/* As in memory.py, a ring's segment is found by its serial. */
 static bool open_ring(pshm_process *process, uint32_t ring) {
     uint64_t serial = pshm_control_serial(&process->control, ring);
     for (uint32_t n = 0; n < PSHM_FUZZ_RINGS; n++)
@@ -57,7 +57,7 @@ void pshm_fuzz_open_every_ring(pshm_process *process) {
 }
 
 int pshm_fuzz_take(pshm_port *port, pshm_delivery *got) {
-    pshm_port_noticed(port); /* else it would not look at all */
+    pshm_port_noticed(port); /* else it would take nothing */
     int status = pshm_port_receive(port, got, 0);
     for (uint32_t n = 0; status == PSHM_UNMAPPED; n++) {
         if (n > PSHM_RINGS) pshm_fuzz_fail("a ring is never mapped enough");
@@ -82,7 +82,7 @@ void pshm_fuzz_receive(uint32_t routine, bool discard) {
     if (discard) pshm_port_discard(pshm_fuzz_here.port[routine], got, PSHM_REASON_ENDED);
 }
 
-/* Takes no more, as Port.end in ports.py: until nothing is left, however long. */
+/* As the end of a routine in ports.py: takes no more, and receives until nothing is left. */
 void pshm_fuzz_end(uint32_t routine) {
     int status;
     pshm_port_end_ins(pshm_fuzz_here.port[routine]);
@@ -90,7 +90,7 @@ void pshm_fuzz_end(uint32_t routine) {
     while (status == PSHM_OK || status == PSHM_PROTOCOL);
 }
 
-/* ---- sending ---------------------------------------------------------------- */
+/* ---- sending --------------------------------------------------------------------------- */
 
 static pshm_post post[ROUTINES];
 static bool posted[ROUTINES]; /* a post waits to be resumed or abandoned */
@@ -102,7 +102,7 @@ static uint64_t outs_of(const pshm_port *port) {
     return outs;
 }
 
-/* As Post.take_lost in native.py. */
+/* As Post.take_lost in binding/port.py. */
 static void take_lost(pshm_post *it) {
     for (uint32_t n = 0; n < it->lost; n++)
         if (it->lost_out[n] >= PSHM_OUTS) pshm_fuzz_fail("a token of no edge is lost");
@@ -131,7 +131,7 @@ static void add_held(uint32_t routine, pshm_port *port, pshm_post *it) {
             pshm_port_refer(port, it, it->outs, held[routine][n].address, held[routine][n].bytes);
 }
 
-/* As Outbox._hand_over in ports.py: what has no message slot yet is sent again. */
+/* As Outbox._hand_over in ports.py: a post that has no message slot yet is sent again. */
 static void hand_over(uint32_t routine) {
     static const uint8_t body[16];
     pshm_port *port = pshm_fuzz_here.port[routine];
@@ -149,7 +149,7 @@ static void hand_over(uint32_t routine) {
         pshm_fuzz_abandon(routine);
 }
 
-/* With a notice that stands, so that nothing sleeps. */
+/* Puts a notice up, so that nothing sleeps. */
 void pshm_fuzz_send(uint32_t routine, uint32_t shape) {
     pshm_port *port = pshm_fuzz_here.port[routine];
     pshm_post *it = &post[routine];

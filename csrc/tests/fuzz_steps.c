@@ -1,19 +1,19 @@
-/* fuzz_steps: what an input makes of the pipe. See fuzz.h. */
+/* fuzz_steps: reads an input, and does its steps to the pipe. See fuzz.h. */
 #include "fuzz.h"
 
 #include <string.h>
 
-#define HELD 16u   /* slots that a routine keeps */
 #define PENDING 4u /* damage that is still to come */
 #define STEPS 32u
-#define MOST_POINTS 100000u /* of a step; the longest looks at every ring's place a few times */
+#define MOST_POINTS                                                                              \
+    100000u /* of a step; the longest step looks at every place for a ring a few times */
 
 static const uint8_t *input, *input_end;
 
-static uint64_t chance; /* goes on where the input ends */
+static uint64_t chance; /* where the next byte comes from when the input has ended */
 
-/* The input, then what follows from it: libFuzzer likes inputs short, but damage
- * shows only after a while. */
+/* A byte of the input; when that has ended, one that follows from it. libFuzzer likes short
+ * inputs, but damage shows only after a while. */
 static uint32_t byte(void) {
     if (input < input_end) {
         chance = chance * 31 + *input + 1;
@@ -31,7 +31,7 @@ static uint64_t word64(void) {
     return value;
 }
 
-/* ---- damage --------------------------------------------------------------- */
+/* ---- damage ---------------------------------------------------------------------------- */
 
 typedef struct damage {
     uint32_t due; /* points from now, plus one; 0 for a free place */
@@ -78,8 +78,8 @@ static uint64_t new_value(const pshm_fuzz_word *word) {
     }
 }
 
-/* A listed word, often one near the last (of the same edge, say); or, seldom, any
- * eight bytes of a segment. */
+/* Most often a word of the list, and often one near the last, such as one of the same edge;
+ * sometimes any eight bytes of a segment. */
 static pshm_fuzz_word pick_word(void) {
     uint32_t words = pshm_fuzz_here.words, n = byte() << 8 | byte();
     if (n < 0x8000) last_word = n % words;
@@ -108,7 +108,7 @@ static void do_damage(bool at_once) {
     }
 }
 
-/* ---- recovery, and everything else ------------------------------------------- */
+/* ---- recovery, and everything else ----------------------------------------------------- */
 
 static void do_recover(uint32_t how, uint32_t which) {
     pshm_process *launcher = pshm_fuzz_here.process[LAUNCHER];
@@ -200,7 +200,7 @@ static void do_ring(uint32_t how, uint32_t which) {
     }
 }
 
-/* What statistics, the cockpit and `pipert-shm top` read. */
+/* Reads what statistics, the cockpit and `pipert-shm top` read. */
 static void do_read(const pshm_control *control) {
     pshm_edge edge;
     for (uint32_t n = 0; n < PSHM_FUZZ_INCARNATIONS + 1; n++)
@@ -230,7 +230,7 @@ static void do_statistics(uint32_t which) {
     for (uint32_t n = 0; n < PSHM_FUZZ_INCARNATIONS + 1; n++) pshm_process_borrowed(process, n);
 }
 
-/* A process that comes to the segment as it is now. */
+/* A process comes that finds the segment as it is now. */
 static void do_attach(uint32_t routine) {
     static pshm_delivery got;
     pshm_process *process =
@@ -249,13 +249,7 @@ static void do_attach(uint32_t routine) {
     pshm_fuzz_close(process);
 }
 
-static void step(void) {
-    uint32_t what = byte();
-    points = 0;
-    if (what < 96) {
-        do_damage(what % 3 != 0);
-        return;
-    }
+static void act(uint32_t what) {
     uint32_t which = byte(), routine = which % ROUTINES;
     switch (what % 12) {
     case 0:
@@ -291,6 +285,16 @@ static void step(void) {
     default:
         do_statistics(which);
     }
+}
+
+static void step(void) {
+    uint32_t what = byte();
+    points = 0;
+    if (what < 96) {
+        do_damage(what % 3 != 0);
+        return;
+    }
+    act(what);
     pshm_fuzz_look_at_held();
 }
 
@@ -311,11 +315,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     input_end = data + size;
     chance = 1;
     pshm_fuzz_build();
-    pshm_fuzz_send(SOURCE, 1); /* one that is held, one that waits, on each edge */
+    pshm_fuzz_send(SOURCE, 1); /* on each edge, one message is held and one waits */
     pshm_fuzz_receive(MIDDLE, false);
     pshm_fuzz_send(MIDDLE, 0x11);
     pshm_fuzz_receive(SINK, false);
-    pshm_fuzz_send(SOURCE, 2); /* its message slots are all in use now */
+    pshm_fuzz_send(SOURCE, 2); /* all of its message slots are in use now */
     pshm_fuzz_send(SOURCE, 0);
     if (!pshm_fuzz_holds(MIDDLE) || !pshm_fuzz_holds(SINK))
         pshm_fuzz_fail("nothing arrives in a sound pipe");

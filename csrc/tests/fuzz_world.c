@@ -1,4 +1,4 @@
-/* fuzz_world: the pipe that is damaged, and memory that shows who goes astray. */
+/* fuzz_world: the pipe that is damaged, and memory that shows accesses out of bounds. */
 #undef mmap /* see the Makefile: the core's calls come here */
 #undef munmap
 #include "fuzz.h"
@@ -26,8 +26,8 @@ static const struct {
     [TO_LOCAL] = {SOURCE, LOCAL, PSHM_POLICY_DROP_OLDEST, 2, PSHM_FOREVER},
 };
 
-/* Sizes that end within a page, and message slots with room for few of the
- * descriptors that a head can name. */
+/* The sizes end within a page. Message slots have room for only a few of the descriptors that
+ * a head can claim. */
 static const struct {
     uint32_t owner, slots;
     uint64_t slot_bytes;
@@ -38,7 +38,7 @@ void pshm_fuzz_fail(const char *what) {
     abort();
 }
 
-/* ---- memory ------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------- */
 
 static uint64_t pages(uint64_t bytes) {
     return (bytes + PAGE - 1) / PAGE * PAGE;
@@ -47,8 +47,8 @@ static uint64_t pages(uint64_t bytes) {
 void *pshm_fuzz_mmap(void *at, size_t bytes, int protection, int flags, int fd, off_t offset);
 int pshm_fuzz_munmap(void *memory, size_t bytes);
 
-/* Mappings that were given back: out of bounds as a whole, and kept for the next
- * that asks for the same, since most of an input's time would be system calls. */
+/* A mapping that was given back. All of it is out of bounds. It is kept for the next caller
+ * that asks for the same, since else most of the time would go into system calls. */
 typedef struct spare_mapping {
     void *memory;
     size_t bytes;
@@ -77,7 +77,8 @@ static void note_spare(const spare_mapping *made) {
     }
 }
 
-/* With a page on either side, and a rest of its own, that nobody may touch. */
+/* Maps memory with a page before it and a page after it that are out of bounds, and so is the
+ * rest of its own last page. */
 static void *map_guarded(size_t bytes, int protection, int flags, int fd, off_t offset) {
     uint64_t whole = pages(bytes);
     uint8_t *room = mmap(NULL, whole + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -138,7 +139,7 @@ static void open_control(void) {
     pshm_control_format(pshm_fuzz_here.control, &size, BUDGET);
 }
 
-/* ---- words -------------------------------------------------------------- */
+/* ---- words ----------------------------------------------------------------------------- */
 
 static void add_word(void *at, size_t bytes) {
     pshm_fuzz_world *here = &pshm_fuzz_here;
@@ -211,7 +212,7 @@ void pshm_fuzz_open(void) {
     list_words();
 }
 
-/* ---- the pipe ------------------------------------------------------------- */
+/* ---- the pipe -------------------------------------------------------------------------- */
 
 static void build_edge(const pshm_control *control, uint32_t n) {
     pshm_edge_record *record = &control->edge[n];

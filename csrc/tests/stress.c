@@ -21,7 +21,7 @@ pshm_test_options pshm_test_option = {.count = 150000, .seed = 1};
 
 static const char *const mode_name[] = {"unit", "threads", "processes"};
 
-/* The test that is under way. */
+/* The test that is running. */
 static struct {
     const char *name;
     pshm_test_mode mode;
@@ -45,7 +45,7 @@ _Noreturn void pshm_test_fail(const char *file, int line, const char *format, ..
     fflush(stdout);
     fprintf(stderr, "FAILED %s, %s: %s (%s:%d)\n", current.name, mode_name[current.mode], message,
             file, line);
-    /* the parent of a role that is a process says the last word */
+    /* when a role is a process, its parent prints the last line */
     if (getpid() == main_process) printf("stress: %" PRIu32 " passed, 1 failed\n", passed);
     fflush(stdout);
     _exit(EXIT_FAILURE);
@@ -129,7 +129,7 @@ static void run_processes(part *parts, uint32_t roles) {
             if (child[n] == ended) child[n] = 0;
         if (status == 0 || failure != 0) continue;
         failure = status;
-        /* the others would wait for it in vain */
+        /* the other roles would wait for it for ever */
         for (uint32_t n = 0; n < roles; n++)
             if (child[n] > 0) kill(child[n], SIGKILL);
     }

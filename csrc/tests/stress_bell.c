@@ -1,8 +1,8 @@
 /* stress_bell: one role arms its bell and looks while another publishes and rings.
  *
- * Nobody sleeps here, so the two meet millions of times. In each round, either
- * the waiter's look sees what was published, or its bell was rung after it was
- * armed; else the wake is lost.
+ * Nobody sleeps here, so the two meet millions of times. In each round, either the waiter's
+ * look sees what was published, or its bell was rung after it was armed. If neither is so, a
+ * wake was lost.
  */
 #include "stress.h"
 
@@ -44,8 +44,8 @@ static bool look_ended(void *context) {
     return atomic_load(&own->world->ended) == own->round;
 }
 
-/* Varies when the two meet, and fills the store buffer with stores that miss
- * the cache: one that needs a fence behind it and has none is late for sure. */
+/* Varies the moment at which the two meet. Fills the store buffer with stores that miss the
+ * cache, so that a store which lacks the fence that it needs is surely late. */
 static void skew(world *world, uint64_t *random) {
     uint64_t spins = (pshm_test_next(random) >> 20) % SKEW;
     for (volatile uint64_t n = 0; n < spins; n++) continue;
@@ -54,7 +54,7 @@ static void skew(world *world, uint64_t *random) {
                               memory_order_relaxed);
 }
 
-/* Before a round: nothing to see yet. */
+/* Before a round: makes sure that there is nothing to see yet. */
 static void prepare(world *world, uint64_t kind) {
     if (kind == POP) EXPECT(pshm_queue_push(&world->queue, 1));
     if (kind != DROP) return;
@@ -80,7 +80,7 @@ static bool look(world *world, uint64_t kind, uint64_t *found) {
     return *found != PSHM_NO_SLOT;
 }
 
-/* After a round: as before it. */
+/* After a round: restores what was before it. */
 static void restore(world *world, uint64_t kind, uint64_t found) {
     if (kind == CLOSE) pshm_queue_reopen(&world->queue);
     if (kind == DROP) EXPECT(pshm_ring_drop(&world->ring, found, PSHM_PRODUCER) == 0);

@@ -1,8 +1,8 @@
 /* stress_drop: two roles change the same slot words at the same time.
  *
- * In each round role 0 takes every slot and gives each two holders; then both
- * roles go through the slots in lockstep, each dropping its own bit. Of the
- * two drops of a slot, exactly one must see that no holder is left.
+ * In each round, role 0 takes every slot and gives it two holders. Then both roles go through
+ * the slots in lockstep, and each drops its own bit. Of the two drops of a slot, exactly one
+ * must see that no holder is left.
  */
 #include "stress.h"
 
@@ -24,17 +24,17 @@ typedef struct world {
     _Alignas(PSHM_CACHE_LINE) _Atomic uint64_t begun; /* rounds, by role 0 */
     /* by role 1: rounds, and its drops of the latest that left no holder */
     _Alignas(PSHM_CACHE_LINE) _Atomic uint64_t ended;
-    /* plain: only the slot words order its use in the next round */
+    /* not atomic: only the slot words order its use in the next round */
     uint64_t descriptor[SLOTS];
 } world;
 
-/* Each role turns about at a pace of its own, so that they meet in every way. */
+/* The roles change their directions at different rates, so that they meet in every way. */
 static uint32_t nth(uint64_t round, uint32_t role, uint32_t n) {
     bool backwards = round / KINDS >> role & 1;
     return backwards ? SLOTS - 1 - n : n;
 }
 
-/* A role's own place: the round that it is in, counted from 1. */
+/* Where a role is: the round, counted from 1. */
 typedef struct place {
     world *world;
     uint64_t round;
@@ -54,7 +54,7 @@ static bool look_begun(void *context) {
 
 static bool look_ended(void *context) {
     place *own = context;
-    /* relaxed: not to hide a slot word that orders too little */
+    /* relaxed, so as not to hide a slot word that orders too little */
     return atomic_load_explicit(&own->world->ended, memory_order_relaxed) / (SLOTS + 1) ==
            own->round;
 }

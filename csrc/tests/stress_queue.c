@@ -1,8 +1,8 @@
-/* stress_queue: cells through queues, with a bell at each end.
+/* stress_queue: cells go through queues, with a bell at each end.
  *
- * Role 0 receives on one bell from all queues; each other role sends on its
- * own. Nothing but the queue orders the notes that go with the cells, so a
- * thread sanitizer sees an ordering that the queue does not give.
+ * Role 0 receives from all queues, with one bell; each other role sends on a queue of its own.
+ * Only the queue orders the accesses to the notes that go with the cells. If it orders too
+ * little, the thread sanitizer reports a race.
  */
 #include "stress.h"
 
@@ -33,8 +33,8 @@ typedef struct wire {
     _Atomic uint8_t *taken;
     uint64_t evicted;
     uint64_t received;
-    /* plain: note[n % (capacity + 2)] goes with cell n. Cell n - 1 was pushed,
-     * so cell n - 1 - capacity was popped, so the note before it was read. */
+    /* note[n % (capacity + 2)] goes with cell n, and is not atomic. When cell n - 1 was pushed,
+     * cell n - 1 - capacity had been popped, and the note before that had been read. */
     uint64_t note[NOTES];
 } wire;
 
@@ -81,7 +81,7 @@ static void sender(world *world, uint32_t number) {
     pshm_bell_ring(&world->bell[0]);
 }
 
-/* What the receiver's look found: a cell of a wire, or the end of all. */
+/* What the receiver's look found: a cell of a wire, or the end of all streams. */
 typedef struct inbox {
     world *world;
     uint32_t from;
@@ -154,7 +154,7 @@ static void run(const shape *shape) {
     }
 }
 
-/* A role's look for the other's step in a row of short streams. */
+/* A role's look for the next step of the other role, in a row of short streams. */
 typedef struct step {
     const _Atomic uint64_t *streams;
     uint64_t due;

@@ -1,9 +1,9 @@
-/* stress_ring: slots of one ring through small graphs of queues and bells.
+/* stress_ring: slots of one ring go through small graphs of queues and bells.
  *
- * Node 0 owns the ring and sends; each other node receives, and forwards what
- * it got on its own edges. Each edge has a holder bit of its own. Whoever takes
- * a message off an edge, receiver or sender, checks its payload while it holds
- * the edge's bit, then drops the bit.
+ * Node 0 owns the ring and sends. Every other node receives, and forwards what it received
+ * on its own edges. Each edge has a holder bit of its own. The node that takes a message off
+ * an edge, be it the receiver or the sender, checks the payload while it holds the edge's
+ * bit, and then drops the bit.
  */
 #include "stress.h"
 
@@ -21,7 +21,7 @@ typedef struct shape {
     const char *name;
     uint32_t slots;
     bool borrow; /* receivers may keep a slot until the next message */
-    /* capacity 0 past the last; those into a node before those out of it */
+    /* Ends with capacity 0. Edges into a node come before the edges out of it. */
     struct {
         uint32_t from;
         uint32_t to;
@@ -49,7 +49,7 @@ typedef struct edge {
     uint32_t from;
     uint32_t to;
     policy policy;
-    bool lossless; /* and so is the way to it */
+    bool lossless; /* it, and all edges on the way to it */
     uint32_t bit;
     pshm_queue queue;
     _Atomic uint8_t *taken;
@@ -100,10 +100,10 @@ static void drop(world *world, uint64_t descriptor, uint32_t bit) {
           descriptor);
     CHECK((left & bit) == 0, "bit %#" PRIx32 " still set after its drop", bit);
     if (left == 0) atomic_fetch_add_explicit(&world->freed, 1, memory_order_relaxed);
-    pshm_bell_ring(&world->bell[0]); /* its owner may lack a slot */
+    pshm_bell_ring(&world->bell[0]); /* the owner may be waiting for a slot */
 }
 
-/* Ends an edge's hold on a message; returns the sequence. Either end. */
+/* Ends an edge's hold on a message, and returns its sequence number. Either end. */
 static uint64_t leave(world *world, edge *edge, uint64_t descriptor) {
     uint64_t sequence = verify(world, descriptor);
     CHECK(pshm_ring_holds(&world->ring, descriptor, edge->bit), "bit %#" PRIx32 " is not set",
@@ -192,7 +192,7 @@ static void source(world *world) {
     close_all(world, 0);
 }
 
-/* What a receiver's look found: a message of an edge, or the end of all. */
+/* What a receiver's look found: a message on an edge, or the end of all streams. */
 typedef struct inbox {
     world *world;
     uint32_t node;

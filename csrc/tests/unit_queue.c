@@ -1,11 +1,21 @@
-/* unit_queue: what each function of queue and bell promises when nobody else is
- * at work. */
+/* unit_queue: what each function of queue.h and bell.h promises while no other thread is at
+ * work. */
 #include "stress.h"
 
 #include <signal.h>
 #include <sys/time.h>
 
 #define NS_PER_MS 1000000u
+
+static void queue_cells(void) {
+    EXPECT(pshm_queue_cells(0) == 0);
+    EXPECT(pshm_queue_cells(1) == 1);
+    EXPECT(pshm_queue_cells(2) == 2);
+    EXPECT(pshm_queue_cells(3) == 4);
+    EXPECT(pshm_queue_cells(PSHM_CELLS - 1) == PSHM_CELLS);
+    EXPECT(pshm_queue_cells(PSHM_CELLS) == PSHM_CELLS);
+    EXPECT(pshm_queue_cells(PSHM_CELLS + 1) == 0);
+}
 
 static void queue_fill(uint32_t capacity, uint32_t cells, uint64_t start) {
     pshm_queue queue = pshm_test_queue(capacity, cells, start);
@@ -64,14 +74,14 @@ static void queue_close(void) {
     EXPECT(pshm_queue_pop(&queue, &cell) && cell == 3);
     EXPECT(!pshm_queue_finished(&queue));
     pshm_queue_close(&queue);
-    EXPECT(pshm_queue_finished(&queue)); /* an empty one ends at once */
+    EXPECT(pshm_queue_finished(&queue)); /* an empty stream ends at once */
     pshm_queue_format(queue.words);
     EXPECT(!pshm_queue_finished(&queue) && pshm_queue_depth(&queue) == 0);
 }
 
 static void bell(void) {
     pshm_bell *bell = pshm_test_memory(sizeof *bell);
-    pshm_bell_ring(bell); /* nobody waits: not even counted */
+    pshm_bell_ring(bell); /* nobody waits, so the word stays as it is */
     EXPECT(atomic_load(&bell->word) == 0);
     pshm_bell_ring_always(bell);
     EXPECT(atomic_load(&bell->word) == 1);
@@ -94,7 +104,7 @@ static void bell(void) {
     EXPECT(word == UINT32_MAX);
     pshm_bell_ring(bell);
     EXPECT(atomic_load(&bell->word) == 0);
-    EXPECT(pshm_bell_wait(bell, 0, NS_PER_MS)); /* rung by nobody: its time runs out */
+    EXPECT(pshm_bell_wait(bell, 0, NS_PER_MS)); /* nobody rings: the time runs out */
     EXPECT(pshm_bell_wait(bell, 0, 0));
 }
 
@@ -106,7 +116,8 @@ static void bell_signal(void) {
     pshm_bell *bell = pshm_test_memory(sizeof *bell);
     struct sigaction action = {.sa_handler = on_alarm};
     struct sigaction before;
-    struct itimerval often = {{0, 1000}, {0, 1000}}; /* again, should one come early */
+    struct itimerval often = {{0, 1000},
+                              {0, 1000}}; /* more than one, since the first may come too early */
     struct itimerval never = {{0, 0}, {0, 0}};
     EXPECT(sigaction(SIGALRM, &action, &before) == 0);
     EXPECT(setitimer(ITIMER_REAL, &often, NULL) == 0);
@@ -117,6 +128,7 @@ static void bell_signal(void) {
 }
 
 void pshm_unit_queue(void) {
+    pshm_test_unit("queue: cells", queue_cells);
     pshm_test_unit("queue: full and empty", queue_full_and_empty);
     pshm_test_unit("queue: evict", queue_evict);
     pshm_test_unit("queue: close", queue_close);

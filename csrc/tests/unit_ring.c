@@ -1,4 +1,4 @@
-/* unit_ring: what each function of ring promises when nobody else is at work. */
+/* unit_ring: what each function of ring.h promises while no other thread is at work. */
 #include "stress.h"
 
 #include <inttypes.h>
@@ -30,6 +30,12 @@ static void descriptor(void) {
     EXPECT(pshm_descriptor_ring(d) == 1);
     EXPECT(pshm_descriptor_slot(d) == 0xfffe);
     EXPECT(pshm_descriptor_generation(d) == 0);
+}
+
+static void slot_word(void) {
+    uint64_t word = pshm_slot_word(0xfffffffe, 0x80000001);
+    EXPECT(pshm_slot_generation(word) == 0xfffffffe);
+    EXPECT(pshm_slot_holders(word) == 0x80000001);
 }
 
 static void ring_bytes(void) {
@@ -122,7 +128,7 @@ static void ring_alloc(void) {
     EXPECT(pshm_ring_used(&ring) == SLOTS - 1);
     EXPECT(pshm_ring_alloc(&ring, &cursor) == pshm_descriptor(INDEX, 1, 2));
     EXPECT(pshm_ring_alloc(&ring, &cursor) == PSHM_NO_SLOT);
-    /* a reader's bit alone keeps a slot as well */
+    /* a reader's bit alone keeps a slot, too */
     EXPECT(pshm_ring_hold(&ring, taken[0], A));
     EXPECT(pshm_ring_drop(&ring, taken[0], PSHM_PRODUCER) == A);
     EXPECT(pshm_ring_alloc(&ring, &cursor) == PSHM_NO_SLOT);
@@ -146,7 +152,7 @@ static void ring_hold(void) {
     EXPECT(pshm_ring_holds(&ring, d, A));
     EXPECT(!pshm_ring_holds(&ring, d, 8));
     EXPECT(!pshm_ring_holds(&ring, d + 1, A));
-    EXPECT(!pshm_ring_hold(&ring, pshm_descriptor(INDEX, 1, 0), A)); /* nobody holds it */
+    EXPECT(!pshm_ring_hold(&ring, pshm_descriptor(INDEX, 1, 0), A)); /* no holder */
     EXPECT(pshm_ring_used(&ring) == 1);
 }
 
@@ -184,6 +190,19 @@ static void ring_sweep(void) {
     EXPECT(pshm_ring_used(&ring) == 0);
 }
 
+static void ring_count_holders(void) {
+    pshm_ring ring = make_ring();
+    _Atomic uint32_t cursor = 0;
+    uint32_t counts[PSHM_HOLDERS];
+    uint64_t first = pshm_ring_alloc(&ring, &cursor), second = pshm_ring_alloc(&ring, &cursor);
+    EXPECT(pshm_ring_hold(&ring, first, A | 1u << 31));
+    EXPECT(pshm_ring_hold(&ring, second, A));
+    EXPECT(pshm_ring_drop(&ring, second, PSHM_PRODUCER) == A);
+    EXPECT(pshm_ring_count_holders(&ring, counts) == 2);
+    for (uint32_t bit = 0; bit < PSHM_HOLDERS; bit++)
+        EXPECT(counts[bit] == (bit == 1 ? 2 : bit == 0 || bit == 31 ? 1 : 0));
+}
+
 static void ring_generation_wrap(void) {
     pshm_ring ring = make_ring();
     _Atomic uint32_t cursor = 0;
@@ -198,6 +217,7 @@ static void ring_generation_wrap(void) {
 
 void pshm_unit_ring(void) {
     pshm_test_unit("descriptor", descriptor);
+    pshm_test_unit("slot word", slot_word);
     pshm_test_unit("ring: bytes", ring_bytes);
     pshm_test_unit("ring: attach", ring_attach);
     pshm_test_unit("ring: attach, unsound geometry", ring_attach_geometry);
@@ -205,5 +225,6 @@ void pshm_unit_ring(void) {
     pshm_test_unit("ring: hold", ring_hold);
     pshm_test_unit("ring: drop", ring_drop);
     pshm_test_unit("ring: sweep", ring_sweep);
+    pshm_test_unit("ring: count holders", ring_count_holders);
     pshm_test_unit("ring: generation wrap", ring_generation_wrap);
 }

@@ -1,4 +1,4 @@
-"""The application: routes, guard, and what becomes of errors."""
+"""The FastAPI application: its routes, its guard, and how errors become answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipert_shm.web.guard import Guard
 DESCRIPTION = """\
 Control of a running pipe, and a look into it.
 
-Every route takes a slash at its end, too. A refusal is a `Problem`: what is wrong, and the names that there are where one was
+Every route may end with a slash. A refusal is a `Problem`: it says what is wrong, and lists the known names where a name was
 not known. Browsers may use it from its own pages, and from those of the origins that it was told.
 """
 
@@ -86,18 +86,10 @@ def create_app(
     app.state.pipe = pipe
     app.state.journal = Journal(pipe)
     app.state.previews = Previews(pipe)
-    for router in (control.changing, control.looking, metrics.router, journal.router, preview.router, docs.router):
-        app.include_router(router)
-    app.mount(docs.FILES, docs.docs_files())
-    if dashboard:
-        from pipert_shm.api.dashboard import add_dashboard  # heavy
-
-        add_dashboard(app, pipe, app.state.journal)
-    else:
-        app.include_router(front.router)
+    _add_routes(app, dashboard)
     app.add_exception_handler(PipertError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_as_told)
-    for kind in (RequestValidationError, 400):  # a 400 is FastAPI's for a body that is not even text
+    for kind in (RequestValidationError, 400):  # FastAPI answers 400 to a body that is not even text
         app.add_exception_handler(kind, _refuse_body)
     app.add_middleware(Guard, token=token, hosts=hosts, origins=origins)
     if origins:  # around the guard: what a browser asks before a request shows no token
@@ -105,6 +97,18 @@ def create_app(
             CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["Authorization"]
         )
     return app
+
+
+def _add_routes(app: FastAPI, dashboard: bool) -> None:
+    for router in (control.changing, control.looking, metrics.router, journal.router, preview.router, docs.router):
+        app.include_router(router)
+    app.mount(docs.FILES, docs.docs_files())
+    if dashboard:
+        from pipert_shm.api.dashboard import add_dashboard  # heavy
+
+        add_dashboard(app, app.state.pipe, app.state.journal)
+    else:
+        app.include_router(front.router)
 
 
 @asynccontextmanager
@@ -137,10 +141,12 @@ def _refuse_as_told(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(Problem(detail=error.detail).model_dump(), error.status_code, error.headers)
 
 
-def _refuse_body(_: Request, error: Exception) -> JSONResponse:
+def _refuse_body(request: Request, error: Exception) -> JSONResponse:
     faults = ["the body is not JSON"]
     if isinstance(error, RequestValidationError):
         faults = [
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()
         ]
+    if "json" not in request.headers.get("Content-Type", "json"):
+        faults.append(f"say Content-Type: application/json, not {request.headers['Content-Type']}")
     return JSONResponse(Problem(detail="; ".join(faults)).model_dump(), 422)

@@ -7,11 +7,12 @@ import socket
 import threading
 from weakref import WeakSet
 
-from pipert_shm import system
 from pipert_shm.control.guard import report
 from pipert_shm.errors import describe
+from pipert_shm.parent.session import Session
 from pipert_shm.pipe import Pipe
-from pipert_shm.session import Session
+from pipert_shm.system import calls
+from pipert_shm.system.interrupts import interrupts_allowed, interrupts_held
 from pipert_shm.web.server import Server
 
 LAST_REQUESTS_S = 5.0  # what requests get that wait for a routine when close() has been called
@@ -29,7 +30,7 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 class BackgroundServer:
-    """A pipe's control, served on a thread of its own until the pipe has ended: what `APIWrapper.run()` returns.
+    """Serves a pipe's control on its own thread until the pipe has ended. `APIWrapper.run()` returns one.
 
     A program whose last line is done waits for a pipe that is served, started or not, since a client may start it.
     `Pipe.join()` waits for the pipe's end, and then until the last answers are sent. A context manager: leaving the block
@@ -50,7 +51,7 @@ class BackgroundServer:
         _listeners.add(listener)
         pipe._attach(self)
         try:
-            system.start_thread(self._thread)
+            calls.start_thread(self._thread)
         except BaseException:
             pipe._detach(self)
             listener.close()
@@ -62,14 +63,16 @@ class BackgroundServer:
         What the pipe has failed of is raised by `Pipe.join()`.
 
         :param timeout: seconds; None: for ever.
-        :returns: whether it is over.
+        :returns: whether it has ended.
         """
-        try:
-            return self._over.wait(timeout)
-        except KeyboardInterrupt:
-            self._pipe.logger.info("interrupted: the pipe is killed")
-            self._end_pipe()
-            return self._over.wait(timeout)
+        with interrupts_held():
+            while True:
+                try:
+                    with interrupts_allowed():
+                        return self._over.wait(timeout)
+                except KeyboardInterrupt:
+                    self._pipe.logger.info("interrupted: the pipe is killed")
+                    self._end_pipe()
 
     def _end_pipe(self) -> None:
         session = self._pipe._session

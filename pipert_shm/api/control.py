@@ -155,7 +155,7 @@ def structure(pipe: OfPipe) -> Structure:
 
 @_route(looking, "/statistics", "POST", "GET", responses=STATE)
 def statistics(pipe: OfPipe) -> StatisticsModel:
-    """What every routine, wire and flow has done so far, also after the end."""
+    """The counters of every routine, wire and flow, also after the pipe's end."""
     now = pipe.statistics()
     return StatisticsModel(
         time_s=now.time_s,

@@ -19,14 +19,15 @@ from pipert_shm.api.journal import Entry, Journal
 from pipert_shm.api.motion import Motion, summary
 from pipert_shm.errors import PipertError, PipeStateError, shown
 from pipert_shm.events import KILL_EVENT_NAME, LIFECYCLE_EVENTS, START_EVENT_NAME, STOP_EVENT_NAME, UPDATE_FPS_NAME
+from pipert_shm.extras import to_install
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import Role
-from pipert_shm.segments import list_pipe
+from pipert_shm.shm.listing import list_pipe
 
 try:
     from nicegui import run, ui
 except ImportError as error:
-    raise ImportError("the dashboard needs NiceGUI: pip install 'pipert_shm[dashboard]'") from error
+    raise ImportError(f"the dashboard needs NiceGUI: {to_install('dashboard')}") from error
 
 LOOK_S = 1.0
 POINTS = 60  # of a chart
@@ -65,7 +66,7 @@ onload="this.style.display='block';clearTimeout(this.t);this.t=setTimeout(()=>(f
 setTimeout(()=>f(i),1000):i.src=i.dataset.src+'?'+Date.now()}})(this),500)"
 onerror="this.style.display='none';clearTimeout(this.t);this.t=setTimeout(()=>{{this.src=this.dataset.src+'?'+Date.now()}},5000)">"""
 
-# What a card's p50 and p99 are of, of late: see Motion.latency.
+# Says which recent latency p50 and p99 are of: see Motion.latency.
 SINCE_CAPTURE, SINCE_SENT = "age on arrival, since capture", "from sent to received"
 
 _HOLDERS = ("#38bdf8", "#a78bfa", "#f472b6", "#fb923c", "#facc15", "#4ade80", "#2dd4bf", "#f87171")
@@ -81,11 +82,12 @@ def add_dashboard(app: FastAPI, pipe: Pipe, journal: Journal) -> None:
         except PipeStateError as error:
             ui.label(f"{error}; then load this page again").classes("state")
 
+    run.process_pool_start_method = "fork"  # the pool is never used, and Python 3.14's way would start a process for it
     ui.run_with(app, title="pipert_shm", dark=True, show_welcome_message=False, favicon="🎞")
 
 
 class Page:
-    """What one browser sees."""
+    """The page that one browser sees."""
 
     def __init__(self, pipe: Pipe, journal: Journal) -> None:
         self._pipe = pipe
@@ -133,7 +135,7 @@ class Page:
         await self.do(partial(self._pipe.restart_flow, flow), f"{flow}: restart on its way")
 
     async def do(self, action: Callable[[], None], done: str) -> None:
-        """Does it on a thread of its own, and tells how that went."""
+        """Runs the action on its own thread, and shows how it went."""
         try:
             await run.io_bound(action)
         except (PipertError, ValueError) as error:
@@ -242,7 +244,7 @@ _ANY = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 def value_of(text: str) -> Any:
-    """What a field holds: JSON where it is that, else the text as it stands.
+    """The value of a field: parsed as JSON if it is JSON, else the text itself.
 
     >>> value_of("2"), value_of('{"a": null}'), value_of("two")
     (2, {'a': None}, 'two')

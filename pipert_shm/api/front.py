@@ -1,4 +1,4 @@
-"""The front door: where the control is found, and the page at `/` where there is no dashboard."""
+"""The front door: tells where the control is found, and serves the page at `/` when there is no dashboard."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from pipert_shm.api.journal import Journal
-from pipert_shm.logs import TerminalHandler
-from pipert_shm.streams import say
+from pipert_shm.control.log_output import TerminalHandler
+from pipert_shm.system.streams import say
 
 router = APIRouter(include_in_schema=False)
 
@@ -38,7 +38,7 @@ def front(request: Request) -> HTMLResponse:
     advice = "Ask for it: <code>APIWrapper(…, dashboard=True)</code>."
     if not dashboard_is_installed():
         advice = (
-            "Install it: <code>pip install 'pipert_shm[dashboard]'</code>. <code>pipert-shm run</code> has it then; in a "
+            "Install the extra <code>dashboard</code> (docs/how-to/install.md). <code>pipert-shm run</code> has it then; in a "
             "program, <code>APIWrapper(…, dashboard=True)</code>."
         )
     name = escape(request.app.state.pipe.name)
@@ -46,7 +46,7 @@ def front(request: Request) -> HTMLResponse:
 
 
 def announce(logger: logging.Logger, host: str, port: int, *, dashboard: bool) -> None:
-    """Tells the addresses: to the pipe's logger, or on standard error where no logging is set up."""
+    """Logs the addresses with the pipe's logger, or writes them to standard error when no logging is set up."""
     url = url_of(host, port)
     pages = f"docs: {url}/docs" + (f", dashboard: {url}/" if dashboard else "")
     text = f"the control listens on {host}, port {port}: {url} ({pages})"

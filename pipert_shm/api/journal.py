@@ -1,4 +1,4 @@
-"""What happens in a pipe: states, deaths, restarts and log records, remembered for a while, and told as server-sent events."""
+"""Remembers what happened in a pipe (states, deaths, restarts, log records) and sends it as server-sent events."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from pipert_shm.api.models import Problem
+from pipert_shm.display.masking import masked
 from pipert_shm.errors import PipeStateError
-from pipert_shm.masking import masked
 from pipert_shm.pipe import Pipe
 from pipert_shm.statistics import FlowStatistics, PipeStatistics
 
@@ -102,7 +102,7 @@ class Journal(logging.Handler):
             kept = self._records if kind == "log" else self._others
             kept.append(Entry(self.count, time.time(), kind, details))
 
-    # ---- what there is to tell -------------------------------------------------------------------
+    # ---- what is told ----------------------------------------------------------------------------
 
     def emit(self, record: logging.LogRecord) -> None:
         """Remembers a log record."""
@@ -176,7 +176,7 @@ async def _journal_of(request: Request) -> Journal:
     return journal
 
 
-# FastAPI sends a comment after 15 s of silence, so that nobody takes the connection for dead.
+# FastAPI sends a comment after 15 s of silence, so that no proxy takes the connection for dead.
 @router.get(
     "/events",
     response_class=EventSourceResponse,
@@ -185,7 +185,7 @@ async def _journal_of(request: Request) -> Journal:
 async def events(
     journal: Annotated[Journal, Depends(_journal_of)], last_event_id: Annotated[str | None, Header()] = None
 ) -> AsyncIterator[ServerSentEvent]:
-    """What happens, as server-sent events: first what is remembered, then what comes, until the pipe ends.
+    """Sends what happens as server-sent events: first what is remembered, then the new, until the pipe ends.
 
     Each has an `id`; with the header `Last-Event-ID`, which browsers send by themselves when they connect again, it goes on
     after that one. `data` is a JSON object with `time` (seconds since the epoch) and, by event:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pipert_shm import native
+from pipert_shm import binding
 from pipert_shm.api.models import Problem
+from pipert_shm.measures import Measure, measures
 from pipert_shm.pipe import Pipe
-from pipert_shm.segments import list_pipe
-from pipert_shm.statistics import Latency, PipeStatistics
+from pipert_shm.shm.listing import list_pipe
+from pipert_shm.statistics import FlowStatistics, Latency, RoutineStatistics, WireStatistics
 
 UP_TO_S = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-ROUTINE_STATES = ("built", "running", "stopping", "stopped", "ended", "failed")
-FLOW_STATES = ("running", "restarting", "failed", "ended")
 
-_BELOW = [bisect_right(native.BUCKET_NS, int(end * 1e9)) for end in UP_TO_S]  # how many of our buckets each of theirs takes in
+_BELOW = [bisect_right(binding.BUCKET_NS, int(end * 1e9)) for end in UP_TO_S]  # how many of our buckets each of theirs takes in
 
 router = APIRouter(tags=["look"])
 
@@ -61,9 +61,9 @@ class PipeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The pipe as it is now."""
         now = self._pipe.statistics()
-        yield from _routines(now)
-        yield from _wires(now)
-        yield from _flows(now)
+        yield from _metrics(RoutineStatistics, now.routines.values(), ("routine", "name"), ("flow", "flow"))
+        yield from _metrics(WireStatistics, now.wires.values(), ("sender", "sender"), ("receiver", "receiver"))
+        yield from _metrics(FlowStatistics, now.flows.values(), ("flow", "name"))
         yield from self._rings()
 
     def _rings(self) -> Iterator[Metric]:
@@ -85,75 +85,53 @@ class PipeCollector(Collector):
         yield from (total, free, held, memory)
 
 
-def _routines(now: PipeStatistics) -> Iterator[Metric]:
-    labels = ["routine", "flow"]
-    for field, name, help_text in (
-        ("received", "messages_received", "Messages taken from all wires."),
-        ("sent", "messages_sent", "Messages sent, once each."),
-        ("errors", "errors", "Exceptions of a routine's code, and messages that could not be sent or decoded."),
-        ("logs_lost", "logs_lost", "Log records that did not reach the parent."),
-        ("copied_bytes", "copied_bytes", "Bytes copied into shared memory to be sent."),
-        ("in_band_bytes", "in_band_bytes", "Bytes pickled."),
-        ("busy_s", "busy_seconds", "Time in main_logic."),
-        ("lost_in_crash", "lost_in_crash", "Messages in hand when their process died."),
-    ):
-        family = CounterMetricFamily(f"pipert_{name}", help_text, labels=labels)
-        for routine in now.routines.values():
-            family.add_metric([routine.name, routine.flow], getattr(routine, field))
+def _metrics(statistics: type, found: Iterable[Any], *labels: tuple[str, str]) -> Iterator[Metric]:
+    """The metrics of all routines, wires or flows.
+
+    :param statistics: the class that says what is measured.
+    :param labels: each label, and the field that it is taken from.
+    """
+    items = list(found)
+    for field, measure in measures(statistics).items():
+        if not measure.metric:
+            continue
+        family = _FAMILIES[measure.kind](
+            f"pipert_{measure.metric}",
+            measure.text,
+            labels=[*(label for label, _ in labels), *_OWN_LABEL.get(measure.kind, ())],
+        )
+        for item in items:
+            _add(family, measure, [getattr(item, source) for _, source in labels], getattr(item, field))
         yield family
-    states = GaugeMetricFamily("pipert_routine_state", "1 for the state that a routine is in.", labels=[*labels, "state"])
-    ages = HistogramMetricFamily("pipert_age_seconds", "From capture to receipt.", labels=labels)
-    for routine in now.routines.values():
-        for state in ROUTINE_STATES:
-            states.add_metric([routine.name, routine.flow, state], state == routine.state)
-        _add(ages, [routine.name, routine.flow], routine.age)
-    yield from (states, ages)
 
 
-def _wires(now: PipeStatistics) -> Iterator[Metric]:
-    labels = ["sender", "receiver"]
-    for field, kind, name, help_text in (
-        ("sent", CounterMetricFamily, "sent", "Messages that the sender offered to the wire."),
-        ("received", CounterMetricFamily, "received", "Messages that the receiver got."),
-        ("waiting", GaugeMetricFamily, "waiting", "Messages in the queue."),
-        ("capacity", GaugeMetricFamily, "capacity", "Messages that the queue holds."),
-        ("linked", GaugeMetricFamily, "linked", "1 while the sender sends on it."),
-        ("private_bytes", CounterMetricFamily, "private_bytes", "Bytes copied on receipt: the receiver kept too many frames."),
-        (
-            "protocol_errors",
-            CounterMetricFamily,
-            "protocol_errors",
-            "Descriptors that did not fit their slots; never, that is.",
-        ),
-    ):
-        family = kind(f"pipert_wire_{name}", help_text, labels=labels)
-        for wire in now.wires.values():
-            family.add_metric([wire.sender, wire.receiver], getattr(wire, field))
-        yield family
-    dropped = CounterMetricFamily("pipert_wire_dropped", "Messages that were lost, by reason.", labels=[*labels, "reason"])
-    hops = HistogramMetricFamily("pipert_hop_seconds", "From publication to receipt.", labels=labels)
-    for wire in now.wires.values():
-        for reason, count in wire.dropped.items():
-            dropped.add_metric([wire.sender, wire.receiver, reason], count)
-        _add(hops, [wire.sender, wire.receiver], wire.hop)
-    yield from (dropped, hops)
+_FAMILIES: dict[str, Any] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "state": GaugeMetricFamily,
+    "reasons": CounterMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+_OWN_LABEL = {"state": ["state"], "reasons": ["reason"]}
 
 
-def _flows(now: PipeStatistics) -> Iterator[Metric]:
-    restarts = CounterMetricFamily("pipert_flow_restarts", "Restarts of a flow.", labels=["flow"])
-    exits = GaugeMetricFamily("pipert_flow_last_exit", "Exit status of the last death, negative: the signal.", labels=["flow"])
-    states = GaugeMetricFamily("pipert_flow_state", "1 for the state that a flow is in.", labels=["flow", "state"])
-    for flow in now.flows.values():
-        restarts.add_metric([flow.name], flow.restarts)
-        exits.add_metric([flow.name], flow.last_exit)
-        for state in FLOW_STATES:
-            states.add_metric([flow.name, state], state == flow.state)
-    yield from (restarts, exits, states)
+def _add(family: Any, measure: Measure, labels: list[str], value: Any) -> None:
+    """Adds what one routine, wire or flow has to a metric; for a state, 1 for the one that it is in."""
+    if measure.kind == "state":
+        for state in measure.states:
+            family.add_metric([*labels, state], state == value)
+    elif measure.kind == "reasons":
+        for reason, count in value.items():
+            family.add_metric([*labels, reason], count)
+    elif measure.kind == "histogram":
+        _add_histogram(family, labels, value)
+    else:
+        family.add_metric(labels, value)
 
 
-def _add(family: HistogramMetricFamily, labels: list[str], latency: Latency) -> None:
+def _add_histogram(family: HistogramMetricFamily, labels: list[str], latency: Latency) -> None:
     """Adds a histogram; its sum is as exact as our buckets are: to 1/16."""
     below = list(accumulate(latency.counts, initial=0))
     buckets = [(str(end), float(below[count])) for end, count in zip(UP_TO_S, _BELOW, strict=True)]
-    total_ns = sum(end * count for end, count in zip(native.BUCKET_NS, latency.counts, strict=True))
+    total_ns = sum(end * count for end, count in zip(binding.BUCKET_NS, latency.counts, strict=True))
     family.add_metric(labels, [*buckets, ("+Inf", float(below[-1]))], sum_value=total_ns / 1e9)

@@ -1,14 +1,18 @@
-"""What requests carry, and what they are answered with."""
+"""The bodies of requests and of answers."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
-from pipert_shm import native
+from pipert_shm import binding
 from pipert_shm.limits import FASTEST_FPS, LONGEST_WAIT, SLOWEST_FPS, Policy, checked_fps
-from pipert_shm.statistics import Latency
+from pipert_shm.measures import measured
+from pipert_shm.statistics import FlowStatistics, Latency, RoutineStatistics, WireStatistics
+
+Model = TypeVar("Model", bound=BaseModel)
 
 # ---- requests ------------------------------------------------------------------------------------
 
@@ -37,7 +41,7 @@ class Rate(Request):
 
 
 class Link(Request):
-    """A new wire. What is left out of its settings is as it was between the two before, else as the pipe's."""
+    """A new wire. A setting that is left out is that of an earlier wire between the two, else the pipe's."""
 
     model_config = ConfigDict(strict=True)  # true is no capacity
 
@@ -68,7 +72,7 @@ class Answer(BaseModel):
 
 
 class Notified(Answer):
-    """What was done."""
+    """The action that was done."""
 
     event: str = Field(examples=["start"])
     """The event's name."""
@@ -112,7 +116,7 @@ class Readiness(Answer):
 
     ready: bool
     problems: list[str] = Field(examples=[["flow 'camera': restarting"]])
-    """What keeps it from that: flows that are not up, routines that failed."""
+    """Why it is not ready: flows that are not up, routines that failed."""
 
 
 class Bucket(Answer):
@@ -130,7 +134,7 @@ def _buckets_of(latency: object) -> object:
     if not isinstance(latency, Latency):
         return latency
     filled = [
-        Bucket(up_to_us=native.BUCKET_NS[place] / 1000, count=count) for place, count in enumerate(latency.counts) if count
+        Bucket(up_to_us=binding.BUCKET_NS[place] / 1000, count=count) for place, count in enumerate(latency.counts) if count
     ]
     return {"count": latency.count, "p50_us": latency.p50_us, "p99_us": latency.p99_us, "buckets": filled}
 
@@ -140,7 +144,7 @@ class LatencyModel(Answer):
 
     count: int
     p50_us: Annotated[float | None, _NoneForNan]
-    """The median, microseconds; null where there is none yet."""
+    """The median in microseconds; null before the first message."""
     p99_us: Annotated[float | None, _NoneForNan]
     buckets: list[Bucket]
 
@@ -148,56 +152,33 @@ class LatencyModel(Answer):
 _Latency = Annotated[LatencyModel, BeforeValidator(_buckets_of)]
 
 
+def _fields_of(statistics: type) -> Callable[[type[Model]], type[Model]]:
+    """Gives a model the fields of a class of statistics."""
+
+    def build(model: type[Model]) -> type[Model]:
+        described: dict[str, Any] = {}
+        for name, kind, measure in measured(statistics):
+            text = None if measure is None else measure.text
+            examples = None if measure is None or measure.example is None else [measure.example]
+            described[name] = (_Latency if kind is Latency else kind, Field(description=text, examples=examples))
+        return create_model(model.__name__, __base__=model, __module__=__name__, __doc__=model.__doc__, **described)
+
+    return build
+
+
+@_fields_of(RoutineStatistics)
 class RoutineModel(Answer):
     """The fields of `pipert_shm.RoutineStatistics`."""
 
-    name: str
-    flow: str
-    state: str = Field(examples=["running"])
-    """`built`, `running`, `stopping`, `stopped`, `ended` or `failed`."""
-    received: int
-    sent: int
-    errors: int
-    logs_lost: int
-    copied_bytes: int
-    in_band_bytes: int
-    busy_s: float
-    lost_in_crash: int
-    age: _Latency
-    """From capture to receipt."""
-    counters: dict[str, int]
-    """What it counts of its own."""
 
-
+@_fields_of(WireStatistics)
 class WireModel(Answer):
     """The fields of `pipert_shm.WireStatistics`."""
 
-    sender: str
-    receiver: str
-    policy: Policy
-    capacity: int
-    linked: bool
-    sent: int
-    received: int
-    waiting: int
-    dropped: dict[str, int] = Field(examples=[{"oldest": 3}])
-    """Messages that were lost, by reason."""
-    private_bytes: int
-    protocol_errors: int
-    hop: _Latency
-    """From publication to receipt."""
 
-
+@_fields_of(FlowStatistics)
 class FlowModel(Answer):
     """The fields of `pipert_shm.FlowStatistics`."""
-
-    name: str
-    state: str = Field(examples=["running"])
-    """`running`, `restarting`, `failed` (for good) or `ended`."""
-    pid: int
-    restarts: int
-    last_exit: int
-    """Exit status of its last death, or the negative number of the signal; 0 while it has not died."""
 
 
 class StatisticsModel(Answer):
@@ -218,4 +199,4 @@ class Problem(BaseModel):
     detail: str = Field(examples=["there is no routine 'camra'; there are: camera, screen"])
     """What is wrong."""
     known: list[str] = []
-    """The names that there are, where one was not known."""
+    """The known names, where a name was not known."""

@@ -1,4 +1,4 @@
-"""How a pipe moves: rates, and latencies of late, out of the counters of two moments."""
+"""Rates and recent latencies, worked out from the counters at two moments."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Motion:
         return self._per_second(wire.lost - before.lost) if before else 0.0
 
     def latency(self, routine: RoutineStatistics) -> Latency:
-        """From capture to receipt, of late; for a source, that of its wires: from publication to receipt."""
+        """The recent latency from capture to receipt; for a source that of its wires, from publication to receipt."""
         before = self._looks[0]
         ages = [(routine.age, before.routines[routine.name].age)] if routine.name in before.routines else []
         if not routine.received:

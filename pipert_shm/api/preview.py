@@ -1,4 +1,4 @@
-"""What passes through a routine, as pictures: encoded only while somebody looks, from the newest frame, in the parent."""
+"""Pictures of what a routine sends: made in the parent from the newest frame, and only while a client looks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from starlette.types import Receive, Scope, Send
 from pipert_shm.api.control import ABSENT, RoutineName
 from pipert_shm.api.models import Problem
 from pipert_shm.data import FrameData
+from pipert_shm.display.pictures import Mosaic, encoded, scaled
 from pipert_shm.errors import PipeStateError, UnknownTarget, describe
-from pipert_shm.pictures import Mosaic, encoded, scaled
+from pipert_shm.graph.model import Plan, RoutinePlan
 from pipert_shm.pipe import Pipe
-from pipert_shm.plan import Plan, RoutinePlan
 from pipert_shm.routine import Role
-from pipert_shm.segments import TAPS
+from pipert_shm.shm.listing import TAPS
 from pipert_shm.tap import Tap
 
 WIDEST = 640  # pixels
@@ -33,10 +33,10 @@ PERIOD_S = 0.1  # between two pictures, at least
 LINGER_S = 3.0  # a tap is kept for so long after the last one who asked
 PATIENCE_S = 5.0  # how long a single picture is waited for
 FRESH_S = 1.0  # and how long when there is an older one
-REPEAT_S = 5.0  # a picture is sent again when no other came: whoever is gone is noticed then
+REPEAT_S = 5.0  # after which a picture is sent again, so that a client that left is noticed
 AGAIN_S = 1.0  # a routine that has ended is tapped again after so long
 MOST_WATCHERS = 32
-OPENERS = TAPS + 1  # threads that wait for taps; each waits for one, so that the last is told that there is none
+OPENERS = TAPS + 1  # threads that each wait for a tap: one more than there are taps, so that the last gets the refusal
 
 BOX = (80, 220, 80)
 
@@ -164,7 +164,7 @@ class Preview:
         return encoded(self._mosaic.picture(), QUALITY) if len(self._mosaic) > 1 else as_jpeg(payload)
 
     def _read(self, timeout: float) -> tuple[Any, str]:
-        """The next message, and where it comes from."""
+        """The next message and the name of its source."""
         payload = self._tap.read(timeout)
         assert self._tap.meta is not None
         return payload, self._tap.meta.origin
@@ -286,7 +286,7 @@ async def preview_stream(request: Request, routine: RoutineName) -> StreamingRes
     try:
         preview = await previews.opened(routine)
         if preview.shot is None:
-            await _first(preview, routine, FRESH_S)  # to say so where there can't be any
+            await _first(preview, routine, FRESH_S)  # an error now is told as an answer
     except BaseException:
         previews.watchers -= 1
         raise

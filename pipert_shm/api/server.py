@@ -17,8 +17,9 @@ from pipert_shm.web.server import Server
 class APIWrapper:
     """Serves a pipe's HTTP control: see `create_app`.
 
-    It answers 256 requests at a time, and others with 503, but always `/health`, `/ready` and whoever shows the token. A client
-    that is silent is hung up on: after 10 s without a request's head, 30 s without its body, or when others need its place.
+    It answers 256 requests at a time, and refuses others with 503. It always answers `/health`, `/ready` and every client that
+    shows the token. It hangs up on a client that is silent: after 10 s without a request's head, 30 s without its body, or when
+    another client needs the place.
 
     >>> from pipert_shm import APIWrapper, Pipe
     >>> APIWrapper("0.0.0.0", 8080, Pipe())
@@ -55,7 +56,7 @@ class APIWrapper:
         self._app = create_app(pipe, token=token, hosts=hosts, origins=origins, dashboard=dashboard)
 
     def run(self) -> BackgroundServer:
-        """Serves on a thread of its own until the pipe has ended, and returns at once; the port is open then.
+        """Starts to serve on its own thread, until the pipe has ended. The port is open when this returns.
 
         The pipe may be built later: until then, requests that need it are answered with 409.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import runpy
 import sys
 from pathlib import Path
@@ -13,11 +14,13 @@ USAGE = "usage: python -m pipert_shm.compat (script.py | -m module) [arguments]"
 
 
 def main() -> None:
-    """What `python` itself would do with the rest of the command line."""
+    """Runs the rest of the command line as `python` would."""
     arguments = sys.argv[1:]
     if not arguments or arguments == ["-m"]:
         sys.exit(USAGE)
     install()
+    if multiprocessing.get_all_start_methods()[0] != "fork":  # the default, from Python 3.14 on
+        multiprocessing.set_start_method("fork")  # as the scripts of PipeRT2's time take for granted
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         sys.path[0] = str(Path.cwd())

@@ -14,10 +14,10 @@ import numpy as np
 
 import pipert_shm
 from pipert_shm.api.background import BackgroundServer
+from pipert_shm.control.log_output import PIPE_INFRASTRUCTURE
+from pipert_shm.display.pictures import encoded
 from pipert_shm.events import events
-from pipert_shm.logs import PIPE_INFRASTRUCTURE
-from pipert_shm.pictures import encoded
-from pipert_shm.transmit import BasicTransmitter, DataTransmitter
+from pipert_shm.transmitters import BasicTransmitter, DataTransmitter
 from pipert_shm.wire import QueueNetwork, Wire
 
 PIPE_INFRASTRUCTURE_LOG_LEVEL = PIPE_INFRASTRUCTURE
@@ -53,7 +53,8 @@ class LegacyPipe(pipert_shm.Pipe):
         """Connects routines; of a source's wires the last one counts."""
         for wire in wires:
             if isinstance(wire, Wire):
-                self._wires = [other for other in self._wires if other.source is not wire.source]
+                linked = self._blueprint.wires
+                linked[:] = [other for other in linked if other.source is not wire.source]
             super().link(wire)
 
 
@@ -71,7 +72,7 @@ class LegacyAPIWrapper(pipert_shm.APIWrapper):
 
 
 class ApiProcess:
-    """What scripts do with the process that serves."""
+    """Stands for the process that serves, as far as scripts use it."""
 
     server: BackgroundServer | None = None
 

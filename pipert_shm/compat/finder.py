@@ -12,7 +12,7 @@ from types import ModuleType
 from pipert_shm.errors import PipertError
 
 ROOT = "pipert2"
-GUIDE = "examples/migrate_from_pipert2.md says what to use instead"
+GUIDE = "docs/how-to/migrating_from_pipert2.md says what to use instead"
 
 
 def install() -> None:

@@ -10,14 +10,14 @@ import pipert_shm
 from pipert_shm.compat import classes
 from pipert_shm.events import UPDATE_FPS_NAME
 
-Names = dict[str, Any]
+Namespace = dict[str, Any]
 
-# What users may have imported of its insides, which there is nothing like here.
+# Internal names that users may have imported, and that have no counterpart here.
 NO_COUNTERPARTS = {
     "EventHandler", "Flow", "Message", "MessageHandler", "Network", "Payload", "QueueHandler", "SharedMemoryManager",
 }  # fmt: skip
 
-EVENT_NAMES: Names = {
+EVENT_NAMES: Namespace = {
     "STOP_EVENT_NAME": pipert_shm.STOP_EVENT_NAME,
     "KILL_EVENT_NAME": pipert_shm.KILL_EVENT_NAME,
     "START_EVENT_NAME": pipert_shm.START_EVENT_NAME,
@@ -25,34 +25,34 @@ EVENT_NAMES: Names = {
     "LOG_DATA": pipert_shm.LOG_DATA,
     "UNLINK": pipert_shm.UNLINK,
 }
-SYNCHRONISER: Names = {"NULL_FPS": -1.0, "FPS_MULTIPLIER": 2, "ROUTINE_NOTIFY_DURATIONS_INTERVAL": 4}
-SOCKET_NAMES: Names = {"CREATION_LOG_NAME": "pipe_creation", "LOG_NAME": "log"}
+SYNCHRONISER: Namespace = {"NULL_FPS": -1.0, "FPS_MULTIPLIER": 2, "ROUTINE_NOTIFY_DURATIONS_INTERVAL": 4}
+SOCKET_NAMES: Namespace = {"CREATION_LOG_NAME": "pipe_creation", "LOG_NAME": "log"}
 
 
 _RENAMED = {"Pipe": "LegacyPipe", "APIWrapper": "LegacyAPIWrapper"}
 
 
-def _ours(*names: str) -> Callable[[], Names]:
+def _ours(*names: str) -> Callable[[], Namespace]:
     return lambda: {name: getattr(pipert_shm, name) for name in names}
 
 
-def _theirs(*names: str) -> Callable[[], Names]:
+def _theirs(*names: str) -> Callable[[], Namespace]:
     return lambda: {name: getattr(classes, _RENAMED.get(name, name)) for name in names}
 
 
-def _all_of(*parts: Callable[[], Names] | Names) -> Callable[[], Names]:
+def _all_of(*parts: Callable[[], Namespace] | Namespace) -> Callable[[], Namespace]:
     return lambda: {name: value for part in parts for name, value in (part() if callable(part) else part).items()}
 
 
-def _annotations() -> Names:
+def _annotations() -> Namespace:
     return {"class_functions_dictionary": classes.ClassFunctions}
 
 
-def _not_built() -> Names:
+def _not_built() -> Namespace:
     return {"QueueNotInitialized": pipert_shm.PipeStateError}
 
 
-def _root() -> Names:
+def _root() -> Namespace:
     classes.add_pipe_log_level()
     return {
         "__version__": "2.4.0",
@@ -72,7 +72,7 @@ _BASE = _all_of(_ours("Wire", "Data", "Routine", "FPSRoutine"), _TRANSMITTERS, _
 _MANAGERS = _all_of(_ours("QueueNetwork"), _theirs("EventBoard"))
 _EXCEPTIONS = _all_of(_ours("FloatingRoutine", "UniqueRoutineName", "WiresValidation"), _not_built)
 
-MODULES: Mapping[str, Callable[[], Names]] = {
+MODULES: Mapping[str, Callable[[], Namespace]] = {
     "pipert2": _root,
     "pipert2.core": _all_of(_BASE, _MANAGERS),
     "pipert2.core.base": _BASE,

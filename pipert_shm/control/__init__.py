@@ -1,1 +1,1 @@
-"""What the processes of a pipe say to each other: the messages, the channels that carry them, and who handles which."""
+"""What do the processes of a pipe say to each other? The messages, the channels that carry them, and log records."""

@@ -1,9 +1,9 @@
 """Channels between the processes of a pipe: SOCK_SEQPACKET pairs that carry messages.
 
-A message is a header and a body. The header tells what it is, whom an answer goes to, and its length and checksum; so what
-comes damaged is known as such, and by its kind. A message that is larger than a packet goes in several, one after the other.
-Packets are sent whole or not at all and belong to one receiver: a process that dies leaves no lock behind, and at most the
-first packets of a message, which the end of the channel follows.
+A message is a header and a body. The header has the message's kind, the number of its question, its length and a checksum. So
+a receiver recognises a damaged message, and its kind. A message larger than a packet goes in several, one after the other. A
+packet is sent whole or not at all. So a process that dies leaves no lock behind, and at most the first packets of a message,
+which the end of the channel follows.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pipert_shm import native, system
-from pipert_shm.control.messages import Message, decode, encode, kind_of
+from pipert_shm import binding
+from pipert_shm.control.encoding import decode, encode, kind_of
+from pipert_shm.control.messages import Message
 from pipert_shm.errors import PayloadError, PipeStateError, describe
+from pipert_shm.system import calls
 
 PACKET_BYTES = 120 << 10  # every socket takes it, whatever net.core.wmem_max is
 BUFFER_BYTES = 1 << 20
@@ -38,13 +40,13 @@ _MAGIC = b"PSM1"
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What came over a channel.
+    """A message as it came over a channel.
 
     Attributes:
-        kind: what it is, or claims to be.
+        kind: the name of its class, as its header says.
         question: the number of the question that it asks, or answers; 0: neither.
         message: None when it could not be read.
-        trouble: what is wrong with it; empty when nothing is.
+        trouble: what is wrong with it; else empty.
         fds: the descriptors that came with it, which are the receiver's to close.
     """
 
@@ -57,7 +59,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What stands before each part of a message."""
+    """The header of each part of a message."""
 
     code: int
     part: int
@@ -68,14 +70,14 @@ class _Head:
 
     @classmethod
     def of(cls, packet: bytes) -> _Head | None:
-        """None when it can't be read."""
+        """The header of a packet; None when it can't be read."""
         if len(packet) < _HEADER.size or packet[: len(_MAGIC)] != _MAGIC:
             return None
         return cls(*_HEADER.unpack_from(packet)[1:])
 
 
 class _Assembly:
-    """Makes messages of packets. One that will never be complete is given as damaged."""
+    """Puts packets together to messages. One that will never be complete is given as damaged."""
 
     def __init__(self) -> None:
         self._head: _Head | None = None
@@ -84,7 +86,7 @@ class _Assembly:
         self._lost_fds = False
 
     def add(self, packet: bytes, fds: list[int], flags: int) -> Iterator[Received]:
-        """What ends with a packet: nothing yet, a message, or one that broke off and this one."""
+        """The messages that end with this packet: none yet, one, or one that broke off and then this one."""
         head = _Head.of(packet)
         if self._parts and (head is None or head.part == 0):
             yield self._finish("it is not whole")
@@ -111,7 +113,7 @@ class _Assembly:
         return Received(kind_of(head.code), head.question, message, trouble, fds)
 
     def close(self) -> None:
-        """Lets go of what is not complete."""
+        """Closes the descriptors of a message that is not complete."""
         close_all(self._fds)
         self._fds = []
 
@@ -129,11 +131,12 @@ def _read(head: _Head, body: bytes) -> tuple[Message | None, str]:
 
 
 class Channel:
-    """One end of a pair. Any thread may send, also in the midst of a send of its own: by a signal's handler, or by `__del__` of
-    what the collector finds. Receiving is for one thread.
+    """One end of a pair. Any thread may send. Receiving is for one thread.
 
-    It belongs to the process that `keep`s it: a child that is forked from that one has no such descriptor, so whatever has got
-    its number there must not be touched.
+    A thread may even send in the midst of a send of its own: from a signal handler, or from a `__del__` that runs then.
+
+    The end belongs to the process that `keep`s it. A child that is forked from that one does not have the descriptor:
+    its number may be another file's there, which must not be touched.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -151,12 +154,12 @@ class Channel:
 
         :raises OSError: when the system has no descriptors or no memory for them.
         """
-        ends = system.channel_ends(BUFFER_BYTES)
+        ends = calls.channel_ends(BUFFER_BYTES)
         return cls(ends[0]), cls(ends[1])
 
     def keep(self) -> Channel:
-        """Makes this end this process's own: children that are forked from now on don't get it."""
-        native.guard(self._socket.fileno())
+        """Makes this end this process's own, and returns it. Children that are forked from now on don't get it."""
+        binding.guard(self._socket.fileno())
         self._owner = os.getpid()
         return self
 
@@ -169,11 +172,11 @@ class Channel:
     def send(self, message: Message, question: int = 0, fds: Sequence[int] = ()) -> bool:
         """Sends a message, and file descriptors with it. Waits for room.
 
-        False when it is called in the midst of a send of the same thread, which then goes on with this message.
+        False when it is called in the midst of a send of the same thread: that send then sends this message, too.
 
-        :raises PayloadError: when it is too large, or can't be encoded.
+        :raises PayloadError: when the message is too large, or can't be encoded.
         :raises PipeStateError: in a process that was forked from the one that the channel belongs to.
-        :raises OSError: when the other end is gone, or the system has had no memory for it for some seconds.
+        :raises OSError: when the other end is gone, or the system has had no memory for the message for some seconds.
         """
         self._outgoing.append((packets_of(message, question), fds))
         with self._sending:
@@ -205,21 +208,21 @@ class Channel:
         """Sends a part of a message.
 
         :raises BlockingIOError: when this end does not block and there is no room now.
-        :raises PipeStateError, OSError: as of `send`.
+        :raises PipeStateError, OSError: as `send` does.
         """
         self._require_own()
-        system.send(self._socket, packet, fds)
+        calls.send(self._socket, packet, fds)
 
     def receive(self) -> Received | None:
         """The next message; None when the other end is gone.
 
         :raises BlockingIOError: when this end does not block and there is no whole message now.
-        :raises OSError: when the system has no memory for it now; it is still there.
+        :raises OSError: when the system has no memory for it now; the message is not lost.
         """
         self._require_own()
         while not self._received:
             try:
-                packet, fds, flags = system.receive(self._socket, PACKET_BYTES, MOST_FDS)
+                packet, fds, flags = calls.receive(self._socket, PACKET_BYTES, MOST_FDS)
             except ConnectionError:
                 return None
             if not packet:
@@ -232,8 +235,9 @@ class Channel:
             raise PipeStateError("a process that was forked from one of a pipe's has no part in the pipe: use it in that one")
 
     def receive_patiently(self, complain: Callable[[OSError], object]) -> Received | None:
-        """The next message, as of `receive`, of an end that blocks. Where the system has no memory for it, that is told, and it
-        is tried again.
+        """The next message, as `receive` gives it, of an end that blocks.
+
+        :param complain: called when the system has no memory for the message; then it is tried again.
         """
         while True:
             try:
@@ -249,16 +253,16 @@ class Channel:
         self._socket.shutdown(socket.SHUT_RD)
 
     def duplicate(self) -> Channel:
-        """Another descriptor of this end. It belongs to nobody yet."""
-        return Channel(system.duplicate(self._socket))
+        """This end with another descriptor, which belongs to no process yet."""
+        return Channel(calls.duplicate(self._socket))
 
     def detach(self) -> int:
-        """Gives the descriptor away: it is the caller's now."""
+        """Gives the descriptor to the caller."""
         return self._socket.detach()
 
     def close(self) -> None:
         if self._owner:
-            native.unguard(self._socket.fileno())
+            binding.unguard(self._socket.fileno())
             self._owner = 0
         self._socket.close()
         self._assembly.close()

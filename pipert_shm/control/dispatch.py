@@ -1,4 +1,4 @@
-"""Who handles which message: one table for each receiver, and one guard around it."""
+"""A table of a receiver's handlers, by kind of message, and one guard around them all."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ OnFailure = Callable[[Received, Exception], object]
 
 
 class Dispatch:
-    """A receiver's table of handlers. A message that can't be read, that nobody handles, or whose handler fails costs itself.
+    """A receiver's table of handlers.
+
+    A message that can't be read, that has no handler, or whose handler fails is dropped and logged.
 
     :param who: the receiver, for the log.
-    :param on_failure: called with a message that came to nothing, and why; so that a question is answered all the same.
+    :param on_failure: called with a message that is dropped, and why; so that a question is answered all the same.
 
     Attributes:
-        dropped: how many messages came to nothing, by kind.
+        dropped: how many messages were dropped, by kind.
     """
 
     def __init__(self, who: str, logger: logging.Logger, on_failure: OnFailure | None = None) -> None:
@@ -34,13 +36,13 @@ class Dispatch:
         self.dropped: Counter[str] = Counter()
 
     def on(self, kind: type[M], handler: Callable[[M], object]) -> None:
-        """Adds the handler of a kind."""
+        """Sets the handler of a kind."""
         self._handlers[kind] = lambda message, _: handler(message)
 
     def on_received(self, kind: type[M], handler: Callable[[M, Received], object]) -> None:
-        """The same, of a kind whose handler has to know the question's number, or the descriptors that came along.
+        """The same, for a handler that needs the question's number, or the descriptors that came along.
 
-        Those that it takes out of `fds` are its own; what it leaves there is closed.
+        It owns those that it takes out of `fds`; the rest is closed.
         """
         self._handlers[kind] = handler
 

@@ -1,4 +1,4 @@
-"""What keeps a failure to itself."""
+"""Guards: they log a failure, so that it ends nothing else."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from pipert_shm.display.masking import masked
 from pipert_shm.errors import describe
-from pipert_shm.masking import masked
 
 
 @contextmanager
 def contained(logger: logging.Logger, what: str) -> Iterator[None]:
-    """Logs an exception in the block, with its traceback, and goes on behind it."""
+    """Logs an exception that the block raises, with its traceback, and goes on after the block."""
     try:
         yield
     except Exception as error:
@@ -20,18 +20,18 @@ def contained(logger: logging.Logger, what: str) -> Iterator[None]:
 
 
 def report(logger: logging.Logger, error: BaseException, text: str, *arguments: object) -> None:
-    """Logs an error with its traceback; without, where that can't be told. Raises nothing: it is what guards call last."""
+    """Logs an error with its traceback, or without it where that can't be written. Raises nothing: guards call it last."""
     for exc_info in (error, None):
         try:
             logger.error(text, *arguments, exc_info=exc_info)
-        except BaseException:  # of users' parts of logging: anything
+        except BaseException:  # users' handlers and filters may raise anything
             continue
         return
     tell(text, *arguments)
 
 
 def tell(text: str, *arguments: object) -> None:
-    """Writes a warning where logging does for whoever has not configured it: for what no handler can be asked to take."""
+    """Writes a warning to standard error, as logging does where it is not configured. For what no log handler can take."""
     if logging.lastResort is not None:
         with suppress(BaseException):  # standard error is closed: there is nobody to tell
             told = masked(text % arguments if arguments else text)

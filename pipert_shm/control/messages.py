@@ -1,45 +1,39 @@
-"""Every message between the processes of a pipe, and how it is encoded.
+"""Every message between the processes of a pipe.
 
-The parent, the launcher, the flows and the fork servers send each other these and nothing else. What users made (parameters of
-events, fields of log records, exceptions) travels in them as `bytes`, which only that process decodes that needs it; so the
-classes that a message is made of are this package's, and decoding it runs no code of others.
+The parent, the launcher, the flows and the fork servers send each other these and nothing else. Objects of users (parameters of
+events, fields of log records, exceptions) travel in them as `bytes`, and only the process that needs them decodes them. So a
+message is made of this package's classes only, and decoding it runs no code of others.
 """
 
-import io
-import pickle
-import types
-import typing
-from dataclasses import dataclass, fields
-from typing import Any, Union
-
-from pipert_shm.attachment import Attachment
+from pipert_shm.control.attachment import Attachment
+from pipert_shm.control.frozen import Frozen
 from pipert_shm.events import Audience, Event
-from pipert_shm.growth import Growth
-from pipert_shm.plan import EdgePlan, RoutinePlan
+from pipert_shm.graph.extension import Growth
+from pipert_shm.graph.model import EdgePlan, RoutinePlan
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What all messages have in common: nothing."""
+class Message(Frozen):
+    """The base class of all messages."""
 
 
 # ---- parent to launcher; those marked ? are questions, which get one Answer -------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class Notify(Message):
-    """? Deliver an event. `starts`: how many starts the parent has asked for, this one included."""
+    """? Deliver an event.
+
+    Attributes:
+        starts: how many starts the parent has asked for, this one included.
+    """
 
     event: Event
     starts: int
 
 
-@dataclass(frozen=True, slots=True)
 class Kill(Message):
-    """End the pipe; to a flow: end yourself."""
+    """To the launcher: end the pipe. To a flow: end."""
 
 
-@dataclass(frozen=True, slots=True)
 class Extend(Message):
     """? Take in the flows and wires of a later build(). The launcher's end of the fork server's channel comes with it."""
 
@@ -47,21 +41,18 @@ class Extend(Message):
     fork_server: int
 
 
-@dataclass(frozen=True, slots=True)
 class MakeTap(Message):
-    """? Make a tap of a routine's outputs; where it can be, TapMade answers."""
+    """? Make a tap of a routine's outputs. The answer is TapMade, or an Answer that says why there is none."""
 
     routine: str
 
 
-@dataclass(frozen=True, slots=True)
 class EndTap(Message):
     """Take a tap away."""
 
     edge: int
 
 
-@dataclass(frozen=True, slots=True)
 class RestartFlow(Message):
     """Kill a flow and start it afresh."""
 
@@ -71,56 +62,66 @@ class RestartFlow(Message):
 # ---- launcher to parent --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class Ready(Message):
     """To the parent: every flow is up. To the launcher: this flow is."""
 
 
-@dataclass(frozen=True, slots=True)
 class Started(Message):
     """Something runs again."""
 
 
-@dataclass(frozen=True, slots=True)
 class Ended(Message):
-    """Every routine is over, as of so many starts that the parent asked for."""
+    """Every routine has ended or failed.
+
+    Attributes:
+        starts: how many starts the launcher had been asked for by then.
+    """
 
     starts: int
 
 
-@dataclass(frozen=True, slots=True)
 class Failed(Message):
-    """What failed for good and why, by a key; an empty cause takes an earlier one back."""
+    """Something failed for good.
+
+    Attributes:
+        key: tells the failures apart.
+        cause: what failed and why; empty to take an earlier failure back.
+    """
 
     key: str
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
 class Died(Message):
-    """A flow has failed for good: its process died, or, by `why`, could not be made; then the exit code is an earlier one's."""
+    """A flow has failed for good.
+
+    Attributes:
+        exit_code: of its last process.
+        why: why no new process could be made; empty when the last one's death is the reason.
+    """
 
     flow: str
     exit_code: int
     why: str
 
 
-@dataclass(frozen=True, slots=True)
 class Answer(Message):
-    """To a question: it is done, or the exception that says why not, pickled."""
+    """To a question: it is done, or it can't be.
+
+    Attributes:
+        error: the exception that says why not, pickled; else empty.
+    """
 
     error: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
 class TapMade(Message):
-    """The answer to MakeTap, or, from a flow, that its routine sends to the tap."""
+    """To the parent: the answer to MakeTap. From a flow: its routine sends to the tap now."""
 
     edge: EdgePlan
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
 class TapEnded(Message):
     """A tap's sender has let go of it."""
 
@@ -130,30 +131,30 @@ class TapEnded(Message):
 # ---- launcher to flow ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class StartRoutines(Message):
     """Start these routines, each with the number of its run."""
 
     runs: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
 class HandleEvent(Message):
-    """Call the handlers of an event. The flow answers with Handled, of the same cost."""
+    """Call the handlers of an event; then say Handled.
+
+    Attributes:
+        cost: what the event counts for among those that wait to be handled; 0: it is not counted, nor answered.
+    """
 
     event: Event
     cost: int
 
 
-@dataclass(frozen=True, slots=True)
 class Refused(Message):
-    """What one of the flow's routines asked for can't be."""
+    """A change that one of the flow's routines asked for can't be made."""
 
     routine: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
 class AddTap(Message):
     """Send to this tap, too."""
 
@@ -162,15 +163,13 @@ class AddTap(Message):
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
 class RemoveTap(Message):
-    """Send to this tap no more."""
+    """Stop sending to this tap; then say TapEnded."""
 
     routine: str
     edge: int
 
 
-@dataclass(frozen=True, slots=True)
 class LinkOut(Message):
     """Send on this wire, too."""
 
@@ -179,25 +178,22 @@ class LinkOut(Message):
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
 class UnlinkOut(Message):
-    """Send on this wire no more; then say Unlinked."""
+    """Stop sending on this wire; then say Unlinked."""
 
     routine: str
     edge: int
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
 class AddIn(Message):
-    """Receive from this incarnation of a wire, after those that came before."""
+    """Receive from this incarnation of a wire too, after its earlier ones."""
 
     routine: str
     edge: EdgePlan
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
 class ExpectIn(Message):
     """A wire to this routine was linked."""
 
@@ -205,50 +201,49 @@ class ExpectIn(Message):
     edge: int
 
 
-@dataclass(frozen=True, slots=True)
 class RemoveIn(Message):
-    """A wire to this routine was unlinked, and it has all that there is to drain."""
+    """A wire to this routine was unlinked: no more incarnations follow, and the wire ends with what these still hold."""
 
     routine: str
     edge: int
 
 
-@dataclass(frozen=True, slots=True)
 class WantSlots(Message):
-    """So many slots of each kind the routine's rings should have now."""
+    """Have at least so many slots in the routine's ring, and in that of its messages."""
 
     routine: str
     slots: int
     message_slots: int
 
 
-@dataclass(frozen=True, slots=True)
 class Extended(Message):
-    """There are more routines: the names of all, and who can be addressed."""
+    """A later build has added routines.
+
+    Attributes:
+        names: of all routines, by number.
+        audience: who can be addressed by events now.
+    """
 
     names: tuple[str, ...]
     audience: Audience
 
 
-@dataclass(frozen=True, slots=True)
 class ReceiverDied(Message):
-    """Make this incarnation fit for the next receiver; then say Recovered."""
+    """A receiver died: make this incarnation ready for the next one; then say Recovered."""
 
     routine: str
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
 class ReceiverFailed(Message):
-    """Take back all that is on this incarnation: no receiver will come."""
+    """A receiver failed for good: take back everything on this incarnation."""
 
     routine: str
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
 class SenderDied(Message):
-    """A sender to this routine is dead: what it left may be drained."""
+    """A sender to this routine died: what it left may be drained."""
 
     routine: str
 
@@ -256,9 +251,13 @@ class SenderDied(Message):
 # ---- flow to launcher ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class StateChanged(Message):
-    """A routine's state, and of a failure the cause."""
+    """A routine's new state.
+
+    Attributes:
+        run: the number of its run.
+        cause: why it failed; else empty.
+    """
 
     routine: int
     run: int
@@ -266,7 +265,6 @@ class StateChanged(Message):
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
 class Notified(Message):
     """One of the flow's routines notifies an event."""
 
@@ -274,28 +272,24 @@ class Notified(Message):
     by: str
 
 
-@dataclass(frozen=True, slots=True)
 class Handled(Message):
-    """The handlers of an event of this cost have returned."""
+    """The handlers of an event have returned; its cost is as in HandleEvent."""
 
     cost: int
 
 
-@dataclass(frozen=True, slots=True)
 class Recovered(Message):
-    """Nothing of the dead receiver is left on this incarnation."""
+    """The incarnation of a dead receiver is ready for the next one."""
 
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
 class Unlinked(Message):
     """The sender is done with an incarnation of a wire that was unlinked."""
 
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
 class TapRefused(Message):
     """The routine can't send to the tap."""
 
@@ -306,13 +300,12 @@ class TapRefused(Message):
 # ---- launcher and fork server --------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class ForkFlow(Message):
     """? Fork a flow. Its ends of the control channel and of the pipe for its stacks come along.
 
     Attributes:
         later: the routines that were added after those that the fork server knows.
-        ins, outs, reach, slots: what is so now of the flow's routines, by their number.
+        ins, outs, reach, slots: what the plan says now of the flow's routines, by their number.
     """
 
     flow: str
@@ -325,24 +318,21 @@ class ForkFlow(Message):
     audience: Audience
 
 
-@dataclass(frozen=True, slots=True)
 class Reap(Message):
     """? Ask for the exit status of a child that has ended."""
 
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
 class Forked(Message):
-    """The child's pid; 0, and why there is none."""
+    """The answer to ForkFlow: the child's pid; or 0, and why there is no child."""
 
     pid: int
     why: str
 
 
-@dataclass(frozen=True, slots=True)
 class Reaped(Message):
-    """A child's exit status, as of os.waitstatus_to_exitcode."""
+    """The answer to Reap: a child's exit status, as `os.waitstatus_to_exitcode` gives it."""
 
     exit_code: int
 
@@ -350,15 +340,19 @@ class Reaped(Message):
 # ---- log records ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class Record(Message):
-    """A log record: its plain fields, and those that users gave it, each pickled by itself."""
+    """A log record.
+
+    Attributes:
+        fields: the standard ones.
+        extra: those that users added, each pickled by itself.
+    """
 
     fields: dict[str, str | int | float | None]
     extra: dict[str, bytes]
 
 
-# ---- encoding ------------------------------------------------------------------------------------
+# ---- all of them ---------------------------------------------------------------------------------
 
 KINDS: tuple[type[Message], ...] = (
     Notify, Kill, Extend, MakeTap, EndTap, RestartFlow,
@@ -369,62 +363,3 @@ KINDS: tuple[type[Message], ...] = (
     ForkFlow, Reap, Forked, Reaped,
     Record,
 )  # fmt: skip
-_CODES = {kind: code for code, kind in enumerate(KINDS)}
-_PLAIN = {("builtins", name) for name in ("frozenset", "set", "getattr")}
-
-
-def kind_of(code: int) -> str:
-    """The name of a kind, for a log."""
-    return KINDS[code].__name__ if code < len(KINDS) else f"unknown kind {code}"
-
-
-def encode(message: Message) -> tuple[int, bytes]:
-    """The message's kind, and its body."""
-    values = tuple(getattr(message, field.name) for field in fields(message))
-    return _CODES[type(message)], pickle.dumps(values, 5)
-
-
-def decode(code: int, body: bytes) -> Message:
-    """The message.
-
-    :raises LookupError: when there is no such kind.
-    :raises TypeError: when it has other fields than its kind, or of other types.
-    :raises Exception: whatever else pickle finds wrong with it.
-    """
-    if code >= len(KINDS):
-        raise LookupError(f"there are only {len(KINDS)} kinds of messages")
-    kind = KINDS[code]
-    values = _OwnClasses(io.BytesIO(body)).load()
-    message = kind(*values)
-    for field in fields(kind):
-        value = getattr(message, field.name)
-        if not _fits(value, field.type):
-            raise TypeError(f"{field.name} is {type(value).__name__}, not {field.type}")
-    return message
-
-
-class _OwnClasses(pickle.Unpickler):
-    """Makes nothing but what messages are made of."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        own = module == "inspect" or module.startswith("pipert_shm.")  # inspect: the signatures of handlers
-        if "." in name or not (own or (module, name) in _PLAIN):
-            raise pickle.UnpicklingError(f"no message is made of {module}.{name}")
-        return super().find_class(module, name)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a type; of a container, its items as well."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, Union):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is None:
-        return hint is Any or isinstance(value, type(None) if hint is None else hint)
-    if not isinstance(value, origin):
-        return False
-    if origin is dict:
-        key, item = arguments
-        return all(_fits(one, key) and _fits(other, item) for one, other in value.items())
-    if origin is tuple and arguments[-1] is not Ellipsis:
-        return len(value) == len(arguments) and all(map(_fits, value, arguments))
-    return all(_fits(one, arguments[0]) for one in value)

@@ -10,9 +10,9 @@ OPEN = object()  # in place of an answer that has not come
 
 
 class Questions:
-    """Those that are open, by number. Any thread.
+    """The open questions, by number. Any thread.
 
-    :param turn_away: lets go of an answer that nobody waits for any more.
+    :param turn_away: disposes of an answer that nobody waits for any more.
     """
 
     def __init__(self, turn_away: Callable[[Any], None]) -> None:
@@ -27,9 +27,9 @@ class Questions:
         return len(self._answers)
 
     def ask(self, send: Callable[[int], None], patience: float | None) -> Any:
-        """The answer to a question, or `OPEN` when none came in time, or none will come.
+        """Asks a question, and waits. Gives the answer, or `OPEN` when none came in time, or none will come.
 
-        :param send: sends the question, under the number that it gets.
+        :param send: sends the question, with the number that it gets.
         :param patience: seconds to wait; None: as long as it takes.
         :raises Exception: what `send` raises.
         """
@@ -47,12 +47,12 @@ class Questions:
         return self._withdraw(number)
 
     def _withdraw(self, number: int) -> Any:
-        """The answer, if there is one; there is nobody to wait for it any more."""
+        """Closes a question; its answer, or `OPEN`."""
         with self._changed:
             return self._answers.pop(number)
 
     def answer(self, number: int, answer: object) -> None:
-        """Gives an answer to whoever waits for it."""
+        """Gives an answer to the thread that waits for it."""
         with self._changed:
             awaited = number in self._answers
             if awaited:
@@ -62,7 +62,7 @@ class Questions:
             self._turn_away(answer)
 
     def close(self) -> None:
-        """There will be no more answers."""
+        """Ends all waiting: there will be no more answers."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,1 +1,1 @@
-"""What runs in a flow's process: the control thread (process), the thread that calls handlers of events (handling)."""
+"""What runs in a flow's process? The control thread, a thread for each routine, and one for event handlers."""

@@ -1,6 +1,6 @@
-"""The thread on which a flow calls its routines' handlers of events, and starts and stops them: in the order of events.
+"""The thread on which a flow calls its routines' event handlers, and starts and stops them, in the order of events.
 
-Apart from the control thread, so that a handler that takes long, or hangs, delays nothing but the events behind it.
+It is not the control thread, so a handler that takes long, or hangs, delays nothing but the events behind it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pipert_shm import forked, native, system
 from pipert_shm.control.guard import contained
 from pipert_shm.control.messages import Handled, HandleEvent, Message, StartRoutines
-from pipert_shm.descriptors import advised
 from pipert_shm.events import (
     KILL_EVENT_NAME,
     LOG_DATA,
@@ -26,15 +24,18 @@ from pipert_shm.events import (
     accepted,
     handlers_of,
 )
-from pipert_shm.runner import Runner, Start, Stop
+from pipert_shm.flow.commands import Start, Stop
+from pipert_shm.flow.runner import Runner
+from pipert_shm.system import calls, forked
+from pipert_shm.system.descriptors import advised
 
 Orders = StartRoutines | HandleEvent
 
 
 class Handling:
-    """Does what StartRoutines and HandleEvent ask for. The control thread's, but for the thread that it starts.
+    """Carries out StartRoutines and HandleEvent. Its public methods are for the control thread.
 
-    That is there from the first order on that calls handlers of the user's.
+    Its own thread is started when the first event comes that has handlers of the user's.
 
     :param report: tells the launcher.
     """
@@ -55,9 +56,9 @@ class Handling:
         self._thread: threading.Thread | None = None
 
     def put(self, order: Orders) -> None:
-        """Takes an order, to be done after those that came before.
+        """Takes an order, to be carried out after the earlier ones.
 
-        :raises LookupError: when it is for a routine that is not here; nothing of it is done then.
+        :raises LookupError: when it is for a routine that is not in this flow; then nothing of it is done.
         """
         names = _names_in(order)
         strangers = [name for name in names if name not in self._runners]
@@ -79,7 +80,7 @@ class Handling:
         """Starts the thread. Where the system has none left, handlers are called on the control thread."""
         thread = threading.Thread(target=self._serve, name="events", daemon=True)
         try:
-            system.start_thread(thread)
+            calls.start_thread(thread)
         except OSError as error:
             text = "handlers of events hold up flow %r while they run, for want of a thread: %s"
             self._logger.error(text, self._flow, advised(error))
@@ -88,9 +89,9 @@ class Handling:
         return True
 
     def end(self, patience: float) -> int:
-        """Does what was ordered so far, then calls the handlers of `kill`, and ends; how many orders are left undone.
+        """Carries out the orders so far, then calls the handlers of `kill`, and ends. Returns how many orders are left undone.
 
-        :param patience: seconds that this may take. What is left then is not done, but for the handlers of `kill`.
+        :param patience: seconds that this may take. Then all orders that are left are dropped, except the handlers of `kill`.
         """
         self.put(HandleEvent(Event(KILL_EVENT_NAME, tuple(self._runners)), 0))
         with self._changed:
@@ -105,7 +106,7 @@ class Handling:
         return undone
 
     def await_end(self, patience: float) -> None:
-        """Waits for the handlers of `kill` to return, so many seconds at most."""
+        """Waits for the handlers of `kill` to return, at most so many seconds."""
         if self._thread is not None:
             self._ended.wait(patience)
 
@@ -127,7 +128,7 @@ class Handling:
             self._deliver(order)
 
     def _start(self, order: StartRoutines) -> None:
-        """Starts what was not started by an earlier order: one may come twice."""
+        """Starts the runs that no earlier order has started: an order may come twice."""
         for name, run in order.runs:
             if run > self._runs[name]:
                 self._runs[name] = run
@@ -145,10 +146,10 @@ class Handling:
                 self._report(Handled(order.cost))
 
     def _handle(self, event: Event) -> None:
-        """Calls the handlers of the event; built-in ones first. What fails is that routine's error."""
+        """Calls the handlers of the event; built-in ones first. A failure counts as that routine's error."""
         for name in event.routines:
             runner = self._runners[name]
-            runner.record.words.handling_since_ns = native.now_ns()
+            runner.record.begin_handler()
             try:
                 self._handle_for(runner, event)
             except BaseException as error:
@@ -156,16 +157,16 @@ class Handling:
                 runner.record.count_error()
                 runner.failures.tell(f"event {event.name!r} failed", error)
             finally:
-                runner.record.words.handling_since_ns = 0
+                runner.record.end_handler()
             forked.end_if_stray(self._home, None)
 
     def _handle_for(self, runner: Runner, event: Event) -> None:
         methods: Iterable[str] = handlers_of(type(runner.routine)).get(event.name, ())
         if event.name == LOG_DATA:
-            runner.show(not runner.shows)
+            runner.payload_log.switch()
+            runner.wake()
         elif event.name == UPDATE_FPS_NAME:
             runner.routine.set_const_fps(**event.parameters())
-            runner.wake()
         params = event.parameters() if methods else {}
         for method in methods:
             self._call(runner, getattr(runner.routine, method), event.name, params)

@@ -1,6 +1,6 @@
 """A flow's process: a thread per routine, one for handlers of events, and the main thread, which obeys the launcher.
 
-Forked by the launcher or by a fork server; never returns to its caller.
+It is forked by the launcher or by a fork server.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from pipert_shm import forked, native
-from pipert_shm.attachment import Attachment
+from pipert_shm import binding
 from pipert_shm.control import messages
-from pipert_shm.control.channel import Channel, Received
+from pipert_shm.control.channel import Received
 from pipert_shm.control.dispatch import Dispatch
+from pipert_shm.control.logs import ForwardingHandler, forwarding_logger
 from pipert_shm.control.messages import (
     AddIn,
     AddTap,
@@ -47,16 +47,17 @@ from pipert_shm.control.messages import (
     UnlinkOut,
     WantSlots,
 )
-from pipert_shm.descriptors import RESERVED, Reserve
 from pipert_shm.errors import SharedMemoryFull, describe
-from pipert_shm.events import Audience
+from pipert_shm.flow.birth import FlowBirth
+from pipert_shm.flow.commands import Shutdown
 from pipert_shm.flow.handling import Handling
-from pipert_shm.logs import ForwardingHandler, forwarding_logger
-from pipert_shm.memory import ControlSegment
-from pipert_shm.plan import Plan
-from pipert_shm.ports import LocalMessages
-from pipert_shm.runner import Runner, Shutdown
-from pipert_shm.streams import give_c_another_stderr
+from pipert_shm.flow.runner import Runner
+from pipert_shm.graph.needs import needs_of
+from pipert_shm.message.types import LocalMessages
+from pipert_shm.shm.segments import ControlSegment
+from pipert_shm.system import forked
+from pipert_shm.system.descriptors import RESERVED, Reserve
+from pipert_shm.system.streams import give_c_another_stderr
 
 EXIT_GAVE_UP = 70
 STACKS_SIGNAL = signal.SIGRTMIN + 7  # makes a flow write the stacks of its threads
@@ -68,42 +69,31 @@ SWITCH_INTERVAL = 0.0005  # with Python's default a busy sibling thread adds 5 m
 class FlowProcess:
     """The process of one flow: its runners, and the control channel.
 
-    :param attachment: which incarnations of its edges, and which rings, it starts with.
-    :param grace: seconds that its routines have to return in when it ends.
+    :param logger: the flow's own.
     """
 
-    def __init__(
-        self,
-        name: str,
-        plan: Plan,
-        pipe_id: str,
-        control: Channel,
-        logs: Channel,
-        logger: logging.Logger,
-        audience: Audience,
-        attachment: Attachment,
-        grace: float,
-        reserve: Reserve,
-    ) -> None:
-        self._name = name
-        self.plan = plan
+    def __init__(self, birth: FlowBirth, logger: logging.Logger, reserve: Reserve) -> None:
+        self._name = name = birth.name
+        self.plan = plan = birth.plan
         self.reserve = reserve
-        self._grace = grace
+        self._grace = birth.grace
         self._logger = logger
-        self.segment = ControlSegment.open(pipe_id)
+        self.segment = segment = ControlSegment.open(birth.pipe_id)
+        control = segment.size
+        segment.needs = lambda: needs_of(plan, control)
         self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}  # at build time
-        self._control = control
-        self._audience = audience
+        self._control = birth.control
+        self._audience = birth.audience
         self.exit_status = 0
         local: dict[int, LocalMessages] = {}
         self.runners: dict[str, Runner] = {}
         for item in plan.flows[name]:
             routine = item.routine
-            record = native.RoutineRecord(self.segment.process, item.number)
-            handler = ForwardingHandler(logs, name, routine.name, record.count_lost_log)
+            record = binding.RoutineRecord(self.segment.process, item.number)
+            handler = ForwardingHandler(birth.logs, name, routine.name, record.count_lost_log)
             routine._logger = forwarding_logger(f"{logger.name}.{routine.name}", handler)
             routine._notifier = partial(self._notify, routine.name)
-            self.runners[routine.name] = Runner(self, item, local, attachment)
+            self.runners[routine.name] = Runner(self, item, local, birth.attachment)
         self._handling = Handling(name, self.runners, self.report, logger)
         self._table = self._make_table()
 
@@ -118,7 +108,7 @@ class FlowProcess:
 
     def ring(self, routine: int) -> None:
         """Makes a receiver look at its queues. Any thread."""
-        native.RoutineRecord(self.segment.process, routine).ring()
+        binding.RoutineRecord(self.segment.process, routine).ring()
 
     def _notify(
         self,
@@ -142,7 +132,7 @@ class FlowProcess:
         self.report(messages.Ready())
         while (received := self._next()) is not None and not isinstance(received.message, Kill):
             self._table.deliver(received)
-        # The launcher kills us first, if it is still there and knows that we are to end.
+        # The launcher kills this process earlier, if it is still there and wants the end.
         deadline = time.monotonic() + self._grace + OVERTIME
         undone = self._handling.end(min(self._grace / 4, FOR_KILL_HANDLERS))
         if undone:
@@ -160,12 +150,12 @@ class FlowProcess:
         return self._control.receive_patiently(lambda error: self._logger.error(text, self._name, describe(error)))
 
     def _make_table(self) -> Dispatch:
-        """Who handles what the launcher says. Nothing here waits for user code."""
+        """The handlers of the launcher's messages. None of them waits for user code."""
         runners = self.runners
 
         def make_good(received: Received, error: Exception) -> None:
             if isinstance(received.message, HandleEvent):
-                self.report(Handled(received.message.cost))  # else it would count as waiting for ever
+                self.report(Handled(received.message.cost))  # else it would count as waiting for good
             if received.question:
                 self.report(Answer(), received.question)
 
@@ -174,17 +164,17 @@ class FlowProcess:
         table.on(HandleEvent, self._handling.put)
         table.on_received(AddTap, self._add_tap)
         table.on(RemoveTap, self._remove_tap)
-        table.on(LinkOut, lambda m: runners[m.routine].link_out(self.plan.restore_transmitter(m.edge), m.incarnation))
+        table.on(LinkOut, lambda m: runners[m.routine].wiring.link_out(self.plan.restore_transmitter(m.edge), m.incarnation))
         table.on(UnlinkOut, self._unlink_out)
-        table.on(AddIn, lambda m: runners[m.routine].add_in(self.plan.restore_transmitter(m.edge), m.incarnation))
-        table.on(ExpectIn, lambda m: runners[m.routine].expect_in(m.edge))
-        table.on(RemoveIn, lambda m: runners[m.routine].remove_in(m.edge))
-        table.on(WantSlots, lambda m: runners[m.routine].want_slots(m.slots, m.message_slots))
+        table.on(AddIn, lambda m: runners[m.routine].wiring.add_in(self.plan.restore_transmitter(m.edge), m.incarnation))
+        table.on(ExpectIn, lambda m: runners[m.routine].wiring.expect_in(m.edge))
+        table.on(RemoveIn, lambda m: runners[m.routine].wiring.remove_in(m.edge))
+        table.on(WantSlots, lambda m: runners[m.routine].wiring.want_slots(m.slots, m.message_slots))
         table.on(Extended, self._extend)
-        table.on(Refused, lambda m: runners[m.routine].refuse(m.why))
+        table.on(Refused, lambda m: runners[m.routine].wiring.refuse(m.why))
         table.on(ReceiverDied, self._recover_receiver)
-        table.on(ReceiverFailed, lambda m: runners[m.routine].give_up_receiver(m.incarnation))
-        table.on(SenderDied, lambda m: runners[m.routine].drain_the_dead())
+        table.on(ReceiverFailed, lambda m: runners[m.routine].wiring.give_up_receiver(m.incarnation))
+        table.on(SenderDied, lambda m: runners[m.routine].wiring.drain_the_dead())
         return table
 
     def _add_tap(self, message: AddTap, received: Received) -> None:
@@ -193,45 +183,35 @@ class FlowProcess:
         def tell(refusal: str) -> None:
             self.report(TapRefused(edge.number, refusal) if refusal else TapMade(edge, incarnation), question)
 
-        self.runners[message.routine].add_out(edge, incarnation, tell)
+        self.runners[message.routine].wiring.add_out(edge, incarnation, tell)
 
     def _remove_tap(self, message: RemoveTap) -> None:
-        self.runners[message.routine].remove_out(message.edge, lambda: self.report(TapEnded(message.edge)))
+        self.runners[message.routine].wiring.remove_out(message.edge, lambda: self.report(TapEnded(message.edge)))
 
     def _unlink_out(self, message: UnlinkOut) -> None:
-        self.runners[message.routine].remove_out(message.edge, lambda: self.report(Unlinked(message.incarnation)))
+        self.runners[message.routine].wiring.remove_out(message.edge, lambda: self.report(Unlinked(message.incarnation)))
 
     def _extend(self, message: Extended) -> None:
         self._audience = message.audience
         for runner in self.runners.values():
-            runner.know(message.names)
+            runner.wiring.learn_names(message.names)
 
     def _recover_receiver(self, message: ReceiverDied) -> None:
-        self.runners[message.routine].recover_receiver(message.incarnation)
+        self.runners[message.routine].wiring.recover_receiver(message.incarnation)
         self.report(Recovered(message.incarnation))
 
     def give_up(self, cause: str) -> None:
         """Ends this process as failed, its routines cleaned up: the launcher restarts it by its policy. Any thread."""
         self.exit_status = EXIT_GAVE_UP
         self._logger.error("flow %r is given up: %s", self._name, cause)
-        with suppress(OSError):  # user code has closed it: the control thread finds that out
+        with suppress(OSError):  # user code has closed it: the control thread notices
             self._control.stop_receiving()
 
 
-def run_flow(
-    name: str,
-    plan: Plan,
-    pipe_id: str,
-    control: Channel,
-    logs: Channel,
-    stacks: int,
-    logger_name: str,
-    audience: Audience,
-    attachment: Attachment,
-    grace: float,
-) -> int:
+def run_flow(birth: FlowBirth) -> int:
     """The whole life of a flow's process, just forked; its exit status."""
     reserve = Reserve(RESERVED)  # first: so it gets low numbers, which are there whatever the limit becomes
+    name, control, logs = birth.name, birth.control, birth.logs
     came: list[int] = []
 
     def end(number: int) -> None:
@@ -244,13 +224,13 @@ def run_flow(
         if hasattr(stream, "reconfigure"):
             with suppress(OSError, ValueError):  # it is closed
                 stream.reconfigure(line_buffering=True)
-    faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
-    give_c_another_stderr(stacks)
+    faulthandler.register(STACKS_SIGNAL, file=birth.stacks, all_threads=True)
+    give_c_another_stderr(birth.stacks)
     control.keep()
     logs.keep().set_blocking(False)
-    logger = forwarding_logger(f"{logger_name}.{name}", ForwardingHandler(logs, name, name))
+    logger = forwarding_logger(f"{birth.logger_name}.{name}", ForwardingHandler(logs, name, name))
     try:
-        process = FlowProcess(name, plan, pipe_id, control, logs, logger, audience, attachment, grace, reserve)
+        process = FlowProcess(birth, logger, reserve)
         process.serve()
     except Exception as error:
         logger.error("flow %r failed: %s", name, describe(error), exc_info=not isinstance(error, SharedMemoryFull))

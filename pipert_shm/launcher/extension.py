@@ -1,44 +1,42 @@
-"""Flows and wires of a later build(): taken into the running pipe as a whole, or not at all."""
+"""Adds the flows and wires of a later build() to the running pipe: all of them, or none."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from pipert_shm.attachment import Attachment
-from pipert_shm.control.messages import Extended, ForkFlow
+from pipert_shm.control.messages import Extended
 from pipert_shm.errors import WiresValidation
-from pipert_shm.footprint import make_rings
-from pipert_shm.growth import Growth, NewWire
+from pipert_shm.graph.extension import Growth, NewWire
+from pipert_shm.graph.model import EdgePlan, Plan
+from pipert_shm.launcher.edge_table import EdgeTable
+from pipert_shm.launcher.footprint import make_rings
 from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
-from pipert_shm.launcher.links import Links
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
-from pipert_shm.plan import EdgePlan, Plan
 
 Rings = dict[int, tuple[int, int]]
 
 
 class Extension:
-    """What is added to a running pipe.
+    """Adds flows and wires to the running pipe, one build after the other.
 
-    :param most_routines: that there are records for.
+    :param most_routines: how many routines the control segment has records for.
     """
 
     def __init__(
         self,
         roster: Roster,
         incarnations: Incarnations,
-        links: Links,
+        edges: EdgeTable,
         rewiring: Rewiring,
         lifecycle: Lifecycle,
         most_routines: int,
     ) -> None:
         self._roster = roster
         self._incarnations = incarnations
-        self._links = links
+        self._edges = edges
         self._rewiring = rewiring
         self._lifecycle = lifecycle
         self._most_routines = most_routines
@@ -46,9 +44,11 @@ class Extension:
         self._when_born: Callable[[], object] | None = None
 
     def take_in(self, growth: Growth, server: ForkServer | None, launch: Callable[[Flow, Rings], None]) -> None:
-        """Takes new flows into the pipe, and has them forked.
+        """Adds flows and wires, and starts the new flows.
 
-        :raises Exception: when it can't be; nothing has changed then.
+        :param server: the fork server that holds the new routines.
+        :param launch: starts a flow.
+        :raises WiresValidation, PipeStateError, SharedMemoryFull, OSError: when they can't be added. Nothing has changed then.
         """
         edges, rings = self._take_in(growth)
         self._lifecycle.audience = growth.audience
@@ -65,12 +65,12 @@ class Extension:
             launch(flow, rings)
 
     def when_born(self, action: Callable[[], object]) -> None:
-        """Calls the action as soon as all of the new flows are up, or have failed."""
+        """Calls the action as soon as each new flow is up, or has failed."""
         self._when_born = action
         self._tell_if_born()
 
     def note_up(self, flow: Flow) -> None:
-        """A flow is up, or has failed."""
+        """Notes that a flow is up, or has failed."""
         self._unborn.discard(flow.name)
         self._tell_if_born()
 
@@ -80,7 +80,7 @@ class Extension:
             action()
 
     def _take_in(self, growth: Growth) -> tuple[list[EdgePlan], Rings]:
-        """The new wires, and the rings of routines that declared an output."""
+        """Adds them to the plan; the edges of the new wires, and the rings of routines that declared an output."""
         self._lifecycle.require_life("nothing can be built")
         self._check(growth)
         plan, segment = self._roster.plan, self._roster.segment
@@ -99,7 +99,7 @@ class Extension:
                 self._incarnations.retire_rings(item)
             self._incarnations.remove_retired()
             for edge in reversed(new):
-                self._links.take_back(edge, edges[edge.number] if edge.number < len(edges) else None)
+                self._edges.take_back(edge, edges[edge.number] if edge.number < len(edges) else None)
             del plan.routines[routines:]
             for name in [name for name in plan.flows if name not in flows]:
                 del plan.flows[name], plan.restarts[name]
@@ -109,23 +109,14 @@ class Extension:
     def _link(self, wire: NewWire, first_new: int) -> EdgePlan:
         plan = self._roster.plan
         sender, receiver = plan.get(wire.sender), plan.get(wire.receiver)
-        return self._links.link(
-            sender,
-            receiver,
-            wire.policy,
-            wire.capacity,
-            wire.timeout,
-            live=sender.number >= first_new or self._roster.flows[sender.flow].up,
-            max_age=wire.max_age,
-            own_transmitter=wire.own_transmitter,
-            joins=receiver.number >= first_new,
-        )
+        live = sender.number >= first_new or self._roster.flows[sender.flow].up
+        return self._edges.link(wire, live=live, joins=receiver.number >= first_new)
 
     def _check(self, growth: Growth) -> None:
-        plan, control = self._roster.plan, self._roster.segment.process.control
+        plan, room = self._roster.plan, self._roster.segment.process.room
         more = sum(map(len, growth.flows.values()))
         for what, there, added, most in (
-            ("flows", len(plan.flows), len(growth.flows), control.flows),
+            ("flows", len(plan.flows), len(growth.flows), room.flows),
             ("routines", len(plan.routines), more, self._most_routines),
         ):
             if there + added > most:
@@ -136,29 +127,12 @@ class Extension:
                 if flow is not None and flow.failed:
                     raise WiresValidation(f"{name!r} can't be wired: its flow {flow.name!r} has failed for good")
 
-    def order_for(self, flow: Flow, server: ForkServer, attachment: Attachment) -> ForkFlow:
-        """What a fork server has to know of the present wires to fork a flow."""
-
-        def plain(edges: list[EdgePlan]) -> list[EdgePlan]:
-            return [edge.without_transmitter() for edge in edges]
-
-        return ForkFlow(
-            flow.name,
-            [replace(item, ins=[], outs=[]) for item in self._roster.plan.routines[server.known :]],
-            {item.number: plain(item.ins) for item in flow.routines},
-            {item.number: plain(item.outs) for item in flow.routines},
-            {item.number: item.reach for item in flow.routines},
-            {item.number: item.slots for item in flow.routines},
-            replace(attachment, leaving=plain(attachment.leaving)),
-            self._lifecycle.audience,
-        )
-
 
 def _assign_reach(plan: Plan, first: int, wires: list[NewWire]) -> None:
-    """Of the routines from number `first` on. Those that were there keep theirs: the bits by it are in use."""
+    """Sets the reach of the routines from number `first` on. Earlier ones keep theirs, since bits were given out by it."""
     for item in plan.routines[first:]:
         item.reach = frozenset({item.number})
-    for _ in plan.routines[first:]:  # no chain of them is longer
+    for _ in plan.routines[first:]:  # no chain of new routines is longer
         for wire in wires:
             receiver = plan.get(wire.receiver)
             if receiver.number >= first:

@@ -1,4 +1,4 @@
-"""The life of routines, as it is ordered from outside: starts, stops, the end, and the events between; in one order for all."""
+"""Delivers events, and keeps track of which routines are to run: starts, stops and the end of the pipe."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from pipert_shm.events import (
     Audience,
     Event,
 )
+from pipert_shm.graph.model import RoutinePlan
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
-from pipert_shm.plan import RoutinePlan
-from pipert_shm.states import FlowState, State
+from pipert_shm.shm.states import FlowState, State
 
 MOST_UNHANDLED = 16 << 20  # bytes of events that a flow was sent and has not handled
 EVENT_BYTES = 512  # what an event costs besides its parameters
 
 
 class Lifecycle:
-    """What is wanted of each routine, and what it has come to.
+    """Delivers events in one order for all flows, and knows the wanted and the actual state of each routine.
 
     :param tell: sends the parent a message.
     :param grace: seconds that a flow has to end in, before SIGKILL.
     :param stop_on_failure: whether the whole pipe ends when a routine or a flow has failed for good.
 
     Attributes:
-        audience: who can be addressed, and what they handle.
+        audience: the routines that can be addressed, and the events that they handle.
         kill_by: when flows that still run get SIGKILL, as of time.monotonic(); None while the pipe is not to end.
-        starts: how many starts the parent has asked for.
-        refused: how many events a flow that takes none could not be sent.
+        starts: how many starts the parent has requested.
+        refused: how many events were refused, since a flow had too many unhandled ones.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Lifecycle:
         self._grace = grace
         self._stop_on_failure = stop_on_failure
         self._wanted: set[str] = set()
-        self._stopped: set[str] = set()  # those that were ever told to stop
+        self._stopped: set[str] = set()  # routines that were ever told to stop
         self._runs: list[int] = []
         self._states: list[State] = []
         self.kill_by: float | None = None
@@ -68,7 +68,7 @@ class Lifecycle:
         self.admit()
 
     def admit(self) -> None:
-        """Takes note of routines that are new."""
+        """Takes in routines that were added to the plan."""
         more = len(self._roster.plan.routines) - len(self._states)
         self._runs += [0] * more
         self._states += [State.BUILT] * more
@@ -79,18 +79,22 @@ class Lifecycle:
         return self.kill_by is not None
 
     def require_life(self, what: str) -> None:
-        """:raises PipeStateError: when the pipe is to end."""
+        """Checks that the pipe is not to end.
+
+        :param what: what can't be done else, for the error.
+        :raises PipeStateError: when the pipe is to end.
+        """
         if self.ending:
             raise PipeStateError(f"the pipe has ended; {what}")
 
     # ---- events ----------------------------------------------------------------------------------
 
     def deliver(self, event: Event, note_taken: Callable[[], object] = lambda: None) -> None:
-        """Does what an event asks for, and sends it to the flows of those it is addressed to.
+        """Does what an event asks for, and sends it to the flows of the routines that it addresses.
 
-        :param note_taken: called when it is known that it can be, before any flow hears of it.
-        :raises PipeStateError: when the pipe has ended, or one of the flows does not take what it was sent before.
-        :raises WiresValidation, ValueError: when a wire can't be linked. Nothing of the event is done then.
+        :param note_taken: called when the event is accepted, before any flow hears of it.
+        :raises PipeStateError: when the pipe has ended, or one of the flows has too many unhandled events.
+        :raises WiresValidation, ValueError: when a wire can't be linked. In each case nothing is done.
         """
         if event.name == KILL_EVENT_NAME:
             note_taken()
@@ -127,7 +131,7 @@ class Lifecycle:
             )
 
     def send_event(self, flow: Flow, event: Event) -> None:
-        """Sends an event to one flow. What one that has no process now misses by that is told in the log."""
+        """Sends an event to one flow. When the flow has no process now, logs which routines miss the event."""
         cost = EVENT_BYTES + len(event.params)
         if flow.up:
             flow.unhandled += cost
@@ -143,7 +147,7 @@ class Lifecycle:
     # ---- starts ----------------------------------------------------------------------------------
 
     def _start(self, names: tuple[str, ...]) -> None:
-        """Starts those that don't run. Ended streams are opened first, so that no receiver sees an old end."""
+        """Starts the routines that don't run. Reopens ended streams first, so that no receiver sees an old end."""
         starting = [item for item in self._roster.plan.routines if item.routine.name in names and self._can_start(item)]
         for item in starting:
             state = self._roster.state_of(item.number)
@@ -161,11 +165,11 @@ class Lifecycle:
         told = [item for item in self._roster.plan.routines if item.number in new or self._is_deaf(item, names)]
         for flow, group in self._roster.by_flow(tuple(item.routine.name for item in told)):
             runs = [(item.routine.name, self._runs[item.number]) for item in told if item.routine.name in group]
-            if flow.ready:  # else `start_again` is to come
+            if flow.ready:  # else `start_again` follows
                 self._roster.send(flow, StartRoutines(tuple(runs)))
 
     def _is_deaf(self, item: RoutinePlan, names: tuple[str, ...]) -> bool:
-        """Whether it is to run and rests all the same: it did not hear of an earlier start. That is told again."""
+        """Whether it is to run and does not: an earlier start was lost, and is sent again."""
         rests = self._roster.state_of(item.number) in (State.BUILT, State.STOPPED)
         return item.routine.name in names and item.routine.name in self._wanted and rests
 
@@ -184,7 +188,7 @@ class Lifecycle:
 
     def start_again(self, flow: Flow) -> None:
         """Starts the routines of a restarted flow that ran, or were to run, when it died."""
-        self._tell(Failed(f"flow {flow.name}", ""))  # what kept an earlier process from coming up is over
+        self._tell(Failed(f"flow {flow.name}", ""))  # an earlier process could not come up, but this one has
         runs = []
         for item in flow.routines:
             name, state = item.routine.name, self._roster.state_of(item.number)
@@ -192,14 +196,14 @@ class Lifecycle:
                 self._runs[item.number] += 1
                 runs.append((name, self._runs[item.number]))
             elif not state.over and (state is not State.BUILT or name in self._stopped):
-                self._roster.records[item.number].state = State.STOPPED  # it was to stop while nobody was there to hear it
+                self._roster.records[item.number].state = State.STOPPED  # it was told to stop while it had no process
         if runs:
             self._roster.send(flow, StartRoutines(tuple(runs)))
 
     # ---- states ----------------------------------------------------------------------------------
 
     def look_at(self, flow: Flow) -> None:
-        """The flow said something that can't be read: its routines' records say what they have come to."""
+        """Reads the states of a flow's routines from their records, since a message of the flow was lost."""
         for item in flow.routines:
             state = self._roster.state_of(item.number)
             if state.over and state is not self._states[item.number]:
@@ -207,15 +211,15 @@ class Lifecycle:
                 self.note_state(StateChanged(item.number, self._runs[item.number], state, cause))
 
     def note_state(self, message: StateChanged) -> None:
-        """A routine says what it has come to.
+        """Notes a routine's new state.
 
-        :raises LookupError: when there is no such one.
+        :raises LookupError: when there is no such routine.
         """
         number, state = message.routine, State(message.state)
         if not 0 <= number < len(self._states):
             raise LookupError(f"there is no routine {number}")
         if message.run < self._runs[number]:
-            return  # of a run before the last start
+            return  # it is about a run before the last start
         self._states[number] = state
         if message.cause:
             self._tell(Failed(f"routine {number}", message.cause))
@@ -226,7 +230,7 @@ class Lifecycle:
             self.tell_if_ended()
 
     def fail(self, flow: Flow) -> None:
-        """The flow does not come back, and so none of its routines does."""
+        """Marks all routines of a flow that is given up as failed."""
         if self._stop_on_failure:
             self.kill()
         for item in flow.routines:
@@ -241,7 +245,7 @@ class Lifecycle:
     # ---- the end ---------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """Asks every flow to end; those that don't, in the grace period, are killed."""
+        """Asks every flow to end. Those that don't end within the grace period are killed later."""
         if self.kill_by is not None:
             return
         self.kill_by = time.monotonic() + self._grace
@@ -252,12 +256,12 @@ class Lifecycle:
             self._roster.send(flow, messages.Kill())
 
     def note_end(self, flow: Flow) -> None:
-        """A flow has no process any more, and gets none, since the pipe ends."""
+        """Marks a flow as ended: it has no process any more, and gets none, since the pipe ends."""
         if flow.failed:
             return
         flow.record.note_death(FlowState.ENDED, flow.exit_code, restarting=False)
         for item in flow.routines:
             record = self._roster.records[item.number]
-            if self._roster.state_of(item.number).active:  # it was killed in the midst of a run
+            if self._roster.state_of(item.number).active:  # it was killed during a run
                 record.count_crash()
                 record.state = State.STOPPED

@@ -1,73 +1,66 @@
-"""The launcher's process: its parts, who of them handles which message, and the loop that calls them, each in a guard."""
+"""The launcher's process: its parts, which of them handles which message of a flow, and the loop that calls them."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import os
-import pickle
 import signal
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from pipert_shm import forked, native, system
-from pipert_shm.attachment import Attachment
+from pipert_shm import binding
 from pipert_shm.control import messages
-from pipert_shm.control.channel import Channel, Received, close_all
+from pipert_shm.control.attachment import Attachment
+from pipert_shm.control.channel import Channel, Received
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.guard import contained
+from pipert_shm.control.logs import ForwardingHandler, forwarding_logger, shield_records
 from pipert_shm.control.messages import (
     Answer,
-    EndTap,
-    Extend,
     Failed,
     Handled,
-    Kill,
-    MakeTap,
-    Message,
     Notified,
-    Notify,
     Recovered,
     Refused,
-    RestartFlow,
     StateChanged,
     TapEnded,
     TapMade,
     TapRefused,
     Unlinked,
 )
-from pipert_shm.descriptors import RESERVED, Reserve
-from pipert_shm.errors import PipeStateError, WiresValidation, describe
-from pipert_shm.events import START_EVENT_NAME, Audience
+from pipert_shm.errors import PipeStateError, describe
+from pipert_shm.events import Audience
+from pipert_shm.flow.birth import FlowBirth
 from pipert_shm.flow.process import run_flow
+from pipert_shm.graph.model import Plan
+from pipert_shm.graph.needs import needs_of
+from pipert_shm.launcher.deaths import Deaths
+from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.extension import Extension
-from pipert_shm.launcher.fork_server import ForkServer
+from pipert_shm.launcher.flow_stderr import FlowStderr
+from pipert_shm.launcher.footprint import TapPlaces
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
-from pipert_shm.launcher.links import Links
-from pipert_shm.launcher.overheard import Overheard
-from pipert_shm.launcher.peers import Peer
+from pipert_shm.launcher.parent import REFUSALS, Parent, Requests
 from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
+from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
 from pipert_shm.launcher.watch import Watch
-from pipert_shm.logs import ForwardingHandler, forwarding_logger, shield_records
-from pipert_shm.memory import ControlSegment, unlink_pipe
-from pipert_shm.plan import Plan
-
-REMEMBERED = 256  # questions of the parent's, lest one is answered twice
+from pipert_shm.shm.segments import ControlSegment, unlink_pipe
+from pipert_shm.system import calls, forked
+from pipert_shm.system.descriptors import RESERVED, Reserve
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchOrder:
-    """All that a launcher needs.
+    """All that a launcher starts with.
 
     Attributes:
-        taps: (first routine number, how many, first edge number) of the places that are kept for taps.
         rings: per routine number, the ring that build() made for it, and its slot size.
         grace: seconds that a flow has to end in, before SIGKILL.
         stop_on_failure: whether the whole pipe ends when a routine or a flow has failed for good.
@@ -77,182 +70,101 @@ class LaunchOrder:
     pipe_id: str
     audience: Audience
     logger_name: str
-    taps: tuple[int, int, int]
+    taps: TapPlaces
     rings: dict[int, tuple[int, int]]
     grace: float
     stop_on_failure: bool
 
 
 class Launcher:
-    """The parts, put together.
+    """Puts the parts together, and calls each of them in a guard: a failure costs one action only.
 
-    :param signals: what can be read when a signal has come that is to end the pipe.
+    :param channel: to the parent.
+    :param logs: where log records go to the parent.
+    :param signals: a descriptor that gives the number of each signal that is to end the pipe.
     """
 
-    def __init__(self, order: LaunchOrder, parent: Channel, logs: Channel, reserve: Reserve, signals: int) -> None:
+    def __init__(self, order: LaunchOrder, channel: Channel, logs: Channel, reserve: Reserve, signals: int) -> None:
         self._order = order
         self._logs = logs
         self._logger = logger = logging.getLogger(order.logger_name)
         self._segment = segment = ControlSegment.open(order.pipe_id)
         segment.reserve = reserve
+        control = segment.size
+        segment.needs = lambda: needs_of(order.plan, control)
         self._watch = watch = Watch()
-        self._parent_gone = False
-        self._questions: deque[int] = deque(maxlen=REMEMBERED)
+        self._parent = parent = Parent(channel, watch, logger, self._note_parent_gone)
         self._unready = set(order.plan.flows)
-        plan = order.plan
-        self._roster = roster = Roster(plan, segment, logger)
-        incarnations = Incarnations(segment, plan)
-        links = Links(segment, plan, incarnations, order.taps[2])
-        self._taps = Taps(roster, incarnations, order.taps, self._tell, self._refuse)
-        self._recovery = recovery = Recovery(roster, incarnations, links, self._taps)
-        self._rewiring = rewiring = Rewiring(roster, incarnations, links, recovery)
+        self._roster = roster = Roster(order.plan, segment, logger)
+        incarnations = Incarnations(segment, order.plan)
+        edges = EdgeTable(segment, order.plan, incarnations, order.taps.edge)
+        self._taps = taps = Taps(roster, incarnations, order.taps, parent.tell, parent.refuse)
+        self._recovery = recovery = Recovery(roster, incarnations, edges, taps)
+        self._rewiring = rewiring = Rewiring(roster, incarnations, edges, recovery)
         self._lifecycle = lifecycle = Lifecycle(
-            roster, incarnations, rewiring, order.audience, self._tell, order.grace, order.stop_on_failure
+            roster, incarnations, rewiring, order.audience, parent.tell, order.grace, order.stop_on_failure
         )
-        self._extension = Extension(roster, incarnations, links, rewiring, lifecycle, order.taps[0])
-        self._supervisor = Supervisor(
-            roster,
-            watch,
-            incarnations,
-            links,
-            recovery,
-            lifecycle,
-            logger,
-            self._be_flow,
-            self._extension.order_for,
-            self._from_flow,
-            self._tell,
-            self._note_up,
-            order.grace,
-            Overheard(logger, self._logs, watch),
+        self._extension = extension = Extension(roster, incarnations, edges, rewiring, lifecycle, order.taps.routine)
+        stderr = FlowStderr(logger, logs, watch)
+        deaths = Deaths(roster, watch, recovery, lifecycle, stderr, parent.tell, self._note_up)
+        self._starts = starts = Starts(
+            roster, watch, edges, recovery, lifecycle, stderr, deaths, self._be_flow, self._from_flow, self._note_up
         )
-        self._table = self._from_parent()
-        self._parent = Peer(
-            "the parent", parent, watch, logger, self._hear_parent, self._note_parent_gone, self._note_parent_gone
-        )
-        watch.add(signals, lambda: self._note_signal(signals))
+        self._supervisor = supervisor = Supervisor(roster, recovery, lifecycle, stderr, deaths, starts, order.grace)
+        parent.serve(Requests(parent, roster, watch, lifecycle, taps, extension, starts, supervisor).table)
+        self._signals = signals
+        watch.add(signals, lambda: None)  # wakes the loop, which reads it
 
     def run(self) -> None:
-        """Forks the flows and serves until all of them are gone for good."""
+        """Forks the flows, and serves until all of them are gone for good."""
         for flow in list(self._roster.flows.values()):
             with contained(self._logger, f"starting flow {flow.name!r}"):
-                self._supervisor.launch(flow, self._order.rings)
+                self._starts.launch(flow, self._order.rings)
         while any(flow.is_pending for flow in self._roster.flows.values()) or not self._is_over():
             with contained(self._logger, "waiting for what comes"):
-                for action in self._watch.wait(self._supervisor.due):
+                actions = self._watch.wait(self._supervisor.due)
+                self._note_signals()  # first: a flow that the same signal has ended is not one that has failed
+                for action in actions:
                     with contained(self._logger, "handling what came"):
                         action()
             with contained(self._logger, "doing what is due"):
                 self._supervisor.do_due()
 
     def _is_over(self) -> bool:
-        """Whether there is nothing to wait for when no flow runs: the parent ends a pipe whose flows have all failed."""
-        return self._lifecycle.ending or self._parent_gone
+        """Whether the loop may end when no flow runs. If all flows have failed, the parent still has to end the pipe."""
+        return self._lifecycle.ending or not self._parent.is_open
 
     def _be_flow(self, flow: Flow, control: Channel, stacks: int, attachment: Attachment) -> NoReturn:
         status = 1
         order = self._order
         try:
             self._segment.unmap()  # the flow has its own; ours would keep the memory of rings that are long gone
-            status = run_flow(
-                flow.name,
-                order.plan,
-                order.pipe_id,
-                control,
-                self._logs,
-                stacks,
-                order.logger_name,
-                self._lifecycle.audience,
-                attachment,
-                order.grace,
+            birth = FlowBirth(
+                name=flow.name,
+                plan=order.plan,
+                pipe_id=order.pipe_id,
+                logger_name=order.logger_name,
+                grace=order.grace,
+                audience=self._lifecycle.audience,
+                attachment=attachment,
+                control=control,
+                logs=self._logs,
+                stacks=stacks,
             )
+            status = run_flow(birth)
         finally:
             forked.exit_process(status)
 
-    # ---- the parent ------------------------------------------------------------------------------
-
-    def _hear_parent(self, received: Received) -> None:
-        """Hands on what the parent says; of a question that comes twice only the first, which gets the one answer."""
-        if received.question and received.message is not None and not isinstance(received.message, Answer):
-            if received.question in self._questions:
-                self._logger.error("a question of the parent's came twice (%s); it is dropped", received.kind)
-                close_all(received.fds)
-                return
-            self._questions.append(received.question)
-        self._table.deliver(received)
-
-    def _from_parent(self) -> Dispatch:
-        """Who handles what the parent says."""
-
-        def refuse(received: Received, error: Exception) -> None:
-            self._refuse(received.question, error)  # also what is no question: it may have been a kill
-
-        table = Dispatch("the launcher, of the parent", self._logger, refuse)
-        table.on_received(Notify, self._notify)
-        table.on_received(Extend, self._extend)
-        table.on_received(MakeTap, self._make_tap)
-        table.on(EndTap, lambda message: self._taps.end(message.edge))
-        table.on(RestartFlow, lambda message: self._supervisor.restart_by_order(self._roster.flows[message.flow]))
-        table.on(Kill, lambda message: self._lifecycle.kill())
-        table.on_received(Answer, lambda message, received: self._taps.withdraw(received.question))
-        return table
-
-    def _tell(self, message: Message, question: int = 0) -> None:
-        self._parent.send(message, question)
-
-    def _refuse(self, question: int, error: Exception) -> None:
-        """Answers a question with an exception."""
-        self._tell(Answer(_portable(error)), question)
-
-    def _notify(self, message: Notify, received: Received) -> None:
-        self._lifecycle.starts = max(self._lifecycle.starts, message.starts)
-        try:
-            self._lifecycle.deliver(message.event, lambda: self._tell(Answer(), received.question))
-        except _REFUSALS as error:  # by the rules: no fault of anybody's here
-            self._refuse(received.question, error)
-        if message.event.name == START_EVENT_NAME:
-            self._lifecycle.tell_if_ended()
-
-    def _make_tap(self, message: MakeTap, received: Received) -> None:
-        try:
-            self._taps.make(received.question, message.routine)
-        except PipeStateError as error:
-            self._refuse(received.question, error)
-
-    def _extend(self, message: Extend, received: Received) -> None:
-        question, server = received.question, None
-        try:
-            if received.trouble:
-                raise OSError(24, f"the pipe's launcher has no room for one more flow ({received.trouble})")
-            if received.fds:
-                server = self._fork_server(message, received.fds)
-            self._extension.take_in(message.growth, server, self._supervisor.launch)
-        except Exception as error:
-            if server is not None:
-                server.close()
-            self._refuse(question, error)
-            return
-        self._extension.when_born(lambda: self._tell(Answer(), question))
-
-    def _fork_server(self, message: Extend, fds: list[int]) -> ForkServer:
-        known = len(self._order.plan.routines) + sum(map(len, message.growth.flows.values()))
-        server: ForkServer
-
-        def lose() -> None:
-            for flow in self._roster.flows.values():  # nobody could fork them again; a restart finds that out by itself
-                if flow.server is server and flow.up:
-                    self._supervisor.kill_flow(flow)
-
-        server = ForkServer(fds.pop(), message.fork_server, known, self._watch, self._logger, lose)
-        return server
-
     def _note_parent_gone(self) -> None:
-        self._parent_gone = True
         self._parent.close()
         self._lifecycle.kill()
 
-    def _note_signal(self, signals: int) -> None:
-        for number in os.read(signals, 64):
+    def _note_signals(self) -> None:
+        try:
+            came = os.read(self._signals, 64)
+        except BlockingIOError:
+            return
+        for number in came:
             if not self._lifecycle.ending:
                 self._logger.warning("%s: the pipe ends", signal.Signals(number).name)
                 self._lifecycle.kill()
@@ -260,20 +172,20 @@ class Launcher:
     # ---- flows -----------------------------------------------------------------------------------
 
     def _from_flow(self, flow: Flow) -> Dispatch:
-        """Who handles what a flow says. What can't be read says at least that the flow is there, and perhaps has changed."""
+        """The table of a flow's messages. One that can't be read shows at least that the flow is up."""
 
         def make_good(received: Received, error: Exception) -> None:
             if received.question:
                 self._taps.fail(received.question, error)
-            self._supervisor.note_ready(flow)
+            self._starts.note_ready(flow)
             self._lifecycle.look_at(flow)
 
         table = Dispatch(f"the launcher, of flow {flow.name!r}", self._logger, make_good)
         table.on(StateChanged, self._lifecycle.note_state)
         table.on(Notified, lambda message: self._note_notified(flow, message))
         table.on(Handled, lambda message: self._note_handled(flow, message))
-        table.on(messages.Ready, lambda message: self._supervisor.note_ready(flow))
-        table.on(Failed, self._tell)
+        table.on(messages.Ready, lambda message: self._starts.note_ready(flow))
+        table.on(Failed, self._parent.tell)
         table.on(Recovered, lambda message: self._recovery.note_recovered(message.incarnation))
         table.on(Unlinked, lambda message: self._rewiring.end_unlinked(message.incarnation))
         table.on(TapMade, self._taps.note_made)
@@ -285,7 +197,7 @@ class Launcher:
     def _note_notified(self, flow: Flow, message: Notified) -> None:
         try:
             self._lifecycle.deliver(message.event)
-        except _REFUSALS as error:
+        except REFUSALS as error:
             self._roster.send(flow, Refused(message.by, str(error)))
 
     def _note_tap_lost(self, message: Answer, received: Received) -> None:
@@ -300,18 +212,7 @@ class Launcher:
         if flow.name in self._unready:
             self._unready.remove(flow.name)
             if not self._unready:
-                self._tell(messages.Ready())
-
-
-_REFUSALS = (ValueError, PipeStateError, WiresValidation)
-
-
-def _portable(error: Exception) -> bytes:
-    """An exception as bytes; where it does not pickle, what it says."""
-    try:
-        return pickle.dumps(error, 5)
-    except Exception:
-        return pickle.dumps(PipeStateError(describe(error)), 5)
+                self._parent.tell(messages.Ready())
 
 
 def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
@@ -320,9 +221,9 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
     reserve = None
     try:
         reserve = Reserve(RESERVED)  # first: so it gets low numbers, which are there whatever the limit becomes
-        signals, woken = system.pipe()
+        signals, woken = calls.pipe()
         for fd in (signals, woken):
-            native.guard(fd)
+            binding.guard(fd)
             os.set_blocking(fd, False)
         forked.begin(lambda number: os.write(woken, bytes([number])))
         parent.keep()

@@ -14,14 +14,14 @@ from pipert_shm.errors import describe
 from pipert_shm.launcher.watch import Watch
 
 MOST_QUEUED = 32 << 20  # bytes that wait for a peer that does not read
-MOST_FAILURES = 100  # times that the last words of a peer are asked for
+MOST_FAILURES = 100  # tries to receive the last messages of a dead peer
 IN_A_ROUND = 64  # messages of one peer, before others get their turn
 
 
 class Peer:
-    """One channel. Nothing here waits: what finds no room in the socket is queued, in order.
+    """One channel. Nothing here blocks: a message that finds no room in the socket is queued, in order.
 
-    :param name: whose other end it is, for the log.
+    :param name: the process at the other end, for the log.
     :param deliver: called with each message.
     :param on_closed: called when the other end is gone.
     :param on_overfull: called when more than `MOST_QUEUED` bytes wait.
@@ -51,9 +51,9 @@ class Peer:
         watch.add(channel, self.hear, self._flush)
 
     def send(self, message: Message, question: int = 0, fds: Sequence[int] = ()) -> None:
-        """Sends a message, or queues it. To one that is gone, nothing: its end is told in other ways.
+        """Sends a message, or queues it. Does nothing when the other end is gone, which the launcher learns in other ways.
 
-        :param fds: go along; they are closed here when that is done.
+        :param fds: descriptors that go along; they are closed here afterwards.
         :raises PayloadError: when it is too large.
         """
         if not self.is_open:
@@ -93,17 +93,17 @@ class Peer:
             if not isinstance(error, ConnectionError):
                 self._logger.error("%s can't be sent a message: %s", self.name, describe(error))
                 self._on_overfull()
-            self._forget_queue()  # it is dying: its pidfd, or the end of the channel, tells the rest
+            self._forget_queue()  # it is dying, as its pidfd or the end of the channel will say
         self._watch.want_room(self._channel, False)
 
     def hear(self) -> None:
-        """Takes messages that are there, up to some."""
+        """Handles the messages that have come, `IN_A_ROUND` at most."""
         for _ in range(IN_A_ROUND):
             if not self._hear_one():
                 return
 
     def hear_last_words(self) -> None:
-        """Takes all that is there: the other end is dead. What can't be had, since the system has no memory, is lost."""
+        """Handles all messages that a dead process left. Those that the system has no memory for are lost."""
         failures = 0
         while failures < MOST_FAILURES:
             try:
@@ -121,7 +121,7 @@ class Peer:
         except BlockingIOError:
             return False
         except OSError:
-            time.sleep(RETRY)  # the system has no memory for it now: the message is still there
+            time.sleep(RETRY)  # no memory for it now: the message stays in the socket
             raise
         if received is None:
             self._watch.drop(self._channel)

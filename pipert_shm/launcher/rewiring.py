@@ -1,31 +1,32 @@
-"""Wires that come and go while the pipe runs, by the events `link` and `unlink`, and by a later build()."""
+"""Links and unlinks wires while the pipe runs: by the events `link` and `unlink`, and by a later build()."""
 
 from __future__ import annotations
 
-from pipert_shm import native
+from pipert_shm import binding
 from pipert_shm.control.messages import ExpectIn, LinkOut, UnlinkOut, WantSlots
 from pipert_shm.errors import WiresValidation
 from pipert_shm.events import Event, Wiring
+from pipert_shm.graph.extension import NewWire
+from pipert_shm.graph.model import EdgePlan, RoutinePlan
+from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.incarnations import Incarnations
-from pipert_shm.launcher.links import Links
 from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.roster import Roster
-from pipert_shm.plan import EdgePlan, RoutinePlan
 
 
 class Rewiring:
-    """Changes to the wires, and who has to be told of them."""
+    """Changes the wires, and tells the flows at both ends."""
 
-    def __init__(self, roster: Roster, incarnations: Incarnations, links: Links, recovery: Recovery) -> None:
+    def __init__(self, roster: Roster, incarnations: Incarnations, edges: EdgeTable, recovery: Recovery) -> None:
         self._roster = roster
         self._incarnations = incarnations
-        self._links = links
+        self._edges = edges
         self._recovery = recovery
         self._sizes: dict[int, tuple[int, int]] = {}
         self._note_sizes()
 
     def _note_sizes(self) -> list[RoutinePlan]:
-        """Takes note of how many slots each routine should have; those where that has changed."""
+        """Notes how many slots each routine should have; the routines where that has changed since the last call."""
         sizes = {item.number: (item.slots, item.message_slots) for item in self._roster.plan.routines}
         changed = [
             item for item in self._roster.plan.routines if self._sizes.get(item.number) not in (None, sizes[item.number])
@@ -34,9 +35,9 @@ class Rewiring:
         return changed
 
     def link(self, event: Event) -> None:
-        """Links each of the routines that are addressed.
+        """Links each of the addressed routines to the receiver that the event names.
 
-        :raises WiresValidation, ValueError: when one can't be; none is linked then.
+        :raises WiresValidation, ValueError: when one can't be linked; none is linked then.
         """
         wiring = _wiring_of(event)
         linked: list[RoutinePlan] = []
@@ -56,30 +57,31 @@ class Rewiring:
             if self._roster.flows[item.flow].failed:
                 raise WiresValidation(f"{item.routine.name!r} can't be linked: its flow {item.flow!r} has failed for good")
         live = self._roster.flows[sender.flow].up
-        edge = self._links.link(sender, receiver, wiring.policy, wiring.capacity, wiring.timeout, live=live)
+        wire = NewWire(sender.routine.name, wiring.receiver, wiring.policy, wiring.capacity, wiring.timeout)
+        edge = self._edges.link(wire, live=live)
         self.resize()
         self.announce(edge)
 
     def announce(self, edge: EdgePlan) -> None:
-        """Tells both ends of a new wire, as far as they are up."""
+        """Tells both ends of a new edge, if their flows are up."""
         roster = self._roster
         receiver, sender = roster.flow_at(edge.receiver), roster.flow_at(edge.sender)
-        if receiver.up and self._links.must_expect(edge):
+        if receiver.up and self._edges.must_expect(edge):
             roster.send(receiver, ExpectIn(roster.plan.names[edge.receiver], edge.number))
         number = self._incarnations.live(edge)
-        if number is not None:  # else the sender's restart opens it
+        if number is not None:  # else the restart of the sender opens one
             self._recovery.attach(number)
             roster.send(sender, LinkOut(roster.plan.names[edge.sender], edge.without_transmitter(), number))
 
     def unlink(self, event: Event) -> None:
-        """Unlinks each of the routines that are addressed."""
+        """Unlinks each of the addressed routines from the receiver that the event names."""
         receiver = _wiring_of(event).receiver
         for name in event.routines:
             self._disconnect(self._roster.plan.get(name), receiver)
 
     def _disconnect(self, sender: RoutinePlan, receiver: str) -> None:
         roster = self._roster
-        edges = [self._links.unlink(sender, one) for one in roster.plan.copies.get(receiver, (receiver,))]
+        edges = [self._edges.unlink(sender, one) for one in roster.plan.replicas.get(receiver, (receiver,))]
         if not any(edges):
             roster.logger.warning("unlink: there is no wire from %r to %r", sender.routine.name, receiver)
         for edge in edges:
@@ -92,18 +94,18 @@ class Rewiring:
         self.resize()
 
     def end_unlinked(self, number: int) -> None:
-        """The sender is done with the incarnation of a wire that was unlinked. It is drained like that of a dead one.
+        """The sender has stopped using the incarnation of an unlinked edge. It is drained like that of a dead sender.
 
-        :raises LookupError: when there is no such one.
+        :raises LookupError: when it belongs to no unlinked edge.
         """
         edge = self._roster.plan.edges[self._incarnations[number].edge]
         is_wire = edge.linked and number == self._incarnations.live(edge)
-        if is_wire or number not in self._incarnations.of(edge) or self._incarnations[number].state != native.LIVE:
-            raise LookupError(f"incarnation {number} is not of a wire that was unlinked")
+        if is_wire or number not in self._incarnations.of(edge) or self._incarnations[number].state != binding.LIVE:
+            raise LookupError(f"incarnation {number} belongs to no wire that was unlinked")
         if self._roster.flow_at(edge.receiver).failed:
             self._incarnations.abandon(number)
             return
-        self._incarnations[number].state = native.SENDER_DEAD
+        self._incarnations[number].state = binding.SENDER_DEAD
         self._roster.records[edge.receiver].ring()
         self._recovery.tell_sender_died(edge.receiver)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import signal
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from pipert_shm import native
+from pipert_shm import binding
 from pipert_shm.control.messages import Message
 from pipert_shm.errors import FlowDied
+from pipert_shm.graph.model import EdgePlan, Plan, RoutinePlan
 from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.peers import Peer
-from pipert_shm.memory import ControlSegment
-from pipert_shm.plan import EdgePlan, Plan, RoutinePlan
-from pipert_shm.states import FlowState, State
+from pipert_shm.shm.segments import ControlSegment
+from pipert_shm.shm.states import FlowState, State
+from pipert_shm.system import calls
 
 
 @dataclass(slots=True, eq=False)
@@ -20,21 +23,25 @@ class Flow:
     """A flow, and its process while it has one.
 
     Attributes:
-        peer: the channel to its process; None while it has none. There may be one before the pid is known.
-        server: who forks it, where we don't.
+        peer: the channel to its process; None while it has none. It exists before the pid is known.
+        server: the fork server that forks it; None: the launcher does.
         ready: its process has said that it is there.
+        stacks: the descriptor that gives the stacks of its threads, and its standard error.
         unhandled: bytes of the events that it was sent and has not handled.
         restart_at: when it is to be forked again, as of time.monotonic().
-        recover_at: when recovery from its death is to be tried again, since the system would not let us.
+        recover_at: when recovery from its death is to be tried again, since the system refused it.
+        deaths: when its processes died or could not be started, within the window of its restart policy.
         exit_code: of its last process.
+        failed: it is not restarted any more.
         doomed: it was sent SIGKILL, and is as good as dead.
-        ordered: it is being killed for a restart that was asked for.
+        ordered: it was killed for a restart that the user asked for.
+        came_up: one of its processes was ready once.
     """
 
     name: str
     number: int
     routines: list[RoutinePlan]
-    record: native.FlowRecord
+    record: binding.FlowRecord
     server: ForkServer | None = None
     peer: Peer | None = None
     pid: int = 0
@@ -49,48 +56,60 @@ class Flow:
     failed: bool = False
     doomed: bool = False
     ordered: bool = False
+    came_up: bool = False
 
     @property
     def up(self) -> bool:
-        """Whether it has a process, as far as we know."""
+        """Whether it has a process, as far as the launcher knows."""
         return self.peer is not None
 
     @property
     def is_pending(self) -> bool:
-        """Whether it has one, or will have one."""
+        """Whether it has a process, or will have one."""
         return self.up or self.restart_at is not None or self.recover_at is not None
 
     @property
     def state(self) -> FlowState:
-        """What its record says."""
-        return FlowState(self.record.read()[0])
+        """Its state, from its record."""
+        return FlowState(self.record.read().state)
+
+    def kill(self) -> None:
+        """Sends its process SIGKILL, as soon as its pidfd is known."""
+        self.doomed = True
+        if self.pidfd >= 0:
+            with suppress(ProcessLookupError):  # it is dead already, as its pidfd tells
+                calls.send_signal(self.pidfd, signal.SIGKILL)
+
+    def forget_process(self) -> None:
+        """Notes that it has no process. What belonged to that must be closed by now."""
+        self.peer, self.pid, self.pidfd, self.stacks, self.unhandled, self.ready = None, 0, -1, -1, 0, False
 
     def died(self) -> FlowDied:
-        """What its last death is called."""
+        """An error that says how its last process ended."""
         return FlowDied(self.name, self.exit_code)
 
 
 class Roster:
-    """Who there is, by name and by number; and how to reach them."""
+    """Finds flows and routines by name and by number, and sends flows messages."""
 
     def __init__(self, plan: Plan, segment: ControlSegment, logger: logging.Logger) -> None:
         self.plan = plan
         self.segment = segment
         self.logger = logger
         self.flows: dict[str, Flow] = {}
-        self.records: list[native.RoutineRecord] = []
+        self.records: list[binding.RoutineRecord] = []
         self._flow_of: dict[str, Flow] = {}
         for name, routines in plan.flows.items():
             self.add(name, routines, None)
 
     def add(self, name: str, routines: list[RoutinePlan], server: ForkServer | None) -> Flow:
-        """One more flow; its routines come after those that are there."""
+        """Adds a flow. Its routines get the next numbers."""
         process = self.segment.process
-        flow = Flow(name, len(self.flows), routines, native.FlowRecord(process, len(self.flows)), server)
+        flow = Flow(name, len(self.flows), routines, binding.FlowRecord(process, len(self.flows)), server)
         self.flows[name] = flow
         for item in routines:
             self._flow_of[item.routine.name] = flow
-            self.records.append(native.RoutineRecord(process, item.number))
+            self.records.append(binding.RoutineRecord(process, item.number))
         return flow
 
     def flow_of(self, routine: str) -> Flow | None:
@@ -102,20 +121,20 @@ class Roster:
         return self.flows[self.plan.routines[number].flow]
 
     def by_flow(self, names: tuple[str, ...]) -> list[tuple[Flow, tuple[str, ...]]]:
-        """These routines, by the flow that they are in."""
+        """The flows of these routines, each with the names of those that are in it."""
         by_flow: dict[str, list[str]] = {}
         for name in names:
             by_flow.setdefault(self._flow_of[name].name, []).append(name)
         return [(self.flows[flow], tuple(members)) for flow, members in by_flow.items()]
 
     def state_of(self, number: int) -> State:
-        """What a routine's record says."""
+        """A routine's state, from its record."""
         return State(self.records[number].state)
 
-    def edge_record(self, edge: EdgePlan) -> native.EdgeRecord:
-        return native.EdgeRecord(self.segment.process, edge.number)
+    def edge_record(self, edge: EdgePlan) -> binding.EdgeRecord:
+        return binding.EdgeRecord(self.segment.process, edge.number)
 
     def send(self, flow: Flow, message: Message, question: int = 0) -> None:
-        """To a flow that is down, nothing: it is born with all that it needs to know."""
+        """Sends a flow a message. A flow without a process gets none: its next one starts with all that it needs to know."""
         if flow.peer is not None:
             flow.peer.send(message, question)

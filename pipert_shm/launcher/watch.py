@@ -1,4 +1,4 @@
-"""What the launcher waits for: descriptors, and moments."""
+"""Waits for descriptors, until a moment; and gives the actions that belong to those that are ready."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from pipert_shm import system
 from pipert_shm.control.channel import RETRY
+from pipert_shm.system import calls
 
 Action = Callable[[], object]
 
@@ -21,7 +21,7 @@ class HasFd(Protocol):
 
 
 class Watch:
-    """Calls what belongs to a descriptor when that can be read, or written to. By poll(), which needs no descriptor itself."""
+    """Keeps the actions for when a descriptor can be read or written. Uses poll(), which needs no descriptor itself."""
 
     def __init__(self) -> None:
         self._selector = selectors.PollSelector()
@@ -35,20 +35,24 @@ class Watch:
             self._selector.unregister(fd)
 
     def want_room(self, fd: HasFd | int, wanted: bool) -> None:
-        """Whether to call when it can be written to."""
+        """Sets whether to wait until it can be written to, too."""
         key = self._selector.get_map().get(fd)
         mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
         if key is not None and key.events != mask:
             self._selector.modify(fd, mask, key.data)
 
     def wait(self, until: float | None) -> list[Action]:
-        """What there is to do, by `time.monotonic()` at the latest; None: as long as it takes."""
+        """The actions of the descriptors that are ready.
+
+        :param until: returns an empty list at this time, as of time.monotonic(); None: waits for ever.
+        :raises OSError: when the system has no memory for the wait.
+        """
         timeout = None if until is None else max(0.0, until - time.monotonic())
         actions: list[Action] = []
         try:
-            ready = system.wait(self._selector, timeout)
+            ready = calls.wait(self._selector, timeout)
         except OSError:
-            time.sleep(RETRY)  # it fails again at once, perhaps
+            time.sleep(RETRY)  # the next try may fail at once, too
             raise
         for key, mask in ready:
             on_readable, on_writable = key.data
@@ -59,7 +63,7 @@ class Watch:
         return actions
 
     def _still(self, fd: int, action: Action) -> Action:
-        """The action, unless an earlier one of the same round made it meaningless."""
+        """The action, which does nothing if an earlier one of the same round has dropped the descriptor."""
 
         def act() -> None:
             key = self._selector.get_map().get(fd)

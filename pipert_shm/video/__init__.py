@@ -1,4 +1,4 @@
-"""Routines for video: a source that decodes into shared memory, detectors, and destinations for frames and what was found.
+"""How do videos get in and out? A source, detectors, drawing, writers and displays, as routines.
 
 Importing this package loads OpenCV.
 """
@@ -6,6 +6,7 @@ Importing this package loads OpenCV.
 from pipert_shm.video.annotation import Annotator
 from pipert_shm.video.capture import VideoInfo, open_video
 from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
+from pipert_shm.video.clips import default_clip, packaged_clip
 from pipert_shm.video.detection import DetectedFrame, Detections, Detector
 from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
 from pipert_shm.video.dnn import DnnDetector
@@ -48,6 +49,8 @@ __all__ = [
     "VideoSource",
     "VideoWriter",
     "YoloHead",
+    "default_clip",
     "open_video",
+    "packaged_clip",
     "video_sources",
 ]

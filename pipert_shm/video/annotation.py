@@ -1,4 +1,4 @@
-"""What draws on frames."""
+"""The routine that draws detections on frames."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pipert_shm.errors import RoutineError, describe, shown
+from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.routine import MiddleRoutine, writable
 from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, finite
 from pipert_shm.video.opencv import cv2
@@ -16,28 +17,28 @@ if TYPE_CHECKING:
     import supervision
 
 BOX_COLOUR = (0, 255, 0)
-FAR = 1 << 15  # pixels, outside of any frame; OpenCV takes no coordinates of any size
+FAR = 1 << 15  # pixels, outside of any frame; OpenCV refuses larger coordinates
 
 
 class SupervisionAnnotator(Protocol):
-    """What `supervision.BoxAnnotator()` and its like can do."""
+    """An annotator of the `supervision` library, such as `BoxAnnotator()`."""
 
     def annotate(self, scene: np.ndarray, detections: supervision.Detections) -> np.ndarray:
-        """Draws on the scene, and returns it."""
+        """Draws the detections on the scene, and returns it."""
 
 
 class Annotator(MiddleRoutine):
-    """Draws what was found on each `DetectedFrame`, and sends it on. No other routine sees the drawing.
+    """Draws the detections on each `DetectedFrame`, and sends it on. No other routine sees the drawing.
 
-    Nothing is copied where this routine is the only one that has the frame (see `writable`). Several cameras may be wired to
-    it: each has annotators of its own, copies of those that are given, so that traces and heat maps are not mixed.
+    The frame is copied only if another routine holds it, too (see `writable`). Several cameras may be wired to one annotator.
+    Each camera gets copies of the given annotators, so that traces and heat maps are not mixed.
 
-    :param annotators: those of the `supervision` library, in order: `Annotator(BoxAnnotator(), LabelAnnotator())`; with none of
-        them, plain boxes are drawn, for which that library is not needed. By default theirs colour by class; where there are
-        no classes, give them a `color_lookup`. They find the frame's `additional_data` in `detections.metadata`.
-    :raises TypeError: when one of them can't annotate: a name goes by keyword, `Annotator(name="annotator")`.
+    A detection whose box has NaN or infinity is sent on, but not drawn. The counter `not_finite` counts these.
 
-    A find whose box has NaN or infinity is not drawn, but goes on; `not_finite` in the routine's counters counts these.
+    :param annotators: annotators of the `supervision` library, in order: `Annotator(BoxAnnotator(), LabelAnnotator())`. Without
+        any, plain boxes are drawn, and that library is not needed. Its annotators colour by class unless told otherwise: give
+        them a `color_lookup` if there are no classes. They find the frame's `additional_data` in `detections.metadata`.
+    :raises TypeError: when one of them has no `annotate()`. The name goes by keyword: `Annotator(name="annotator")`.
     """
 
     counter_names = (NOT_FINITE,)
@@ -55,14 +56,17 @@ class Annotator(MiddleRoutine):
         self._copies = self.per_origin(self._copied)
 
     def setup(self) -> None:
-        """Begins with annotators that have seen nothing."""
+        """Makes fresh annotators for each camera."""
         self._copies.clear()
 
-    def main_logic(self, data: DetectedFrame) -> DetectedFrame:
-        """The frame, drawn on.
+    def _own_frames(self, received: int, *, look: bool) -> OwnFrames | None:
+        return OwnFrames(received, "copies of frames that others hold, too", "perhaps") if received else None
 
-        :raises TypeError: when it is no `DetectedFrame`.
-        :raises ImportError: when it needs `supervision`, and that is not installed.
+    def main_logic(self, data: DetectedFrame) -> DetectedFrame:
+        """Returns the frame with the detections drawn on it.
+
+        :raises TypeError: when the payload is not a `DetectedFrame`.
+        :raises ImportError: when annotators were given and `supervision` is not installed.
         :raises RoutineError: when an annotator can't be copied.
         """
         if not isinstance(data, DetectedFrame):

@@ -1,4 +1,4 @@
-"""What videos are read with: a frame is grabbed first, and retrieved into an array that is there already if it is wanted."""
+"""Readers of videos: one call moves on to the next frame, another decodes it, into an array that exists already."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 
-from pipert_shm.masking import masked, needs_escapes
+from pipert_shm.display.masking import masked, needs_escapes
 from pipert_shm.video.interlaced import says_interlaced
 from pipert_shm.video.opencv import VideoError, cv2, is_utf8
 
@@ -19,13 +19,13 @@ Address: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = Address | int
 
 MOST_DAMAGED = 100
-"""As many frames in a row that can't be decoded are the end."""
+"""Frames in a row that can't be decoded, after which a video counts as ended."""
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def shown(source: Source) -> str:
-    """A source as it may be told: without the secrets that its URL may have.
+    """Returns the source as a text for logs and errors, without the secrets in its URL.
 
     >>> shown("rtsp://admin:secret@10.0.0.5/stream")
     'rtsp://admin:***@10.0.0.5/stream'
@@ -33,12 +33,13 @@ def shown(source: Source) -> str:
     return masked(str(source))
 
 
-def cannot_open(source: Source, cause: str = "") -> VideoError:
-    """The error that says why a video can't be opened, and what to do.
+def cannot_open(source: Source, cause: str = "", advice: str = "") -> VideoError:
+    """Makes the error that says why a video can't be opened, and what to do.
 
-    :param cause: what the library said, if anything.
+    :param cause: what the library says, if anything.
+    :param advice: what to do, where the library knows more than the source tells.
     """
-    advice = _advice(source)
+    advice = advice or _advice(source)
     return VideoError(shown(source), f"can't open the video {shown(source)!r}: {f'{cause}; ' if cause else ''}{advice}")
 
 
@@ -48,7 +49,7 @@ def _advice(source: Source) -> str:
     if "://" in os.fspath(source):
         if needs_escapes(os.fspath(source)):
             return "its user name or password has characters that end it: write '#' as %23, '/' as %2F, '?' as %3F, '@' as %40"
-        return "nothing answers there with a video; check the address, and that its server is up"
+        return "no video comes from there; check the whole address, and that its server is up"
     path = Path(source)
     if not path.exists():
         return "there is no such file; check the path"
@@ -60,7 +61,7 @@ def _advice(source: Source) -> str:
 
 
 def is_device(source: Source) -> bool:
-    """Whether it is a camera: a number, or a device file. /dev/shm has files like any other folder."""
+    """Whether the source is a camera: a number, or a device file. Files in /dev/shm are no devices."""
     if isinstance(source, int):
         return True
     if "://" in os.fspath(source):
@@ -70,7 +71,7 @@ def is_device(source: Source) -> bool:
 
 
 def address_of(source: Address) -> str:
-    """A source as FFmpeg takes it, which takes `a:b.mp4` for an address and `/home/me/a:b.mp4` for a file."""
+    """Returns the source for FFmpeg, as an absolute path if it is a file: FFmpeg takes `a:b.mp4` for an address."""
     text = os.fspath(source)
     return os.path.abspath(text) if os.path.exists(text) else text
 
@@ -79,8 +80,8 @@ def open_video(source: Source, parameters: tuple[int, ...] = ()) -> cv2.VideoCap
     """Opens a video; the caller releases it.
 
     :param source: a file's path, a stream's URL, or a camera's number.
-    :param parameters: OpenCV's, each followed by its value, for a URL.
-    :raises VideoError: when it can't be opened; it says what to do.
+    :param parameters: parameters of OpenCV's, each followed by its value, for a URL.
+    :raises VideoError: when the video can't be opened; the error says what to do.
     """
     name = source if isinstance(source, int) else address_of(source)
     capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, parameters) if parameters else cv2.VideoCapture(name)
@@ -92,10 +93,13 @@ def open_video(source: Source, parameters: tuple[int, ...] = ()) -> cv2.VideoCap
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video says of itself; 0 where it does not.
+    """What a video's header says; 0 stands for what it does not say.
 
     Attributes:
-        frames: how many frames a file has, by its header: it may be wrong.
+        width: of a frame, in pixels.
+        height: of a frame, in pixels.
+        fps: frames a second.
+        frames: how many frames a file has. Headers may be wrong.
     """
 
     width: int
@@ -105,7 +109,7 @@ class VideoInfo:
 
     @classmethod
     def of(cls, source: Source) -> VideoInfo:
-        """Opens the video, looks, and closes it.
+        """Opens the video, reads its header, and closes it.
 
         :param source: a file's path, a folder of images, a stream's URL, or a camera's number.
         :raises VideoError: when it can't be opened.
@@ -118,7 +122,7 @@ class VideoInfo:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of its frames, as arrays."""
+        """Shape of a frame as an array: (height, width, 3)."""
         return self.height, self.width, 3
 
 
@@ -126,10 +130,10 @@ class Capture(Protocol):
     """An open video. One thread at a time.
 
     Attributes:
-        info: what it says of itself.
-        shape: of the frame that was retrieved last, at first what is announced.
-        pts: where in the video the frame stands that was grabbed last, seconds from its start; None where it does not say.
-        damaged: how many frames there should have been before it that could not be decoded.
+        info: what the header says.
+        shape: shape of the frame that was retrieved last; before that, the one that the header announces.
+        pts: position in the video of the frame that was grabbed last, in seconds from the start; None if it is not known.
+        damaged: how many frames before that one could not be decoded.
     """
 
     info: VideoInfo
@@ -138,29 +142,29 @@ class Capture(Protocol):
     damaged: int
 
     def grab(self) -> bool:
-        """Goes on to the next frame; False when there is none.
+        """Moves on to the next frame; False at the end.
 
-        :raises VideoError: when it can't be read any further, and it is known why.
+        :raises VideoError: when the video can't be read any further and the cause is known.
         """
 
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray | None:
-        """The frame that was grabbed, BGR; None when it turns out to be damaged.
+        """Decodes the frame that was grabbed, as (height, width, 3) uint8, BGR; None when it is damaged.
 
-        :param out: where it goes if it has that shape, else it comes in an array of its own. None: in one that is valid up to
-            the next call.
+        :param out: the array to decode into. A frame of another shape comes in an array of its own. Without `out`, the array
+            is valid up to the next call.
         """
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the video."""
 
 
 class OpenCVCapture:
     """A file, a stream, or a camera, read by OpenCV.
 
-    :param timeout: seconds after which a stream that says nothing is given up.
-    :param live: decodes in one thread, since each more holds a frame back.
-    :param size: width and height that a camera is asked for; it may give others.
-    :raises VideoError: when it can't be opened.
+    :param timeout: seconds of silence after which a stream is given up.
+    :param live: decodes in one thread, since each further thread delays frames by one.
+    :param size: width and height to ask a camera for; it may choose others.
+    :raises VideoError: when the source can't be opened.
     """
 
     def __init__(
@@ -192,16 +196,17 @@ class OpenCVCapture:
 
     @property
     def interlaced(self) -> bool | None:
-        """Whether its frames can't be had from OpenCV, since they are interlaced; None when it does not tell."""
+        """Whether the frames are interlaced, which OpenCV can't convert; None when the header does not tell."""
         if self._is_camera:
             return False
-        codec = int(self._capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1")
+        code = max(int(self._capture.get(cv2.CAP_PROP_FOURCC)), 0)  # of pictures, OpenCV 5 says -1 and OpenCV 4 says 0
+        codec = code.to_bytes(4, "little").decode("latin-1")
         told, header = self._capture.retrieve(flag=int(self._capture.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX)))
         return says_interlaced(codec, header.tobytes() if told and header is not None else b"")
 
     def grab(self) -> bool:
         """See `Capture.grab`."""
-        # What can't be decoded fails just as what has ended does, but not for ever; what is silent fails slowly.
+        # grab() fails alike for a damaged frame, at the end, and after silence. Only damaged frames fail quickly and pass.
         impatient = time.monotonic() + self._timeout / 2
         for failures in range(1 if self._is_camera else MOST_DAMAGED):
             if self._capture.grab():
@@ -224,7 +229,7 @@ class OpenCVCapture:
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray | None:
         """See `Capture.retrieve`."""
         wanted = self._scratch if out is None else out
-        # Of another size, OpenCV makes an array of its own, without a word.
+        # OpenCV silently makes a new array for a frame of another size.
         ok, frame = self._capture.retrieve(wanted) if wanted is not None else self._capture.retrieve()
         if not ok:
             return None
@@ -240,15 +245,15 @@ class OpenCVCapture:
 
 
 def is_folder(source: Source) -> TypeGuard[Address]:
-    """Whether it is a folder, of images."""
+    """Whether the source is a folder."""
     return not isinstance(source, int) and os.path.isdir(source)
 
 
 class ImageFolder:
-    """The images of a folder, in the order of their names, by numbers where there are any: 2.png comes before 10.png.
+    """The images of a folder, in the order of their names. Numbers in names count as numbers: 2.png comes before 10.png.
 
-    :param fps: images have no time stamps: at so many in a second.
-    :raises VideoError: when no image is there, or none can be read.
+    :param fps: images a second, since images have no time stamps.
+    :raises VideoError: when the folder has no image, or none can be read.
     """
 
     def __init__(self, source: Address, *, fps: float = 25.0) -> None:
@@ -287,7 +292,7 @@ class ImageFolder:
 
 
 def _read_image(path: Path) -> np.ndarray | None:
-    # Not into an array that is there: for a file that can't be read imread returns it as it was, without a word.
+    # Not into an existing array: for a file that can't be read, imread silently returns that array unchanged.
     if is_utf8(os.fspath(path)):
         return cv2.imread(os.fspath(path), cv2.IMREAD_COLOR)
     data = np.fromfile(path, np.uint8)

@@ -1,4 +1,4 @@
-"""Detectors that come with OpenCV, and need no model of yours."""
+"""Detectors that need no model file, since OpenCV brings all that they use."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SHADOW, MOVING = 127, 255  # in MOG2's mask
 
 
 class MotionDetector(Detector):
-    """Finds what moves before a still background. The same frames give the same boxes, always.
+    """Finds what moves before a still background. The camera must not move. The same frames always give the same boxes.
 
-    It serves any number of cameras, of any sizes, with a background model for each. Replicas have models of their own, made of
-    those frames that each happens to get: what they find may differ from run to run.
+    One detector serves any number of cameras, with frames of any sizes: each camera has a background model of its own. Each
+    replica builds its models from the frames that it happens to get, so with replicas the boxes may differ from run to run.
 
-    :param history: frames in which the background model forgets.
+    :param history: frames after which the background model forgets.
     :param threshold: how far from the background a pixel must be, as a squared Mahalanobis distance.
-    :param min_area: pixels that something must cover to count.
+    :param min_area: the least area that counts, in pixels.
     """
 
     def __init__(self, name: str | None = None, *, history: int = 100, threshold: float = 25, min_area: int = 300) -> None:
@@ -31,7 +31,7 @@ class MotionDetector(Detector):
         self._min_area = min_area
 
     def setup(self) -> None:
-        """Starts with background models that know nothing."""
+        """Starts with an empty background model for each camera."""
         self._models = self.per_origin(
             lambda: cv2.createBackgroundSubtractorMOG2(self._history, self._threshold, detectShadows=True)
         )
@@ -39,7 +39,7 @@ class MotionDetector(Detector):
         self._gap = cv2.getStructuringElement(cv2.MORPH_RECT, (13, 13))
 
     def detect(self, frame: np.ndarray) -> Detections:
-        """A box around each thing that moves."""
+        """Returns a box around each thing that moves."""
         _, mask = cv2.threshold(self._models[self.meta.origin].apply(frame), SHADOW, MOVING, cv2.THRESH_BINARY)
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, self._speck)
         mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, self._gap)
@@ -48,12 +48,13 @@ class MotionDetector(Detector):
 
 
 class HaarDetector(Detector):
-    """Finds what one of OpenCV's Haar cascades was trained for, faces seen from the front by default.
+    """Finds objects with one of OpenCV's Haar cascades; by default faces that are seen from the front.
 
-    :param cascade: the name of a file that comes with OpenCV (in `CASCADES`), or a path.
-    :param scale: from one size that is looked for to the next; nearer to 1 finds more, slower.
-    :param neighbours: hits close to each other that make a find; more finds less that is not there.
-    :param min_size: width and height, in pixels.
+    :param cascade: a path, or the name of a file that comes with OpenCV.
+    :param scale: ratio between one size that is searched for and the next; nearer to 1 finds more and is slower.
+    :param neighbours: overlapping hits that make a detection; more of them give fewer false detections.
+    :param min_size: least width and height of a detection, in pixels.
+    :raises ImportError: with an OpenCV that has no cascades, such as opencv-python 5.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class HaarDetector(Detector):
         neighbours: int = 5,
         min_size: tuple[int, int] = (24, 24),
     ) -> None:
+        _check_opencv_has("CascadeClassifier", self)
         super().__init__(name)
         self._cascade = os.path.join(CASCADES, cascade)  # an absolute path stays what it is
         if not os.path.exists(self._cascade) and os.path.exists(cascade):
@@ -76,21 +78,21 @@ class HaarDetector(Detector):
     def setup(self) -> None:
         """Loads the cascade.
 
-        :raises FileNotFoundError: when there is none.
-        :raises ValueError: when it is something else.
+        :raises FileNotFoundError: when there is no such file.
+        :raises ValueError: when the file is not a Haar cascade.
         """
         if not os.path.isfile(self._cascade):
             raise FileNotFoundError(f"there is no Haar cascade {self._cascade!r}; {CASCADES} has some")
         try:
             self._classifier = cv2.CascadeClassifier(self._cascade)
             loaded = not self._classifier.empty()
-        except (cv2.error, SystemError):  # what OpenCV makes of a file that is none
+        except (cv2.error, SystemError):  # OpenCV raises either for a file that is no cascade
             loaded = False
         if not loaded:
             raise ValueError(f"{self._cascade!r} is no Haar cascade; {CASCADES} has some")
 
     def detect(self, frame: np.ndarray) -> Detections:
-        """A box around each find."""
+        """Returns a box around each object, from left to right. The frame is (height, width, 3) uint8, BGR."""
         grey = cv2.equalizeHist(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
         found = self._classifier.detectMultiScale(
             grey, scaleFactor=self._scale, minNeighbors=self._neighbours, minSize=self._min_size
@@ -102,14 +104,16 @@ class HaarDetector(Detector):
 class HogPeopleDetector(Detector):
     """Finds upright people of at least 64x128 pixels, by OpenCV's histogram of oriented gradients.
 
-    :param stride: pixels from one place that is looked at to the next, a multiple of 8.
-    :param scale: from one size that is looked for to the next; nearer to 1 finds more, slower.
-    :param threshold: distance to the classifier's plane from which on something counts.
+    :param stride: pixels between two places that are searched, a multiple of 8.
+    :param scale: ratio between one size that is searched for and the next; nearer to 1 finds more and is slower.
+    :param threshold: least distance to the classifier's plane that counts as a person.
+    :raises ImportError: with an OpenCV that has no such histograms, such as opencv-python 5.
     """
 
     NAMES = ("person",)
 
     def __init__(self, name: str | None = None, *, stride: int = 8, scale: float = 1.05, threshold: float = 0.0) -> None:
+        _check_opencv_has("HOGDescriptor", self)
         super().__init__(name)
         self._stride = stride
         self._scale = scale
@@ -121,7 +125,7 @@ class HogPeopleDetector(Detector):
         self._hog.setSVMDetector(np.array(cv2.HOGDescriptor.getDefaultPeopleDetector(), np.float32))
 
     def detect(self, frame: np.ndarray) -> Detections:
-        """A box around each person; the score is the distance to the classifier's plane, up to 1."""
+        """A box around each person, from left to right. The score is the distance to the classifier's plane, at most 1."""
         found, weights = self._hog.detectMultiScale(
             frame, hitThreshold=self._threshold, winStride=(self._stride, self._stride), scale=self._scale
         )
@@ -131,13 +135,22 @@ class HogPeopleDetector(Detector):
         return Detections(boxes[order], scores, np.zeros(len(scores), np.int64), self.NAMES)
 
 
+def _check_opencv_has(name: str, detector: Detector) -> None:
+    """OpenCV 5 has moved its older detectors to the contrib modules, which the main wheel leaves out."""
+    if not hasattr(cv2, name):
+        raise ImportError(
+            f"{type(detector).__name__} needs OpenCV's {name}, which this OpenCV {cv2.__version__} lacks: "
+            "pip install 'opencv-python>=4.14,<5'"
+        )
+
+
 def _corners(rectangles: object) -> np.ndarray:
-    """Of left, top, width, height: left, top, right, bottom."""
+    """Turns rows of left, top, width, height into left, top, right, bottom."""
     boxes = np.array(rectangles, np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes
 
 
 def _order(boxes: np.ndarray) -> np.ndarray:
-    """From left to right: OpenCV's threads find them in any order."""
+    """The order from left to right: OpenCV's threads find boxes in any order."""
     return np.lexsort(boxes.T[::-1])

@@ -1,4 +1,4 @@
-"""What detectors send on."""
+"""Detections, the frames that carry them, and the base class of detectors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from pipert_shm.data import Data, FrameData
 from pipert_shm.errors import shown
+from pipert_shm.extras import to_install
+from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_count
 from pipert_shm.routine import MiddleRoutine, Routine
 from pipert_shm.video.image import frame_of
@@ -20,13 +22,13 @@ if TYPE_CHECKING:
 
 
 Names: TypeAlias = Sequence[str] | Mapping[int, str]
-"""Of classes, by id."""
+"""Class names by class id: a list, or a mapping that may leave ids out."""
 
 
 def checked_names(names: Names) -> tuple[str, ...] | dict[int, str]:
-    """The names as `Detections` keeps them.
+    """Returns the names as `Detections` keeps them.
 
-    :raises TypeError: when they are a text, a set, or a mapping whose keys are no ids.
+    :raises TypeError: when they are a text, a set, or a mapping whose keys are not class ids.
 
     >>> checked_names({1: "bicycle", 0: "person"}), checked_names({2: "car"})
     (('person', 'bicycle'), {2: 'car'})
@@ -48,21 +50,23 @@ def checked_names(names: Names) -> tuple[str, ...] | dict[int, str]:
 
 @dataclass(eq=False, slots=True)
 class Detections:
-    """What was found in one frame; rows belong together. Lists are made arrays; arrays of the right dtype are kept, not copied.
+    """The detections in one frame: row i of each array belongs to detection i.
+
+    Lists become arrays. An array of the right dtype is kept, not copied.
+
+    Boxes may hold NaN and infinity, since some trackers give such boxes. `finite()` leaves these detections out. Writers and
+    annotators do so, too.
 
     Attributes:
-        boxes: (n, 4) float32: left, top, right, bottom in pixels, the last two exclusive.
-        scores: (n,) float32 from 0 to 1, where the detector gives them.
-        class_ids: (n,) int64, where there are classes.
-        names: of the classes, by id: a list of them (kept as a tuple), or a mapping such as {0: "person", 2: "car"} (kept as a
-            tuple where it has all ids from 0 on, else as a dict).
-        track_ids: (n,) int64, after a tracker; -1 for what it does not follow (yet).
+        boxes: (n, 4) float32: left, top, right, bottom in pixels; right and bottom are exclusive.
+        scores: (n,) float32 from 0 to 1; None if the detector gives none.
+        class_ids: (n,) int64; None if there are no classes.
+        names: class names by id, given as a list, or as a mapping such as {0: "person", 2: "car"}. They are kept as a tuple,
+            or as a dict if ids are left out.
+        track_ids: (n,) int64, -1 for a detection that has no track; None without a tracker.
 
-    Boxes may hold NaN and infinity, as some trackers give them; `finite()` leaves these finds out, as writers and annotators
-    do.
-
-    :raises ValueError: when a shape does not fit, an id is no whole number, or a class has no name.
-    :raises TypeError: when the names are a text, a set, or a mapping whose keys are no ids.
+    :raises ValueError: when a shape does not fit, an id is not a whole number, or a class has no name.
+    :raises TypeError: when the names are a text, a set, or a mapping whose keys are not class ids.
 
     >>> found = Detections([[10, 20, 50, 90]], scores=[0.5], class_ids=[0], names=("person",))
     >>> len(found), found.boxes.dtype, found.labels
@@ -122,13 +126,13 @@ class Detections:
 
     @property
     def labels(self) -> list[str]:
-        """What each is: its class's name, else `class 3`, or an empty text where there are no classes."""
+        """A label for each detection: its class's name, or `class 3` without names, or an empty text without classes."""
         if self.class_ids is None:
             return [""] * len(self)
         return [self.names[number] if self.names else f"class {number}" for number in self.class_ids.tolist()]
 
     def finite(self) -> Detections:
-        """The finds whose boxes have no NaN and no infinity; itself where that is all of them.
+        """Returns the detections whose boxes have no NaN and no infinity; the same object if all are finite.
 
         >>> found = Detections([[1, 2, 3, 4], [float("nan"), 2, 3, 4]], class_ids=[0, 1], names=["cat", "dog"])
         >>> found.finite().labels
@@ -142,14 +146,14 @@ class Detections:
         return Detections(self.boxes[kept], scores, class_ids, self.names, track_ids)
 
     def to_supervision(self) -> supervision.Detections:
-        """The same for the `supervision` library: its trackers, zones and annotators. It shares the arrays.
+        """Returns them as an object of the `supervision` library, for its trackers, zones and annotators. Arrays are shared.
 
-        :raises ImportError: when it is not installed.
+        :raises ImportError: when `supervision` is not installed.
         """
         try:
             import supervision
         except ModuleNotFoundError as error:
-            raise ImportError(f"supervision is not installed ({error}): pip install 'pipert_shm[tracking]'") from error
+            raise ImportError(f"supervision is not installed ({error}): {to_install('tracking')}") from error
         data: dict[str, np.ndarray | list[str]] = {}
         if self.class_ids is not None and self.names:
             data["class_name"] = np.array(self.labels)
@@ -159,31 +163,31 @@ class Detections:
 
     @classmethod
     def from_supervision(cls, found: supervision.Detections, names: Names = ()) -> Detections:
-        """What the `supervision` library found.
+        """Makes them from an object of the `supervision` library.
 
-        :param names: of the classes, by id.
+        :param names: class names by id.
         """
         return cls(found.xyxy, found.confidence, found.class_id, names, found.tracker_id)
 
 
 @dataclass(eq=False)
 class DetectedFrame(FrameData):
-    """A frame and what was found in it.
+    """A frame and its detections.
 
     Attributes:
         frame: (height, width, 3) uint8, BGR.
-        detections: in pixels of that frame.
+        detections: boxes in pixels of that frame.
     """
 
     frame: np.ndarray
     detections: Detections
 
     def get_frame(self) -> np.ndarray:
-        """The frame, with nothing drawn on it by the detector."""
+        """Returns the frame. A detector draws nothing on it."""
         return self.frame
 
     def changed(self, *, frame: np.ndarray | None = None, detections: Detections | None = None) -> DetectedFrame:
-        """The same, `additional_data` included, but for what is given.
+        """Returns a copy with another frame, other detections, or both. It keeps `additional_data`.
 
         >>> before = DetectedFrame(np.zeros((4, 4, 3), np.uint8), Detections([[0, 0, 2, 2]]))
         >>> before.additional_data["weather"] = "fog"
@@ -197,7 +201,7 @@ class DetectedFrame(FrameData):
 
 
 def detected(data: np.ndarray | FrameData, frame: np.ndarray, found: Detections) -> DetectedFrame:
-    """What a detector sends on: the frame, what was found in it, and what the payload carried besides."""
+    """Makes what a detector sends: the frame, its detections, and the payload's `additional_data`."""
     new = DetectedFrame(frame, found)
     if isinstance(data, Data):
         new.additional_data.update(data.additional_data)
@@ -205,9 +209,9 @@ def detected(data: np.ndarray | FrameData, frame: np.ndarray, found: Detections)
 
 
 def found_in(data: DetectedFrame | Detections) -> Detections:
-    """The finds that a payload is or carries.
+    """Returns the detections of a payload.
 
-    :raises TypeError: when it is neither.
+    :raises TypeError: when the payload is neither a `DetectedFrame` nor `Detections`.
     """
     found = data.detections if isinstance(data, DetectedFrame) else data
     if not isinstance(found, Detections):
@@ -220,7 +224,7 @@ NOT_FINITE = "not_finite"
 
 
 def finite(routine: Routine, found: Detections) -> Detections:
-    """The finds whose boxes can be written or drawn; the routine counts the others as `not_finite`, and warns of the first."""
+    """Returns the detections that can be written or drawn. The routine counts the others, and warns once."""
     kept = found.finite()
     if (left_out := len(found) - len(kept)) and NOT_FINITE in routine.counters:
         if not routine.counters[NOT_FINITE]:
@@ -236,10 +240,10 @@ def finite(routine: Routine, found: Detections) -> Detections:
 
 
 class Detector(MiddleRoutine):
-    """A routine that looks for something in each frame; subclass it, with a `detect`.
+    """A routine that finds something in each frame. Subclass it, and write `detect`.
 
-    It forwards each frame as it is, by reference, with what was found, and the payload's `additional_data`, as a
-    `DetectedFrame`.
+    It takes arrays and `FrameData`, and sends a `DetectedFrame`: the same frame, by reference, the detections, and the
+    payload's `additional_data`.
 
     >>> class Bright(Detector):
     ...     def detect(self, frame):
@@ -254,13 +258,16 @@ class Detector(MiddleRoutine):
     """
 
     def detect(self, frame: np.ndarray) -> Detections:
-        """What is in the frame.
+        """Returns what is in the frame. It is called on the routine's own thread.
 
         :param frame: (height, width, 3) uint8, BGR, read-only.
         """
         raise NotImplementedError(f"{type(self).__name__} has no detect(frame)")
 
+    def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
+        return OwnFrames(0)
+
     def main_logic(self, data: np.ndarray | FrameData) -> DetectedFrame:
-        """The frame, and what was found in it."""
+        """Returns the frame and its detections."""
         frame = frame_of(data)
         return detected(data, frame, self.detect(frame))

@@ -1,4 +1,4 @@
-"""Destinations: what writes what was found in frames, as lines or rows."""
+"""Destinations that write detections: lines of JSON, or rows of a database."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, Detections, fi
 from pipert_shm.video.files import Appender
 from pipert_shm.video.opencv import VideoError
 
-_MOST_ITEMS = 1_000  # of an array or a container in `additional_data` that are written
+_MOST_ITEMS = 1_000  # an array or container in `additional_data` with more items is written as a text
 _MOST_LEVELS = 32
 _COLUMNS = 'origin, sequence, capture_time, "left", top, "right", bottom, score, label, track_id, pts, additional_data'
 
 
 def jsonable(value: Any, levels: int = _MOST_LEVELS) -> Any:
-    """A value of `additional_data` as JSON has it (RFC 8259).
+    """Converts a value of `additional_data` to one that JSON knows (RFC 8259).
 
-    NaN and infinity are null, arrays are lists, and what JSON has nothing like is the text that Python shows of it; so are
-    arrays and containers of more than 1,000 items, and what is nested more than 32 levels deep.
+    NaN and infinity become null, and arrays become lists. A value that JSON has no form for becomes the text that Python shows
+    of it. So does a container of more than 1,000 items, and one that is nested more than 32 levels deep.
 
     >>> jsonable({"seen": np.array([1.5, float("nan")]), "zone": (1, 2), 3: {"a"}})
     {'seen': [1.5, None], 'zone': [1, 2], '3': "{'a'}"}
@@ -52,7 +52,7 @@ def jsonable(value: Any, levels: int = _MOST_LEVELS) -> Any:
 
 
 def additional_json(data: object) -> str | None:
-    """The `additional_data` of a payload as JSON; None where there is none."""
+    """Returns the `additional_data` of a payload as JSON; None if it is empty."""
     more = data.additional_data if isinstance(data, Data) else None
     return json.dumps(jsonable(more), allow_nan=False) if more else None
 
@@ -63,16 +63,21 @@ def _cannot_add(path: Path, what: str, error: Exception) -> VideoError:
 
 
 class JsonLinesWriter(DestinationRoutine):
-    """Appends a line for each `DetectedFrame` (or `Detections`) to a text file, which can be read meanwhile.
+    """Appends a line of JSON for each `DetectedFrame` or `Detections` to a text file. Others may read it meanwhile.
 
-    A line is `{"origin": "camera", "sequence": 0, "capture_time": 1764000000.0, "boxes": [[left, top, right, bottom], …]}`,
-    and has `pts`, seconds, where the origin tells where in its video a frame stands, and `scores`, `labels` and `track_ids`, a
-    list of as many, where the detections have them; a score that is no number is null. `additional_data` stands there where the
-    payload has any: what JSON has nothing like is written as a text, and arrays of more than 1,000 values as their shape.
+    A line is `{"origin": "camera", "sequence": 0, "capture_time": 1764000000.0, "boxes": [[left, top, right, bottom], …]}`:
+    seconds since the epoch, and pixels. It also has
 
-    A find whose box has NaN or infinity is left out, and counted as `not_finite` in the routine's counters.
+    - `pts`, seconds, if the origin knows the frame's position in its video;
+    - `scores`, `labels` and `track_ids`, lists with an item for each box, if the detections have them (a score of NaN is null);
+    - `additional_data`, if the payload has any. A value that JSON has no form for is written as a text, and an array of more
+      than 1,000 values as its shape.
 
-    :param path: of the file; its directory is made where it is missing.
+    A detection whose box has NaN or infinity is left out. The counter `not_finite` counts these.
+
+    Several writers, in any processes, may append to the same file: each line stays whole.
+
+    :param path: of the file; a missing directory is made.
     """
 
     counter_names = (NOT_FINITE,)
@@ -85,16 +90,16 @@ class JsonLinesWriter(DestinationRoutine):
     def setup(self) -> None:
         """Opens the file.
 
-        :raises OSError: when it can't be made or written to.
+        :raises OSError: when the file can't be made or written to.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = Appender(self.path)
 
     def main_logic(self, data: DetectedFrame | Detections) -> None:
-        """Writes one line, or nothing of it.
+        """Writes one line. If that fails, no part of the line is left in the file.
 
-        :raises TypeError: when the payload is something else.
-        :raises VideoError: when it can't be written: the disk is full, say.
+        :raises TypeError: when the payload is neither a `DetectedFrame` nor `Detections`.
+        :raises VideoError: when the line can't be written, for example on a full disk.
         """
         assert self._file is not None, "setup() comes first"
         found = finite(self, found_in(data))
@@ -127,16 +132,16 @@ class JsonLinesWriter(DestinationRoutine):
 
 
 class SqliteWriter(DestinationRoutine):
-    """Adds a row for each thing found to table `detections` of an SQLite database, which can be read meanwhile.
+    """Adds a row for each detection to the table `detections` of an SQLite database. Others may read it meanwhile.
 
-    Its columns: origin, sequence, capture_time, left, top, right, bottom, score, label, track_id, pts, additional_data; the
-    last five are NULL where the detections, the origin or the payload don't have them. additional_data is JSON, as
-    `JsonLinesWriter` has it, in each row of a frame; a frame in which nothing was found has no row. The rows of one frame are
-    there together, or none of them. A table of an earlier version is given the columns that it lacks.
+    The columns are origin, sequence, capture_time (seconds since the epoch), left, top, right, bottom (pixels), score, label,
+    track_id, pts (seconds) and additional_data. The last five are NULL if the detections, the origin or the payload don't have
+    them. additional_data is JSON, as in `JsonLinesWriter`, and stands in each row of its frame. A frame without detections has
+    no row. The rows of one frame are written in one transaction. A table of an earlier version gets the columns that it lacks.
 
-    A find whose box has NaN or infinity is left out, and counted as `not_finite` in the routine's counters.
+    A detection whose box has NaN or infinity is left out. The counter `not_finite` counts these.
 
-    :param path: of the database; its directory is made where it is missing.
+    :param path: of the database; a missing directory is made.
     """
 
     counter_names = (NOT_FINITE,)
@@ -147,9 +152,9 @@ class SqliteWriter(DestinationRoutine):
         self._database: sqlite3.Connection | None = None
 
     def setup(self) -> None:
-        """Opens the database, and makes the table where it is missing.
+        """Opens the database, and makes the table if it is missing.
 
-        :raises OSError, sqlite3.Error: when that can't be done.
+        :raises OSError, sqlite3.Error: when that fails.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(self.path)
@@ -171,11 +176,11 @@ class SqliteWriter(DestinationRoutine):
                 self._database.execute(f"ALTER TABLE detections ADD COLUMN {column} {kind}")
 
     def main_logic(self, data: DetectedFrame | Detections) -> None:
-        """Adds the rows of one frame, or none of them.
+        """Adds the rows of one frame, all or none.
 
-        :raises TypeError: when the payload is something else.
-        :raises VideoError: when they can't be written: the disk is full, another program locks it, or a value is none that
-            SQLite takes.
+        :raises TypeError: when the payload is neither a `DetectedFrame` nor `Detections`.
+        :raises VideoError: when the rows can't be written: the disk is full, another program has locked the database, or SQLite
+            does not take a value.
         """
         assert self._database is not None, "setup() comes first"
         found = finite(self, found_in(data))

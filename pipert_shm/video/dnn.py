@@ -10,6 +10,7 @@ import numpy as np
 
 from pipert_shm.data import FrameData
 from pipert_shm.errors import shown
+from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_count
 from pipert_shm.routine import BatchRoutine
 from pipert_shm.video import network
@@ -23,28 +24,28 @@ _DEVICES = {"cpu": "cpu", network.CPU: "cpu", "cuda": "cuda", network.CUDA: "cud
 
 
 class DnnDetector(BatchRoutine):
-    """Finds what a network in ONNX format was trained for; forwards each frame as it is, with the finds, as a `DetectedFrame`.
+    """Runs a neural network in ONNX format on each frame, and sends the frame with its detections, as a `DetectedFrame`.
 
-    It takes frames of any number of cameras, and of any sizes, in one batch. Each is scaled to the network's input, at its own
-    proportions, the rest of which is grey; the boxes are in pixels of the frame.
+    One batch may hold frames of any number of cameras and of any sizes. Each frame is scaled to the network's input with its
+    proportions kept, and the rest of the input is grey. Boxes are in pixels of the frame.
 
-    At its start it runs the network once, so that a network that can't be run, or a head that does not fit it, fails there.
-    `pipe.statistics().routines[name].counters` tells who runs it, `opencv` or `onnxruntime`, and on what, `cpu`,
-    `cuda`, `tensorrt` or `other_device`: 1 for the one in use, 0 for the others. The log names it, too.
+    `setup()` runs the network once, so that a network that can't be run, or a head that does not fit, fails there. Counters
+    say which backend runs it (`opencv` or `onnxruntime`) and on which device (`cpu`, `cuda`, `tensorrt` or `other_device`): 1
+    for the one in use, 0 for the others. The log says so, too.
 
     :param model: path of the file.
-    :param head: what makes finds of the network's outputs: `YoloHead(names)`, `CenterFaceHead()`, or one of yours.
-    :param size: width and height of the network's input. Most networks want multiples of 32.
-    :param batch_size: the most frames of one call.
+    :param head: turns the network's outputs into detections: `YoloHead(names)`, `CenterFaceHead()`, or an object of yours.
+    :param size: width and height of the network's input, in pixels. Most networks want multiples of 32.
+    :param batch_size: the most frames in one call.
     :param max_wait: seconds that the first frame of a batch may wait for others.
-    :param backend: `opencv`, which runs the frames of a batch one by one; `onnxruntime` (`pip install 'pipert_shm[onnx]'`),
-        which runs them together, where the model has a free batch axis, and knows more operators; or `auto`: OpenCV, and
-        onnxruntime, where it is installed, for a network that OpenCV refuses.
-    :param device: `cpu`, `cuda`, `cuda:1`, or `tensorrt` (of onnxruntime; its engine is kept beside the model, in
-        `NAME.tensorrt`). By default the CPU with OpenCV, and with onnxruntime CUDA where it can be had.
-    :param providers: onnxruntime's, in place of a device: names, each alone or as (name, options).
-    :raises TypeError: when the model is no path, or the head none.
-    :raises ValueError: when another argument can't be meant.
+    :param backend: `opencv` runs the frames of a batch one by one. `onnxruntime` (`pip install 'pipert_shm[onnx]'`) runs them
+        together if the model has a free batch axis, and knows more operators. `auto` takes OpenCV, and onnxruntime, if that is
+        installed, for a network that OpenCV refuses.
+    :param device: `cpu`, `cuda`, `cuda:1`, or `tensorrt` (onnxruntime only; its engine is kept beside the model, in
+        `NAME.tensorrt`). By default the CPU with OpenCV; with onnxruntime CUDA if it is available.
+    :param providers: execution providers of onnxruntime instead of a device: names, or tuples (name, options).
+    :raises TypeError: when the model is not a path, or the head is not a head.
+    :raises ValueError: when another argument makes no sense.
     """
 
     counter_names = ("opencv", "onnxruntime", "cpu", "cuda", "tensorrt", "other_device")
@@ -83,7 +84,7 @@ class DnnDetector(BatchRoutine):
         """Loads the network, and runs it once.
 
         :raises FileNotFoundError: when there is no such file.
-        :raises ValueError: when the network can't be read or run, or not on the wanted device, or the head does not fit.
+        :raises ValueError: when the network can't be read, or can't be run on the wanted device, or the head does not fit.
         :raises ImportError: when the backend is not installed.
         """
         if not self._model.is_file():
@@ -99,13 +100,13 @@ class DnnDetector(BatchRoutine):
     def _tell(self, loaded: network.Network) -> None:
         in_use = (loaded.backend, _DEVICES.get(loaded.providers[0], "other_device"))
         for name in DnnDetector.counter_names:
-            if name in self.counters:  # not of a subclass that has its own
+            if name in self.counters:  # a subclass may have replaced counter_names
                 self.counters[name] = int(name in in_use)
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[Detections]:
-        """What is in each of the frames: (height, width, 3) uint8, BGR, of any sizes.
+        """Returns the detections in each frame. Frames are (height, width, 3) uint8, BGR, of any sizes.
 
-        :raises ValueError: when the network's outputs are not what the head makes finds of.
+        :raises ValueError: when the head can't read the network's outputs.
         """
         width, height = self._size
         canvas = np.full((len(frames), height, width, 3), PADDING, np.uint8)
@@ -123,15 +124,18 @@ class DnnDetector(BatchRoutine):
         return found
 
     def _finds(self, outputs: Sequence[np.ndarray], count: int) -> list[Detections]:
-        """In pixels of the network's input."""
+        """The detections in pixels of the network's input."""
         found = self._head(outputs)
         if len(found) != count:
             kind = type(self._head).__name__
             raise ValueError(f"{kind} returned {len(found)} Detections for {count} images; it must return one for each")
         return found
 
+    def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
+        return OwnFrames(0)
+
     def main_logic(self, batch: Sequence[np.ndarray | FrameData]) -> list[DetectedFrame]:
-        """The frames, and what was found in each."""
+        """Returns each frame with its detections."""
         frames = [frame_of(data) for data in batch]
         found = self.detect(frames)
         return [detected(data, frame, each) for data, frame, each in zip(batch, frames, found, strict=True)]

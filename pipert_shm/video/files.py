@@ -1,9 +1,10 @@
-"""Files that are written: their names, what is there already, and what is left of them when the disk is full."""
+"""Output files: free names, files of earlier runs, and writes that leave nothing half done when the disk is full."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -11,25 +12,23 @@ from itertools import count
 from pathlib import Path
 
 ROOM = 1 << 17
-"""Bytes below which a disk counts as full: what it takes to end a file properly."""
+"""Free bytes below which a disk counts as full: a file needs some to be ended properly."""
 
 
 def free_name(path: Path) -> Path:
-    """The path itself, if nothing is there, else the first of `out-1.mp4`, `out-2.mp4` … that is free."""
+    """Returns the path itself if it is free, else the first of `out-1.mp4`, `out-2.mp4` … that is."""
     return next(name for name in _names(path) if not os.path.lexists(name))
 
 
 class NewFile:
-    """A new file, which no other writer has: the first of `out.mp4`, `out-1.mp4` … that is free.
+    """A new file of one writer: the first of `out.mp4`, `out-1.mp4` … that is free. It is locked (`flock`) until it is closed.
 
-    It is locked (`flock`) until it is closed.
-
-    :raises OSError: when it can't be made.
+    :raises OSError: when the file can't be made.
 
     Attributes:
-        fd: of the file, for reading and writing.
-        path: that it has.
-        removed: whether it was, when it was closed.
+        fd: its descriptor, for reading and writing.
+        path: its path.
+        removed: whether `close()` removed it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,11 +36,11 @@ class NewFile:
         self.removed = False
 
     def rename(self, path: Path) -> None:
-        """Calls it otherwise, as this or as the next name that is free."""
+        """Renames it to this path, or to the next free name."""
         self.path = moved(self.path, path)
 
     def close(self) -> None:
-        """Ends it. One that nothing was written to is removed."""
+        """Closes the file, and removes it if it is empty."""
         try:
             if not os.fstat(self.fd).st_size and self.path.is_file():
                 self.path.unlink()
@@ -50,25 +49,29 @@ class NewFile:
             os.close(self.fd)
 
 
-def set_aside(path: Path) -> None:
-    """Keeps what an earlier run, or a process that died, has written there, under another name: `out.mp4` as `out-1.mp4`.
+def set_aside(path: Path, logger: logging.Logger) -> None:
+    """Renames the file of an earlier run, or of a process that died, and logs its new name: `out.mp4` becomes `out-1.mp4`.
 
-    What another writer has in hand is left alone.
+    A file that another writer has open stays where it is, and so does an empty one.
     """
     if not path.is_file() or not path.stat().st_size:
         return
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except PermissionError:
-        moved(path, path)  # it may be renamed all the same
+        _keep(path, logger)  # a file that can't be opened can be renamed all the same
         return
     except FileNotFoundError:
         return  # another writer was faster
     try:
         if _is_mine(fd, path):
-            moved(path, path)
+            _keep(path, logger)
     finally:
         os.close(fd)
+
+
+def _keep(path: Path, logger: logging.Logger) -> None:
+    logger.info("%s was there before; it is kept as %s", path, moved(path, path))
 
 
 def _names(path: Path) -> Iterator[Path]:
@@ -81,7 +84,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _claim(path: Path) -> tuple[int, Path]:
-    """Opens and locks the first of `out.mp4`, `out-1.mp4` … that is not there, or is empty and no writer's."""
+    """Opens and locks the first of `out.mp4`, `out-1.mp4` … that does not exist, or is empty and not in use."""
     for name in _names(path):
         if name != path and os.path.lexists(name) and not _is_empty(name):
             continue
@@ -97,7 +100,7 @@ def _claim(path: Path) -> tuple[int, Path]:
 
 
 def _is_mine(fd: int, path: Path) -> bool:
-    """Locks the file, if no other writer has it; whether it is still the one of that name."""
+    """Locks the file; False if another writer has it, or if the path has become another file."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return True
     if not locked(fd, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -109,7 +112,7 @@ def _is_mine(fd: int, path: Path) -> bool:
 
 
 def moved(path: Path, wanted: Path) -> Path:
-    """Renames a file to the first name that is free, which is taken first, so that no other writer does; returns it."""
+    """Renames a file to the first free name, and returns that. The name is claimed first, so no other writer takes it."""
     fd, name = _claim(wanted)
     try:
         path.rename(name)
@@ -122,7 +125,7 @@ def moved(path: Path, wanted: Path) -> Path:
 
 
 def locked(fd: int, how: int) -> bool:
-    """Locks a file (`flock`), or unlocks it; False when another has it. On a disk that knows no locks nobody else has it."""
+    """Locks a file (`flock`), or unlocks it; False when another process has locked it. True on a disk without locks."""
     try:
         fcntl.flock(fd, how)
     except BlockingIOError:
@@ -134,15 +137,15 @@ def locked(fd: int, how: int) -> bool:
 
 
 def has_room(path: Path, wanted: int = ROOM) -> bool:
-    """Whether the disk that a file lies on has so many bytes left for this user."""
+    """Whether the disk of a file has so many bytes free for this user."""
     disk = os.statvfs(path.parent)
     return disk.f_bavail * disk.f_frsize >= wanted
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Writes all of it, or raises: a disk that fills takes a part, and says so only the next time.
+    """Writes all of the data: a disk that fills up takes a part, and reports an error only at the next write.
 
-    :raises OSError: when the disk is full, say; what it took of the data stands there.
+    :raises OSError: for example when the disk is full; a part of the data may have been written.
     """
     left = memoryview(data).cast("B")
     while left:
@@ -150,22 +153,22 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 
 class Appender:
-    """A file that whole records are appended to: one that can't be written is taken back, and the next may be.
+    """A file that whole records are appended to. A record that can't be written leaves nothing in the file.
 
-    Several processes may append to the same file, as long as all of them do only that.
+    Several processes may append to the same file, if they all use this class.
 
-    :raises OSError: when it can't be made, or written to.
+    :raises OSError: when the file can't be made or opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
     def append(self, record: bytes) -> None:
-        """Writes a record, in one piece, while no other process appends.
+        """Writes a record while no other process appends.
 
-        :raises OSError: when the disk is full, say; nothing of the record stands there then.
+        :raises OSError: for example when the disk is full; nothing of the record is left in the file.
         """
-        locked(self._fd, fcntl.LOCK_EX)  # else half a record may be followed by another writer's, and be taken back with it
+        locked(self._fd, fcntl.LOCK_EX)  # else taking back half a record could take back another writer's record, too
         try:
             before = os.fstat(self._fd).st_size
             try:
@@ -177,5 +180,5 @@ class Appender:
             locked(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the file."""
         os.close(self._fd)

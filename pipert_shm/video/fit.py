@@ -1,4 +1,4 @@
-"""What becomes of a frame between its decoder and shared memory: a part of it, at another size."""
+"""Crops and scales a frame on its way from the decoder to shared memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pipert_shm.video.opencv import VideoError, cv2
 
 
 class Fit:
-    """Brings the frames of a capture into arrays in shared memory. One thread at a time.
+    """Fills arrays in shared memory with the frames of a capture. One thread at a time.
 
     :param name: of the video, for errors.
-    :param roi: left, top, width and height of the part that is wanted, pixels; None: all of it.
-    :param size: width and height that it is brought to; None: as it is.
+    :param roi: left, top, width and height of the wanted part, in pixels; None for the whole frame.
+    :param size: width and height to scale to; None to keep the size.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Fit:
         self._logger = logger
 
     def check(self, frame_width: int, frame_height: int) -> None:
-        """:raises VideoError: when frames of that size (0: unknown) do not have the part that is wanted."""
+        """:raises VideoError: when a frame of this size (0 if unknown) does not contain the wanted part."""
         left, top, width, height = self._roi or (0, 0, 0, 0)
         if frame_width == 0:
             return
@@ -39,15 +39,15 @@ class Fit:
             )
 
     def shape(self, capture: Capture) -> tuple[int, int, int]:
-        """Of the array that `fill` wants for the next frame."""
+        """Shape of the array that `fill` wants for the next frame."""
         return capture.shape if self._size is None else (self._size[1], self._size[0], 3)
 
     def fill(self, capture: Capture, out: np.ndarray) -> np.ndarray | None:
-        """The frame that was grabbed, in `out` or a part of it; None when it is damaged.
+        """Returns the frame that was grabbed, in `out` or a part of it; None when it is damaged.
 
-        Where it does not fit, since the video does not keep to the size that it had announced, it comes in another array.
+        It comes in another array if the video has changed its size.
 
-        :raises VideoError: when the frame does not have the part that is wanted.
+        :raises VideoError: when the frame does not contain the wanted part.
         """
         if self._size is not None:
             whole = capture.retrieve()

@@ -1,4 +1,4 @@
-"""Heads: what makes finds of a network's outputs, by its family."""
+"""Heads: they turn the outputs of a family of networks into detections."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from pipert_shm.limits import is_number
 from pipert_shm.video.detection import Detections, Names, checked_names
 from pipert_shm.video.opencv import cv2
 
-SLACK = 0.01  # by which a score may be off in a quantised network
-STRIDE = 4  # pixels of CenterFace's input to one of its heat map
+SLACK = 0.01  # how far a score of a quantised network may lie outside 0 to 1
+STRIDE = 4  # pixels of CenterFace's input for each pixel of its heat map
 
 
 class Head(Protocol):
-    """What knows a family of networks.
+    """Reads the outputs of a family of networks.
 
     Attributes:
-        scale: what pixels from 0 to 255 are multiplied by.
+        scale: factor for the pixels, which are from 0 to 255, before the network gets them.
     """
 
     scale: float
 
     def __call__(self, outputs: Sequence[np.ndarray]) -> list[Detections]:
-        """What was found in each image of the batch, in pixels of the network's input.
+        """Returns the detections in each image of the batch, in pixels of the network's input.
 
-        :param outputs: of the network, in its order; the first axis of each is the batch.
+        :param outputs: the network's outputs, in its order; the first axis of each is the batch.
         """
 
 
 class YoloHead:
-    """For YOLO networks, whose one output has one of these shapes:
+    """Reads YOLO networks, which have one output of one of these shapes:
 
     - (batch, 4 + classes, n), as of version 8: centres, sizes, and a score for each class;
-    - (batch, n, 5 + classes), as of version 5: the same, with the score that there is anything before those of the classes;
-    - (batch, n, 6), end to end, as of version 10, or exported with `nms=True`: corners, score and class id, one row a find.
-      Nothing is suppressed any more; `overlap` has no meaning.
+    - (batch, n, 5 + classes), as of version 5: the same, with a score that there is an object before those of the classes;
+    - (batch, n, 6), end to end, as of version 10, or exported with `nms=True`: corners, score and class id, a row for each
+      detection. The network has suppressed overlapping ones already, so `overlap` has no effect.
 
-    :param names: of the classes: a list, or a dict by id, as Ultralytics' `model.names` is.
-    :param threshold: score from which on something counts, 0 to 1.
-    :param overlap: intersection over union from which on two of one class are the same thing, 0 to 1.
-    :raises TypeError: when the names are no list or dict of names.
+    :param names: class names: a list, or a dict by id, such as Ultralytics' `model.names`.
+    :param threshold: least score that counts, 0 to 1.
+    :param overlap: intersection over union from which two boxes of one class count as the same object, 0 to 1.
+    :raises TypeError: when the names are not a list or dict of names.
     :raises ValueError: when an id has no name, or a number is out of range.
 
     >>> head = YoloHead({0: "person", 1: "car"}, threshold=0.5)
@@ -67,7 +67,7 @@ class YoloHead:
         self.overlap = _checked_share("overlap", overlap)
 
     def __call__(self, outputs: Sequence[np.ndarray]) -> list[Detections]:
-        """What was found in each image.
+        """Returns the detections in each image.
 
         :raises ValueError: when the output does not have a shape that goes with the names, or holds what can't be meant.
         """
@@ -85,9 +85,9 @@ class YoloHead:
         raise self._misfit(outputs)
 
     def _are_finds(self, output: np.ndarray, of_8: bool, of_5: bool) -> bool:
-        """Whether rows of six are finds. With one name they may be version 5's as well: then the values tell.
+        """Whether rows of six are detections. With one name they may be version 5's output as well: then the values decide.
 
-        :raises ValueError: when they tell that it is neither.
+        :raises ValueError: when the values fit neither.
         """
         if not of_5:
             return not (of_8 and _why_not_finds(output, self.threshold))
@@ -142,10 +142,10 @@ class YoloHead:
 
 
 class CenterFaceHead:
-    """For CenterFace, which finds faces.
+    """Reads CenterFace, a network that finds faces.
 
-    :param threshold: score from which on something counts, 0 to 1.
-    :param overlap: intersection over union from which on two are the same face, 0 to 1.
+    :param threshold: least score that counts, 0 to 1.
+    :param overlap: intersection over union from which two boxes count as the same face, 0 to 1.
     :raises ValueError: when one of them is out of range.
     """
 
@@ -157,7 +157,7 @@ class CenterFaceHead:
         self.overlap = _checked_share("overlap", overlap)
 
     def __call__(self, outputs: Sequence[np.ndarray]) -> list[Detections]:
-        """What was found in each image.
+        """Returns the detections in each image.
 
         :raises ValueError: when these are not the outputs of a CenterFace.
         """
@@ -183,7 +183,7 @@ class CenterFaceHead:
 
 
 def _suppressed(corners: np.ndarray, score: np.ndarray, classes: np.ndarray, threshold: float, overlap: float) -> np.ndarray:
-    """Which ones stay: of those that overlap, the one with the best score."""
+    """The indexes that stay: of boxes that overlap, the one with the best score."""
     sizes = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]).astype(np.float64)
     kept = cv2.dnn.NMSBoxesBatched(sizes.tolist(), score.tolist(), classes.tolist(), threshold, overlap)
     return np.asarray(kept, np.int64).ravel()
@@ -194,7 +194,7 @@ def _shapes(outputs: Sequence[np.ndarray]) -> str:
 
 
 def _why_not_finds(output: np.ndarray, threshold: float) -> str:
-    """Why these are no rows of corners, score and class id; empty where they may be. Rows of id -1 are padding."""
+    """Why these are not rows of corners, score and class id; empty if they may be. Rows with id -1 are padding."""
     rows = output[output[..., 5] != -1]
     (left, top, right, bottom), scores, ids = rows[:, :4].T, rows[:, 4], rows[:, 5]
     if not ((ids >= 0) & (ids == np.round(ids))).all():
@@ -207,7 +207,7 @@ def _why_not_finds(output: np.ndarray, threshold: float) -> str:
 
 
 def _check_scores(scores: np.ndarray) -> None:
-    """:raises ValueError: when they can't be scores; with them, things would be missed without a word."""
+    """:raises ValueError: when these can't be scores; objects would be missed silently."""
     if np.isnan(scores).any():
         raise ValueError("the network's scores are NaN: its weights are damaged, or overflow in half precision")
     if scores.size and (scores.min() < -SLACK or scores.max() > 1 + SLACK):

@@ -1,20 +1,24 @@
-"""Steps that turn a frame into another one."""
+"""Routines that crop, scale and convert frames, and what other routines need to read a frame."""
 
 from __future__ import annotations
+
+import math
+from contextlib import suppress
 
 import numpy as np
 
 from pipert_shm.data import FrameData
 from pipert_shm.errors import shown
+from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_count
 from pipert_shm.routine import MiddleRoutine
 from pipert_shm.video.opencv import VideoError, cv2
 
 
 def frame_of(data: np.ndarray | FrameData) -> np.ndarray:
-    """The frame that a payload is or carries.
+    """Returns the frame of a payload.
 
-    :raises TypeError: when it is neither an array nor a `FrameData`.
+    :raises TypeError: when the payload is neither an array nor a `FrameData`.
     """
     if isinstance(data, np.ndarray):
         return data
@@ -24,17 +28,17 @@ def frame_of(data: np.ndarray | FrameData) -> np.ndarray:
 
 
 def check_code(what: str, value: object, example: str) -> None:
-    """:raises TypeError: when it is none of OpenCV's numbers."""
+    """:raises TypeError: when the value is not a whole number of at least 0."""
     if not is_count(value, 0):
         raise TypeError(f"{what} must be one of OpenCV's numbers, such as {example}, not {shown(value)}")
 
 
 def as_bgr(frame: np.ndarray, where: str) -> np.ndarray:
-    """The frame as (height, width, 3) uint8, BGR: grey is spread on the three channels, alpha is left out.
+    """Returns the frame as (height, width, 3) uint8, BGR: grey fills the three channels, and alpha is dropped.
 
     :param frame: (height, width), or with 1 (grey), 3 (BGR) or 4 (BGRA) channels, uint8.
-    :param where: what is to be written, for the error.
-    :raises VideoError: when it is of another kind; it says how to convert it.
+    :param where: the file to be written, for the error.
+    :raises VideoError: when the array is of another kind; the error says how to convert it.
     """
     channels = frame.shape[2] if frame.ndim == 3 else 1
     if frame.ndim not in (2, 3) or channels not in (1, 3, 4) or not frame.size:
@@ -63,10 +67,10 @@ def _to_eight_bits(dtype: np.dtype[np.generic]) -> str:
 
 
 class Resize(MiddleRoutine):
-    """Sends each frame at another size; it is written straight into shared memory.
+    """Scales each frame, straight into shared memory. Proportions are not kept.
 
     :param size: width and height, in pixels.
-    :param interpolation: one of OpenCV's `INTER_…`; by default the one for smaller pictures.
+    :param interpolation: one of OpenCV's `INTER_…`; the default suits a smaller size.
     :raises ValueError: when the size is not positive.
 
     >>> Resize((320, 240)).main_logic(np.zeros((480, 640, 3), np.uint8)).shape
@@ -81,10 +85,13 @@ class Resize(MiddleRoutine):
         self._size = size
         self._interpolation = interpolation
 
-    def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
-        """The frame at the new size: (height, width) or (height, width, channels), of the same dtype.
+    def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
+        return OwnFrames(math.prod(self._size) * 3, "{}x{}, BGR".format(*self._size))
 
-        :raises NoFreeSlot: when there is no room for it; it is then lost.
+    def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
+        """Returns the frame at the new size: (height, width) or (height, width, channels), of the same dtype.
+
+        :raises NoFreeSlot: when every slot of shared memory is in use; the frame is lost.
         """
         frame = frame_of(data)
         width, height = self._size
@@ -94,10 +101,10 @@ class Resize(MiddleRoutine):
 
 
 class CvtColor(MiddleRoutine):
-    """Sends each frame in another colour space; it is written straight into shared memory.
+    """Converts each frame to another colour space, straight into shared memory.
 
     :param code: one of OpenCV's `COLOR_…`.
-    :raises TypeError: when it is no number.
+    :raises TypeError: when the code is not a number.
 
     >>> import cv2
     >>> CvtColor(cv2.COLOR_BGR2GRAY).main_logic(np.zeros((480, 640, 3), np.uint8)).shape
@@ -110,10 +117,18 @@ class CvtColor(MiddleRoutine):
         self._code = code
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # of the result, by that of the frame
 
-    def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
-        """The frame in the new colour space; the first frame of each shape is copied, since only its result tells its shape.
+    def _own_frames(self, received: int, *, look: bool) -> OwnFrames | None:
+        for shape in ((12, 8, 3), (12, 8)):  # BGR; grey, or YUV 4:2:0
+            frame = np.zeros(shape, np.uint8)
+            with suppress(cv2.error):  # it takes no such frames
+                converted = cv2.cvtColor(frame, self._code)
+                return OwnFrames(received * converted.size // frame.size, "converted") if received else None
+        return None
 
-        :raises NoFreeSlot: when there is no room for it; it is then lost.
+    def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
+        """Returns the converted frame. The first frame of each shape is copied: the result's shape is known only afterwards.
+
+        :raises NoFreeSlot: when every slot of shared memory is in use; the frame is lost.
         """
         frame = frame_of(data)
         shape = self._shapes.get(frame.shape)
@@ -126,8 +141,10 @@ class CvtColor(MiddleRoutine):
 class Crop(MiddleRoutine):
     """Sends a part of each frame: a view of it, which travels by reference. Nothing is copied.
 
-    :param left, top: of the part, in pixels.
-    :param width, height: of the part, in pixels.
+    :param left: of the part, in pixels.
+    :param top: of the part, in pixels.
+    :param width: of the part, in pixels.
+    :param height: of the part, in pixels.
     :raises ValueError: when the part is empty, or begins outside of any frame.
 
     >>> frame = np.zeros((480, 640, 3), np.uint8)
@@ -144,10 +161,13 @@ class Crop(MiddleRoutine):
         self._rows = slice(top, top + height)
         self._columns = slice(left, left + width)
 
-    def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
-        """The part.
+    def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
+        return OwnFrames(0)
 
-        :raises ValueError: when the frame is too small to have it.
+    def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
+        """Returns the part, a view of the frame.
+
+        :raises ValueError: when the frame does not contain the part.
         """
         frame = frame_of(data)
         if self._rows.stop > frame.shape[0] or self._columns.stop > frame.shape[1]:

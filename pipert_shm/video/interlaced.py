@@ -1,6 +1,7 @@
-"""Whether a video has interlaced pictures: OpenCV can't convert those, and gives what its buffer held before, without a word.
+"""Tells from a video's header whether it has interlaced pictures.
 
-FFmpeg knows it of a picture once it is decoded, and OpenCV does not pass it on. The headers of H.264, MPEG-2 and MPEG-4 tell.
+OpenCV can't convert these: it silently gives what its buffer held before. FFmpeg knows once it has decoded a picture, but
+OpenCV does not pass that on. The headers of H.264, MPEG-2 and MPEG-4 say so.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _EXTENDED_ASPECT = 15
 def says_interlaced(codec: str, header: bytes) -> bool | None:
     """Whether a video may have interlaced pictures; None when the header does not tell.
 
-    :param codec: its four letters, as OpenCV has them.
-    :param header: what FFmpeg calls extradata.
+    :param codec: the codec's four letters, as OpenCV gives them.
+    :param header: the codec's header, which FFmpeg calls extradata.
     """
     letters = codec.lower()
     if letters in NEVER:
@@ -34,20 +35,20 @@ def says_interlaced(codec: str, header: bytes) -> bool | None:
             return _of_mpeg2(header)
         if letters in MPEG4:
             return _of_mpeg4(header)
-    except IndexError:  # it breaks off
+    except IndexError:  # the header is cut off
         return None
     return None
 
 
 class _Bits:
-    """A header, read bit by bit."""
+    """Reads a header bit by bit."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
     def take(self, count: int) -> int:
-        """A number of so many bits."""
+        """Reads a number of so many bits."""
         value = 0
         for _ in range(count):
             value = value << 1 | self._data[self._at >> 3] >> (7 - (self._at & 7)) & 1
@@ -55,7 +56,7 @@ class _Bits:
         return value
 
     def golomb(self) -> int:
-        """A number in H.264's code of variable length; whether it is signed does not matter here."""
+        """Reads a number in H.264's code of variable length (Exp-Golomb). Its sign does not matter here."""
         zeros = 0
         while not self.take(1):
             zeros += 1

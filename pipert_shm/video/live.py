@@ -1,4 +1,4 @@
-"""Live streams: a thread that always reads on, so that what is taken is what has just come."""
+"""Reads live streams on a thread that never waits for the routine, so that the routine always gets the newest frame."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipert_shm.counters import Counters
-from pipert_shm.native import now_ns
+from pipert_shm.binding import now_ns
+from pipert_shm.shm.counters import Counters
 from pipert_shm.video.capture import Capture
 from pipert_shm.video.fit import Fit
 from pipert_shm.video.opencv import VideoError
@@ -18,17 +18,17 @@ from pipert_shm.video.timing import StreamClock
 
 SHORTEST_WAIT = 0.25
 LONGEST_WAIT = 10.0
-"""Seconds between two attempts to connect: they double from the one to the other, until a frame comes."""
+"""Seconds between two attempts to connect: the wait doubles from the first to the second until a frame comes."""
 
 OPENING = 2.0
-"""Seconds after the opening of a stream in which frames may come that had piled up meanwhile."""
+"""Seconds after a stream was opened in which frames may come that had piled up."""
 
 FAREWELL = 1.0
-"""Seconds that `close` waits for a thread that may just be waiting for a silent stream."""
+"""Seconds that `close` waits for the thread, which may be waiting for a silent stream."""
 
 
 class Live(NamedTuple):
-    """A frame, when it was read off the stream (CLOCK_MONOTONIC, ns), and where in the stream it stands, seconds."""
+    """A frame, the time when it was read (CLOCK_MONOTONIC, ns), and its position in the stream in seconds."""
 
     frame: np.ndarray
     captured_ns: int
@@ -36,15 +36,15 @@ class Live(NamedTuple):
 
 
 class LiveReader:
-    """Reads a stream to the newest frame, all the time, and connects again when it is lost.
+    """Reads a stream all the time, and connects again when the stream is lost.
 
-    Nothing is kept: a frame that comes while nobody waits in `read` is passed over. Public methods are for one thread.
+    It keeps no frame: one that comes while nobody waits in `read` is skipped. Public methods are for one thread.
 
     :param name: of the stream, for the log.
-    :param connect: opens it.
-    :param counters: `connected`, `reconnects`, `skipped` and `damaged` are kept here.
-    :param reconnect: whether to go on after a loss, or else end.
-    :param after: a thread that must have ended before.
+    :param connect: opens the stream.
+    :param counters: where `connected`, `reconnects`, `skipped` and `damaged` are counted.
+    :param reconnect: whether to connect again after a loss; otherwise the stream ends.
+    :param after: a thread of an earlier reader, which must end first.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class LiveReader:
         self._thread = threading.Thread(target=self._serve, name="reader", daemon=True)
         self._thread.start()
 
-    # ---- whoever wants frames --------------------------------------------------------------------
+    # ---- for the routine's thread --------------------------------------------------------------------
 
     def await_shape(self, timeout: float) -> tuple[int, int, int] | None:
-        """The shape of the array that `read` wants; None when the stream has not been open within this time."""
+        """Returns the shape of the array that `read` wants; None if the stream was not opened within this time (seconds)."""
         with self._changed:
             self._changed.wait_for(lambda: self._shape is not None or self._over, timeout)
             return self._shape
 
     def read(self, out: np.ndarray, timeout: float) -> Live | None:
-        """The next frame that comes, in `out` if it has the right shape; None when none comes within this time."""
+        """Returns the next frame, in `out` if that has the right shape; None if no frame comes within this time (seconds)."""
         with self._changed:
             self._wanted = out
             self._changed.wait_for(lambda: (self._wanted is None and not self._filling) or self._over, timeout)
@@ -96,7 +96,7 @@ class LiveReader:
             return filled
 
     def pass_over(self, timeout: float) -> bool:
-        """Lets the next frame go by; False when none comes within this time."""
+        """Skips the next frame; False if no frame comes within this time (seconds)."""
         with self._changed:
             before = self._grabbed
             self._changed.wait_for(lambda: self._grabbed > before or self._over, timeout)
@@ -104,16 +104,16 @@ class LiveReader:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the stream has ended for good."""
         return self._over
 
     @property
     def failure(self) -> Exception | None:
-        """Why it is over."""
+        """The last error of the stream, if there was one."""
         return self._failure
 
     def close(self) -> threading.Thread | None:
-        """Ends it; the thread, if it still waits for a silent stream, and ends later."""
+        """Ends the reader. Returns its thread if that still waits for a silent stream; it ends later."""
         self._closing.set()
         self._thread.join(FAREWELL)
         return self._thread if self._thread.is_alive() else None
@@ -139,7 +139,7 @@ class LiveReader:
                     capture.close()
             except Exception as error:
                 if self._closing.is_set():
-                    break  # whatever it is, nobody waits for more
+                    break  # nobody waits for the stream any more
                 self._failure = error
                 delay = SHORTEST_WAIT if self._grabbed > seen else min(2 * delay, LONGEST_WAIT)
                 again = f"; trying again in {delay:g} s" if self._reconnect else ""
@@ -152,7 +152,10 @@ class LiveReader:
             self._changed.notify_all()
 
     def _read_on(self, capture: Capture) -> None:
-        """Reads until it is lost, which is an error, or until it is closed."""
+        """Reads until the reader is closed.
+
+        :raises VideoError: when the stream is lost.
+        """
         self._logger.info("connected: frames of %dx%d", capture.info.width, capture.info.height)
         self._fit.check(capture.info.width, capture.info.height)
         self._expect(capture)
@@ -170,8 +173,8 @@ class LiveReader:
             self._note_damage(capture.damaged - damaged)
             damaged = capture.damaged
             if piled_up:
-                # What comes in less than half the time that lies between the frames themselves has been waiting. Of some that
-                # time is not known: FFmpeg gives the first two frames of RTSP the same stamp, or the first one none.
+                # A frame that comes in less than half of its stamps' distance had been waiting. The distance is not always
+                # known: FFmpeg gives the first two frames of RTSP the same stamp, or the first one none.
                 apart = 0.0 if stood is None or capture.pts is None else capture.pts - stood
                 in_time = 0 < apart / 2 <= (came_ns - last_ns) / 1e9
                 piled_up = not in_time and (came_ns - opened_ns) / 1e9 < OPENING
@@ -182,7 +185,7 @@ class LiveReader:
             self._hand_over(capture, came_ns, pts, skip=piled_up)
 
     def _hand_over(self, capture: Capture, came_ns: int, pts: float | None, *, skip: bool) -> None:
-        """Fills the array of whoever waits for a frame."""
+        """Fills the array of a `read` that waits, if there is one."""
         with self._changed:
             self._grabbed += 1
             self._changed.notify_all()
@@ -215,5 +218,5 @@ class LiveReader:
         with self._changed:
             self._shape = self._fit.shape(capture)
             if self._wanted is not None and self._wanted.shape != self._shape:
-                self._wanted = None  # another one is wanted
+                self._wanted = None  # its `read` must come back with another array
             self._changed.notify_all()

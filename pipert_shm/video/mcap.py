@@ -1,8 +1,8 @@
-"""MCAP files (https://mcap.dev), written so that what a message has reached is whole at any moment, and read in order.
+"""Writes and reads MCAP files (https://mcap.dev), which other tools read as well. A file is valid after each message.
 
-Other tools read them as well. The library has the records' formats; its writer keeps a chunk in memory until it is complete,
-and can't go on after a write that failed. Here a chunk grows in the file: a message is appended to it, and then the chunk's
-header says so. In between it is a record on its own, which is valid, too.
+The package `mcap` knows the formats of records. But its writer keeps a chunk in memory until the chunk is complete, and can't
+go on after a write that failed. Here a chunk grows in the file: a message is appended, and then the chunk's header is written
+again. Between these two writes the message is a record of its own, which is valid, too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipert_shm.errors import describe
+from pipert_shm.extras import to_install
 from pipert_shm.video.files import NewFile, write_all
 from pipert_shm.video.opencv import VideoError
 
@@ -39,7 +40,7 @@ try:
     )
     from mcap.stream_reader import breakup_chunk
 except ImportError as error:
-    raise ImportError(f"recordings need the package mcap ({error}): pip install 'pipert_shm[recording]'") from error
+    raise ImportError(f"recordings need the package mcap ({error}): {to_install('recording')}") from error
 
 MAGIC = b"\x89MCAP0\r\n"
 CHUNK_BYTES = 1 << 20
@@ -48,7 +49,7 @@ CHUNK_HEAD = struct.Struct(
     "<BQQQQIIQ"
 )  # opcode, length, first and last time, size, CRC, length of the compression's name, size
 PREFIX = struct.Struct("<BQ")  # opcode and length of a record
-LARGEST = 1 << 40  # bytes of a record: what is more is damage
+LARGEST = 1 << 40  # bytes of a record; a larger length means that the file is damaged
 
 
 @dataclass(slots=True)
@@ -56,10 +57,10 @@ class _OpenChunk:
     """The chunk that grows at the end of the file.
 
     Attributes:
-        start: where in the file.
-        first, last: times of its messages.
-        begun: when it was, CLOCK_MONOTONIC, seconds.
-        index: of each channel, when its messages were logged, and where in the chunk they are.
+        start: its place in the file, bytes.
+        first, last: log times of its messages, ns.
+        begun: when it was begun, CLOCK_MONOTONIC, seconds.
+        index: by channel, the log time of each message and its place in the chunk.
     """
 
     start: int
@@ -71,26 +72,26 @@ class _OpenChunk:
 
 @dataclass(slots=True)
 class Part:
-    """One message: of which channel, and its data in pieces."""
+    """One message: its channel, and its data in pieces."""
 
     channel: int
     data: list[bytes | memoryview]
 
 
 class McapWriter:
-    """An MCAP file that is being written. One thread at a time.
+    """Writes an MCAP file. One thread at a time.
 
-    :raises OSError: when it can't be made.
+    :raises OSError: when the file can't be made.
 
     Attributes:
-        file: that it is.
+        file: the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.file = NewFile(path)
         self._fd = self.file.fd
         self._size = 0
-        self._head = RecordBuilder()  # schemas and channels, to be repeated at the end
+        self._head = RecordBuilder()  # schemas and channels, which are repeated at the end
         self._schemas: dict[str, int] = {}
         self._channels: dict[tuple[str, str], int] = {}
         self._counts: dict[int, int] = {}
@@ -101,10 +102,10 @@ class McapWriter:
         self._append(MAGIC + _packed(Header(profile="", library="pipert_shm")))
 
     def channel(self, topic: str, encoding: str, role: str, schema: Schema | None = None) -> int:
-        """Number of a channel, which is made when it is first asked for.
+        """Returns the number of a channel, which is made at the first call.
 
-        :param role: what its messages are for a replay.
-        :param schema: its id is given here.
+        :param role: what a replay does with its messages: `payload` or `part`.
+        :param schema: this method sets its id.
         """
         number = self._channels.get((topic, role))
         if number is not None:
@@ -128,10 +129,10 @@ class McapWriter:
         return number
 
     def write(self, log_time: int, sequence: int, parts: list[Part]) -> None:
-        """Writes messages that belong together: all of them, or none.
+        """Writes messages that belong together, all or none.
 
         :param log_time: ns since the epoch.
-        :raises OSError: when the disk is full, say.
+        :raises OSError: for example when the disk is full.
         """
         chunk = self._chunk
         if chunk is not None and (self._size - chunk.start > CHUNK_BYTES or time.monotonic() - chunk.begun > CHUNK_S):
@@ -161,7 +162,7 @@ class McapWriter:
         self._last = max(self._last, log_time)
 
     def _end_chunk(self) -> None:
-        """Writes where in the chunk its messages are."""
+        """Writes the index of the chunk's messages."""
         chunk = self._chunk
         if chunk is None:
             return
@@ -189,9 +190,9 @@ class McapWriter:
         ).write(self._chunks)
 
     def finish(self) -> None:
-        """Writes the index of the whole. Without it the file can be read from its beginning only.
+        """Writes the index of the whole file. Without it the file can only be read from its beginning.
 
-        :raises OSError: when the disk is full, say.
+        :raises OSError: for example when the disk is full.
         """
         self._end_chunk()
         end = _packed(DataEnd(0))
@@ -242,10 +243,10 @@ def _chunk_head(first: int, last: int, size: int) -> bytes:
 
 
 def messages_in(file: BinaryIO, on_break: Callable[[int], object]) -> Iterator[tuple[Channel, Message]]:
-    """The messages of a file, in order; of one whose end is missing those that are whole.
+    """Yields the messages of a file in order. If its end is missing, it yields those that are whole.
 
+    :param on_break: called with the place, in bytes, at which the file breaks off or is damaged.
     :raises VideoError: when a compressed chunk is damaged.
-    :param on_break: told where the file ends without an end, or has something else, bytes from its beginning.
     """
     channels: dict[int, Channel] = {}
     file.seek(len(MAGIC))
@@ -269,7 +270,7 @@ def messages_in(file: BinaryIO, on_break: Callable[[int], object]) -> Iterator[t
 
 
 def _next_records(file: BinaryIO) -> list[McapRecord]:
-    """What comes next. A chunk that is not compressed is looked into record by record, since its end may be missing."""
+    """Reads the next records. A chunk that is not compressed is read record by record, since its end may be missing."""
     opcode, length = PREFIX.unpack(_read(file, PREFIX.size))
     if length > LARGEST:
         raise ValueError("no record is as large")

@@ -1,4 +1,4 @@
-"""Those who look at a stream of JPEG pictures: what `MjpegServer` serves."""
+"""The viewers of a stream of JPEG pictures, which `MjpegServer` serves."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _HEADERS = {"Cache-Control": "no-store", "Connection": "close"}  # a stream's en
 
 
 class Viewers:
-    """An ASGI application that sends each client the newest picture, again and again. A client takes no thread.
+    """An ASGI application that sends each client the newest picture, again and again. Clients need no threads.
 
     Attributes:
-        count: how many look.
+        count: how many clients are connected.
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class Viewers:
         self._over = False
 
     def show(self, picture: bytes) -> None:
-        """Makes this the newest picture. Any thread."""
+        """Makes this the newest picture. It may be called on any thread."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._change, picture)
 
     def end(self) -> None:
-        """Sends everybody away. The server's thread."""
+        """Ends all streams. To be called on the server's thread."""
         self._over = True
         self._wake()
 
@@ -48,7 +48,7 @@ class Viewers:
             event.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one client, until it has gone or there is no more."""
+        """Serves one client until it leaves or the stream ends."""
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         answer: Response = PlainTextResponse("look with GET", 405, {"Allow": "GET"})
@@ -58,12 +58,15 @@ class Viewers:
         self._loop = asyncio.get_running_loop()
         self.count += 1
         try:
-            await answer(scope, receive, send)  # it also ends when the client goes while no picture comes
+            await answer(scope, receive, send)  # it also ends when the client leaves while no picture comes
         finally:
             self.count -= 1
 
     async def _parts(self, seen: int) -> AsyncIterator[bytes]:
-        """:param seen: the number of the newest picture before the client counted: it gets all that is encoded for it."""
+        """The parts of the stream.
+
+        :param seen: number of the newest picture when the client was counted. It gets the pictures after that one.
+        """
         news = asyncio.Event()
         self._waiting.add(news)
         try:

@@ -1,4 +1,4 @@
-"""A video file that is being written: by PyAV where it is installed, else by OpenCV."""
+"""Writes a video file, with PyAV if it is installed, else with OpenCV."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from pipert_shm.extras import to_install
 from pipert_shm.video.files import ROOM, NewFile, write_all
 from pipert_shm.video.opencv import cv2
 
 Codec = Literal["mp4v", "h264"]
 
 TICKS = 60_000
-"""Time stamps are whole numbers of these in a second: exact at all common rates, and as many as MPEG-4 can have."""
+"""Ticks in a second, the unit of time stamps: exact at all common rates, and as many as MPEG-4 can have."""
 
-PIECE_S = 0.5  # of an MP4 or Matroska file, after which what was written is on the disk and can be played
+PIECE_S = 0.5  # seconds of an MP4 or Matroska file that go to the disk together, and can be played then
 PIECE_BYTES = 1 << 16
-KEY_S = 2.0  # from one picture that needs no other to the next
-ENTRY_BYTES = 32  # that a frame takes in the list at the end of an MP4 file
+KEY_S = 2.0  # seconds between key frames
+ENTRY_BYTES = 32  # bytes of a frame in the index at the end of an MP4 file
 
 ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "h264": ("libx264", {"preset": "veryfast", "tune": "zerolatency"}),  # holds no frames back, which a crash would lose
@@ -33,10 +34,10 @@ class Movie(Protocol):
     """A video file that is being written. One thread at a time.
 
     Attributes:
-        file: that it is written to.
+        file: the file.
         size: width and height that frames must have.
-        room: bytes that it takes to end it properly, after one more frame.
-        look_s: seconds from one look at the room on the disk to the next.
+        room: bytes on the disk that one more frame and a proper end take.
+        look_s: seconds between two looks at the room on the disk.
     """
 
     file: NewFile
@@ -47,29 +48,29 @@ class Movie(Protocol):
     def write(self, frame: np.ndarray, at: float) -> None:
         """Writes a frame.
 
-        :param frame: of that size, BGR, uint8, C-contiguous.
-        :param at: seconds from the start, more than those of the frame before.
-        :raises OSError: when the disk is full, say. Then nothing more can be written.
+        :param frame: (height, width, 3) uint8, BGR, C-contiguous, of the movie's size.
+        :param at: seconds from the start, later than the frame before.
+        :raises OSError: for example when the disk is full. Nothing more can be written then.
         """
 
     def close(self) -> None:
-        """Ends it, so that what was written before, also before a failure, can be played.
+        """Ends the file, so that all that was written before, even before a failure, can be played.
 
         :raises OSError: when the end can't be written.
         """
 
 
 def default_codec() -> Codec:
-    """`h264`, which browsers play, where PyAV is installed."""
+    """Returns `h264`, which browsers play, if PyAV is installed, else `mp4v`."""
     return "mp4v" if find_spec("av") is None else "h264"
 
 
 def open_movie(path: Path, codec: Codec, fps: float, size: tuple[int, int]) -> Movie:
-    """Begins a file; its suffix says of which format.
+    """Begins a video file, in the format of its suffix.
 
-    :param fps: the usual rate.
+    :param fps: the usual frame rate.
     :param size: width and height of the frames; the movie's own may be a pixel less each.
-    :raises OSError, ValueError: when it can't be made.
+    :raises OSError, ValueError: when the file can't be made.
     :raises ImportError: when `h264` is wanted and PyAV is not installed.
     """
     if codec == "mp4v" and find_spec("av") is None:
@@ -77,19 +78,19 @@ def open_movie(path: Path, codec: Codec, fps: float, size: tuple[int, int]) -> M
     try:
         import av  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"PyAV is not installed ({error}): pip install 'pipert_shm[pyav]'") from error
+        raise ImportError(f"PyAV is not installed ({error}): {to_install('pyav')}") from error
     return PyAVMovie(path, codec, fps, size)
 
 
 class PyAVMovie:
-    """By PyAV, with a time stamp for each frame. An MP4 file is in pieces until the end, each of which can be played."""
+    """Written by PyAV, with a time stamp for each frame. An MP4 file grows in pieces, each of which can be played."""
 
     look_s = 0.25
 
     def __init__(self, path: Path, codec: Codec, fps: float, size: tuple[int, int]) -> None:
         import av
 
-        self.size = (size[0] & ~1 or 2, size[1] & ~1 or 2)  # the pixel format has its colours at half the size
+        self.size = (size[0] & ~1 or 2, size[1] & ~1 or 2)  # the pixel format keeps colours at half the size
         self.room = ROOM
         self._make_frame = av.VideoFrame.from_ndarray
         self._key = av.video.frame.PictureType.I
@@ -100,7 +101,7 @@ class PyAVMovie:
         self._file = _File(self.file)
         flushing = {"flush_packets": "1"} | _IN_PIECES.get(path.suffix.lower(), {})
         try:
-            # A file of ours, which tells what the disk says, and takes any name: FFmpeg takes a:b.mp4 for an address.
+            # A file object of ours reports errors of the disk, and takes any name: FFmpeg takes a:b.mp4 for an address.
             self._container = av.open(self._file, "w", options=flushing)
             name, options = ENCODERS[codec]
             stream = self._container.add_stream(name, rate=Fraction(fps).limit_denominator(TICKS), options=options)
@@ -111,7 +112,7 @@ class PyAVMovie:
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = self.size
         stream.pix_fmt = "yuv420p"
-        stream.gop_size = 1 << 14  # by the time, see below
+        stream.gop_size = 1 << 14  # key frames are set by time, in write()
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS)
         self._stream = stream
 
@@ -135,7 +136,7 @@ class PyAVMovie:
     def close(self) -> None:
         """See `Movie.close`."""
         try:
-            if self._encoded:  # else to flush the encoder may crash
+            if self._encoded:  # flushing an encoder that got no frame may crash
                 self._container.mux(self._stream.encode())
             self._container.close()
         except BaseException:
@@ -151,15 +152,15 @@ _MP4 = {
     "frag_size": str(PIECE_BYTES),
 }
 _MATROSKA = {"cluster_time_limit": str(round(PIECE_S * 1e3)), "cluster_size_limit": str(PIECE_BYTES)}
-_IN_PIECES = {".mp4": _MP4, ".mov": _MP4, ".m4v": _MP4, ".mkv": _MATROSKA}  # of the formats that hold frames back
+_IN_PIECES = {".mp4": _MP4, ".mov": _MP4, ".m4v": _MP4, ".mkv": _MATROSKA}  # for formats that would hold frames back
 
 
 class _File:
-    """What PyAV writes to. It can go back to what was whole, when the disk is full."""
+    """The file object that PyAV writes to. When the disk is full, it can be cut back to its last whole piece."""
 
     def __init__(self, file: NewFile) -> None:
         self._fd = file.fd
-        self.name = os.path.abspath(file.path)  # by which FFmpeg chooses the format
+        self.name = os.path.abspath(file.path)  # FFmpeg chooses the format by its suffix
         self._header = self._whole = 0  # bytes before the first piece, and up to the last one
         self._failed = False
 
@@ -178,28 +179,28 @@ class _File:
         return os.lseek(self._fd, 0, os.SEEK_CUR)
 
     def note_whole(self) -> None:
-        """What was written so far can be played."""
+        """Notes that everything written so far can be played."""
         if self._failed:
             raise OSError(28, "what was written before did not reach the disk")
         self._whole = os.fstat(self._fd).st_size
         self._header = self._header or self._whole
 
     def restore(self) -> None:
-        """Takes back what is not whole; this needs no room on the disk. A file that no frame has reached is empty then."""
+        """Cuts the file after its last whole piece, which needs no room. A file without a frame becomes empty."""
         os.ftruncate(self._fd, self._whole if self._whole > self._header else 0)
 
 
 class OpenCVMovie:
-    """By OpenCV, which can't be told when a frame is due, and says nothing of a write that fails.
+    """Written by OpenCV, which takes no time stamps, and does not report a write that fails.
 
-    So a frame is repeated where the next one comes late; at a higher rate than `fps` the video plays too slowly.
+    So a frame is repeated when the next one comes late. If frames come faster than `fps`, the video plays too slowly.
     """
 
-    look_s = 0.0  # before each frame, since a file that a write has failed on can't be played
+    look_s = 0.0  # before each frame, since a file can't be played once a write has failed
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         self.size = max(size[0], 2), max(size[1], 2)
-        self._most = ROOM + 2 * size[0] * size[1] * 3  # what is in its buffers, and a frame
+        self._most = ROOM + 2 * size[0] * size[1] * 3  # OpenCV's buffers, and a frame
         self.room = self._most
         self._fps = fps
         self._due = 0  # number of the frame that comes next
@@ -207,7 +208,7 @@ class OpenCVMovie:
         if path.is_dir():
             raise IsADirectoryError(21, "Is a directory", str(path))
         self.file = NewFile(path)
-        # An absolute path: of a:b.mp4 FFmpeg takes the a for a protocol.
+        # An absolute path, since FFmpeg takes the a of a:b.mp4 for a protocol.
         name = os.path.abspath(self.file.path)
         self._writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), fps, self.size)
         if not self._writer.isOpened():
@@ -220,7 +221,7 @@ class OpenCVMovie:
         while self._last is not None and self._due < round(at * self._fps):
             self._put(self._last)
         self._put(frame)
-        self._last = frame.copy()  # the frame goes back to its sender
+        self._last = frame.copy()  # the frame's slot is given back
 
     def _put(self, frame: np.ndarray) -> None:
         self._writer.write(frame)

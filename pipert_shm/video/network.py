@@ -1,4 +1,4 @@
-"""Networks in ONNX format, run by OpenCV or by onnxruntime."""
+"""Loads networks in ONNX format, and runs them with OpenCV or onnxruntime."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from pipert_shm.errors import shown
+from pipert_shm.extras import to_install
 from pipert_shm.video.opencv import cv2
 
 Backend = Literal["auto", "opencv", "onnxruntime"]
@@ -26,9 +27,9 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Who is to run a network, and on what; what is not given is chosen.
+    """Which backend runs a network, and on which device. None leaves the choice to `load`.
 
-    :raises ValueError: when it can't be meant.
+    :raises ValueError: when a value makes no sense, or two don't go together.
     """
 
     backend: Backend = "auto"
@@ -71,10 +72,10 @@ class Network:
 
     Attributes:
         run: takes (batch, 3, height, width) float32, and returns the outputs, whose first axis is the batch.
-        backend: who runs it: `opencv` or `onnxruntime`.
-        providers: on what: onnxruntime's names, in the order in which they are asked; of OpenCV `cpu` or `cuda`.
-        trial: the outputs of one image, which is black on the left and white on the right.
-        notes: what whoever runs it should know.
+        backend: `opencv` or `onnxruntime`.
+        providers: onnxruntime's providers in the order in which it asks them; with OpenCV `cpu` or `cuda`.
+        trial: the outputs for one image, which is black on the left and white on the right.
+        notes: warnings for the user.
     """
 
     run: Run
@@ -88,7 +89,7 @@ def load(model: Path, size: tuple[int, int], choice: Choice) -> Network:
     """Loads a network, and runs it once.
 
     :param size: width and height of its input, pixels.
-    :raises ValueError: when it can't be read or run, or not on the device that is wanted.
+    :raises ValueError: when the network can't be read, or can't be run on the wanted device.
     :raises ImportError: when the backend is not installed.
     """
     if choice.backend == "onnxruntime" or choice.providers is not None or (choice.device or "").startswith("tensorrt"):
@@ -99,7 +100,7 @@ def load(model: Path, size: tuple[int, int], choice: Choice) -> Network:
         if choice.backend == "opencv":
             raise ValueError(f"{error}; backend='onnxruntime' may") from error
         if find_spec("onnxruntime") is None:
-            raise ValueError(f"{error}; onnxruntime may: pip install 'pipert_shm[onnx]'") from error
+            raise ValueError(f"{error}; onnxruntime may: {to_install('onnx')}") from error
         refusal = str(error)
     network = _onnxruntime(model, size, choice)
     return replace(network, notes=(f"{refusal}; so onnxruntime runs it", *network.notes))
@@ -129,7 +130,7 @@ def _opencv(model: Path, size: tuple[int, int], device: str) -> Network:
         trial = run(_image(size))
     except cv2.error as error:
         raise ValueError(f"OpenCV can't run the model {str(model)!r} on {size[0]}x{size[1]} pixels: {_said(error)}") from error
-    # OpenCV 4.14 gives wrong results once the size of the batch has changed; and one by one is no slower.
+    # OpenCV 4.14 gives wrong results after the batch size has changed. One by one is not slower.
     return Network(_one_by_one(run), "opencv", ("cpu" if device == "cpu" else "cuda",), trial)
 
 
@@ -161,7 +162,7 @@ def _onnxruntime(model: Path, size: tuple[int, int], choice: Choice) -> Network:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise ImportError(f"onnxruntime is not installed ({error}): pip install 'pipert_shm[onnx]'") from error
+        raise ImportError(f"onnxruntime is not installed ({error}): {to_install('onnx')}") from error
     providers, notes = wanted_providers(choice, onnxruntime.get_available_providers(), model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
@@ -192,12 +193,12 @@ def _onnxruntime(model: Path, size: tuple[int, int], choice: Choice) -> Network:
 def wanted_providers(
     choice: Choice, available: Sequence[str], model: Path
 ) -> tuple[list[tuple[str, dict[str, object]]], list[str]]:
-    """The providers to ask for, with their options, and what is to be told of them.
+    """Returns the providers to ask for, with their options, and notes for the user.
 
-    By default CUDA where this onnxruntime has it, then the CPU: never TensorRT, which builds an engine for minutes, unless it
-    is asked for; and then the engine is kept.
+    By default these are CUDA, if this onnxruntime has it, and the CPU. TensorRT must be asked for, since it takes minutes to
+    build an engine; the engine is kept then.
 
-    :raises ValueError: when one that is asked for is not in this onnxruntime.
+    :raises ValueError: when this onnxruntime does not have a provider that was asked for.
     """
     wanted: list[tuple[str, dict[str, object]]]
     if choice.providers is not None:
@@ -216,14 +217,14 @@ def wanted_providers(
 
 
 def _of_device(kind: str, number: str) -> list[tuple[str, dict[str, object]]]:
-    """With those that take what it can't do."""
+    """The providers of a device, and those that run what it can't."""
     names = {"cpu": [], "cuda": [CUDA], "tensorrt": [TENSORRT, CUDA]}[kind]
     wanted: list[tuple[str, dict[str, object]]] = [(name, {"device_id": int(number or 0)}) for name in names]
     return [*wanted, (CPU, {})]
 
 
 def _with_engine_kept(options: dict[str, object], model: Path) -> str:
-    """Makes TensorRT keep its engine; says where."""
+    """Makes TensorRT keep its engine, and says where."""
     if "trt_engine_cache_enable" not in options:
         options["trt_engine_cache_enable"] = True
         options.setdefault("trt_engine_cache_path", str(model.with_suffix(".tensorrt")))
@@ -234,7 +235,7 @@ def _with_engine_kept(options: dict[str, object], model: Path) -> str:
 
 
 def _check_in_use(wanted: Sequence[str], in_use: Sequence[str]) -> None:
-    """:raises ValueError: when the first that was asked for could not be loaded, at which onnxruntime itself just goes on."""
+    """:raises ValueError: when the first wanted provider could not be loaded. onnxruntime itself would go on without it."""
     if wanted[0] not in in_use:
         raise ValueError(
             f"onnxruntime can't load {wanted[0]}, and would use {', '.join(in_use)}: its log, above, says what is missing; "
@@ -243,9 +244,9 @@ def _check_in_use(wanted: Sequence[str], in_use: Sequence[str]) -> None:
 
 
 def _input(session: Any, model: Path, size: tuple[int, int]) -> tuple[Any, Any]:
-    """The type and the batch of the network's input.
+    """Returns the dtype and the batch axis of the network's input.
 
-    :raises ValueError: when it is not (batch, 3, height, width), of this size.
+    :raises ValueError: when the input is not (batch, 3, height, width) of this size.
     """
     inputs = session.get_inputs()
     shapes = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)

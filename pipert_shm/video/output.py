@@ -1,4 +1,4 @@
-"""The destination that writes pictures."""
+"""The destination that writes single pictures."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipert_shm.video.opencv import VideoError, cv2
 
 
 class SnapshotWriter(DestinationRoutine):
-    """Writes a picture when it is told to: each event `SNAPSHOT` writes the next frame that comes, and no other.
+    """Writes a picture on demand: after each event `SNAPSHOT` it writes the next frame.
 
-    :param directory: where the pictures go, as `camera-000042.jpg`: the frame's origin and sequence number. One that is there,
-        of an earlier run, is kept: the new one is `camera-000042-1.jpg` then.
+    `pipe.notify_event("SNAPSHOT", specific_routine="snapshots")` asks for one. A routine, HTTP and RPC can do so, too.
+
+    :param directory: where the pictures go, as `camera-000042.jpg`: the frame's origin and sequence number. A picture of an
+        earlier run is kept; the new one is called `camera-000042-1.jpg` then.
     :param suffix: `.jpg`, `.png`, or another that OpenCV knows.
-
-    `pipe.notify_event("SNAPSHOT", specific_routine="snapshots")` asks for one, from a routine, by HTTP or by RPC as well.
     """
 
     def __init__(self, directory: str | os.PathLike[str], name: str | None = None, *, suffix: str = ".jpg") -> None:
@@ -39,14 +39,14 @@ class SnapshotWriter(DestinationRoutine):
     def setup(self) -> None:
         """Makes the directory.
 
-        :raises OSError: when that can't be done.
+        :raises OSError: when that fails.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def main_logic(self, data: np.ndarray | FrameData) -> None:
-        """Writes the frame, if one is wanted.
+        """Writes the frame if a picture was asked for.
 
-        :raises VideoError: when it can't be written.
+        :raises VideoError: when the picture can't be written.
         """
         if not self._wanted:
             return
@@ -62,13 +62,13 @@ class SnapshotWriter(DestinationRoutine):
             ) from error
 
 
-DEEP = (".png", ".tif", ".tiff", ".jp2", ".pgm", ".ppm", ".pnm")  # pictures that may have 16 bits a channel
+DEEP = (".png", ".tif", ".tiff", ".jp2", ".pgm", ".ppm", ".pnm")  # formats that may have 16 bits a channel
 
 
 def _encoded(frame: np.ndarray, path: Path) -> bytes:
-    """The picture as the file is to have it.
+    """Encodes the picture in the format of the path's suffix.
 
-    :raises VideoError: when its format does not take the frame; OpenCV would clip 16 bits to 8, without a word.
+    :raises VideoError: when the format does not take the frame. OpenCV would silently clip 16 bits to 8.
     """
     if frame.dtype != np.uint8 and not (frame.dtype == np.uint16 and path.suffix.lower() in DEEP):
         frame = as_bgr(frame, str(path))  # which says what to do
@@ -86,7 +86,7 @@ def _shape_of(frame: np.ndarray) -> str:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    """:raises OSError: when it can't be written; then nothing of it is left."""
+    """:raises OSError: when the file can't be written; nothing of it is left then."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         write_all(fd, data)

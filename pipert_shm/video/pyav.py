@@ -1,4 +1,4 @@
-"""Videos read by PyAV: exact time stamps, the cause of an error, and the choice of how RTSP travels."""
+"""Reads videos with PyAV, which has exact time stamps, the causes of errors, and RTSP by TCP or UDP."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from itertools import islice
 
 import numpy as np
 
+from pipert_shm.extras import to_install
 from pipert_shm.video.capture import MOST_DAMAGED, Address, VideoInfo, address_of, cannot_open, shown
 from pipert_shm.video.opencv import VideoError
 
 try:
     import av
 except ImportError as error:
-    raise ImportError(f"PyAV does not load ({error}): pip install 'pipert_shm[pyav]'") from error
+    raise ImportError(f"PyAV does not load ({error}): {to_install('pyav')}") from error
 
 
 def begins_interlaced(source: Address) -> bool:
@@ -21,17 +22,17 @@ def begins_interlaced(source: Address) -> bool:
     try:
         with av.open(address_of(source)) as container:
             return any(frame.interlaced_frame for frame in islice(container.decode(video=0), 1))
-    except (av.error.FFmpegError, IndexError):  # what is wrong with it is told by those who read it
+    except (av.error.FFmpegError, IndexError):  # reading it raises the error
         return False
 
 
 class PyAVCapture:
-    """A file or a stream, read by PyAV. A frame is copied once on its way into shared memory, which OpenCV need not.
+    """A file or a stream, read by PyAV. Each frame is copied once on its way into shared memory; OpenCV copies none.
 
-    :param timeout: seconds after which a stream that says nothing is given up.
-    :param live: decodes in as many threads as a frame has slices, since threads that take a frame each hold them back.
-    :param transport: what RTSP travels by.
-    :raises VideoError: when it can't be opened; it says why.
+    :param timeout: seconds of silence after which a stream is given up.
+    :param live: threads share each frame's slices, since threads that take a frame each would delay frames.
+    :param transport: `tcp` or `udp`, for RTSP.
+    :raises VideoError: when the source can't be opened; the error says why.
     """
 
     def __init__(self, source: Address, *, timeout: float = 5.0, live: bool = False, transport: str = "tcp") -> None:
@@ -44,7 +45,7 @@ class PyAVCapture:
         except av.error.ExitError:
             raise cannot_open(source, f"no answer within {timeout:g} s") from None
         except av.error.FFmpegError as error:
-            raise cannot_open(source, error.strerror or str(error)) from None
+            raise cannot_open(source, error.strerror or str(error), _advice(error)) from None
         if not self._container.streams.video:
             self._container.close()
             raise cannot_open(source, "there is no video in it, only sound perhaps")
@@ -104,3 +105,14 @@ class PyAVCapture:
     def close(self) -> None:
         """See `Capture.close`."""
         self._container.close()
+
+
+def _advice(error: av.error.FFmpegError) -> str:
+    """What to do about the answer of a server; empty where there was none. FFmpeg takes RTSP's answers for HTTP's."""
+    if isinstance(error, av.error.HTTPNotFoundError):
+        return "the server answers, but has nothing there; check the address from the host's name on"
+    if isinstance(error, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
+        return "the server answers, but lets nobody in without the right user name and password; check them"
+    if isinstance(error, av.error.HTTPError):
+        return "the server answers, but sends no video; check the address, and the server's log"
+    return ""

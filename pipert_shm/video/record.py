@@ -1,4 +1,4 @@
-"""A stream to disk, and back into a pipe."""
+"""Records a stream to disk, and replays it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from pipert_shm.binding import now_ns
 from pipert_shm.errors import EndOfStream, PipertError, describe
-from pipert_shm.native import now_ns
 from pipert_shm.routine import DestinationRoutine, SourceRoutine
 from pipert_shm.video import recorded
 from pipert_shm.video.files import set_aside
@@ -24,19 +24,20 @@ if TYPE_CHECKING:
 
     from pipert_shm.video.mcap import McapWriter, Part
 
-OF_PICKLES = b"pipert_shm recording 1\n"  # what recordings began with before they were MCAP files
+OF_PICKLES = b"pipert_shm recording 1\n"  # the beginning of older recordings, which are not MCAP files
 MCAP_MAGIC = b"\x89MCAP0\r\n"
-REST = 0.1  # seconds after which a source that waits looks whether it is to stop
+REST = 0.1  # the longest sleep of a replay, in seconds, so that it stops soon when it is told to
 
-PAYLOAD = "payload"  # what a message is for a replay
-PART = "part"  # a picture of the payload that comes after it
+# The role of a message in a replay: a payload, or a picture that belongs to the payload after it.
+PAYLOAD = "payload"
+PART = "part"
 
 
 class UntrustedRecording(PipertError):
-    """A recording has pickled payloads, which may run any code when they are loaded. `Replay(path, trust=True)` loads them.
+    """A recording has pickles, which can run any code when they are loaded. `Replay(path, trust=True)` loads them.
 
     Attributes:
-        path: of the recording.
+        path: path of the recording.
     """
 
     def __init__(self, path: str, what: str) -> None:
@@ -48,20 +49,23 @@ class UntrustedRecording(PipertError):
 
 
 class Recorder(DestinationRoutine):
-    """Writes all that it gets to an MCAP file, as it is, with the time of its capture; `Replay` sends it again.
+    """Writes each payload that it gets, with its capture time, to an MCAP file. `Replay` sends them again.
 
-    Tools for MCAP (https://mcap.dev) show what is in it: each origin is a topic, frames are `sensor_msgs/msg/Image`, numbers,
+    Tools for MCAP (https://mcap.dev) show the file: each origin is a topic, and frames are `sensor_msgs/msg/Image`. Numbers,
     texts, arrays, lists, dicts, `Detections` and `DetectedFrame` are JSON. A payload of another class is pickled, with a
-    warning, and only sent again by `Replay(path, trust=True)`. Frames are not compressed: 1080p takes 6 MB a frame. Put it on
-    the wire whose traffic you want to see again: behind the camera to run detectors on the same frames, behind the detector to
-    run what comes after it.
+    warning, and only `Replay(path, trust=True)` sends it again. Frames are not compressed: one of 1080p takes 6 MB.
 
-    Each message is whole in the file when the next one is taken, also when the process is killed. One that the disk has no room
-    for is an error, and leaves nothing; the ones after it are written when there is room.
+    Wire it to the routine whose output you want to see again: to the camera, to run detectors on the same frames; to the
+    detector, to run the steps after it.
 
-    :param path: of the file (`.mcap`); its directory is made where it is missing. Each start, after a crash too, begins a new
-        one; one that is there is kept, with a number. A second recorder of the same path, in any process, writes one with a
-        number. It can't have replicas: each would get a part of the messages.
+    Each message is in the file before the next one is taken, even if the process is killed then. A message that the disk has no
+    room for is an error, and leaves nothing in the file. Later messages are written when there is room again.
+
+    Each start, after a crash too, begins a new file. An earlier file is kept under a name with a number. A second recorder of
+    the same path, in any process, writes to a file with a number. A recorder can't have replicas: each would get a part of the
+    messages.
+
+    :param path: of the file (`.mcap`); a missing directory is made.
     """
 
     replicable = False
@@ -72,18 +76,18 @@ class Recorder(DestinationRoutine):
         self._file: McapWriter | None = None
         self._failure: VideoError | None = None
         self._epoch_ns = 0
-        self._pickled: set[type] = set()  # classes that were told of
+        self._pickled: set[type] = set()  # classes that were warned of
 
     def setup(self) -> None:
         """Opens the file.
 
-        :raises OSError: when it can't be made or written to.
+        :raises OSError: when the file can't be made or written to.
         :raises ImportError: when the package `mcap` is not installed.
         """
         from pipert_shm.video.mcap import McapWriter
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        set_aside(self.path)
+        set_aside(self.path, self._logger)
         self._file = McapWriter(self.path)
         if (path := self._file.file.path) != self.path:
             self._logger.warning("the recording is written to %s, since another writer has %s in hand", path, self.path)
@@ -93,7 +97,7 @@ class Recorder(DestinationRoutine):
     def main_logic(self, data: Any) -> None:
         """Writes one message.
 
-        :raises VideoError: when it can't be written: the disk is full, or nothing can pickle it.
+        :raises VideoError: when the message can't be written: the disk is full, or the payload does not pickle.
         """
         assert self._file is not None, "setup() comes first"
         log_time = self.meta.captured_ns + self._epoch_ns
@@ -136,9 +140,9 @@ class Recorder(DestinationRoutine):
             raise VideoError(str(self.path), f"can't record a payload: it does not pickle: {describe(error)}") from error
 
     def cleanup(self) -> None:
-        """Ends the file, with an index.
+        """Ends the file with an index.
 
-        :raises VideoError: when the last messages, or the index, could not be written; what came before can be replayed.
+        :raises VideoError: when the last messages or the index could not be written. All before that can be replayed.
         """
         if self._file is None:
             return
@@ -164,28 +168,29 @@ def _image_schema() -> Schema:
 
 @dataclass(slots=True)
 class _Unreadable:
-    """Stands for the payload of a message that can't be read."""
+    """Takes the place of a payload that can't be read."""
 
     text: str
     cause: Exception
 
 
 class Replay(SourceRoutine):
-    """Sends what a `Recorder` wrote: the same payloads, bit for bit, in the same order and at the same pace; then it ends.
+    """Sends what a `Recorder` wrote: the same payloads, bit for bit, in the same order and at the same pace. Then it ends.
 
-    They come from this routine: `self.meta.origin` is its name, and the time of capture is that of the replay. Of a recording
-    of several cameras, play each by a routine of its own, `Replay("yard.mcap", "gate", origin="gate")`; without `origin` all
-    come from one, with a warning.
+    For receivers the replay is the origin: `self.meta.origin` is its name, and the capture time is that of the replay.
+    `self.meta.pts` is the time since the first message of the recording, in seconds. Play each camera of a recording with a
+    routine of its own, `Replay("yard.mcap", "gate", origin="gate")`. Without `origin` all cameras come from one routine, with a
+    warning.
 
-    A recording that breaks off, since its process was killed, is sent as far as it goes, with a warning. A message that can't
-    be read, since the class that it is of has gone, say, is an error, and left out; `pipe.join()` raises it in the end.
-    `self.meta.pts` tells receivers how many seconds after the first message of the recording a message was captured.
+    A recording that breaks off, because its process was killed, is sent as far as it goes, with a warning. A message that can't
+    be read, because its class does not exist any more, for example, is left out. It counts as an error, and `pipe.join()`
+    raises it in the end.
 
     :param path: of the file.
-    :param origin: sends only what this routine had captured, by the name that it had then.
-    :param paced: whether to keep the time that lay between the captures; else it goes as fast as the wires let it.
-    :param trust: load payloads that are pickled, too, and recordings of earlier versions, which are pickles. That runs whatever
-        code the file's writer chose: set it only for files that you trust.
+    :param origin: sends only the messages of this origin, by the name that it had in the recording.
+    :param paced: True keeps the time between captures; False sends as fast as the wires take it.
+    :param trust: loads pickles, too: payloads of other classes, and recordings of earlier versions. Loading runs any code that
+        the file's writer chose, so set it only for files that you trust.
     """
 
     def __init__(
@@ -200,21 +205,21 @@ class Replay(SourceRoutine):
         super().__init__(name)
         self.path = Path(path)
         self._origin = origin
-        self._origins: set[str] = set()  # that came
+        self._origins: set[str] = set()  # seen so far
         self._paced = paced
         self._trust = trust
         self._file: BinaryIO | None = None
-        self._failure: PipertError | None = None  # which has ended the stream
-        self._next: tuple[int, Any] | None = None  # when it was captured, and the payload
-        self._began_ns: int | None = None  # when the first one was captured
-        self._offset_ns: int | None = None  # from the recording's clock to ours
+        self._failure: PipertError | None = None  # the error that ended the stream
+        self._next: tuple[int, Any] | None = None  # capture time, and the payload
+        self._began_ns: int | None = None  # capture time of the first message
+        self._offset_ns: int | None = None  # between the recording's clock and ours
 
     def setup(self) -> None:
         """Opens the file.
 
-        :raises OSError: when it can't be read.
-        :raises ValueError: when it is no recording.
-        :raises UntrustedRecording: when it is of an earlier version, which are pickles, and is not trusted.
+        :raises OSError: when the file can't be read.
+        :raises ValueError: when it is not a recording.
+        :raises UntrustedRecording: when it is of an earlier version, which consists of pickles, and `trust` is not set.
         :raises ImportError: when the package `mcap` is not installed.
         """
         self._next = self._offset_ns = self._began_ns = self._failure = None
@@ -228,12 +233,12 @@ class Replay(SourceRoutine):
         self._file = file
 
     def main_logic(self) -> Any:
-        """The next payload, or None while its time has not come.
+        """Returns the next payload, or None while it is not due.
 
         :raises EndOfStream: after the last one.
-        :raises UntrustedRecording: when it is pickled, and the recording is not trusted. Then nothing more comes.
-        :raises VideoError: when a message can't be read, which is left out; or when the recording can't be. Then nothing more
-            comes.
+        :raises UntrustedRecording: when the payload is a pickle and `trust` is not set. The stream ends.
+        :raises VideoError: when one message can't be read, which is left out; or when the file can't be read further, which
+            ends the stream.
         """
         if self._next is None:
             self._next = self._read_next()
@@ -266,7 +271,7 @@ class Replay(SourceRoutine):
         return payload
 
     def _read_next(self) -> tuple[int, Any] | None:
-        """When the next message was captured, and its payload; None after the last one, and after a failure."""
+        """Returns the capture time of the next message and its payload; None after the last one, and after a failure."""
         try:
             return next(self._payloads, None)
         except PipertError as error:
@@ -280,7 +285,7 @@ class Replay(SourceRoutine):
             raise self._failure from error
 
     def _read(self, file: BinaryIO) -> Iterator[tuple[int, Any]]:
-        """When each message was captured, and its payload."""
+        """Yields the capture time and the payload of each message."""
         begins = file.read(max(len(MCAP_MAGIC), len(OF_PICKLES)))
         if begins.startswith(MCAP_MAGIC):
             return self._of_mcap(file)
@@ -294,12 +299,12 @@ class Replay(SourceRoutine):
         from pipert_shm.video.mcap import messages_in
 
         pictures: list[np.ndarray] = []
-        trouble: Exception | None = None  # with a picture of the payload that comes
+        trouble: Exception | None = None  # an error in a picture of the next payload
         number = 0
         for channel, message in messages_in(file, self._warn_of_break):
             role = channel.metadata.get("pipert_shm")
             if role not in (PART, PAYLOAD):
-                continue  # another program's
+                continue  # written by another program
             if not self._is_wanted(channel.topic.split("/")[1]):
                 continue
             payload: Any = None
@@ -361,7 +366,7 @@ class Replay(SourceRoutine):
     def cleanup(self) -> None:
         """Closes the file.
 
-        :raises PipertError: when not all of it could be sent.
+        :raises PipertError: when a part of the recording could not be sent.
         """
         if self._file is not None:
             self._file.close()

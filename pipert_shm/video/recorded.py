@@ -1,7 +1,7 @@
-"""Payloads as the messages of a recording, in forms that are read without unpickling: pictures as ROS has them, and JSON.
+"""Converts payloads to messages of a recording and back, without pickles: pictures in ROS's format, all else as JSON.
 
-A payload is a picture, or JSON. Pictures within a payload are messages of their own before it, so that any tool shows them; its
-JSON says `{"$picture": 0}` in their place, and has other arrays as `{"$array": …}`. A payload of another class is a pickle.
+Pictures within a payload are messages of their own before it, so that any tool shows them. The payload's JSON has
+`{"$picture": 0}` in their place, and other arrays as `{"$array": …}`. A payload of another class is pickled by the recorder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ int32 sec
 uint32 nanosec
 """
 
-LITTLE_ENDIAN = b"\0\1\0\0"  # that CDR begins with
+LITTLE_ENDIAN = b"\0\1\0\0"  # the first bytes of CDR data
 DEEPEST = 100  # levels of containers in a payload
 LARGEST = (1 << 32) - 1  # bytes of a picture
 
@@ -49,11 +49,11 @@ _ENCODINGS: dict[tuple[str, int], str] = {
     ("float32", 0): "32FC1",
 }
 _LAYOUTS = {name: layout for layout, name in _ENCODINGS.items()}
-_KINDS = "biufcmM"  # of NumPy's dtypes, that stand for themselves
+_KINDS = "biufcmM"  # kinds of NumPy's dtypes whose bytes say all
 
 
 def is_picture(value: object) -> bool:
-    """Whether it is an array that others' tools can show."""
+    """Whether the value is an array that other tools can show as a picture."""
     return type(value) is np.ndarray and value.size > 0 and _encoding_of(value) is not None
 
 
@@ -64,7 +64,7 @@ def _encoding_of(array: np.ndarray) -> str | None:
 
 
 def picture_data(picture: np.ndarray, log_time: int, origin: str) -> list[bytes | memoryview]:
-    """The picture as a `sensor_msgs/msg/Image` in CDR, in pieces, whose last is the array's own memory if it lies in one piece.
+    """Returns the picture as a `sensor_msgs/msg/Image` in CDR, in pieces. The last piece is the array's memory, if contiguous.
 
     :param log_time: ns since the epoch.
     """
@@ -83,7 +83,10 @@ def _put_text(body: bytearray, text: str) -> None:
 
 
 def picture_from(data: bytes) -> np.ndarray:
-    """:raises ValueError: when it is no such picture."""
+    """Reads what `picture_data` wrote.
+
+    :raises ValueError: when the data is no such picture.
+    """
     body = memoryview(data)[len(LITTLE_ENDIAN) :]
     try:
         (length,) = struct.unpack_from("<I", body, 8)
@@ -103,9 +106,9 @@ def _aligned(at: int) -> int:
 
 
 def json_from_payload(payload: Any) -> tuple[bytes, list[np.ndarray]]:
-    """A payload as JSON, and the pictures that stand in it.
+    """Converts a payload to JSON, and to a list of the pictures in it.
 
-    :raises TypeError: when it has what JSON can't say; its text says what.
+    :raises TypeError: when it contains an object that has no form in JSON; the text says which.
     """
     pictures: list[np.ndarray] = []
     plain = _Plain(pictures)
@@ -113,7 +116,7 @@ def json_from_payload(payload: Any) -> tuple[bytes, list[np.ndarray]]:
 
 
 class _Plain:
-    """What stands for a value in JSON. Classes are taken exactly: of a subclass only a pickle keeps what it is."""
+    """Converts values to forms of JSON. A subclass is refused, since only a pickle keeps its class."""
 
     def __init__(self, pictures: list[np.ndarray]) -> None:
         self._pictures = pictures
@@ -179,9 +182,9 @@ _MAKERS: dict[type, Callable[[_Plain, Any, int], Any]] = {
 
 
 def payload_from_json(data: bytes, pictures: list[np.ndarray]) -> Any:
-    """The payload again. It is made of plain values, arrays and the package's own classes, whatever stands there.
+    """Makes the payload again, only from plain values, arrays and classes of this package, whatever the file says.
 
-    :raises ValueError: when it is none.
+    :raises ValueError: when the data is no payload.
     """
     try:
         return json.loads(data, object_hook=lambda told: _made(told, pictures))

@@ -1,4 +1,4 @@
-"""A destination that shows or keeps frames and what was found in them by Rerun."""
+"""The destination that sends frames and detections to Rerun, a viewer, or to a file for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipert_shm.data import FrameData
-from pipert_shm.pictures import encoded
+from pipert_shm.display.pictures import encoded
+from pipert_shm.extras import to_install
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, Detections, finite, found_in
 from pipert_shm.video.detection_output import additional_json
@@ -17,30 +18,31 @@ from pipert_shm.video.files import set_aside
 from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError
 
-PATIENCE = 3.0  # seconds that the viewer or the disk may take for a message; less than the grace period of a pipe
-_broken: list[Any] = []  # recordings that failed: to let go of one, Rerun may wait for ever for the thread that wrote its file
+PATIENCE = 3.0  # seconds that the viewer or the disk may take for a message; shorter than the grace period of a pipe
+_broken: list[Any] = []  # failed recordings: when one is freed, Rerun may wait for its thread for ever
 
 
 class RerunWriter(DestinationRoutine):
-    """Sends what it gets to a Rerun viewer, or writes it to a file that one opens (`pip install 'pipert_shm[rerun]'`).
+    """Sends frames and detections to a Rerun viewer, or to a file for one (the extra `rerun`).
 
-    Frames, as arrays or in a `FrameData`, are logged as JPEGs to the entity `<origin>`; what was found, in a `DetectedFrame` or
-    as `Detections`, as boxes in pixels to `<origin>/detections`, each with its label, its track's number and its score: `person
-    #7 0.87`; a payload's `additional_data` as a text, in JSON, to `<origin>/additional_data`. Timelines are `sequence`,
-    `capture_time`, and `pts` where the origin tells where in its video a frame stands. A find whose box has NaN or infinity is
-    left out, and counted as `not_finite` in the routine's counters.
+    Frames, as arrays or in a `FrameData`, go to the entity `<origin>` as JPEGs. Detections, as `Detections` or in a
+    `DetectedFrame`, go to `<origin>/detections` as boxes in pixels, each with its label, track and score: `person #7 0.87`. A
+    payload's `additional_data` goes to `<origin>/additional_data` as JSON. Timelines are `sequence`, `capture_time`, and `pts`
+    if the origin knows it. A detection whose box has NaN or infinity is left out. The counter `not_finite` counts these.
 
-    Each start, after a crash too, begins a new recording; a file that is there is kept, as `out-1.rrd` for `out.rrd`. When the
-    process was killed, the file has all but the message in hand; where that one is there in part, Rerun's reader for Python
-    refuses the file. Each message is handed over before the next is taken, so a slow viewer slows the routine, and the wires'
-    policies say what is dropped. When a viewer goes away, or the disk is full, each message is an error from then on, which may
-    take 3 s, and so is the end; start the flow again. What the viewer had not yet read of those before is lost, and Rerun does
-    not say how much. Only the process of the flow loads Rerun.
+    Each start, after a crash too, begins a new recording. An earlier file is kept: `out.rrd` as `out-1.rrd`. If the process is
+    killed, the file lacks only the message in hand; if a part of that one was written, Rerun's reader for Python refuses the
+    file.
 
-    :param target: address of a viewer, such as `rerun+http://127.0.0.1:9876/proxy`, or path of a file (`.rrd`), whose directory
-        is made where it is missing.
+    Each message is handed over before the next is taken, so a slow viewer slows the routine, and the wires' policies say what
+    is dropped. When the viewer goes away or the disk is full, each later message is an error, which may take 3 s, and so is the
+    end: start the flow again. Earlier messages that the viewer had not read yet are lost, and Rerun does not say how many.
+    Only the flow's process loads Rerun.
+
+    :param target: address of a viewer, such as `rerun+http://127.0.0.1:9876/proxy`, or path of a file (`.rrd`); a missing
+        directory is made.
     :param quality: of the JPEGs, 1 to 100.
-    :raises ValueError: when the quality is none.
+    :raises ValueError: when the quality is out of range.
     """
 
     counter_names = (NOT_FINITE,)
@@ -51,11 +53,11 @@ class RerunWriter(DestinationRoutine):
         super().__init__(name)
         self.target = os.fspath(target)
         self._quality = quality
-        self._rerun: Any = None  # the package, which only the process of the flow loads
+        self._rerun: Any = None  # the package, which only the flow's process loads
         self._recording: Any = None
 
     def setup(self) -> None:
-        """Connects to the viewer, for which it waits some seconds, or opens the file.
+        """Connects to the viewer, and waits for it for some seconds; or opens the file.
 
         :raises ImportError: when Rerun is not installed.
         :raises OSError: when the directory can't be made.
@@ -64,31 +66,31 @@ class RerunWriter(DestinationRoutine):
         try:
             import rerun
         except ModuleNotFoundError as error:
-            raise ImportError(f"Rerun is not installed ({error}): pip install 'pipert_shm[rerun]'") from error
-        rerun.set_strict_mode(True)  # errors, which else become warnings
+            raise ImportError(f"Rerun is not installed ({error}): {to_install('rerun')}") from error
+        rerun.set_strict_mode(True)  # otherwise errors become warnings
         recording = rerun.RecordingStream("pipert_shm")
         try:
             if "://" in self.target:
                 recording.connect_grpc(self.target)
-                recording.flush(timeout_sec=PATIENCE)  # raises where nobody listens, as connecting does not
+                recording.flush(timeout_sec=PATIENCE)  # connecting alone does not raise if nobody listens
             else:
                 path = Path(self.target)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                set_aside(path)
+                set_aside(path, self._logger)
                 recording.save(path)
         except RuntimeError as error:
             raise self._cannot_write(error) from error
         self._rerun, self._recording = rerun, recording
 
     def main_logic(self, data: np.ndarray | FrameData | Detections) -> None:
-        """Logs one frame, (height, width[, 3]) uint8, BGR or grey, or what was found in it, or both.
+        """Logs a frame, (height, width) or (height, width, 3) uint8, grey or BGR, or its detections, or both.
 
-        :raises TypeError: when it is none of them.
+        :raises TypeError: when the payload is none of these.
         :raises ValueError: when the frame can't be encoded.
-        :raises VideoError: when the file can't be written, or the viewer does not take it in 3 s.
+        :raises VideoError: when the file can't be written, or the viewer does not take the message within 3 s.
         """
         assert self._recording is not None, "setup() comes first"
-        self._recording.reset_time()  # else a message without pts has that of the one before
+        self._recording.reset_time()  # otherwise a message without pts keeps that of the one before
         self._recording.set_time("sequence", sequence=self.meta.sequence)
         self._recording.set_time("capture_time", timestamp=self.meta.capture_time)
         if self.meta.pts is not None:
@@ -120,7 +122,7 @@ class RerunWriter(DestinationRoutine):
             columns.append([f"{score:.2f}" for score in found.scores.tolist()])
         labels = [" ".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
         return self._rerun.Boxes2D.from_fields(
-            clear_unset=True,  # else the labels of the message before stay
+            clear_unset=True,  # otherwise the labels of the message before stay
             centers=(low + high) / 2,
             half_sizes=(high - low) / 2,
             labels=labels if any(labels) else None,
@@ -137,7 +139,7 @@ class RerunWriter(DestinationRoutine):
     def cleanup(self) -> None:
         """Ends the recording.
 
-        :raises VideoError: when it is not whole, since the file can't be written, or the viewer has gone.
+        :raises VideoError: when the recording is not whole: the file can't be written, or the viewer has gone.
         """
         if self._recording is not None:
             recording = self._recording

@@ -1,4 +1,4 @@
-"""Destinations to look at while the pipe runs: in a browser, or in a window."""
+"""Destinations that show frames while the pipe runs: in browsers, or in a window."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Collection
 import numpy as np
 
 from pipert_shm.data import FrameData
+from pipert_shm.display.pictures import Mosaic
 from pipert_shm.errors import shown
 from pipert_shm.events import KILL_EVENT_NAME
 from pipert_shm.limits import check_port, is_count
-from pipert_shm.pictures import Mosaic
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError, cv2
@@ -23,26 +23,26 @@ KEYS_TO_END = (ord("q"), 27)  # and Esc
 
 
 class MjpegServer(DestinationRoutine):
-    """Shows the frames that it gets to any number of browsers, as Motion JPEG: open `http://127.0.0.1:8090/`.
+    """Serves frames to any number of browsers, as Motion JPEG: open `http://127.0.0.1:8090/`.
 
-    A viewer gets the newest frame as soon as it has taken the one before, so a slow one skips frames, and nobody waits for it.
-    While nobody looks, nothing is encoded.
+    A viewer gets the newest frame when it has taken the one before, so a slow viewer skips frames and delays nobody. While
+    nobody looks, nothing is encoded.
 
-    It is guarded as the HTTP control is. A page of another site can't show it, as `<img src="http://127.0.0.1:8090/">`, unless
-    the site is one of `origins`; and beyond this machine it takes a token.
+    It is guarded like the HTTP control. A page of another site can't show it (`<img src="http://127.0.0.1:8090/">`) unless the
+    site is one of `origins`. Beyond this machine it needs a token.
 
-    Frames of several cameras are shown in one picture, at most 1280 pixels wide, 30 times a second: a tile each, with its name.
+    Frames of several cameras are shown in one picture, a tile each with its name, at most 1280 pixels wide, 30 times a second.
 
     :param port: to listen on.
     :param host: address to listen on; without a token, a loopback address.
     :param quality: of the JPEG pictures, 1 to 100.
-    :param mosaic: False shows each frame as it comes: for pictures of several cameras that a routine of yours has made.
-    :param token: what viewers have to show: a browser opens `/?token=…`, which may also stand in an `<img>`; a program sends
+    :param mosaic: False shows each frame as it comes, for frames that a routine of yours has put together.
+    :param token: a secret that viewers must show. A browser opens `/?token=…`, in an `<img>`, too; a program sends
         `Authorization: Bearer …`.
-    :param hosts: names by which it is reached, besides localhost and addresses.
+    :param hosts: further host names of this server, besides localhost and IP addresses.
     :param origins: sites whose pages may show it, such as `http://localhost:3000`.
-    :raises TypeError: when the token is no str.
-    :raises ValueError: when the quality is out of range, the token can't be shown, or there must be one.
+    :raises TypeError: when the token is not a str.
+    :raises ValueError: when the quality is out of range, the token has characters that HTTP can't carry, or a token is missing.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class MjpegServer(DestinationRoutine):
     def setup(self) -> None:
         """Begins to listen.
 
-        :raises OSError: when it can't, on a port that is in use, say.
+        :raises OSError: when that fails, for example because the port is in use.
         """
         from pipert_shm.video.mjpeg import Viewers  # heavy
         from pipert_shm.web.guard import Guard
@@ -91,10 +91,10 @@ class MjpegServer(DestinationRoutine):
             self._server.run(sockets=[listener])
 
     def main_logic(self, data: np.ndarray | FrameData) -> None:
-        """Shows one frame to those who look.
+        """Shows one frame to the viewers.
 
         :raises VideoError: when OpenCV can't make a JPEG picture of it.
-        :raises ValueError: when there are several cameras, and it is no picture: (h, w[, 1|3|4]) uint8.
+        :raises ValueError: when there are several cameras and the frame is not (height, width[, 1, 3 or 4]) uint8.
         """
         if not self._viewers.count:
             if self._mosaic is not None:
@@ -109,7 +109,7 @@ class MjpegServer(DestinationRoutine):
         self._viewers.show(jpeg.tobytes())
 
     def cleanup(self) -> None:
-        """Sends the viewers away, and listens no more."""
+        """Disconnects the viewers, and stops listening."""
         self._server.should_exit = True
         self._thread.join()
 
@@ -119,17 +119,17 @@ def _listener(address: tuple[str, int]) -> socket.socket:
         return socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     except OSError as error:
         number = error.errno or 0
-        why = os.strerror(number) if number > 0 else error.strerror  # of a name that nobody knows, it is no errno
+        why = os.strerror(number) if number > 0 else error.strerror  # for an unknown host name it is not an errno
         raise OSError(number, f"can't listen on {address[0]}:{address[1]}: {why}; choose another port") from error
 
 
 class Display(DestinationRoutine):
-    """Shows the frames that it gets in a window, as OpenCV does. Key `q` or Esc kills the pipe.
+    """Shows frames in a window of OpenCV's. The key `q` or Esc kills the pipe.
 
-    Frames of several cameras are shown in one picture, at most 1280 pixels wide: a tile each, with its name.
+    Frames of several cameras are shown in one picture, a tile each with its name, at most 1280 pixels wide.
 
     :param title: of the window; the routine's name by default.
-    :param mosaic: False shows each frame as it comes: for pictures of several cameras that a routine of yours has made.
+    :param mosaic: False shows each frame as it comes, for frames that a routine of yours has put together.
     """
 
     def __init__(self, title: str | None = None, name: str | None = None, *, mosaic: bool = True) -> None:
@@ -138,11 +138,11 @@ class Display(DestinationRoutine):
         self._has_mosaic = mosaic
 
     def setup(self) -> None:
-        """Looks for a screen.
+        """Checks that there is a screen.
 
         :raises VideoError: when there is none.
         """
-        # Without one the window system's library would end the process.
+        # Without a screen the window system's library would end the process.
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise VideoError(
                 self._title,
@@ -153,7 +153,7 @@ class Display(DestinationRoutine):
     def main_logic(self, data: np.ndarray | FrameData) -> None:
         """Shows one frame.
 
-        :raises ValueError: when there are several cameras, and it is no picture: (h, w[, 1|3|4]) uint8.
+        :raises ValueError: when there are several cameras and the frame is not (height, width[, 1, 3 or 4]) uint8.
         """
         picture = frame_of(data) if self._mosaic is None else self._mosaic.add(self.meta.origin, frame_of(data))
         if picture is not None:

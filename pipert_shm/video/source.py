@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -12,6 +13,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pipert_shm.errors import EndOfStream, NoFreeSlot
+from pipert_shm.extras import to_install
+from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_number
 from pipert_shm.routine import SourceRoutine
 from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_device, is_folder, shown
@@ -24,7 +27,7 @@ Backend = Literal["opencv", "pyav"]
 Transport = Literal["tcp", "udp"]
 
 PATIENCE = 0.2
-"""Seconds that one call of `main_logic` waits for a frame: so soon it heeds a stop."""
+"""The longest wait for a frame in one call of `main_logic`, in seconds, so that the routine stops soon."""
 
 
 def _is_live(source: Source) -> bool:
@@ -32,43 +35,41 @@ def _is_live(source: Source) -> bool:
 
 
 class VideoSource(SourceRoutine):
-    """Sends the frames of a video: (height, width, 3) uint8 arrays, BGR, decoded straight into shared memory.
+    """Sends the frames of a video as (height, width, 3) uint8 arrays, BGR, decoded straight into shared memory.
 
-    **Files and folders of images** are read as fast as the wires take them, or at their own speed (`realtime`). The stream ends
-    with the video. What is damaged is left out, counted, and logged.
+    **Files and folders of images** are read as fast as the wires take the frames, or at their own speed (`realtime`). The
+    stream ends with the video. Damaged frames are left out, counted and logged.
 
-    **Live streams**, which are cameras and URLs (RTSP, HTTP MJPEG, MPEG-TS…), are always read to their newest frame, by a
-    thread of their own: what comes while the routine is not ready for it is passed over, so that frames are never old, however
-    slow the receivers are. A stream that is lost (it ends, fails, or is silent for `timeout`) is opened again, after 0.25 s at
-    first and up to 10 s in the end, until it is there, perhaps with frames of another size. What piled up while it was opened
-    is passed over.
+    **Live streams** are cameras and URLs (RTSP, HTTP MJPEG, MPEG-TS …). A thread reads them all the time. A frame that comes
+    while the routine is busy is skipped, so frames are never old, however slow the receivers are. A stream that is lost (it
+    ends, fails, or is silent for `timeout`) is opened again, after 0.25 s at first and then up to 10 s, until it is back,
+    perhaps with frames of another size. Frames that piled up meanwhile are skipped.
 
-    `self.meta` tells receivers the source's name (`origin`), when the frame was read off a live stream (`captured_ns`,
-    `capture_time`), and where in the video it stands (`pts`, seconds).
+    `self.meta` tells receivers the source's name (`origin`), when a live frame was read (`captured_ns`, `capture_time`), and
+    the frame's position in the video (`pts`, seconds).
 
-    `pipe.statistics().routines[name].counters`: whether it is `connected` (0 or 1), `reconnects`, and frames that were
-    `skipped` (passed over, or left out by `fps`) and `damaged`.
+    Counters are `connected` (0 or 1), `reconnects`, and the frames that were `skipped` (also by `fps`) and `damaged`.
 
-    :param source: a file's path, a folder of images, a stream's URL, or a camera's number or device.
-    :param backend: who decodes: OpenCV, or PyAV (`pip install 'pipert_shm[pyav]'`), which says why a stream can't be opened and
-        lets RTSP travel by UDP, and copies each frame once.
-    :param live: whether it is a live stream, where the source does not tell: False for an URL whose file is to be read whole.
-    :param loop: begin a file again when it ends.
-    :param realtime: play a file at its own speed.
-    :param fps: the most frames in a second to send, the others being left out. A folder of images plays at so many, else 25.
-    :param size: width and height, pixels, that frames are brought to, whatever their proportions. A camera is asked for it.
-    :param roi: left, top, width and height, pixels, of the part of each frame that is sent, before it is brought to `size`.
-    :param transport: what RTSP travels by. OpenCV prefers TCP, or what OPENCV_FFMPEG_CAPTURE_OPTIONS says.
-    :param reconnect: False: a live stream that can't be opened is an error at the start, and when it is lost the stream ends.
-    :param timeout: seconds of silence after which an URL counts as lost.
+    :param source: a file's path, a folder of images, a stream's URL, or a camera's number or device file.
+    :param backend: the decoder. `pyav` (the extra `pyav`) says why a stream can't be opened, and can take RTSP
+        by UDP, but copies each frame once.
+    :param live: whether the source is a live stream; None decides by the source. Give False for a URL of a file.
+    :param loop: begins a file again when it ends.
+    :param realtime: plays a file at its own speed.
+    :param fps: the most frames a second to send; the others are skipped. A folder of images plays at this rate, or at 25.
+    :param size: width and height, in pixels, to scale frames to. Proportions are not kept. A camera is asked for this size.
+    :param roi: left, top, width and height, in pixels, of the part of each frame to send. It is cut out before scaling.
+    :param transport: `tcp` or `udp`, for RTSP. OpenCV takes TCP, or what OPENCV_FFMPEG_CAPTURE_OPTIONS says.
+    :param reconnect: False makes a live stream that can't be opened an error, and ends the stream when it is lost.
+    :param timeout: seconds of silence after which a URL counts as lost.
     :raises ValueError: when an option is out of range, or does not go with the others.
-    :raises ImportError: when the backend is not installed; it says what to install.
+    :raises ImportError: when the backend is not installed; the error says what to install.
 
     >>> gate = VideoSource("rtsp://admin:secret@10.0.0.5/stream1", "gate", fps=10, size=(640, 360))
     >>> clip = VideoSource("walk.mp4", "clip", realtime=True, loop=True)
     >>> stills = VideoSource("frames/", "stills", fps=5)
 
-    An object belongs to the pipe that it is in; `main_logic` is for its own thread.
+    A source belongs to one pipe. Only its own thread may call `main_logic`.
     """
 
     counter_names = ("connected", "reconnects", "skipped", "damaged")
@@ -111,9 +112,9 @@ class VideoSource(SourceRoutine):
             self.set_const_fps(fps)
 
     def setup(self) -> None:
-        """Opens the video; a live stream that may be opened again is opened by its reader, later if need be.
+        """Opens a file. A live stream is opened by its thread, as soon as it can be reached.
 
-        :raises VideoError: when that fails.
+        :raises VideoError: when a file, or a live stream with `reconnect=False`, can't be opened.
         """
         self._fit = Fit(shown(self.source), self._roi, self._size, self._logger)
         self.counters["connected"] = 0
@@ -133,11 +134,11 @@ class VideoSource(SourceRoutine):
             raise self._reader.failure
 
     def main_logic(self) -> np.ndarray | None:
-        """The next frame; None when none has come for a moment.
+        """Returns the next frame; None when none has come within 0.2 s.
 
-        :raises NoFreeSlot: when there is no room for it; the frame is then lost.
-        :raises EndOfStream: after the last one.
-        :raises VideoError: when it does not have the part that is wanted.
+        :raises NoFreeSlot: when every slot of shared memory is in use; the frame is lost.
+        :raises EndOfStream: after the last frame.
+        :raises VideoError: when the frame does not contain the wanted part.
         """
         return self._read_live(self._reader) if self._reader is not None else self._read_file()
 
@@ -151,6 +152,15 @@ class VideoSource(SourceRoutine):
             self._capture = None
             self.counters["connected"] = 0
 
+    def _own_frames(self, received: int, *, look: bool) -> OwnFrames | None:
+        if not look:
+            return None
+        capture = self._open()
+        capture.close()
+        info = capture.info
+        why = f"{info.width}x{info.height}, BGR: {shown(self.source)}"
+        return OwnFrames(math.prod(info.shape), why) if info.width else None
+
     def _open(self) -> Capture:
         if is_folder(self.source):
             return ImageFolder(self.source, fps=self._fps or 25.0)
@@ -163,16 +173,16 @@ class VideoSource(SourceRoutine):
         if find_spec("av") is None:
             raise VideoError(
                 shown(self.source),
-                f"{shown(self.source)!r} is interlaced, and OpenCV can't convert that; pip install 'pipert_shm[pyav]', which "
+                f"{shown(self.source)!r} is interlaced, and OpenCV can't convert that; {to_install('pyav')}, which "
                 f"reads it, or convert it: ffmpeg -i IN -vf yadif OUT",
             )
         self._logger.info("%r is interlaced, which OpenCV can't convert: it is read by PyAV", shown(self.source))
         return self._open_by_pyav()
 
     def _is_for_opencv(self) -> bool:
-        """Whether OpenCV takes the name; one that is not UTF-8 crashes it.
+        """Whether OpenCV takes the source's name. A name that is not UTF-8 crashes it.
 
-        :raises VideoError: when PyAV, which takes any, is not installed.
+        :raises VideoError: when it does not, and PyAV, which takes any name, is not installed.
         """
         if isinstance(self.source, int) or is_utf8(os.fspath(self.source)):
             return True
@@ -180,7 +190,7 @@ class VideoSource(SourceRoutine):
             raise VideoError(
                 shown(self.source),
                 f"the name {shown(self.source)!r} is not UTF-8, and OpenCV can't open such a file: rename it, or "
-                f"pip install 'pipert_shm[pyav]', which reads it",
+                f"{to_install('pyav')}, which reads it",
             )
         self._logger.info("the name %r is not UTF-8, which OpenCV can't open: it is read by PyAV", shown(self.source))
         return False
@@ -260,7 +270,7 @@ class VideoSource(SourceRoutine):
         return frame
 
     def _grab(self, capture: Capture) -> bool:
-        """Goes on to the next frame that is wanted; False when it has not come to one in a while."""
+        """Moves on to the next wanted frame; False if it has not come to one in 0.2 s."""
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             if not capture.grab():
@@ -312,7 +322,7 @@ def _check(
     if backend == "pyav":
         if is_device(source):
             raise ValueError(f"a camera ({source}) is read by OpenCV: leave backend='pyav' away")
-        import pipert_shm.video.pyav  # noqa: F401  (what it lacks should be known now)
+        import pipert_shm.video.pyav  # noqa: F401  (a missing package is an error now)
     if live and (loop or realtime):
         raise ValueError(f"{'loop' if loop else 'realtime'} is for files, and {shown(source)!r} is a live stream; live=False?")
     if fps is not None and not (is_number(fps) and 0 < fps < float("inf")):
@@ -330,11 +340,11 @@ def _check(
 
 
 def video_sources(sources: Iterable[Source], name: str = "camera", **options: Any) -> list[VideoSource]:
-    """A `VideoSource` for each of several videos, named after their places: camera-0, camera-1 and so on.
+    """Makes a `VideoSource` for each of several videos. Their names are camera-0, camera-1 and so on.
 
     :param sources: paths, URLs, or camera numbers.
-    :param name: what their names begin with.
-    :param options: those of `VideoSource`, for all of them.
+    :param name: the beginning of the names.
+    :param options: options of `VideoSource`, the same for all.
     :raises ValueError: when there is no source, or an option is wrong.
 
     One detector for all, with each camera in a process of its own:

@@ -1,4 +1,4 @@
-"""Frames in the time of their video: one at a time as they are due, fewer of them, or where they go in another one."""
+"""Time stamps of frames: when to play them, which to leave out, and where they go in a video that is written."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ LONGEST_GAP = 60.0
 
 
 class Playback:
-    """When frames are due that are played at the speed of their time stamps.
+    """Says when frames are due, so that they play at the speed of their time stamps.
 
-    A delay of up to a second is made up for; past that, and where time stamps jump (back, or by more than a minute), the rest
-    is played that much later.
+    A delay of up to a second is made up for. After a longer one, and after a jump of the time stamps (back, or by more than a
+    minute), the rest plays later.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Playback:
         self._last = 0.0
 
     def left(self, pts: float | None) -> float:
-        """Seconds until a frame is due, at most 0 when it is."""
+        """Seconds until a frame is due; 0 or less when it is due."""
         if pts is None:
             return 0.0
         now = time.monotonic()
@@ -32,10 +32,10 @@ class Playback:
 
 
 class StreamClock:
-    """Where in a live stream frames stand, by its own stamps as long as they go as fast as the time.
+    """Positions of frames in a live stream, by its own stamps as long as these run as fast as the clock.
 
-    Some streams have no stamps of their own: of MJPEG over HTTP, FFmpeg counts frames and takes them for 25 a second. What is
-    recorded by such stamps plays too fast or too slowly, so once they are 2 s off it is the time of arrival that counts.
+    Some streams have no stamps: for MJPEG over HTTP, FFmpeg counts frames and assumes 25 a second. A recording with such stamps
+    would play too fast or too slowly. So once the stamps are 2 s off, the time of arrival counts.
 
     >>> clock = StreamClock()
     >>> [round(clock.place(number / 25, number * 10**8), 2) for number in (0, 1, 2, 50, 51)]  # ten frames a second
@@ -49,8 +49,8 @@ class StreamClock:
     def place(self, pts: float | None, came_ns: int) -> float | None:
         """Seconds from the start of the stream.
 
-        :param pts: what the stream says.
-        :param came_ns: when the frame came, CLOCK_MONOTONIC.
+        :param pts: the stream's own stamp, seconds.
+        :param came_ns: time of arrival, CLOCK_MONOTONIC.
         """
         if pts is None:
             return None
@@ -62,7 +62,7 @@ class StreamClock:
 
 
 class Thinning:
-    """Which frames of a video to take so that it has at most `fps` in a second of its own time.
+    """Chooses frames of a video so that there are at most `fps` in a second of the video's own time.
 
     >>> thinning = Thinning(10)
     >>> [number for number in range(10) if thinning.takes(number / 25)]
@@ -75,7 +75,7 @@ class Thinning:
         self._last = 0.0
 
     def takes(self, pts: float | None) -> bool:
-        """Whether the frame that stands there in the video is one of them."""
+        """Whether to take the frame at this position."""
         if pts is None:
             return True
         if pts < self._last:
@@ -88,10 +88,10 @@ class Thinning:
 
 
 class Timeline:
-    """Where in a video that is written each frame of a stream goes, so that it plays as fast as the stream did.
+    """Positions for the frames of a stream in a video that is written, so that it plays as fast as the stream did.
 
-    Where time stamps jump (back, or by more than a minute: a stream that was lost, a file that begins anew), and where there
-    are none, a frame comes `1 / fps` after the one before.
+    A frame comes `1 / fps` after the one before if it has no time stamp, or if the stamps jump: back, or by more than a minute,
+    as after a lost stream or in a loop.
 
     >>> timeline = Timeline(25)
     >>> [round(timeline.place(pts), 2) for pts in (7.0, 7.1, 7.2, 0.0, 0.5, None)]
@@ -104,9 +104,9 @@ class Timeline:
         self._pts: float | None = None
 
     def place(self, pts: float | None) -> float:
-        """Seconds from the start of what is written, more than those of the frame before.
+        """Seconds from the start of the written video, later than the frame before.
 
-        :param pts: where in its stream the frame stands, seconds.
+        :param pts: the frame's position in its stream, seconds.
         """
         gap = self._interval
         if pts is not None and self._pts is not None and 0 < pts - self._pts <= LONGEST_GAP:

@@ -1,4 +1,4 @@
-"""A tracker: which find of one frame is which of the next."""
+"""The routine that tracks detections from frame to frame."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pipert_shm.extras import to_install
+from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.routine import MiddleRoutine
 from pipert_shm.video.detection import DetectedFrame, Detections
 
 if TYPE_CHECKING:
     import supervision
 
-BLOCK = 100_000  # tracks of one camera whose ids follow each other
-ORIGINS = 1024  # as many routines as a pipe can have
+BLOCK = 100_000  # ids in a block; each camera has blocks of its own
+ORIGINS = 1024  # the most routines of a pipe
 
 
 class SupervisionTracker(Protocol):
-    """What the trackers of the `trackers` library can do."""
+    """A tracker of the `trackers` library."""
 
     def update(self, detections: supervision.Detections) -> supervision.Detections:
-        """The finds of the next frame, with track ids."""
+        """Returns the detections of the next frame, with track ids."""
 
 
 class Tracker(MiddleRoutine):
-    """Gives the finds of each `DetectedFrame` track ids, the same one for the same thing from frame to frame.
+    """Gives the detections of each `DetectedFrame` track ids: the same object keeps its id from frame to frame.
 
-    It serves any number of cameras, with a tracker for each; no two cameras share an id. The ids of the pipe's first routine
-    are those of its tracker, 0, 1, 2 …, those of its fourth, say, 300,000, 300,001 … . A find that is not followed (yet) has
-    the id -1. The order of the finds may change. It can't have replicas: each would see a part of the frames.
+    One routine serves any number of cameras, with a tracker for each. No two cameras share an id: the pipe's first routine has
+    the ids 0, 1, 2 …, its fourth 300,000, 300,001 … . A detection without a track has the id -1. The order of detections may
+    change. A tracker can't have replicas: each would see only a part of the frames.
 
-    :param make: makes the tracker of a camera: one of the `trackers` library; its ByteTrack by default. Give a
-        `functools.partial` of one to set its parameters.
+    :param make: makes a camera's tracker, one of the `trackers` library (the extra `tracking`); by default its
+        ByteTrack. Give a `functools.partial` to set parameters.
     """
 
     replicable = False
@@ -44,13 +46,16 @@ class Tracker(MiddleRoutine):
     def setup(self) -> None:
         """Makes the first tracker.
 
-        :raises ImportError: when its library is not installed.
+        :raises ImportError: when the tracker's library is not installed.
         """
-        first = [self._make()]  # now, to say at the start what is missing
+        first = [self._make()]  # made now, so that a missing library is an error at the start
         self._trackers = self.per_origin(lambda: first.pop() if first else self._make())
 
+    def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
+        return OwnFrames(0)
+
     def main_logic(self, data: DetectedFrame) -> DetectedFrame:
-        """The same frame; its finds have track ids."""
+        """Returns the same frame; its detections have track ids, (n,) int64."""
         tracked = self._trackers[self.meta.origin].update(data.detections.to_supervision())
         found = Detections.from_supervision(tracked, data.detections.names)
         if found.track_ids is not None:
@@ -59,9 +64,9 @@ class Tracker(MiddleRoutine):
 
 
 def _unique(ids: np.ndarray, origin: int) -> np.ndarray:
-    """Of the ids that one camera's tracker gave: ids that no other camera's have, -1 apart. They depend on nothing else.
+    """Turns the ids of one camera's tracker into ids that no other camera has. -1 stays.
 
-    Each camera has every `ORIGINS`th block of numbers.
+    Each camera has every `ORIGINS`th block of numbers, so its ids do not depend on the other cameras.
     """
     block, place = np.divmod(ids, BLOCK)
     return np.where(ids < 0, ids, (block * ORIGINS + origin) * BLOCK + place)
@@ -71,6 +76,6 @@ def _byte_track() -> SupervisionTracker:
     try:
         from trackers import ByteTrackTracker
     except ModuleNotFoundError as error:
-        raise ImportError(f"trackers is not installed ({error}): pip install 'pipert_shm[tracking]'") from error
+        raise ImportError(f"trackers is not installed ({error}): {to_install('tracking')}") from error
     tracker: SupervisionTracker = ByteTrackTracker()
     return tracker

@@ -1,4 +1,4 @@
-"""The destination that writes videos: a file for each camera."""
+"""The destination that writes videos, a file for each camera."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from pipert_shm.data import FrameData
 from pipert_shm.errors import describe, shown
+from pipert_shm.extras import to_install
 from pipert_shm.limits import is_number
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.files import ROOM, has_room, moved, set_aside
@@ -22,39 +23,41 @@ from pipert_shm.video.movie import Codec, Movie, default_codec, open_movie
 from pipert_shm.video.opencv import VideoError, cv2, is_utf8
 from pipert_shm.video.timing import Timeline
 
-ORIGIN = "{origin}"  # in a path, where the name of the camera goes
+ORIGIN = "{origin}"  # stands for the camera's name in a path
 MOST_ORIGINS = 64
-MOST_SIZES = 4  # of frames, that are told of
-AGAIN_BYTES = 1 << 20  # of room, for which a video goes on after a failure
+MOST_SIZES = 4  # frame sizes that are warned of
+AGAIN_BYTES = 1 << 20  # further free bytes for which a video goes on after a failure
 SLOWEST_FPS = 1 / 3600
 FASTEST_FPS = 1000.0
 
 
 class VideoWriter(DestinationRoutine):
-    """Writes the frames that it gets, as arrays or in a `FrameData`, to a video file, as large as the first of them.
+    """Writes frames, which come as arrays or in a `FrameData`, to a video file.
 
-    Frames are grey, BGR or BGRA, 8 bits a channel; others are errors, which say how to convert them. One of another size is
-    fitted in. A frame stands in the video where its `meta.pts` puts it, so a live stream plays as fast as it was, however many
-    of its frames were passed over; a frame without `pts` comes `1 / fps` after the one before, and so does one after a jump of
-    the time stamps. (OpenCV, without PyAV, repeats frames to that end, so `fps` must be the highest rate that comes.)
+    Frames are (height, width[, channels]) uint8: grey, BGR or BGRA. Others are errors, which say how to convert them. The video
+    has the size of the first frame; frames of another size are scaled.
 
-    Each camera that frames come from (`meta.origin`) has a file of its own: `{origin}` in the path stands for its name. Where
-    the path has none, the first camera's frames go to the path as it is; when frames of a second one come, the files are
-    called `out-gate.mp4` and `out-door.mp4`, the first one's, too.
+    A frame's place in the video is its `meta.pts`. So a live stream plays at its own speed, however many frames were skipped. A
+    frame without `pts`, or after a jump of the time stamps, comes `1 / fps` after the one before. (Without PyAV, OpenCV repeats
+    frames instead, so `fps` must be the highest rate that comes.)
 
-    Each start, after a crash too, begins a new file; one that is there is kept, as `out-1.mp4` for `out.mp4`. A second writer
-    of the same path, in any process, writes `out-1.mp4`. It can't have replicas: each would get a part of the frames.
+    Each camera (`meta.origin`) has a file of its own: `{origin}` in the path stands for its name. Without `{origin}`, the first
+    camera's frames go to the path itself. When frames of a second camera come, the files become `out-gate.mp4` and
+    `out-door.mp4`.
 
-    Written by PyAV, an `.mp4`, `.mov` or `.mkv` file can be played at any time but for its last half second, also when its
-    process was killed; one that OpenCV writes can't be played before it is ended. When the disk is full, the file is ended,
-    what comes is an error, and when there is room again it goes on in a new file. Frames of the last half second before,
-    which were taken already, may be missing then, and are not counted as errors.
+    Each start, after a crash too, begins a new file. An earlier file is kept: `out.mp4` as `out-1.mp4`. A second writer of the
+    same path, in any process, writes `out-1.mp4`. A writer can't have replicas: each would get a part of the frames.
 
-    :param path: of the file, whose suffix says of which format: `.mp4`, `.mkv`, `.avi`. Its directory is made if it is missing.
-    :param fps: rate at which frames without `pts` play.
-    :param codec: `h264`, by PyAV (`pip install 'pipert_shm[pyav]'`), which browsers play, or `mp4v`, larger and quicker, by
-        PyAV or OpenCV. By default `h264` where PyAV is installed.
-    :raises ValueError: when `fps` is not from 1/3600 to 1000, or the codec neither of the two.
+    With PyAV, an `.mp4`, `.mov` or `.mkv` file can be played at any time but for its last half second, even if the process is
+    killed. With OpenCV, a file can't be played before it is ended. When the disk is full, the file is ended, and each frame is
+    an error until there is room again; then the video goes on in a new file. Frames of the half second before may be missing,
+    and are not counted as errors.
+
+    :param path: of the file. Its suffix chooses the format: `.mp4`, `.mkv`, `.avi`. A missing directory is made.
+    :param fps: frame rate for frames without `pts`.
+    :param codec: `h264`, which browsers play and which needs PyAV (the extra `pyav`), or `mp4v`, which is
+        larger and quicker. By default `h264` if PyAV is installed.
+    :raises ValueError: when `fps` is not from 1/3600 to 1000, or the codec is neither of the two.
     """
 
     replicable = False
@@ -76,19 +79,19 @@ class VideoWriter(DestinationRoutine):
         self._films: dict[str, _Film] = {}
 
     def setup(self) -> None:
-        """Makes the directory; the file waits for the size of the first frame.
+        """Makes the directory. The file is made with the first frame, whose size it has.
 
         :raises OSError: when the directory can't be made.
         :raises ImportError: when the codec needs PyAV, which is not installed.
         :raises VideoError: when only PyAV could write a file of this name, and it is not installed.
         """
         if self._codec == "h264" and find_spec("av") is None:
-            raise ImportError("PyAV is not installed (h264 needs it): pip install 'pipert_shm[pyav]', or give codec='mp4v'")
+            raise ImportError(f"PyAV is not installed (h264 needs it): {to_install('pyav')}, or give codec='mp4v'")
         if not is_utf8(os.path.abspath(self.path)) and find_spec("av") is None:
             raise VideoError(
                 str(self.path),
                 f"the name {str(self.path)!r} is not UTF-8, and OpenCV can't write such a file: choose another, or "
-                f"pip install 'pipert_shm[pyav]'",
+                f"{to_install('pyav')}",
             )
         if ORIGIN not in str(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +99,8 @@ class VideoWriter(DestinationRoutine):
     def main_logic(self, data: np.ndarray | FrameData) -> None:
         """Writes one frame: (height, width), or with 1, 3 (BGR) or 4 (BGRA) channels, uint8.
 
-        :raises TypeError: when it is no frame.
-        :raises VideoError: when the frame is of another kind, or the video can't be written.
+        :raises TypeError: when the payload is not a frame.
+        :raises VideoError: when the array is of another kind, or the video can't be written.
         """
         frame = as_bgr(frame_of(data), str(self.path))
         self._film_of(self.meta.origin).write(frame, self.meta.pts)
@@ -131,7 +134,7 @@ class VideoWriter(DestinationRoutine):
     def cleanup(self) -> None:
         """Ends the files.
 
-        :raises VideoError: when the end of one can't be written; the others are ended all the same.
+        :raises VideoError: when one can't be ended; the others are ended all the same.
         """
         films, self._films = self._films, {}
         failures = []
@@ -145,25 +148,25 @@ class VideoWriter(DestinationRoutine):
 
 
 class _Film:
-    """The video of one camera: a file, and one more each time that the disk was full."""
+    """The video of one camera: a file, and another one after each time that the disk was full."""
 
     def __init__(self, path: Path, codec: Codec, fps: float, logger: logging.Logger) -> None:
-        set_aside(path)
+        set_aside(path, logger)
         self.path = self._base = path
         self._codec: Codec = codec
         self._fps = fps
         self._logger = logger
         self._movie: Movie | None = None
         self._begun = False
-        self._failure: VideoError | None = None  # the last one, until a frame is written again
-        self._room = ROOM  # bytes on the disk that a file is begun for; after a failure more: a file for each frame is no use
-        self._look_at = 0.0  # when to look at the room on the disk
-        self._fitted: set[tuple[int, int]] = set()  # sizes that were told of
+        self._failure: VideoError | None = None  # the last failure, until a frame is written again
+        self._room = ROOM  # free bytes for which a file is begun; more after a failure, else each frame may get a file
+        self._look_at = 0.0  # time of the next look at the room on the disk
+        self._fitted: set[tuple[int, int]] = set()  # sizes that were warned of
 
     def write(self, frame: np.ndarray, pts: float | None) -> None:
-        """Writes a frame, (height, width, 3).
+        """Writes a frame, (height, width, 3) uint8, BGR.
 
-        :raises VideoError: when that fails. The file is ended, so that what was written before can be played.
+        :raises VideoError: when that fails. The file is ended, so that all that was written before can be played.
         """
         size = frame.shape[1], frame.shape[0]
         self._check_room(size)
@@ -200,7 +203,7 @@ class _Film:
         return movie
 
     def _fit(self, frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """The frame at the size of the video; where it has a pixel more, since encoders take even sizes, its edge is cut."""
+        """Returns the frame at the size of the video. Encoders take even sizes: a pixel too many is cut off."""
         height, width = frame.shape[:2]
         if (width & ~1, height & ~1) == size:
             return np.ascontiguousarray(frame[: size[1], : size[0]])
@@ -211,7 +214,7 @@ class _Film:
         return cv2.resize(frame, size)
 
     def _abandon(self, error: Exception, size: tuple[int, int]) -> VideoError:
-        """Ends the file at what is whole of it; the error to raise."""
+        """Ends the file after its last whole piece, and returns the error to raise."""
         movie, self._movie = self._movie, None
         self._look_at = 0.0
         if movie is not None:
@@ -232,8 +235,8 @@ class _Film:
         )
 
     def rename(self, path: Path) -> None:
-        """Calls the file otherwise, while it is written."""
-        set_aside(path)
+        """Renames the file while it is written."""
+        set_aside(path, self._logger)
         if self._movie is not None:
             self._movie.file.rename(path)
             self.path = self._movie.file.path
@@ -244,9 +247,9 @@ class _Film:
         self._base = path
 
     def close(self) -> None:
-        """Ends it.
+        """Ends the video.
 
-        :raises VideoError: when its end can't be written, or the frames before could not.
+        :raises VideoError: when its end, or the last frames, could not be written.
         """
         movie, self._movie = self._movie, None
         if movie is not None:

@@ -1,1 +1,1 @@
-"""What stands between a pipe and its HTTP clients: who may ask, and how long a server waits for whom."""
+"""Who may ask a server of ours, and how long does it wait for whom?"""

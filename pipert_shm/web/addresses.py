@@ -46,7 +46,7 @@ def is_unspecified(name: str) -> bool:
 
 
 def site_of(address: str) -> str | None:
-    """The host and port of an address; None where it is none."""
+    """The host and port of an address; None when the text is no address."""
     try:
         return urlsplit(address).netloc
     except ValueError:  # such as http://[::1
@@ -69,7 +69,7 @@ def check_token(token: object) -> None:
     """Checks what is to be asked for; None stands for no token.
 
     :raises TypeError: when it is no str.
-    :raises ValueError: when it is empty, or nobody could show it in a header.
+    :raises ValueError: when it is empty, or has characters that no header can carry.
     """
     if token is None:
         return

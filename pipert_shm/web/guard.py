@@ -34,7 +34,7 @@ class Guard:
     """An ASGI middleware. One event loop at a time.
 
     :param token: what has to be shown, as `Authorization: Bearer …`. A browser opens `/?token=…` once, and gets a cookie, which
-        holds the number of a session: whoever reads it does not know the token, and it is worth nothing after a restart.
+        holds the number of a session. It does not reveal the token, and it is worth nothing after a restart.
     :param hosts: names that the server is reached by, besides localhost and addresses.
     :param origins: of other sites' pages that may ask, such as `https://cockpit.example`.
     :raises TypeError, ValueError: see `check_token`.
@@ -128,7 +128,7 @@ class Guard:
 
     def _check_room(self, scope: Scope) -> Response | None:
         if not scope.get(CROWDED) or self._token is not None or _is_unguarded(scope):
-            return None  # with a token, whoever came here has shown it
+            return None  # with a token, a client that got this far has shown it
         refusal = _refusal(503, "as many requests as can be are being answered already")
         refusal.headers["Retry-After"] = "5"
         return refusal

@@ -1,4 +1,4 @@
-"""An HTTP server that waits for no client longer than it should, and always has room for those who must get in."""
+"""An HTTP server that gives each client a limited time, and keeps room for health checks and clients with the token."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pipert_shm.system.interrupts import interrupts_deferred
 from pipert_shm.web.guard import CROWDED
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ HEAD_S = 10.0  # how long the head of a request may take to come
 BODY_S = 30.0  # and its body
 MOST_BUSY = 256  # requests that are answered at a time; beyond that, probes and who shows the token
 MOST_CONNECTIONS = 256  # beyond that, the clients that have been silent longest are hung up on…
-PATIENCE_S = 1.0  # …after so long, in which whoever has something to say has said it
+PATIENCE_S = 1.0  # …after so long, which is enough for a client that has something to say
 MOST_OPEN = 1024  # beyond that, at once
 
 
@@ -90,7 +91,7 @@ class Connection(Protocol):
         self._timer = None if limit is None else self.loop.call_later(limit, self.transport.close)
 
     def _make_room(self) -> None:
-        """Hangs up on whoever has been silent longest."""
+        """Hangs up on the client that has been silent longest."""
         silent = [one for one in self.connections if isinstance(one, Connection) and one.since is not None]
         if len(self.connections) > MOST_CONNECTIONS and silent:
             oldest = min(silent, key=lambda one: one.since or 0.0)
@@ -121,8 +122,16 @@ class Server(uvicorn.Server):
         self._on_end = on_end
         self._slow_client_s = slow_client_s
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until it is told to end. A signal that comes while its loop is made waits until the loop can be closed."""
+        with interrupts_deferred():
+            runner = asyncio.Runner()
+            runner.get_loop()
+        with runner:
+            runner.run(self.serve(sockets=sockets))
+
     def end_with(self, over: threading.Event) -> None:
-        """Ends when this is set; a thread of its own waits for that."""
+        """Ends when the event is set; a new thread waits for it."""
 
         def wait() -> None:
             over.wait()
@@ -151,7 +160,7 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends all answers, and hangs up on whoever does not take the rest."""
+        """Ends all answers, and hangs up on clients that do not take the rest."""
         self._on_end()
         asyncio.get_running_loop().call_later(self._slow_client_s, self._hang_up)
         await super().shutdown(sockets)

@@ -1,0 +1,5 @@
+/* See csrc/fork.h. */
+#define PSHM_GUARDED ...
+
+bool pshm_guard(int fd);
+void pshm_unguard(int fd);

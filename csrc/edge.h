@@ -1,0 +1,55 @@
+/* edge: a process's own handle on one incarnation of an edge.
+ *
+ * Both ends attach to the incarnation, and check its record once. From then on the
+ * sender pushes to `queue`, the receiver pops from it, and in the slots of a message
+ * `mask` is the holder bit of this edge.
+ */
+#ifndef PSHM_EDGE_H
+#define PSHM_EDGE_H
+
+#include "control.h"
+
+#define PSHM_LAST_BIT 31u /* holder bits of edges are numbered 1 to this */
+
+typedef struct pshm_edge {
+    pshm_edge_record *record;
+    pshm_incarnation_record *incarnation;
+    uint32_t number; /* the incarnation's */
+    uint32_t sender;
+    uint32_t receiver;
+    uint32_t mask; /* 1 << bit; 0 for a local edge */
+    bool local;
+    uint32_t policy;
+    uint32_t borrow_cap;
+    uint64_t timeout_ns;
+    uint64_t ticket_before; /* the sender's; see tickets.c */
+    pshm_queue queue;
+} pshm_edge;
+
+/* Makes an incarnation live: its queue is empty, nothing is counted. The launcher or the
+ * creator, before either end knows of it. Order: release, by the state. */
+void pshm_incarnation_format(pshm_incarnation_record *record, uint32_t edge, uint32_t bit);
+
+/* Fills a handle on incarnation `number`. Any process. Returns false when a number in
+ * its record is out of range. Wait-free. */
+bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number);
+
+/* Adds `owner` to the routines whose rings the messages of an edge can name. The creator
+ * or the launcher, before either end knows of the edge. */
+static inline void pshm_edge_record_reach(pshm_edge_record *record, uint32_t owner) {
+    if (owner < PSHM_ROUTINES) record->reach[owner / 64] |= 1ull << owner % 64;
+}
+
+/* Returns whether the edge's bit can stand in the rings of routine `owner`. Any process.
+ * Wait-free. */
+static inline bool pshm_edge_reaches(const pshm_edge *edge, uint32_t owner) {
+    return owner < PSHM_ROUTINES && (edge->record->reach[owner / 64] >> owner % 64 & 1) != 0;
+}
+
+/* Returns whether the receiver takes no more. Any process. Order: seq_cst, so that it
+ * can be a blocked sender's look. Wait-free. */
+static inline bool pshm_edge_has_ended(const pshm_edge *edge) {
+    return __atomic_load_n(&edge->record->receiver_ended, __ATOMIC_SEQ_CST) != 0;
+}
+
+#endif

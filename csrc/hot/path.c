@@ -1,0 +1,340 @@
+#define PSHM_HOT_MODULE
+#include "hot.h"
+
+#include <structmember.h>
+
+#include <string.h>
+
+/* ---- life ------------------------------------------------------------------------------ */
+
+/* Reads an address that Python has as an int. */
+static void *pointer_of(PyObject *address) {
+    return PyLong_AsVoidPtr(address);
+}
+
+static PyObject *path_new(PyTypeObject *type, PyObject *arguments, PyObject *names) {
+    PyObject *owners, *port, *delivery;
+    if (names != NULL || !PyArg_ParseTuple(arguments, "OOO", &owners, &port, &delivery)) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "no keywords");
+        return NULL;
+    }
+    pshm_hot_path *hot = (pshm_hot_path *)PyType_GenericAlloc(type, 0);
+    if (hot == NULL) return NULL;
+    hot->port = pointer_of(port);
+    hot->delivery = pointer_of(delivery);
+    Py_INCREF(owners);
+    hot->owners = owners;
+    for (uint32_t k = 0; k < PSHM_INS; k++) hot->max_age_ns[k] = PSHM_FOREVER;
+    if (PyErr_Occurred()) {
+        Py_DECREF(hot);
+        return NULL;
+    }
+    return (PyObject *)hot;
+}
+
+static void path_dealloc(PyObject *self) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyTypeObject *its = Py_TYPE(self);
+    for (uint32_t k = 0; k < PSHM_LAYOUTS; k++) Py_XDECREF(hot->in[k].dtype);
+    for (uint32_t k = 0; k < PSHM_HOT_LAYOUTS; k++) Py_XDECREF(hot->out[k].dtype);
+    Py_XDECREF(hot->meta);
+    Py_XDECREF(hot->payload);
+    Py_XDECREF(hot->result);
+    Py_XDECREF(hot->owners);
+    ((freefunc)PyType_GetSlot(its, Py_tp_free))(self);
+    Py_DECREF(its);
+}
+
+/* ---- receiving ------------------------------------------------------------------------- */
+
+static PyObject *learn(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    unsigned index;
+    PyObject *shape, *dtype;
+    if (!PyArg_ParseTuple(arguments, "IO!O", &index, &PyTuple_Type, &shape, &dtype)) return NULL;
+    if (index >= PSHM_LAYOUTS) {
+        PyErr_SetString(PyExc_IndexError, "no such layout");
+        return NULL;
+    }
+    if (!pshm_form_set(&hot->in[index], shape, dtype)) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *take(PyObject *self, PyObject *status) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    long value = PyLong_AsLong(status);
+    if (value == -1 && PyErr_Occurred()) return NULL;
+    uint32_t layout = pshm_array_layout((int)value);
+    if (layout >= PSHM_LAYOUTS || hot->in[layout].dtype == NULL) {
+        PyErr_SetString(PyExc_LookupError, "no array of a known layout is in hand");
+        return NULL;
+    }
+    return pshm_hot_take(hot, (int)value);
+}
+
+/* Copied in one step, with the GIL: no message comes meanwhile. */
+static PyObject *raw(PyObject *self, PyObject *none) {
+    (void)none;
+    const pshm_delivery *delivery = ((pshm_hot_path *)self)->delivery;
+    return PyBytes_FromStringAndSize(
+        (const char *)delivery, (Py_ssize_t)(offsetof(pshm_delivery, body) + delivery->head));
+}
+
+static PyObject *limit_age(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    unsigned place;
+    unsigned long long limit_ns;
+    if (!PyArg_ParseTuple(arguments, "IK", &place, &limit_ns)) return NULL;
+    if (place >= PSHM_INS) {
+        PyErr_SetString(PyExc_IndexError, "no such place");
+        return NULL;
+    }
+    hot->max_age_ns[place] = limit_ns;
+    Py_RETURN_NONE;
+}
+
+/* ---- sending --------------------------------------------------------------------------- */
+
+static PyObject *send_on(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *post;
+    unsigned long long outs, threshold;
+    if (!PyArg_ParseTuple(arguments, "OKK", &post, &outs, &threshold)) return NULL;
+    hot->post = pointer_of(post);
+    if (PyErr_Occurred()) return NULL;
+    hot->outs = outs;
+    hot->threshold = threshold;
+    Py_RETURN_NONE;
+}
+
+static PyObject *describe(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *shape, *dtype;
+    const char *text;
+    Py_ssize_t bytes;
+    if (!PyArg_ParseTuple(arguments, "O!Oy#", &PyTuple_Type, &shape, &dtype, &text, &bytes))
+        return NULL;
+    if (bytes > (Py_ssize_t)PSHM_LAYOUT_BYTES || PyTuple_Size(shape) > PSHM_HOT_AXES)
+        Py_RETURN_FALSE;
+    pshm_form *form = &hot->out[hot->learnt++ % PSHM_HOT_LAYOUTS];
+    if (!pshm_form_set(form, shape, dtype)) return NULL;
+    form->text_bytes = (uint32_t)bytes;
+    memcpy(form->text, text, (size_t)bytes);
+    Py_RETURN_TRUE;
+}
+
+/* send(payload list, meta, ring, handled) -> status */
+static PyObject *send(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *payload = count == 4 ? PyList_GetItem(arguments[0], 0) : NULL;
+    if (payload == NULL) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "four arguments are wanted");
+        return NULL;
+    }
+    unsigned long ring = PyLong_AsUnsignedLong(arguments[2]);
+    unsigned long handled = PyLong_AsUnsignedLong(arguments[3]);
+    if (PyErr_Occurred() || !pshm_hot_head_of(hot, arguments[1])) return NULL;
+    int status = pshm_hot_refer(hot, payload);
+    if (status != PSHM_OK) return PyLong_FromLong(status);
+    if (PyList_SetSlice(arguments[0], 0, 1, NULL) < 0) return NULL;
+    hot->ring = (uint32_t)ring;
+    return PyLong_FromLong(pshm_hot_send(hot, (uint32_t)handled));
+}
+
+/* The last message that was sent here, as the arguments of `binding.Port.send`. */
+static PyObject *message(PyObject *self, PyObject *none) {
+    (void)none;
+    const pshm_hot_path *hot = (const pshm_hot_path *)self;
+    const pshm_outgoing *out = &hot->outgoing;
+    return Py_BuildValue("IKKIIIy#n", hot->ring, (unsigned long long)out->sequence,
+                         (unsigned long long)out->captured_ns, out->origin, out->kind, out->head,
+                         (const char *)out->body, (Py_ssize_t)out->bytes, (Py_ssize_t)out->bytes);
+}
+
+/* ---- the loop -------------------------------------------------------------------------- */
+
+/* run(main_logic, is_source, ring, interval_ns, turn_ns) -> outcome */
+static PyObject *run(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *main_logic;
+    int source;
+    unsigned ring;
+    unsigned long long interval_ns, turn_ns;
+    if (!PyArg_ParseTuple(arguments, "OpIKK", &main_logic, &source, &ring, &interval_ns,
+                          &turn_ns))
+        return NULL;
+    hot->source = source != 0;
+    hot->ring = ring;
+    hot->interval_ns = interval_ns;
+    hot->turn_ns = turn_ns;
+    int outcome = pshm_hot_loop(hot, main_logic);
+    return outcome < 0 ? NULL : PyLong_FromLong(outcome);
+}
+
+static PyObject *taken(PyObject **value) {
+    PyObject *it = *value;
+    *value = NULL;
+    if (it != NULL) return it;
+    Py_RETURN_NONE;
+}
+
+static PyObject *take_payload(PyObject *self, PyObject *none) {
+    (void)none;
+    return taken(&((pshm_hot_path *)self)->payload);
+}
+
+static PyObject *come_back(PyObject *self, PyObject *none) {
+    (void)none;
+    ((pshm_hot_path *)self)->stale = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *take_result(PyObject *self, PyObject *none) {
+    (void)none;
+    return taken(&((pshm_hot_path *)self)->result);
+}
+
+static PyObject *get_meta(PyObject *self, void *closure) {
+    (void)closure;
+    PyObject *meta = ((pshm_hot_path *)self)->meta;
+    if (meta == NULL) Py_RETURN_NONE;
+    Py_INCREF(meta);
+    return meta;
+}
+
+static int set_meta(PyObject *self, PyObject *meta, void *closure) {
+    (void)closure;
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *before = hot->meta;
+    Py_XINCREF(meta);
+    hot->meta = meta == Py_None ? NULL : meta;
+    if (meta == Py_None) Py_DECREF(meta);
+    Py_XDECREF(before);
+    return 0;
+}
+
+/* ---- the module ------------------------------------------------------------------------ */
+
+static PyMethodDef methods[] = {
+    {"learn", learn, METH_VARARGS,
+     "learn(index, shape, dtype): what a layout of the delivery is."},
+    {"take", take, METH_O, "take(status): the array in hand, read-only for good."},
+    {"raw", raw, METH_NOARGS, "raw(): the message in hand, for Meta.received."},
+    {"limit_age", limit_age, METH_VARARGS,
+     "limit_age(place, ns): `run` hands over nothing older."},
+    {"send_on", send_on, METH_VARARGS, "send_on(post, outs, threshold): where arrays go to."},
+    {"describe", describe, METH_VARARGS,
+     "describe(shape, dtype, text): how messages say that. Whether there is room for it."},
+    {"send", (PyCFunction)(void (*)(void))send, METH_FASTCALL,
+     "send([array], meta, ring, handled): takes it out of the list and sends it; a status."},
+    {"message", message, METH_NOARGS, "message(): what was sent, as binding.Port.send takes it."},
+    {"run", run, METH_VARARGS,
+     "run(main_logic, is_source, ring, interval_ns, turn_ns): calls it until Python is wanted."},
+    {"come_back", come_back, METH_NOARGS,
+     "come_back(): `run` ends after the call that is under way."},
+    {"take_payload", take_payload, METH_NOARGS, "take_payload(): what the call that raised got."},
+    {"take_result", take_result, METH_NOARGS, "take_result(): what is to be sent by Python."},
+    {NULL, NULL, 0, NULL},
+};
+static PyGetSetDef attributes[] = {
+    {"meta", get_meta, set_meta, "Of the message in hand; None while nobody has looked at it.",
+     NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyMemberDef members[] = {
+    {"status", T_INT, offsetof(pshm_hot_path, status), READONLY,
+     "Of the receipt, or the send, that ended `run`."},
+    {"turn_ns", T_ULONGLONG, offsetof(pshm_hot_path, turn_ns), READONLY,
+     "When the last call of `run` was due; 0: it had no interval."},
+    {"sequence", T_ULONGLONG, offsetof(pshm_hot_path, sequence), READONLY,
+     "Of the message that a source makes, or made last."},
+    {"calls", T_ULONGLONG, offsetof(pshm_hot_path, calls), READONLY,
+     "Calls in the last `run` that did not raise."},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyType_Slot slots[] = {
+    {Py_tp_doc,
+     "HotPath(owners, port, delivery): one routine's port, for arrays that lie in slots."},
+    {Py_tp_new, path_new},
+    {Py_tp_dealloc, path_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, attributes},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+static PyType_Spec spec = {
+    .name = "pipert_shm._hot.HotPath",
+    .basicsize = sizeof(pshm_hot_path),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = slots,
+};
+
+/* array(address, shape, dtype): a writable array in a slot of one's own, at its beginning. */
+static PyObject *array(PyObject *module, PyObject *arguments) {
+    (void)module;
+    PyObject *address, *shape, *dtype;
+    pshm_form form = {.dtype = NULL};
+    if (!PyArg_ParseTuple(arguments, "OO!O", &address, &PyTuple_Type, &shape, &dtype))
+        return NULL;
+    void *at = pointer_of(address);
+    if (PyErr_Occurred()) return NULL;
+    if (!pshm_form_set(&form, shape, dtype)) {
+        pshm_release(at);
+        return NULL;
+    }
+    PyObject *made = pshm_lease_array(&form, at, (Py_ssize_t)form.bytes, true);
+    Py_DECREF(form.dtype);
+    return made;
+}
+
+/* lease(address, bytes, writable) */
+static PyObject *lease(PyObject *module, PyObject *arguments) {
+    (void)module;
+    PyObject *address;
+    Py_ssize_t bytes;
+    int writable;
+    if (!PyArg_ParseTuple(arguments, "Onp", &address, &bytes, &writable)) return NULL;
+    void *at = pointer_of(address);
+    return PyErr_Occurred() ? NULL : pshm_lease_new(at, bytes, writable != 0);
+}
+
+static PyMethodDef functions[] = {
+    {"array", array, METH_VARARGS, "array(address, shape, dtype): an array on a new lease."},
+    {"lease", lease, METH_VARARGS,
+     "lease(address, bytes, writable): a Lease, which ends itself."},
+    {NULL, NULL, 0, NULL},
+};
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "pipert_shm._hot", NULL, -1, functions, NULL, NULL, NULL, NULL,
+};
+
+static const struct {
+    const char *name;
+    int value;
+} constants[] = {
+    {"AXES", PSHM_HOT_AXES},
+    {"UNKNOWN", PSHM_HOT_UNKNOWN},
+    {"FOUND", PSHM_LOOP_FOUND},
+    {"NOTICED", PSHM_LOOP_NOTICE},
+    {"RESULT", PSHM_LOOP_RESULT},
+    {"SENT", PSHM_LOOP_SENT},
+    {"KIND_ARRAY", PSHM_KIND_ARRAY},
+    {"KIND_TICKETED", PSHM_KIND_TICKETED},
+    {"KIND_STAMPED", PSHM_KIND_STAMPED},
+};
+
+/* No phases: one state for the process, as the core has. Subinterpreters are refused by that,
+ * as NumPy refuses them. */
+PyMODINIT_FUNC PyInit__hot(void) {
+    import_array();
+    PyObject *made = PyModule_Create(&module);
+    if (made == NULL || !pshm_lease_ready(made) || !pshm_give_ready()) goto failed;
+    PyObject *type = PyType_FromSpec(&spec);
+    if (type == NULL || PyModule_AddObject(made, "HotPath", type) < 0) goto failed;
+    for (size_t k = 0; k < sizeof constants / sizeof constants[0]; k++)
+        if (PyModule_AddIntConstant(made, constants[k].name, constants[k].value) < 0) goto failed;
+    return made;
+failed:
+    Py_XDECREF(made);
+    return NULL;
+}

@@ -1,0 +1,386 @@
+"""The records of a control segment: one for each edge, incarnation, flow and routine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipert_shm.binding.constants import FOREVER, POLICIES, REASONS, now_ns
+from pipert_shm.binding.native import ffi, lib
+
+if TYPE_CHECKING:
+    from pipert_shm.binding.process import Process
+
+
+class Ends(NamedTuple):
+    """The routine numbers of an edge's ends."""
+
+    sender: int
+    receiver: int
+
+
+class Settings(NamedTuple):
+    """The settings of an edge's queue."""
+
+    policy: Any  # a key of POLICIES
+    capacity: int
+
+
+class Tickets(NamedTuple):
+    """How far an edge to a replica has come.
+
+    Attributes:
+        announced: the last ticket that is pushed, or about to be.
+        done: the ticket up to which the replica is done.
+    """
+
+    announced: int
+    done: int
+
+
+class FlowStatus(NamedTuple):
+    """What the launcher wrote of a flow.
+
+    Attributes:
+        state: a `FlowState`, 0 before the flow's first process.
+        pid: of its process, 0 while there is none.
+        last_exit: exit code of the process before, or minus the signal that killed it.
+        restarts: how often it was started again.
+    """
+
+    state: int
+    pid: int
+    last_exit: int
+    restarts: int
+
+
+def _found(record: Any, what: str, number: int) -> Any:
+    """The record, or an error: to read by a null pointer would end the process.
+
+    :raises LookupError: when the segment has no room for so many.
+    """
+    if not record:
+        raise LookupError(f"the control segment has no {what} {number}: it is damaged, or of another pipe")
+    return record
+
+
+class EdgeRecord:
+    """One edge's record in the control segment: its settings, which stay as they are, and its counters."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, process: Process, number: int) -> None:
+        self._record = _found(lib.pshm_control_edge(process.control, number), "edge", number)
+
+    def format(
+        self,
+        *,
+        sender: int,
+        receiver: int,
+        local: bool,
+        policy: int,
+        capacity: int,
+        borrow_cap: int,
+        timeout_ns: int,
+        reach: Iterable[int] = (),
+    ) -> None:
+        """Writes the settings. The process that creates the edge, before its ends know of it.
+
+        :param reach: the other routines, besides the sender, that own slots which its messages can name.
+        """
+        record = self._record
+        record.sender = sender
+        record.receiver = receiver
+        record.local = local
+        record.policy = policy
+        record.capacity = capacity
+        record.borrow_cap = borrow_cap
+        record.timeout_ns = timeout_ns
+        record.receiver_ended = record.removed = record.sender_failed = 0
+        record.reach = [0] * len(record.reach)
+        for routine in {sender, *reach}:
+            lib.pshm_edge_record_reach(record, routine)
+
+    def clear(self) -> None:
+        """Zeroes the record, for another pair of routines. The launcher, when no process uses the edge any more."""
+        ffi.buffer(self._record)[:] = bytes(ffi.sizeof("pshm_edge_record"))
+
+    def ends(self) -> Ends:
+        """The routines at its two ends."""
+        return Ends(self._record.sender, self._record.receiver)
+
+    def settings(self) -> Settings:
+        """Policy and capacity of its queue. A record that was never used has capacity 0.
+
+        :raises LookupError: when the record is damaged.
+        """
+        return Settings({number: name for name, number in POLICIES.items()}[self._record.policy], self._record.capacity)
+
+    @property
+    def sender(self) -> int:
+        sender: int = self._record.sender
+        return sender
+
+    @property
+    def receiver_ended(self) -> bool:
+        """Whether the receiver takes no more messages. Then the sender drops those for it."""
+        return bool(self._record.receiver_ended)
+
+    @receiver_ended.setter
+    def receiver_ended(self, ended: bool) -> None:
+        self._record.receiver_ended = ended
+
+    @property
+    def removed(self) -> bool:
+        """Whether it is unlinked."""
+        return bool(self._record.removed)
+
+    @removed.setter
+    def removed(self, removed: bool) -> None:
+        self._record.removed = removed
+
+    def fail_sender(self) -> None:
+        """Says that the sender is dead for good. Ring the receiver afterwards. The launcher."""
+        self._record.sender_failed = 1
+
+    def counters(self) -> dict[str, int]:
+        """Its counters but for dropped messages, by name. Any process; a snapshot."""
+        record = self._record
+        return {name: getattr(record, name) for name in ("sent", "received", "private_bytes", "protocol_errors")}
+
+    def dropped(self) -> dict[str, int]:
+        """How many messages were dropped, by reason. Any process; a snapshot."""
+        dropped = self._record.dropped
+        return {reason: dropped[number] for reason, number in REASONS.items()}
+
+    def hop_histogram(self) -> list[int]:
+        """How many messages took how long from send to receipt, by bucket: see BUCKET_NS."""
+        return list(self._record.hop)
+
+    def tickets(self) -> Tickets:
+        """The tickets of an edge to a replica. Any process."""
+        announced, done = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        lib.pshm_tickets_read(self._record, announced, done)
+        return Tickets(announced[0], done[0])
+
+    def pushed_ticket(self) -> int:
+        """The last ticket that is pushed for certain. If the queue is empty, the replica has taken it. Any process."""
+        pushed: int = lib.pshm_tickets_pushed(self._record)
+        return pushed
+
+    def settle_tickets(self) -> None:
+        """Makes the ticket that a dead sender announced last count as pushed. The launcher, before it tells the replica."""
+        lib.pshm_tickets_settle(self._record)
+
+    def finish(self, ticket: int) -> None:
+        """Says that the results of all tickets up to this one are pushed. The replica only."""
+        lib.pshm_tickets_done(self._record, ticket)
+
+    def count_private(self, size: int) -> None:
+        """Adds bytes that were copied on receipt. The receiver's thread."""
+        self._record.private_bytes += size
+
+
+class Incarnation:
+    """One life of an edge: its bit and its queue. It ends with its sender's process; the next process gets another one."""
+
+    __slots__ = ("_edge", "_process", "_record", "number")
+
+    def __init__(self, process: Process, number: int) -> None:
+        self._process = process
+        self._record = _found(lib.pshm_control_incarnation(process.control, number), "incarnation", number)
+        self._edge = ffi.new("pshm_edge *")
+        self.number = number
+
+    def format(self, edge: int, bit: int) -> None:
+        """Makes it live. `bit` is 0 for a local edge. The edge's creator or the launcher, before the edge's ends know of it."""
+        lib.pshm_incarnation_format(self._record, edge, bit)
+
+    @property
+    def state(self) -> int:
+        state: int = self._record.state
+        return state
+
+    @state.setter
+    def state(self, state: int) -> None:
+        self._record.state = state
+
+    @property
+    def edge(self) -> int:
+        edge: int = self._record.edge
+        return edge
+
+    @property
+    def bit(self) -> int:
+        bit: int = self._record.bit
+        return bit
+
+    def reopen(self) -> None:
+        """Takes back the end of the stream. The sender, or the launcher while the sender rests."""
+        lib.pshm_queue_reopen(self._queue())
+
+    def close(self) -> None:
+        """Ends the stream after the last message that was sent. The sender, or the launcher while the sender does not run."""
+        lib.pshm_queue_close(self._queue())
+
+    def waiting(self) -> int:
+        """How many messages wait in its queue. Any process; a snapshot."""
+        if not lib.pshm_edge_attach(self._edge, self._process.control, self.number):
+            return 0  # its edge is just being made
+        depth: int = lib.pshm_queue_depth(ffi.addressof(self._edge, "queue"))
+        return depth
+
+    def _queue(self) -> Any:
+        lib.pshm_edge_attach(self._edge, self._process.control, self.number)
+        return ffi.addressof(self._edge, "queue")
+
+    def recover_receiver(self) -> None:
+        """Recovers from the receiver's death after the sender's: see csrc/recover.h. The launcher.
+
+        :raises MemoryError: with nothing done.
+        """
+        if not lib.pshm_recover_receiver(self._process.handle, self.number, FOREVER):
+            raise MemoryError(f"incarnation {self.number} is not recovered")
+
+    def recover(self) -> None:
+        """Clears an incarnation whose ends are both dead, so that no process will drain it. The launcher."""
+        lib.pshm_recover_edge(self._process.handle, self.number)
+
+
+class FlowRecord:
+    """One flow's record in the control segment. The launcher writes it, any process may read it."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, process: Process, number: int) -> None:
+        self._record = _found(lib.pshm_control_flow(process.control, number), "flow", number)
+
+    def note_start(self, state: int, pid: int) -> None:
+        """Says that the flow has a process."""
+        self._record.state = state
+        self._record.pid = pid
+
+    def note_death(self, state: int, exit_code: int, *, restarting: bool) -> None:
+        """Says that the flow has no process any more, and why."""
+        self._record.state = state
+        self._record.pid = 0
+        self._record.last_exit = exit_code
+        self._record.restarts += restarting
+
+    def read(self) -> FlowStatus:
+        """The flow's status. Any process."""
+        record = self._record
+        return FlowStatus(record.state, record.pid, record.last_exit, record.restarts)
+
+
+class RoutineRecord:
+    """One routine's record in the control segment.
+
+    Attributes:
+        words: the C structure. What changes with each message is written to it directly, since that is faster than a call.
+    """
+
+    __slots__ = ("_number", "_process", "words")
+
+    def __init__(self, process: Process, number: int) -> None:
+        self._process = process
+        self._number = number
+        self.words: Any = _found(lib.pshm_control_routine(process.control, number), "routine", number)
+
+    def ring(self) -> None:
+        """Wakes the routine to look at its queues again. Any thread of any process."""
+        lib.pshm_control_ring(self._process.control, self._number)
+
+    @property
+    def state(self) -> int:
+        state: int = self.words.state
+        return state
+
+    @state.setter
+    def state(self, state: int) -> None:
+        self.words.state = state
+
+    @property
+    def shows(self) -> bool:
+        """Whether pictures of what comes and goes are logged. A restarted flow goes on with it."""
+        return bool(self.words.shows)
+
+    @shows.setter
+    def shows(self, on: bool) -> None:
+        self.words.shows = on
+
+    @property
+    def sequence(self) -> int:
+        """The number that a source's next message gets."""
+        sequence: int = self.words.sequence
+        return sequence
+
+    @property
+    def busy_since_ns(self) -> int:
+        """Since when it is in `main_logic`, CLOCK_MONOTONIC, ns; 0 while it is not, or waits for a slot."""
+        since: int = self.words.busy_since_ns
+        return since
+
+    @property
+    def handling_since_ns(self) -> int:
+        """Since when it is in a handler of an event, CLOCK_MONOTONIC, ns; 0 while it is not."""
+        since: int = self.words.handling_since_ns
+        return since
+
+    def pause_busy(self) -> bool:
+        """The routine waits for a slot, which does not count as a hang. Returns what `resume_busy` needs. Its thread."""
+        busy = bool(self.words.busy_since_ns)
+        self.words.busy_since_ns = 0
+        return busy
+
+    def resume_busy(self, busy: bool) -> None:
+        """The wait has ended. The routine's thread."""
+        self.words.busy_since_ns = now_ns() if busy else 0
+
+    def begin_handler(self) -> None:
+        """A handler of an event begins. The flow's thread for events."""
+        self.words.handling_since_ns = now_ns()
+
+    def end_handler(self) -> None:
+        """The handler has ended. The flow's thread for events."""
+        self.words.handling_since_ns = 0
+
+    def counters(self) -> dict[str, int]:
+        """The counters that every routine has, by name. Any process; a snapshot."""
+        record = self.words
+        names = ("received", "sent", "errors", "logs_lost", "copied_bytes", "in_band_bytes", "busy_ns", "lost_in_crash")
+        return {name: getattr(record, name) for name in names}
+
+    def own_counters(self) -> Any:
+        """The counters that the routine's class gives names to: a view, read and set by index."""
+        return self.words.counter
+
+    def age_histogram(self) -> list[int]:
+        """How many messages were how old, from capture to receipt, by bucket: see BUCKET_NS."""
+        return list(self.words.age)
+
+    def count_error(self) -> None:
+        """Counts one error. The routine's process."""
+        self.words.errors += 1
+
+    def next_ticket(self) -> int:
+        """A number that no message of this routine has had, not even in an earlier process. The routine's thread."""
+        ticket: int = self.words.tickets + 1
+        self.words.tickets = ticket
+        return ticket
+
+    def count_crash(self) -> None:
+        """Counts the messages that a dead process had received and not finished as lost. The launcher."""
+        record = self.words
+        record.lost_in_crash += record.received - record.handled
+        record.handled = record.received
+        record.busy_since_ns = record.handling_since_ns = 0
+
+    def count_lost_log(self) -> None:
+        """Counts a log record that could not be forwarded. The routine's process."""
+        self.words.logs_lost += 1
+
+    def count_sending(self, *, copied: int, in_band: int) -> None:
+        """Adds to the sender's byte counters. The routine's thread."""
+        self.words.copied_bytes += copied
+        self.words.in_band_bytes += in_band

@@ -1,0 +1,376 @@
+"""What the pipes of this machine do right now: `pipert-shm top`.
+
+Read from their shared memory and from /proc, at no cost to the flows; the rates are those between two looks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from select import select
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.segment import Segment as Piece
+from rich.segment import Segments as Pieces
+from rich.table import Table
+from rich.text import Text
+
+from pipert_shm.display.pager import Pager
+from pipert_shm.measures import measured
+from pipert_shm.shm.listing import Control, Segment, list_pipe
+from pipert_shm.shm.segments import free_bytes, pipe_ids
+from pipert_shm.statistics import Latency, PipeStatistics, read_statistics
+
+TICKS = os.sysconf("SC_CLK_TCK")
+NEVER = PipeStatistics(0.0, {}, {}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process uses: CPU seconds so far, bytes of private memory, and bytes of shared memory that it has mapped."""
+
+    cpu_s: float
+    private_bytes: int
+    shared_bytes: int
+
+    @classmethod
+    def of(cls, pid: int) -> Usage | None:
+        """None when there is no such process."""
+        try:
+            times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        rss = (line.split() for line in lines if line.startswith("Rss"))
+        sizes = {name: int(kilobytes) * 1024 for name, kilobytes, _ in rss}
+        if not sizes:
+            return None  # a zombie
+        return cls(
+            cpu_s=(int(times[11]) + int(times[12])) / TICKS,
+            private_bytes=sizes["RssAnon:"],
+            shared_bytes=sizes["RssShmem:"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A pipe at one moment.
+
+    Attributes:
+        name: what it is called; empty where that is unknown.
+        problem: why its numbers can't be read, or nothing.
+        usage: by flow.
+    """
+
+    pipe_id: str
+    state: str
+    parent: int | None
+    segments: list[Segment]
+    name: str = ""
+    problem: str = ""
+    statistics: PipeStatistics = NEVER
+    usage: dict[str, Usage] = field(default_factory=dict)
+
+
+def look() -> dict[str, Look]:
+    """At every pipe that runs on this machine; by id."""
+    looks = {}
+    for pipe_id in pipe_ids():
+        listing = list_pipe(pipe_id)
+        if listing is None or listing.state == "stale":
+            continue
+        common = pipe_id, listing.state, listing.parent, listing.segments, listing.name
+        try:
+            with Control(pipe_id, stale=False) as control:
+                statistics = read_statistics(control.process, control.flows, control.routines)
+        except FileNotFoundError:
+            continue  # it has ended meanwhile
+        except (OSError, ValueError, LookupError) as error:
+            looks[pipe_id] = Look(*common, problem=str(error))
+            continue
+        found = {flow.name: Usage.of(flow.pid) for flow in statistics.flows.values() if flow.pid}
+        looks[pipe_id] = Look(*common, statistics=statistics, usage={name: used for name, used in found.items() if used})
+    return looks
+
+
+def compare(now: dict[str, Look], before: dict[str, Look]) -> dict[str, Any]:
+    """What happened between two looks, as plain values for JSON.
+
+    `*_per_s`, `cpu_percent`, `busy_percent` and latencies are of the time between them, for a pipe that is in both; latencies
+    are null where no message came. The other numbers are totals, or the present values.
+    """
+    return {
+        "shared_memory_free_bytes": free_bytes(),
+        "pipes": [_compare(pipe, before.get(pipe_id, pipe)) for pipe_id, pipe in now.items()],
+    }
+
+
+def _compare(now: Look, before: Look) -> dict[str, Any]:
+    seconds = now.statistics.time_s - before.statistics.time_s
+    span = _Span(seconds if seconds > 0 else float("inf"))
+    return {
+        "pipe_id": now.pipe_id,
+        "name": now.name,
+        "state": now.state,
+        "parent": now.parent,
+        "problem": now.problem,
+        "seconds": seconds,
+        "segments_bytes": sum(segment.size for segment in now.segments),
+        "flows": [span.flow(now, before, name) for name in now.statistics.flows],
+        "routines": [span.routine(now.statistics, before.statistics, name) for name in now.statistics.routines],
+        "wires": [span.wire(now.statistics, before.statistics, ends) for ends in now.statistics.wires],
+        "rings": [
+            {
+                "what": segment.what,
+                "slots": segment.slots[0],
+                "slot_bytes": segment.slots[1],
+                "free": segment.free,
+                "held": segment.held,
+            }
+            for segment in now.segments
+            if segment.slots
+        ],
+    }
+
+
+class _Span:
+    """Differences over a time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def _rate(self, now: float, before: float) -> float:
+        return max(0.0, now - before) / self._seconds
+
+    def _numbers(self, now: object, before: object) -> dict[str, Any]:
+        """Every field of a routine's, a wire's or a flow's statistics, and the rates of those that have one."""
+        numbers: dict[str, Any] = {}
+        statistics: type = type(now)
+        for name, _, measure in measured(statistics):
+            value, earlier = getattr(now, name), getattr(before, name)
+            numbers[name] = _latency(value, earlier) if isinstance(value, Latency) else value
+            if measure is not None and measure.rate:
+                numbers[f"{name}_per_s"] = self._rate(value, earlier)
+        return numbers
+
+    def flow(self, now: Look, before: Look, name: str) -> dict[str, Any]:
+        flow, used, had = now.statistics.flows[name], now.usage.get(name), before.usage.get(name)
+        earlier = before.statistics.flows.get(name, flow)
+        same = used and had and earlier.pid == flow.pid
+        return {
+            **self._numbers(flow, earlier),
+            "cpu_percent": 100 * self._rate(used.cpu_s, had.cpu_s) if used and had and same else None,
+            "private_bytes": used.private_bytes if used else None,
+            "shared_bytes": used.shared_bytes if used else None,
+        }
+
+    def routine(self, now: PipeStatistics, before: PipeStatistics, name: str) -> dict[str, Any]:
+        routine = now.routines[name]
+        earlier = before.routines.get(name, routine)
+        return {
+            **self._numbers(routine, earlier),
+            "busy_percent": 100 * self._rate(routine.busy_s, earlier.busy_s),
+        }
+
+    def wire(self, now: PipeStatistics, before: PipeStatistics, ends: tuple[str, str]) -> dict[str, Any]:
+        wire = now.wires[ends]
+        earlier = before.wires.get(ends, wire)
+        return {
+            **self._numbers(wire, earlier),
+            "lost": wire.lost,
+            "lost_per_s": self._rate(wire.lost, earlier.lost),
+        }
+
+
+def _latency(now: Latency, before: Latency) -> dict[str, float | None]:
+    """Of what came between the two."""
+    recent = Latency(tuple(max(0, new - old) for new, old in zip(now.counts, before.counts, strict=True)))
+    known = recent.count > 0
+    return {"p50_us": recent.p50_us if known else None, "p99_us": recent.p99_us if known else None}
+
+
+# ---- on a terminal -------------------------------------------------------------------------------
+
+
+def show_once(report: dict[str, Any], console: Console) -> None:
+    """Prints it as tables."""
+    console.print(_view(report))
+
+
+def show_live(interval: float, console: Console) -> None:
+    """Shows the pipes, as they are every `interval` seconds, until `q` is pressed. Keys scroll and filter: see `Pager`.
+
+    :raises KeyboardInterrupt: at Ctrl-C.
+    """
+    pager = Pager()
+    before = look()
+    report, due = compare(before, {}), time.monotonic() + interval
+    with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
+        while not pager.wants_end:
+            live.update(_screen(matching(report, pager.filter), pager, console), refresh=True)
+            pager.press(pressed(max(0.0, due - time.monotonic())))
+            if time.monotonic() >= due:
+                now = look()
+                report, due = compare(now, before), time.monotonic() + interval
+                before = now
+
+
+def _rest(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """Gives a function that waits for a key, for so many seconds, and returns what was pressed."""
+    keyboard = sys.stdin.fileno()
+    if not os.isatty(keyboard):
+        yield _rest
+        return
+    settings = termios.tcgetattr(keyboard)
+    tty.setcbreak(keyboard)
+    try:
+        yield lambda seconds: os.read(keyboard, 64).decode(errors="replace") if select([keyboard], [], [], seconds)[0] else ""
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, settings)
+
+
+def matching(report: dict[str, Any], text: str) -> dict[str, Any]:
+    """The parts of a report whose names contain the text, in any case: whole pipes, else flows, routines, wires and rings."""
+    wanted = text.casefold()
+    pipes = []
+    for pipe in report["pipes"]:
+        if wanted in pipe["pipe_id"] or wanted in pipe["name"].casefold():
+            pipes.append(pipe)
+            continue
+        parts = {
+            part: [entry for entry in pipe[part] if any(wanted in str(entry[key]).casefold() for key in keys)]
+            for part, keys in _NAMES.items()
+        }
+        if any(parts.values()):
+            pipes.append({**pipe, **parts})
+    return {**report, "pipes": pipes}
+
+
+_NAMES = {"flows": ["name"], "routines": ["name", "flow"], "wires": ["sender", "receiver"], "rings": ["what"]}
+
+
+def _screen(report: dict[str, Any], pager: Pager, console: Console) -> RenderableType:
+    """The part of the tables that has room on the terminal, and below it where that is."""
+    nothing = Text(f"nothing has {pager.filter!r} in its name") if pager.filter and not report["pipes"] else None
+    lines = console.render_lines(nothing or _view(report), pad=False)
+    window = pager.window(len(lines), max(1, console.height - 1))
+    shown = [segment for line in window for segment in (*lines[line], Piece.line())]
+    status = Text(pager.status(window, len(lines)), style="dim", no_wrap=True, overflow="ellipsis")
+    return Group(Pieces(shown), *[Text()] * (console.height - 1 - len(window)), status)
+
+
+def _view(report: dict[str, Any]) -> RenderableType:
+    free = f"/dev/shm: {_bytes(report['shared_memory_free_bytes'])} free"
+    if not report["pipes"]:
+        return Text(f"no pipe runs on this machine; {free}")
+    parts: list[RenderableType] = [Text(free)]
+    for pipe in report["pipes"]:
+        built = "" if pipe["parent"] is None else f", built by process {pipe['parent']}"
+        name = f"{pipe['name']} ({pipe['pipe_id']})" if pipe["name"] else pipe["pipe_id"]
+        head = f"pipe {name}, {pipe['state']}{built}, {_bytes(pipe['segments_bytes'])}"
+        parts.append(Text(f"\n{head}{': ' + pipe['problem'] if pipe['problem'] else ''}", style="bold"))
+        if not pipe["problem"]:
+            parts += [_flows(pipe), _routines(pipe), _wires(pipe), _rings(pipe)]
+    return Group(*parts)
+
+
+def _table(*columns: str) -> Table:
+    """Columns whose name starts with `>` hold numbers."""
+    table = Table(box=None, pad_edge=False, header_style="reverse", padding=(0, 1, 0, 0))
+    for column in columns:
+        numbers = column.startswith(">")
+        table.add_column(column.lstrip(">"), justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
+    return table
+
+
+def _flows(pipe: dict[str, Any]) -> Table:
+    table = _table("flow", ">pid", ">cpu", ">own", ">shared", ">restarts", "state")
+    for flow in pipe["flows"]:
+        table.add_row(
+            flow["name"],
+            str(flow["pid"] or "-"),
+            _percent(flow["cpu_percent"]),
+            _bytes(flow["private_bytes"]),
+            _bytes(flow["shared_bytes"]),
+            _bad(flow["restarts"]),
+            flow["state"],
+        )
+    return table
+
+
+def _routines(pipe: dict[str, Any]) -> Table:
+    table = _table("routine", "flow", "state", ">in/s", ">out/s", ">busy", ">errors", ">age p50", "counters")
+    for routine in pipe["routines"]:
+        table.add_row(
+            routine["name"],
+            routine["flow"],
+            routine["state"],
+            f"{routine['received_per_s']:.1f}",
+            f"{routine['sent_per_s']:.1f}",
+            _percent(routine["busy_percent"]),
+            _bad(routine["errors"]),
+            _ms(routine["age"]["p50_us"]),
+            ", ".join(f"{name} {count}" for name, count in routine["counters"].items() if count),
+        )
+    return table
+
+
+def _wires(pipe: dict[str, Any]) -> Table:
+    table = _table("wire", "policy", ">depth", ">msg/s", ">lost/s", ">hop p50", ">hop p99", "lost")
+    for wire in pipe["wires"]:
+        table.add_row(
+            f"{wire['sender']} -> {wire['receiver']}{'' if wire['linked'] else ' (unlinked)'}",
+            wire["policy"],
+            f"{wire['waiting']}/{wire['capacity']}",
+            f"{wire['received_per_s']:.1f}",
+            f"{wire['lost_per_s']:.1f}",
+            _ms(wire["hop"]["p50_us"]),
+            _ms(wire["hop"]["p99_us"]),
+            ", ".join(f"{count} {reason}" for reason, count in wire["dropped"].items() if count),
+        )
+    return table
+
+
+def _rings(pipe: dict[str, Any]) -> Table:
+    table = _table("ring", ">slots", ">of", ">free", "held by")
+    for ring in pipe["rings"]:
+        held = ", ".join(f"{name} {count}" for name, count in ring["held"].items())
+        free = Text(str(ring["free"]), style="" if ring["free"] else "red")
+        table.add_row(ring["what"].removeprefix("ring of "), str(ring["slots"]), _bytes(ring["slot_bytes"]), free, held)
+    return table
+
+
+def _bad(count: int) -> Text:
+    return Text(str(count), style="red" if count else "")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}%"
+
+
+def _ms(microseconds: float | None) -> str:
+    return "-" if microseconds is None else f"{microseconds / 1000:.2f} ms"
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return "-"
+    for unit, size in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)

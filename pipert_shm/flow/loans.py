@@ -1,0 +1,69 @@
+"""Memory for the frames of a routine that runs: what `Routine.loan()` and `writable()` ask of its runner."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pipert_shm.errors import RoutineError
+from pipert_shm.flow.context import Context
+from pipert_shm.shm.slots import Stopping
+from pipert_shm.system import forked
+
+
+class Loans:
+    """A `Runtime` for one routine.
+
+    :param thread: the routine's.
+    :param obey: obeys the commands that came; says whether the run is to end.
+    """
+
+    def __init__(self, context: Context, thread: threading.Thread, obey: Callable[[], bool]) -> None:
+        self._thread = thread
+        self._obey = obey
+        self._home = context.home
+        self._name = context.plan.name
+        self._port = context.port
+        self._inbox = context.inbox
+        self._outbox = context.outbox
+        self._record = context.record
+
+    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """An array to fill and send: in a slot, or in plain memory where nobody would get it. Waits for a slot.
+
+        :raises RoutineError: on another thread than the routine's.
+        :raises Stopping: when the run is to end.
+        """
+        if threading.current_thread() is not self._thread:
+            raise RoutineError(self._name, "loan() belongs to the routine's own thread (setup, main_logic, cleanup)")
+        if not self._outbox.has_wires or forked.pid != self._home:
+            return np.empty(shape, dtype)
+        busy = self._record.pause_busy()  # to wait for a slot is not to hang
+        try:
+            while True:
+                try:
+                    return self._outbox.loan(shape, dtype)
+                except Stopping:
+                    if self._obey():
+                        raise
+                    self._port.hot.come_back()  # its wires and settings may be others now
+        finally:
+            self._record.resume_busy(busy)
+
+    def wake(self) -> None:
+        """Makes the routine look at its settings again. Any thread."""
+        self._port.notify()
+
+    def writable(self, array: np.ndarray) -> np.ndarray | None:
+        """The same memory, writable, where this routine alone holds it; else a copy in a slot; None where neither can be."""
+        if threading.current_thread() is not self._thread or forked.pid != self._home:
+            return None
+        if array.dtype.hasobject or 0 in array.strides or not array.size:
+            return None
+        own = None
+        if not (self._outbox.stays_in_flow or self._inbox.comes_from_flow):  # else others may stand on the same memory
+            own = self._outbox.writable(array) if not array.flags.writeable else array
+        return self._outbox.copy(array) if own is None else own

@@ -1,0 +1,238 @@
+"""The parts of a plan, as data: its routines, the edges between them, and the pipe's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pipert_shm import binding
+from pipert_shm.errors import WiresValidation, shown
+from pipert_shm.limits import Policy, check_choice, check_count, is_number
+from pipert_shm.routine import Role, Routine
+from pipert_shm.shm.listing import Member
+from pipert_shm.transmitters import DataTransmitter, SharedMemoryTransmitter
+from pipert_shm.wire import QueueSettings
+
+RestartPolicy = Literal["on-failure", "always", "never"]
+RESTART_POLICIES: tuple[RestartPolicy, ...] = ("on-failure", "always", "never")
+BORROW_CAP = 2  # frames that user code of one receiver may keep
+IN_PASSING = 2  # messages beside those in the queue: one is held but not pushed yet, one evicted but not dropped yet
+
+
+@dataclass(slots=True)
+class EdgePlan:
+    """One sender to one receiver.
+
+    Attributes:
+        spread: a number that the edges to the replicas of one routine share: each message goes to one of them.
+        ticketed: whether it leads to a replica of an ordered flow.
+        ordered: whether it leads from a replica to the routine that restores the order.
+        own_capacity: whether its wire gives the capacity; else `build()` may add to it.
+        per_source: messages of one source that memory is set aside for; 0: as many as the queue holds.
+        own_transmitter: whether it has the transmitter of the wire that a build made; else it has the pipe's.
+        linked: whether the sender sends on it, or will.
+    """
+
+    number: int
+    sender: int
+    receiver: int
+    policy: Policy
+    capacity: int
+    timeout: float | None
+    transmitter: DataTransmitter
+    local: bool
+    max_age: float | None = None
+    spread: int | None = None
+    ticketed: bool = False
+    ordered: bool = False
+    tap: bool = False
+    bit: int = 0
+    borrow_cap: int = BORROW_CAP
+    own_capacity: bool = True
+    per_source: int = 0
+    own_transmitter: bool = True
+    linked: bool = True
+
+    @property
+    def queue(self) -> QueueSettings:
+        """The settings of its queue."""
+        return QueueSettings(self.policy, self.capacity, self.timeout)
+
+    @property
+    def first_incarnation(self) -> int:
+        """The number of the incarnation that `build()` makes."""
+        return self.number
+
+    def format(self, record: binding.EdgeRecord, reach: frozenset[int]) -> None:
+        """Writes the edge's settings and its sender's reach into its record, for the C core."""
+        record.format(
+            sender=self.sender,
+            receiver=self.receiver,
+            local=self.local,
+            policy=binding.POLICIES[self.policy],
+            capacity=self.capacity,
+            borrow_cap=self.borrow_cap,
+            timeout_ns=binding.FOREVER if self.timeout is None else int(min(self.timeout * 1e9, binding.FOREVER - 1)),
+            reach=reach,
+        )
+
+    def without_transmitter(self) -> EdgePlan:
+        """A copy that pickles, as a transmitter need not. `Plan.restore_transmitter` gives it its own again."""
+        return replace(self, transmitter=SharedMemoryTransmitter())
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """An ordered flow, as the routine sees it that restores the order of its results.
+
+    Attributes:
+        lanes: for each sender to the flow, the edge to each replica, by the edge on which that replica's results come.
+    """
+
+    lanes: dict[int, dict[int, int]]
+
+
+@dataclass(slots=True)
+class RoutinePlan:
+    """One routine: its edges, and what its process needs to know to run it.
+
+    Attributes:
+        reach: numbers of the routines whose frames it may forward by reference.
+        batch: the most messages that it takes in one call; 0 when it takes them one by one.
+        depth: messages of one wire that may wait for partners from others; 0 when it has no join.
+        slots: payload slots that its ring should have; 0 when it sends nothing.
+        ordered: whether it is a replica in an ordered flow.
+        lanes: of such a replica: for each sender to the flow, the edge from it to this replica.
+        restores: the flows whose order it restores.
+        joined: the routines whose messages it joins, in the order of its wires at `build()`.
+    """
+
+    number: int
+    routine: Routine
+    flow: str
+    role: Role
+    logic: Callable[..., Any]
+    ins: list[EdgePlan] = field(default_factory=list)
+    outs: list[EdgePlan] = field(default_factory=list)
+    batch: int = 0
+    depth: int = 0
+    reach: frozenset[int] = frozenset()
+    slots: int = 0
+    ordered: bool = False
+    lanes: dict[int, int] = field(default_factory=dict)
+    restores: list[Restored] = field(default_factory=list)
+    joined: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The routine's name."""
+        return self.routine.name
+
+    @property
+    def gathered(self) -> int:
+        """The most messages of one wire that are gathered before the routine gets them."""
+        return self.batch or (self.depth + 1 if self.depth else 0)
+
+    @property
+    def leaves_flow(self) -> bool:
+        """Whether a wire leads from it to another flow."""
+        return any(not edge.local for edge in self.outs)
+
+    @property
+    def message_slots(self) -> int:
+        """Slots for messages that its ring should have; 0 when no wire leaves the flow."""
+        remote = [edge for edge in self.outs if not edge.local]
+        return min(binding.MOST_SLOTS, sum(edge.capacity + 1 + IN_PASSING for edge in remote) + 1) if remote else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The restart policy of a flow.
+
+    Attributes:
+        policy: `on-failure` (restart unless it exited with status 0), `always`, or `never`.
+        limit: restarts within `window` after which the flow has failed for good.
+        window: seconds.
+    """
+
+    policy: RestartPolicy = "on-failure"
+    limit: int = 5
+    window: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_choice("restart policy", self.policy, RESTART_POLICIES)
+        check_count("max_restarts", self.limit, least=0)
+        if not (is_number(self.window) and self.window > 0):
+            raise ValueError(f"restart_window must be a number of seconds, more than 0, not {shown(self.window)}")
+        object.__setattr__(self, "limit", int(self.limit))  # plain numbers: they cross to other processes
+        object.__setattr__(self, "window", float(self.window))
+
+    def wanted(self, exit_code: int) -> bool:
+        """Whether a flow that ended like this is to be restarted."""
+        return self.policy == "always" or (self.policy == "on-failure" and exit_code != 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """A pipe's settings for wires that give none."""
+
+    policy: Policy
+    capacity: int
+    timeout: float | None
+    transmitter: DataTransmitter
+
+    @property
+    def queue(self) -> QueueSettings:
+        """The settings of a queue whose wire gives none."""
+        return QueueSettings(self.policy, self.capacity, self.timeout)
+
+
+@dataclass(slots=True)
+class Plan:
+    """The whole graph, routines in the order of their flows.
+
+    Attributes:
+        edges: by number; an unlinked edge keeps its number until another one needs it.
+        replicas: the names of the replicas, by the name that they share: of each flow that has some, and of its routines.
+        memory_budget: bytes that rings may take; None: half of what is free in /dev/shm.
+    """
+
+    flows: dict[str, list[RoutinePlan]]
+    routines: list[RoutinePlan]
+    edges: list[EdgePlan]
+    defaults: Defaults
+    replicas: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    restarts: dict[str, Restart] = field(default_factory=dict)
+    auto_pacing: bool = False
+    memory_budget: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The routines' names, by number."""
+        return tuple(plan.routine.name for plan in self.routines)
+
+    def directory(self) -> tuple[list[str], list[Member]]:
+        """The names of the flows, and the entries of the routines in the control segment's listing; both by number."""
+        flows = list(self.flows)
+        return flows, [Member(item.routine.name, flows.index(item.flow), item.routine.counter_names) for item in self.routines]
+
+    def find(self, name: str) -> RoutinePlan | None:
+        """The routine of this name; None when there is none."""
+        return next((plan for plan in self.routines if plan.routine.name == name), None)
+
+    def get(self, name: str) -> RoutinePlan:
+        """The routine of this name.
+
+        :raises WiresValidation: when there is no such routine.
+        """
+        item = self.find(name)
+        if item is None:
+            raise WiresValidation(f"there is no routine {name!r}")
+        return item
+
+    def restore_transmitter(self, edge: EdgePlan) -> EdgePlan:
+        """An edge that the launcher sent without its transmitter, with it again."""
+        ends = edge.sender, edge.receiver
+        own = (other.transmitter for other in self.edges if edge.own_transmitter and (other.sender, other.receiver) == ends)
+        return replace(edge, transmitter=next(own, self.defaults.transmitter))

@@ -1,0 +1,91 @@
+"""Makes the shared memory that a plan needs: at `build()`, and with room for what is added later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pipert_shm import binding
+from pipert_shm.graph.model import Plan, RoutinePlan
+from pipert_shm.graph.needs import OwnFrames, frame_ring, needs_of
+from pipert_shm.shm.listing import TAPS, about
+from pipert_shm.shm.needs import SHARE
+from pipert_shm.shm.rings import create_ring, page_up
+from pipert_shm.shm.segments import ControlSegment, free_bytes
+
+LINKS = 32  # wires that can be added while the pipe runs, at one time
+NEWCOMERS = 16  # flows that can be added while the pipe runs, and as many routines
+LEAST_CELLS = 16  # messages that a queue has room for, at least
+
+
+class TapPlaces(NamedTuple):
+    """The records that are kept for taps.
+
+    Attributes:
+        routine: the routine number of the first.
+        taps: how many there can be.
+        edge: the edge number of the first.
+    """
+
+    routine: int
+    taps: int
+    edge: int
+
+
+def tap_places(plan: Plan) -> TapPlaces:
+    """The records of a plan's pipe that are kept for taps."""
+    return TapPlaces(len(plan.routines) + NEWCOMERS, TAPS, len(plan.edges) + LINKS)
+
+
+def names_of(plan: Plan, name: str) -> bytes:
+    """The names in the control segment, for other programs: of the pipe, its flows and routines."""
+    return about(*plan.directory(), name)
+
+
+def control_room(plan: Plan) -> binding.ControlSize:
+    """How many records the control segment of a new pipe has room for."""
+    largest = max((edge.capacity for edge in plan.edges), default=1)
+    return binding.ControlSize(
+        flows=len(plan.flows) + NEWCOMERS,
+        routines=len(plan.routines) + NEWCOMERS + TAPS,
+        edges=len(plan.edges) + LINKS + TAPS,
+        # for each edge the live one, and those that are drained after crashes
+        incarnations=3 * (len(plan.edges) + TAPS) + 2 * LINKS,
+        cells=max(LEAST_CELLS, 1 << (largest - 1).bit_length()),
+    )
+
+
+def control_bytes(plan: Plan, name: str) -> int:
+    """Bytes that the control segment of a new pipe takes."""
+    return page_up(control_room(plan).bytes_needed() + len(names_of(plan, name)))
+
+
+def make_segment(plan: Plan, name: str) -> ControlSegment:
+    """The control segment of a new pipe.
+
+    :param name: the pipe's name, for people.
+    :raises SharedMemoryFull, ValueError, OSError: see `ControlSegment.create`.
+    """
+    budget = free_bytes() // SHARE if plan.memory_budget is None else plan.memory_budget
+    needs = needs_of(plan, control_bytes(plan, name))  # now: the segment may outlive the pipe, and must not hold its plan
+    segment = ControlSegment.create(control_room(plan), budget, names_of(plan, name), lambda: needs)
+    for edge in plan.edges:
+        edge.format(binding.EdgeRecord(segment.process, edge.number), plan.routines[edge.sender].reach)
+        binding.Incarnation(segment.process, edge.first_incarnation).format(edge.number, edge.bit)
+    return segment
+
+
+def make_rings(routines: Iterable[RoutinePlan], segment: ControlSegment) -> dict[int, tuple[int, int]]:
+    """Makes rings for routines that declared an output: by routine number, the ring and its slot size.
+
+    :raises SharedMemoryFull, OSError: see `create_ring`.
+    """
+    rings = {}
+    for item in routines:
+        size = item.routine._output_bytes
+        if size and item.leaves_flow:  # the others make theirs when they send
+            ring = frame_ring(item, OwnFrames(size))
+            purpose = f"the ring of {item.routine.name!r}"
+            number = create_ring(segment, item.number, ring.slots, ring.slot_bytes, purpose, mapped=False)
+            rings[item.number] = number, ring.slot_bytes
+    return rings

@@ -1,0 +1,164 @@
+"""The parent, as the launcher sees it: the channel to it, and what it asks for."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections import deque
+from collections.abc import Callable
+
+from pipert_shm.control.channel import Channel, Received, close_all
+from pipert_shm.control.dispatch import Dispatch
+from pipert_shm.control.messages import Answer, EndTap, Extend, Kill, MakeTap, Message, Notify, RestartFlow
+from pipert_shm.errors import PipeStateError, WiresValidation, describe
+from pipert_shm.events import START_EVENT_NAME
+from pipert_shm.launcher.extension import Extension
+from pipert_shm.launcher.fork_server import ForkServer
+from pipert_shm.launcher.lifecycle import Lifecycle
+from pipert_shm.launcher.peers import Peer
+from pipert_shm.launcher.roster import Roster
+from pipert_shm.launcher.starts import Starts
+from pipert_shm.launcher.supervisor import Supervisor
+from pipert_shm.launcher.taps import Taps
+from pipert_shm.launcher.watch import Watch
+
+REFUSALS = (ValueError, PipeStateError, WiresValidation)  # answers to an event that can't be done: no fault of the launcher
+
+_REMEMBERED = 256  # questions of the parent's, so that none is answered twice
+
+
+class Parent:
+    """The channel to the parent: news and answers go out, questions come in.
+
+    :param on_gone: called when the parent is gone, or does not read any more.
+    """
+
+    def __init__(self, channel: Channel, watch: Watch, logger: logging.Logger, on_gone: Callable[[], object]) -> None:
+        self._logger = logger
+        self._questions: deque[int] = deque(maxlen=_REMEMBERED)
+        self._table: Dispatch | None = None
+        self._peer = Peer("the parent", channel, watch, logger, self._hear, on_gone, on_gone)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the parent has not gone, as far as the launcher knows."""
+        return self._peer.is_open
+
+    def serve(self, table: Dispatch) -> None:
+        """Has the table handle the parent's messages. To be called before the loop begins."""
+        self._table = table
+
+    def tell(self, message: Message, question: int = 0) -> None:
+        """Sends a message.
+
+        :param question: the number of the question that it answers.
+        """
+        self._peer.send(message, question)
+
+    def refuse(self, question: int, error: Exception) -> None:
+        """Answers a question with an exception."""
+        self.tell(Answer(_portable(error)), question)
+
+    def close(self) -> None:
+        """Lets go of the channel."""
+        self._peer.close()
+
+    def _hear(self, received: Received) -> None:
+        """Hands a message to the table. A question that comes twice is handed on once, and gets one answer."""
+        if received.question and received.message is not None and not isinstance(received.message, Answer):
+            if received.question in self._questions:
+                self._logger.error("a question of the parent's came twice (%s); it is dropped", received.kind)
+                close_all(received.fds)
+                return
+            self._questions.append(received.question)
+        if self._table is not None:
+            self._table.deliver(received)
+
+
+class Requests:
+    """Does what the parent asks for.
+
+    Attributes:
+        table: the handlers of its messages.
+    """
+
+    def __init__(
+        self,
+        parent: Parent,
+        roster: Roster,
+        watch: Watch,
+        lifecycle: Lifecycle,
+        taps: Taps,
+        extension: Extension,
+        starts: Starts,
+        supervisor: Supervisor,
+    ) -> None:
+        self._parent = parent
+        self._roster = roster
+        self._watch = watch
+        self._lifecycle = lifecycle
+        self._taps = taps
+        self._extension = extension
+        self._starts = starts
+
+        def refuse(received: Received, error: Exception) -> None:
+            parent.refuse(received.question, error)  # even if it was no question
+
+        self.table = table = Dispatch("the launcher, of the parent", roster.logger, refuse)
+        table.on_received(Notify, self._notify)
+        table.on_received(Extend, self._extend)
+        table.on_received(MakeTap, self._make_tap)
+        table.on(EndTap, lambda message: taps.end(message.edge))
+        table.on(RestartFlow, lambda message: supervisor.restart_by_order(roster.flows[message.flow]))
+        table.on(Kill, lambda message: lifecycle.kill())
+        table.on_received(Answer, lambda message, received: taps.withdraw(received.question))
+
+    def _notify(self, message: Notify, received: Received) -> None:
+        self._lifecycle.starts = max(self._lifecycle.starts, message.starts)
+        try:
+            self._lifecycle.deliver(message.event, lambda: self._parent.tell(Answer(), received.question))
+        except REFUSALS as error:
+            self._parent.refuse(received.question, error)
+        if message.event.name == START_EVENT_NAME:
+            self._lifecycle.tell_if_ended()
+
+    def _make_tap(self, message: MakeTap, received: Received) -> None:
+        try:
+            self._taps.make(received.question, message.routine)
+        except PipeStateError as error:
+            self._parent.refuse(received.question, error)
+
+    def _extend(self, message: Extend, received: Received) -> None:
+        question, server = received.question, None
+        try:
+            if received.trouble:
+                raise OSError(24, f"the pipe's launcher has no room for one more flow ({received.trouble})")
+            if received.fds:
+                server = self._fork_server(message, received.fds)
+            self._extension.take_in(message.growth, server, self._starts.launch)
+        except Exception as error:
+            if server is not None:
+                server.close()
+            self._parent.refuse(question, error)
+            return
+        self._extension.when_born(lambda: self._parent.tell(Answer(), question))
+
+    def _fork_server(self, message: Extend, fds: list[int]) -> ForkServer:
+        known = len(self._roster.plan.routines) + sum(map(len, message.growth.flows.values()))
+        server: ForkServer
+
+        def lose() -> None:
+            for flow in self._roster.flows.values():  # nobody could fork them again; their restart finds that out
+                if flow.server is server and flow.up:
+                    flow.kill()
+
+        server = ForkServer(fds.pop(), message.fork_server, known, self._watch, self._roster.logger, lose)
+        return server
+
+
+def _portable(error: Exception) -> bytes:
+    """An exception as bytes. One that does not pickle becomes a PipeStateError with its text."""
+    try:
+        return pickle.dumps(error, 5)
+    except Exception:
+        return pickle.dumps(PipeStateError(describe(error)), 5)

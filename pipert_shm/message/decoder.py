@@ -1,0 +1,57 @@
+"""The body of a message: how it is laid out, and how it becomes a payload.
+
+A body begins with the message's head (see shm/head.py). Behind that stand
+
+- of an array: its offset in the first slot, and its layout;
+- of anything else: `PICKLE_HEAD`, then a table with a `BUFFER` for each buffer, and the pickle. Table and pickle stand in a
+  slot where they are too large for the body, and the index of that slot follows the head.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from typing import Any
+
+import numpy as np
+
+from pipert_shm.message.layouts import array_at, read_layout
+from pipert_shm.shm.head import ARRAY
+
+OFFSET = struct.Struct("=Q")
+PICKLE_HEAD = struct.Struct("=IQQ?")  # buffers, bytes of table and pickle, their offset in a slot, whether they are in one
+BUFFER = struct.Struct("=HQQ")  # slot, offset, bytes (0: the whole slot)
+SLOT_INDEX = struct.Struct("=H")
+
+
+def decode(kind: int, body: bytes, start: int, buffers: list[memoryview]) -> object:
+    """The payload of a message, its arrays standing on `buffers` (one per slot).
+
+    :param kind: PICKLE or ARRAY.
+    :param body: what `Encoder.encode` returned.
+    :param start: where in it the head ends.
+    :raises Exception: what unpickling raised.
+    """
+    if kind == ARRAY:
+        (offset,) = OFFSET.unpack_from(body, start)
+        return array_at(buffers[0], offset, body[start + OFFSET.size :])
+    count, size, offset, elsewhere = PICKLE_HEAD.unpack_from(body, start)
+    start += PICKLE_HEAD.size
+    if elsewhere:
+        (index,) = SLOT_INDEX.unpack_from(body, start)
+        blob = buffers[index][offset : offset + size]
+    else:
+        blob = memoryview(body)[start : start + size]
+    table = [BUFFER.unpack_from(blob, i * BUFFER.size) for i in range(count)]
+    out_of_band = [buffers[slot][at : at + n] if n else buffers[slot] for slot, at, n in table]
+    return pickle.loads(blob[count * BUFFER.size :], buffers=out_of_band)
+
+
+def layout_of(body: bytes, start: int) -> tuple[bytes, tuple[int, ...], np.dtype[Any], int] | None:
+    """The layout of a message of kind ARRAY: its bytes, shape, dtype, and the array's size in bytes.
+
+    None unless the array is C-contiguous.
+    """
+    layout = body[start + OFFSET.size :]
+    shape, strides, dtype, elements = read_layout(layout)
+    return None if strides is not None else (layout, shape, dtype, elements * dtype.itemsize)

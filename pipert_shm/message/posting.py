@@ -1,0 +1,87 @@
+"""A message on its way out of a routine's port: interrupted, sent again, given up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipert_shm import binding
+from pipert_shm.message.outgoing import Outgoing
+from pipert_shm.shm.slots import Stopping
+
+
+class Posting:
+    """The message that a routine is sending. The routine's thread only.
+
+    Attributes:
+        post: the message in the port's form.
+        sequence: number of the message.
+        token: of the last message to a receiver in the flow; each has one of its own.
+        stuck: whether a send was interrupted, so that `resume` is due.
+    """
+
+    def __init__(self, port: binding.Port, outgoing: Outgoing) -> None:
+        self._port = port
+        self._outgoing = outgoing
+        self.post = binding.Post()
+        self.sequence = self.token = 0
+        self.stuck = False
+        self._again: tuple[Any, ...] | None = None  # arguments of a send that found no message slot: nothing of it is out yet
+
+    def finish(self, status: int, message: tuple[Any, ...] | None = None) -> None:
+        """Acts on the status of a send.
+
+        :param message: the arguments of the send, where it may have to be done again from the beginning.
+        :raises Stopping: when the send was interrupted.
+        """
+        if status == binding.OK:
+            return
+        self.forget_lost()
+        self.stuck = status == binding.NOTICE
+        if self.stuck:
+            if not self.post.offered:
+                self._again = message
+            raise Stopping
+        if status != binding.LOST:
+            self._port.abandon(self.post, binding.REASONS["no_slot"])
+            self.forget_lost()
+
+    def resume(self) -> None:
+        """Goes on with a send that was interrupted.
+
+        :raises Stopping: when it is interrupted again.
+        """
+        self.stuck = False
+        again, self._again = self._again, None
+        if again is not None:
+            self.finish(self._port.send(*again), again)
+        else:
+            self.finish(self._port.resume(self.post))
+
+    def give_up(self, reason: int) -> None:
+        """Drops the message that is stuck, if one is, on the wires that have not got it."""
+        if self.stuck:
+            self._port.abandon(self.post, reason)
+            self.forget_lost()
+            self.stuck = False
+            self._again = None
+
+    def drop(self, outs: int, reason: int, handled: int) -> None:
+        """Counts a message that was not made as dropped on these wires.
+
+        :param handled: how many received messages it was the result of.
+        """
+        self.post.begin(outs, 0, handled)
+        self._port.abandon(self.post, reason)
+        self.post.take_lost()
+
+    def remove(self, out: int) -> None:
+        """Ends the stream of the wire at this place for the port."""
+        self._port.remove_out(out)
+        self.forget_lost()
+        if self._again is not None:
+            self.post.remove_out(out)
+
+    def forget_lost(self) -> None:
+        """Lets go of the payloads that no receiver in the flow will ask for."""
+        for out, token in self.post.take_lost():
+            self._outgoing.waiting(out).pop(token, None)

@@ -1,0 +1,249 @@
+"""Lists the segments of pipes for people: `pipert-shm ls`.
+
+Segments are read like files, never mapped or locked. So the listing disturbs no pipe, and a damaged segment can do it no harm.
+Names are shown without control characters, and no more is read than a pipe can have. Without a lock, the listing may show
+changes that happen meanwhile in part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from pipert_shm import binding
+from pipert_shm.display.tables import printable
+from pipert_shm.shm.segments import CONTROL, PAGE, PREFIX, SEGMENT, SHM, is_stale, open_file
+
+TAPS = 8  # places of a pipe for taps: the last of its routine numbers
+LONGEST_ABOUT = 4 << 20  # bytes of names
+UNWRITTEN = 16 << 20  # bytes that a segment may claim to have beyond the memory that it has
+
+State = Literal["alive", "stale", "not ours"]
+
+
+class Member(NamedTuple):
+    """A routine: its name, the number of its flow, and the names of its own counters."""
+
+    name: str
+    flow: int
+    counters: tuple[str, ...] = ()
+
+
+def about(flows: Sequence[str], routines: Sequence[Member], name: str = "") -> bytes:
+    """The text behind the records of a pipe's control segment: names, and this process as the pipe's parent.
+
+    :param flows: their names, by number.
+    :param routines: by number.
+    :param name: the pipe's, for people.
+    """
+    return json.dumps({"name": name, "parent": os.getpid(), "flows": flows, "routines": routines}).encode()
+
+
+@dataclass(slots=True)
+class Segment:
+    """One segment.
+
+    Attributes:
+        size: bytes.
+        what: `control`, or whose ring it is, or why that is unknown.
+        owner: flow and pid of the process that makes the frames in it; empty if that is unknown.
+        slots: number and size of a ring's slots; None if it is not a ring, or can't be read.
+        held: how many slots each holder keeps, by routine. A slot may have several holders.
+        free: how many slots nobody holds.
+    """
+
+    name: str
+    size: int
+    what: str
+    owner: str = ""
+    slots: binding.Geometry | None = None
+    held: dict[str, int] = field(default_factory=dict)
+    free: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One pipe.
+
+    Attributes:
+        parent: the pid of the process that built it, None if that is unknown.
+        name: its name; empty if that is unknown.
+    """
+
+    pipe_id: str
+    state: State
+    parent: int | None
+    segments: list[Segment]
+    name: str = ""
+
+
+def list_pipe(pipe_id: str) -> Listing | None:
+    """The segments of a pipe as they are now; None when all of them are gone."""
+    found: list[tuple[str, str, int]] = []
+    for name in os.listdir(SHM):
+        match = SEGMENT.fullmatch(name)
+        if match is None or match[1] != pipe_id:
+            continue
+        try:
+            found.append((name, match[2], (SHM / name).lstat().st_size))
+        except FileNotFoundError:
+            continue  # it was removed meanwhile
+    if not found:
+        return None
+    found.sort(key=lambda entry: (entry[1] != CONTROL, len(entry[1]), entry[1]))
+    stale = is_stale(pipe_id)
+    try:
+        control = Control(pipe_id, stale)
+    except FileNotFoundError:
+        return Listing(pipe_id, "stale", None, [Segment(name, size, "without a control segment") for name, _, size in found])
+    except OSError as error:
+        return Listing(pipe_id, "not ours", None, [Segment(name, size, error.strerror or "") for name, _, size in found])
+    except ValueError as error:
+        segments = [Segment(name, size, f"unreadable: {error}" if part == CONTROL else "") for name, part, size in found]
+        return Listing(pipe_id, "stale" if stale else "alive", None, segments)
+    with control:
+        segments = [control.describe(name, part, size) for name, part, size in found]
+        return Listing(pipe_id, "stale" if stale else "alive", control.parent, segments, control.name)
+
+
+class Control:
+    """A copy of a pipe's control segment, made by reading it. It is a context manager, which frees the copy.
+
+    :raises OSError: when it can't be read.
+    :raises ValueError: when it is not a control segment.
+
+    Attributes:
+        name: the pipe's name; empty if the text with the names is damaged.
+        parent: the pid of the process that built the pipe; None when that is gone, or unknown.
+        process: its records, for `pipert_shm.statistics.read_statistics`.
+        flows: their names, by number; none if the text is damaged.
+        routines: by number; none if the text is damaged.
+    """
+
+    def __init__(self, pipe_id: str, stale: bool) -> None:
+        with open(open_file(f"{PREFIX}{pipe_id}-{CONTROL}"), "rb") as file:
+            data = _read_control(file)
+        self._copy = binding.Copy(data)
+        self.process = binding.Process(self._copy.address, len(data))
+        self._stale = stale
+        self.name, self.parent, self.flows, self.routines = _read_about(data[self.process.records_bytes() :])
+        if stale:
+            self.parent = None  # another process may have this pid by now
+        self._places = {self.process.serial(place): place for place in range(binding.RINGS)}
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.close()
+
+    def describe(self, name: str, part: str, size: int) -> Segment:
+        """What one of the pipe's segments is.
+
+        :param name: of its file.
+        :param part: the last part of the name: CONTROL, or a serial.
+        :param size: bytes.
+        """
+        if part == CONTROL:
+            return Segment(name, size, "control")
+        serial = int(part)
+        owner = binding.serial_owner(serial)
+        segment = Segment(name, size, f"ring of {self._name(owner)}", self._owner(owner))
+        place = self._places.get(serial)
+        if place is None:
+            segment.what += ", just made or given up"
+            return segment
+        try:
+            with open(open_file(name), "rb", buffering=0) as file:
+                ring = binding.read_ring(file.fileno(), place)
+        except FileNotFoundError:
+            segment.what += ", gone by now"
+        except (OSError, ValueError) as error:
+            segment.what += f", unreadable: {error}"
+        else:
+            self._count(segment, ring)
+        return segment
+
+    def _count(self, segment: Segment, ring: binding.RingHead) -> None:
+        slots, in_use, by_bit = ring.holders
+        segment.slots = binding.Geometry(slots, ring.slot_bytes)
+        segment.free = slots - in_use
+        receivers = self.process.receivers_by_bit(ring.owner)
+        held: Counter[str] = Counter()
+        for bit, count in by_bit.items():
+            number = ring.owner if bit == 0 else receivers.get(bit)
+            held[f"bit {bit}" if number is None else self._name(number)] += count
+        segment.held = dict(held.most_common())
+
+    def _name(self, routine: int) -> str:
+        """The name of a routine, or of a tap: taps have the last routine numbers."""
+        if routine < len(self.routines):
+            return self.routines[routine].name
+        tap = routine - (self.process.room.routines - TAPS)
+        return f"tap {tap}" if self.routines and tap >= 0 else f"routine {routine}"
+
+    def _owner(self, routine: int) -> str:
+        if routine >= len(self.routines):
+            return ""
+        flow = self.routines[routine].flow
+        known = not self._stale and flow < self.process.room.flows
+        pid = binding.FlowRecord(self.process, flow).read().pid if known else 0
+        return f"flow {self.flows[flow]}" + (f", pid {pid}" if pid else "")
+
+
+def _read_control(file: BinaryIO) -> bytes:
+    """The bytes of a control segment: its records, and the text behind them.
+
+    :raises ValueError: when it is not a control segment, or larger than its own head says.
+    """
+    status = os.fstat(file.fileno())
+    head = binding.Copy(os.pread(file.fileno(), PAGE, 0), PAGE)
+    process = binding.Process(head.address, status.st_size)
+    records = process.records_bytes()
+    process.close()
+    if status.st_size > records + LONGEST_ABOUT or records > status.st_blocks * 512 + UNWRITTEN:
+        raise ValueError(f"with {status.st_size:,} bytes it is larger than a pipe's control segment that has such a head")
+    return file.read(status.st_size)
+
+
+def _read_about(text: bytes) -> tuple[str, int | None, list[str], list[Member]]:
+    """Reads the text that `about` made: name, parent, flows and routines. If it is damaged, all of them are empty."""
+    try:
+        said: dict[str, Any] = json.loads(text.rstrip(b"\0"))  # there may be room for more names
+        flows = [printable(str(name)) for name in said["flows"]]
+        routines = [
+            Member(printable(str(name)), range(len(flows))[flow], tuple(printable(str(counter)) for counter in counters))
+            for name, flow, counters in said["routines"]
+        ]
+        return printable(str(said.get("name", ""))), int(said["parent"]), flows, routines
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
+        return "", None, [], []
+
+
+def text_of(pipe: Listing) -> list[str]:
+    """Lines for a terminal: one for the pipe, then one for each segment."""
+    size = sum(segment.size for segment in pipe.segments)
+    head = [pipe.pipe_id, pipe.state, *([pipe.name] if pipe.name else []), f"{len(pipe.segments)} segments", f"{size:,} bytes"]
+    if pipe.parent is not None:
+        head.insert(-2, f"parent {pipe.parent}")
+    rows = [_row(segment) for segment in pipe.segments]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["  ".join(head)]
+    for name, what, owner, count, rest in rows:
+        cells = name.ljust(widths[0]), what.ljust(widths[1]), owner.ljust(widths[2]), count.rjust(widths[3]), rest
+        lines.append(("  " + "  ".join(cells)).rstrip())
+    return lines
+
+
+def _row(segment: Segment) -> tuple[str, str, str, str, str]:
+    rest = ""
+    if segment.slots is not None:
+        count, size = segment.slots
+        rest = f"{count} slots of {size:,}, {segment.free} free"
+        if segment.held:
+            rest += "; held: " + ", ".join(f"{name} {slots}" for name, slots in segment.held.items())
+    return segment.name, segment.what, segment.owner, f"{segment.size:,} bytes", rest
