@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 # As the headers include each other: a declaration may use the types of those before it.
 SUBJECTS = (
     "ring", "queue", "counters", "policy", "control", "ring_table", "edge", "tickets", "process", "lease", "fork", "message",
-    "port", "send", "receive", "recover", "memory",
+    "port", "send", "receive", "recover", "memory", "thread",
 )  # fmt: skip
 # With hidden symbols, a call from one C file to another goes straight to the function. Else it would go by way of a table,
 # since another library might replace the function, and nothing could be inlined.
@@ -33,7 +33,7 @@ for subject in SUBJECTS:
     ffibuilder.cdef((HERE / "cdef" / f"{subject}.h").read_text(encoding="utf-8"))
 ffibuilder.set_source(
     MODULE,
-    '#include <sys/mman.h>\n#include "pshm.h"\n',
+    '#include <sys/mman.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n#include "pshm.h"\n',
     sources=relative([*HERE.glob("*.c"), *HERE.glob("hot/*.c")]),
     include_dirs=["csrc", np.get_include()],
     depends=relative([*HERE.glob("*.h"), *HERE.glob("hot/*.h"), *HERE.glob("cdef/*.h")]),

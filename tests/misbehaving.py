@@ -12,7 +12,8 @@ from waiting import Board
 
 DID, PINGED, TWICE, END, STRANGE = range(30, 35)
 """Cells: misdeeds done; what the last ping said; messages that came twice; whether to end; filters run in the wrong process."""
-FIRST_HOOK = 0  # cell of the first hook
+FIRST_HOOK = 0  # cell of the first hook: what it is asked to do, written by who plans
+FIRST_MET = 40  # cell of the first hook: what it was asked to do when it last did it, written by who acts
 
 
 class NoText(Exception):
@@ -62,20 +63,22 @@ class Will:
 
     def __init__(self) -> None:
         self.board = Board(64)
+        self.plans = 0
 
     def plan(self, hook: str, misdeed: str) -> None:
-        self.board[FIRST_HOOK + HOOKS.index(hook)] = 1 + list(MISDEEDS).index(misdeed)
+        self.plans += 1  # so it differs from what was last asked
+        self.board[FIRST_HOOK + HOOKS.index(hook)] = self.plans * 100 + list(MISDEEDS).index(misdeed)
 
     def forget(self) -> None:
         for cell in range(64):
             self.board[cell] = 0
 
     def act(self, hook: str) -> Any:
-        cell = FIRST_HOOK + HOOKS.index(hook)
-        number, self.board[cell] = self.board[cell], 0
-        if number:
+        asked, met = self.board[FIRST_HOOK + HOOKS.index(hook)], FIRST_MET + HOOKS.index(hook)
+        if asked != self.board[met]:
+            self.board[met] = asked
             self.board.add(DID)
-            return list(MISDEEDS.values())[number - 1]()
+            return list(MISDEEDS.values())[asked % 100]()
         return None
 
     @property

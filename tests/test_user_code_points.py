@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -392,3 +393,42 @@ def test_a_flow_that_dies_while_its_stacks_are_read_is_restarted() -> None:
         eventually(lambda: pipe.statistics().flows["asked"].restarts == 1, "a restart", SOON)
     finally:
         _end(pipe, GRACE + 3)
+
+
+class Hangs(Takes):
+    hang_timeout = 0.05
+
+    def main_logic(self, data: object) -> None:
+        while True:
+            time.sleep(0)  # so the others run
+
+
+class Busy(Numbers):
+    """Calls ever deeper functions, so its frames come and go."""
+
+    def main_logic(self) -> int:
+        def deep(level: int) -> int:
+            return deep(level - 1) if level else 0
+
+        return deep(100)
+
+
+def test_a_hang_is_told_of_while_the_other_threads_of_the_flow_run() -> None:
+    """One thread walked the frames of all others while these ran: the flow died of SIGSEGV, its stacks untold."""
+    WILL.forget()
+    logger = logging.getLogger("user code")
+    logger.handlers, logger.propagate = [written := Written()], False
+    numbers, hangs, busy, takes = Numbers("numbers"), Hangs("hangs"), Busy("busy"), Takes("takes")
+    pipe = Pipe(policy="drop_oldest", logger=logger, grace_period=GRACE)
+    pipe.create_flow("numbers", False, numbers, **FAST)
+    pipe.create_flow("mixed", False, hangs, busy, takes, **FAST)
+    pipe.link(Wire(numbers, hangs), Wire(busy, takes))
+    pipe.build()
+    try:
+        pipe.notify_event(START_EVENT_NAME)
+        eventually(lambda: pipe.statistics().flows["mixed"].restarts >= 20, "20 hangs", 30)
+    finally:
+        _end(pipe, GRACE + 3)
+    told = [text for text in written.texts if "hangs in main_logic" in text]
+    assert len(told) >= 20
+    assert all(f"in {Hangs.main_logic.__name__}" in text and text.count("Stack (most") == 4 for text in told), told

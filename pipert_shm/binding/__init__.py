@@ -69,6 +69,7 @@ from pipert_shm.binding.port import (
 )
 from pipert_shm.binding.process import Claim, Geometry, Process, Writable
 from pipert_shm.binding.records import EdgeRecord, Ends, FlowRecord, FlowStatus, Incarnation, RoutineRecord, Settings, Tickets
+from pipert_shm.binding.thread import signal_thread
 
 __all__ = [
     "ARRAY",
@@ -145,6 +146,7 @@ __all__ = [
     "read_ring",
     "ring_bytes",
     "serial_owner",
+    "signal_thread",
     "slot_and_offset",
     "unguard",
     "unmap",

@@ -60,7 +60,7 @@ from pipert_shm.system.descriptors import RESERVED, Reserve
 from pipert_shm.system.streams import give_c_another_stderr
 
 EXIT_GAVE_UP = 70
-STACKS_SIGNAL = signal.SIGRTMIN + 7  # makes a flow write the stacks of its threads
+STACKS_SIGNAL = signal.SIGRTMIN + 7  # makes the thread of a flow that gets it write its stack
 OVERTIME = 1.0  # seconds past the grace period after which a flow ends in the midst of a call
 FOR_KILL_HANDLERS = 1.0  # seconds that handlers of `kill`, and one that is at work, may delay the end of the routines
 SWITCH_INTERVAL = 0.0005  # with Python's default a busy sibling thread adds 5 ms to each hop
@@ -224,7 +224,7 @@ def run_flow(birth: FlowBirth) -> int:
         if hasattr(stream, "reconfigure"):
             with suppress(OSError, ValueError):  # it is closed
                 stream.reconfigure(line_buffering=True)
-    faulthandler.register(STACKS_SIGNAL, file=birth.stacks, all_threads=True)
+    faulthandler.register(STACKS_SIGNAL, file=birth.stacks, all_threads=False)
     give_c_another_stderr(birth.stacks)
     control.keep()
     logs.keep().set_blocking(False)

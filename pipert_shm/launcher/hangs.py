@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import selectors
+import time
+from contextlib import suppress
 
 from pipert_shm import binding
 from pipert_shm.errors import describe
@@ -10,7 +12,8 @@ from pipert_shm.flow.process import STACKS_SIGNAL
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.system import calls
 
-STACKS_WAIT = 0.5  # seconds until a flow that writes no stacks is given up
+STACKS_WAIT = 0.5  # seconds until a flow that does not write all stacks is given up
+THREAD_WAIT = 0.1  # seconds until a thread that writes no stack is given up: one of a C library, or one that blocks signals
 
 
 class Hangs:
@@ -46,17 +49,22 @@ class Hangs:
 
 
 def _stacks_of(flow: Flow) -> str:
+    """Asks one thread after the other: a thread that walked the frames of others, while these run, might read freed memory."""
     text = b""
+    end = time.monotonic() + STACKS_WAIT
     try:
-        calls.send_signal(flow.pidfd, STACKS_SIGNAL)
         with selectors.PollSelector() as selector:
             selector.register(flow.stacks, selectors.EVENT_READ)
-            # Until no more comes: the handler writes all of it at once.
-            while selector.select(STACKS_WAIT if not text else STACKS_WAIT / 10):
-                more = calls.read(flow.stacks, 1 << 16)
-                if not more:
-                    break  # it is dead
-                text += more
+            for thread in sorted(map(int, calls.listing(f"/proc/{flow.pid}/task"))):
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    calls.signal_thread(flow.pid, thread, STACKS_SIGNAL)
+                wait = THREAD_WAIT
+                while selector.select(min(wait, max(end - time.monotonic(), 0))):
+                    more = calls.read(flow.stacks, 1 << 16)
+                    if not more:
+                        break  # the process is dead
+                    text += more
+                    wait = THREAD_WAIT / 10  # the handler writes all of it at once
     except OSError as error:
         return f"(they can't be read: {describe(error)})"
     return text.decode(errors="replace") or "(it does not answer)"

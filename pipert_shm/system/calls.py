@@ -24,6 +24,7 @@ from pipert_shm import binding
 fork = os.fork
 pidfd_open = os.pidfd_open
 send_signal = signal.pidfd_send_signal
+signal_thread = binding.signal_thread
 pipe = os.pipe
 read = os.read
 open_file = os.open
