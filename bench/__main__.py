@@ -20,6 +20,7 @@ from .machine import describe
 
 SECTIONS: dict[str, Callable[[Settings], Section]] = {
     "hand-over": sections.hand_over,
+    "within-a-flow": sections.within_a_flow,
     "throughput": sections.throughput,
     "pipelines": sections.pipelines,
     "fan-out": sections.fan_out,

@@ -1,4 +1,4 @@
-"""The controls: a wake and nothing else, and a copy and nothing else."""
+"""The controls: a wake alone, one between two Pythons, a queue between two threads, and a copy alone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import mmap
 import os
 import shutil
 import subprocess
+import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -60,6 +64,79 @@ def by_futex(sheet: Sheet) -> None:
     run_together(*receivers, send)
 
 
+class _Frames(ctypes.Structure):
+    """`frames` of loops.c."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("stride", ctypes.c_int64), ("shape", ctypes.c_int64 * 3 * FRAMES))
+
+
+class _Over(Exception):
+    """Ends a loop."""
+
+
+def by_loops(sheet: Sheet) -> None:
+    """Loops in C that call a function of Python at each end, with frames that lie ready."""
+    loops = compile_loops()
+    load = sheet.load
+    channel = np.frombuffer(mmap.mmap(-1, PAGE), np.uint8)
+    memory = np.frombuffer(mmap.mmap(-1, FRAMES * load.frame_bytes), np.uint8)
+    frames, where = [], _Frames(memory.ctypes.data, load.frame_bytes)
+    for number in range(FRAMES):
+        shape = load.shape(number)
+        frames.append(memory[number * load.frame_bytes :][: int(np.prod(shape))].reshape(shape))
+        frames[number][:] = number
+        where.shape[number][:] = shape
+    address, ticks = ctypes.c_void_p(channel.ctypes.data), 0
+
+    def camera() -> np.ndarray | None:
+        nonlocal ticks
+        if sheet.is_full(ticks):
+            raise _Over
+        ticks += 1
+        return frames[sheet.stamp() % FRAMES] if sheet.may_send() else None
+
+    def screen(frame: np.ndarray) -> None:
+        sheet.note(frame, now=time.monotonic_ns())
+
+    def send() -> None:
+        with suppress(_Over):
+            loops.loops_send(address, ctypes.byref(where), ctypes.c_int64(load.period_ns), ctypes.py_object(camera))
+        sheet.mark(0, end=True)
+
+    def receive() -> None:
+        loops.loops_receive(address, ctypes.byref(where), ctypes.py_object(screen))
+        sheet.mark(1, end=True)
+
+    run_together(receive, send)
+
+
+def by_threads(sheet: Sheet) -> None:
+    """Two threads of one process, and a `queue.SimpleQueue` that holds whatever is put into it."""
+    load, frames = sheet.load, sheet.load.frames()
+    queue: SimpleQueue[np.ndarray | None] = SimpleQueue()
+
+    def receive() -> None:
+        while (frame := queue.get()) is not None:
+            sheet.note(frame, now=time.monotonic_ns())
+            del frame
+        sheet.mark(1, end=True)
+
+    def both() -> None:
+        receiver = threading.Thread(target=receive)
+        receiver.start()
+        start, ticks = time.monotonic_ns(), 0
+        while not sheet.is_full(ticks):
+            ticks += 1
+            time.sleep(max(0, start + ticks * load.period_ns - time.monotonic_ns()) / 1e9)
+            if sheet.may_send():
+                queue.put(frames[sheet.stamp() % FRAMES])
+        sheet.mark(0, end=True)
+        queue.put(None)
+        receiver.join()
+
+    run_together(both)
+
+
 def copies_per_second(load: Load, slots: int) -> float:
     """Of a frame into a ring in /dev/shm of so many slots, by one process that does nothing else."""
     sources = load.frames()
@@ -78,11 +155,33 @@ def copies_per_second(load: Load, slots: int) -> float:
 
 @cache
 def compile_control() -> ctypes.CDLL:
-    source = Path(__file__).with_name("control.c")
-    with tempfile.TemporaryDirectory() as directory:
-        library = Path(directory, "control.so")
-        compiler = os.environ.get("CC", "cc").split()
-        if shutil.which(compiler[0]) is None:
-            raise RuntimeError(f"there is no C compiler, {compiler[0]}: apt-get install gcc libc6-dev")
-        subprocess.run([*compiler, "-std=gnu11", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
-        return ctypes.CDLL(str(library))
+    return ctypes.CDLL(str(_compiled("control.c")))
+
+
+@cache
+def compile_loops() -> ctypes.PyDLL:
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if not headers.exists():
+        raise RuntimeError(f"there is no {headers}: apt-get install python3-dev")
+    loops = ctypes.PyDLL(str(_compiled("loops.c", f"-I{headers.parent}", f"-I{np.get_include()}")))
+    for function in (loops.loops_send, loops.loops_receive):
+        function.restype = ctypes.py_object
+    if loops.loops_begin():
+        raise RuntimeError("NumPy is not what loops.c was compiled for")
+    return loops
+
+
+def _compiled(name: str, *flags: str) -> Path:
+    """A library, made of a file beside this one, which is there as long as this process."""
+    library = Path(_directory().name, name).with_suffix(".so")
+    compiler = os.environ.get("CC", "cc").split()
+    if shutil.which(compiler[0]) is None:
+        raise RuntimeError(f"there is no C compiler, {compiler[0]}: apt-get install gcc libc6-dev")
+    source = Path(__file__).with_name(name)
+    subprocess.run([*compiler, "-std=gnu11", "-O2", "-Wall", "-shared", "-fPIC", *flags, "-o", library, source], check=True)
+    return library
+
+
+@cache
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()

@@ -21,7 +21,7 @@ from pipert_shm.shm.listing import list_pipe
 from pipert_shm.shm.segments import pipe_ids
 
 from .figures import Figure, Section, Settings
-from .hand_over import THIS, Way, measure, p50_us
+from .hand_over import THIS, Way, measure, pairs
 from .pipes import Relay, Screen, by_pipe
 from .processes import cpu_ns, idle_s
 from .sheet import SIZES, Load, Sheet
@@ -98,7 +98,7 @@ def start(settings: Settings) -> Section:
         for _ in range(1 + max(settings.rounds, 2)):
             told = subprocess.run([sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True, env=kept)
             imports.append(float(told.stdout))
-    section.figures.append(Figure("import pipert_shm over import numpy", statistics.median(imports[1:]), 60, unit="ms"))
+    section.figures.append(Figure.of("import pipert_shm over import numpy", imports[1:], 60, unit="ms"))
     for size in SIZES if settings.full else ("VGA",):
         times, shares, ring_bytes = [], [], 0
         for _ in range(settings.rounds):
@@ -174,10 +174,8 @@ def sibling(settings: Settings) -> Section:
     ways = {THIS: Way(by_pipe), f"{THIS}, busy sibling": Way(partial(by_pipe, busy=True))}
     results = measure(ways, Load("1080p", 30, 1.0 * settings.seconds), settings.rounds)
     calm, busy = results.values()
-    added = None
-    if calm.sheets and busy.sheets:
-        added = statistics.median(p50_us(b) - p50_us(a) for a, b in zip(calm.sheets, busy.sheets, strict=True)) / 1000
-    figure = Figure("a busy sibling thread in the receiving flow adds to a hop, p50", added, 1, unit="ms")
+    added = [(b - a) / 1000 for a, b in pairs(calm, busy)]
+    figure = Figure.of("a busy sibling thread in the receiving flow adds to a hop, p50", added, 1, unit="ms")
     return Section("A busy sibling thread, 1080p, 30 fps", list(results.values()), [figure])
 
 

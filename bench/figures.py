@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,8 +34,9 @@ class Figure:
     """One figure.
 
     Attributes:
-        value: None where what it takes was not measured.
+        value: None where what it takes was not measured; of several rounds the median.
         limit: what it is to be, at most or at least; None: it is only stated.
+        rounds: what each round came to, in the order in which they ran; of one measurement it is empty.
     """
 
     name: str
@@ -43,6 +45,12 @@ class Figure:
     at_least: bool = False
     unit: str = "x"
     said: str = ""
+    rounds: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, rounds: Sequence[float], limit: float | None = None, at_least: bool = False, **more: Any) -> Figure:
+        """The median of the rounds."""
+        return cls(name, statistics.median(rounds) if rounds else None, limit, at_least, rounds=tuple(rounds), **more)
 
     @property
     def verdict(self) -> str:
@@ -77,12 +85,13 @@ class Section:
 
 
 def figures_table(figures: Iterable[Figure]) -> list[str]:
-    """Lines of text: target, measured, met or not."""
-    columns = "{:78}{:>12}{:>14}  {}"
-    lines = [columns.format("figure", "target", "measured", "")]
+    """Lines of text: target, measured, least and most of the rounds, met or not."""
+    columns = "{:78}{:>12}{:>14}{:>20}  {}"
+    lines = [columns.format("figure", "target", "measured", "rounds", "")]
     for figure in figures:
         target = "" if figure.limit is None else f"{'>=' if figure.at_least else '<='} {figure.limit:.4g} {figure.unit}"
         value = "" if figure.value is None else f"{figure.value:.4g} {figure.unit}"
+        spread = f"{min(figure.rounds):.3g} to {max(figure.rounds):.3g}" if figure.rounds else ""
         said = f"{figure.verdict}  {figure.said}" if figure.said else figure.verdict
-        lines.append(columns.format(figure.name, target, value, said))
+        lines.append(columns.format(figure.name, target, value, spread, said))
     return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,14 +12,15 @@ import numpy as np
 
 from pipert_shm.extras import to_install
 
-from .controls import by_futex
+from .controls import by_futex, by_loops
 from .peers import Iceoryx, IceoryxCopy, Pair, Pipe, Queue, SharedSlots, Zenoh, Zmq, by_pair
 from .pipert2 import by_pipert2
 from .pipes import by_pipe
 from .ray_store import Ray, RayCopy
 from .sheet import Load, Sheet
 
-THIS, CONTROL = "pipert_shm", "C futex, no frame"
+THIS, CONTROL, LOOPS = "pipert_shm", "C futex, no frame", "C loops, one Python call an end"
+PACED = (CONTROL, LOOPS)  # controls that are not run flat out
 ICEORYX, QUEUE, BASIC, SHARED, RAY, RAY_COPY = (
     "iceoryx2, zero copy",
     "multiprocessing.Queue",
@@ -42,6 +42,7 @@ class Way:
         fast: whether frames of 8K don't take it seconds.
         receivers: how many.
         extra: of this package, that installs the module.
+        together: whether its ends are threads of one process.
         most_rounds: that it runs, however many the others do; None: as many.
     """
 
@@ -51,6 +52,7 @@ class Way:
     fast: bool = False
     receivers: int = 1
     extra: str = "bench"
+    together: bool = False
     most_rounds: int | None = None
 
     @property
@@ -64,6 +66,7 @@ def _pair(kind: Callable[[Load], Pair], module: str = "multiprocessing", **marks
 
 WAYS: dict[str, Way] = {
     CONTROL: Way(by_futex, ready=True, fast=True),
+    LOOPS: Way(by_loops, ready=True, fast=True),
     THIS: Way(by_pipe, ready=True, fast=True),
     ICEORYX: _pair(Iceoryx, "iceoryx2", ready=True, fast=True),
     "iceoryx2, one copy": _pair(IceoryxCopy, "iceoryx2", fast=True),
@@ -144,12 +147,16 @@ def p50_us(sheet: Sheet) -> float:
     return float(np.median(sheet.latencies_us()))
 
 
-def ratio(of: Result, to: Result, figure: Callable[[Sheet], float] = p50_us) -> float | None:
-    """Taken round by round, since these ran right after each other; then the median of those. None where one is missing."""
+def pairs(of: Result, to: Result, figure: Callable[[Sheet], float] = p50_us) -> list[tuple[float, float]]:
+    """The same figure of both, round by round, since these ran right after each other. Empty where one is missing."""
     if not of.sheets or not to.sheets:
-        return None
-    rounds = [figure(a) / figure(b) for a, b in zip(of.sheets, to.sheets, strict=True)]
-    return statistics.median(rounds)
+        return []
+    return [(figure(a), figure(b)) for a, b in zip(of.sheets, to.sheets, strict=True)]
+
+
+def ratios(of: Result, to: Result, figure: Callable[[Sheet], float] = p50_us) -> list[float]:
+    """Of the rounds: see `pairs`."""
+    return [a / b for a, b in pairs(of, to, figure)]
 
 
 def measure(ways: Mapping[str, Way], load: Load, rounds: int) -> dict[str, Result]:
@@ -163,7 +170,7 @@ def measure(ways: Mapping[str, Way], load: Load, rounds: int) -> dict[str, Resul
             result = results[name]
             if result.note or len(result.sheets) == way.most_rounds:
                 continue
-            sheet = Sheet(load, way.receivers)
+            sheet = Sheet(load, way.receivers, together=way.together)
             try:
                 way.run(sheet)
             except Exception as error:  # of somebody else's package, as well: the others are still to be measured

@@ -126,10 +126,12 @@ def by_pipe(
     relays: int = 0,
     busy: bool = False,
     private: bool = False,
+    together: bool = False,
     look: Callable[[Pipe], None] = lambda pipe: None,
 ) -> PipeStatistics:
     """One round: a flow for each routine, and as many screens as the sheet has receivers.
 
+    :param together: whether all routines are in one flow.
     :param look: called once all run.
     :raises RuntimeError: when a frame was copied: then this was not the way that is to be measured.
     """
@@ -138,8 +140,9 @@ def by_pipe(
     camera = Camera(sheet, private=private)
     chain = [camera, *(Relay(f"relay{number}") for number in range(relays))]
     screens = [Screen(sheet, at, busy=busy) for at in range(sheet.receivers)]
-    for routine in (*chain, *screens):
-        pipe.create_flow(routine.name, False, routine)
+    routines = [*chain, *screens]
+    for flow in [routines] if together else [[routine] for routine in routines]:
+        pipe.create_flow(flow[0].name, False, *flow)
     for sender, receiver in pairwise(chain):
         pipe.link(Wire(sender, receiver))
     pipe.link(Wire(chain[-1], screens))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import operator
 from collections.abc import Callable
 from functools import partial
 
@@ -12,14 +12,32 @@ from pipert_shm import Pipe
 from pipert_shm.shm.listing import list_pipe
 from pipert_shm.shm.segments import pipe_ids
 
-from .controls import by_futex, copies_per_second
+from .controls import by_futex, by_threads, copies_per_second
 from .figures import Figure, Section, Settings
-from .hand_over import BASIC, CONTROL, ICEORYX, RAY, RAY_COPY, SHARED, THIS, WAYS, Result, Way, measure, ratio
+from .hand_over import (
+    BASIC,
+    CONTROL,
+    ICEORYX,
+    LOOPS,
+    PACED,
+    RAY,
+    RAY_COPY,
+    SHARED,
+    THIS,
+    WAYS,
+    Result,
+    Way,
+    measure,
+    p50_us,
+    pairs,
+    ratios,
+)
 from .pipert2 import by_pipert2
 from .pipes import by_pipe
 from .sheet import SIZES, Load, Sheet
 
 PIPERT2 = (BASIC, SHARED)
+CPU_US = operator.attrgetter("cpu_both_us")
 SLOW_STARTERS = (*PIPERT2, RAY, RAY_COPY)  # four seconds a round and more, whatever is measured
 
 
@@ -55,31 +73,41 @@ def hand_over(settings: Settings) -> Section:
     section.results.append(alternating)
     slow, fast = at["1080p", 30], at["1080p", 1000]
     section.figures = [
-        Figure("hand-over, 1080p, 30 fps, p50: this / iceoryx2 zero copy", _between(slow, THIS, ICEORYX), 0.6),
-        Figure(
-            f"hand-over, sizes alternate, p50: {settings.largest} / VGA, or its inverse if larger", _by_size(alternating), 1.1
-        ),
-        Figure("hand-over, 1080p, 1 kHz, p50: this / C futex", _between(fast, THIS, CONTROL), 4),
+        Figure.of("hand-over, 1080p, 1 kHz, p50: this / C loops that call Python", _between(fast, THIS, LOOPS), 1.5),
+        Figure.of("hand-over, 1080p, 1 kHz, p50: this / iceoryx2 zero copy", _between(fast, THIS, ICEORYX), 0.4),
+        Figure.of("hand-over, 1080p, 1 kHz, CPU: this / iceoryx2 zero copy", _between(fast, THIS, ICEORYX, CPU_US), 0.5),
+        Figure.of("hand-over, 1080p, 30 fps, p50: this / C loops that call Python", _between(slow, THIS, LOOPS), 1.15),
+        Figure.of("hand-over, 1080p, 30 fps, p50: this / iceoryx2 zero copy", _between(slow, THIS, ICEORYX)),
+        Figure.of("hand-over, 1080p, 30 fps, p50: iceoryx2 zero copy / C loops", _between(slow, ICEORYX, LOOPS)),
+        Figure.of(f"hand-over, sizes alternate, p50: {settings.largest} / VGA", _by_size(alternating), 1.05),
     ]
     return section
 
 
-def _between(results: dict[str, Result], of: str, to: str, figure: Callable[[Sheet], float] | None = None) -> float | None:
-    if of not in results or to not in results:
-        return None
-    return ratio(results[of], results[to]) if figure is None else ratio(results[of], results[to], figure)
+def _between(results: dict[str, Result], of: str, to: str, figure: Callable[[Sheet], float] = p50_us) -> list[float]:
+    return ratios(results[of], results[to], figure) if of in results and to in results else []
 
 
-def _by_size(alternating: Result) -> float | None:
-    """How far the median of the odd frames is from that of the even ones."""
-    if not alternating.sheets:
-        return None
-    ratios = []
+def _by_size(alternating: Result) -> list[float]:
+    """How far the median of the larger size is from that of the smaller one, in each round."""
+    found = []
     for sheet in alternating.sheets:
         odd = sheet.numbers() % 2 == 1
-        ratios.append(np.median(sheet.latencies_us()[odd]) / np.median(sheet.latencies_us()[~odd]))
-    middle = statistics.median(map(float, ratios))
-    return max(middle, 1 / middle)
+        found.append(float(np.median(sheet.latencies_us()[odd]) / np.median(sheet.latencies_us()[~odd])))
+    return found
+
+
+def within_a_flow(settings: Settings) -> Section:
+    """Two routines of one flow: threads of one process."""
+    section = Section("Within a flow, 1080p, 1 kHz")
+    bare = "SimpleQueue between two threads"
+    ways = {bare: Way(by_threads, together=True), THIS: Way(partial(by_pipe, together=True), together=True)}
+    results = measure(ways, Load("1080p", 1000, 0.5 * settings.seconds), settings.rounds)
+    section.results += results.values()
+    section.figures = [
+        Figure.of("within a flow, 1 kHz, p50: this / a bare queue.SimpleQueue", _between(results, THIS, bare), 1.5)
+    ]
+    return section
 
 
 def throughput(settings: Settings) -> Section:
@@ -87,7 +115,7 @@ def throughput(settings: Settings) -> Section:
     section = Section("Flat out, nothing lost: frames per second")
     results: dict[str, dict[str, Result]] = {}
     for size in _sizes(settings):
-        ways = _chosen(settings, lambda name, way, size=size: name != CONTROL and (way.fast or size != "8K"))  # type: ignore[misc]
+        ways = _chosen(settings, lambda name, way, size=size: name not in PACED and (way.fast or size != "8K"))  # type: ignore[misc]
         if size != "1080p" or not settings.full:
             kept = (SHARED,) if size in ("1080p", "VGA") else ()
             ways = {name: way for name, way in ways.items() if name not in SLOW_STARTERS or name in kept}
@@ -108,13 +136,13 @@ def throughput(settings: Settings) -> Section:
     section.rows["written_to_memcpy"] = shares
     hd = results["1080p"]
     section.figures = [
-        Figure(
-            "flat out, 1080p, ready, frames/s: this / iceoryx2 zero copy", _between(hd, THIS, ICEORYX, Sheet.rate), 1.5, True
+        Figure.of(
+            "flat out, 1080p, ready, frames/s: this / iceoryx2 zero copy", _between(hd, THIS, ICEORYX, Sheet.rate), 2, True
         ),
-        Figure(
+        Figure.of(
             "flat out, 1080p, frames/s: this / PipeRT 2.4.0 shared memory", _between(hd, THIS, SHARED, Sheet.rate), 20, True
         ),
-        Figure("flat out, 1080p, every byte written: this / memcpy alone", statistics.median(shares), 0.85, True),
+        Figure.of("flat out, 1080p, every byte written: this / memcpy alone", shares, 0.9, True),
     ]
     return section
 
@@ -155,7 +183,7 @@ def pipelines(settings: Settings) -> Section:
     missing = sum(sheet.sent - sheet.received() for sheet in ours.sheets)
     section.figures = [
         Figure("three flows, 1080p, 30 fps: frames not received", missing if ours.sheets else None, 0, unit="frames"),
-        Figure(
+        Figure.of(
             "three flows, 1080p, 30 fps, end to end p50: this / PipeRT 2.4.0 shared memory",
             _between(results, f"{THIS}, 3 flows", f"{SHARED}, 3 flows"),
             1 / 50,
@@ -220,11 +248,10 @@ def payloads(settings: Settings) -> Section:
             whole.sheets += one.sheets
             whole.note = whole.note or one.note
     section.results += results.values()
+    name = "dataclass with a frame and 50 boxes"
+    more = [a - b for a, b in pairs(results["dataclass"], results["frame"])]
     section.figures = [
-        Figure(
-            "dataclass with a frame and 50 boxes / bare ndarray, 1 kHz, p50",
-            None if any(result.note for result in results.values()) else ratio(results["dataclass"], results["frame"]),
-            3,
-        )
+        Figure.of(f"{name} / bare ndarray, 1 kHz, p50", ratios(results["dataclass"], results["frame"]), 3),
+        Figure.of(f"{name} over bare ndarray, 1 kHz, p50", more, 25, unit="µs"),
     ]
     return section

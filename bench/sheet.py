@@ -88,14 +88,16 @@ class Sheet:
     """What one round of one way came to, in memory that its processes share.
 
     :param receivers: how many there are; each has a column of its own.
+    :param together: whether all ends are threads of one process.
     """
 
     SENT, OVER, READY, BEGUN = range(4)
     WRONG, RECEIVED, CPU = 8, 16, 32  # per receiver; CPU: two words a process, the sender's first
 
-    def __init__(self, load: Load, receivers: int = 1) -> None:
+    def __init__(self, load: Load, receivers: int = 1, *, together: bool = False) -> None:
         self.load = load
         self.receivers = receivers
+        self._clock = time.thread_time_ns if together else time.process_time_ns
         self.room = MOST if not load.fps else load.ticks + FEWEST + 1
         self._words = np.frombuffer(mmap.mmap(-1, (HEADER + self.room * (1 + receivers)) * 8), np.int64)
         self._sent_ns = self._words[HEADER : HEADER + self.room]
@@ -159,8 +161,8 @@ class Sheet:
         return int(self._words[self.RECEIVED + at])
 
     def mark(self, process: int, *, end: bool = False) -> None:
-        """Notes the processor time of the calling process so far: of the sender (0), or of a receiver (1 + its number)."""
-        self._words[self.CPU + 2 * process + end] = time.process_time_ns()
+        """Notes the processor time of the caller so far: of the sender (0), or of a receiver (1 + its number)."""
+        self._words[self.CPU + 2 * process + end] = self._clock()
 
     # ---- what all wait for -----------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import pytest
 import processes
 from bench.__main__ import SECTIONS, main, run
 from bench.figures import Figure, Settings, figures_table
-from bench.hand_over import BASIC, CONTROL, RAY, RAY_COPY, SHARED, THIS, WAYS, Way, measure, table
+from bench.hand_over import BASIC, CONTROL, LOOPS, PACED, RAY, RAY_COPY, SHARED, THIS, WAYS, Way, measure, table
 from bench.peers import by_pair
 from bench.processes import adopt_orphans, end_orphans, run_together
 from bench.ray_store import Ray
@@ -24,7 +24,11 @@ from conftest import PACKAGE_ROOT
 from pipert_shm.extras import to_install
 
 TINY = Settings(
-    rounds=1, seconds=0.05, full=False, largest="1080p", without=tuple(name for name in WAYS if name not in (CONTROL, THIS))
+    rounds=1,
+    seconds=0.05,
+    full=False,
+    largest="1080p",
+    without=tuple(name for name in WAYS if name not in (CONTROL, LOOPS, THIS)),
 )
 FAST = Load("VGA", 1000, 0.03)
 HERE = [name for name, way in WAYS.items() if way.is_installed and name not in (BASIC, SHARED, RAY, RAY_COPY)]
@@ -52,8 +56,8 @@ def _waits_for_helpers() -> Iterator[None]:
 @pytest.mark.parametrize("load", [FAST, Load("VGA", 0, 0.03)], ids=lambda load: load.pace)
 @pytest.mark.parametrize("way", HERE)
 def test_every_way_hands_over_every_frame(way: str, load: Load) -> None:
-    if way.startswith("C futex") and not load.fps:
-        pytest.skip("the control has a pace")
+    if way in PACED and not load.fps:
+        pytest.skip("the controls have a pace")
     result = measure({way: WAYS[way]}, load, 1)[way]
     assert not result.note
     (sheet,) = result.sheets
