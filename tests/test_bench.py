@@ -209,7 +209,7 @@ def test_the_command_writes_what_it_measured_and_on_what(tmp_path: Path, capsys:
 def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["handover"])
-    assert "there is no section 'handover'; there are: hand-over, throughput" in capsys.readouterr().err
+    assert "there is no section 'handover'; there are: hand-over, within-a-flow" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("received", [0, 200])

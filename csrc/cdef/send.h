@@ -24,6 +24,5 @@ uint64_t pshm_port_refer(pshm_port *port, pshm_post *post, uint64_t outs, const 
 int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t sequence, uint64_t captured_ns,
                    uint32_t origin, uint32_t kind, uint32_t head, const void *body, uint32_t bytes);
 int pshm_port_resume(pshm_port *port, pshm_post *post);
-int pshm_port_hand_over(pshm_port *port, pshm_post *post, uint64_t outs, uint64_t token, uint32_t handled);
 void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason);
 uint32_t pshm_port_choose(pshm_port *port, uint64_t outs);

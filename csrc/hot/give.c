@@ -21,6 +21,8 @@ static bool get_uint64(PyObject *meta, PyObject *name, uint64_t *value) {
     Py_XDECREF(got);
     if (whole == NULL) return false;
     *value = PyLong_AsUnsignedLongLong(whole);
+    if (*value == UINT64_MAX && PyErr_Occurred())
+        PyErr_Format(PyExc_ValueError, "meta.%U must be from 0 to 2**64 - 1, not %R", name, whole);
     Py_DECREF(whole);
     return *value != UINT64_MAX || !PyErr_Occurred();
 }

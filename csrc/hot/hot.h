@@ -2,6 +2,7 @@
  *
  *     lease.c    a Python object that keeps a slot, and arrays on it
  *     give.c     sends an array that lies in a slot
+ *     within.c   hands one to routines of the same flow, and takes it there
  *     loop.c     receives, calls main_logic and sends, until Python has something to do
  *     path.c     the Python type `HotPath`, and the module
  *
@@ -77,7 +78,9 @@ typedef struct pshm_hot_path {
     pshm_delivery *delivery;
     pshm_post *post;
 
-    uint64_t outs; /* the edges that messages go to, all of them to other processes; 0: none */
+    uint64_t outs;    /* the edges that messages go to; 0: none */
+    PyObject *within; /* of edges that stay in the flow: a list of what waits on each, by token */
+    uint64_t token;   /* of the last message that was made for the flow */
     uint64_t threshold; /* bytes from which on an array is sent by reference */
     uint32_t ring;      /* for messages */
     bool source;
@@ -88,6 +91,7 @@ typedef struct pshm_hot_path {
     pshm_form out[PSHM_HOT_LAYOUTS];
     uint32_t learnt;               /* how many of `out` were learnt so far */
     uint64_t max_age_ns[PSHM_INS]; /* by place */
+    PyObject *waiting[PSHM_INS]; /* by place: what waits on it, by token, if it is of the flow */
 
     pshm_outgoing outgoing;
     PyObject *meta;    /* of the message in hand, if anybody has looked at it */
@@ -139,11 +143,39 @@ int pshm_hot_refer(pshm_hot_path *hot, PyObject *payload);
  * pshm_port_send. It lets go of the GIL only where it has to wait. */
 int pshm_hot_send(pshm_hot_path *hot, uint32_t handled);
 
+/* ---- within.c -------------------------------------------------------------------------- */
+
+/* A read-only array on the slot of this one, which becomes read-only, too. NULL without an
+ * exception where it does not lie in one slot that is held here, without gaps; NULL with one
+ * where memory is short. */
+PyObject *pshm_hot_share(pshm_hot_path *hot, PyObject *array);
+
+/* Puts an array, with the head of hot->outgoing, where the receivers in the flow will look for
+ * it. Let go of the array then. Returns PSHM_OK or, with nothing done, PSHM_HOT_ELSEWHERE. */
+int pshm_hot_lay_out(pshm_hot_path *hot, PyObject *payload);
+
+/* Tells them. Returns a status of pshm_port_hand_over; lets go of the GIL. */
+int pshm_hot_hand_over(pshm_hot_path *hot, uint32_t handled);
+
+/* Copies the head of a message that came from the flow to the delivery, from the bytes that it
+ * waited with. False where they are no such head. */
+bool pshm_hot_adopt(pshm_hot_path *hot, PyObject *head);
+
+/* The array of the message in hand, where a routine of the flow has laid one out and it is not
+ * too old; its head goes to the delivery. NULL without an exception: this is for Python. */
+PyObject *pshm_hot_pick_up(pshm_hot_path *hot);
+
 /* ---- loop.c ---------------------------------------------------------------------------- */
 
 /* Whether the routine's thread is wanted elsewhere. */
 static inline bool pshm_hot_noticed(pshm_hot_path *hot) {
     return atomic_load_explicit(&hot->port->notice, memory_order_seq_cst) != 0;
+}
+
+/* Whether the message in hand is older than its wire allows. */
+static inline bool pshm_hot_expired(const pshm_hot_path *hot) {
+    const pshm_delivery *delivery = hot->delivery;
+    return delivery->received_ns - delivery->captured_ns > hot->max_age_ns[delivery->place];
 }
 
 /* The array in hand, after a receipt that gave `status` of at least PSHM_ARRAY. NULL with an

@@ -46,11 +46,6 @@ static void take_turn(pshm_hot_path *hot) {
         hot->turn_ns = next + hot->interval_ns > now ? next : now - hot->interval_ns;
 }
 
-static bool has_expired(const pshm_hot_path *hot) {
-    const pshm_delivery *delivery = hot->delivery;
-    return delivery->received_ns - delivery->captured_ns > hot->max_age_ns[delivery->place];
-}
-
 /* A main_logic that is not Python, and never sleeps, would keep the GIL for good. */
 static void share_gil(uint32_t turn) {
     if (turn % TURNS_WITH_GIL != 0) return;
@@ -95,11 +90,14 @@ static int send_result(pshm_hot_path *hot) {
         PyErr_Clear(); /* Python's way of sending says what is wrong */
         return PSHM_LOOP_RESULT;
     }
-    if (pshm_hot_refer(hot, hot->result) != PSHM_OK) return PSHM_LOOP_RESULT;
+    bool within = hot->within != NULL;
+    int ready = within ? pshm_hot_lay_out(hot, hot->result) : pshm_hot_refer(hot, hot->result);
+    if (ready != PSHM_OK) return PSHM_LOOP_RESULT;
     if (hot->source) hot->port->record->sequence += 1;
     Py_CLEAR(hot->result);
     if (is_stray(hot)) return PSHM_LOOP_STRAY;
-    hot->status = pshm_hot_send(hot, hot->source ? 0 : 1);
+    uint32_t handled = hot->source ? 0 : 1;
+    hot->status = within ? pshm_hot_hand_over(hot, handled) : pshm_hot_send(hot, handled);
     return hot->status == PSHM_OK ? PSHM_OK : PSHM_LOOP_SENT;
 }
 
@@ -111,9 +109,13 @@ int pshm_hot_loop(pshm_hot_path *hot, PyObject *main_logic) {
         if (!await_turn(hot)) return PSHM_LOOP_NOTICE;
         if (!hot->source) {
             hot->status = receive_or_sleep(hot);
-            if (hot->status < PSHM_ARRAY || has_expired(hot)) return PSHM_LOOP_FOUND;
-            hot->payload = pshm_hot_take(hot, hot->status);
-            if (hot->payload == NULL) return -1;
+            if (hot->status == PSHM_OK && hot->delivery->local) {
+                hot->payload = pshm_hot_pick_up(hot);
+            } else if (hot->status >= PSHM_ARRAY && !pshm_hot_expired(hot)) {
+                hot->payload = pshm_hot_take(hot, hot->status);
+                if (hot->payload == NULL) return -1;
+            }
+            if (hot->payload == NULL) return PSHM_LOOP_FOUND;
         }
         take_turn(hot);
         Py_CLEAR(hot->meta);

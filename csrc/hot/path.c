@@ -35,8 +35,10 @@ static PyObject *path_new(PyTypeObject *type, PyObject *arguments, PyObject *nam
 static void path_dealloc(PyObject *self) {
     pshm_hot_path *hot = (pshm_hot_path *)self;
     PyTypeObject *its = Py_TYPE(self);
+    for (uint32_t k = 0; k < PSHM_INS; k++) Py_XDECREF(hot->waiting[k]);
     for (uint32_t k = 0; k < PSHM_LAYOUTS; k++) Py_XDECREF(hot->in[k].dtype);
     for (uint32_t k = 0; k < PSHM_HOT_LAYOUTS; k++) Py_XDECREF(hot->out[k].dtype);
+    Py_XDECREF(hot->within);
     Py_XDECREF(hot->meta);
     Py_XDECREF(hot->payload);
     Py_XDECREF(hot->result);
@@ -80,6 +82,28 @@ static PyObject *raw(PyObject *self, PyObject *none) {
         (const char *)delivery, (Py_ssize_t)(offsetof(pshm_delivery, body) + delivery->head));
 }
 
+/* receive_within(place, messages): a dict by token, or None for a place of another process. */
+static PyObject *receive_within(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    unsigned place;
+    PyObject *messages;
+    if (!PyArg_ParseTuple(arguments, "IO", &place, &messages)) return NULL;
+    if (place >= PSHM_INS) {
+        PyErr_SetString(PyExc_IndexError, "no such place");
+        return NULL;
+    }
+    PyObject *before = hot->waiting[place];
+    hot->waiting[place] = messages == Py_None ? NULL : messages;
+    Py_XINCREF(hot->waiting[place]);
+    Py_XDECREF(before);
+    Py_RETURN_NONE;
+}
+
+static PyObject *adopt(PyObject *self, PyObject *head) {
+    if (!pshm_hot_adopt((pshm_hot_path *)self, head)) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *limit_age(PyObject *self, PyObject *arguments) {
     pshm_hot_path *hot = (pshm_hot_path *)self;
     unsigned place;
@@ -97,13 +121,34 @@ static PyObject *limit_age(PyObject *self, PyObject *arguments) {
 
 static PyObject *send_on(PyObject *self, PyObject *arguments) {
     pshm_hot_path *hot = (pshm_hot_path *)self;
-    PyObject *post;
+    PyObject *post, *within;
     unsigned long long outs, threshold;
-    if (!PyArg_ParseTuple(arguments, "OKK", &post, &outs, &threshold)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "OKKO", &post, &outs, &threshold, &within)) return NULL;
+    if (within != Py_None && !PyList_Check(within)) {
+        PyErr_SetString(PyExc_TypeError, "a list of dicts, or None");
+        return NULL;
+    }
     hot->post = pointer_of(post);
     if (PyErr_Occurred()) return NULL;
     hot->outs = outs;
     hot->threshold = threshold;
+    PyObject *before = hot->within;
+    hot->within = within == Py_None ? NULL : within;
+    Py_XINCREF(hot->within);
+    Py_XDECREF(before);
+    Py_RETURN_NONE;
+}
+
+/* share(array, threshold) -> a read-only array on its slot, or None */
+static PyObject *share(PyObject *self, PyObject *arguments) {
+    PyObject *array;
+    unsigned long long threshold;
+    if (!PyArg_ParseTuple(arguments, "OK", &array, &threshold)) return NULL;
+    if (!PyArray_CheckExact(array) ||
+        (uint64_t)PyArray_NBYTES((PyArrayObject *)array) < threshold)
+        Py_RETURN_NONE;
+    PyObject *own = pshm_hot_share((pshm_hot_path *)self, array);
+    if (own != NULL || PyErr_Occurred()) return own;
     Py_RETURN_NONE;
 }
 
@@ -134,11 +179,14 @@ static PyObject *send(PyObject *self, PyObject *const *arguments, Py_ssize_t cou
     unsigned long ring = PyLong_AsUnsignedLong(arguments[2]);
     unsigned long handled = PyLong_AsUnsignedLong(arguments[3]);
     if (PyErr_Occurred() || !pshm_hot_head_of(hot, arguments[1])) return NULL;
-    int status = pshm_hot_refer(hot, payload);
+    bool within = hot->within != NULL;
+    int status = within ? pshm_hot_lay_out(hot, payload) : pshm_hot_refer(hot, payload);
     if (status != PSHM_OK) return PyLong_FromLong(status);
     if (PyList_SetSlice(arguments[0], 0, 1, NULL) < 0) return NULL;
     hot->ring = (uint32_t)ring;
-    return PyLong_FromLong(pshm_hot_send(hot, (uint32_t)handled));
+    status = within ? pshm_hot_hand_over(hot, (uint32_t)handled)
+                    : pshm_hot_send(hot, (uint32_t)handled);
+    return PyLong_FromLong(status);
 }
 
 /* The last message that was sent here, as the arguments of `binding.Port.send`. */
@@ -222,7 +270,15 @@ static PyMethodDef methods[] = {
     {"raw", raw, METH_NOARGS, "raw(): the message in hand, for Meta.received."},
     {"limit_age", limit_age, METH_VARARGS,
      "limit_age(place, ns): `run` hands over nothing older."},
-    {"send_on", send_on, METH_VARARGS, "send_on(post, outs, threshold): where arrays go to."},
+    {"receive_within", receive_within, METH_VARARGS,
+     "receive_within(place, messages): those of the flow that wait there, by token; or None."},
+    {"adopt", adopt, METH_O,
+     "adopt(head): makes it, of a message from the flow, the head of the message in hand."},
+    {"send_on", send_on, METH_VARARGS,
+     "send_on(post, outs, threshold, within): where arrays go to; to the flow: what waits "
+     "there."},
+    {"share", share, METH_VARARGS,
+     "share(array, threshold): a read-only array on its slot; None where it lies in none."},
     {"describe", describe, METH_VARARGS,
      "describe(shape, dtype, text): how messages say that. Whether there is room for it."},
     {"send", (PyCFunction)(void (*)(void))send, METH_FASTCALL,
@@ -246,6 +302,8 @@ static PyMemberDef members[] = {
      "Of the receipt, or the send, that ended `run`."},
     {"turn_ns", T_ULONGLONG, offsetof(pshm_hot_path, turn_ns), READONLY,
      "When the last call of `run` was due; 0: it had no interval."},
+    {"token", T_ULONGLONG, offsetof(pshm_hot_path, token), 0,
+     "Of the last message that was made for the flow."},
     {"sequence", T_ULONGLONG, offsetof(pshm_hot_path, sequence), READONLY,
      "Of the message that a source makes, or made last."},
     {"calls", T_ULONGLONG, offsetof(pshm_hot_path, calls), READONLY,

@@ -167,7 +167,6 @@ class Port:
         raw: a buffer on it, for `read_delivered`; the body begins at DELIVERY_BYTES.
         receive: `receive(timeout_ns) -> status`; sleeps without the GIL.
         refer: `refer(post.post, outs, memory, size) -> reference`, for `slot_and_offset`, or NO_SLOT; see csrc/send.h.
-        hand_over: `hand_over(post.post, outs, token, handled) -> status`; may sleep.
         count_handed: `count_handed(sent_ns, captured_ns)`, of the delivery, which came from this process.
         send: `send(post.post, ring, sequence, captured_ns, origin, kind, head, body, len(body)) -> status`; may sleep.
     """
@@ -182,7 +181,6 @@ class Port:
         "_sizes",
         "count_handed",
         "delivery",
-        "hand_over",
         "hot",
         "process",
         "raw",
@@ -200,7 +198,6 @@ class Port:
         self.delivery: Any = ffi.new("pshm_delivery *")
         self.receive: Callable[[int], int] = partial(lib.pshm_port_receive, self._port, self.delivery)
         self.refer: Callable[[Any, int, Memory, int], int] = partial(lib.pshm_port_refer, self._port)
-        self.hand_over: Callable[[Any, int, int, int], int] = partial(lib.pshm_port_hand_over, self._port)
         self.count_handed: Callable[[int, int], None] = partial(lib.pshm_port_count_handed, self._port, self.delivery)
         self.send: Callable[..., int] = partial(lib.pshm_port_send, self._port)
         owners = self._port, self.delivery

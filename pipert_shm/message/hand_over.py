@@ -58,8 +58,9 @@ class HandOver:
         pickled_bytes: that the rest of it took.
     """
 
-    def __init__(self, process: binding.Process, slots: Slots, name: str) -> None:
-        self._process = process
+    def __init__(self, port: binding.Port, slots: Slots, name: str) -> None:
+        self._hot = port.hot
+        self._process = port.process
         self._slots = slots
         self._name = name
         self._logger = logging.getLogger(__name__)
@@ -107,23 +108,18 @@ class HandOver:
 
         None, with nothing done, where it has fewer than `threshold` bytes, or lies in no slot that is held here.
         """
-        flags, size = array.flags, array.nbytes
-        if size < threshold:
+        if array.flags.c_contiguous:
+            own: np.ndarray | None = self._hot.share(array, threshold)
+            return own
+        if array.nbytes < threshold:
             return None
-        if flags.c_contiguous:
-            buffer = self._process.share(binding.memory_of(array), size)
-            if buffer is None:
-                return None
-            own = np.frombuffer(buffer, array.dtype).reshape(array.shape)
-        else:
-            first, low, span = extent_of(array)
-            buffer = self._process.share(binding.memory_at(low), span)
-            if buffer is None:
-                return None
-            own = array_on(buffer, first - low, array.shape, array.strides, array.dtype)
-        if flags.writeable:
+        first, low, span = extent_of(array)
+        buffer = self._process.share(binding.memory_at(low), span)
+        if buffer is None:
+            return None
+        if array.flags.writeable:
             array.setflags(write=False)
-        return own
+        return array_on(buffer, first - low, array.shape, array.strides, array.dtype)
 
     def open_message(self, kind: int, body: bytes, start: int, slots: list[int]) -> Opener:
         """Gives an opener, as `make` does, for a payload that was encoded for other processes.

@@ -74,8 +74,10 @@ class Inbox:
         if edge.max_age is not None:
             self._max_age_ns[place] = min(int(edge.max_age * 1e9), binding.FOREVER)
         self._port.hot.limit_age(place, self._max_age_ns.get(place, binding.FOREVER))
+        self._tables.pop(place, None)
         if edge.local:
             self._tables[place] = self._local.setdefault(edge.number, {})
+        self._port.hot.receive_within(place, self._tables.get(place))
 
     @property
     def comes_from_flow(self) -> bool:
@@ -127,8 +129,8 @@ class Inbox:
 
     @property
     def is_plain(self) -> bool:
-        """Whether `HotPath.run` may receive here: all messages come from other processes, as they are to be handed out."""
-        return not (self._tables or self._changes or self.starved)
+        """Whether `HotPath.run` may receive here: all messages are to be handed out as they come."""
+        return not (self._changes or self.starved)
 
     @property
     def starved(self) -> bool:
@@ -180,9 +182,17 @@ class Inbox:
         captured_ns: int = delivery.captured_ns
         if delivery.local:
             _, meta, _ = self._tables[delivery.place][delivery.token]
-            captured_ns = meta.captured_ns
+            captured_ns = self._captured_ns(meta)
         expired: bool = delivery.received_ns - captured_ns > limit
         return expired
+
+    def _captured_ns(self, meta: Meta | bytes) -> int:
+        """When the message in hand, from this flow, was captured. If C has sent it, its head goes to the delivery."""
+        if not isinstance(meta, bytes):
+            return meta.captured_ns
+        self._port.hot.adopt(meta)
+        captured_ns: int = self._delivery.captured_ns
+        return captured_ns
 
     def discard(self, reason: str) -> None:
         """Drops the message in hand, counted under this reason."""
@@ -278,7 +288,11 @@ class Inbox:
     def _take_local(self, place: int, token: int, received_ns: int) -> Message:
         """Takes a message from a routine in the flow."""
         opener, meta, sent_ns = self._tables[place].pop(token)
-        self._port.count_handed(sent_ns, meta.captured_ns)
+        self._port.count_handed(sent_ns, self._captured_ns(meta))
+        if isinstance(meta, bytes):
+            own = Meta.received(self.names, self._number, self._port.hot.raw())
+        else:
+            own = Meta.handed(self.names, self._number, meta, sent_ns, received_ns)
         try:
             payload = opener()
         except BaseException as error:
@@ -289,7 +303,7 @@ class Inbox:
         change = self._receive[place]
         if change is not None and payload is not NOTHING:
             payload = self._changed(change, payload)
-        return payload, Meta.handed(self.names, self._number, meta, sent_ns, received_ns)
+        return payload, own
 
     def _changed(self, change: Callable[[Any], Any], payload: Any) -> Any:
         """Applies the wire's own transmitter to a payload. If it raises, the message is counted as dropped."""

@@ -7,7 +7,6 @@ sent from there one by one, so that an interrupted send can go on later.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +17,7 @@ from pipert_shm.errors import SharedMemoryFull
 from pipert_shm.graph.model import EdgePlan
 from pipert_shm.graph.sizing import least_slots
 from pipert_shm.message.encoder import Encoder
-from pipert_shm.message.fast_path import FastPathOut, FastPathWithin
+from pipert_shm.message.fast_path import FastPath
 from pipert_shm.message.hand_over import HandOver
 from pipert_shm.message.layouts import extent_of
 from pipert_shm.message.outgoing import Group, Outgoing
@@ -69,20 +68,20 @@ class Outbox:
         self._home = forked.pid
         self._segment = segment
         self._port = port
+        self._hot = port.hot
         self._number = number
         self._ordered = ordered
         self._lanes = lanes or {}
         self._record = binding.RoutineRecord(segment.process, number)
         self._outgoing = Outgoing(port, local)
-        self._fast: Callable[[list[Any], Meta, int], bool] | None = None  # a fast path, where the wires have one
-        self._out: FastPathOut | None = None  # the same, where it leads to other processes
+        self._fast: FastPath | None = None  # where the wires have one
         self._posting = Posting(port, self._outgoing)
         self._words = self._record.words
         self._messages = Slots(segment, port, number, name, 0, f"the messages of {name!r}")
         self.slots = Slots(segment, port, number, name, 0, f"the ring of {name!r}")
         self.want_slots(slots, message_slots)
         self._encoder = Encoder(port, self.slots, name)
-        self.hand_over = HandOver(segment.process, self.slots, name)
+        self.hand_over = HandOver(port, self.slots, name)
         self._packer = Packer(self._posting.post, self._encoder, self.hand_over, self._record)
         self._unsent: deque[_Unsent] = deque()
         self._finished: dict[int, int] = {}  # by sender, the last ticket whose result is sent as soon as nothing is unsent
@@ -124,18 +123,13 @@ class Outbox:
     def _note_change(self) -> None:
         """The wires are others than before."""
         self.slots.needed_elsewhere = self._outgoing.held_elsewhere
-        self._fast = self._out = None
-        group = self._outgoing.fast_group()
-        self._port.hot.send_on(self._posting.post.address, 0, 0)
+        self._fast = None
+        posting, group = self._posting, self._outgoing.fast_group()
+        self._hot.send_on(posting.post.address, 0, 0, None)
         if group is None or self._ordered:
             return
-        posting, words = self._posting, self._words
-        if group.local:
-            tables = [self._outgoing.waiting(out) for out in group.local]
-            self._fast = FastPathWithin(self._port, posting, self.hand_over, words, group, tables).send
-        else:
-            self._out = FastPathOut(self._port, posting, self._messages, words, group)
-            self._fast = self._out.send
+        within = [self._outgoing.waiting(out) for out in group.local] or None
+        self._fast = FastPath(self._port, posting, self._messages, self._words, group, within)
 
     def writable(self, array: np.ndarray) -> np.ndarray | None:
         """The array's own memory, to be written to, where this routine alone holds it; else None."""
@@ -194,8 +188,8 @@ class Outbox:
     @property
     def ring(self) -> int | None:
         """The ring for messages, where `HotPath.run` may send what it gets, or has nothing to send; else None."""
-        if self._out is not None:
-            return None if self.unsent else self._out.ring
+        if self._fast is not None:
+            return None if self.unsent else self._fast.ring
         return None if self._outgoing.outs or self.unsent else 0
 
     def finish(self, status: int) -> None:
@@ -203,9 +197,9 @@ class Outbox:
 
         :raises Stopping: when it is interrupted; it waits for the next `flush`.
         """
-        assert self._out is not None
+        assert self._fast is not None
         try:
-            self._out.finish(status)
+            self._fast.finish(status)
         except Stopping:
             self.unsent = True
             raise
@@ -218,7 +212,7 @@ class Outbox:
         """Takes the one payload out of the list and sends it, as `put` and `flush` do."""
         fast = self._fast
         try:
-            if fast is not None and not self.unsent and type(payload[0]) is np.ndarray and fast(payload, meta, handled):
+            if fast is not None and not self.unsent and type(payload[0]) is np.ndarray and fast.send(payload, meta, handled):
                 return
         except Stopping:
             self.unsent = True
@@ -296,7 +290,7 @@ class Outbox:
         remote = outs & group.remote
         posting = self._posting
         posting.sequence = meta.sequence
-        posting.token = token = posting.token + 1
+        self._hot.token = token = self._hot.token + 1
         words = posting.post.post  # its words one by one, and only those that this message needs: this is each message's way
         words.outs = outs
         if group.local:
@@ -349,7 +343,13 @@ class Outbox:
             self._messages.fit(MESSAGE_SLOT_BYTES)
             ring = self._messages.ring
         message = post, ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(head), body, len(body)
-        self._posting.finish(self._port.send(*message), message)
+        try:
+            status = self._port.send(*message)
+        except OverflowError:  # what somebody wrote into the meta
+            self._posting.abandon("error")
+            name, value = ("sequence", meta.sequence) if not 0 <= meta.sequence < 1 << 64 else ("captured_ns", meta.captured_ns)
+            raise ValueError(f"meta.{name} must be from 0 to 2**64 - 1, not {value!r}") from None
+        self._posting.finish(status, message)
 
     def _drop(self, outs: int, reason: str) -> None:
         handled, self._handled = self._handled, 0

@@ -15,7 +15,6 @@ class Posting:
     Attributes:
         post: the message in the port's form.
         sequence: number of the message.
-        token: of the last message to a receiver in the flow; each has one of its own.
         stuck: whether a send was interrupted, so that `resume` is due.
     """
 
@@ -23,7 +22,7 @@ class Posting:
         self._port = port
         self._outgoing = outgoing
         self.post = binding.Post()
-        self.sequence = self.token = 0
+        self.sequence = 0
         self.stuck = False
         self._again: tuple[Any, ...] | None = None  # arguments of a send that found no message slot: nothing of it is out yet
 
@@ -42,8 +41,12 @@ class Posting:
                 self._again = message
             raise Stopping
         if status != binding.LOST:
-            self._port.abandon(self.post, binding.REASONS["no_slot"])
-            self.forget_lost()
+            self.abandon("no_slot")
+
+    def abandon(self, reason: str) -> None:
+        """Drops the message on the wires that have not got it."""
+        self._port.abandon(self.post, binding.REASONS[reason])
+        self.forget_lost()
 
     def resume(self) -> None:
         """Goes on with a send that was interrupted.

@@ -12,7 +12,8 @@ Message = tuple[Any, Meta]  # a payload, and what is known of it
 
 Opener = Callable[[], Any]  # gives one receiver in the flow a payload of its own
 # Messages that wait on a wire within the flow, by token: how to open it, the sender's meta, when it was sent (ns).
-LocalMessages = dict[int, tuple[Opener, Meta, int]]
+# Where C has sent it, the meta is the bytes of a head: see csrc/hot/within.c.
+LocalMessages = dict[int, tuple[Opener, Meta | bytes, int]]
 
 
 class _Nothing:
