@@ -37,7 +37,17 @@ static void path_dealloc(PyObject *self) {
     PyTypeObject *its = Py_TYPE(self);
     for (uint32_t k = 0; k < PSHM_INS; k++) Py_XDECREF(hot->waiting[k]);
     for (uint32_t k = 0; k < PSHM_LAYOUTS; k++) Py_XDECREF(hot->in[k].dtype);
-    for (uint32_t k = 0; k < PSHM_HOT_LAYOUTS; k++) Py_XDECREF(hot->out[k].dtype);
+    for (uint32_t k = 0; k < PSHM_HOT_LAYOUTS; k++) {
+        Py_XDECREF(hot->out[k].dtype);
+        Py_XDECREF(hot->pickled[k].dtype);
+        Py_XDECREF(hot->pickled[k].layout);
+    }
+    Py_XDECREF(hot->encode);
+    Py_XDECREF(hot->decode);
+    Py_XDECREF(hot->error);
+    Py_XDECREF(hot->table);
+    Py_XDECREF(hot->marker);
+    Py_XDECREF(hot->reduce_elsewhere);
     Py_XDECREF(hot->within);
     Py_XDECREF(hot->meta);
     Py_XDECREF(hot->payload);
@@ -45,6 +55,14 @@ static void path_dealloc(PyObject *self) {
     Py_XDECREF(hot->owners);
     ((freefunc)PyType_GetSlot(its, Py_tp_free))(self);
     Py_DECREF(its);
+}
+
+/* Puts another object in the place of one; None is NULL here. */
+static void replace(PyObject **place, PyObject *object) {
+    PyObject *before = *place;
+    *place = object == Py_None ? NULL : object;
+    Py_XINCREF(*place);
+    Py_XDECREF(before);
 }
 
 /* ---- receiving ------------------------------------------------------------------------- */
@@ -92,15 +110,17 @@ static PyObject *receive_within(PyObject *self, PyObject *arguments) {
         PyErr_SetString(PyExc_IndexError, "no such place");
         return NULL;
     }
-    PyObject *before = hot->waiting[place];
-    hot->waiting[place] = messages == Py_None ? NULL : messages;
-    Py_XINCREF(hot->waiting[place]);
-    Py_XDECREF(before);
+    replace(&hot->waiting[place], messages);
     Py_RETURN_NONE;
 }
 
 static PyObject *adopt(PyObject *self, PyObject *head) {
     if (!pshm_hot_adopt((pshm_hot_path *)self, head)) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *decode_with(PyObject *self, PyObject *decode) {
+    replace(&((pshm_hot_path *)self)->decode, decode);
     Py_RETURN_NONE;
 }
 
@@ -121,9 +141,10 @@ static PyObject *limit_age(PyObject *self, PyObject *arguments) {
 
 static PyObject *send_on(PyObject *self, PyObject *arguments) {
     pshm_hot_path *hot = (pshm_hot_path *)self;
-    PyObject *post, *within;
+    PyObject *post, *within, *encode;
     unsigned long long outs, threshold;
-    if (!PyArg_ParseTuple(arguments, "OKKO", &post, &outs, &threshold, &within)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "OKKOO", &post, &outs, &threshold, &within, &encode))
+        return NULL;
     if (within != Py_None && !PyList_Check(within)) {
         PyErr_SetString(PyExc_TypeError, "a list of dicts, or None");
         return NULL;
@@ -132,10 +153,8 @@ static PyObject *send_on(PyObject *self, PyObject *arguments) {
     if (PyErr_Occurred()) return NULL;
     hot->outs = outs;
     hot->threshold = threshold;
-    PyObject *before = hot->within;
-    hot->within = within == Py_None ? NULL : within;
-    Py_XINCREF(hot->within);
-    Py_XDECREF(before);
+    replace(&hot->within, within);
+    replace(&hot->encode, encode);
     Py_RETURN_NONE;
 }
 
@@ -199,6 +218,52 @@ static PyObject *message(PyObject *self, PyObject *none) {
                          (const char *)out->body, (Py_ssize_t)out->bytes, (Py_ssize_t)out->bytes);
 }
 
+/* ---- pickling -------------------------------------------------------------------------- */
+
+static PyObject *begin_pickle(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *post, *table, *marker, *elsewhere;
+    unsigned long long outs, threshold;
+    if (!PyArg_ParseTuple(arguments, "OKKO!OO", &post, &outs, &threshold, &PyList_Type, &table,
+                          &marker, &elsewhere))
+        return NULL;
+    hot->pickled_post = pointer_of(post);
+    if (PyErr_Occurred()) return NULL;
+    hot->pickled_outs = outs;
+    hot->pickled_threshold = threshold;
+    replace(&hot->table, table);
+    replace(&hot->marker, marker);
+    replace(&hot->reduce_elsewhere, elsewhere);
+    Py_RETURN_NONE;
+}
+
+static PyObject *reduce(PyObject *self, PyObject *array) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    if (hot->table == NULL || hot->pickled_post == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "nothing is being pickled");
+        return NULL;
+    }
+    return pshm_hot_reduce(hot, array);
+}
+
+static PyObject *pickle_form(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *shape, *dtype, *layout;
+    if (!PyArg_ParseTuple(arguments, "O!OO!", &PyTuple_Type, &shape, &dtype, &PyBytes_Type,
+                          &layout))
+        return NULL;
+    if (PyTuple_Size(shape) > PSHM_HOT_AXES) Py_RETURN_NONE;
+    pshm_form form = {.dtype = NULL};
+    if (!pshm_form_set(&form, shape, dtype)) return NULL;
+    pshm_form *place = &hot->pickled[hot->pickled_learnt++ % PSHM_HOT_LAYOUTS], before = *place;
+    Py_INCREF(layout);
+    form.layout = layout;
+    *place = form;
+    Py_XDECREF(before.dtype);
+    Py_XDECREF(before.layout);
+    Py_RETURN_NONE;
+}
+
 /* ---- the loop -------------------------------------------------------------------------- */
 
 /* run(main_logic, is_source, ring, interval_ns, turn_ns) -> outcome */
@@ -237,6 +302,11 @@ static PyObject *come_back(PyObject *self, PyObject *none) {
     Py_RETURN_NONE;
 }
 
+static PyObject *take_error(PyObject *self, PyObject *none) {
+    (void)none;
+    return taken(&((pshm_hot_path *)self)->error);
+}
+
 static PyObject *take_result(PyObject *self, PyObject *none) {
     (void)none;
     return taken(&((pshm_hot_path *)self)->result);
@@ -268,6 +338,8 @@ static PyMethodDef methods[] = {
      "learn(index, shape, dtype): what a layout of the delivery is."},
     {"take", take, METH_O, "take(status): the array in hand, read-only for good."},
     {"raw", raw, METH_NOARGS, "raw(): the message in hand, for Meta.received."},
+    {"decode_with", decode_with, METH_O,
+     "decode_with(decode): what makes a payload of a pickled message; or None."},
     {"limit_age", limit_age, METH_VARARGS,
      "limit_age(place, ns): `run` hands over nothing older."},
     {"receive_within", receive_within, METH_VARARGS,
@@ -275,8 +347,8 @@ static PyMethodDef methods[] = {
     {"adopt", adopt, METH_O,
      "adopt(head): makes it, of a message from the flow, the head of the message in hand."},
     {"send_on", send_on, METH_VARARGS,
-     "send_on(post, outs, threshold, within): where arrays go to; to the flow: what waits "
-     "there."},
+     "send_on(post, outs, threshold, within, encode): where messages go to; within a flow also "
+     "what waits there; elsewhere, what makes a message of what is no array in a slot."},
     {"share", share, METH_VARARGS,
      "share(array, threshold): a read-only array on its slot; None where it lies in none."},
     {"describe", describe, METH_VARARGS,
@@ -284,11 +356,18 @@ static PyMethodDef methods[] = {
     {"send", (PyCFunction)(void (*)(void))send, METH_FASTCALL,
      "send([array], meta, ring, handled): takes it out of the list and sends it; a status."},
     {"message", message, METH_NOARGS, "message(): what was sent, as binding.Port.send takes it."},
+    {"pickle_form", pickle_form, METH_VARARGS,
+     "pickle_form(shape, dtype, layout): of C-contiguous arrays that `reduce` may take."},
+    {"begin_pickle", begin_pickle, METH_VARARGS,
+     "begin_pickle(post, outs, threshold, table, marker, elsewhere): what `reduce` works with."},
+    {"reduce", reduce, METH_O, "reduce(array): how pickle takes it."},
     {"run", run, METH_VARARGS,
      "run(main_logic, is_source, ring, interval_ns, turn_ns): calls it until Python is wanted."},
     {"come_back", come_back, METH_NOARGS,
      "come_back(): `run` ends after the call that is under way."},
     {"take_payload", take_payload, METH_NOARGS, "take_payload(): what the call that raised got."},
+    {"take_error", take_error, METH_NOARGS,
+     "take_error(): why no message, or no payload, could be made; None: it could."},
     {"take_result", take_result, METH_NOARGS, "take_result(): what is to be sent by Python."},
     {NULL, NULL, 0, NULL},
 };
@@ -356,7 +435,29 @@ static PyObject *lease(PyObject *module, PyObject *arguments) {
     return PyErr_Occurred() ? NULL : pshm_lease_new(at, bytes, writable != 0);
 }
 
+/* In a pickle, for an array. */
+static PyObject *array_at(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    (void)module;
+    if (count == 3) return pshm_array_at(arguments[0], arguments[1], arguments[2]);
+    PyErr_SetString(PyExc_TypeError, "three arguments are wanted");
+    return NULL;
+}
+
+static PyObject *unpickle_with(PyObject *module, PyObject *arguments) {
+    PyObject *read, *elsewhere;
+    if (!PyArg_ParseTuple(arguments, "OO", &read, &elsewhere)) return NULL;
+    PyObject *function = PyObject_GetAttrString(module, "array_at");
+    if (function == NULL) return NULL;
+    pshm_pickled_ready(function, read, elsewhere);
+    Py_DECREF(function);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
+    {"array_at", (PyCFunction)(void (*)(void))array_at, METH_FASTCALL,
+     "array_at(buffer, offset, layout): an array on a buffer, read-only for good."},
+    {"unpickle_with", unpickle_with, METH_VARARGS,
+     "unpickle_with(read_layout, array_at): Python's, for layouts that are new or have gaps."},
     {"array", array, METH_VARARGS, "array(address, shape, dtype): an array on a new lease."},
     {"lease", lease, METH_VARARGS,
      "lease(address, bytes, writable): a Lease, which ends itself."},
@@ -376,6 +477,7 @@ static const struct {
     {"NOTICED", PSHM_LOOP_NOTICE},
     {"RESULT", PSHM_LOOP_RESULT},
     {"SENT", PSHM_LOOP_SENT},
+    {"REFUSED", PSHM_LOOP_REFUSED},
     {"KIND_ARRAY", PSHM_KIND_ARRAY},
     {"KIND_TICKETED", PSHM_KIND_TICKETED},
     {"KIND_STAMPED", PSHM_KIND_STAMPED},

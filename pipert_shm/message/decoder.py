@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import pickle
 import struct
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from pipert_shm.message.layouts import array_at, read_layout
 from pipert_shm.shm.head import ARRAY
+
+Buffer: TypeAlias = Any  # a read-only buffer: a `binding.Lease`, bytes, or a memoryview
 
 OFFSET = struct.Struct("=Q")
 PICKLE_HEAD = struct.Struct("=IQQ?")  # buffers, bytes of table and pickle, their offset in a slot, whether they are in one
@@ -24,7 +26,7 @@ BUFFER = struct.Struct("=HQQ")  # slot, offset, bytes (0: the whole slot)
 SLOT_INDEX = struct.Struct("=H")
 
 
-def decode(kind: int, body: bytes, start: int, buffers: list[memoryview]) -> object:
+def decode(kind: int, body: bytes, start: int, buffers: list[Buffer]) -> object:
     """The payload of a message, its arrays standing on `buffers` (one per slot).
 
     :param kind: PICKLE or ARRAY.
@@ -39,11 +41,11 @@ def decode(kind: int, body: bytes, start: int, buffers: list[memoryview]) -> obj
     start += PICKLE_HEAD.size
     if elsewhere:
         (index,) = SLOT_INDEX.unpack_from(body, start)
-        blob = buffers[index][offset : offset + size]
+        blob = memoryview(buffers[index])[offset : offset + size]
     else:
         blob = memoryview(body)[start : start + size]
     table = [BUFFER.unpack_from(blob, i * BUFFER.size) for i in range(count)]
-    out_of_band = [buffers[slot][at : at + n] if n else buffers[slot] for slot, at, n in table]
+    out_of_band = [memoryview(buffers[slot])[at : at + n] if n else buffers[slot] for slot, at, n in table]
     return pickle.loads(blob[count * BUFFER.size :], buffers=out_of_band)
 
 

@@ -51,6 +51,7 @@ class Encoder:
 
     def __init__(self, port: binding.Port, slots: Slots, name: str) -> None:
         self._port = port
+        self._hot = port.hot
         self._slots = slots
         self._name = name
         self._threshold = THRESHOLD
@@ -120,6 +121,8 @@ class Encoder:
             if len(self._layouts) >= MOST_LAYOUTS:
                 self._layouts.clear()
             known = self._layouts[key] = write_layout(array, packed_strides(array))
+            if is_plain(array.dtype):
+                self._hot.pickle_form(*key, known)
         return known
 
     def _refer(self, array: np.ndarray) -> tuple[int, int] | None:
@@ -142,6 +145,7 @@ class Encoder:
     # everything else
 
     def _reduce_array(self, array: np.ndarray) -> Any:
+        """What `HotPath.reduce` does not take."""
         dtype: Any = array.dtype
         if dtype.hasobject:
             return array.__reduce__()
@@ -187,7 +191,7 @@ class Encoder:
             self._registered = dict(copyreg.dispatch_table)  # a plain dict, which pickle reads without a call
             self._plain = plain_pickler(self._stream)
             self._referring = pickle.Pickler(self._stream, 5, buffer_callback=self._take_buffer)
-            self._referring.dispatch_table = {**self._registered, np.ndarray: self._reduce_array}
+            self._referring.dispatch_table = {**self._registered, np.ndarray: self._hot.reduce}
         return self._plain if in_band else self._referring
 
     def _dump(self, payload: object, in_band: bool) -> list[memoryview]:
@@ -202,7 +206,8 @@ class Encoder:
         return self._stream.take()
 
     def _encode_pickle(self, payload: object, head_bytes: int, in_band: bool) -> bytes:
-        self._table = []
+        self._table.clear()
+        self._hot.begin_pickle(self._post.address, self._outs, self._threshold, self._table, MARKER, self._reduce_array)
         stream = self._dump(payload, in_band)
         fresh = len(self._post.slots)  # the index of the next slot that is added
         table = b"".join(BUFFER.pack(fresh if slot == FRESH else slot, offset, size) for slot, offset, size in self._table)

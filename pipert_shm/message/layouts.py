@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from pipert_shm import binding
 
 ALIGNMENT = 64
 USER_DEFINED = 256  # NPY_USERDEF: numbers of dtypes from here on are other libraries'
@@ -153,9 +156,14 @@ def _parse(layout: bytes) -> Layout:
     return known
 
 
-def array_at(buffer: memoryview | bytes, offset: int, layout: bytes) -> np.ndarray:
-    """An array on a buffer, by its layout's bytes; read-only for good where the buffer is."""
-    shape, strides, dtype, elements = _LAYOUTS.get(layout) or _parse(layout)  # as `read_layout`, without its call
+def _array_elsewhere(buffer: memoryview | bytes, offset: int, layout: bytes) -> np.ndarray:
+    """What `array_at` makes of a layout with gaps, or on a buffer that is neither bytes nor a slot's."""
+    shape, strides, dtype, elements = read_layout(layout)
     if strides is None:
         return np.frombuffer(buffer, dtype, elements, offset).reshape(shape)
     return array_on(buffer, offset, shape, strides, dtype)
+
+
+# An array on a buffer, by its layout's bytes; read-only for good where the buffer is. In C: see csrc/hot/pickled.c.
+array_at: Callable[[Any, int, bytes], np.ndarray] = binding.array_at
+binding.unpickle_with(read_layout, _array_elsewhere)
