@@ -108,6 +108,15 @@ typedef struct pshm_hot_path {
     PyObject *decode;
     PyObject *error; /* what one of them raised */
 
+    /* What pickles, here, a payload that `encode` would pickle; `dump` is NULL where nothing
+     * does: */
+    PyObject *dump, *clear_memo; /* of a pickler */
+    PyObject *pieces;            /* a list that it appends what it writes to */
+    PyObject *registered, *live; /* what copyreg knew when it was made, and what it knows now */
+    PyObject *finish;            /* finish(head) -> as encode: of what was dumped */
+    PyObject *refuse;            /* refuse(payload, error) -> the error to tell */
+    PyObject *loads;             /* pickle.loads */
+
     /* of the payload that is being pickled: */
     pshm_post *pickled_post;
     uint64_t pickled_outs, pickled_threshold;

@@ -42,7 +42,9 @@ static void path_dealloc(PyObject *self) {
         Py_XDECREF(hot->pickled[k].dtype);
         Py_XDECREF(hot->pickled[k].layout);
     }
-    Py_XDECREF(hot->encode);
+    PyObject *hooks[] = {hot->dump,   hot->clear_memo, hot->pieces, hot->registered, hot->live,
+                         hot->finish, hot->refuse,     hot->loads,  hot->encode};
+    for (size_t k = 0; k < sizeof hooks / sizeof hooks[0]; k++) Py_XDECREF(hooks[k]);
     Py_XDECREF(hot->decode);
     Py_XDECREF(hot->error);
     Py_XDECREF(hot->table);
@@ -119,8 +121,12 @@ static PyObject *adopt(PyObject *self, PyObject *head) {
     Py_RETURN_NONE;
 }
 
-static PyObject *decode_with(PyObject *self, PyObject *decode) {
-    replace(&((pshm_hot_path *)self)->decode, decode);
+static PyObject *decode_with(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *decode, *loads;
+    if (!PyArg_ParseTuple(arguments, "OO", &decode, &loads)) return NULL;
+    replace(&hot->decode, decode);
+    replace(&hot->loads, loads);
     Py_RETURN_NONE;
 }
 
@@ -237,6 +243,26 @@ static PyObject *begin_pickle(PyObject *self, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+static PyObject *pickle_by(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *dump, *clear_memo, *pieces, *registered, *live, *finish, *refuse;
+    if (!PyArg_ParseTuple(arguments, "OOO!O!O!OO", &dump, &clear_memo, &PyList_Type, &pieces,
+                          &PyDict_Type, &registered, &PyDict_Type, &live, &finish, &refuse))
+        return NULL;
+    if (hot->table == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "begin_pickle comes first");
+        return NULL;
+    }
+    replace(&hot->clear_memo, clear_memo);
+    replace(&hot->pieces, pieces);
+    replace(&hot->registered, registered);
+    replace(&hot->live, live);
+    replace(&hot->finish, finish);
+    replace(&hot->refuse, refuse);
+    replace(&hot->dump, dump);
+    Py_RETURN_NONE;
+}
+
 static PyObject *reduce(PyObject *self, PyObject *array) {
     pshm_hot_path *hot = (pshm_hot_path *)self;
     if (hot->table == NULL || hot->pickled_post == NULL) {
@@ -338,8 +364,8 @@ static PyMethodDef methods[] = {
      "learn(index, shape, dtype): what a layout of the delivery is."},
     {"take", take, METH_O, "take(status): the array in hand, read-only for good."},
     {"raw", raw, METH_NOARGS, "raw(): the message in hand, for Meta.received."},
-    {"decode_with", decode_with, METH_O,
-     "decode_with(decode): what makes a payload of a pickled message; or None."},
+    {"decode_with", decode_with, METH_VARARGS,
+     "decode_with(decode, loads): what makes a payload of a pickled message; pickle.loads."},
     {"limit_age", limit_age, METH_VARARGS,
      "limit_age(place, ns): `run` hands over nothing older."},
     {"receive_within", receive_within, METH_VARARGS,
@@ -360,6 +386,8 @@ static PyMethodDef methods[] = {
      "pickle_form(shape, dtype, layout): of C-contiguous arrays that `reduce` may take."},
     {"begin_pickle", begin_pickle, METH_VARARGS,
      "begin_pickle(post, outs, threshold, table, marker, elsewhere): what `reduce` works with."},
+    {"pickle_by", pickle_by, METH_VARARGS,
+     "pickle_by(dump, clear_memo, pieces, registered, live, finish, refuse): see hot.h."},
     {"reduce", reduce, METH_O, "reduce(array): how pickle takes it."},
     {"run", run, METH_VARARGS,
      "run(main_logic, is_source, ring, interval_ns, turn_ns): calls it until Python is wanted."},

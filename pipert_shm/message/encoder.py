@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copyreg
 import pickle
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -35,6 +36,8 @@ from pipert_shm.shm.needs import MESSAGE_SLOT_BYTES
 from pipert_shm.shm.slots import Slots
 from pipert_shm.transmitters import THRESHOLD
 
+Finish: TypeAlias = Callable[[bytes], tuple[int, bytes]]
+
 FRESH = -1  # in the table of buffers: the fresh slot, whose index is known when it is reserved
 
 
@@ -58,6 +61,7 @@ class Encoder:
         self._layouts: dict[tuple[tuple[int, ...], np.dtype[Any]], bytes] = {}  # of C-contiguous arrays
         self._stream = Stream()
         self._registered: dict[Any, Any] | None = None  # what copyreg knew when the picklers were made
+        self._serves: Finish | None = None  # what C calls to finish what it has pickled
         self.copied_bytes = 0
         self.in_band_bytes = 0
         # of the message being encoded
@@ -96,6 +100,40 @@ class Encoder:
             raise
         finally:
             self._bundle.clear()
+
+    def serve(self, post: binding.Post, outs: int, threshold: int, finish: Finish) -> None:
+        """Lends `HotPath.run` the means to pickle here, for messages that all go to these edges: see csrc/hot/pickled.c.
+
+        :param finish: does what `finish` does, and counts it.
+        """
+        self._post, self._outs, self._threshold = post, outs, threshold
+        self._serves = finish
+        self._registered = None
+        self._pickler(in_band=False)
+
+    def finish(self, head: bytes) -> tuple[int, bytes]:
+        """Kind and body of what C has dumped, where a slot has to be written for it.
+
+        :raises NoFreeSlot, SharedMemoryFull, Stopping: see `Slots.reserve`; nothing is held then.
+        """
+        self.copied_bytes = self.in_band_bytes = 0
+        try:
+            return PICKLE, head + self._finish_pickle(self._stream.take(), len(head))
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            self._stream.clear()
+            self._bundle.clear()
+
+    def _refuse(self, payload: object, error: BaseException) -> PayloadError:
+        """What is told of a payload that C could not dump."""
+        self._stream.clear()
+        self._bundle.clear()
+        self._let_go()
+        refused = PayloadError(self._name, *culprit(payload, error))
+        refused.__cause__ = error
+        return refused
 
     def _let_go(self) -> None:
         for slot in self._post.take_slots():
@@ -192,6 +230,17 @@ class Encoder:
             self._plain = plain_pickler(self._stream)
             self._referring = pickle.Pickler(self._stream, 5, buffer_callback=self._take_buffer)
             self._referring.dispatch_table = {**self._registered, np.ndarray: self._hot.reduce}
+            if self._serves is not None:
+                self._begin_pickle()
+                self._hot.pickle_by(
+                    self._referring.dump,
+                    self._referring.clear_memo,
+                    self._stream.pieces,
+                    self._registered,
+                    copyreg.dispatch_table,
+                    self._serves,
+                    self._refuse,
+                )
         return self._plain if in_band else self._referring
 
     def _dump(self, payload: object, in_band: bool) -> list[memoryview]:
@@ -207,8 +256,14 @@ class Encoder:
 
     def _encode_pickle(self, payload: object, head_bytes: int, in_band: bool) -> bytes:
         self._table.clear()
+        self._begin_pickle()
+        return self._finish_pickle(self._dump(payload, in_band), head_bytes)
+
+    def _begin_pickle(self) -> None:
         self._hot.begin_pickle(self._post.address, self._outs, self._threshold, self._table, MARKER, self._reduce_array)
-        stream = self._dump(payload, in_band)
+
+    def _finish_pickle(self, stream: list[memoryview], head_bytes: int) -> bytes:
+        """The body of what was dumped, behind its head."""
         fresh = len(self._post.slots)  # the index of the next slot that is added
         table = b"".join(BUFFER.pack(fresh if slot == FRESH else slot, offset, size) for slot, offset, size in self._table)
         self.in_band_bytes = sum(piece.nbytes for piece in stream)

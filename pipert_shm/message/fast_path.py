@@ -50,6 +50,8 @@ class FastPath:
         self._within = within
         encode = partial(packer.encode, group, group.outs) if within is None else None
         self._hot.send_on(posting.post.address, group.outs, group.threshold, within, encode)
+        if within is None:
+            packer.serve(group)
 
     @property
     def ring(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -61,7 +62,7 @@ class Inbox:
         self.on_starved: Callable[[EdgePlan, OSError], None] = lambda edge, error: None
         self.on_fed: Callable[[EdgePlan], None] = lambda edge: None
         self._look: Callable[[int], int] = port.receive
-        port.hot.decode_with(decode)
+        port.hot.decode_with(decode, pickle.loads)
         self.unsettled = True
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:

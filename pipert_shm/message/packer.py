@@ -70,6 +70,15 @@ class Packer:
             self._count(self._hand_over.copied_bytes, 0)
         return kind, body, opener
 
+    def serve(self, group: Group) -> None:
+        """Lends `HotPath.run` the means to pickle, where all messages go to this group of wires to other processes."""
+        self._encoder.serve(self._post, group.outs, group.threshold, self._finish)
+
+    def _finish(self, head: bytes) -> tuple[int, bytes]:
+        kind, body = self._encoder.finish(head)
+        self._count(self._encoder.copied_bytes, self._encoder.in_band_bytes)
+        return kind, body
+
     def _count(self, copied: int, in_band: int) -> None:
         if copied or in_band:
             self._record.count_sending(copied=copied, in_band=in_band)
