@@ -115,14 +115,13 @@ typedef struct pshm_hot_path {
     PyObject *registered, *live; /* what copyreg knew when it was made, and what it knows now */
     PyObject *finish;            /* finish(head) -> as encode: of what was dumped */
     PyObject *refuse;            /* refuse(payload, error) -> the error to tell */
-    PyObject *loads;             /* pickle.loads */
+    PyObject *loader, *stream;   /* classes: an unpickler, and what it reads from */
+    PyObject *loading;           /* the slots of the message that is being unpickled; borrowed */
 
     /* of the payload that is being pickled: */
     pshm_post *pickled_post;
     uint64_t pickled_outs, pickled_threshold;
-    PyObject *table;            /* a list, with an entry for each buffer */
-    PyObject *marker;           /* stands for an array in a slot */
-    PyObject *reduce_elsewhere; /* for arrays that are not taken here */
+    PyObject *table; /* a list, with an entry for each buffer */
     pshm_form pickled[PSHM_HOT_LAYOUTS];
     uint32_t pickled_learnt;
 
@@ -213,16 +212,20 @@ PyObject *pshm_hot_pick_up(pshm_hot_path *hot);
 
 /* ---- pickled.c ------------------------------------------------------------------------- */
 
-/* How pickle takes an array of the payload that is being pickled. NULL with an exception. */
-PyObject *pshm_hot_reduce(pshm_hot_path *hot, PyObject *array);
+/* What stands in a pickle for an array or a class of the payload that is being pickled; None for
+ * what pickle is to take as it does. NULL with an exception. */
+PyObject *pshm_hot_name(pshm_hot_path *hot, PyObject *thing);
 
-/* The array that this made, read-only for good. NULL with an exception, also where the buffer
- * is too small for it. */
+/* What that name, in the message that is being unpickled, stands for. NULL with an exception. */
+PyObject *pshm_hot_named(pshm_hot_path *hot, PyObject *name);
+
+/* An array on a buffer, read-only for good. NULL with an exception, also where the buffer is too
+ * small for it. */
 PyObject *pshm_array_at(PyObject *buffer, PyObject *offset, PyObject *layout);
 
-/* Sets what pickles call for an array (pshm_array_at), what reads a layout, and what makes
- * arrays that pshm_array_at does not. */
-void pshm_pickled_ready(PyObject *function, PyObject *read, PyObject *elsewhere);
+/* Sets Python's functions (name of a class or None, class of a name, read_layout, and what makes
+ * arrays that pshm_array_at does not). False with an exception. */
+bool pshm_pickled_ready(PyObject *functions);
 
 /* Makes any payload the payload of hot->outgoing, whose head must be there, with hot->encode.
  * The post has its slots then. PSHM_OK, or PSHM_HOT_REFUSED with hot->error: then the post has

@@ -5,6 +5,9 @@
 
 #include <string.h>
 
+#define NAMED_OBJECTS 18
+#define PSHM_HOT_OBJECTS (NAMED_OBJECTS + PSHM_INS + PSHM_LAYOUTS + 3 * PSHM_HOT_LAYOUTS)
+
 /* ---- life ------------------------------------------------------------------------------ */
 
 /* Reads an address that Python has as an int. */
@@ -32,29 +35,44 @@ static PyObject *path_new(PyTypeObject *type, PyObject *arguments, PyObject *nam
     return (PyObject *)hot;
 }
 
-static void path_dealloc(PyObject *self) {
-    pshm_hot_path *hot = (pshm_hot_path *)self;
-    PyTypeObject *its = Py_TYPE(self);
-    for (uint32_t k = 0; k < PSHM_INS; k++) Py_XDECREF(hot->waiting[k]);
-    for (uint32_t k = 0; k < PSHM_LAYOUTS; k++) Py_XDECREF(hot->in[k].dtype);
+/* Every object that a path refers to. */
+static void objects_of(pshm_hot_path *hot, PyObject **place[PSHM_HOT_OBJECTS]) {
+    PyObject **all[] = {&hot->owners,     &hot->within, &hot->encode,     &hot->decode,
+                        &hot->error,      &hot->dump,   &hot->clear_memo, &hot->pieces,
+                        &hot->registered, &hot->live,   &hot->finish,     &hot->refuse,
+                        &hot->loader,     &hot->stream, &hot->table,      &hot->meta,
+                        &hot->payload,    &hot->result};
+    _Static_assert(sizeof all / sizeof all[0] == NAMED_OBJECTS, "all of them");
+    size_t count = NAMED_OBJECTS;
+    memcpy(place, all, sizeof all);
+    for (uint32_t k = 0; k < PSHM_INS; k++) place[count++] = &hot->waiting[k];
+    for (uint32_t k = 0; k < PSHM_LAYOUTS; k++) place[count++] = &hot->in[k].dtype;
     for (uint32_t k = 0; k < PSHM_HOT_LAYOUTS; k++) {
-        Py_XDECREF(hot->out[k].dtype);
-        Py_XDECREF(hot->pickled[k].dtype);
-        Py_XDECREF(hot->pickled[k].layout);
+        place[count++] = &hot->out[k].dtype;
+        place[count++] = &hot->pickled[k].dtype;
+        place[count++] = &hot->pickled[k].layout;
     }
-    PyObject *hooks[] = {hot->dump,   hot->clear_memo, hot->pieces, hot->registered, hot->live,
-                         hot->finish, hot->refuse,     hot->loads,  hot->encode};
-    for (size_t k = 0; k < sizeof hooks / sizeof hooks[0]; k++) Py_XDECREF(hooks[k]);
-    Py_XDECREF(hot->decode);
-    Py_XDECREF(hot->error);
-    Py_XDECREF(hot->table);
-    Py_XDECREF(hot->marker);
-    Py_XDECREF(hot->reduce_elsewhere);
-    Py_XDECREF(hot->within);
-    Py_XDECREF(hot->meta);
-    Py_XDECREF(hot->payload);
-    Py_XDECREF(hot->result);
-    Py_XDECREF(hot->owners);
+}
+
+static int path_traverse(PyObject *self, visitproc visit, void *arg) {
+    PyObject **place[PSHM_HOT_OBJECTS];
+    objects_of((pshm_hot_path *)self, place);
+    for (uint32_t k = 0; k < PSHM_HOT_OBJECTS; k++) Py_VISIT(*place[k]);
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
+static int path_clear(PyObject *self) {
+    PyObject **place[PSHM_HOT_OBJECTS];
+    objects_of((pshm_hot_path *)self, place);
+    for (uint32_t k = 0; k < PSHM_HOT_OBJECTS; k++) Py_CLEAR(*place[k]);
+    return 0;
+}
+
+static void path_dealloc(PyObject *self) {
+    PyTypeObject *its = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    path_clear(self);
     ((freefunc)PyType_GetSlot(its, Py_tp_free))(self);
     Py_DECREF(its);
 }
@@ -123,10 +141,11 @@ static PyObject *adopt(PyObject *self, PyObject *head) {
 
 static PyObject *decode_with(PyObject *self, PyObject *arguments) {
     pshm_hot_path *hot = (pshm_hot_path *)self;
-    PyObject *decode, *loads;
-    if (!PyArg_ParseTuple(arguments, "OO", &decode, &loads)) return NULL;
+    PyObject *decode, *loader, *stream;
+    if (!PyArg_ParseTuple(arguments, "OOO", &decode, &loader, &stream)) return NULL;
     replace(&hot->decode, decode);
-    replace(&hot->loads, loads);
+    replace(&hot->loader, loader);
+    replace(&hot->stream, stream);
     Py_RETURN_NONE;
 }
 
@@ -228,18 +247,15 @@ static PyObject *message(PyObject *self, PyObject *none) {
 
 static PyObject *begin_pickle(PyObject *self, PyObject *arguments) {
     pshm_hot_path *hot = (pshm_hot_path *)self;
-    PyObject *post, *table, *marker, *elsewhere;
+    PyObject *post, *table;
     unsigned long long outs, threshold;
-    if (!PyArg_ParseTuple(arguments, "OKKO!OO", &post, &outs, &threshold, &PyList_Type, &table,
-                          &marker, &elsewhere))
+    if (!PyArg_ParseTuple(arguments, "OKKO!", &post, &outs, &threshold, &PyList_Type, &table))
         return NULL;
     hot->pickled_post = pointer_of(post);
     if (PyErr_Occurred()) return NULL;
     hot->pickled_outs = outs;
     hot->pickled_threshold = threshold;
     replace(&hot->table, table);
-    replace(&hot->marker, marker);
-    replace(&hot->reduce_elsewhere, elsewhere);
     Py_RETURN_NONE;
 }
 
@@ -263,13 +279,17 @@ static PyObject *pickle_by(PyObject *self, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
-static PyObject *reduce(PyObject *self, PyObject *array) {
+static PyObject *persistent_id(PyObject *self, PyObject *thing) {
     pshm_hot_path *hot = (pshm_hot_path *)self;
-    if (hot->table == NULL || hot->pickled_post == NULL) {
+    if (hot->pickled_post == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "nothing is being pickled");
         return NULL;
     }
-    return pshm_hot_reduce(hot, array);
+    return pshm_hot_name(hot, thing);
+}
+
+static PyObject *persistent_load(PyObject *self, PyObject *name) {
+    return pshm_hot_named((pshm_hot_path *)self, name);
 }
 
 static PyObject *pickle_form(PyObject *self, PyObject *arguments) {
@@ -365,7 +385,8 @@ static PyMethodDef methods[] = {
     {"take", take, METH_O, "take(status): the array in hand, read-only for good."},
     {"raw", raw, METH_NOARGS, "raw(): the message in hand, for Meta.received."},
     {"decode_with", decode_with, METH_VARARGS,
-     "decode_with(decode, loads): what makes a payload of a pickled message; pickle.loads."},
+     "decode_with(decode, loader, stream): what makes a payload of a pickled message; classes: "
+     "an unpickler with `persistent_load`, and what it reads from."},
     {"limit_age", limit_age, METH_VARARGS,
      "limit_age(place, ns): `run` hands over nothing older."},
     {"receive_within", receive_within, METH_VARARGS,
@@ -383,12 +404,14 @@ static PyMethodDef methods[] = {
      "send([array], meta, ring, handled): takes it out of the list and sends it; a status."},
     {"message", message, METH_NOARGS, "message(): what was sent, as binding.Port.send takes it."},
     {"pickle_form", pickle_form, METH_VARARGS,
-     "pickle_form(shape, dtype, layout): of C-contiguous arrays that `reduce` may take."},
+     "pickle_form(shape, dtype, layout): of C-contiguous arrays that `persistent_id` knows."},
     {"begin_pickle", begin_pickle, METH_VARARGS,
-     "begin_pickle(post, outs, threshold, table, marker, elsewhere): what `reduce` works with."},
+     "begin_pickle(post, outs, threshold, table): where the next payload goes, and its buffers."},
     {"pickle_by", pickle_by, METH_VARARGS,
      "pickle_by(dump, clear_memo, pieces, registered, live, finish, refuse): see hot.h."},
-    {"reduce", reduce, METH_O, "reduce(array): how pickle takes it."},
+    {"persistent_id", persistent_id, METH_O,
+     "persistent_id(thing): a pickler's; of arrays and classes."},
+    {"persistent_load", persistent_load, METH_O, "persistent_load(name): an unpickler's."},
     {"run", run, METH_VARARGS,
      "run(main_logic, is_source, ring, interval_ns, turn_ns): calls it until Python is wanted."},
     {"come_back", come_back, METH_NOARGS,
@@ -422,6 +445,8 @@ static PyType_Slot slots[] = {
      "HotPath(owners, port, delivery): one routine's port, for arrays that lie in slots."},
     {Py_tp_new, path_new},
     {Py_tp_dealloc, path_dealloc},
+    {Py_tp_traverse, path_traverse},
+    {Py_tp_clear, path_clear},
     {Py_tp_methods, methods},
     {Py_tp_getset, attributes},
     {Py_tp_members, members},
@@ -430,7 +455,7 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {
     .name = "pipert_shm._hot.HotPath",
     .basicsize = sizeof(pshm_hot_path),
-    .flags = Py_TPFLAGS_DEFAULT,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
 
@@ -471,21 +496,17 @@ static PyObject *array_at(PyObject *module, PyObject *const *arguments, Py_ssize
     return NULL;
 }
 
-static PyObject *unpickle_with(PyObject *module, PyObject *arguments) {
-    PyObject *read, *elsewhere;
-    if (!PyArg_ParseTuple(arguments, "OO", &read, &elsewhere)) return NULL;
-    PyObject *function = PyObject_GetAttrString(module, "array_at");
-    if (function == NULL) return NULL;
-    pshm_pickled_ready(function, read, elsewhere);
-    Py_DECREF(function);
+static PyObject *pickle_rules(PyObject *module, PyObject *functions) {
+    (void)module;
+    if (!pshm_pickled_ready(functions)) return NULL;
     Py_RETURN_NONE;
 }
 
 static PyMethodDef functions[] = {
     {"array_at", (PyCFunction)(void (*)(void))array_at, METH_FASTCALL,
      "array_at(buffer, offset, layout): an array on a buffer, read-only for good."},
-    {"unpickle_with", unpickle_with, METH_VARARGS,
-     "unpickle_with(read_layout, array_at): Python's, for layouts that are new or have gaps."},
+    {"pickle_rules", pickle_rules, METH_VARARGS,
+     "pickle_rules(name_of_class, class_of_name, read_layout, array_at): Python's part."},
     {"array", array, METH_VARARGS, "array(address, shape, dtype): an array on a new lease."},
     {"lease", lease, METH_VARARGS,
      "lease(address, bytes, writable): a Lease, which ends itself."},

@@ -10,17 +10,15 @@ typedef struct known_layout {
 
 #define KNOWN_LAYOUTS 16
 
-static PyObject *array_at, *read_layout, *array_elsewhere;
+#define MOST_CLASSES 256
+
+/* Functions of Python, and what the first two of them said. */
+static PyObject *name_of_class, *class_of_name, *read_layout, *array_elsewhere;
+static PyObject *names_of_classes, *classes_of_names;
 static known_layout known[KNOWN_LAYOUTS];
 static uint32_t met;
 
-/* ---- arrays in what is pickled --------------------------------------------------------- */
-
-/* How pickle takes an array: what to call, and with what. Takes over `where`. */
-static PyObject *reduced(PyObject *where, uint64_t offset, const pshm_form *form) {
-    if (where == NULL) return NULL;
-    return Py_BuildValue("O(NKO)", array_at, where, (unsigned long long)offset, form->layout);
-}
+/* ---- arrays and classes in what is pickled --------------------------------------------- */
 
 static const pshm_form *form_of(const pshm_hot_path *hot, PyArrayObject *array) {
     for (uint32_t k = 0; k < PSHM_HOT_LAYOUTS; k++)
@@ -29,30 +27,60 @@ static const pshm_form *form_of(const pshm_hot_path *hot, PyArrayObject *array) 
     return NULL;
 }
 
-static PyObject *reduce_large(pshm_hot_path *hot, PyArrayObject *array, const pshm_form *form) {
-    uint64_t reference = pshm_port_refer(hot->port, hot->pickled_post, hot->pickled_outs,
-                                         PyArray_DATA(array), form->bytes);
-    if (reference == PSHM_NO_SLOT) return NULL;
-    PyObject *entry = Py_BuildValue("III", pshm_reference_index(reference), 0u, 0u);
-    bool noted = entry != NULL && PyList_Append(hot->table, entry) == 0;
-    Py_XDECREF(entry);
-    if (!noted) return NULL;
-    PyArray_CLEARFLAGS(array, NPY_ARRAY_WRITEABLE);
-    Py_INCREF(hot->marker);
-    return reduced(hot->marker, pshm_reference_offset(reference), form);
+/* (where, offset, layout): where is a slot's number in the message, or the array's bytes. Takes
+ * over `where`. */
+static PyObject *place_of(PyObject *where, uint64_t offset, const pshm_form *form) {
+    if (where == NULL) return NULL;
+    return Py_BuildValue("(NKO)", where, (unsigned long long)offset, form->layout);
 }
 
-PyObject *pshm_hot_reduce(pshm_hot_path *hot, PyObject *payload) {
-    PyArrayObject *array = (PyArrayObject *)payload;
-    const pshm_form *form = NULL;
-    PyObject *done = NULL;
-    if (PyArray_CheckExact(payload) && PyArray_IS_C_CONTIGUOUS(array)) form = form_of(hot, array);
-    if (form != NULL && form->bytes != 0 && form->bytes < hot->pickled_threshold)
-        return reduced(PyBytes_FromStringAndSize(PyArray_BYTES(array), (Py_ssize_t)form->bytes),
-                       0, form);
-    if (form != NULL && form->bytes != 0) done = reduce_large(hot, array, form);
-    if (done != NULL || PyErr_Occurred()) return done;
-    return PyObject_CallFunctionObjArgs(hot->reduce_elsewhere, payload, NULL);
+static PyObject *name_array(pshm_hot_path *hot, PyArrayObject *array) {
+    const pshm_form *form = PyArray_IS_C_CONTIGUOUS(array) ? form_of(hot, array) : NULL;
+    if (form == NULL || form->bytes == 0) Py_RETURN_NONE;
+    if (form->bytes < hot->pickled_threshold)
+        return place_of(PyBytes_FromStringAndSize(PyArray_BYTES(array), (Py_ssize_t)form->bytes),
+                        0, form);
+    uint64_t reference = pshm_port_refer(hot->port, hot->pickled_post, hot->pickled_outs,
+                                         PyArray_DATA(array), form->bytes);
+    if (reference == PSHM_NO_SLOT) Py_RETURN_NONE;
+    PyArray_CLEARFLAGS(array, NPY_ARRAY_WRITEABLE);
+    return place_of(PyLong_FromUnsignedLong(pshm_reference_index(reference)),
+                    pshm_reference_offset(reference), form);
+}
+
+/* What a function of Python says of a thing, remembered in a dict; a new reference. */
+static PyObject *remembered(PyObject *said, PyObject *function, PyObject *thing) {
+    PyObject *answer = PyDict_GetItemWithError(said, thing);
+    if (answer != NULL) return Py_NewRef(answer);
+    if (PyErr_Occurred()) return NULL;
+    answer = PyObject_CallFunctionObjArgs(function, thing, NULL);
+    if (answer == NULL) return NULL;
+    if (PyDict_Size(said) >= MOST_CLASSES) PyDict_Clear(said);
+    if (PyDict_SetItem(said, thing, answer) < 0) Py_CLEAR(answer);
+    return answer;
+}
+
+PyObject *pshm_hot_name(pshm_hot_path *hot, PyObject *thing) {
+    if (PyArray_CheckExact(thing)) return name_array(hot, (PyArrayObject *)thing);
+    if (PyType_CheckExact(thing)) return remembered(names_of_classes, name_of_class, thing);
+    Py_RETURN_NONE;
+}
+
+PyObject *pshm_hot_named(pshm_hot_path *hot, PyObject *name) {
+    if (PyBytes_CheckExact(name)) return remembered(classes_of_names, class_of_name, name);
+    PyObject *where, *offset, *layout;
+    if (!PyTuple_CheckExact(name) || !PyArg_ParseTuple(name, "OOO", &where, &offset, &layout)) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "neither an array nor a class");
+        return NULL;
+    }
+    if (PyBytes_CheckExact(where)) return pshm_array_at(where, offset, layout);
+    Py_ssize_t index = PyLong_AsSsize_t(where);
+    if (index == -1 && PyErr_Occurred()) return NULL;
+    if (hot->loading == NULL || index < 0 || index >= PyList_Size(hot->loading)) {
+        PyErr_SetString(PyExc_LookupError, "an array in a slot that the message has not");
+        return NULL;
+    }
+    return pshm_array_at(PyList_GetItem(hot->loading, index), offset, layout);
 }
 
 /* ---- and when it is unpickled ---------------------------------------------------------- */
@@ -112,12 +140,14 @@ PyObject *pshm_array_at(PyObject *buffer, PyObject *offset, PyObject *text) {
     return pshm_array_on(form, start + from, buffer, false);
 }
 
-void pshm_pickled_ready(PyObject *function, PyObject *read, PyObject *elsewhere) {
-    PyObject *before[] = {array_at, read_layout, array_elsewhere};
-    array_at = Py_NewRef(function);
-    read_layout = Py_NewRef(read);
-    array_elsewhere = Py_NewRef(elsewhere);
-    for (int k = 0; k < 3; k++) Py_XDECREF(before[k]);
+bool pshm_pickled_ready(PyObject *functions) {
+    if (!PyArg_ParseTuple(functions, "OOOO", &name_of_class, &class_of_name, &read_layout,
+                          &array_elsewhere))
+        return false;
+    Py_INCREF(functions); /* for good */
+    names_of_classes = PyDict_New();
+    classes_of_names = PyDict_New();
+    return names_of_classes != NULL && classes_of_names != NULL;
 }
 
 /* ---- whole messages -------------------------------------------------------------------- */
@@ -318,7 +348,7 @@ static PyObject *load(pshm_hot_path *hot, PyObject *slots) {
     const pshm_delivery *delivery = hot->delivery;
     uint32_t entries, start = delivery->head + PICKLE_HEAD_BYTES;
     uint64_t size;
-    if (hot->loads == NULL || start > delivery->body_bytes || delivery->body[start - 1] != 0)
+    if (hot->loader == NULL || start > delivery->body_bytes || delivery->body[start - 1] != 0)
         return NULL;
     memcpy(&entries, delivery->body + delivery->head, sizeof entries);
     memcpy(&size, delivery->body + delivery->head + sizeof entries, sizeof size);
@@ -329,13 +359,21 @@ static PyObject *load(pshm_hot_path *hot, PyObject *slots) {
     PyObject *buffers = buffers_of(table, entries, slots);
     if (buffers == NULL) return NULL;
     uint32_t before = entries * ENTRY_BYTES;
-    PyObject *arguments =
-        Py_BuildValue("(y#)", (const char *)table + before, (Py_ssize_t)(size - before));
+    PyObject *payload = NULL, *loader = NULL;
+    PyObject *stream = PyObject_CallFunction(hot->stream, "y#", (const char *)table + before,
+                                             (Py_ssize_t)(size - before));
+    PyObject *arguments = stream == NULL ? NULL : PyTuple_Pack(1, stream);
     PyObject *names = Py_BuildValue("{sO}", "buffers", buffers);
-    PyObject *payload = NULL;
-    if (arguments != NULL && names != NULL) payload = PyObject_Call(hot->loads, arguments, names);
+    if (arguments != NULL && names != NULL) loader = PyObject_Call(hot->loader, arguments, names);
+    if (loader != NULL) {
+        hot->loading = slots;
+        payload = PyObject_CallMethod(loader, "load", NULL);
+        hot->loading = NULL;
+    }
+    Py_XDECREF(loader);
     Py_XDECREF(names);
     Py_XDECREF(arguments);
+    Py_XDECREF(stream);
     Py_DECREF(buffers);
     return payload;
 }

@@ -43,7 +43,7 @@ from pipert_shm.binding.constants import (
     now_ns,
 )
 from pipert_shm.binding.formats import ControlSize, Holders, RingHead, format_ring, read_ring, ring_bytes, serial_owner
-from pipert_shm.binding.hot import FOUND, NOTICED, REFUSED, RESULT, SENT, UNKNOWN, Lease, array_at, unpickle_with
+from pipert_shm.binding.hot import FOUND, NOTICED, REFUSED, RESULT, SENT, UNKNOWN, Lease, array_at, pickle_rules
 from pipert_shm.binding.memory import (
     Copy,
     Memory,
@@ -145,6 +145,7 @@ __all__ = [
     "memory_at",
     "memory_of",
     "now_ns",
+    "pickle_rules",
     "read_delivered",
     "read_ring",
     "ring_bytes",
@@ -153,6 +154,5 @@ __all__ = [
     "slot_and_offset",
     "unguard",
     "unmap",
-    "unpickle_with",
     "writable_memory",
 ]

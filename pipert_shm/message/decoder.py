@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pipert_shm.message.layouts import array_at, read_layout
+from pipert_shm.message.layouts import array_at, class_of_name, read_layout
 from pipert_shm.shm.head import ARRAY
 
 Buffer: TypeAlias = Any  # a read-only buffer: a `binding.Lease`, bytes, or a memoryview
@@ -46,7 +46,45 @@ def decode(kind: int, body: bytes, start: int, buffers: list[Buffer]) -> object:
         blob = memoryview(body)[start : start + size]
     table = [BUFFER.unpack_from(blob, i * BUFFER.size) for i in range(count)]
     out_of_band = [memoryview(buffers[slot])[at : at + n] if n else buffers[slot] for slot, at, n in table]
-    return pickle.loads(blob[count * BUFFER.size :], buffers=out_of_band)
+    return _Loader(blob[count * BUFFER.size :], out_of_band, buffers).load()
+
+
+class _Blob:
+    """A file for unpicklers, on memory that need not be copied first."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._memory = memory
+        self._at = 0
+
+    def _next(self, size: int) -> memoryview:
+        start, self._at = self._at, self._at + size
+        return self._memory[start : self._at]
+
+    def read(self, size: int) -> bytes:
+        return bytes(self._next(size))
+
+    def readinto(self, target: bytearray) -> int:
+        piece = self._next(len(target))
+        target[: len(piece)] = piece
+        return len(piece)
+
+    def readline(self) -> bytes:
+        raise pickle.UnpicklingError("this is not a pickle of protocol 5")
+
+
+class _Loader(pickle.Unpickler):
+    """Unpickles what `Encoder` has pickled; the part of C that receives does the same: see csrc/hot/pickled.c."""
+
+    def __init__(self, blob: memoryview, buffers: list[Buffer], slots: list[Buffer]) -> None:
+        super().__init__(_Blob(blob), buffers=buffers)
+        self._slots = slots
+
+    def persistent_load(self, name: Any) -> Any:
+        """What stands for an array, or a class."""
+        if isinstance(name, bytes):
+            return class_of_name(name)
+        where, offset, layout = name
+        return array_at(where if isinstance(where, bytes) else self._slots[where], offset, layout)
 
 
 def layout_of(body: bytes, start: int) -> tuple[bytes, tuple[int, ...], np.dtype[Any], int] | None:

@@ -60,6 +60,8 @@ class Encoder:
         self._threshold = THRESHOLD
         self._layouts: dict[tuple[tuple[int, ...], np.dtype[Any]], bytes] = {}  # of C-contiguous arrays
         self._stream = Stream()
+        # In C a name stands for most arrays and classes, so that nothing is imported to find them.
+        self._kind = type("Pickler", (pickle.Pickler,), {"persistent_id": port.hot.persistent_id})
         self._registered: dict[Any, Any] | None = None  # what copyreg knew when the picklers were made
         self._serves: Finish | None = None  # what C calls to finish what it has pickled
         self.copied_bytes = 0
@@ -183,7 +185,7 @@ class Encoder:
     # everything else
 
     def _reduce_array(self, array: np.ndarray) -> Any:
-        """What `HotPath.reduce` does not take."""
+        """How an array is pickled that has no name: see `HotPath.persistent_id`."""
         dtype: Any = array.dtype
         if dtype.hasobject:
             return array.__reduce__()
@@ -228,8 +230,8 @@ class Encoder:
         if self._registered != copyreg.dispatch_table:
             self._registered = dict(copyreg.dispatch_table)  # a plain dict, which pickle reads without a call
             self._plain = plain_pickler(self._stream)
-            self._referring = pickle.Pickler(self._stream, 5, buffer_callback=self._take_buffer)
-            self._referring.dispatch_table = {**self._registered, np.ndarray: self._hot.reduce}
+            self._referring = self._kind(self._stream, 5, buffer_callback=self._take_buffer)
+            self._referring.dispatch_table = {**self._registered, np.ndarray: self._reduce_array}
             if self._serves is not None:
                 self._begin_pickle()
                 self._hot.pickle_by(
@@ -260,7 +262,7 @@ class Encoder:
         return self._finish_pickle(self._dump(payload, in_band), head_bytes)
 
     def _begin_pickle(self) -> None:
-        self._hot.begin_pickle(self._post.address, self._outs, self._threshold, self._table, MARKER, self._reduce_array)
+        self._hot.begin_pickle(self._post.address, self._outs, self._threshold, self._table)
 
     def _finish_pickle(self, stream: list[memoryview], head_bytes: int) -> bytes:
         """The body of what was dumped, behind its head."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable, Collection
 from typing import Any
@@ -62,7 +63,8 @@ class Inbox:
         self.on_starved: Callable[[EdgePlan, OSError], None] = lambda edge, error: None
         self.on_fed: Callable[[EdgePlan], None] = lambda edge: None
         self._look: Callable[[int], int] = port.receive
-        port.hot.decode_with(decode, pickle.loads)
+        loader = type("Loader", (pickle.Unpickler,), {"persistent_load": port.hot.persistent_load})
+        port.hot.decode_with(decode, loader, io.BytesIO)
         self.unsettled = True
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:
