@@ -9,6 +9,7 @@ import itertools
 import operator
 import os
 import pickle
+import struct
 import sys
 import threading
 import warnings
@@ -256,6 +257,21 @@ def test_an_array_that_its_buffer_has_no_room_for() -> None:
         assert binding.array_at(memoryview(bytes(72)), 8, layout).tolist() == [0.0] * 8
         with pytest.raises(ValueError, match="buffer is smaller than requested size"):
             binding.array_at(memoryview(bytes(72)), 16, layout)
+
+
+def test_no_array_of_references_is_made_of_memory() -> None:
+    layout = struct.pack("=BB2q", 1, 2, 1, 8) + b"|O"  # as a damaged message might have it
+    for memory in (bytes(8), memoryview(bytes(8))):
+        with pytest.raises(ValueError, match="cannot create an OBJECT array from memory buffer"):
+            binding.array_at(memory, 0, layout)
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"os", b"no_such_module:Name", b"os:no_such_name", (0, 0, b""), (b"12", 0, b""), (1,), 5, None]
+)
+def test_a_name_that_stands_for_nothing(wire: InC, name: Any) -> None:
+    with pytest.raises((ImportError, AttributeError, LookupError, ValueError, TypeError, struct.error)):
+        wire.receiver.persistent_load(name)
 
 
 def test_a_form_that_is_new_is_described_once(wire: InC) -> None:

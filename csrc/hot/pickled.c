@@ -94,20 +94,19 @@ static const pshm_form *look_up(PyObject *text) {
     return NULL;
 }
 
-/* Reads a layout with Python, and remembers it. NULL without an exception where the array has
- * gaps, which is for Python. */
+/* Reads a layout with Python, and remembers it. NULL without an exception where this is for
+ * Python: the array has gaps, or its elements are references, which no memory may hold. */
 static const pshm_form *learn(PyObject *text) {
     PyObject *meaning = PyObject_CallFunctionObjArgs(read_layout, text, NULL);
     PyObject *shape, *strides, *dtype, *elements;
     pshm_form form = {.dtype = NULL};
-    if (meaning == NULL ||
-        !PyArg_ParseTuple(meaning, "OOOO", &shape, &strides, &dtype, &elements) ||
-        strides != Py_None || PyTuple_Size(shape) > PSHM_HOT_AXES ||
-        !pshm_form_set(&form, shape, dtype)) {
-        Py_XDECREF(meaning);
-        return NULL;
-    }
-    Py_DECREF(meaning);
+    bool read = meaning != NULL &&
+                PyArg_ParseTuple(meaning, "OOOO", &shape, &strides, &dtype, &elements) &&
+                strides == Py_None && PyTuple_Size(shape) <= PSHM_HOT_AXES &&
+                PyArray_DescrCheck(dtype) && !PyDataType_REFCHK((PyArray_Descr *)dtype) &&
+                pshm_form_set(&form, shape, dtype);
+    Py_XDECREF(meaning);
+    if (!read) return NULL;
     known_layout *place = &known[met++ % KNOWN_LAYOUTS];
     PyObject *before = place->text, *dtype_before = place->form.dtype;
     Py_INCREF(text);
