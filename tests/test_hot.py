@@ -206,6 +206,21 @@ def test_arrays_in_what_is_pickled_lie_where_they_were_written_and_are_read_only
         assert wire.held_slots() == 0
 
 
+def test_an_array_that_is_in_a_payload_twice_stays_one(wire: InC) -> None:
+    for _ in range(2):
+        small, large = np.arange(4.0), wire.frame(5)
+        wire.send_all_in_c({"all": [small, large, small], "again": large, "another": small.copy()})
+        got: list[Any] = []
+        wire.receive_all_in_c(1, got.append)
+        (first, second, third), again, another = got.pop().values()
+        assert first is third
+        assert second is again
+        assert first is not another
+        assert first.tolist() == another.tolist()
+        del large, second, again
+        assert wire.held_slots() == 0
+
+
 class Refuses:
     """Neither it nor what it becomes can be had."""
 

@@ -49,6 +49,7 @@ typedef struct pshm_form {
     npy_intp length[PSHM_HOT_AXES];
     uint64_t bytes;
     PyObject *layout;                /* of a form that is pickled: the same as `text`, as bytes */
+    uint64_t learnt;                 /* and in which dump it was learnt */
     uint32_t text_bytes;             /* of a form that is sent: */
     uint8_t text[PSHM_LAYOUT_BYTES]; /* how a message describes it */
 } pshm_form;
@@ -116,6 +117,7 @@ typedef struct pshm_hot_path {
     PyObject *finish;            /* finish(head) -> as encode: of what was dumped */
     PyObject *refuse;            /* refuse(payload, error) -> the error to tell */
     PyObject *loader, *stream;   /* classes: an unpickler, and what it reads from */
+    PyObject *named, *unnamed;   /* by id: (array, name) of those that were pickled, unpickled */
     PyObject *loading;           /* the slots of the message that is being unpickled; borrowed */
 
     /* of the payload that is being pickled: */
@@ -124,6 +126,7 @@ typedef struct pshm_hot_path {
     PyObject *table; /* a list, with an entry for each buffer */
     pshm_form pickled[PSHM_HOT_LAYOUTS];
     uint32_t pickled_learnt;
+    uint64_t dumps;
 
     pshm_outgoing outgoing;
     PyObject *meta;    /* of the message in hand, if anybody has looked at it */
@@ -218,6 +221,11 @@ PyObject *pshm_hot_name(pshm_hot_path *hot, PyObject *thing);
 
 /* What that name, in the message that is being unpickled, stands for. NULL with an exception. */
 PyObject *pshm_hot_named(pshm_hot_path *hot, PyObject *name);
+
+/* Lets go of the arrays that have got a name, or were found by one. */
+static inline void pshm_hot_forget(PyObject *arrays) {
+    if (PyDict_Size(arrays) != 0) PyDict_Clear(arrays);
+}
 
 /* An array on a buffer, read-only for good. NULL with an exception, also where the buffer is too
  * small for it. */

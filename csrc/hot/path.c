@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#define NAMED_OBJECTS 18
+#define NAMED_OBJECTS 20
 #define PSHM_HOT_OBJECTS (NAMED_OBJECTS + PSHM_INS + PSHM_LAYOUTS + 3 * PSHM_HOT_LAYOUTS)
 
 /* ---- life ------------------------------------------------------------------------------ */
@@ -27,6 +27,8 @@ static PyObject *path_new(PyTypeObject *type, PyObject *arguments, PyObject *nam
     hot->delivery = pointer_of(delivery);
     Py_INCREF(owners);
     hot->owners = owners;
+    hot->named = PyDict_New();
+    hot->unnamed = PyDict_New();
     for (uint32_t k = 0; k < PSHM_INS; k++) hot->max_age_ns[k] = PSHM_FOREVER;
     if (PyErr_Occurred()) {
         Py_DECREF(hot);
@@ -41,7 +43,7 @@ static void objects_of(pshm_hot_path *hot, PyObject **place[PSHM_HOT_OBJECTS]) {
                         &hot->error,      &hot->dump,   &hot->clear_memo, &hot->pieces,
                         &hot->registered, &hot->live,   &hot->finish,     &hot->refuse,
                         &hot->loader,     &hot->stream, &hot->table,      &hot->meta,
-                        &hot->payload,    &hot->result};
+                        &hot->payload,    &hot->result, &hot->named,      &hot->unnamed};
     _Static_assert(sizeof all / sizeof all[0] == NAMED_OBJECTS, "all of them");
     size_t count = NAMED_OBJECTS;
     memcpy(place, all, sizeof all);
@@ -253,6 +255,7 @@ static PyObject *begin_pickle(PyObject *self, PyObject *arguments) {
         return NULL;
     hot->pickled_post = pointer_of(post);
     if (PyErr_Occurred()) return NULL;
+    hot->dumps++;
     hot->pickled_outs = outs;
     hot->pickled_threshold = threshold;
     replace(&hot->table, table);
@@ -276,6 +279,12 @@ static PyObject *pickle_by(PyObject *self, PyObject *arguments) {
     replace(&hot->finish, finish);
     replace(&hot->refuse, refuse);
     replace(&hot->dump, dump);
+    Py_RETURN_NONE;
+}
+
+static PyObject *end_pickle(PyObject *self, PyObject *none) {
+    (void)none;
+    pshm_hot_forget(((pshm_hot_path *)self)->named);
     Py_RETURN_NONE;
 }
 
@@ -304,6 +313,7 @@ static PyObject *pickle_form(PyObject *self, PyObject *arguments) {
     pshm_form *place = &hot->pickled[hot->pickled_learnt++ % PSHM_HOT_LAYOUTS], before = *place;
     Py_INCREF(layout);
     form.layout = layout;
+    form.learnt = hot->dumps;
     *place = form;
     Py_XDECREF(before.dtype);
     Py_XDECREF(before.layout);
@@ -407,6 +417,7 @@ static PyMethodDef methods[] = {
      "pickle_form(shape, dtype, layout): of C-contiguous arrays that `persistent_id` knows."},
     {"begin_pickle", begin_pickle, METH_VARARGS,
      "begin_pickle(post, outs, threshold, table): where the next payload goes, and its buffers."},
+    {"end_pickle", end_pickle, METH_NOARGS, "end_pickle(): lets go of what was pickled."},
     {"pickle_by", pickle_by, METH_VARARGS,
      "pickle_by(dump, clear_memo, pieces, registered, live, finish, refuse): see hot.h."},
     {"persistent_id", persistent_id, METH_O,

@@ -20,10 +20,14 @@ static uint32_t met;
 
 /* ---- arrays and classes in what is pickled --------------------------------------------- */
 
+/* One that was learnt in this very dump does not count: the same array may have been pickled in
+ * Python's way before, and must not get a name as well. */
 static const pshm_form *form_of(const pshm_hot_path *hot, PyArrayObject *array) {
-    for (uint32_t k = 0; k < PSHM_HOT_LAYOUTS; k++)
-        if (hot->pickled[k].layout != NULL && pshm_form_matches(&hot->pickled[k], array))
-            return &hot->pickled[k];
+    for (uint32_t k = 0; k < PSHM_HOT_LAYOUTS; k++) {
+        const pshm_form *form = &hot->pickled[k];
+        if (form->layout != NULL && form->learnt != hot->dumps && pshm_form_matches(form, array))
+            return form;
+    }
     return NULL;
 }
 
@@ -48,6 +52,26 @@ static PyObject *name_array(pshm_hot_path *hot, PyArrayObject *array) {
                     pshm_reference_offset(reference), form);
 }
 
+/* What stands for an object, of those that were met before: the same object, so that one that is
+ * there twice stays one. A new reference; NULL without an exception where it is new. */
+static PyObject *met_before(PyObject *met, PyObject *object) {
+    PyObject *key = PyLong_FromVoidPtr(object);
+    PyObject *pair = key == NULL ? NULL : PyDict_GetItemWithError(met, key);
+    Py_XDECREF(key);
+    return pair == NULL ? NULL : Py_NewRef(PyTuple_GetItem(pair, 1));
+}
+
+/* Notes what stands for it; both live until they are forgotten. Takes over `stands`, and gives it
+ * back, or NULL with an exception. */
+static PyObject *note(PyObject *met, PyObject *object, PyObject *stands) {
+    if (stands == NULL || stands == Py_None) return stands;
+    PyObject *key = PyLong_FromVoidPtr(object), *pair = PyTuple_Pack(2, object, stands);
+    if (key == NULL || pair == NULL || PyDict_SetItem(met, key, pair) < 0) Py_CLEAR(stands);
+    Py_XDECREF(pair);
+    Py_XDECREF(key);
+    return stands;
+}
+
 /* What a function of Python says of a thing, remembered in a dict; a new reference. */
 static PyObject *remembered(PyObject *said, PyObject *function, PyObject *thing) {
     PyObject *answer = PyDict_GetItemWithError(said, thing);
@@ -61,13 +85,16 @@ static PyObject *remembered(PyObject *said, PyObject *function, PyObject *thing)
 }
 
 PyObject *pshm_hot_name(pshm_hot_path *hot, PyObject *thing) {
-    if (PyArray_CheckExact(thing)) return name_array(hot, (PyArrayObject *)thing);
+    if (PyArray_CheckExact(thing)) {
+        PyObject *name = met_before(hot->named, thing);
+        if (name != NULL || PyErr_Occurred()) return name;
+        return note(hot->named, thing, name_array(hot, (PyArrayObject *)thing));
+    }
     if (PyType_CheckExact(thing)) return remembered(names_of_classes, name_of_class, thing);
     Py_RETURN_NONE;
 }
 
-PyObject *pshm_hot_named(pshm_hot_path *hot, PyObject *name) {
-    if (PyBytes_CheckExact(name)) return remembered(classes_of_names, class_of_name, name);
+static PyObject *array_named(const pshm_hot_path *hot, PyObject *name) {
     PyObject *where, *offset, *layout;
     if (!PyTuple_CheckExact(name) || !PyArg_ParseTuple(name, "OOO", &where, &offset, &layout)) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "neither an array nor a class");
@@ -81,6 +108,13 @@ PyObject *pshm_hot_named(pshm_hot_path *hot, PyObject *name) {
         return NULL;
     }
     return pshm_array_at(PyList_GetItem(hot->loading, index), offset, layout);
+}
+
+PyObject *pshm_hot_named(pshm_hot_path *hot, PyObject *name) {
+    if (PyBytes_CheckExact(name)) return remembered(classes_of_names, class_of_name, name);
+    PyObject *array = met_before(hot->unnamed, name);
+    if (array != NULL || PyErr_Occurred()) return array;
+    return note(hot->unnamed, name, array_named(hot, name));
 }
 
 /* ---- and when it is unpickled ---------------------------------------------------------- */
@@ -266,6 +300,7 @@ static bool assemble(pshm_hot_path *hot) {
 
 /* Dumps a payload; false with an exception. */
 static bool dump(pshm_hot_path *hot, PyObject *payload) {
+    hot->dumps++;
     hot->pickled_post = hot->post;
     hot->pickled_outs = hot->outs;
     hot->pickled_threshold = hot->threshold;
@@ -276,6 +311,7 @@ static bool dump(pshm_hot_path *hot, PyObject *payload) {
     PyObject *cleared =
         PyObject_CallNoArgs(hot->clear_memo); /* it keeps alive what was pickled */
     if (cleared == NULL) PyErr_Clear();
+    pshm_hot_forget(hot->named);
     Py_XDECREF(cleared);
     PyErr_Restore(type, value, traceback);
     Py_XDECREF(none);
@@ -368,6 +404,7 @@ static PyObject *load(pshm_hot_path *hot, PyObject *slots) {
         hot->loading = slots;
         payload = PyObject_CallMethod(loader, "load", NULL);
         hot->loading = NULL;
+        pshm_hot_forget(hot->unnamed);
     }
     Py_XDECREF(loader);
     Py_XDECREF(names);

@@ -78,13 +78,16 @@ class _Loader(pickle.Unpickler):
     def __init__(self, blob: memoryview, buffers: list[Buffer], slots: list[Buffer]) -> None:
         super().__init__(_Blob(blob), buffers=buffers)
         self._slots = slots
+        self._met: dict[int, tuple[Any, Any]] = {}  # by id: a name and its array, so that one that is there twice stays one
 
     def persistent_load(self, name: Any) -> Any:
         """What stands for an array, or a class."""
         if isinstance(name, bytes):
             return class_of_name(name)
-        where, offset, layout = name
-        return array_at(where if isinstance(where, bytes) else self._slots[where], offset, layout)
+        if id(name) not in self._met:
+            where, offset, layout = name
+            self._met[id(name)] = name, array_at(where if isinstance(where, bytes) else self._slots[where], offset, layout)
+        return self._met[id(name)][1]
 
 
 def layout_of(body: bytes, start: int) -> tuple[bytes, tuple[int, ...], np.dtype[Any], int] | None:

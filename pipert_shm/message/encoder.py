@@ -254,6 +254,7 @@ class Encoder:
             raise PayloadError(self._name, *culprit(payload, error)) from error
         finally:
             pickler.clear_memo()  # which keeps alive what was pickled
+            self._hot.end_pickle()
         return self._stream.take()
 
     def _encode_pickle(self, payload: object, head_bytes: int, in_band: bool) -> bytes:
