@@ -688,7 +688,7 @@ def test_a_main_logic_that_is_not_python_does_not_keep_others_out(caplog: pytest
     board = Board()
 
     class Source(SourceRoutine):
-        main_logic = functools.partial(operator.setitem, board._cells.data, 0, 1)
+        main_logic = staticmethod(functools.partial(operator.setitem, board._cells.data, 0, 1))  # which 3.14 would bind
 
     class Sink(DestinationRoutine):
         def main_logic(self, frame: np.ndarray) -> None: ...
