@@ -11,6 +11,9 @@
 
 #include <setjmp.h>
 
+extern "C" {
+#include "points.h"
+}
 #include "weak.h"
 
 typedef rl::atomic<uint64_t> word_history;
@@ -19,6 +22,7 @@ typedef rl::var<uint64_t> plain_history;
 namespace {
 
 unsigned const MAIN = WEAK_THREADS;
+unsigned const DEATH_IN = 24; /* points, on the average */
 size_t const MUTEXES = 2, WORDS = 1024, PLACES = 4096, PAYLOADS = 64, MEMORY = 0x10000;
 
 struct shared_word {
@@ -62,6 +66,7 @@ struct {
 
 sleeper asleep[WEAK_THREADS];
 bool returned[WEAK_THREADS];
+uint64_t *mortal[WEAK_THREADS]; /* the flag that says that it is dead */
 jmp_buf out[WEAK_THREADS];
 alignas(64) unsigned char memory[WEAK_THREADS + 1][MEMORY];
 size_t used[WEAK_THREADS + 1];
@@ -308,6 +313,20 @@ void weak_die(void) {
     longjmp(out[rl::thread_index()], 1);
 }
 
+void weak_mortal(uint64_t *death) {
+    mortal[self()] = death;
+}
+
+void weak_may_die(void) {
+    if (alone || mortal[self()] == nullptr || rl::rand(DEATH_IN) != 0) return;
+    weak_tell(mortal[self()]);
+    weak_die();
+}
+
+void pshm_point(pshm_point_site const *) {
+    weak_may_die();
+}
+
 void weak_tell(uint64_t *flag) {
     weak_site site = {__func__, __FILE__, __LINE__};
     weak_store(flag, sizeof *flag, 1, __ATOMIC_RELEASE, &site);
@@ -344,6 +363,7 @@ struct program : rl::test_suite<program, WEAK_THREADS> {
         memset(used, 0, sizeof used);
         memset(asleep, 0, sizeof asleep);
         memset(returned, 0, sizeof returned);
+        memset(mortal, 0, sizeof mortal);
         memset(memory, 0, sizeof memory);
         payload_count = 0;
         for (size_t n = 0; n < word_count; n++) words[n].alive = false;

@@ -43,6 +43,11 @@ uint64_t weak_read(const uint64_t *at);
 /* Ends the calling thread: its process is dead. */
 _Noreturn void weak_die(void);
 
+/* From now on the calling thread may die, in relacy at every point of the core (see points.h),
+ * in GenMC where it calls weak_may_die. Then `death` is told. */
+void weak_mortal(_Atomic uint64_t *death);
+void weak_may_die(void);
+
 /* After the threads: whether one stopped in a sleep that nobody has ended, and whether one has
  * returned. Neither is true of a thread that died. GenMC also stops a thread in a sleep which
  * is ended later: there is another execution in which it goes on. */

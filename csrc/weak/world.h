@@ -31,7 +31,7 @@ typedef struct world_shared {
 static world_shared world;
 
 /* Makes the control segment and the rings of routine 0, with so many slots. */
-static void world_make(uint32_t payloads, uint32_t messages) {
+static inline void world_make(uint32_t payloads, uint32_t messages) {
     pshm_control_size size = {.flows = 1,
                               .routines = WORLD_ROUTINES,
                               .edges = WORLD_EDGES,
@@ -54,8 +54,8 @@ static void world_make(uint32_t payloads, uint32_t messages) {
 }
 
 /* Adds edge number `edge`, as incarnation `edge` with bit `edge` + 1. */
-static void world_edge(uint32_t edge, uint32_t sender, uint32_t receiver, uint32_t policy,
-                       uint32_t capacity) {
+static inline void world_edge(uint32_t edge, uint32_t sender, uint32_t receiver, uint32_t policy,
+                              uint32_t capacity) {
     pshm_control control;
     CHECK(pshm_control_attach(&control, world.control, world.bytes));
     pshm_edge_record *record = pshm_control_edge(&control, edge);
@@ -69,7 +69,7 @@ static void world_edge(uint32_t edge, uint32_t sender, uint32_t receiver, uint32
     pshm_incarnation_format(pshm_control_incarnation(&control, edge), edge, edge + 1);
 }
 
-static pshm_mapping *world_map(uint32_t ring) {
+static inline pshm_mapping *world_map(uint32_t ring) {
     pshm_mapping *mapping = weak_memory(sizeof *mapping + world.slots[ring] * sizeof(pshm_lease));
     mapping->ring = (pshm_ring){.slot = world.slot[ring],
                                 .slots = world.slots[ring],
@@ -83,7 +83,7 @@ static pshm_mapping *world_map(uint32_t ring) {
 }
 
 /* Makes a process with a port of `routine`, which has mapped both rings. */
-static pshm_port *world_port(uint32_t routine, uint32_t awaited) {
+static inline pshm_port *world_port(uint32_t routine, uint32_t awaited) {
     pshm_process *process = pshm_process_open(world.control, world.bytes);
     for (uint32_t ring = 0; ring < 2; ring++) process->mapping[ring] = world_map(ring);
     process->places = 2;
@@ -91,7 +91,7 @@ static pshm_port *world_port(uint32_t routine, uint32_t awaited) {
 }
 
 /* Sends `value` from a port of routine 0 to `outs`, as payload of one word. */
-static int world_send(pshm_port *port, pshm_post *post, uint64_t outs, uint64_t value) {
+static inline int world_send(pshm_port *port, pshm_post *post, uint64_t outs, uint64_t value) {
     void *address;
     post->outs = outs;
     post->message = PSHM_NO_SLOT;
@@ -103,7 +103,7 @@ static int world_send(pshm_port *port, pshm_post *post, uint64_t outs, uint64_t 
 }
 
 /* The payload of a delivery; it must be as it was sent. */
-static uint64_t world_payload(const pshm_delivery *delivery) {
+static inline uint64_t world_payload(const pshm_delivery *delivery) {
     CHECK(delivery->slots == 1);
     uint64_t value = weak_read(delivery->address[0]);
     CHECK(value == delivery->sequence);
@@ -111,7 +111,7 @@ static uint64_t world_payload(const pshm_delivery *delivery) {
 }
 
 /* Whether every slot of a ring is free. */
-static bool world_is_free(uint32_t ring) {
+static inline bool world_is_free(uint32_t ring) {
     for (uint32_t n = 0; n < world.slots[ring]; n++)
         if (pshm_slot_holders(
                 atomic_load_explicit(&world.slot[ring][n].word, memory_order_relaxed)) != 0)
