@@ -3,7 +3,7 @@
     python check.py relacy             programs and mutants, in random executions (apt-get install relacy-dev)
     python check.py genmc              the same, in every execution of RC11 and of IMM
     python check.py genmc evict        only one program, and its mutants
-    python check.py relacy --trace evict pshm_queue_pop     what a program finds in a mutant
+    python check.py relacy --trace pshm_queue_pop     what is found in the mutants of a function
 
 Each program has to pass on the core as it is. Each row of ``mutants.txt`` weakens one order in a copy of the core, and the
 program that it names has to find an error there.
@@ -244,7 +244,7 @@ def main() -> int:
     parser.add_argument("checker", choices=sorted(CHECKERS))
     parser.add_argument("words", nargs="*", help="programs, or functions whose mutants are to run")
     parser.add_argument("--trace", action="store_true", help="print what the checker says of each error")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     kind = CHECKERS[arguments.checker]
     missing = kind.missing()
     if missing is not None:
@@ -252,8 +252,8 @@ def main() -> int:
         return 2
     try:
         mutants = read_mutants()
-        for each in mutants:
-            each.apply((CORE / each.file).read_text())
+        for row in mutants:
+            row.apply((CORE / row.file).read_text())
     except Stale as stale:
         print(f"mutants.txt does not fit the core: {stale}", file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
  * The sender's routine and its control thread, which sweeps, are one process. What the kernel
  * and the launcher do between the death and the sweep is a flag.
  *
- * Proves: the sweep clears the bit of what the dead one held, and spares what waits in the
+ * Shows: the sweep clears the bit of what the dead one held, and spares what waits in the
  * queue and what the sender is about to push. The next receiver gets all of it, in order and
  * whole, and then every slot is free. The sender sleeps only while there is no room or no slot.
  */
@@ -12,7 +12,7 @@
 #define SENDER 0u
 #define CONTROL 1u
 #define RECEIVER 2u
-#define MESSAGES 2u
+#define MESSAGES 3u
 
 const unsigned weak_threads = 3;
 const unsigned weak_together = 2;
@@ -70,7 +70,10 @@ static bool is_free(void) {
 
 void weak_after(void) {
     if (!weak_returned(CONTROL)) return; /* it was not told of a death */
-    CHECK(!weak_sleeps(SENDER) || pshm_queue_depth(&port[0]->out[0].queue) == 1);
+    if (weak_sleeps(SENDER)) {           /* with a message in hand, for which there is no room */
+        CHECK(pshm_queue_depth(&port[0]->out[0].queue) == 1);
+        CHECK(world_is_full(WORLD_PAYLOADS) && world_is_full(WORLD_MESSAGES));
+    }
     if (!weak_returned(SENDER)) return;
     uint64_t before = 0;
     CHECK(pshm_port_add_in(successor, 0) == 0);

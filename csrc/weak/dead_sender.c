@@ -3,7 +3,7 @@
  *
  * What the kernel tells the launcher is a flag.
  *
- * Proves: the receiver, once it has seen the mark, has seen the dead one's last push, and gets
+ * Shows: the receiver, once it has seen the mark, has seen the dead one's last push, and gets
  * it whole. When the launcher finds the incarnation swept, no slot has its bit any more, also
  * if a lease outlasted the sweep.
  */
@@ -86,5 +86,7 @@ void weak_thread(unsigned self) {
 void weak_after(void) {
     if (!weak_returned(LAUNCHER)) return;
     CHECK(!weak_sleeps(RECEIVER));
-    if (weak_returned(RECEIVER)) CHECK(!has_bit());
+    if (!weak_returned(RECEIVER)) return;
+    CHECK(pshm_queue_depth(&port[SENDER]->out[0].queue) == 0);
+    CHECK(!has_bit());
 }

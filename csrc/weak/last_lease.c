@@ -1,6 +1,6 @@
 /* last_lease: a slot that two threads of the receiver's process hold, in views.
  *
- * Proves: whichever of them ends the last lease, both have read before the producer writes
+ * Shows: whichever of them ends the last lease, both have read before the producer writes
  * anew; the owner that waits for the slot is woken.
  */
 #include "world.h"

@@ -1,6 +1,6 @@
 /* notice: another thread wants a routine's thread, which is about to sleep.
  *
- * Proves: a routine does not sleep through a notice, and what was put up before it is seen by
+ * Shows: a routine does not sleep through a notice, and what was put up before it is seen by
  * the thread that takes the notice back.
  */
 #include "world.h"

@@ -1,12 +1,12 @@
 /* receiver_ends: a receiver takes no more while its sender is in the midst of a send.
  *
- * Proves: what was pushed after the receiver's last look is taken back by the sender, so that
+ * Shows: what was pushed after the receiver's last look is taken back by the sender, so that
  * no slot stays held; and a sender that waits for room is woken.
  */
 #include "world.h"
 
 #define SENDER 0u
-#define MESSAGES 2u
+#define MESSAGES 3u
 
 const unsigned weak_threads = 2;
 const unsigned weak_together = 0;
@@ -25,8 +25,10 @@ void weak_before(void) {
     delivery = weak_memory(sizeof *delivery);
 }
 
-/* As a routine does that ends: it drains what waits. */
-static void end(void) {
+/* Takes one, and then does as a routine does that ends: it drains what waits. */
+static void take_one_and_end(void) {
+    CHECK(pshm_port_receive(port[1], delivery, PSHM_FOREVER) == PSHM_OK);
+    pshm_process_release(port[1]->process, delivery->slot[0]);
     pshm_port_end_ins(port[1]);
     while (pshm_port_receive(port[1], delivery, 0) == PSHM_OK)
         pshm_port_discard(port[1], delivery, PSHM_REASON_ENDED);
@@ -34,7 +36,7 @@ static void end(void) {
 
 void weak_thread(unsigned self) {
     if (self != SENDER) {
-        end();
+        take_one_and_end();
         return;
     }
     for (uint64_t n = 1; n <= MESSAGES; n++) CHECK(world_send(port[0], post, 1, n) == PSHM_OK);

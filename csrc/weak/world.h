@@ -110,13 +110,21 @@ static inline uint64_t world_payload(const pshm_delivery *delivery) {
     return value;
 }
 
-/* Whether every slot of a ring is free. */
-static inline bool world_is_free(uint32_t ring) {
+static inline uint32_t world_used(uint32_t ring) {
+    uint32_t used = 0;
     for (uint32_t n = 0; n < world.slots[ring]; n++)
-        if (pshm_slot_holders(
-                atomic_load_explicit(&world.slot[ring][n].word, memory_order_relaxed)) != 0)
-            return false;
-    return true;
+        used += pshm_slot_holders(
+                    atomic_load_explicit(&world.slot[ring][n].word, memory_order_relaxed)) != 0;
+    return used;
+}
+
+/* Whether every slot of a ring is free, or every slot is held. */
+static inline bool world_is_free(uint32_t ring) {
+    return world_used(ring) == 0;
+}
+
+static inline bool world_is_full(uint32_t ring) {
+    return world_used(ring) == world.slots[ring];
 }
 
 #endif
