@@ -72,10 +72,6 @@ void *weak_memory(size_t bytes) {
     return place;
 }
 
-void weak_copy(void *to, const void *from, size_t bytes) {
-    for (size_t n = 0; n < bytes / 8; n++) ((uint64_t *)to)[n] = ((const uint64_t *)from)[n];
-}
-
 #undef pthread_mutex_lock
 #undef pthread_mutex_unlock
 

@@ -26,8 +26,8 @@
 extern "C" {
 #endif
 
-/* A sleep: returns 0 when the word has changed already; else the thread stops here for ever,
- * and weak_sleeps says so. Waking does nothing: that the word has changed shows it. */
+/* A sleep: returns 0 when the word has changed, or changes. A thread for which it never does
+ * stops here, and weak_sleeps says so. Waking does nothing: the change of the word is enough. */
 long weak_futex(_Atomic uint32_t *word, int operation, uint32_t expected,
                 const struct timespec *timeout);
 
@@ -37,7 +37,7 @@ int weak_clock(struct timespec *now);
 /* Zeroed memory, which is given back when the threads have ended. */
 void *weak_memory(size_t bytes);
 
-/* memcpy, in words of 8 bytes; of payload it is a plain access, so that races are seen. */
+/* memcpy; of payload it is a plain access, so that races are seen. */
 void weak_copy(void *to, const void *from, size_t bytes);
 
 /* A mutex is one of its process: between processes it orders nothing. */

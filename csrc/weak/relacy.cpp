@@ -39,7 +39,6 @@ struct shared_word {
 struct payload_slot {
     unsigned char const *address;
     size_t bytes;
-    bool alive;
     alignas(plain_history) unsigned char history[sizeof(plain_history)];
 
     plain_history &at() {
@@ -73,8 +72,9 @@ size_t used[WEAK_THREADS + 1];
 unsigned awake; /* threads that have not ended and do not sleep */
 bool alone;     /* before the threads, or after them */
 
-/* A word that was never met before the threads has no history yet. It gets one from the next
- * iteration on; until then accesses to it are plain, and errors are not believed. */
+/* A word that only the threads access has no history when it is met for the first time. It gets
+ * one from the next iteration on. The present iteration is blind: accesses to the word are
+ * plain, and no error is believed. That is so in the first few iterations. */
 bool blind;
 
 unsigned self() {
