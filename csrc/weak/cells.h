@@ -13,7 +13,6 @@
 static struct {
     pshm_ring ring;
     uint8_t *payload;
-    _Atomic uint32_t *cursor; /* the owner's */
     pshm_queue queue[2];
     pshm_bell *bell;
 } cells;
@@ -25,7 +24,6 @@ static void cells_make(uint32_t slots) {
     cells.ring.slot_bytes = CELLS_SLOT_BYTES;
     cells.payload = weak_memory(slots * CELLS_SLOT_BYTES);
     weak_payload(cells.payload, slots * CELLS_SLOT_BYTES, CELLS_SLOT_BYTES);
-    cells.cursor = weak_memory(sizeof *cells.cursor);
     cells.bell = weak_memory(sizeof *cells.bell);
 }
 

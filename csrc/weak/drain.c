@@ -35,7 +35,7 @@ void weak_before(void) {
 
 static void send_and_die(void) {
     weak_mortal(death);
-    uint64_t frame = pshm_ring_alloc(&cells.ring, cells.cursor);
+    uint64_t frame = pshm_ring_alloc(&cells.ring);
     cells_write(frame, 1);
     CHECK(pshm_ring_hold(&cells.ring, frame, EDGE));
     weak_may_die();

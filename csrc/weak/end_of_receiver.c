@@ -18,7 +18,7 @@ const unsigned weak_together = 0;
 static pshm_edge edge;
 
 static void hand_in(uint64_t value) {
-    uint64_t frame = pshm_ring_alloc(&cells.ring, cells.cursor);
+    uint64_t frame = pshm_ring_alloc(&cells.ring);
     CHECK(frame != PSHM_NO_SLOT);
     cells_write(frame, value);
     CHECK(pshm_ring_hold(&cells.ring, frame, EDGE));
@@ -41,7 +41,7 @@ static bool take(void) {
 }
 
 static void send(void) {
-    uint64_t frame = pshm_ring_alloc(&cells.ring, cells.cursor);
+    uint64_t frame = pshm_ring_alloc(&cells.ring);
     CHECK(frame != PSHM_NO_SLOT);
     cells_write(frame, 2);
     CHECK(pshm_ring_hold(&cells.ring, frame, EDGE));

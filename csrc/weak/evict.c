@@ -20,7 +20,7 @@ void weak_before(void) {
 static void send(void) {
     uint64_t oldest;
     for (uint64_t n = 1; n <= FRAMES; n++) {
-        uint64_t frame = pshm_ring_alloc(&cells.ring, cells.cursor);
+        uint64_t frame = pshm_ring_alloc(&cells.ring);
         if (frame == PSHM_NO_SLOT) continue;
         cells_write(frame, n);
         CHECK(pshm_ring_hold(&cells.ring, frame, EDGE));

@@ -23,7 +23,7 @@ static uint32_t bit_of(unsigned reader) {
 
 static void produce(void) {
     for (uint64_t n = 1; n <= FRAMES; n++) {
-        uint64_t frame = pshm_ring_alloc(&cells.ring, cells.cursor);
+        uint64_t frame = pshm_ring_alloc(&cells.ring);
         if (frame == PSHM_NO_SLOT) continue;
         cells_write(frame, n);
         CHECK(pshm_ring_hold(&cells.ring, frame, bit_of(0) | bit_of(1)));

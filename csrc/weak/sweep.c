@@ -21,7 +21,7 @@ static pthread_mutex_t *sending;
 static _Atomic uint64_t *death;
 
 static void hand_in(uint64_t value) {
-    uint64_t frame = pshm_ring_alloc(&cells.ring, cells.cursor);
+    uint64_t frame = pshm_ring_alloc(&cells.ring);
     if (frame == PSHM_NO_SLOT) return; /* the dead one's slot is not swept yet */
     cells_write(frame, value);
     pthread_mutex_lock(sending);

@@ -22,7 +22,7 @@ void weak_before(void) {
     mutex = weak_memory(sizeof *mutex);
     count = weak_memory(sizeof *count);
     *count = 2;
-    frame = pshm_ring_alloc(&cells.ring, cells.cursor);
+    frame = pshm_ring_alloc(&cells.ring);
     cells_write(frame, 1);
     CHECK(pshm_ring_hold(&cells.ring, frame, EDGE));
     CHECK(pshm_ring_drop(&cells.ring, frame, PSHM_PRODUCER) == EDGE);
@@ -38,9 +38,9 @@ static void read_and_release(void) {
 
 static void write_anew(void) {
     uint64_t mine;
-    while ((mine = pshm_ring_alloc(&cells.ring, cells.cursor)) == PSHM_NO_SLOT) {
+    while ((mine = pshm_ring_alloc(&cells.ring)) == PSHM_NO_SLOT) {
         uint32_t word = pshm_bell_arm(cells.bell);
-        mine = pshm_ring_alloc(&cells.ring, cells.cursor);
+        mine = pshm_ring_alloc(&cells.ring);
         if (mine == PSHM_NO_SLOT) pshm_bell_wait(cells.bell, word, UINT64_MAX);
         pshm_bell_disarm(cells.bell);
         if (mine != PSHM_NO_SLOT) break;

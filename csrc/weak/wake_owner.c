@@ -17,7 +17,7 @@ static uint64_t frame;
 
 void weak_before(void) {
     cells_make(1);
-    frame = pshm_ring_alloc(&cells.ring, cells.cursor);
+    frame = pshm_ring_alloc(&cells.ring);
     cells_write(frame, 1);
     CHECK(pshm_ring_hold(&cells.ring, frame, BITS(0) | BITS(1)));
     CHECK(pshm_ring_drop(&cells.ring, frame, PSHM_PRODUCER) == (BITS(0) | BITS(1)));
@@ -25,9 +25,9 @@ void weak_before(void) {
 
 static void own(void) {
     uint64_t mine;
-    while ((mine = pshm_ring_alloc(&cells.ring, cells.cursor)) == PSHM_NO_SLOT) {
+    while ((mine = pshm_ring_alloc(&cells.ring)) == PSHM_NO_SLOT) {
         uint32_t word = pshm_bell_arm(cells.bell);
-        mine = pshm_ring_alloc(&cells.ring, cells.cursor);
+        mine = pshm_ring_alloc(&cells.ring);
         if (mine == PSHM_NO_SLOT) pshm_bell_wait(cells.bell, word, UINT64_MAX);
         pshm_bell_disarm(cells.bell);
         if (mine != PSHM_NO_SLOT) break;
