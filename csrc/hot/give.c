@@ -22,7 +22,8 @@ static bool get_uint64(PyObject *meta, PyObject *name, uint64_t *value) {
     if (whole == NULL) return false;
     *value = PyLong_AsUnsignedLongLong(whole);
     if (*value == UINT64_MAX && PyErr_Occurred())
-        PyErr_Format(PyExc_ValueError, "meta.%U must be from 0 to 2**64 - 1, not %R", name, whole);
+        PyErr_Format(PyExc_ValueError, "meta.%U must be from 0 to 2**64 - 1, not %R", name,
+                     whole);
     Py_DECREF(whole);
     return *value != UINT64_MAX || !PyErr_Occurred();
 }
@@ -68,6 +69,10 @@ bool pshm_hot_head_of(pshm_hot_path *hot, PyObject *meta) {
         !get_uint64(meta, captured_name, &outgoing->captured_ns) ||
         !get_uint64(meta, origin_name, &origin))
         return false;
+    if (origin > UINT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "meta.origin_number must be from 0 to 2**32 - 1");
+        return false;
+    }
     if (outgoing->captured_ns == 0) outgoing->captured_ns = pshm_now();
     outgoing->origin = (uint32_t)origin;
     outgoing->kind = PSHM_KIND_ARRAY;
@@ -118,8 +123,9 @@ static uint32_t form_of(const pshm_hot_path *hot, PyArrayObject *array) {
         const pshm_form *form = &hot->out[k];
         if (form->dtype == (PyObject *)PyArray_DESCR(array) &&
             form->axes == PyArray_NDIM(array) &&
-            memcmp(form->length, PyArray_DIMS(array),
-                   (size_t)form->axes * sizeof form->length[0]) == 0)
+            (form->axes == 0 || /* then DIMS is NULL, which memcmp must not get */
+             memcmp(form->length, PyArray_DIMS(array),
+                    (size_t)form->axes * sizeof form->length[0]) == 0))
             break;
     }
     return k;
