@@ -16,7 +16,7 @@ SIZE_demo := 140 MB
 SIZE_dev := 450 MB
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/hot/*.c csrc/hot/*.h csrc/*.py csrc/cdef/*.h)
 
-.PHONY: demo test test-python right-python check docs bench bench-full bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full fuzz kill-campaign soak lock test-lowest format clean \
+.PHONY: demo test test-python right-python check docs bench bench-full bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full fuzz hot-sanitized kill-campaign soak lock test-lowest format clean \
   wheels wheel-test container-test release
 
 KILLS ?= 5000
@@ -102,6 +102,10 @@ model:
 
 model-full:
 	$(PYTHON) csrc/model/run.py --full
+
+# The hot path with AddressSanitizer and UndefinedBehaviorSanitizer: its tests, then random damage.
+hot-sanitized: $(VENV)/dev
+	$(MAKE) -C csrc hot-sanitized PYTHON=$(abspath $(BIN)/python)
 
 # Damage to the words of shared memory: nothing may crash, hang or go astray. Needs clang.
 fuzz:

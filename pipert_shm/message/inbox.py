@@ -255,9 +255,9 @@ class Inbox:
         place, _, _, _, _, over_cap, _, _, _, _, _, kind, head, slots, size = self._port.head()
         body = self._port.body(size)
         meta = Meta.received(self.names, self._number, self._port.raw[: DELIVERY_BYTES + head])
+        buffers = self._port.delivered_slots(slots)
         if kind & TOMBSTONE:
             return NOTHING, meta
-        buffers = self._port.delivered_slots(slots)
         try:
             if over_cap and slots:
                 self.on_over_cap(self._edges[place])
