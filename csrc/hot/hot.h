@@ -25,6 +25,9 @@
 #define NO_IMPORT_ARRAY
 #endif
 #include <Python.h>
+#ifdef Py_GIL_DISABLED
+#error "pipert_shm does not run on a free-threaded Python: what stands here relies on the GIL"
+#endif
 #include <numpy/arrayobject.h>
 
 #include "../pshm.h"

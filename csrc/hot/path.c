@@ -385,10 +385,6 @@ static PyMethodDef functions[] = {
      "lease(address, bytes, writable): a Lease, which ends itself."},
     {NULL, NULL, 0, NULL},
 };
-static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "pipert_shm._hot", NULL, -1, functions, NULL, NULL, NULL, NULL,
-};
-
 static const struct {
     const char *name;
     int value;
@@ -404,18 +400,37 @@ static const struct {
     {"KIND_STAMPED", PSHM_KIND_STAMPED},
 };
 
-/* No phases: one state for the process, as the core has. Subinterpreters are refused by that,
- * as NumPy refuses them. */
-PyMODINIT_FUNC PyInit__hot(void) {
-    import_array();
-    PyObject *made = PyModule_Create(&module);
-    if (made == NULL || !pshm_lease_ready(made) || !pshm_give_ready()) goto failed;
+/* One state for the process, as the core has. */
+static bool is_main_interpreter(void) {
+    return PyInterpreterState_GetID(PyInterpreterState_Get()) == 0;
+}
+
+/* In phases, so that it runs in each interpreter that wants the module, and can refuse. */
+static int fill(PyObject *made) {
+    if (!is_main_interpreter()) {
+        PyErr_SetString(
+            PyExc_ImportError,
+            "pipert_shm runs in a process's main interpreter, not in a subinterpreter");
+        return -1;
+    }
+    import_array1(-1);
+    if (!pshm_lease_ready(made) || !pshm_give_ready()) return -1;
     PyObject *type = PyType_FromSpec(&spec);
-    if (type == NULL || PyModule_AddObject(made, "HotPath", type) < 0) goto failed;
-    for (size_t k = 0; k < sizeof constants / sizeof constants[0]; k++)
-        if (PyModule_AddIntConstant(made, constants[k].name, constants[k].value) < 0) goto failed;
-    return made;
-failed:
-    Py_XDECREF(made);
-    return NULL;
+    int added = type == NULL ? -1 : PyModule_AddObjectRef(made, "HotPath", type);
+    Py_XDECREF(type);
+    for (size_t k = 0; added == 0 && k < sizeof constants / sizeof constants[0]; k++)
+        added = PyModule_AddIntConstant(made, constants[k].name, constants[k].value);
+    return added;
+}
+
+static PyModuleDef_Slot phases[] = {
+    {Py_mod_exec, (void *)fill},
+    {0, NULL},
+};
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "pipert_shm._hot", NULL, 0, functions, phases, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__hot(void) {
+    return PyModuleDef_Init(&module);
 }
