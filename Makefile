@@ -16,7 +16,7 @@ SIZE_demo := 140 MB
 SIZE_dev := 450 MB
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/hot/*.c csrc/hot/*.h csrc/*.py csrc/cdef/*.h)
 
-.PHONY: demo test test-python right-python check docs bench bench-full bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full weak-relacy weak-memory fuzz kill-campaign soak lock test-lowest format clean \
+.PHONY: demo test test-python right-python check docs bench bench-full bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full weak-relacy weak-memory fuzz hot-sanitized debug-python kill-campaign soak lock test-lowest format clean \
   wheels wheel-test container-test release
 
 KILLS ?= 5000
@@ -110,6 +110,30 @@ weak-relacy:
 # The same in every execution that RC11 and IMM allow, by GenMC 0.11, which has to be built by hand (github.com/MPI-SWS/genmc).
 weak-memory:
 	$(MAKE) -C csrc weak-genmc PYTHON=$(PYTHON)
+
+# The hot path with AddressSanitizer and UndefinedBehaviorSanitizer: its tests, then random damage.
+hot-sanitized: $(VENV)/dev
+	$(MAKE) -C csrc hot-sanitized PYTHON=$(abspath $(BIN)/python)
+
+# References in a debug interpreter, which counts them all: Debian's, unpacked in $(VENV)/debug, with NumPy and cffi compiled for it,
+# which takes some ten minutes. DEBUG_PYTHON is the version of the Debian that this is.
+DEBUG_PYTHON ?= python3.11
+DEBUG := $(abspath $(VENV)/debug)
+DEBUG_PACKAGES := $(addprefix $(DEBUG_PYTHON),-minimal -dbg) $(addprefix lib$(DEBUG_PYTHON),-minimal -stdlib -dev -dbg)
+DEBUG_TESTS := $(patsubst %,$(CURDIR)/tests/test_%.py,hot hot_references hot_within in_flow views loans writable)
+debug-python: $(VENV)/dev
+	rm -rf $(DEBUG)
+	mkdir -p $(DEBUG)/debs $(DEBUG)/tree/pipert_shm
+	cd $(DEBUG)/debs && apt-get download -qq $(DEBUG_PACKAGES)
+	for deb in $(DEBUG)/debs/*.deb; do dpkg-deb --extract $$deb $(DEBUG)/root; done
+	$(UV) venv --quiet --python $(DEBUG)/root/usr/bin/$(DEBUG_PYTHON)-dbg $(DEBUG)/venv
+	export CPATH=$(DEBUG)/root/usr/include CFLAGS=-O1 CXXFLAGS=-O1; \
+	$(UV) pip install --quiet --python $(DEBUG)/venv/bin/python --constraint $(LOCK) --build-constraint $(LOCK) --no-binary numpy \
+	  --no-binary cffi --config-setting setup-args=-Dallow-noblas=true --config-setting setup-args=-Dcpu-baseline=none \
+	  --config-setting setup-args=-Dcpu-dispatch=none --requirement pyproject.toml hypothesis ml_dtypes pytest pytest-timeout setuptools && \
+	ln -s $(filter-out %.so %/__pycache__,$(wildcard $(CURDIR)/pipert_shm/*)) $(DEBUG)/tree/pipert_shm/ && \
+	$(DEBUG)/venv/bin/python setup.py --quiet build_ext --force --build-temp $(DEBUG)/objects --build-lib $(DEBUG)/tree
+	cd $(DEBUG) && PYTHONPATH=$(DEBUG)/tree venv/bin/python -X dev -m pytest --quiet -p no:cacheprovider $(DEBUG_TESTS)
 
 # Damage to the words of shared memory: nothing may crash, hang or go astray. Needs clang.
 fuzz:

@@ -181,6 +181,8 @@ class InHand:
 
     @meta.setter
     def meta(self, meta: Meta) -> None:
+        if not isinstance(meta, Meta):
+            raise TypeError(f"meta must be a Meta, not {type(meta).__name__}")
         before, self._pshm_meta, self._pshm_metas = self._pshm_meta, meta, None
         if before is None and hasattr(self, "_pshm_replaced"):
             self._pshm_replaced()

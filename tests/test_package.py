@@ -47,6 +47,43 @@ def test_source_that_hides_the_installed_package_says_so(tmp_path: Path, run_scr
     assert said.startswith(f"ImportError: {hiding} has pipert_shm's source without its compiled part, and hides ")
 
 
+def test_compiled_for_another_build_of_python_it_names_the_free_threaded_one(tmp_path: Path, run_script: RunScript) -> None:
+    """Such a Python does not look at files of the stable ABI."""
+    no_gil = 'import sysconfig; sysconfig.get_config_vars()["Py_GIL_DISABLED"] = 1'
+    end = run_script(f'import sys; {no_gil}; sys.modules["pipert_shm._native"] = None; import pipert_shm')
+    assert end.returncode == 1
+    said = end.stderr.splitlines()[-1]
+    assert said == "ImportError: pipert_shm does not run on a free-threaded Python: take the usual build"
+
+
+SUBINTERPRETER = """
+import sys
+{first}
+try:
+    import _xxsubinterpreters as interpreters
+except ImportError:
+    import _interpreters as interpreters
+try:
+    made = interpreters.create(isolated={isolated})
+except TypeError:
+    made = interpreters.create("isolated" if {isolated} else "legacy")
+try:
+    said = interpreters.run_string(made, "import sys; sys.path[:] = " + repr(sys.path) + "; import pipert_shm")
+except Exception as error:
+    said = error
+print(said)
+"""
+
+
+@pytest.mark.parametrize("first", ["", "import pipert_shm"], ids=["at first", "beside the main one"])
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_subinterpreter_is_refused_by_name(isolated: bool, first: str, run_script: RunScript) -> None:
+    end = run_script(SUBINTERPRETER.format(isolated=isolated, first=first))
+    assert "ImportError" in end.stdout
+    assert "pipert_shm" in end.stdout, "it is NumPy or cffi that says something"
+    assert "subinterpreter" in end.stdout
+
+
 def test_a_wheel_has_the_benchmarks_and_none_of_the_tools_of_the_clone() -> None:
     """The command's modules are those that its main module imports, by relative imports: a wheel has another name for it."""
     reached, left = set(), {"__main__", "__init__"}

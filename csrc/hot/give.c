@@ -69,6 +69,10 @@ bool pshm_hot_head_of(pshm_hot_path *hot, PyObject *meta) {
         !get_uint64(meta, captured_name, &outgoing->captured_ns) ||
         !get_uint64(meta, origin_name, &origin))
         return false;
+    if (origin > UINT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "meta.origin_number must be from 0 to 2**32 - 1");
+        return false;
+    }
     if (outgoing->captured_ns == 0) outgoing->captured_ns = pshm_now();
     outgoing->origin = (uint32_t)origin;
     outgoing->kind = PSHM_KIND_ARRAY;

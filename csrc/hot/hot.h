@@ -26,6 +26,9 @@
 #define NO_IMPORT_ARRAY
 #endif
 #include <Python.h>
+#ifdef Py_GIL_DISABLED
+#error "pipert_shm does not run on a free-threaded Python: what stands here relies on the GIL"
+#endif
 #include <numpy/arrayobject.h>
 #include <string.h>
 
@@ -160,8 +163,9 @@ void *pshm_lease_memory(PyObject *object, Py_ssize_t *bytes);
 /* Whether an array, which is C-contiguous, has this form. */
 static inline bool pshm_form_matches(const pshm_form *form, PyArrayObject *array) {
     return form->dtype == (PyObject *)PyArray_DESCR(array) && form->axes == PyArray_NDIM(array) &&
-           memcmp(form->length, PyArray_DIMS(array),
-                  (size_t)form->axes * sizeof form->length[0]) == 0;
+           (form->axes == 0 || /* then DIMS is NULL, which memcmp must not get */
+            memcmp(form->length, PyArray_DIMS(array),
+                   (size_t)form->axes * sizeof form->length[0]) == 0);
 }
 
 /* Reads a form; false with an exception when its dimensions are too many. `form` is unused

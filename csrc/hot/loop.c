@@ -108,6 +108,8 @@ static int send_result(pshm_hot_path *hot) {
 int pshm_hot_loop(pshm_hot_path *hot, PyObject *main_logic) {
     hot->calls = 0;
     hot->stale = false;
+    Py_CLEAR(hot->payload);
+    Py_CLEAR(hot->result);
     for (uint32_t turn = 1;; turn++) {
         share_gil(turn);
         if (!await_turn(hot)) return PSHM_LOOP_NOTICE;

@@ -24,13 +24,14 @@ static PyObject *path_new(PyTypeObject *type, PyObject *arguments, PyObject *nam
     pshm_hot_path *hot = (pshm_hot_path *)PyType_GenericAlloc(type, 0);
     if (hot == NULL) return NULL;
     hot->port = pointer_of(port);
-    hot->delivery = pointer_of(delivery);
+    if (!PyErr_Occurred()) hot->delivery = pointer_of(delivery);
     Py_INCREF(owners);
     hot->owners = owners;
     hot->named = PyDict_New();
     hot->unnamed = PyDict_New();
     for (uint32_t k = 0; k < PSHM_INS; k++) hot->max_age_ns[k] = PSHM_FOREVER;
-    if (PyErr_Occurred()) {
+    if (hot->port == NULL || hot->delivery == NULL) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "no address");
         Py_DECREF(hot);
         return NULL;
     }
@@ -118,8 +119,9 @@ static PyObject *take(PyObject *self, PyObject *status) {
 static PyObject *raw(PyObject *self, PyObject *none) {
     (void)none;
     const pshm_delivery *delivery = ((pshm_hot_path *)self)->delivery;
-    return PyBytes_FromStringAndSize(
-        (const char *)delivery, (Py_ssize_t)(offsetof(pshm_delivery, body) + delivery->head));
+    uint32_t head = delivery->head < PSHM_MESSAGE_BYTES ? delivery->head : PSHM_MESSAGE_BYTES;
+    return PyBytes_FromStringAndSize((const char *)delivery,
+                                     (Py_ssize_t)(offsetof(pshm_delivery, body) + head));
 }
 
 /* receive_within(place, messages): a dict by token, or None for a place of another process. */
@@ -214,21 +216,36 @@ static PyObject *describe(PyObject *self, PyObject *arguments) {
     Py_RETURN_TRUE;
 }
 
+/* The object alone in a list, as a reference of one's own; NULL with an exception. */
+static PyObject *only_one_of(PyObject *list) {
+    PyObject *it = NULL;
+    if (PyList_Check(list) && PyList_Size(list) == 1)
+        it = PyList_GetItem(list, 0);
+    else
+        PyErr_SetString(PyExc_TypeError, "a list of one payload is wanted");
+    Py_XINCREF(it);
+    return it;
+}
+
 /* send(payload list, meta, ring, handled) -> status */
 static PyObject *send(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
     pshm_hot_path *hot = (pshm_hot_path *)self;
-    PyObject *payload = count == 4 ? PyList_GetItem(arguments[0], 0) : NULL;
-    if (payload == NULL) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "four arguments are wanted");
+    if (count != 4 || hot->post == NULL) {
+        PyErr_SetString(PyExc_TypeError, "four arguments are wanted, and send_on before");
         return NULL;
     }
     unsigned long ring = PyLong_AsUnsignedLong(arguments[2]);
+    if (PyErr_Occurred()) return NULL;
     unsigned long handled = PyLong_AsUnsignedLong(arguments[3]);
     if (PyErr_Occurred() || !pshm_hot_head_of(hot, arguments[1])) return NULL;
+    PyObject *payload = only_one_of(arguments[0]); /* after the meta, which is anybody's code */
+    if (payload == NULL) return NULL;
     bool within = hot->within != NULL;
     int status = within ? pshm_hot_lay_out(hot, payload) : pshm_hot_refer(hot, payload);
+    bool taken = status != PSHM_OK || PyList_SetSlice(arguments[0], 0, 1, NULL) == 0;
+    Py_DECREF(payload); /* before the send */
+    if (!taken) return NULL;
     if (status != PSHM_OK) return PyLong_FromLong(status);
-    if (PyList_SetSlice(arguments[0], 0, 1, NULL) < 0) return NULL;
     hot->ring = (uint32_t)ring;
     status = within ? pshm_hot_hand_over(hot, (uint32_t)handled)
                     : pshm_hot_send(hot, (uint32_t)handled);
@@ -496,7 +513,13 @@ static PyObject *lease(PyObject *module, PyObject *arguments) {
     int writable;
     if (!PyArg_ParseTuple(arguments, "Onp", &address, &bytes, &writable)) return NULL;
     void *at = pointer_of(address);
-    return PyErr_Occurred() ? NULL : pshm_lease_new(at, bytes, writable != 0);
+    if (PyErr_Occurred()) return NULL;
+    if (bytes < 0) {
+        pshm_release(at);
+        PyErr_SetString(PyExc_ValueError, "a negative length");
+        return NULL;
+    }
+    return pshm_lease_new(at, bytes, writable != 0);
 }
 
 /* In a pickle, for an array. */
@@ -523,10 +546,6 @@ static PyMethodDef functions[] = {
      "lease(address, bytes, writable): a Lease, which ends itself."},
     {NULL, NULL, 0, NULL},
 };
-static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "pipert_shm._hot", NULL, -1, functions, NULL, NULL, NULL, NULL,
-};
-
 static const struct {
     const char *name;
     int value;
@@ -543,18 +562,37 @@ static const struct {
     {"KIND_STAMPED", PSHM_KIND_STAMPED},
 };
 
-/* No phases: one state for the process, as the core has. Subinterpreters are refused by that,
- * as NumPy refuses them. */
-PyMODINIT_FUNC PyInit__hot(void) {
-    import_array();
-    PyObject *made = PyModule_Create(&module);
-    if (made == NULL || !pshm_lease_ready(made) || !pshm_give_ready()) goto failed;
+/* One state for the process, as the core has. */
+static bool is_main_interpreter(void) {
+    return PyInterpreterState_GetID(PyInterpreterState_Get()) == 0;
+}
+
+/* In phases, so that it runs in each interpreter that wants the module, and can refuse. */
+static int fill(PyObject *made) {
+    if (!is_main_interpreter()) {
+        PyErr_SetString(
+            PyExc_ImportError,
+            "pipert_shm runs in a process's main interpreter, not in a subinterpreter");
+        return -1;
+    }
+    import_array1(-1);
+    if (!pshm_lease_ready(made) || !pshm_give_ready()) return -1;
     PyObject *type = PyType_FromSpec(&spec);
-    if (type == NULL || PyModule_AddObject(made, "HotPath", type) < 0) goto failed;
-    for (size_t k = 0; k < sizeof constants / sizeof constants[0]; k++)
-        if (PyModule_AddIntConstant(made, constants[k].name, constants[k].value) < 0) goto failed;
-    return made;
-failed:
-    Py_XDECREF(made);
-    return NULL;
+    int added = type == NULL ? -1 : PyModule_AddObjectRef(made, "HotPath", type);
+    Py_XDECREF(type);
+    for (size_t k = 0; added == 0 && k < sizeof constants / sizeof constants[0]; k++)
+        added = PyModule_AddIntConstant(made, constants[k].name, constants[k].value);
+    return added;
+}
+
+static PyModuleDef_Slot phases[] = {
+    {Py_mod_exec, (void *)fill},
+    {0, NULL},
+};
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "pipert_shm._hot", NULL, 0, functions, phases, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__hot(void) {
+    return PyModuleDef_Init(&module);
 }

@@ -23,7 +23,7 @@ PyObject *pshm_hot_share(pshm_hot_path *hot, PyObject *array) {
         PyDataType_REFCHK(PyArray_DESCR(its)))
         return NULL;
     pshm_form form = {.dtype = (PyObject *)PyArray_DESCR(its), .axes = PyArray_NDIM(its)};
-    memcpy(form.length, PyArray_DIMS(its), (size_t)form.axes * sizeof form.length[0]);
+    for (int k = 0; k < form.axes; k++) form.length[k] = PyArray_DIM(its, k);
     form.bytes = (uint64_t)PyArray_NBYTES(its);
     void *address = pshm_process_share(hot->port->process, PyArray_DATA(its), form.bytes);
     if (address == NULL) return NULL;
@@ -47,15 +47,22 @@ static PyObject *message_of(const pshm_outgoing *outgoing, PyObject *own) {
                          (unsigned long long)waiting.sent_ns);
 }
 
+/* Into every table, or into none. */
 static bool lay_out(pshm_hot_path *hot, PyObject *message) {
     PyObject *token = PyLong_FromUnsignedLongLong(hot->token + 1);
     if (token == NULL) return false;
-    bool done = true;
-    for (Py_ssize_t k = 0; done && k < PyList_Size(hot->within); k++)
-        done = PyObject_SetItem(PyList_GetItem(hot->within, k), token, message) == 0;
+    Py_ssize_t tables = PyList_Size(hot->within), done = 0;
+    while (done < tables &&
+           PyObject_SetItem(PyList_GetItem(hot->within, done), token, message) == 0)
+        done++;
+    bool everywhere = done == tables;
+    if (everywhere) hot->token++;
+    while (!everywhere && done-- > 0) {
+        PyErr_Clear();
+        PyObject_DelItem(PyList_GetItem(hot->within, done), token);
+    }
     Py_DECREF(token);
-    hot->token++; /* in any case: it may lie in some of the tables */
-    return done;
+    return everywhere;
 }
 
 int pshm_hot_lay_out(pshm_hot_path *hot, PyObject *payload) {

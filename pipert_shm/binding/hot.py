@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.machinery import ExtensionFileLoader, ModuleSpec
-from importlib.util import module_from_spec
 from typing import Any
 
-from pipert_shm.binding.native import NATIVE_FILE
-
-_NAME = "pipert_shm._hot"
-
-
-def _load() -> Any:
-    loader = ExtensionFileLoader(_NAME, NATIVE_FILE)
-    module = module_from_spec(ModuleSpec(_NAME, loader, origin=NATIVE_FILE))
-    loader.exec_module(module)
-    sys.modules[_NAME] = module
-    return module
-
-
-_hot = _load()
+from pipert_shm.binding.native import _hot
 
 HotPath: Any = _hot.HotPath
 Lease: type = _hot.Lease

@@ -38,6 +38,14 @@ class Control(Protocol):
         """Obeys the commands that came; says whether the run is to end."""
 
 
+def _is_dated(meta: Meta) -> bool:
+    """Whether a source has said when it captured the message; if what it said makes no sense, the send tells."""
+    try:
+        return bool(meta.captured_ns)
+    except Exception:
+        return True
+
+
 class MainLogic:
     """Calls `main_logic` message by message, and sends what it returns. The routine's thread only.
 
@@ -312,7 +320,7 @@ class MainLogic:
         """Logs the result in hand, which is about to be sent, and dates it where its source has not."""
         if self._payload_log.on:
             self._payload_log.log("output", self._hand[0])
-        if not meta.captured_ns:
+        if not _is_dated(meta):
             meta.captured_ns = binding.now_ns()
 
     def _send(self, send: Callable[..., None], *message: Any) -> None:

@@ -263,7 +263,7 @@ class Encoder:
         return self._finish_pickle(self._dump(payload, in_band), head_bytes)
 
     def _begin_pickle(self) -> None:
-        self._hot.begin_pickle(self._post.address, self._outs, self._threshold, self._table)
+        self._hot.begin_pickle(self._post.address, self._outs, min(self._threshold, binding.FOREVER), self._table)
 
     def _finish_pickle(self, stream: list[memoryview], head_bytes: int) -> bytes:
         """The body of what was dumped, behind its head."""

@@ -15,7 +15,7 @@ from pipert_shm.data import Meta
 from pipert_shm.message.layouts import is_plain, packed_strides, write_layout
 from pipert_shm.message.outgoing import Group
 from pipert_shm.message.packer import Packer
-from pipert_shm.message.posting import Posting
+from pipert_shm.message.posting import Posting, check_numbers
 from pipert_shm.message.types import LocalMessages
 from pipert_shm.shm.needs import MESSAGE_SLOT_BYTES
 from pipert_shm.shm.slots import Slots
@@ -49,7 +49,7 @@ class FastPath:
         self._group = group
         self._within = within
         encode = partial(packer.encode, group, group.outs) if within is None else None
-        self._hot.send_on(posting.post.address, group.outs, group.threshold, within, encode)
+        self._hot.send_on(posting.post.address, group.outs, min(group.threshold, binding.FOREVER), within, encode)
         if within is None:
             packer.serve(group)
 
@@ -77,8 +77,10 @@ class FastPath:
                 status = self._hot.send(payload, meta, ring, handled)
         except BaseException:  # what somebody wrote into the meta
             payload.clear()
+            self._posting.sequence = meta.sequence
             self._words.sent += 1
             self._posting.drop(self._group.outs, binding.REASONS["error"], handled)
+            check_numbers(meta)
             raise
         if status < 0:
             return False

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipert_shm import binding
+from pipert_shm.binding import hot
 from pipert_shm.message.decoder import decode
 from pipert_shm.message.layouts import Bundle, array_of, array_on, extent_of, order_of, packed_strides
 from pipert_shm.message.pickling import MARKER, SharingPickler, Stream, culprit, large_buffer, parts_of, plain_pickler
@@ -108,7 +109,7 @@ class HandOver:
 
         None, with nothing done, where it has fewer than `threshold` bytes, or lies in no slot that is held here.
         """
-        if array.flags.c_contiguous:
+        if array.flags.c_contiguous and array.ndim <= hot.AXES:
             own: np.ndarray | None = self._hot.share(array, threshold)
             return own
         if array.nbytes < threshold:

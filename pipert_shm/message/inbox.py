@@ -259,13 +259,16 @@ class Inbox:
         failed: BaseException | None = self._port.hot.take_error()
         if failed is not None:  # C has tried, and called `decode`
             self._drop_damaged(failed)
-            raise failed
+            try:
+                raise failed
+            finally:
+                del failed  # its traceback has this frame: a cycle would keep what it was about
         place, _, _, _, _, over_cap, _, _, _, _, _, kind, head, slots, size = self._port.head()
         body = self._port.body(size)
         meta = Meta.received(self.names, self._number, self._port.raw[: DELIVERY_BYTES + head])
+        buffers = self._port.delivered_slots(slots)
         if kind & TOMBSTONE:
             return NOTHING, meta
-        buffers = self._port.delivered_slots(slots)
         try:
             if over_cap and slots:
                 self.on_over_cap(self._edges[place])

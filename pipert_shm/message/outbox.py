@@ -22,7 +22,7 @@ from pipert_shm.message.hand_over import HandOver
 from pipert_shm.message.layouts import extent_of
 from pipert_shm.message.outgoing import Group, Outgoing
 from pipert_shm.message.packer import Packer
-from pipert_shm.message.posting import Posting
+from pipert_shm.message.posting import Posting, check_numbers
 from pipert_shm.message.types import NOTHING, LocalMessages
 from pipert_shm.shm.head import pack
 from pipert_shm.shm.needs import MESSAGE_SLOT_BYTES
@@ -344,16 +344,17 @@ class Outbox:
         if self._handled:
             post.handled = self._handled
             self._handled = 0
-        if leaves:
-            self._messages.fit(MESSAGE_SLOT_BYTES)
-            ring = self._messages.ring
-        message = post, ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(head), body, len(body)
         try:
+            if leaves:
+                self._messages.fit(MESSAGE_SLOT_BYTES)
+                ring = self._messages.ring
+            message = post, ring, meta.sequence, meta.captured_ns, meta.origin_number, kind, len(head), body, len(body)
             status = self._port.send(*message)
-        except OverflowError:  # what somebody wrote into the meta
+        except BaseException as error:
             self._posting.abandon("error")
-            name, value = ("sequence", meta.sequence) if not 0 <= meta.sequence < 1 << 64 else ("captured_ns", meta.captured_ns)
-            raise ValueError(f"meta.{name} must be from 0 to 2**64 - 1, not {value!r}") from None
+            if isinstance(error, OverflowError | TypeError):  # of what somebody wrote into the meta
+                check_numbers(meta)
+            raise
         self._posting.finish(status, message)
 
     def _drop(self, outs: int, reason: str) -> None:

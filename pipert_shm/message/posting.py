@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 from pipert_shm import binding
+from pipert_shm.data import Meta
 from pipert_shm.message.outgoing import Outgoing
 from pipert_shm.shm.slots import Stopping
+
+# The numbers of a meta, which somebody may have written into, and their bits in a message.
+NUMBERS = (("sequence", 64), ("captured_ns", 64), ("origin_number", 32))
+
+
+def check_numbers(meta: Meta) -> None:
+    """:raises ValueError: when a meta has a number that no message can have."""
+    for name, bits in NUMBERS:
+        value = getattr(meta, name)
+        if not (isinstance(value, SupportsIndex) and 0 <= index(value) < 1 << bits):
+            raise ValueError(f"meta.{name} must be from 0 to 2**{bits} - 1, not {value!r}")
 
 
 class Posting:
