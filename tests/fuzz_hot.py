@@ -142,13 +142,13 @@ class Episode:
 
     def hops(self) -> Any:
         dice = self.random
-        return dice.choice([bytes(24 * dice.randrange(18)), bytes(dice.randrange(500)), "x"])
+        return dice.choice([bytes(24 * dice.randrange(18)), bytes(dice.choice([7, 384, 385, 393, 500, 4096, 5000])), "x"])
 
     def meta(self) -> Meta:
         dice = self.random
         meta = self.ends.meta()
         if dice.random() < 0.4:
-            name = dice.choice(["sequence", "captured_ns", "origin_number", "pts", "_hops", "ticket"])
+            name = dice.choice(["sequence", "captured_ns", "origin_number", "pts", "_hops", "_hops", "_hops", "ticket"])
             value = self.number() if name != "_hops" else self.hops()
             setattr(meta, name, value)
         return meta
@@ -366,10 +366,11 @@ class Episode:
             ends.boxes[0]._port.notify()
         elif name == "run":
             ends.out.notify()
-        elif name in ("receive_within", "limit_age", "learn") and dice.random() < 0.5:
-            arguments[:1] = [dice.choice([255, 254, 300])]
-        elif name in ("receive_within", "limit_age"):
-            arguments[:1] = [dice.choice([-1, "x", 1 << 33])]
+        elif name in ("receive_within", "limit_age"):  # a place that nothing comes to, or none
+            second: list[Any] = [{}, None] if name == "receive_within" else [0, 5]
+            arguments = [dice.choice([254, 255, 256, 300, -1, 1 << 33]), dice.choice([*second, self.thing()])]
+        elif name == "learn" and dice.random() < 0.5:
+            arguments[:1] = [dice.choice([8, 255, -1])]
         try:
             call()
         except DOCUMENTED:
@@ -398,7 +399,10 @@ class Episode:
         """Whether `hot.array` or `hot.lease` gets as far as to own the slot."""
         if len(arguments) != 3:
             return False
-        return isinstance(arguments[1], tuple) if name == "array" else type(arguments[1]) is int and arguments[1] < 1 << 63
+        if name == "array":
+            return isinstance(arguments[1], tuple)
+        has_truth = not isinstance(arguments[2], np.ndarray)
+        return type(arguments[1]) is int and arguments[1] < 1 << 63 and has_truth
 
     def address(self) -> int:
         """Of a slot that is held for whoever gets this."""

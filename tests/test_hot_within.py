@@ -39,7 +39,7 @@ def test_more_dimensions_than_c_knows_are_passed_by_reference_all_the_same() -> 
         del got, frame
 
 
-@pytest.mark.parametrize("make", [lambda ends: ends.loan((1,), "V5000").reshape(()), lambda ends: ends.loan((4096,))[4096:]])
+@pytest.mark.parametrize("make", [lambda ends: ends.loan((1,), "S5000").reshape(()), lambda ends: ends.loan((4096,))[4096:]])
 @pytest.mark.parametrize("kind", [Across, Within])
 def test_arrays_without_dimensions_or_elements(kind: type[Any], make: Any) -> None:
     with kind(transmitter=SharedMemoryTransmitter(1)) as ends:
