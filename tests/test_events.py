@@ -129,6 +129,7 @@ def audience() -> Audience:
     return Audience(
         {"front": ("camera", "motion"), "back": ("screen",)},
         {"camera": {"zoom": (two,)}, "motion": {"zoom": (two, none), "reset": (none,)}, "screen": {}},
+        {},
     )
 
 
