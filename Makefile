@@ -40,13 +40,14 @@ $(VENV)/clip: | $(VENV)/made
 	  rm -rf "$$download"; }
 	@touch $@
 
-# Three at a time, since half of a test is waiting, and a /dev/shm for each worker; then, alone, those that measure. Where private
-# mounts are not allowed, those that list or sweep /dev/shm run alone, too.
+# Four at a time, since half of a test is waiting, and a /dev/shm for each worker; then, two at a time, those that measure. Where
+# private mounts are not allowed, those that list or sweep /dev/shm run alone, and those that measure, too.
 test: $(VENV)/dev
-	@if $(BIN)/python tests/private_shm.py; then set -x; \
-	  PRIVATE_SHM=1 $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal -m "not machine" && $(BIN)/python -m pytest -m machine; \
+	@if $(BIN)/python tests/private_shm.py; then export PRIVATE_SHM=1; set -x; \
+	  $(BIN)/python -m pytest --numprocesses=4 --dist=worksteal -m "not machine" && \
+	  $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m machine; \
 	else set -x; \
-	  $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal -m "not machine and not shm" && \
+	  $(BIN)/python -m pytest --numprocesses=4 --dist=worksteal -m "not machine and not shm" && \
 	  $(BIN)/python -m pytest -m "machine or shm"; \
 	fi
 
