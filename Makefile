@@ -151,7 +151,7 @@ wheels: $(VENV)/release
 # The demo and a core of the suite, in a clean environment with the wheel and without its source.
 wheel-test: $(VENV)/release
 	$(BIN)/python csrc/wheels.py dist manylinux_2_17_x86_64
-	$(BIN)/python tests/installed.py dist/*manylinux*_x86_64.whl
+	$(BIN)/python tests/private_shm.py $(BIN)/python tests/installed.py dist/*manylinux*_x86_64.whl
 
 # The image of examples/deploy, built and run without a daemon, by root (apt-get install mmdebstrap podman runc).
 container-test: $(VENV)/dev
