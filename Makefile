@@ -17,7 +17,7 @@ SIZE_demo := 45 MB
 SIZE_dev := 355 MB
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/hot/*.c csrc/hot/*.h csrc/*.py csrc/cdef/*.h)
 
-.PHONY: demo test test-python right-python check docs bench bench-full bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full fuzz kill-campaign soak lock test-lowest format clean \
+.PHONY: demo test test-python right-python check docs bench bench-full bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full weak-relacy weak-memory fuzz kill-campaign soak lock test-lowest format clean \
   wheels wheel-test container-test release
 
 KILLS ?= 5000
@@ -105,6 +105,14 @@ model:
 model-full:
 	$(PYTHON) csrc/model/run.py --full
 
+# The orders of the C core's atomic accesses, in random executions of a weak memory model (apt-get install relacy-dev).
+weak-relacy:
+	$(MAKE) -C csrc weak-relacy PYTHON=$(PYTHON)
+
+# The same in every execution that RC11 and IMM allow, by GenMC 0.11, which has to be built by hand (github.com/MPI-SWS/genmc).
+weak-memory:
+	$(MAKE) -C csrc weak-genmc PYTHON=$(PYTHON)
+
 # Damage to the words of shared memory: nothing may crash, hang or go astray. Needs clang.
 fuzz:
 	$(MAKE) -C csrc fuzz SECONDS=$(SECONDS)
@@ -171,7 +179,8 @@ release: wheels
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	clang-format -i csrc/*.c csrc/*.h csrc/hot/*.c csrc/hot/*.h csrc/tests/*.c csrc/tests/*.h
+	clang-format -i csrc/*.c csrc/*.h csrc/hot/*.c csrc/hot/*.h csrc/tests/*.c csrc/tests/*.h \
+	  csrc/weak/*.c csrc/weak/*.h csrc/weak/*.cpp csrc/weak/relacy/*.h
 
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info pipert_shm/*.so

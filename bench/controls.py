@@ -19,7 +19,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from .processes import run_together
+from .processes import run_together, settle
 from .sheet import FEWEST, FRAMES, HEADER, Load, Sheet
 
 PAGE = 4096
@@ -74,8 +74,11 @@ class _Over(Exception):
     """Ends a loop."""
 
 
-def by_loops(sheet: Sheet) -> None:
-    """Loops in C that call a function of Python at each end, with frames that lie ready."""
+def by_loops(sheet: Sheet, *, apart: bool = False) -> None:
+    """Loops in C that call a function of Python at each end, with frames that lie ready.
+
+    :param apart: whether each end has a processor of its own.
+    """
     loops = compile_loops()
     load = sheet.load
     channel = np.frombuffer(mmap.mmap(-1, PAGE), np.uint8)
@@ -99,11 +102,15 @@ def by_loops(sheet: Sheet) -> None:
         sheet.note(frame, now=time.monotonic_ns())
 
     def send() -> None:
+        if apart:
+            settle(0)
         with suppress(_Over):
             loops.loops_send(address, ctypes.byref(where), ctypes.c_int64(load.period_ns), ctypes.py_object(camera))
         sheet.mark(0, end=True)
 
     def receive() -> None:
+        if apart:
+            settle(1)
         loops.loops_receive(address, ctypes.byref(where), ctypes.py_object(screen))
         sheet.mark(1, end=True)
 

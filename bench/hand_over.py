@@ -20,7 +20,8 @@ from .ray_store import Ray, RayCopy
 from .sheet import Load, Sheet
 
 THIS, CONTROL, LOOPS = "pipert_shm", "C futex, no frame", "C loops, one Python call an end"
-PACED = (CONTROL, LOOPS)  # controls that are not run flat out
+THIS_APART, LOOPS_APART = (f"{way}, apart" for way in (THIS, LOOPS))  # each end on a processor of its own
+PACED = (CONTROL, LOOPS, LOOPS_APART, THIS_APART)  # ways that are not run flat out
 ICEORYX, QUEUE, BASIC, SHARED, RAY, RAY_COPY = (
     "iceoryx2, zero copy",
     "multiprocessing.Queue",
@@ -67,7 +68,9 @@ def _pair(kind: Callable[[Load], Pair], module: str = "multiprocessing", **marks
 WAYS: dict[str, Way] = {
     CONTROL: Way(by_futex, ready=True, fast=True),
     LOOPS: Way(by_loops, ready=True, fast=True),
+    LOOPS_APART: Way(partial(by_loops, apart=True), ready=True, fast=True),
     THIS: Way(by_pipe, ready=True, fast=True),
+    THIS_APART: Way(partial(by_pipe, apart=True), ready=True, fast=True),
     ICEORYX: _pair(Iceoryx, "iceoryx2", ready=True, fast=True),
     "iceoryx2, one copy": _pair(IceoryxCopy, "iceoryx2", fast=True),
     "zenoh, shared memory": _pair(Zenoh, "zenoh", ready=True, fast=True),

@@ -23,6 +23,7 @@ from pipert_shm import (
     Wire,
 )
 
+from .processes import settle
 from .sheet import DEPTH, FRAMES, Sheet
 
 
@@ -38,12 +39,16 @@ class Camera(SourceRoutine):
     """Sends loaned frames that it filled before, again and again, in place; or writes every byte of each.
 
     :param private: frames in its own memory, which it leaves to the library to write to shared memory.
+    :param apart: whether it has a processor of its own.
     """
 
-    def __init__(self, sheet: Sheet, *, private: bool = False) -> None:
+    def __init__(self, sheet: Sheet, *, private: bool = False, apart: bool = False) -> None:
         super().__init__("camera")
         self._sheet, self._load = sheet, sheet.load
-        self._private = private
+        self._private, self._apart = private, apart
+        self._make = {"dataclass": self._detections, "dict": self._small}.get(self._load.payload)
+        if self._load.written:
+            self._make = self._written
         self._ticks = 0
         self._frames: list[np.ndarray] = []
         self._boxes = np.arange(200, dtype=np.float32).reshape(50, 4)
@@ -51,6 +56,8 @@ class Camera(SourceRoutine):
         self.set_const_fps(self._load.fps)
 
     def setup(self) -> None:
+        if self._apart:
+            settle(0)
         if self._load.written or self._private:
             self._frames = self._load.frames()
             return
@@ -67,15 +74,18 @@ class Camera(SourceRoutine):
             return None
         number = sheet.stamp()
         frame = self._frames[number % FRAMES]
-        if self._load.written:
-            written = self.loan(frame.shape)
-            np.copyto(written, frame)
-            return written
-        if self._load.payload == "dataclass":
-            return Detections(frame=frame, boxes=self._boxes)
-        if self._load.payload == "dict":
-            return {"camera": 3, "boxes": [(10, 20, 30, 40)]}
-        return frame
+        return frame if self._make is None else self._make(frame)
+
+    def _written(self, frame: np.ndarray) -> np.ndarray:
+        written = self.loan(frame.shape)
+        np.copyto(written, frame)
+        return written
+
+    def _detections(self, frame: np.ndarray) -> Detections:
+        return Detections(frame=frame, boxes=self._boxes)
+
+    def _small(self, frame: np.ndarray) -> dict[str, Any]:
+        return {"camera": 3, "boxes": [(10, 20, 30, 40)]}
 
     def cleanup(self) -> None:
         self._sheet.mark(0, end=True)
@@ -93,15 +103,18 @@ class Screen(DestinationRoutine):
     """Notes the time at which it has a frame in hand.
 
     :param busy: whether another thread of its process computes meanwhile.
+    :param apart: whether it has another processor than the camera.
     """
 
-    def __init__(self, sheet: Sheet, at: int = 0, *, busy: bool = False) -> None:
+    def __init__(self, sheet: Sheet, at: int = 0, *, busy: bool = False, apart: bool = False) -> None:
         super().__init__(f"screen{at}")
         self._sheet, self._at = sheet, at
-        self._busy = busy
+        self._busy, self._apart = busy, apart
         self._over = False
 
     def setup(self) -> None:
+        if self._apart:
+            settle(1)
         if self._busy:
             threading.Thread(target=self._compute, daemon=True).start()
 
@@ -127,19 +140,21 @@ def by_pipe(
     busy: bool = False,
     private: bool = False,
     together: bool = False,
+    apart: bool = False,
     look: Callable[[Pipe], None] = lambda pipe: None,
 ) -> PipeStatistics:
     """One round: a flow for each routine, and as many screens as the sheet has receivers.
 
     :param together: whether all routines are in one flow.
+    :param apart: whether camera and screen have a processor each.
     :param look: called once all run.
     :raises RuntimeError: when a frame was copied: then this was not the way that is to be measured.
     """
     load = sheet.load
     pipe = Pipe(policy="drop_oldest" if load.fps else "block", capacity=DEPTH)
-    camera = Camera(sheet, private=private)
+    camera = Camera(sheet, private=private, apart=apart)
     chain = [camera, *(Relay(f"relay{number}") for number in range(relays))]
-    screens = [Screen(sheet, at, busy=busy) for at in range(sheet.receivers)]
+    screens = [Screen(sheet, at, busy=busy, apart=apart) for at in range(sheet.receivers)]
     routines = [*chain, *screens]
     for flow in [routines] if together else [[routine] for routine in routines]:
         pipe.create_flow(flow[0].name, False, *flow)

@@ -49,6 +49,12 @@ def run_together(*targets: Callable[[], None]) -> None:
         )
 
 
+def settle(end: int) -> None:
+    """Keeps the calling thread on one processor: that of end 0, or another one for end 1 where the machine has two."""
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[min(end, len(processors) - 1)]})
+
+
 def _lead_a_group(target: Callable[[], None]) -> None:
     """Of all that the target forks in turn, so that it can be ended with it."""
     global _led

@@ -30,6 +30,19 @@ typedef struct pshm_edge {
  * creator, before either end knows of it. Order: release, by the state. */
 void pshm_incarnation_format(pshm_incarnation_record *record, uint32_t edge, uint32_t bit);
 
+/* Marks an incarnation as sender-dead, free, and so on. The launcher.
+ * Order: release, so that whoever sees the mark sees the dead sender's last push, and what
+ * was settled for it. Wait-free. */
+static inline void pshm_incarnation_mark(pshm_incarnation_record *record, uint32_t state) {
+    __atomic_store_n(&record->state, state, __ATOMIC_RELEASE);
+}
+
+/* Returns an incarnation's state. Any process.
+ * Order: acquire, so that the bit of one that is swept may be given to another. Wait-free. */
+static inline uint32_t pshm_incarnation_state(const pshm_incarnation_record *record) {
+    return __atomic_load_n(&record->state, __ATOMIC_ACQUIRE);
+}
+
 /* Fills a handle on incarnation `number`. Any process. Returns false when a number in
  * its record is out of range. Wait-free. */
 bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number);

@@ -25,9 +25,8 @@ struct pshm_mapping {
     uint64_t serial;
     void *head;
     uint64_t payload_bytes;
-    uint8_t *read;           /* the payload, read-only */
-    uint8_t *write;          /* the payload, read-write; NULL while it is not mapped so */
-    _Atomic uint32_t cursor; /* the owner's, for pshm_ring_alloc */
+    uint8_t *read;  /* the payload, read-only */
+    uint8_t *write; /* the payload, read-write; NULL while it is not mapped so */
     uint32_t incarnation_of_bit[PSHM_HOLDERS];
     pshm_lease lease[]; /* one per slot */
 };

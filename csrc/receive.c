@@ -15,7 +15,7 @@ static bool must_wait(const pshm_port *port, uint32_t in) {
 
 static bool sender_is_dead(const pshm_edge *edge) {
     /* acquire: whoever sees this sees the dead sender's last push */
-    return __atomic_load_n(&edge->incarnation->state, __ATOMIC_ACQUIRE) == PSHM_SENDER_DEAD;
+    return pshm_incarnation_state(edge->incarnation) == PSHM_SENDER_DEAD;
 }
 
 /* Whether an incoming stream has ended. A drained incarnation may be another edge's by now;

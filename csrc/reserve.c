@@ -8,7 +8,7 @@ int pshm_port_allocate(pshm_port *port, uint64_t outs, pshm_mapping *mapping,
     pshm_bell *bell = &port->record->bell;
     uint64_t deadline = 0;
     for (;;) {
-        *descriptor = pshm_ring_alloc(&mapping->ring, &mapping->cursor);
+        *descriptor = pshm_ring_alloc(&mapping->ring);
         if (*descriptor != PSHM_NO_SLOT) return PSHM_OK;
         if (pshm_policy_evict_for_slot(port, outs)) continue;
         uint64_t patience = pshm_policy_patience(port, outs);
@@ -18,7 +18,7 @@ int pshm_port_allocate(pshm_port *port, uint64_t outs, pshm_mapping *mapping,
         if (now >= deadline) return PSHM_TIMED_OUT;
         if (must_not_sleep(port)) return PSHM_NOTICE;
         uint32_t word = pshm_bell_arm(bell);
-        *descriptor = pshm_ring_alloc(&mapping->ring, &mapping->cursor);
+        *descriptor = pshm_ring_alloc(&mapping->ring);
         if (*descriptor == PSHM_NO_SLOT && !has_notice(port))
             pshm_bell_wait(bell, word, sleep_until(now, deadline));
         pshm_bell_disarm(bell);

@@ -41,11 +41,8 @@ bool pshm_ring_attach(pshm_ring *ring, pshm_ring_head *head, uint64_t bytes, uin
     return true;
 }
 
-uint64_t pshm_ring_alloc(pshm_ring *ring, _Atomic uint32_t *cursor) {
-    uint32_t slots = ring->slots;
-    uint32_t start = atomic_load_explicit(cursor, memory_order_relaxed);
-    for (uint32_t i = 0; i < slots; i++) {
-        uint32_t n = (start + i) % slots;
+uint64_t pshm_ring_alloc(pshm_ring *ring) {
+    for (uint32_t n = 0; n < ring->slots; n++) {
         _Atomic uint64_t *word = &ring->slot[n].word;
         PSHM_POINT();
         /* seq_cst: the owner may have set its bell's flag just before this look */
@@ -56,10 +53,8 @@ uint64_t pshm_ring_alloc(pshm_ring *ring, _Atomic uint32_t *cursor) {
         PSHM_POINT();
         /* acquire: pairs with the release of the drop that freed it */
         if (atomic_compare_exchange_strong_explicit(word, &old, taken, memory_order_acquire,
-                                                    memory_order_relaxed)) {
-            atomic_store_explicit(cursor, n + 1, memory_order_relaxed);
+                                                    memory_order_relaxed))
             return pshm_descriptor(ring->index, n, generation);
-        }
     }
     return PSHM_NO_SLOT;
 }

@@ -11,7 +11,7 @@
  *
  * Example, a frame's way from its producer to one reader (bit 1):
  *
- *     uint64_t slot = pshm_ring_alloc(&ring, &cursor);  // held by the producer
+ *     uint64_t slot = pshm_ring_alloc(&ring);  // held by the producer
  *     ...                                               // write the payload
  *     pshm_ring_hold(&ring, slot, 2);                   // for the reader
  *     pshm_queue_push(&queue, slot);
@@ -106,11 +106,11 @@ void pshm_ring_format(pshm_ring_head *head, uint32_t index, uint32_t owner, uint
 bool pshm_ring_attach(pshm_ring *ring, pshm_ring_head *head, uint64_t bytes, uint32_t index);
 
 /* Takes a free slot for the producer: next generation, producer bit. Goes round the
- * ring once, from *cursor, which is private to the owner's process. Any thread of
- * the owner.
+ * ring once from its beginning, so that frames go to few slots, whose memory is in the
+ * caches of whoever wrote and read it last. Any thread of the owner.
  * Order: acquire, so that the last reader's drop comes before our writes.
  * Returns a descriptor, or PSHM_NO_SLOT when every slot was held. Lock-free. */
-uint64_t pshm_ring_alloc(pshm_ring *ring, _Atomic uint32_t *cursor);
+uint64_t pshm_ring_alloc(pshm_ring *ring);
 
 /* Adds holder bits. The caller must hold the slot.
  * Order: relaxed, since the push that names the slot publishes the bits.

@@ -15,7 +15,20 @@ import pytest
 import processes
 from bench.__main__ import SECTIONS, main, run
 from bench.figures import Figure, Settings, figures_table
-from bench.hand_over import BASIC, CONTROL, LOOPS, PACED, RAY, RAY_COPY, SHARED, THIS, WAYS, Way, measure, table
+from bench.hand_over import (
+    BASIC,
+    CONTROL,
+    LOOPS,
+    PACED,
+    RAY,
+    RAY_COPY,
+    SHARED,
+    THIS,
+    WAYS,
+    Way,
+    measure,
+    table,
+)
 from bench.peers import by_pair
 from bench.processes import adopt_orphans, end_orphans, run_together
 from bench.ray_store import Ray

@@ -29,7 +29,7 @@ typedef struct pshm_edge_record {
     ...;
 } pshm_edge_record;
 
-typedef struct pshm_incarnation_record { uint32_t state; uint32_t edge; uint32_t bit; ...; } pshm_incarnation_record;
+typedef struct pshm_incarnation_record { uint32_t edge; uint32_t bit; ...; } pshm_incarnation_record;
 
 typedef struct pshm_routine_record {
     uint32_t state;

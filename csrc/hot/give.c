@@ -22,7 +22,8 @@ static bool get_uint64(PyObject *meta, PyObject *name, uint64_t *value) {
     if (whole == NULL) return false;
     *value = PyLong_AsUnsignedLongLong(whole);
     if (*value == UINT64_MAX && PyErr_Occurred())
-        PyErr_Format(PyExc_ValueError, "meta.%U must be from 0 to 2**64 - 1, not %R", name, whole);
+        PyErr_Format(PyExc_ValueError, "meta.%U must be from 0 to 2**64 - 1, not %R", name,
+                     whole);
     Py_DECREF(whole);
     return *value != UINT64_MAX || !PyErr_Occurred();
 }
@@ -114,14 +115,7 @@ bool pshm_hot_head_in_hand(pshm_hot_path *hot) {
 
 static uint32_t form_of(const pshm_hot_path *hot, PyArrayObject *array) {
     uint32_t k = 0;
-    for (; k < PSHM_HOT_LAYOUTS; k++) {
-        const pshm_form *form = &hot->out[k];
-        if (form->dtype == (PyObject *)PyArray_DESCR(array) &&
-            form->axes == PyArray_NDIM(array) &&
-            memcmp(form->length, PyArray_DIMS(array),
-                   (size_t)form->axes * sizeof form->length[0]) == 0)
-            break;
-    }
+    while (k < PSHM_HOT_LAYOUTS && !pshm_form_matches(&hot->out[k], array)) k++;
     return k;
 }
 
@@ -136,11 +130,11 @@ static void describe(pshm_outgoing *outgoing, const pshm_form *form, uint64_t of
 int pshm_hot_refer(pshm_hot_path *hot, PyObject *payload) {
     if (!PyArray_CheckExact(payload)) return PSHM_HOT_ELSEWHERE;
     PyArrayObject *array = (PyArrayObject *)payload;
-    if (!PyArray_IS_C_CONTIGUOUS(array)) return PSHM_HOT_ELSEWHERE;
+    if (!PyArray_IS_C_CONTIGUOUS(array) || (uint64_t)PyArray_NBYTES(array) < hot->threshold)
+        return PSHM_HOT_ELSEWHERE;
     uint32_t k = form_of(hot, array);
     if (k == PSHM_HOT_LAYOUTS) return PSHM_HOT_UNKNOWN;
     const pshm_form *form = &hot->out[k];
-    if (form->bytes < hot->threshold) return PSHM_HOT_ELSEWHERE;
     uint64_t reference =
         pshm_port_refer(hot->port, hot->post, hot->outs, PyArray_DATA(array), form->bytes);
     if (reference == PSHM_NO_SLOT) return PSHM_HOT_ELSEWHERE;

@@ -3,6 +3,7 @@
  *     lease.c    a Python object that keeps a slot, and arrays on it
  *     give.c     sends an array that lies in a slot
  *     within.c   hands one to routines of the same flow, and takes it there
+ *     pickled.c  arrays in what is pickled, and whole messages that Python pickles
  *     loop.c     receives, calls main_logic and sends, until Python has something to do
  *     path.c     the Python type `HotPath`, and the module
  *
@@ -26,6 +27,7 @@
 #endif
 #include <Python.h>
 #include <numpy/arrayobject.h>
+#include <string.h>
 
 #include "../pshm.h"
 
@@ -35,6 +37,7 @@
 #define PSHM_HOT_HOPS 16   /* the most of a message */
 
 /* The kinds of a message, and marks on them: as in shm/head.py. */
+#define PSHM_KIND_PICKLE 0x0u
 #define PSHM_KIND_ARRAY 0x1u
 #define PSHM_KIND_TICKETED 0x100u
 #define PSHM_KIND_STAMPED 0x400u
@@ -45,20 +48,27 @@ typedef struct pshm_form {
     int axes;
     npy_intp length[PSHM_HOT_AXES];
     uint64_t bytes;
+    PyObject *layout;                /* of a form that is pickled: the same as `text`, as bytes */
+    uint64_t learnt;                 /* and in which dump it was learnt */
     uint32_t text_bytes;             /* of a form that is sent: */
     uint8_t text[PSHM_LAYOUT_BYTES]; /* how a message describes it */
 } pshm_form;
 
 /* What comes of an array that is to be sent, where it is not pshm_status. */
-enum { PSHM_HOT_ELSEWHERE = -1, PSHM_HOT_UNKNOWN = -2 };
+enum {
+    PSHM_HOT_ELSEWHERE = -1,
+    PSHM_HOT_UNKNOWN = -2, /* it has no description yet */
+    PSHM_HOT_REFUSED = -3  /* Python could not make a message of it: `error` */
+};
 
 /* Why a loop came back: Python has something to do. */
 enum {
-    PSHM_LOOP_FOUND,  /* a receipt gave `status`: no array of a known form, or none at all */
-    PSHM_LOOP_NOTICE, /* the routine is wanted elsewhere, and has nothing in hand */
-    PSHM_LOOP_RESULT, /* `result` is not what is sent here */
-    PSHM_LOOP_SENT,   /* a send gave `status`, which is not PSHM_OK */
-    PSHM_LOOP_STRAY   /* main_logic has forked, and this is the child */
+    PSHM_LOOP_FOUND,   /* a receipt gave `status`: no array of a known form, or none at all */
+    PSHM_LOOP_NOTICE,  /* the routine is wanted elsewhere, and has nothing in hand */
+    PSHM_LOOP_RESULT,  /* `result` is not what is sent here */
+    PSHM_LOOP_SENT,    /* a send gave `status`, which is not PSHM_OK */
+    PSHM_LOOP_REFUSED, /* no message could be made of `result`: `error` */
+    PSHM_LOOP_STRAY    /* main_logic has forked, and this is the child */
 };
 
 /* One message on its way out, as pshm_port_send takes it. */
@@ -93,6 +103,31 @@ typedef struct pshm_hot_path {
     uint64_t max_age_ns[PSHM_INS]; /* by place */
     PyObject *waiting[PSHM_INS]; /* by place: what waits on it, by token, if it is of the flow */
 
+    /* encode(head, payload) -> (kind, body, …): Python's way, which may refuse; or NULL. */
+    PyObject *encode;
+    /* decode(kind, body, head bytes, buffers) -> payload; or NULL. */
+    PyObject *decode;
+    PyObject *error; /* what one of them raised */
+
+    /* What pickles, here, a payload that `encode` would pickle; `dump` is NULL where nothing
+     * does: */
+    PyObject *dump, *clear_memo; /* of a pickler */
+    PyObject *pieces;            /* a list that it appends what it writes to */
+    PyObject *registered, *live; /* what copyreg knew when it was made, and what it knows now */
+    PyObject *finish;            /* finish(head) -> as encode: of what was dumped */
+    PyObject *refuse;            /* refuse(payload, error) -> the error to tell */
+    PyObject *loader, *stream;   /* classes: an unpickler, and what it reads from */
+    PyObject *named, *unnamed;   /* by id: (array, name) of those that were pickled, unpickled */
+    PyObject *loading;           /* the slots of the message that is being unpickled; borrowed */
+
+    /* of the payload that is being pickled: */
+    pshm_post *pickled_post;
+    uint64_t pickled_outs, pickled_threshold;
+    PyObject *table; /* a list, with an entry for each buffer */
+    pshm_form pickled[PSHM_HOT_LAYOUTS];
+    uint32_t pickled_learnt;
+    uint64_t dumps;
+
     pshm_outgoing outgoing;
     PyObject *meta;    /* of the message in hand, if anybody has looked at it */
     PyObject *payload; /* what main_logic was called with when it raised */
@@ -115,6 +150,19 @@ PyObject *pshm_lease_new(void *address, Py_ssize_t bytes, bool writable);
 /* An array of this form at `address`, on a lease of `bytes` which is its own from now on. Its
  * last view ends that. One that is not writable never becomes so. NULL with an exception. */
 PyObject *pshm_lease_array(const pshm_form *form, void *address, Py_ssize_t bytes, bool writable);
+
+/* The same on memory that belongs to `owner`, which is the array's own from now on. */
+PyObject *pshm_array_on(const pshm_form *form, void *address, PyObject *owner, bool writable);
+
+/* Where a lease's memory is, and its bytes; NULL where the object is none. */
+void *pshm_lease_memory(PyObject *object, Py_ssize_t *bytes);
+
+/* Whether an array, which is C-contiguous, has this form. */
+static inline bool pshm_form_matches(const pshm_form *form, PyArrayObject *array) {
+    return form->dtype == (PyObject *)PyArray_DESCR(array) && form->axes == PyArray_NDIM(array) &&
+           memcmp(form->length, PyArray_DIMS(array),
+                  (size_t)form->axes * sizeof form->length[0]) == 0;
+}
 
 /* Reads a form; false with an exception when its dimensions are too many. `form` is unused
  * before, or is overwritten. */
@@ -164,6 +212,37 @@ bool pshm_hot_adopt(pshm_hot_path *hot, PyObject *head);
 /* The array of the message in hand, where a routine of the flow has laid one out and it is not
  * too old; its head goes to the delivery. NULL without an exception: this is for Python. */
 PyObject *pshm_hot_pick_up(pshm_hot_path *hot);
+
+/* ---- pickled.c ------------------------------------------------------------------------- */
+
+/* What stands in a pickle for an array or a class of the payload that is being pickled; None for
+ * what pickle is to take as it does. NULL with an exception. */
+PyObject *pshm_hot_name(pshm_hot_path *hot, PyObject *thing);
+
+/* What that name, in the message that is being unpickled, stands for. NULL with an exception. */
+PyObject *pshm_hot_named(pshm_hot_path *hot, PyObject *name);
+
+/* Lets go of the arrays that have got a name, or were found by one. */
+static inline void pshm_hot_forget(PyObject *arrays) {
+    if (PyDict_Size(arrays) != 0) PyDict_Clear(arrays);
+}
+
+/* An array on a buffer, read-only for good. NULL with an exception, also where the buffer is too
+ * small for it. */
+PyObject *pshm_array_at(PyObject *buffer, PyObject *offset, PyObject *layout);
+
+/* Sets Python's functions (name of a class or None, class of a name, read_layout, and what makes
+ * arrays that pshm_array_at does not). False with an exception. */
+bool pshm_pickled_ready(PyObject *functions);
+
+/* Makes any payload the payload of hot->outgoing, whose head must be there, with hot->encode.
+ * The post has its slots then. PSHM_OK, or PSHM_HOT_REFUSED with hot->error: then the post has
+ * none. */
+int pshm_hot_pack(pshm_hot_path *hot, PyObject *payload);
+
+/* The payload of the pickled message in hand, with hot->decode. NULL without an exception: it
+ * is for Python; where hot->error is set, that is why. */
+PyObject *pshm_hot_unpack(pshm_hot_path *hot);
 
 /* ---- loop.c ---------------------------------------------------------------------------- */
 

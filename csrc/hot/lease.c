@@ -52,23 +52,33 @@ PyObject *pshm_lease_new(void *address, Py_ssize_t bytes, bool writable) {
     return (PyObject *)own;
 }
 
-PyObject *pshm_lease_array(const pshm_form *form, void *address, Py_ssize_t bytes,
-                           bool writable) {
-    PyObject *own = pshm_lease_new(address, bytes, writable);
-    if (own == NULL) return NULL;
+PyObject *pshm_array_on(const pshm_form *form, void *address, PyObject *owner, bool writable) {
     Py_INCREF(form->dtype); /* which the next call takes, in any case */
     PyObject *array = PyArray_NewFromDescr(&PyArray_Type, (PyArray_Descr *)form->dtype,
                                            form->axes, form->length, NULL, address,
                                            writable ? NPY_ARRAY_WRITEABLE : 0, NULL);
     if (array == NULL) {
-        Py_DECREF(own);
+        Py_DECREF(owner);
         return NULL;
     }
-    if (PyArray_SetBaseObject((PyArrayObject *)array, own) < 0) { /* takes `own` in any case */
+    PyArray_UpdateFlags((PyArrayObject *)array, NPY_ARRAY_ALIGNED);
+    if (PyArray_SetBaseObject((PyArrayObject *)array, owner) < 0) { /* takes it in any case */
         Py_DECREF(array);
         return NULL;
     }
     return array;
+}
+
+PyObject *pshm_lease_array(const pshm_form *form, void *address, Py_ssize_t bytes,
+                           bool writable) {
+    PyObject *own = pshm_lease_new(address, bytes, writable);
+    return own == NULL ? NULL : pshm_array_on(form, address, own, writable);
+}
+
+void *pshm_lease_memory(PyObject *object, Py_ssize_t *bytes) {
+    if (Py_TYPE(object) != type) return NULL;
+    *bytes = ((lease *)object)->bytes;
+    return ((lease *)object)->address;
 }
 
 bool pshm_form_set(pshm_form *form, PyObject *shape, PyObject *dtype) {

@@ -92,6 +92,10 @@ static int send_result(pshm_hot_path *hot) {
     }
     bool within = hot->within != NULL;
     int ready = within ? pshm_hot_lay_out(hot, hot->result) : pshm_hot_refer(hot, hot->result);
+    if (ready == PSHM_HOT_ELSEWHERE && hot->encode != NULL)
+        ready = pshm_hot_pack(hot, hot->result);
+    if (is_stray(hot)) return PSHM_LOOP_STRAY;
+    if (ready == PSHM_HOT_REFUSED) return PSHM_LOOP_REFUSED;
     if (ready != PSHM_OK) return PSHM_LOOP_RESULT;
     if (hot->source) hot->port->record->sequence += 1;
     Py_CLEAR(hot->result);
@@ -114,6 +118,9 @@ int pshm_hot_loop(pshm_hot_path *hot, PyObject *main_logic) {
             } else if (hot->status >= PSHM_ARRAY && !pshm_hot_expired(hot)) {
                 hot->payload = pshm_hot_take(hot, hot->status);
                 if (hot->payload == NULL) return -1;
+            } else if (hot->status == PSHM_OK) {
+                hot->payload = pshm_hot_unpack(hot);
+                if (is_stray(hot)) return PSHM_LOOP_STRAY;
             }
             if (hot->payload == NULL) return PSHM_LOOP_FOUND;
         }

@@ -5,6 +5,9 @@
 
 #include <string.h>
 
+#define NAMED_OBJECTS 20
+#define PSHM_HOT_OBJECTS (NAMED_OBJECTS + PSHM_INS + PSHM_LAYOUTS + 3 * PSHM_HOT_LAYOUTS)
+
 /* ---- life ------------------------------------------------------------------------------ */
 
 /* Reads an address that Python has as an int. */
@@ -24,6 +27,8 @@ static PyObject *path_new(PyTypeObject *type, PyObject *arguments, PyObject *nam
     hot->delivery = pointer_of(delivery);
     Py_INCREF(owners);
     hot->owners = owners;
+    hot->named = PyDict_New();
+    hot->unnamed = PyDict_New();
     for (uint32_t k = 0; k < PSHM_INS; k++) hot->max_age_ns[k] = PSHM_FOREVER;
     if (PyErr_Occurred()) {
         Py_DECREF(hot);
@@ -32,19 +37,54 @@ static PyObject *path_new(PyTypeObject *type, PyObject *arguments, PyObject *nam
     return (PyObject *)hot;
 }
 
+/* Every object that a path refers to. */
+static void objects_of(pshm_hot_path *hot, PyObject **place[PSHM_HOT_OBJECTS]) {
+    PyObject **all[] = {&hot->owners,     &hot->within, &hot->encode,     &hot->decode,
+                        &hot->error,      &hot->dump,   &hot->clear_memo, &hot->pieces,
+                        &hot->registered, &hot->live,   &hot->finish,     &hot->refuse,
+                        &hot->loader,     &hot->stream, &hot->table,      &hot->meta,
+                        &hot->payload,    &hot->result, &hot->named,      &hot->unnamed};
+    _Static_assert(sizeof all / sizeof all[0] == NAMED_OBJECTS, "all of them");
+    size_t count = NAMED_OBJECTS;
+    memcpy(place, all, sizeof all);
+    for (uint32_t k = 0; k < PSHM_INS; k++) place[count++] = &hot->waiting[k];
+    for (uint32_t k = 0; k < PSHM_LAYOUTS; k++) place[count++] = &hot->in[k].dtype;
+    for (uint32_t k = 0; k < PSHM_HOT_LAYOUTS; k++) {
+        place[count++] = &hot->out[k].dtype;
+        place[count++] = &hot->pickled[k].dtype;
+        place[count++] = &hot->pickled[k].layout;
+    }
+}
+
+static int path_traverse(PyObject *self, visitproc visit, void *arg) {
+    PyObject **place[PSHM_HOT_OBJECTS];
+    objects_of((pshm_hot_path *)self, place);
+    for (uint32_t k = 0; k < PSHM_HOT_OBJECTS; k++) Py_VISIT(*place[k]);
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
+static int path_clear(PyObject *self) {
+    PyObject **place[PSHM_HOT_OBJECTS];
+    objects_of((pshm_hot_path *)self, place);
+    for (uint32_t k = 0; k < PSHM_HOT_OBJECTS; k++) Py_CLEAR(*place[k]);
+    return 0;
+}
+
 static void path_dealloc(PyObject *self) {
-    pshm_hot_path *hot = (pshm_hot_path *)self;
     PyTypeObject *its = Py_TYPE(self);
-    for (uint32_t k = 0; k < PSHM_INS; k++) Py_XDECREF(hot->waiting[k]);
-    for (uint32_t k = 0; k < PSHM_LAYOUTS; k++) Py_XDECREF(hot->in[k].dtype);
-    for (uint32_t k = 0; k < PSHM_HOT_LAYOUTS; k++) Py_XDECREF(hot->out[k].dtype);
-    Py_XDECREF(hot->within);
-    Py_XDECREF(hot->meta);
-    Py_XDECREF(hot->payload);
-    Py_XDECREF(hot->result);
-    Py_XDECREF(hot->owners);
+    PyObject_GC_UnTrack(self);
+    path_clear(self);
     ((freefunc)PyType_GetSlot(its, Py_tp_free))(self);
     Py_DECREF(its);
+}
+
+/* Puts another object in the place of one; None is NULL here. */
+static void replace(PyObject **place, PyObject *object) {
+    PyObject *before = *place;
+    *place = object == Py_None ? NULL : object;
+    Py_XINCREF(*place);
+    Py_XDECREF(before);
 }
 
 /* ---- receiving ------------------------------------------------------------------------- */
@@ -92,15 +132,22 @@ static PyObject *receive_within(PyObject *self, PyObject *arguments) {
         PyErr_SetString(PyExc_IndexError, "no such place");
         return NULL;
     }
-    PyObject *before = hot->waiting[place];
-    hot->waiting[place] = messages == Py_None ? NULL : messages;
-    Py_XINCREF(hot->waiting[place]);
-    Py_XDECREF(before);
+    replace(&hot->waiting[place], messages);
     Py_RETURN_NONE;
 }
 
 static PyObject *adopt(PyObject *self, PyObject *head) {
     if (!pshm_hot_adopt((pshm_hot_path *)self, head)) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *decode_with(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *decode, *loader, *stream;
+    if (!PyArg_ParseTuple(arguments, "OOO", &decode, &loader, &stream)) return NULL;
+    replace(&hot->decode, decode);
+    replace(&hot->loader, loader);
+    replace(&hot->stream, stream);
     Py_RETURN_NONE;
 }
 
@@ -121,9 +168,10 @@ static PyObject *limit_age(PyObject *self, PyObject *arguments) {
 
 static PyObject *send_on(PyObject *self, PyObject *arguments) {
     pshm_hot_path *hot = (pshm_hot_path *)self;
-    PyObject *post, *within;
+    PyObject *post, *within, *encode;
     unsigned long long outs, threshold;
-    if (!PyArg_ParseTuple(arguments, "OKKO", &post, &outs, &threshold, &within)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "OKKOO", &post, &outs, &threshold, &within, &encode))
+        return NULL;
     if (within != Py_None && !PyList_Check(within)) {
         PyErr_SetString(PyExc_TypeError, "a list of dicts, or None");
         return NULL;
@@ -132,10 +180,8 @@ static PyObject *send_on(PyObject *self, PyObject *arguments) {
     if (PyErr_Occurred()) return NULL;
     hot->outs = outs;
     hot->threshold = threshold;
-    PyObject *before = hot->within;
-    hot->within = within == Py_None ? NULL : within;
-    Py_XINCREF(hot->within);
-    Py_XDECREF(before);
+    replace(&hot->within, within);
+    replace(&hot->encode, encode);
     Py_RETURN_NONE;
 }
 
@@ -199,6 +245,81 @@ static PyObject *message(PyObject *self, PyObject *none) {
                          (const char *)out->body, (Py_ssize_t)out->bytes, (Py_ssize_t)out->bytes);
 }
 
+/* ---- pickling -------------------------------------------------------------------------- */
+
+static PyObject *begin_pickle(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *post, *table;
+    unsigned long long outs, threshold;
+    if (!PyArg_ParseTuple(arguments, "OKKO!", &post, &outs, &threshold, &PyList_Type, &table))
+        return NULL;
+    hot->pickled_post = pointer_of(post);
+    if (PyErr_Occurred()) return NULL;
+    hot->dumps++;
+    hot->pickled_outs = outs;
+    hot->pickled_threshold = threshold;
+    replace(&hot->table, table);
+    Py_RETURN_NONE;
+}
+
+static PyObject *pickle_by(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *dump, *clear_memo, *pieces, *registered, *live, *finish, *refuse;
+    if (!PyArg_ParseTuple(arguments, "OOO!O!O!OO", &dump, &clear_memo, &PyList_Type, &pieces,
+                          &PyDict_Type, &registered, &PyDict_Type, &live, &finish, &refuse))
+        return NULL;
+    if (hot->table == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "begin_pickle comes first");
+        return NULL;
+    }
+    replace(&hot->clear_memo, clear_memo);
+    replace(&hot->pieces, pieces);
+    replace(&hot->registered, registered);
+    replace(&hot->live, live);
+    replace(&hot->finish, finish);
+    replace(&hot->refuse, refuse);
+    replace(&hot->dump, dump);
+    Py_RETURN_NONE;
+}
+
+static PyObject *end_pickle(PyObject *self, PyObject *none) {
+    (void)none;
+    pshm_hot_forget(((pshm_hot_path *)self)->named);
+    Py_RETURN_NONE;
+}
+
+static PyObject *persistent_id(PyObject *self, PyObject *thing) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    if (hot->pickled_post == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "nothing is being pickled");
+        return NULL;
+    }
+    return pshm_hot_name(hot, thing);
+}
+
+static PyObject *persistent_load(PyObject *self, PyObject *name) {
+    return pshm_hot_named((pshm_hot_path *)self, name);
+}
+
+static PyObject *pickle_form(PyObject *self, PyObject *arguments) {
+    pshm_hot_path *hot = (pshm_hot_path *)self;
+    PyObject *shape, *dtype, *layout;
+    if (!PyArg_ParseTuple(arguments, "O!OO!", &PyTuple_Type, &shape, &dtype, &PyBytes_Type,
+                          &layout))
+        return NULL;
+    if (PyTuple_Size(shape) > PSHM_HOT_AXES) Py_RETURN_NONE;
+    pshm_form form = {.dtype = NULL};
+    if (!pshm_form_set(&form, shape, dtype)) return NULL;
+    pshm_form *place = &hot->pickled[hot->pickled_learnt++ % PSHM_HOT_LAYOUTS], before = *place;
+    Py_INCREF(layout);
+    form.layout = layout;
+    form.learnt = hot->dumps;
+    *place = form;
+    Py_XDECREF(before.dtype);
+    Py_XDECREF(before.layout);
+    Py_RETURN_NONE;
+}
+
 /* ---- the loop -------------------------------------------------------------------------- */
 
 /* run(main_logic, is_source, ring, interval_ns, turn_ns) -> outcome */
@@ -237,6 +358,11 @@ static PyObject *come_back(PyObject *self, PyObject *none) {
     Py_RETURN_NONE;
 }
 
+static PyObject *take_error(PyObject *self, PyObject *none) {
+    (void)none;
+    return taken(&((pshm_hot_path *)self)->error);
+}
+
 static PyObject *take_result(PyObject *self, PyObject *none) {
     (void)none;
     return taken(&((pshm_hot_path *)self)->result);
@@ -268,6 +394,9 @@ static PyMethodDef methods[] = {
      "learn(index, shape, dtype): what a layout of the delivery is."},
     {"take", take, METH_O, "take(status): the array in hand, read-only for good."},
     {"raw", raw, METH_NOARGS, "raw(): the message in hand, for Meta.received."},
+    {"decode_with", decode_with, METH_VARARGS,
+     "decode_with(decode, loader, stream): what makes a payload of a pickled message; classes: "
+     "an unpickler with `persistent_load`, and what it reads from."},
     {"limit_age", limit_age, METH_VARARGS,
      "limit_age(place, ns): `run` hands over nothing older."},
     {"receive_within", receive_within, METH_VARARGS,
@@ -275,8 +404,8 @@ static PyMethodDef methods[] = {
     {"adopt", adopt, METH_O,
      "adopt(head): makes it, of a message from the flow, the head of the message in hand."},
     {"send_on", send_on, METH_VARARGS,
-     "send_on(post, outs, threshold, within): where arrays go to; to the flow: what waits "
-     "there."},
+     "send_on(post, outs, threshold, within, encode): where messages go to; within a flow also "
+     "what waits there; elsewhere, what makes a message of what is no array in a slot."},
     {"share", share, METH_VARARGS,
      "share(array, threshold): a read-only array on its slot; None where it lies in none."},
     {"describe", describe, METH_VARARGS,
@@ -284,11 +413,23 @@ static PyMethodDef methods[] = {
     {"send", (PyCFunction)(void (*)(void))send, METH_FASTCALL,
      "send([array], meta, ring, handled): takes it out of the list and sends it; a status."},
     {"message", message, METH_NOARGS, "message(): what was sent, as binding.Port.send takes it."},
+    {"pickle_form", pickle_form, METH_VARARGS,
+     "pickle_form(shape, dtype, layout): of C-contiguous arrays that `persistent_id` knows."},
+    {"begin_pickle", begin_pickle, METH_VARARGS,
+     "begin_pickle(post, outs, threshold, table): where the next payload goes, and its buffers."},
+    {"end_pickle", end_pickle, METH_NOARGS, "end_pickle(): lets go of what was pickled."},
+    {"pickle_by", pickle_by, METH_VARARGS,
+     "pickle_by(dump, clear_memo, pieces, registered, live, finish, refuse): see hot.h."},
+    {"persistent_id", persistent_id, METH_O,
+     "persistent_id(thing): a pickler's; of arrays and classes."},
+    {"persistent_load", persistent_load, METH_O, "persistent_load(name): an unpickler's."},
     {"run", run, METH_VARARGS,
      "run(main_logic, is_source, ring, interval_ns, turn_ns): calls it until Python is wanted."},
     {"come_back", come_back, METH_NOARGS,
      "come_back(): `run` ends after the call that is under way."},
     {"take_payload", take_payload, METH_NOARGS, "take_payload(): what the call that raised got."},
+    {"take_error", take_error, METH_NOARGS,
+     "take_error(): why no message, or no payload, could be made; None: it could."},
     {"take_result", take_result, METH_NOARGS, "take_result(): what is to be sent by Python."},
     {NULL, NULL, 0, NULL},
 };
@@ -315,6 +456,8 @@ static PyType_Slot slots[] = {
      "HotPath(owners, port, delivery): one routine's port, for arrays that lie in slots."},
     {Py_tp_new, path_new},
     {Py_tp_dealloc, path_dealloc},
+    {Py_tp_traverse, path_traverse},
+    {Py_tp_clear, path_clear},
     {Py_tp_methods, methods},
     {Py_tp_getset, attributes},
     {Py_tp_members, members},
@@ -323,7 +466,7 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {
     .name = "pipert_shm._hot.HotPath",
     .basicsize = sizeof(pshm_hot_path),
-    .flags = Py_TPFLAGS_DEFAULT,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
 
@@ -356,7 +499,25 @@ static PyObject *lease(PyObject *module, PyObject *arguments) {
     return PyErr_Occurred() ? NULL : pshm_lease_new(at, bytes, writable != 0);
 }
 
+/* In a pickle, for an array. */
+static PyObject *array_at(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    (void)module;
+    if (count == 3) return pshm_array_at(arguments[0], arguments[1], arguments[2]);
+    PyErr_SetString(PyExc_TypeError, "three arguments are wanted");
+    return NULL;
+}
+
+static PyObject *pickle_rules(PyObject *module, PyObject *functions) {
+    (void)module;
+    if (!pshm_pickled_ready(functions)) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
+    {"array_at", (PyCFunction)(void (*)(void))array_at, METH_FASTCALL,
+     "array_at(buffer, offset, layout): an array on a buffer, read-only for good."},
+    {"pickle_rules", pickle_rules, METH_VARARGS,
+     "pickle_rules(name_of_class, class_of_name, read_layout, array_at): Python's part."},
     {"array", array, METH_VARARGS, "array(address, shape, dtype): an array on a new lease."},
     {"lease", lease, METH_VARARGS,
      "lease(address, bytes, writable): a Lease, which ends itself."},
@@ -376,6 +537,7 @@ static const struct {
     {"NOTICED", PSHM_LOOP_NOTICE},
     {"RESULT", PSHM_LOOP_RESULT},
     {"SENT", PSHM_LOOP_SENT},
+    {"REFUSED", PSHM_LOOP_REFUSED},
     {"KIND_ARRAY", PSHM_KIND_ARRAY},
     {"KIND_TICKETED", PSHM_KIND_TICKETED},
     {"KIND_STAMPED", PSHM_KIND_STAMPED},

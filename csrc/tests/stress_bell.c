@@ -21,7 +21,6 @@ typedef struct world {
     uint64_t rounds;
     pshm_queue queue; /* of capacity 1 */
     pshm_ring ring;   /* of one slot */
-    _Atomic uint32_t cursor;
     uint64_t descriptor;
     pshm_bell bell;
     _Atomic uint64_t *waste;
@@ -58,7 +57,7 @@ static void skew(world *world, uint64_t *random) {
 static void prepare(world *world, uint64_t kind) {
     if (kind == POP) EXPECT(pshm_queue_push(&world->queue, 1));
     if (kind != DROP) return;
-    world->descriptor = pshm_ring_alloc(&world->ring, &world->cursor);
+    world->descriptor = pshm_ring_alloc(&world->ring);
     EXPECT(world->descriptor != PSHM_NO_SLOT);
     EXPECT(pshm_ring_hold(&world->ring, world->descriptor, BIT));
     EXPECT(pshm_ring_drop(&world->ring, world->descriptor, PSHM_PRODUCER) == BIT);
@@ -76,7 +75,7 @@ static bool look(world *world, uint64_t kind, uint64_t *found) {
     if (kind == PUSH) return pshm_queue_pop(&world->queue, found);
     if (kind == CLOSE) return pshm_queue_finished(&world->queue);
     if (kind == POP) return pshm_test_has_room(&world->queue);
-    *found = pshm_ring_alloc(&world->ring, &world->cursor);
+    *found = pshm_ring_alloc(&world->ring);
     return *found != PSHM_NO_SLOT;
 }
 

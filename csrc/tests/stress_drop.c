@@ -20,7 +20,6 @@ enum { DROP, HOLD, SWEEP, KINDS };
 typedef struct world {
     uint64_t rounds;
     pshm_ring ring;
-    _Atomic uint32_t cursor;
     _Alignas(PSHM_CACHE_LINE) _Atomic uint64_t begun; /* rounds, by role 0 */
     /* by role 1: rounds, and its drops of the latest that left no holder */
     _Alignas(PSHM_CACHE_LINE) _Atomic uint64_t ended;
@@ -68,13 +67,12 @@ static void owner(world *world) {
     uint64_t random = pshm_test_random(0);
     for (place own = {world, 1, 0}; own.round <= world->rounds; own.round++, own.last = 0) {
         for (uint32_t n = 0; n < SLOTS; n++) {
-            uint64_t descriptor = pshm_ring_alloc(&world->ring, &world->cursor);
+            uint64_t descriptor = pshm_ring_alloc(&world->ring);
             CHECK(descriptor != PSHM_NO_SLOT, "no slot, round %" PRIu64, own.round);
             CHECK(pshm_ring_hold(&world->ring, descriptor, OWN | OTHER), "hold refused");
             world->descriptor[n] = descriptor;
         }
-        CHECK(pshm_ring_alloc(&world->ring, &world->cursor) == PSHM_NO_SLOT,
-              "a held slot was taken");
+        CHECK(pshm_ring_alloc(&world->ring) == PSHM_NO_SLOT, "a held slot was taken");
         atomic_store(&world->begun, own.round);
         pshm_test_pause(&random);
         for (uint32_t n = 0; n < SLOTS; n++)

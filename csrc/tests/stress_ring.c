@@ -63,7 +63,6 @@ typedef struct world {
     const shape *shape;
     uint64_t count;
     pshm_ring ring;
-    _Atomic uint32_t cursor;
     uint8_t *payload;
     pshm_bell bell[NODES];
     uint32_t nodes;
@@ -161,7 +160,7 @@ typedef struct slot_look {
 
 static bool look_for_slot(void *context) {
     slot_look *own = context;
-    own->descriptor = pshm_ring_alloc(&own->world->ring, &own->world->cursor);
+    own->descriptor = pshm_ring_alloc(&own->world->ring);
     return own->descriptor != PSHM_NO_SLOT;
 }
 

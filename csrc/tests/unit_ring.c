@@ -115,29 +115,27 @@ static void ring_attach_geometry(void) {
 
 static void ring_alloc(void) {
     pshm_ring ring = make_ring();
-    _Atomic uint32_t cursor = 0;
     uint64_t taken[SLOTS];
     for (uint32_t n = 0; n < SLOTS; n++) {
-        taken[n] = pshm_ring_alloc(&ring, &cursor);
+        taken[n] = pshm_ring_alloc(&ring);
         EXPECT(taken[n] == pshm_descriptor(INDEX, n, 1));
         EXPECT(pshm_ring_holders(&ring, n) == PSHM_PRODUCER);
         EXPECT(pshm_ring_used(&ring) == n + 1);
     }
-    EXPECT(pshm_ring_alloc(&ring, &cursor) == PSHM_NO_SLOT);
+    EXPECT(pshm_ring_alloc(&ring) == PSHM_NO_SLOT);
     EXPECT(pshm_ring_drop(&ring, taken[1], PSHM_PRODUCER) == 0);
     EXPECT(pshm_ring_used(&ring) == SLOTS - 1);
-    EXPECT(pshm_ring_alloc(&ring, &cursor) == pshm_descriptor(INDEX, 1, 2));
-    EXPECT(pshm_ring_alloc(&ring, &cursor) == PSHM_NO_SLOT);
+    EXPECT(pshm_ring_alloc(&ring) == pshm_descriptor(INDEX, 1, 2));
+    EXPECT(pshm_ring_alloc(&ring) == PSHM_NO_SLOT);
     /* a reader's bit alone keeps a slot, too */
     EXPECT(pshm_ring_hold(&ring, taken[0], A));
     EXPECT(pshm_ring_drop(&ring, taken[0], PSHM_PRODUCER) == A);
-    EXPECT(pshm_ring_alloc(&ring, &cursor) == PSHM_NO_SLOT);
+    EXPECT(pshm_ring_alloc(&ring) == PSHM_NO_SLOT);
 }
 
 static void ring_hold(void) {
     pshm_ring ring = make_ring();
-    _Atomic uint32_t cursor = 0;
-    uint64_t d = pshm_ring_alloc(&ring, &cursor);
+    uint64_t d = pshm_ring_alloc(&ring);
     EXPECT(!pshm_ring_hold(&ring, d + 1, A));
     EXPECT(!pshm_ring_hold(&ring, d - 1, A));
     EXPECT(pshm_ring_holders(&ring, 0) == PSHM_PRODUCER);
@@ -158,8 +156,7 @@ static void ring_hold(void) {
 
 static void ring_drop(void) {
     pshm_ring ring = make_ring();
-    _Atomic uint32_t cursor = 0;
-    uint64_t d = pshm_ring_alloc(&ring, &cursor);
+    uint64_t d = pshm_ring_alloc(&ring);
     EXPECT(pshm_ring_hold(&ring, d, A));
     EXPECT(pshm_ring_drop(&ring, d, B) == UINT32_MAX);
     EXPECT(pshm_ring_drop(&ring, d + 1, A) == UINT32_MAX);
@@ -175,9 +172,8 @@ static void ring_drop(void) {
 
 static void ring_sweep(void) {
     pshm_ring ring = make_ring();
-    _Atomic uint32_t cursor = 0;
     uint64_t taken[SLOTS];
-    for (uint32_t n = 0; n < SLOTS; n++) taken[n] = pshm_ring_alloc(&ring, &cursor);
+    for (uint32_t n = 0; n < SLOTS; n++) taken[n] = pshm_ring_alloc(&ring);
     EXPECT(pshm_ring_hold(&ring, taken[0], A));
     EXPECT(pshm_ring_hold(&ring, taken[2], A | B));
     EXPECT(pshm_ring_drop(&ring, taken[0], PSHM_PRODUCER) == A);
@@ -192,9 +188,8 @@ static void ring_sweep(void) {
 
 static void ring_count_holders(void) {
     pshm_ring ring = make_ring();
-    _Atomic uint32_t cursor = 0;
     uint32_t counts[PSHM_HOLDERS];
-    uint64_t first = pshm_ring_alloc(&ring, &cursor), second = pshm_ring_alloc(&ring, &cursor);
+    uint64_t first = pshm_ring_alloc(&ring), second = pshm_ring_alloc(&ring);
     EXPECT(pshm_ring_hold(&ring, first, A | 1u << 31));
     EXPECT(pshm_ring_hold(&ring, second, A));
     EXPECT(pshm_ring_drop(&ring, second, PSHM_PRODUCER) == A);
@@ -205,9 +200,8 @@ static void ring_count_holders(void) {
 
 static void ring_generation_wrap(void) {
     pshm_ring ring = make_ring();
-    _Atomic uint32_t cursor = 0;
     atomic_store(&ring.slot[0].word, (uint64_t)UINT32_MAX << 32);
-    uint64_t d = pshm_ring_alloc(&ring, &cursor);
+    uint64_t d = pshm_ring_alloc(&ring);
     EXPECT(d == pshm_descriptor(INDEX, 0, 0));
     EXPECT(!pshm_ring_hold(&ring, pshm_descriptor(INDEX, 0, UINT32_MAX), A));
     EXPECT(pshm_ring_hold(&ring, d, A));

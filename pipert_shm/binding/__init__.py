@@ -43,7 +43,7 @@ from pipert_shm.binding.constants import (
     now_ns,
 )
 from pipert_shm.binding.formats import ControlSize, Holders, RingHead, format_ring, read_ring, ring_bytes, serial_owner
-from pipert_shm.binding.hot import FOUND, NOTICED, RESULT, SENT, UNKNOWN
+from pipert_shm.binding.hot import FOUND, NOTICED, REFUSED, RESULT, SENT, UNKNOWN, Lease, array_at, pickle_rules
 from pipert_shm.binding.memory import (
     Copy,
     Memory,
@@ -105,6 +105,7 @@ __all__ = [
     "POLICIES",
     "PROTOCOL",
     "REASONS",
+    "REFUSED",
     "RESULT",
     "RINGS",
     "SENDER_DEAD",
@@ -124,6 +125,7 @@ __all__ = [
     "Geometry",
     "Holders",
     "Incarnation",
+    "Lease",
     "Memory",
     "Port",
     "Post",
@@ -133,6 +135,7 @@ __all__ = [
     "Settings",
     "Tickets",
     "Writable",
+    "array_at",
     "format_ring",
     "guard",
     "is_slot",
@@ -142,6 +145,7 @@ __all__ = [
     "memory_at",
     "memory_of",
     "now_ns",
+    "pickle_rules",
     "read_delivered",
     "read_ring",
     "ring_bytes",

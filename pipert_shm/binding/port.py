@@ -325,11 +325,11 @@ class Port:
         """
         return self._body[:size].tobytes()
 
-    def delivered_slots(self, count: int) -> list[memoryview]:
+    def delivered_slots(self, count: int) -> list[Any]:
         """A read-only buffer on each of the delivery's `count` payload slots. They take over its leases."""
         self.delivery.slots = 0
         addresses, sizes = self._addresses, self._sizes
-        return [memoryview(hot.lease(address_of(addresses[k]), sizes[k], False)) for k in range(count)]
+        return [hot.lease(address_of(addresses[k]), sizes[k], False) for k in range(count)]
 
     def learn(self, kind: int, text: bytes, size: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Recognises arrays like this one from now on, for `hot`: see csrc/layout.h."""

@@ -198,12 +198,12 @@ class Incarnation:
 
     @property
     def state(self) -> int:
-        state: int = self._record.state
+        state: int = lib.pshm_incarnation_state(self._record)
         return state
 
     @state.setter
     def state(self, state: int) -> None:
-        self._record.state = state
+        lib.pshm_incarnation_mark(self._record, state)
 
     @property
     def edge(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pipert_shm import binding
 from pipert_shm.data import Meta
-from pipert_shm.errors import EndOfStream, NoFreeSlot, RoutineError, SharedMemoryFull, describe
+from pipert_shm.errors import EndOfStream, NoFreeSlot, PayloadError, RoutineError, SharedMemoryFull, describe
 from pipert_shm.flow.commands import Command
 from pipert_shm.flow.context import Context
 from pipert_shm.flow.gathering import Gathered, Gathering
@@ -198,10 +198,22 @@ class MainLogic:
         elif outcome == binding.RESULT:
             self._hand.append(hot.take_result())
             self._send_result(self._routine.meta, 0 if source else 1)
+        elif outcome == binding.REFUSED:
+            self._refuse(hot.take_result(), hot.take_error(), 0 if source else 1)
         elif outcome == binding.SENT:
             self._send(self._outbox.finish, hot.status)
         else:  # main_logic has forked, and this is the child
             forked.end_stray(None)
+
+    def _refuse(self, result: Any, error: BaseException, handled: int) -> None:
+        """Goes on after C could make no message of a result."""
+        if isinstance(error, PayloadError) and self._outbox.has_wires:
+            self._words.sequence += not handled
+            self._send(self._outbox.refuse, error, handled)
+        else:  # for want of memory, a slot, or time; or nobody but a tap looks
+            self._hand.append(result)
+            del result
+            self._send_result(self._routine.meta, handled)
 
     def _fail(self, error: BaseException, holder: list[Any], metas: list[Meta]) -> None:
         """Goes on after what a call raised, or raises it again.

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import pickle
 import struct
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from pipert_shm.message.layouts import array_at, read_layout
+from pipert_shm.message.layouts import array_at, class_of_name, read_layout
 from pipert_shm.shm.head import ARRAY
+
+Buffer: TypeAlias = Any  # a read-only buffer: a `binding.Lease`, bytes, or a memoryview
 
 OFFSET = struct.Struct("=Q")
 PICKLE_HEAD = struct.Struct("=IQQ?")  # buffers, bytes of table and pickle, their offset in a slot, whether they are in one
@@ -24,7 +26,7 @@ BUFFER = struct.Struct("=HQQ")  # slot, offset, bytes (0: the whole slot)
 SLOT_INDEX = struct.Struct("=H")
 
 
-def decode(kind: int, body: bytes, start: int, buffers: list[memoryview]) -> object:
+def decode(kind: int, body: bytes, start: int, buffers: list[Buffer]) -> object:
     """The payload of a message, its arrays standing on `buffers` (one per slot).
 
     :param kind: PICKLE or ARRAY.
@@ -39,12 +41,53 @@ def decode(kind: int, body: bytes, start: int, buffers: list[memoryview]) -> obj
     start += PICKLE_HEAD.size
     if elsewhere:
         (index,) = SLOT_INDEX.unpack_from(body, start)
-        blob = buffers[index][offset : offset + size]
+        blob = memoryview(buffers[index])[offset : offset + size]
     else:
         blob = memoryview(body)[start : start + size]
     table = [BUFFER.unpack_from(blob, i * BUFFER.size) for i in range(count)]
-    out_of_band = [buffers[slot][at : at + n] if n else buffers[slot] for slot, at, n in table]
-    return pickle.loads(blob[count * BUFFER.size :], buffers=out_of_band)
+    out_of_band = [memoryview(buffers[slot])[at : at + n] if n else buffers[slot] for slot, at, n in table]
+    return _Loader(blob[count * BUFFER.size :], out_of_band, buffers).load()
+
+
+class _Blob:
+    """A file for unpicklers, on memory that need not be copied first."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._memory = memory
+        self._at = 0
+
+    def _next(self, size: int) -> memoryview:
+        start, self._at = self._at, self._at + size
+        return self._memory[start : self._at]
+
+    def read(self, size: int) -> bytes:
+        return bytes(self._next(size))
+
+    def readinto(self, target: bytearray) -> int:
+        piece = self._next(len(target))
+        target[: len(piece)] = piece
+        return len(piece)
+
+    def readline(self) -> bytes:
+        raise pickle.UnpicklingError("this is not a pickle of protocol 5")
+
+
+class _Loader(pickle.Unpickler):
+    """Unpickles what `Encoder` has pickled; the part of C that receives does the same: see csrc/hot/pickled.c."""
+
+    def __init__(self, blob: memoryview, buffers: list[Buffer], slots: list[Buffer]) -> None:
+        super().__init__(_Blob(blob), buffers=buffers)
+        self._slots = slots
+        self._met: dict[int, tuple[Any, Any]] = {}  # by id: a name and its array, so that one that is there twice stays one
+
+    def persistent_load(self, name: Any) -> Any:
+        """What stands for an array, or a class."""
+        if isinstance(name, bytes):
+            return class_of_name(name)
+        if id(name) not in self._met:
+            where, offset, layout = name
+            self._met[id(name)] = name, array_at(where if isinstance(where, bytes) else self._slots[where], offset, layout)
+        return self._met[id(name)][1]
 
 
 def layout_of(body: bytes, start: int) -> tuple[bytes, tuple[int, ...], np.dtype[Any], int] | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copyreg
 import pickle
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -35,6 +36,8 @@ from pipert_shm.shm.needs import MESSAGE_SLOT_BYTES
 from pipert_shm.shm.slots import Slots
 from pipert_shm.transmitters import THRESHOLD
 
+Finish: TypeAlias = Callable[[bytes], tuple[int, bytes]]
+
 FRESH = -1  # in the table of buffers: the fresh slot, whose index is known when it is reserved
 
 
@@ -51,12 +54,16 @@ class Encoder:
 
     def __init__(self, port: binding.Port, slots: Slots, name: str) -> None:
         self._port = port
+        self._hot = port.hot
         self._slots = slots
         self._name = name
         self._threshold = THRESHOLD
         self._layouts: dict[tuple[tuple[int, ...], np.dtype[Any]], bytes] = {}  # of C-contiguous arrays
         self._stream = Stream()
+        # In C a name stands for most arrays and classes, so that nothing is imported to find them.
+        self._kind = type("Pickler", (pickle.Pickler,), {"persistent_id": port.hot.persistent_id})
         self._registered: dict[Any, Any] | None = None  # what copyreg knew when the picklers were made
+        self._serves: Finish | None = None  # what C calls to finish what it has pickled
         self.copied_bytes = 0
         self.in_band_bytes = 0
         # of the message being encoded
@@ -96,6 +103,40 @@ class Encoder:
         finally:
             self._bundle.clear()
 
+    def serve(self, post: binding.Post, outs: int, threshold: int, finish: Finish) -> None:
+        """Lends `HotPath.run` the means to pickle here, for messages that all go to these edges: see csrc/hot/pickled.c.
+
+        :param finish: does what `finish` does, and counts it.
+        """
+        self._post, self._outs, self._threshold = post, outs, threshold
+        self._serves = finish
+        self._registered = None
+        self._pickler(in_band=False)
+
+    def finish(self, head: bytes) -> tuple[int, bytes]:
+        """Kind and body of what C has dumped, where a slot has to be written for it.
+
+        :raises NoFreeSlot, SharedMemoryFull, Stopping: see `Slots.reserve`; nothing is held then.
+        """
+        self.copied_bytes = self.in_band_bytes = 0
+        try:
+            return PICKLE, head + self._finish_pickle(self._stream.take(), len(head))
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            self._stream.clear()
+            self._bundle.clear()
+
+    def _refuse(self, payload: object, error: BaseException) -> PayloadError:
+        """What is told of a payload that C could not dump."""
+        self._stream.clear()
+        self._bundle.clear()
+        self._let_go()
+        refused = PayloadError(self._name, *culprit(payload, error))
+        refused.__cause__ = error
+        return refused
+
     def _let_go(self) -> None:
         for slot in self._post.take_slots():
             self._port.process.release(slot)
@@ -120,6 +161,8 @@ class Encoder:
             if len(self._layouts) >= MOST_LAYOUTS:
                 self._layouts.clear()
             known = self._layouts[key] = write_layout(array, packed_strides(array))
+            if is_plain(array.dtype):
+                self._hot.pickle_form(*key, known)
         return known
 
     def _refer(self, array: np.ndarray) -> tuple[int, int] | None:
@@ -142,6 +185,7 @@ class Encoder:
     # everything else
 
     def _reduce_array(self, array: np.ndarray) -> Any:
+        """How an array is pickled that has no name: see `HotPath.persistent_id`."""
         dtype: Any = array.dtype
         if dtype.hasobject:
             return array.__reduce__()
@@ -186,8 +230,19 @@ class Encoder:
         if self._registered != copyreg.dispatch_table:
             self._registered = dict(copyreg.dispatch_table)  # a plain dict, which pickle reads without a call
             self._plain = plain_pickler(self._stream)
-            self._referring = pickle.Pickler(self._stream, 5, buffer_callback=self._take_buffer)
+            self._referring = self._kind(self._stream, 5, buffer_callback=self._take_buffer)
             self._referring.dispatch_table = {**self._registered, np.ndarray: self._reduce_array}
+            if self._serves is not None:
+                self._begin_pickle()
+                self._hot.pickle_by(
+                    self._referring.dump,
+                    self._referring.clear_memo,
+                    self._stream.pieces,
+                    self._registered,
+                    copyreg.dispatch_table,
+                    self._serves,
+                    self._refuse,
+                )
         return self._plain if in_band else self._referring
 
     def _dump(self, payload: object, in_band: bool) -> list[memoryview]:
@@ -199,11 +254,19 @@ class Encoder:
             raise PayloadError(self._name, *culprit(payload, error)) from error
         finally:
             pickler.clear_memo()  # which keeps alive what was pickled
+            self._hot.end_pickle()
         return self._stream.take()
 
     def _encode_pickle(self, payload: object, head_bytes: int, in_band: bool) -> bytes:
-        self._table = []
-        stream = self._dump(payload, in_band)
+        self._table.clear()
+        self._begin_pickle()
+        return self._finish_pickle(self._dump(payload, in_band), head_bytes)
+
+    def _begin_pickle(self) -> None:
+        self._hot.begin_pickle(self._post.address, self._outs, self._threshold, self._table)
+
+    def _finish_pickle(self, stream: list[memoryview], head_bytes: int) -> bytes:
+        """The body of what was dumped, behind its head."""
         fresh = len(self._post.slots)  # the index of the next slot that is added
         table = b"".join(BUFFER.pack(fresh if slot == FRESH else slot, offset, size) for slot, offset, size in self._table)
         self.in_band_bytes = sum(piece.nbytes for piece in stream)

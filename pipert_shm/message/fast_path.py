@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipert_shm import binding
 from pipert_shm.data import Meta
 from pipert_shm.message.layouts import is_plain, packed_strides, write_layout
 from pipert_shm.message.outgoing import Group
+from pipert_shm.message.packer import Packer
 from pipert_shm.message.posting import Posting
 from pipert_shm.message.types import LocalMessages
 from pipert_shm.shm.needs import MESSAGE_SLOT_BYTES
@@ -24,6 +26,7 @@ class FastPath:
 
     :param messages: the slots for messages to other processes.
     :param words: the routine's record, for its counters.
+    :param packer: makes messages of what is no array in a slot, for C.
     :param within: where the group's receivers are in the flow, what waits for each of them; else None.
     """
 
@@ -36,6 +39,7 @@ class FastPath:
         messages: Slots,
         words: Any,
         group: Group,
+        packer: Packer,
         within: list[LocalMessages] | None,
     ) -> None:
         self._words = words
@@ -44,7 +48,10 @@ class FastPath:
         self._hot = port.hot
         self._group = group
         self._within = within
-        self._hot.send_on(posting.post.address, group.outs, group.threshold, within)
+        encode = partial(packer.encode, group, group.outs) if within is None else None
+        self._hot.send_on(posting.post.address, group.outs, group.threshold, within, encode)
+        if within is None:
+            packer.serve(group)
 
     @property
     def ring(self) -> int | None:
@@ -86,6 +93,13 @@ class FastPath:
             return False
         described: bool = self._hot.describe(array.shape, array.dtype, write_layout(array, packed_strides(array)))
         return described
+
+    def refuse(self, error: BaseException, handled: int) -> None:
+        """Counts the message that C wanted to send as not made, and raises the error."""
+        self._words.sent += 1
+        self._posting.sequence = self._hot.message()[1]
+        self._posting.drop(self._group.outs, binding.REASONS["error"], handled)
+        raise error
 
     def finish(self, status: int) -> None:
         """Acts on the status of a send in C, which is not OK.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -61,6 +63,8 @@ class Inbox:
         self.on_starved: Callable[[EdgePlan, OSError], None] = lambda edge, error: None
         self.on_fed: Callable[[EdgePlan], None] = lambda edge: None
         self._look: Callable[[int], int] = port.receive
+        loader = type("Loader", (pickle.Unpickler,), {"persistent_load": port.hot.persistent_load})
+        port.hot.decode_with(decode, loader, io.BytesIO)
         self.unsettled = True
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:
@@ -252,6 +256,10 @@ class Inbox:
 
     def _take_any(self) -> Message:
         """Takes a message from another process that is no array of a known layout."""
+        failed: BaseException | None = self._port.hot.take_error()
+        if failed is not None:  # C has tried, and called `decode`
+            self._drop_damaged(failed)
+            raise failed
         place, _, _, _, _, over_cap, _, _, _, _, _, kind, head, slots, size = self._port.head()
         body = self._port.body(size)
         meta = Meta.received(self.names, self._number, self._port.raw[: DELIVERY_BYTES + head])
@@ -261,8 +269,8 @@ class Inbox:
         try:
             if over_cap and slots:
                 self.on_over_cap(self._edges[place])
-                self._records[place].count_private(sum(len(buffer) for buffer in buffers))
-                buffers = [memoryview(bytes(buffer)) for buffer in buffers]
+                buffers = [bytes(memoryview(buffer)) for buffer in buffers]
+                self._records[place].count_private(sum(map(len, buffers)))
             of_payload = payload_kind(kind)
             data = decode(of_payload, body, head, buffers)
             if of_payload == ARRAY and not over_cap:
@@ -271,12 +279,16 @@ class Inbox:
             if change is not None:
                 data = change(data)
         except BaseException as error:
-            forked.end_if_stray(self._home, error)
-            self._port.discard(binding.REASONS["error"])
-            self.unsettled = True
+            self._drop_damaged(error)
             raise
         forked.end_if_stray(self._home, None)
         return data, meta
+
+    def _drop_damaged(self, error: BaseException) -> None:
+        """Drops the message in hand, which could not be decoded."""
+        forked.end_if_stray(self._home, error)
+        self._port.discard(binding.REASONS["error"])
+        self.unsettled = True
 
     def _learn(self, kind: int, body: bytes, head: int) -> None:
         """Teaches the port the layout of an array, so that it recognises the next one like it."""

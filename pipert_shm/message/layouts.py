@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
+from functools import reduce
+from importlib import import_module
 from typing import Any
 
 import numpy as np
+
+from pipert_shm import binding
 
 ALIGNMENT = 64
 USER_DEFINED = 256  # NPY_USERDEF: numbers of dtypes from here on are other libraries'
@@ -153,9 +158,34 @@ def _parse(layout: bytes) -> Layout:
     return known
 
 
-def array_at(buffer: memoryview | bytes, offset: int, layout: bytes) -> np.ndarray:
-    """An array on a buffer, by its layout's bytes; read-only for good where the buffer is."""
-    shape, strides, dtype, elements = _LAYOUTS.get(layout) or _parse(layout)  # as `read_layout`, without its call
+def name_of_class(kind: type) -> bytes | None:
+    """What stands for a class in a pickle; None where no import gives the class, so that pickle says what it says then."""
+    module, name = kind.__module__, kind.__qualname__
+    try:
+        found = _find(module, name)
+    except (ImportError, AttributeError):
+        return None
+    return f"{module}:{name}".encode() if found is kind else None
+
+
+def class_of_name(name: bytes) -> type:
+    """:raises ImportError, AttributeError: when it is not here."""
+    found: type = _find(*name.decode().split(":"))
+    return found
+
+
+def _find(module: str, name: str) -> Any:
+    return reduce(getattr, name.split("."), import_module(module))
+
+
+def _array_elsewhere(buffer: memoryview | bytes, offset: int, layout: bytes) -> np.ndarray:
+    """What `array_at` makes of a layout with gaps, or on a buffer that is neither bytes nor a slot's."""
+    shape, strides, dtype, elements = read_layout(layout)
     if strides is None:
         return np.frombuffer(buffer, dtype, elements, offset).reshape(shape)
     return array_on(buffer, offset, shape, strides, dtype)
+
+
+# An array on a buffer, by its layout's bytes; read-only for good where the buffer is. In C: see csrc/hot/pickled.c.
+array_at: Callable[[Any, int, bytes], np.ndarray] = binding.array_at
+binding.pickle_rules(name_of_class, class_of_name, read_layout, _array_elsewhere)

@@ -125,11 +125,11 @@ class Outbox:
         self.slots.needed_elsewhere = self._outgoing.held_elsewhere
         self._fast = None
         posting, group = self._posting, self._outgoing.fast_group()
-        self._hot.send_on(posting.post.address, 0, 0, None)
+        self._hot.send_on(posting.post.address, 0, 0, None, None)
         if group is None or self._ordered:
             return
         within = [self._outgoing.waiting(out) for out in group.local] or None
-        self._fast = FastPath(self._port, posting, self._messages, self._words, group, within)
+        self._fast = FastPath(self._port, posting, self._messages, self._words, group, self._packer, within)
 
     def writable(self, array: np.ndarray) -> np.ndarray | None:
         """The array's own memory, to be written to, where this routine alone holds it; else None."""
@@ -203,6 +203,11 @@ class Outbox:
         except Stopping:
             self.unsent = True
             raise
+
+    def refuse(self, error: BaseException, handled: int) -> None:
+        """Counts a result of which `HotPath.run` could make no message, and raises why."""
+        assert self._fast is not None
+        self._fast.refuse(error, handled)
 
     def await_room(self) -> int:
         """Waits until one of the wires has room for a message: OK or NOTICE."""

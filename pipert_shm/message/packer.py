@@ -47,7 +47,7 @@ class Packer:
         refusal = ""
         if remote:
             try:
-                return *self._encode(group, payload, remote, head), ""
+                return *self.encode(group, remote, head, payload), ""
             except NoFreeSlot:  # as the wires' policies say, so it is no error
                 refusal = "no_slot"
             except (SharedMemoryFull, PayloadError) as error:
@@ -60,7 +60,7 @@ class Packer:
             self._count(self._hand_over.copied_bytes, self._hand_over.pickled_bytes)
         return TOMBSTONE, head, opener, refusal
 
-    def _encode(self, group: Group, payload: Any, remote: int, head: bytes) -> tuple[int, bytes, Opener | None]:
+    def encode(self, group: Group, remote: int, head: bytes, payload: Any) -> tuple[int, bytes, Opener | None]:
         """The same of a message that leaves the flow. Receivers in the flow open what was encoded for the others."""
         encoder, opener = self._encoder, None
         kind, body = encoder.encode(self._post, payload, remote, head, in_band=group.in_band, threshold=group.threshold)
@@ -69,6 +69,15 @@ class Packer:
             opener = self._hand_over.open_message(kind, body, len(head), self._post.slots)
             self._count(self._hand_over.copied_bytes, 0)
         return kind, body, opener
+
+    def serve(self, group: Group) -> None:
+        """Lends `HotPath.run` the means to pickle, where all messages go to this group of wires to other processes."""
+        self._encoder.serve(self._post, group.outs, group.threshold, self._finish)
+
+    def _finish(self, head: bytes) -> tuple[int, bytes]:
+        kind, body = self._encoder.finish(head)
+        self._count(self._encoder.copied_bytes, self._encoder.in_band_bytes)
+        return kind, body
 
     def _count(self, copied: int, in_band: int) -> None:
         if copied or in_band:

@@ -18,21 +18,25 @@ MARKER = pickle.PickleBuffer(bytearray(1))
 
 
 class Stream:
-    """A file for picklers. It keeps piece by piece what is written; large pieces are the payload's own, not copied."""
+    """A file for picklers. It keeps piece by piece what is written; large pieces are the payload's own, not copied.
+
+    Attributes:
+        pieces: what was written.
+    """
 
     def __init__(self) -> None:
-        self._pieces: list[Any] = []
-        self.write = self._pieces.append
+        self.pieces: list[Any] = []
+        self.write = self.pieces.append
 
     def take(self) -> list[memoryview]:
         """Takes out what was written."""
-        pieces = [piece.raw() if type(piece) is pickle.PickleBuffer else memoryview(piece) for piece in self._pieces]
-        self._pieces.clear()
+        pieces = [piece.raw() if type(piece) is pickle.PickleBuffer else memoryview(piece) for piece in self.pieces]
+        self.pieces.clear()
         return pieces
 
     def clear(self) -> None:
         """Forgets what was written."""
-        self._pieces.clear()
+        self.pieces.clear()
 
 
 def large_buffer(buffer: pickle.PickleBuffer, threshold: int) -> np.ndarray | None:
