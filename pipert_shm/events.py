@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from pipert_shm.errors import UnknownEvent, UnknownTarget, shown, suggestion
+from pipert_shm.frozen import Frozen
 from pipert_shm.limits import Policy, check_queue, checked_fps
 from pipert_shm.opaque import pack, unpack
 
@@ -111,8 +111,7 @@ _BUILT_IN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Wiring:
+class Wiring(Frozen):
     """The checked request of a `link` or `unlink` event. A setting that is None is the earlier wire's, or else the pipe's."""
 
     receiver: str
@@ -121,8 +120,7 @@ class Wiring:
     timeout: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Frozen):
     """An event on its way. Its parameters stay packed, since it passes through processes that must not run users' code.
 
     Attributes:
@@ -151,13 +149,12 @@ def pack_parameters(name: str, params: dict[str, Any]) -> bytes:
     return pack(f"the event {name!r}", params, LARGEST_PARAMETERS) if params else b""
 
 
-@dataclass(frozen=True, slots=True)
-class Audience:
+class Audience(Frozen):
     """The flows and routines that can be addressed, and the events that they handle, to check an event before it is sent."""
 
     flows: dict[str, tuple[str, ...]]
     handlers: dict[str, dict[str, tuple[inspect.Signature, ...]]]
-    replicas: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    replicas: dict[str, tuple[str, ...]]
 
     def picklable(self) -> Audience:
         """A copy without the handlers' annotations and default values, which need not pickle."""

@@ -7,18 +7,19 @@ counter, add a field to the class, and its word to the record in C and to `count
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_origin, get_type_hints
+
+from pipert_shm.frozen import Frozen
 
 T = TypeVar("T")
 
 Kind = Literal["counter", "gauge", "state", "reasons", "own", "histogram"]
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
+class Measure(Frozen):
     """What a number is.
 
     Attributes:

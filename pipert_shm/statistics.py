@@ -1,6 +1,6 @@
 """A pipe's counters, read out of shared memory at no cost to the flows."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: as texts, all of the measures below would have to be compiled at each import.
 
 from collections import Counter
 from collections.abc import Sequence
@@ -231,7 +231,7 @@ class PipeStatistics:
     wires: dict[tuple[str, str], WireStatistics]
     flows: dict[str, FlowStatistics]
 
-    def fps(self, routine: str, since: PipeStatistics) -> float:
+    def fps(self, routine: str, since: "PipeStatistics") -> float:
         """Messages a second that a routine received, or that it sent if it received none; 0 if it was not there yet.
 
         :param since: an earlier moment of the same pipe.

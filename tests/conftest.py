@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import huge_pages
 import pipert_shm
 import private_shm
 import processes
@@ -49,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is here now never becomes garbage: the collections after each test pass over it
+    huge_pages.collapse()
 
 
 # ---- nothing is left behind ----------------------------------------------------------------------

@@ -49,6 +49,7 @@ PROGRAMS = ("python", "sh", "bash")
 SHOWN = ("", "text", "json", "diff", "ini", "toml", "dockerfile", "html")
 PORTS = r"\b80[89]0\b"  # that pages name; they are replaced where a page has no network of its own
 CAMERA = r"rtsp://camera\.example:8554/(\w+)"
+SHORT = 60  # frames
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
@@ -60,6 +61,17 @@ def _clip(page: Page) -> None:
     import media
 
     shutil.copy(media.bikes(), page.directory / "clip.mp4")
+
+
+def _short_clip(page: Page) -> None:
+    import cv2
+
+    import media
+
+    writer = cv2.VideoWriter(str(page.directory / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (640, 272))
+    for frame in media.frames_of(media.bikes(), SHORT):
+        writer.write(frame)
+    writer.release()
 
 
 def _face(page: Page) -> None:
@@ -89,9 +101,11 @@ def _rtsp(page: Page) -> None:
     page.replaced[CAMERA] = server.url + r"\1.mp4"
 
 
-PROVIDED: dict[str, Callable[[Page], None]] = {"clip": _clip, "face": _face, "model": _model, "rtsp": _rtsp}
-"""`clip.mp4`: people on bicycles, 640x272, 250 frames; `face.mp4`: a man's face; `centerface.onnx`; the cameras
-rtsp://camera.example:8554/gate and /yard."""
+PROVIDED: dict[str, Callable[[Page], None]] = {
+    "clip": _clip, "short clip": _short_clip, "face": _face, "model": _model, "rtsp": _rtsp
+}  # fmt: skip
+"""`clip.mp4`: people on bicycles, 640x272, 250 frames, or its beginning, where a page shows no number of frames; `face.mp4`: a
+man's face; `centerface.onnx`; the cameras rtsp://camera.example:8554/gate and /yard."""
 
 
 # ---- a page --------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A /dev/shm that no other process of the machine sees: with one each, tests that list or sweep it run side by side.
 
-`python tests/private_shm.py` says by its exit status whether this machine allows that.
+`python tests/private_shm.py` says by its exit status whether this machine allows that; `python tests/private_shm.py COMMAND …`
+runs a command so, or as it is where that is not allowed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ def take() -> None:
 
 
 if __name__ == "__main__":
+    command = sys.argv[1:]
     try:
         take()
     except OSError as error:
-        sys.exit(str(error))
+        if not command:
+            sys.exit(str(error))
+    if command:
+        os.execvp(command[0], command)

@@ -42,7 +42,7 @@ EDGE = EdgePlan(
     local=False,
 )
 _EVENT = Event("nobody handles this", ("nobody",))
-_AUDIENCE = Audience({}, {})
+_AUDIENCE = Audience({}, {}, {})
 
 SAMPLES: tuple[Message, ...] = (
     messages.Notify(_EVENT, 0), messages.Kill(), messages.Extend(Growth({}, {}, [], _AUDIENCE), 0), messages.MakeTap("nobody"),

@@ -96,5 +96,30 @@ print([name for name in heavy if name in sys.modules])
     assert script.lines == ["[]"]
 
 
+def test_importing_the_package_compiles_few_patterns_and_makes_few_dataclasses(run_script: RunScript) -> None:
+    """They were half of what an import took: `Pattern` compiles at the first use, and all of `Frozen` share their methods."""
+    script = run_script(
+        """
+import collections, dataclasses, re, sys
+import numpy
+
+made = collections.Counter()
+
+def counted(what, function):
+    def count(*arguments, **named):
+        made[what] += 1
+        return function(*arguments, **named)
+    return count
+
+re._compiler.compile = counted("patterns", re._compiler.compile)
+dataclasses._process_class = counted("dataclasses", dataclasses._process_class)
+import pipert_shm
+print(made["patterns"] < 25, made["dataclasses"] < 30, *made.items())
+"""
+    )
+    assert script.stderr == ""
+    assert script.stdout.startswith("True True"), script.stdout
+
+
 def test_the_package_is_typed() -> None:
     assert (PACKAGE / "py.typed").exists()

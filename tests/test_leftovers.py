@@ -18,7 +18,7 @@ from routines import Forward, Frames, Sink, chain
 
 pytestmark = pytest.mark.shm
 
-CYCLES = 8
+CYCLES = 4
 
 
 class Fails(DestinationRoutine):

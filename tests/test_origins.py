@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import supervision as sv
 
 from pipert_shm import (
     START_EVENT_NAME,
@@ -30,6 +29,9 @@ from pipert_shm import (
 )
 from pipert_shm.video import Recorder, VideoWriter
 from routines import Forward, Items, Record, Sink, received
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 # ---- the helper ----------------------------------------------------------------------------------
 
@@ -290,24 +292,31 @@ def test_ids_stay_apart_after_any_number_of_tracks(first: tuple[int, ...]) -> No
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Annotator(sv.TraceAnnotator(color_lookup=sv.ColorLookup.TRACK, thickness=4)),
-        lambda: Annotator(sv.HeatMapAnnotator()),
-        lambda: Annotator(
+        lambda sv: Annotator(sv.TraceAnnotator(color_lookup=sv.ColorLookup.TRACK, thickness=4)),
+        lambda sv: Annotator(sv.HeatMapAnnotator()),
+        lambda sv: Annotator(
             sv.BoxAnnotator(color_lookup=sv.ColorLookup.INDEX), sv.TraceAnnotator(color_lookup=sv.ColorLookup.INDEX)
         ),
     ],
     ids=["traces", "heat", "both"],
 )
-def test_what_is_drawn_of_one_camera_does_not_depend_on_another(make: Callable[[], MiddleRoutine]) -> None:
+def test_what_is_drawn_of_one_camera_does_not_depend_on_another(make: Callable[[Any], MiddleRoutine]) -> None:
+    import supervision as sv
+
+    def annotator() -> MiddleRoutine:
+        return make(sv)
+
     streams = [alone(Tracker, walking(*lefts, step=step)) for lefts, step in (((50, 300), 2), ((400,), -8))]
-    expected = [[drawn.frame for drawn in alone(make, stream)] for stream in streams]
-    got = [[drawn.frame for drawn in results] for results in together(make, *streams)]
+    expected = [[drawn.frame for drawn in alone(annotator, stream)] for stream in streams]
+    got = [[drawn.frame for drawn in results] for results in together(annotator, *streams)]
     assert all(np.array_equal(a, b) for one, other in zip(got, expected, strict=True) for a, b in zip(one, other, strict=True))
     assert any(frame.any() for frame in got[0])
     assert not np.array_equal(got[0][-1], got[0][0]), "there is a trace"
 
 
 def test_each_start_draws_afresh() -> None:
+    import supervision as sv
+
     stream = alone(Tracker, walking(50))
     annotator = Annotator(sv.TraceAnnotator(color_lookup=sv.ColorLookup.TRACK))
     runs = []

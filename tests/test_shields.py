@@ -292,13 +292,19 @@ def test_events_of_a_signal_handler_in_the_midst_of_a_large_one() -> None:
     pipe = Pipe(grace_period=2)
     pipe.create_flow("f", True, Acts("acts", lambda: None, board), Sink("sink"))
     with running(pipe):
-        before = signal.signal(signal.SIGALRM, lambda *_: pipe.notify_event("POKE"))
-        signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+
+        def poke(*_: object) -> None:
+            pipe.notify_event("POKE")
+            signal.setitimer(signal.ITIMER_REAL, 0.003)  # not at intervals: where it is slow, handlers would nest without end
+
+        before = signal.signal(signal.SIGALRM, poke)
+        signal.setitimer(signal.ITIMER_REAL, 0.003)
         try:
             for _ in range(60):
                 pipe.notify_event("POKE", act=bytes(900_000) == b"")
                 pipe.notify_event("POKE", act=False, ignored=b"x" * 900_000)
         finally:
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 

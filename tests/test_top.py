@@ -13,7 +13,6 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +136,7 @@ def test_a_flow_that_was_restarted(run_cli: RunCli) -> None:
     pipe = moving_pipe()
     flow = pipe._blueprint.flows["work"]
     restart = Restart("on-failure", FAST["max_restarts"], FAST["restart_window"])
-    pipe._blueprint.flows["work"] = replace(flow, restart=restart)
+    pipe._blueprint.flows["work"] = flow.replaced(restart=restart)
     with running(pipe):
         await_motion(pipe)
         before, dead = look(), pid_of(pipe, "work")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipert_shm.binding.constants import HOLDERS
 from pipert_shm.binding.memory import Copy
 from pipert_shm.binding.native import ffi, lib
+from pipert_shm.frozen import Frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlSize:
+class ControlSize(Frozen):
     """How many records of each kind a control segment has room for.
 
     Attributes:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from pipert_shm.frozen import Frozen
 from pipert_shm.graph.model import EdgePlan
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(Frozen):
     """Which incarnations of its wires, and which rings, a flow's process begins with.
 
     Attributes:

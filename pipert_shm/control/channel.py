@@ -17,12 +17,12 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from pipert_shm import binding
 from pipert_shm.control.encoding import decode, encode, kind_of
 from pipert_shm.control.messages import Message
 from pipert_shm.errors import PayloadError, PipeStateError, describe
+from pipert_shm.frozen import Frozen
 from pipert_shm.system import calls
 
 PACKET_BYTES = 120 << 10  # every socket takes it, whatever net.core.wmem_max is
@@ -38,8 +38,7 @@ _HEADER = struct.Struct("<4sHHIIII")  # magic, kind, part, parts, question, byte
 _MAGIC = b"PSM1"
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Frozen):
     """A message as it came over a channel.
 
     Attributes:
@@ -53,12 +52,11 @@ class Received:
     kind: str
     question: int
     message: Message | None
-    trouble: str = ""
-    fds: list[int] = field(default_factory=list)
+    trouble: str
+    fds: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
+class _Head(Frozen):
     """The header of each part of a message."""
 
     code: int

@@ -6,8 +6,8 @@ message is made of this package's classes only, and decoding it runs no code of 
 """
 
 from pipert_shm.control.attachment import Attachment
-from pipert_shm.control.frozen import Frozen
 from pipert_shm.events import Audience, Event
+from pipert_shm.frozen import Frozen
 from pipert_shm.graph.extension import Growth
 from pipert_shm.graph.model import EdgePlan, RoutinePlan
 

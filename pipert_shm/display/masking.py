@@ -6,73 +6,75 @@ import re
 from itertools import pairwise
 from urllib.parse import unquote
 
+from pipert_shm.display.patterns import Pattern
+
 MASK = "***"
 LONGEST_WORD = 4096  # characters that are looked at of a word that a cut tears
 
-_LAST_WORD = re.compile(r"(?<!\S)\S+\Z")
-_FIRST_WORD = re.compile(r"\A\S+")
-_MAY_HOLD_A_SECRET = re.compile(r"[:=@%]|eyJ")
+_LAST_WORD = Pattern(r"(?<!\S)\S+\Z")
+_FIRST_WORD = Pattern(r"\A\S+")
+_MAY_HOLD_A_SECRET = Pattern(r"[:=@%]|eyJ")
 
 # A user is told where that is no secret itself: a short word, with a password. Tokens stand before an empty or made-up one.
-_USER = re.compile(r"([A-Za-z]{1,8}:)(?!$|x$|x-oauth-basic$)")
+_USER = Pattern(r"([A-Za-z]{1,8}:)(?!$|x$|x-oauth-basic$)")
 
 _I = re.IGNORECASE
 # A URL within another one is encoded, any number of times.
 _COLON, _SLASH, _AT = "(?:%(?:25)*3a|:)", "(?:%(?:25)*2f|/)", "(?:%(?:25)*40|[@\\uff20])"
-_SEPARATOR = re.compile(f"({_COLON}{_SLASH}{{2}})", _I)
+_SEPARATOR = Pattern(f"({_COLON}{_SLASH}{{2}})", _I)
 # An address ends at a blank, or at a quotation mark that nothing of it follows.
-_RUN = re.compile(r"""(?:[^\s"']|["'](?![\s,:;)\]}]|$))*""")
-_LAST_AT = re.compile(f".*({_AT})", _I | re.DOTALL)
-_AUTHORITY = re.compile(r"(?:(?!%(?:25)*(?:2f|3f|23))[^/?#])*", _I)
-_HOST = re.compile(rf"(?:[\w-]+(?:\.[\w-]+)+|localhost|\[[0-9a-f:.%]+\])(?:{_COLON}\d*)?", _I)
-_BROKEN = re.compile(  # a blank in the password, or a line's end
+_RUN = Pattern(r"""(?:[^\s"']|["'](?![\s,:;)\]}]|$))*""")
+_LAST_AT = Pattern(f".*({_AT})", _I | re.DOTALL)
+_AUTHORITY = Pattern(r"(?:(?!%(?:25)*(?:2f|3f|23))[^/?#])*", _I)
+_HOST = Pattern(rf"(?:[\w-]+(?:\.[\w-]+)+|localhost|\[[0-9a-f:.%]+\])(?:{_COLON}\d*)?", _I)
+_BROKEN = Pattern(  # a blank in the password, or a line's end
     r"[^\s\[\]/?#@:]+:(?:[^\n@]*[^\s@]|[^\s@]{0,64}[\r\n]{1,2}[^\s@]{1,64})@(?=[\w\[])"
 )
 # user:password@host, without a scheme. OpenCV begins its log lines with `[ WARN:0@0.162]`: a thread, and seconds.
-_BARE = re.compile(
+_BARE = Pattern(
     r"(?<![\w.%+@:-])(?!(?:FATAL|ERROR|WARN|INFO|DEBUG|VERB\w*):\d+@\d+\.\d+\])([\w.%+-]{1,64}:[^\s/@\"']{1,128})@(?=[\w\[])"
 )
 
 _NAME = r"((?:[\w.-]|%(?!(?:25)*(?:26|3d|3f))[0-9a-f]{2}){1,64})(?:\[\w{0,32}\])?"
-_KEY = re.compile(rf"(?:([?&;#]|%(?:25)*(?:26|3f))|(?<![\w.%-])){_NAME}(?:=|%(?:25)*3d)", _I)
-_VALUE = re.compile(
+_KEY = Pattern(rf"(?:([?&;#]|%(?:25)*(?:26|3f))|(?<![\w.%-])){_NAME}(?:=|%(?:25)*3d)", _I)
+_VALUE = Pattern(
     r"""\*\*\*(?=[\s&"',;)\]}]|$)|"[^"\n]*"|'[^'\n]*'"""
     r"""|(?!…|%(?:25)*26)[^\s&"',)\]}](?:(?!%(?:25)*26)[^\s&"']|["'](?![\s,:;)\]}]|$))*""",
     _I,
 )
-_TELLING = re.compile(
+_TELLING = Pattern(
     r"passw|passphrase|passcode|pwd|secret|token|credential|(?:api|access|auth)[_-]?key"
     r"|(?<![a-z])(?:user|login)[_-]?(?:pass?|pw)(?![a-z])",
     _I,
 )
-_TELLING_IN_A_QUERY = re.compile(
+_TELLING_IN_A_QUERY = Pattern(
     r"auth(?!or)|signature|session|jwt|hmac|md5|hdn[te]|ticket|cookie|verif\w*code|(?:pass|psw|pswd|pw)(?![a-z])"
     r"|(?<![a-z])(?:key|sig|sid|pin|otp|pas|api|basic|creds?|code|hash)(?![a-z])"
     r"|(?:stream|user|private)[_-]?key",
     _I,
 )
-_LETTER = re.compile(r"((?:[?&]|%26|%3f)(?:u|usr|user|username|login)=[^&\s]{0,64}&(?:[^&\s]{0,64}&){0,16}?p=)[^&\s\"']+", _I)
-_STREAM_ID = re.compile(
+_LETTER = Pattern(r"((?:[?&]|%26|%3f)(?:u|usr|user|username|login)=[^&\s]{0,64}&(?:[^&\s]{0,64}&){0,16}?p=)[^&\s\"']+", _I)
+_STREAM_ID = Pattern(
     r"(streamid=(?:publish|read)(?::|%3a)[^:&\s]+(?::|%3a))[^&\s\"']+|(streamid=#!::(?:[^&\s]*,)?s=)[^,&\s\"']+", _I
 )
-_HEADER = re.compile(
+_HEADER = Pattern(
     r"((?:authorization[\"']?\s*[:=]|(?:cookie|(?<![\w-])x-(?:[\w-]{0,40}-)?(?:key|token|auth|secret|password))[\"']?\s{0,4}:)\s{0,4}[\"']?)"
     r"(?![^\r\n\"']{0,200}…)(?:[^\r\n\"']|(?<==)\"[^\"\r\n]*\"?|(?<==)'[^'\r\n]*'?)+",
     _I,
 )
 # What texts, YAML, JSON and Python say of one: `password: …`, `{"token": "…"}`, `password = …`.
-_SAID = re.compile(
+_SAID = Pattern(
     r"((?:password|passwd|passphrase|passcode|pwd|secret|token|credentials?|(?:api|access|auth|private|secret)[_-]?key"
     r"|(?<=[\"'])(?:pass|pw|psw))(?:\\*[\"'])?[ \t]{0,4}[:=][ \t]{0,4}b?)"
     r"(\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|\\+[\"'][^\"'\\\n]+|[^\s\"',;)\]}\\][^\s,;)\]}]*)(?=(\s*[\w('\"|]))?",
     _I,
 )
-_NO_SECRET = re.compile(
+_NO_SECRET = Pattern(
     r"\*\*\*|…|//|\W{0,2}$|(?:str|int|float|bytes|bool|object|any|none|null|true|false)(?!\w)(?![^\s|,;)\]}])", _I
 )
-_CALL = re.compile(r"[A-Za-z_][\w.]*[(\[]")
-_WORD = re.compile(r"[A-Za-z]+[.:!?]?")
-_OPTION = re.compile(
+_CALL = Pattern(r"[A-Za-z_][\w.]*[(\[]")
+_WORD = Pattern(r"[A-Za-z]+[.:!?]?")
+_OPTION = Pattern(
     r"((?<!\S)--(?:[\w-]{0,40}-)?(?:password|passwd|passphrase|pwd|pass|pw|secret|token|api-?key)[ \t]+)"
     r"(?![-=…]|\*\*\*|[A-Z_]+(?![^\s;,.)])|[a-z]{1,4}(?!\S))(?:\"[^\"\n]*\"|'[^'\n]*'|\S+)"
     r"|((?<!\S)(?:-[uU]|--(?:proxy-)?user)[ \t=]+[\"']?(?!\d+:\d+(?!\S))[^\s:\"']{1,64}:)[^\s\"']+"
@@ -80,17 +82,17 @@ _OPTION = re.compile(
 )
 
 _PATHS = (
-    re.compile(r"(rtsp[sx]?://[^/\s]+:744[17]/)[\w-]+", _I),  # UniFi Protect
-    re.compile(r"(/sdm_live_stream/)[^/?\s\"']+", _I),  # Nest
-    re.compile(r"(rtmps?://[^/\s]*(?:youtube|twitch|facebook|live-video|restream|vimeo)[^/\s]*(?:/[^/\s]+)*/)[^/?\s\"']+", _I),
-    re.compile(r"(/bot\d+:)[\w-]+", _I),  # Telegram
-    re.compile(r"(/(?:token|apikey|password|pwd|secret)/)[^/?#\s\"']+", _I),
-    re.compile(r"([?&;](?:user|usr|username|login|account)=[^:&\s]{0,64}(?::|%3a))[^&\s\"']+", _I),  # …=user:password
-    re.compile(r"(rtsps?://[^/\s]+/(?:[^/\s]+/)*[\w.-]+:)[^/\s\"']+(?=/)", _I),  # …/0/user:password/main
+    Pattern(r"(rtsp[sx]?://[^/\s]+:744[17]/)[\w-]+", _I),  # UniFi Protect
+    Pattern(r"(/sdm_live_stream/)[^/?\s\"']+", _I),  # Nest
+    Pattern(r"(rtmps?://[^/\s]*(?:youtube|twitch|facebook|live-video|restream|vimeo)[^/\s]*(?:/[^/\s]+)*/)[^/?\s\"']+", _I),
+    Pattern(r"(/bot\d+:)[\w-]+", _I),  # Telegram
+    Pattern(r"(/(?:token|apikey|password|pwd|secret)/)[^/?#\s\"']+", _I),
+    Pattern(r"([?&;](?:user|usr|username|login|account)=[^:&\s]{0,64}(?::|%3a))[^&\s\"']+", _I),  # …=user:password
+    Pattern(r"(rtsps?://[^/\s]+/(?:[^/\s]+/)*[\w.-]+:)[^/\s\"']+(?=/)", _I),  # …/0/user:password/main
 )
-_JSON_WEB_TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?")
-_SEGMENT = re.compile(r"(?<=/)[\w-]{16,}(?=[/?#\s\"']|$)")
-_HEXADECIMAL = re.compile(r"(?=[\da-f]*[a-f])(?=[\da-f]*\d)[\da-f]+", _I)
+_JSON_WEB_TOKEN = Pattern(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?")
+_SEGMENT = Pattern(r"(?<=/)[\w-]{16,}(?=[/?#\s\"']|$)")
+_HEXADECIMAL = Pattern(r"(?=[\da-f]*[a-f])(?=[\da-f]*\d)[\da-f]+", _I)
 
 
 def masked(text: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from pipert_shm.frozen import Frozen
 
 
 def printable(text: str) -> str:
@@ -15,8 +16,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Frozen):
     """Rows of cells, below the names of their columns. Control characters in a cell are escaped.
 
     >>> print(Table(("wire", "sent"), [("camera -> screen", "3"), ("camera -> disk", "12")]))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pipert_shm.control.attachment import Attachment
 from pipert_shm.control.channel import Channel
 from pipert_shm.events import Audience
+from pipert_shm.frozen import Frozen
 from pipert_shm.graph.model import Plan
 
 
-@dataclass(frozen=True, slots=True)
-class FlowBirth:
+class FlowBirth(Frozen):
     """All that one process of a flow starts with.
 
     Attributes:

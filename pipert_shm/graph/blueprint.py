@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any
 
 from pipert_shm.display.tables import Table
 from pipert_shm.errors import PipertError, shown
 from pipert_shm.events import EVENTS_OF_A_ROUTINE, KILL_EVENT_NAME, LIFECYCLE_EVENTS, handlers_of
+from pipert_shm.frozen import Frozen
 from pipert_shm.graph.checks import check_names
 from pipert_shm.graph.model import Defaults, Plan, Restart
 from pipert_shm.graph.plan import make_plan
@@ -19,14 +19,13 @@ from pipert_shm.transmitters import DataTransmitter
 from pipert_shm.wire import Wire, check_transmitter
 
 
-@dataclass(frozen=True, slots=True)
-class FlowSpec:
+class FlowSpec(Frozen):
     """A flow as it was created: its routines, how many processes run them, and its restart policy."""
 
     routines: tuple[Routine, ...]
     replicas: int = 1
     ordered: bool = False
-    restart: Restart = field(default_factory=Restart)
+    restart: Restart = Restart()
 
 
 class Blueprint:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from pipert_shm.errors import PipertError, UniqueRoutineName, WiresValidation
 from pipert_shm.events import Audience
+from pipert_shm.frozen import Frozen
 from pipert_shm.graph.checks import check_names
 from pipert_shm.graph.model import EdgePlan, Plan, Restart, RoutinePlan
 from pipert_shm.graph.plan import audience_of, plan_edge, plan_routine
@@ -52,8 +53,7 @@ def _never(*_: Any) -> NoReturn:
     raise AssertionError("this process does not hold the routine")
 
 
-@dataclass(frozen=True, slots=True)
-class NewWire:
+class NewWire(Frozen):
     """A wire for a running pipe: the names of its ends, and its settings.
 
     Where a setting is None, the wire has that of an earlier wire between the two, else the pipe's.
@@ -71,8 +71,7 @@ class NewWire:
     own_transmitter: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Growth:
+class Growth(Frozen):
     """What a later build adds to a pipe, as the launcher gets it.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pipert_shm import binding
 from pipert_shm.errors import WiresValidation, shown
+from pipert_shm.frozen import Frozen
 from pipert_shm.limits import Policy, check_choice, check_count, is_number
 from pipert_shm.routine import Role, Routine
 from pipert_shm.shm.listing import Member
@@ -82,8 +83,7 @@ class EdgePlan:
         return replace(self, transmitter=SharedMemoryTransmitter())
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(Frozen):
     """An ordered flow, as the routine sees it that restores the order of its results.
 
     Attributes:
@@ -173,8 +173,7 @@ class Restart:
         return self.policy == "always" or (self.policy == "on-failure" and exit_code != 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(Frozen):
     """A pipe's settings for wires that give none."""
 
     policy: Policy

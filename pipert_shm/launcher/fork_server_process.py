@@ -10,7 +10,6 @@ import gc
 import logging
 import signal
 import socket
-from dataclasses import replace
 from typing import NoReturn
 
 from pipert_shm.control.channel import Channel, Received
@@ -120,7 +119,7 @@ class ForkServerProcess:
                 logger_name=self._logger.name,
                 grace=self._grace,
                 audience=order.audience,
-                attachment=replace(order.attachment, leaving=leaving),
+                attachment=order.attachment.replaced(leaving=leaving),
                 control=Channel(socket.socket(fileno=control)),
                 logs=self._logs,
                 stacks=stacks,

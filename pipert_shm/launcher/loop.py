@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NoReturn
 
 from pipert_shm import binding
@@ -34,6 +33,7 @@ from pipert_shm.errors import PipeStateError, describe
 from pipert_shm.events import Audience
 from pipert_shm.flow.birth import FlowBirth
 from pipert_shm.flow.process import run_flow
+from pipert_shm.frozen import Frozen
 from pipert_shm.graph.model import Plan
 from pipert_shm.graph.needs import needs_of
 from pipert_shm.launcher.deaths import Deaths
@@ -56,8 +56,7 @@ from pipert_shm.system import calls, forked
 from pipert_shm.system.descriptors import RESERVED, Reserve
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchOrder:
+class LaunchOrder(Frozen):
     """All that a launcher starts with.
 
     Attributes:

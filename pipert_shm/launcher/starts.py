@@ -126,7 +126,7 @@ class Starts:
             {item.number: plain(item.outs) for item in flow.routines},
             {item.number: item.reach for item in flow.routines},
             {item.number: item.slots for item in flow.routines},
-            replace(attachment, leaving=plain(attachment.leaving)),
+            attachment.replaced(leaving=plain(attachment.leaving)),
             self._lifecycle.audience,
         )
 

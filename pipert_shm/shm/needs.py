@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipert_shm import binding
+from pipert_shm.frozen import Frozen
 
 MESSAGE_SLOT_BYTES = 4096
 STEP = 16 << 20  # bytes: sizes are advised in such steps
@@ -53,8 +54,7 @@ class Ring:
         return binding.ring_bytes(self.slots, self.slot_bytes) if self.slot_bytes else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Frozen):
     """What a pipe needs of /dev/shm.
 
     Attributes:
@@ -102,7 +102,7 @@ class Needs:
         ]
         if slot_bytes > MESSAGE_SLOT_BYTES:
             rings += _beside(owner, slots, slot_bytes, rings, there)
-        return replace(self, rings=tuple(rings))
+        return self.replaced(rings=tuple(rings))
 
 
 def _beside(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import FrozenInstanceError
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Self, dataclass_transform
 
 
 @dataclass_transform(frozen_default=True)
@@ -31,6 +31,10 @@ class Frozen:
         if len(values) > len(fields) or missing or not named.keys() <= fields.keys() - given.keys():
             raise TypeError(f"{type(self).__name__} takes ({', '.join(fields)}), not {(*values, *named)}")
         vars(self).update(given, **named)
+
+    def replaced(self, **changes: object) -> Self:
+        """A copy in which these fields have other values."""
+        return type(self)(**{**dict(zip(self.FIELDS, self.values(), strict=True)), **changes})
 
     def values(self) -> tuple[Any, ...]:
         """The values of all fields."""
