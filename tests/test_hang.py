@@ -29,7 +29,8 @@ def sleep_for_ever() -> None:
 
 
 def hold_the_interpreter_for_ever() -> None:
-    ctypes.PyDLL(None).sleep(1000)  # PyDLL does not let go of the interpreter's lock
+    while True:  # a signal ends sleep(3)
+        ctypes.PyDLL(None).sleep(1000)  # PyDLL does not let go of the interpreter's lock
 
 
 class Hangs(DestinationRoutine):

@@ -49,7 +49,10 @@ class Hangs:
 
 
 def _stacks_of(flow: Flow) -> str:
-    """Asks one thread after the other: a thread that walked the frames of others, while these run, might read freed memory."""
+    """Asks one thread after the other: a thread that walked the frames of others, while these run, might read freed memory.
+
+    The signal ends system calls that it interrupts, so what hung may go on, and finish its message, until it is killed.
+    """
     text = b""
     end = time.monotonic() + STACKS_WAIT
     try:
