@@ -42,6 +42,14 @@ settings.load_profile("pipert_shm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # In the background of a shell, or under nohup, these are ignored, and so they would be by all programs that tests start.
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGQUIT, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
     config.addinivalue_line("markers", "shm: lists or sweeps /dev/shm, and so can't run beside tests that use the same one")
     processes.adopt_orphans()
     if hasattr(config, "workerinput") and os.environ.get("PRIVATE_SHM"):  # one of several workers: see `make test`

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,14 +52,6 @@ def make_pipe():
 """
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 CONTROL = [[], ["--api", "127.0.0.1:0"]]
-
-
-@pytest.fixture(autouse=True)
-def _hears_of_hang_ups() -> Iterator[None]:
-    """Under nohup these tests would ignore SIGHUP, and so would the programs that they start."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
 
 
 def begin(
