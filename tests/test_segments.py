@@ -177,6 +177,7 @@ def test_frames_of_a_dead_process_and_who_holds_them() -> None:
     board = Board()
     with running(held_pipe(board)) as pipe:
         await_held(pipe, waits=3)
+        eventually(lambda: pipe.statistics().wires["camera", "waits"].waiting == 2)  # the bits of a frame come before its push
         dead = frames_of(listing_of(pipe_id_of(pipe))).name
         kill_flows(pipe, "video")
         assert [s.held for s in listing_of(pipe_id_of(pipe)).segments if s.name == dead] == [{"waits": 3}]
