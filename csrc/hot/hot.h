@@ -3,9 +3,11 @@
  *     lease.c    a Python object that keeps a slot, and arrays on it
  *     give.c     sends an array that lies in a slot
  *     within.c   hands one to routines of the same flow, and takes it there
- *     pickled.c  arrays in what is pickled, and whole messages that Python pickles
+ *     names.c    what stands for an array or a class in a pickle, and back
+ *     pickled.c  whole messages that pickle makes, and reads
  *     loop.c     receives, calls main_logic and sends, until Python has something to do
- *     path.c     the Python type `HotPath`, and the module
+ *     path.c     the Python type `HotPath`
+ *     module.c   the module
  *
  * It is a second Python module in the same shared object as the cffi binding of the core, so
  * that there is one copy of the core's state and its functions are called directly. It keeps
@@ -217,7 +219,16 @@ bool pshm_hot_adopt(pshm_hot_path *hot, PyObject *head);
  * too old; its head goes to the delivery. NULL without an exception: this is for Python. */
 PyObject *pshm_hot_pick_up(pshm_hot_path *hot);
 
-/* ---- pickled.c ------------------------------------------------------------------------- */
+/* An array on its way to wherever the messages go: pshm_hot_lay_out or pshm_hot_refer. Let go of
+ * the array, and then tell the receivers: pshm_hot_hand_over or pshm_hot_send. */
+static inline int pshm_hot_place(pshm_hot_path *hot, PyObject *payload) {
+    return hot->within != NULL ? pshm_hot_lay_out(hot, payload) : pshm_hot_refer(hot, payload);
+}
+static inline int pshm_hot_tell(pshm_hot_path *hot, uint32_t handled) {
+    return hot->within != NULL ? pshm_hot_hand_over(hot, handled) : pshm_hot_send(hot, handled);
+}
+
+/* ---- names.c ---------------------------------------------------------------------------- */
 
 /* What stands in a pickle for an array or a class of the payload that is being pickled; None for
  * what pickle is to take as it does. NULL with an exception. */
@@ -238,6 +249,8 @@ PyObject *pshm_array_at(PyObject *buffer, PyObject *offset, PyObject *layout);
 /* Sets Python's functions (name of a class or None, class of a name, read_layout, and what makes
  * arrays that pshm_array_at does not). False with an exception. */
 bool pshm_pickled_ready(PyObject *functions);
+
+/* ---- pickled.c ------------------------------------------------------------------------- */
 
 /* Makes any payload the payload of hot->outgoing, whose head must be there, with hot->encode.
  * The post has its slots then. PSHM_OK, or PSHM_HOT_REFUSED with hot->error: then the post has
@@ -268,5 +281,10 @@ PyObject *pshm_hot_take(pshm_hot_path *hot, int status);
 /* Goes on until Python has something to do: PSHM_LOOP_… . -1 with an exception, which is
  * main_logic's if hot->calls and `payload` say so. */
 int pshm_hot_loop(pshm_hot_path *hot, PyObject *main_logic);
+
+/* ---- path.c ----------------------------------------------------------------------------- */
+
+/* The type `HotPath`; NULL with an exception. */
+PyObject *pshm_path_type(void);
 
 #endif

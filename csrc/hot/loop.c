@@ -90,8 +90,7 @@ static int send_result(pshm_hot_path *hot) {
         PyErr_Clear(); /* Python's way of sending says what is wrong */
         return PSHM_LOOP_RESULT;
     }
-    bool within = hot->within != NULL;
-    int ready = within ? pshm_hot_lay_out(hot, hot->result) : pshm_hot_refer(hot, hot->result);
+    int ready = pshm_hot_place(hot, hot->result);
     if (ready == PSHM_HOT_ELSEWHERE && hot->encode != NULL)
         ready = pshm_hot_pack(hot, hot->result);
     if (is_stray(hot)) return PSHM_LOOP_STRAY;
@@ -100,8 +99,7 @@ static int send_result(pshm_hot_path *hot) {
     if (hot->source) hot->port->record->sequence += 1;
     Py_CLEAR(hot->result);
     if (is_stray(hot)) return PSHM_LOOP_STRAY;
-    uint32_t handled = hot->source ? 0 : 1;
-    hot->status = within ? pshm_hot_hand_over(hot, handled) : pshm_hot_send(hot, handled);
+    hot->status = pshm_hot_tell(hot, hot->source ? 0 : 1);
     return hot->status == PSHM_OK ? PSHM_OK : PSHM_LOOP_SENT;
 }
 

@@ -1,4 +1,3 @@
-#define PSHM_HOT_MODULE
 #include "hot.h"
 
 #include <structmember.h>
@@ -10,11 +9,6 @@
 
 /* ---- life ------------------------------------------------------------------------------ */
 
-/* Reads an address that Python has as an int. */
-static void *pointer_of(PyObject *address) {
-    return PyLong_AsVoidPtr(address);
-}
-
 static PyObject *path_new(PyTypeObject *type, PyObject *arguments, PyObject *names) {
     PyObject *owners, *port, *delivery;
     if (names != NULL || !PyArg_ParseTuple(arguments, "OOO", &owners, &port, &delivery)) {
@@ -23,8 +17,8 @@ static PyObject *path_new(PyTypeObject *type, PyObject *arguments, PyObject *nam
     }
     pshm_hot_path *hot = (pshm_hot_path *)PyType_GenericAlloc(type, 0);
     if (hot == NULL) return NULL;
-    hot->port = pointer_of(port);
-    if (!PyErr_Occurred()) hot->delivery = pointer_of(delivery);
+    hot->port = PyLong_AsVoidPtr(port);
+    if (!PyErr_Occurred()) hot->delivery = PyLong_AsVoidPtr(delivery);
     Py_INCREF(owners);
     hot->owners = owners;
     hot->named = PyDict_New();
@@ -178,7 +172,7 @@ static PyObject *send_on(PyObject *self, PyObject *arguments) {
         PyErr_SetString(PyExc_TypeError, "a list of dicts, or None");
         return NULL;
     }
-    hot->post = pointer_of(post);
+    hot->post = PyLong_AsVoidPtr(post);
     if (PyErr_Occurred()) return NULL;
     hot->outs = outs;
     hot->threshold = threshold;
@@ -240,16 +234,13 @@ static PyObject *send(PyObject *self, PyObject *const *arguments, Py_ssize_t cou
     if (PyErr_Occurred() || !pshm_hot_head_of(hot, arguments[1])) return NULL;
     PyObject *payload = only_one_of(arguments[0]); /* after the meta, which is anybody's code */
     if (payload == NULL) return NULL;
-    bool within = hot->within != NULL;
-    int status = within ? pshm_hot_lay_out(hot, payload) : pshm_hot_refer(hot, payload);
+    int status = pshm_hot_place(hot, payload);
     bool taken = status != PSHM_OK || PyList_SetSlice(arguments[0], 0, 1, NULL) == 0;
     Py_DECREF(payload); /* before the send */
     if (!taken) return NULL;
     if (status != PSHM_OK) return PyLong_FromLong(status);
     hot->ring = (uint32_t)ring;
-    status = within ? pshm_hot_hand_over(hot, (uint32_t)handled)
-                    : pshm_hot_send(hot, (uint32_t)handled);
-    return PyLong_FromLong(status);
+    return PyLong_FromLong(pshm_hot_tell(hot, (uint32_t)handled));
 }
 
 /* The last message that was sent here, as the arguments of `binding.Port.send`. */
@@ -270,7 +261,7 @@ static PyObject *begin_pickle(PyObject *self, PyObject *arguments) {
     unsigned long long outs, threshold;
     if (!PyArg_ParseTuple(arguments, "OKKO!", &post, &outs, &threshold, &PyList_Type, &table))
         return NULL;
-    hot->pickled_post = pointer_of(post);
+    hot->pickled_post = PyLong_AsVoidPtr(post);
     if (PyErr_Occurred()) return NULL;
     hot->dumps++;
     hot->pickled_outs = outs;
@@ -487,112 +478,6 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-/* array(address, shape, dtype): a writable array in a slot of one's own, at its beginning. */
-static PyObject *array(PyObject *module, PyObject *arguments) {
-    (void)module;
-    PyObject *address, *shape, *dtype;
-    pshm_form form = {.dtype = NULL};
-    if (!PyArg_ParseTuple(arguments, "OO!O", &address, &PyTuple_Type, &shape, &dtype))
-        return NULL;
-    void *at = pointer_of(address);
-    if (PyErr_Occurred()) return NULL;
-    if (!pshm_form_set(&form, shape, dtype)) {
-        pshm_release(at);
-        return NULL;
-    }
-    PyObject *made = pshm_lease_array(&form, at, (Py_ssize_t)form.bytes, true);
-    Py_DECREF(form.dtype);
-    return made;
-}
-
-/* lease(address, bytes, writable) */
-static PyObject *lease(PyObject *module, PyObject *arguments) {
-    (void)module;
-    PyObject *address;
-    Py_ssize_t bytes;
-    int writable;
-    if (!PyArg_ParseTuple(arguments, "Onp", &address, &bytes, &writable)) return NULL;
-    void *at = pointer_of(address);
-    if (PyErr_Occurred()) return NULL;
-    if (bytes < 0) {
-        pshm_release(at);
-        PyErr_SetString(PyExc_ValueError, "a negative length");
-        return NULL;
-    }
-    return pshm_lease_new(at, bytes, writable != 0);
-}
-
-/* In a pickle, for an array. */
-static PyObject *array_at(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
-    (void)module;
-    if (count == 3) return pshm_array_at(arguments[0], arguments[1], arguments[2]);
-    PyErr_SetString(PyExc_TypeError, "three arguments are wanted");
-    return NULL;
-}
-
-static PyObject *pickle_rules(PyObject *module, PyObject *functions) {
-    (void)module;
-    if (!pshm_pickled_ready(functions)) return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef functions[] = {
-    {"array_at", (PyCFunction)(void (*)(void))array_at, METH_FASTCALL,
-     "array_at(buffer, offset, layout): an array on a buffer, read-only for good."},
-    {"pickle_rules", pickle_rules, METH_VARARGS,
-     "pickle_rules(name_of_class, class_of_name, read_layout, array_at): Python's part."},
-    {"array", array, METH_VARARGS, "array(address, shape, dtype): an array on a new lease."},
-    {"lease", lease, METH_VARARGS,
-     "lease(address, bytes, writable): a Lease, which ends itself."},
-    {NULL, NULL, 0, NULL},
-};
-static const struct {
-    const char *name;
-    int value;
-} constants[] = {
-    {"AXES", PSHM_HOT_AXES},
-    {"UNKNOWN", PSHM_HOT_UNKNOWN},
-    {"FOUND", PSHM_LOOP_FOUND},
-    {"NOTICED", PSHM_LOOP_NOTICE},
-    {"RESULT", PSHM_LOOP_RESULT},
-    {"SENT", PSHM_LOOP_SENT},
-    {"REFUSED", PSHM_LOOP_REFUSED},
-    {"KIND_ARRAY", PSHM_KIND_ARRAY},
-    {"KIND_TICKETED", PSHM_KIND_TICKETED},
-    {"KIND_STAMPED", PSHM_KIND_STAMPED},
-};
-
-/* One state for the process, as the core has. */
-static bool is_main_interpreter(void) {
-    return PyInterpreterState_GetID(PyInterpreterState_Get()) == 0;
-}
-
-/* In phases, so that it runs in each interpreter that wants the module, and can refuse. */
-static int fill(PyObject *made) {
-    if (!is_main_interpreter()) {
-        PyErr_SetString(
-            PyExc_ImportError,
-            "pipert_shm runs in a process's main interpreter, not in a subinterpreter");
-        return -1;
-    }
-    import_array1(-1);
-    if (!pshm_lease_ready(made) || !pshm_give_ready()) return -1;
-    PyObject *type = PyType_FromSpec(&spec);
-    int added = type == NULL ? -1 : PyModule_AddObjectRef(made, "HotPath", type);
-    Py_XDECREF(type);
-    for (size_t k = 0; added == 0 && k < sizeof constants / sizeof constants[0]; k++)
-        added = PyModule_AddIntConstant(made, constants[k].name, constants[k].value);
-    return added;
-}
-
-static PyModuleDef_Slot phases[] = {
-    {Py_mod_exec, (void *)fill},
-    {0, NULL},
-};
-static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "pipert_shm._hot", NULL, 0, functions, phases, NULL, NULL, NULL,
-};
-
-PyMODINIT_FUNC PyInit__hot(void) {
-    return PyModuleDef_Init(&module);
+PyObject *pshm_path_type(void) {
+    return PyType_FromSpec(&spec);
 }

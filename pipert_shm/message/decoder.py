@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pipert_shm.message.layouts import array_at, class_of_name, read_layout
+from pipert_shm.message.layouts import array_at, read_layout
+from pipert_shm.message.pickling import class_of_name
 from pipert_shm.shm.head import ARRAY
 
 Buffer: TypeAlias = Any  # a read-only buffer: a `binding.Lease`, bytes, or a memoryview

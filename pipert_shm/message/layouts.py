@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from functools import reduce
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -158,27 +156,7 @@ def _parse(layout: bytes) -> Layout:
     return known
 
 
-def name_of_class(kind: type) -> bytes | None:
-    """What stands for a class in a pickle; None where no import gives the class, so that pickle says what it says then."""
-    module, name = kind.__module__, kind.__qualname__
-    try:
-        found = _find(module, name)
-    except (ImportError, AttributeError):
-        return None
-    return f"{module}:{name}".encode() if found is kind else None
-
-
-def class_of_name(name: bytes) -> type:
-    """:raises ImportError, AttributeError: when it is not here."""
-    found: type = _find(*name.decode().split(":"))
-    return found
-
-
-def _find(module: str, name: str) -> Any:
-    return reduce(getattr, name.split("."), import_module(module))
-
-
-def _array_elsewhere(buffer: memoryview | bytes, offset: int, layout: bytes) -> np.ndarray:
+def array_elsewhere(buffer: memoryview | bytes, offset: int, layout: bytes) -> np.ndarray:
     """What `array_at` makes of a layout with gaps, or on a buffer that is neither bytes nor a slot's."""
     shape, strides, dtype, elements = read_layout(layout)
     if strides is None:
@@ -186,6 +164,5 @@ def _array_elsewhere(buffer: memoryview | bytes, offset: int, layout: bytes) -> 
     return array_on(buffer, offset, shape, strides, dtype)
 
 
-# An array on a buffer, by its layout's bytes; read-only for good where the buffer is. In C: see csrc/hot/pickled.c.
+# An array on a buffer, by its layout's bytes; read-only for good where the buffer is. In C: see csrc/hot/names.c.
 array_at: Callable[[Any, int, bytes], np.ndarray] = binding.array_at
-binding.pickle_rules(name_of_class, class_of_name, read_layout, _array_elsewhere)

@@ -1,4 +1,4 @@
-"""Pickling of payloads: what picklers write to, how they take arrays, and what does not pickle."""
+"""Pickling of payloads: what picklers write to, how they take arrays and classes, and what does not pickle."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import copyreg
 import dataclasses
 import pickle
 from collections.abc import Callable, Iterator
+from functools import reduce
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from pipert_shm import binding
 from pipert_shm.errors import shown, text_of
+from pipert_shm.message.layouts import array_elsewhere, read_layout
 
 # A pickler is given it in the place of an array, which is then unpickled from `buffers`. It is writable: in the place of a
 # read-only buffer pickle would make what it finds there read-only, and take nothing but buffers.
@@ -138,3 +142,26 @@ def parts_of(payload: object, where: str) -> Iterator[tuple[str, object]]:
     elif hasattr(payload, "__dict__"):
         for name, value in vars(payload).items():
             yield f"{where}.{name}", value
+
+
+def name_of_class(kind: type) -> bytes | None:
+    """What stands for a class in a pickle; None where no import gives the class, so that pickle says what it says then."""
+    module, name = kind.__module__, kind.__qualname__
+    try:
+        found = _find(module, name)
+    except (ImportError, AttributeError):
+        return None
+    return f"{module}:{name}".encode() if found is kind else None
+
+
+def class_of_name(name: bytes) -> type:
+    """:raises ImportError, AttributeError: when it is not here."""
+    found: type = _find(*name.decode().split(":"))
+    return found
+
+
+def _find(module: str, name: str) -> Any:
+    return reduce(getattr, name.split("."), import_module(module))
+
+
+binding.pickle_rules(name_of_class, class_of_name, read_layout, array_elsewhere)
