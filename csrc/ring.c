@@ -3,6 +3,7 @@
 #include "points.h"
 
 #define PAGE 4096u
+#define LOW_SLOTS 16u /* that are looked at first */
 
 static uint64_t head_bytes(uint32_t slots) {
     uint64_t bytes = sizeof(pshm_ring_head) + (uint64_t)slots * sizeof(pshm_slot);
@@ -41,22 +42,37 @@ bool pshm_ring_attach(pshm_ring *ring, pshm_ring_head *head, uint64_t bytes, uin
     return true;
 }
 
+/* Takes slot `n` if it is free; its descriptor, or PSHM_NO_SLOT. */
+static uint64_t take_slot(pshm_ring *ring, uint32_t n) {
+    _Atomic uint64_t *word = &ring->slot[n].word;
+    PSHM_POINT();
+    /* seq_cst: the owner may have set its bell's flag just before this look */
+    uint64_t old = atomic_load_explicit(word, memory_order_seq_cst);
+    if (pshm_slot_holders(old) != 0) return PSHM_NO_SLOT;
+    uint32_t generation = pshm_slot_generation(old) + 1;
+    uint64_t taken = pshm_slot_word(generation, PSHM_PRODUCER);
+    PSHM_POINT();
+    /* acquire: pairs with the release of the drop that freed it */
+    if (!atomic_compare_exchange_strong_explicit(word, &old, taken, memory_order_acquire,
+                                                 memory_order_relaxed))
+        return PSHM_NO_SLOT;
+    return pshm_descriptor(ring->index, n, generation);
+}
+
+/* Above the low slots the search goes on where it last found one: thousands may be held. */
 uint64_t pshm_ring_alloc(pshm_ring *ring) {
-    for (uint32_t n = 0; n < ring->slots; n++) {
-        _Atomic uint64_t *word = &ring->slot[n].word;
-        PSHM_POINT();
-        /* seq_cst: the owner may have set its bell's flag just before this look */
-        uint64_t old = atomic_load_explicit(word, memory_order_seq_cst);
-        if (pshm_slot_holders(old) != 0) continue;
-        uint32_t generation = pshm_slot_generation(old) + 1;
-        uint64_t taken = pshm_slot_word(generation, PSHM_PRODUCER);
-        PSHM_POINT();
-        /* acquire: pairs with the release of the drop that freed it */
-        if (atomic_compare_exchange_strong_explicit(word, &old, taken, memory_order_acquire,
-                                                    memory_order_relaxed))
-            return pshm_descriptor(ring->index, n, generation);
+    uint32_t low = ring->slots < LOW_SLOTS ? ring->slots : LOW_SLOTS, high = ring->slots - low;
+    uint64_t descriptor = PSHM_NO_SLOT;
+    for (uint32_t n = 0; n < low && descriptor == PSHM_NO_SLOT; n++)
+        descriptor = take_slot(ring, n);
+    if (descriptor != PSHM_NO_SLOT || high == 0) return descriptor;
+    uint32_t start = __atomic_load_n(&ring->next, __ATOMIC_RELAXED);
+    for (uint32_t i = 0; i < high && descriptor == PSHM_NO_SLOT; i++) {
+        uint32_t n = (start + i) % high;
+        descriptor = take_slot(ring, low + n);
+        if (descriptor != PSHM_NO_SLOT) __atomic_store_n(&ring->next, n + 1, __ATOMIC_RELAXED);
     }
-    return PSHM_NO_SLOT;
+    return descriptor;
 }
 
 /* The word that a descriptor names; NULL when this ring has no such slot. */

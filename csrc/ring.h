@@ -63,6 +63,7 @@ typedef struct pshm_ring {
     uint32_t owner;
     uint64_t slot_bytes;
     uint64_t payload_offset;
+    uint32_t next; /* the owner's: where the search above the low slots goes on */
 } pshm_ring;
 
 /* The two halves of a slot's word. */
@@ -106,8 +107,8 @@ void pshm_ring_format(pshm_ring_head *head, uint32_t index, uint32_t owner, uint
 bool pshm_ring_attach(pshm_ring *ring, pshm_ring_head *head, uint64_t bytes, uint32_t index);
 
 /* Takes a free slot for the producer: next generation, producer bit. Goes round the
- * ring once from its beginning, so that frames go to few slots, whose memory is in the
- * caches of whoever wrote and read it last. Any thread of the owner.
+ * ring once: the low slots come first, so that frames go to few slots, whose memory is in
+ * the caches of whoever wrote and read it last. Any thread of the owner.
  * Order: acquire, so that the last reader's drop comes before our writes.
  * Returns a descriptor, or PSHM_NO_SLOT when every slot was held. Lock-free. */
 uint64_t pshm_ring_alloc(pshm_ring *ring);
