@@ -6,14 +6,19 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from pipert_shm.binding import DELIVERY_BYTES, now_ns, read_delivered
-from pipert_shm.shm.head import HOP, unpack
+from pipert_shm.errors import shown
+from pipert_shm.shm.head import HOP, STAMP, unpack
 
 MOST_HOPS = 16
+
+Format = Literal["bgr", "rgb", "gray", "i420", "nv12"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+NAN = float("nan")
 
 
 @dataclass
@@ -40,7 +45,7 @@ class FrameData(Data, ABC):
 
     @abstractmethod
     def get_frame(self) -> np.ndarray:
-        """The frame: (height, width, 3) uint8, BGR."""
+        """The frame: (height, width, 3) uint8, BGR, or what `meta.format` says."""
 
 
 class Hop(NamedTuple):
@@ -67,11 +72,25 @@ class Meta:
         captured_ns: when the origin captured it, CLOCK_MONOTONIC, ns. A source may set it inside `main_logic`; else it is the
             time at which `main_logic` returned.
         pts: position in its video, seconds; None where the origin has set none. A source may set it inside `main_logic`.
+        wall_clock: when the camera captured it by the camera's own clock, seconds since the epoch; None where nobody has said.
         origin_number: number of the origin.
         ticket: in a replicated flow whose order is restored, the routine that sent to it, and the message's number there.
     """
 
-    __slots__ = ("_hops", "_last", "_names", "_raw", "captured_ns", "origin_number", "pts", "sequence", "ticket")
+    __slots__ = (
+        "_format",
+        "_hops",
+        "_last",
+        "_names",
+        "_raw",
+        "_rows",
+        "captured_ns",
+        "origin_number",
+        "pts",
+        "sequence",
+        "ticket",
+        "wall_clock",
+    )
 
     _raw: tuple[int, bytes] | tuple[int, Meta, int, int]
 
@@ -85,6 +104,7 @@ class Meta:
         ticket: tuple[int, int] | None = None,
         last: tuple[int, int, int] | None = None,
         pts: float | None = None,
+        stamp: bytes = b"",
     ) -> None:
         self._names = names
         self._hops = hops
@@ -93,7 +113,13 @@ class Meta:
         self.sequence = sequence
         self.captured_ns = captured_ns
         self.pts = pts
+        self.wall_clock: float | None = None
+        self._format = self._rows = 0
         self.ticket = ticket
+        if stamp:
+            pts, wall_clock, self._format, self._rows = STAMP.unpack(stamp)
+            self.pts = None if pts != pts else pts
+            self.wall_clock = None if wall_clock != wall_clock else wall_clock
 
     @classmethod
     def received(cls, names: tuple[str, ...], number: int, raw: bytes) -> Meta:
@@ -127,15 +153,17 @@ class Meta:
         else:
             number, sent, sent_ns, received_ns = raw
             hops, last = sent.raw_hops[-(MOST_HOPS - 1) * HOP.size :], (number, sent_ns, received_ns)
-            self.__init__(self._names, sent.origin_number, sent.sequence, sent.captured_ns, hops, sent.ticket, last, sent.pts)  # type: ignore[misc]
+            self.__init__(  # type: ignore[misc]
+                self._names, sent.origin_number, sent.sequence, sent.captured_ns, hops, sent.ticket, last, stamp=sent.raw_stamp
+            )
         return getattr(self, name)
 
     def _read(self, number: int, raw: bytes) -> None:
         found = read_delivered(raw)
-        hops, ticket, pts = unpack(found.kind, raw[DELIVERY_BYTES : DELIVERY_BYTES + found.head])
-        last = number, found.sent_ns, found.received_ns
+        hops, ticket, stamp = unpack(found.kind, raw[DELIVERY_BYTES : DELIVERY_BYTES + found.head])
+        hops, last = hops[-(MOST_HOPS - 1) * HOP.size :], (number, found.sent_ns, found.received_ns)
         self.__init__(  # type: ignore[misc]
-            self._names, found.origin, found.sequence, found.captured_ns, hops[-(MOST_HOPS - 1) * HOP.size :], ticket, last, pts
+            self._names, found.origin, found.sequence, found.captured_ns, hops, ticket, last, stamp=stamp
         )
 
     @property
@@ -147,6 +175,44 @@ class Meta:
     def capture_time(self) -> float:
         """When the origin captured it, in seconds since the epoch, as `time.time()` gives."""
         return time.time() - (now_ns() - self.captured_ns) / 1e9
+
+    @property
+    def format(self) -> Format | None:
+        """How the pixels of the frame lie, as its origin, or a routine that converted it, has said; None where nobody has.
+
+        A routine that converts a frame sets it. It is about the whole frame: see `pipert_shm.video.format_of`.
+
+        :raises ValueError: when it is set to what is no format.
+        """
+        return FORMATS[self._format - 1] if 0 < self._format <= len(FORMATS) else None
+
+    @format.setter
+    def format(self, value: Format | None) -> None:
+        self.describe(value, 0)
+
+    def describe(self, value: Format | None, rows: int) -> None:
+        """Sets the format of a frame that has so many rows as an array (`shape[0]`).
+
+        A part of the frame, which has fewer, is then not taken for one of that format.
+
+        :raises ValueError: when the value is no format.
+        """
+        if value is not None and value not in FORMATS:
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}, or None, not {shown(value)}")
+        self._format = 0 if value is None else FORMATS.index(value) + 1
+        self._rows = rows
+
+    def describes(self, rows: int) -> bool:
+        """Whether the format is that of an array of so many rows."""
+        return bool(self._format) and self._rows in (0, rows)
+
+    @property
+    def raw_stamp(self) -> bytes:
+        """What the head of a message says of the picture; empty where nothing is known of it."""
+        if self.pts is None and self.wall_clock is None and not self._format:
+            return b""
+        pts, wall_clock = (NAN if value is None else value for value in (self.pts, self.wall_clock))
+        return STAMP.pack(pts, wall_clock, self._format, self._rows)
 
     @property
     def raw_hops(self) -> bytes:

@@ -2,15 +2,15 @@
 
 #include "hot.h"
 
-static PyObject *sequence_name, *captured_name, *origin_name, *pts_name, *hops_name;
+static PyObject *sequence_name, *captured_name, *origin_name, *stamp_name, *hops_name;
 
 bool pshm_give_ready(void) {
     sequence_name = PyUnicode_InternFromString("sequence");
     captured_name = PyUnicode_InternFromString("captured_ns");
     origin_name = PyUnicode_InternFromString("origin_number");
-    pts_name = PyUnicode_InternFromString("pts");
+    stamp_name = PyUnicode_InternFromString("raw_stamp");
     hops_name = PyUnicode_InternFromString("raw_hops");
-    return sequence_name && captured_name && origin_name && pts_name && hops_name;
+    return sequence_name && captured_name && origin_name && stamp_name && hops_name;
 }
 
 /* ---- the head of a message ------------------------------------------------------------- */
@@ -28,35 +28,21 @@ static bool get_uint64(PyObject *meta, PyObject *name, uint64_t *value) {
     return *value != UINT64_MAX || !PyErr_Occurred();
 }
 
-/* Appends where in its video the message is. */
-static void stamp(pshm_outgoing *outgoing, double pts) {
-    memcpy(outgoing->body + outgoing->head, &pts, sizeof pts);
-    outgoing->head += (uint32_t)sizeof pts;
-    outgoing->kind |= PSHM_KIND_STAMPED;
-}
-
-static bool stamp_from(pshm_outgoing *outgoing, PyObject *meta) {
-    PyObject *got = PyObject_GetAttr(meta, pts_name);
-    if (got == NULL) return false;
-    double pts = got == Py_None ? 0 : PyFloat_AsDouble(got);
-    if (got != Py_None) stamp(outgoing, pts);
-    Py_DECREF(got);
-    return pts != -1 || !PyErr_Occurred();
-}
-
-static bool hops_from(pshm_outgoing *outgoing, PyObject *meta) {
-    char *hops;
+/* Appends the bytes that an attribute of a meta gives, at most so many. */
+static bool append(pshm_outgoing *outgoing, PyObject *meta, PyObject *name, Py_ssize_t most) {
+    char *data;
     Py_ssize_t bytes;
-    PyObject *got = PyObject_GetAttr(meta, hops_name);
+    PyObject *got = PyObject_GetAttr(meta, name);
     if (got == NULL) return false;
-    bool fits = PyBytes_AsStringAndSize(got, &hops, &bytes) == 0;
-    if (fits && bytes > PSHM_HOT_HOPS * PSHM_HOT_HOP) {
-        PyErr_SetString(PyExc_ValueError, "more hops than a message can have");
+    bool fits = PyBytes_AsStringAndSize(got, &data, &bytes) == 0;
+    if (fits && bytes > most) {
+        PyErr_Format(PyExc_ValueError, "%U has %zd bytes, more than a message can have", name,
+                     bytes);
         fits = false;
     }
     if (fits) {
-        memcpy(outgoing->body, hops, (size_t)bytes);
-        outgoing->head = (uint32_t)bytes;
+        memcpy(outgoing->body + outgoing->head, data, (size_t)bytes);
+        outgoing->head += (uint32_t)bytes;
     }
     Py_DECREF(got);
     return fits;
@@ -76,17 +62,21 @@ bool pshm_hot_head_of(pshm_hot_path *hot, PyObject *meta) {
     if (outgoing->captured_ns == 0) outgoing->captured_ns = pshm_now();
     outgoing->origin = (uint32_t)origin;
     outgoing->kind = PSHM_KIND_ARRAY;
-    return hops_from(outgoing, meta) && stamp_from(outgoing, meta);
+    outgoing->head = 0;
+    if (!append(outgoing, meta, hops_name, PSHM_HOT_HOPS * PSHM_HOT_HOP)) return false;
+    uint32_t hops = outgoing->head;
+    if (!append(outgoing, meta, stamp_name, PSHM_HOT_STAMP)) return false;
+    if (outgoing->head != hops) outgoing->kind |= PSHM_KIND_STAMPED;
+    return true;
 }
 
 /* What a receiver hands on of a head: the hops, of which it is the last, and the stamp. */
 static bool pass_on(pshm_outgoing *outgoing, const pshm_delivery *delivery, uint64_t receiver) {
     uint32_t end = delivery->head, first = 0;
-    bool stamped = (delivery->kind & PSHM_KIND_STAMPED) != 0;
-    double pts = 0;
-    uint32_t behind = (stamped ? 8 : 0) + ((delivery->kind & PSHM_KIND_TICKETED) ? 16 : 0);
+    uint32_t stamp = (delivery->kind & PSHM_KIND_STAMPED) ? PSHM_HOT_STAMP : 0;
+    uint32_t behind = stamp + ((delivery->kind & PSHM_KIND_TICKETED) ? 16 : 0);
     if (end < behind || end > PSHM_HOT_HOPS * PSHM_HOT_HOP + behind) return false;
-    if (stamped) memcpy(&pts, delivery->body + end - sizeof pts, sizeof pts);
+    const uint8_t *stamped = delivery->body + end - stamp;
     end -= behind;
     if (end % PSHM_HOT_HOP != 0) return false;
     if (end > (PSHM_HOT_HOPS - 1) * PSHM_HOT_HOP) first = PSHM_HOT_HOP;
@@ -94,7 +84,10 @@ static bool pass_on(pshm_outgoing *outgoing, const pshm_delivery *delivery, uint
     memcpy(outgoing->body, delivery->body + first, end - first);
     memcpy(outgoing->body + end - first, last, sizeof last);
     outgoing->head = end - first + PSHM_HOT_HOP;
-    if (stamped) stamp(outgoing, pts);
+    if (stamp == 0) return true;
+    memcpy(outgoing->body + outgoing->head, stamped, stamp);
+    outgoing->head += stamp;
+    outgoing->kind |= PSHM_KIND_STAMPED;
     return true;
 }
 

@@ -71,7 +71,7 @@ class Gathering:
         if self._matcher is None:
             return first
         oldest = min(meta.captured_ns for meta in metas)
-        return Meta(self._context.names, first.origin_number, first.sequence, oldest, first.raw_hops, pts=first.pts)
+        return Meta(self._context.names, first.origin_number, first.sequence, oldest, first.raw_hops, stamp=first.raw_stamp)
 
     def let_go(self) -> None:
         """Drops what waits for partners or for its turn: the routine has ended, or is to be killed."""

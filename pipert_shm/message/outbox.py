@@ -302,8 +302,9 @@ class Outbox:
             words.token = token
         marks, head = 0, meta.raw_hops
         try:
-            if meta.ticket is not None or meta.pts is not None:
-                marks, head = self._write_head(meta, outs)
+            stamp = meta.raw_stamp
+            if stamp or meta.ticket is not None:
+                marks, head = self._write_head(meta, outs, stamp)
             data = payload if payload is NOTHING or group.transform is None else group.transform(payload)
             needed = bool(remote & self._outgoing.wires)
             kind, body, opener, refusal = self._packer.pack(group, data, remote, head, needed=needed)
@@ -329,11 +330,11 @@ class Outbox:
         forked.end_if_stray(self._home, None)
         self._push(meta, bool(remote), kind | marks, head, body)
 
-    def _write_head(self, meta: Meta, outs: int) -> tuple[int, bytes]:
+    def _write_head(self, meta: Meta, outs: int, stamp: bytes) -> tuple[int, bytes]:
         """The marks that belong to a message's kind, and its head. The port gets the ticket."""
         if meta.ticket is not None:
             self._posting.post.post.ticket = meta.ticket[1] if outs & self._outgoing.ticketed else 0
-        return pack(meta.raw_hops, meta.ticket, meta.pts)
+        return pack(meta.raw_hops, meta.ticket, stamp)
 
     def _push(self, meta: Meta, leaves: bool, kind: int, head: bytes, body: bytes) -> None:
         """Sends what `_send_next` made.

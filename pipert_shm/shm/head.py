@@ -1,6 +1,6 @@
 """The head of a message: the part of its body that stands before the payload.
 
-A head is the hops so far, then, if the message's kind says so, a ticket and a time stamp.
+A head is the hops so far, then, if the message's kind says so, a ticket and a stamp.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ ARRAY = 1
 # Marks that are added to a kind.
 TICKETED = 0x100  # a ticket follows the hops
 TOMBSTONE = 0x200  # there is no payload
-STAMPED = 0x400  # a time stamp follows these
+STAMPED = 0x400  # a stamp follows these
 
 HOP = struct.Struct("=QQQ")  # routine, sent ns, received ns
 TICKET = struct.Struct("=QQ")  # routine that gave it, number
-STAMP = struct.Struct("=d")  # seconds
+STAMP = struct.Struct("=ddII")  # pts and wall clock (s, NaN for none), number of the format (0 for none), rows of the array
 
 
 class Head(NamedTuple):
@@ -28,23 +28,23 @@ class Head(NamedTuple):
     Attributes:
         hops: the hand-overs so far, HOP after HOP.
         ticket: number of the routine that gave it, and of the message there; None where the flow has no order to restore.
-        pts: position in its video, seconds; None where its origin has set none.
+        stamp: what a STAMP says of the picture; empty where its origin has said nothing.
     """
 
     hops: bytes
     ticket: tuple[int, int] | None
-    pts: float | None
+    stamp: bytes
 
 
-def pack(hops: bytes, ticket: tuple[int, int] | None, pts: float | None) -> tuple[int, bytes]:
+def pack(hops: bytes, ticket: tuple[int, int] | None, stamp: bytes) -> tuple[int, bytes]:
     """The marks that a message's kind gets for this head, and the head's bytes."""
     marks = 0
     if ticket is not None:
         marks = TICKETED
         hops += TICKET.pack(*ticket)
-    if pts is not None:
+    if stamp:
         marks |= STAMPED
-        hops += STAMP.pack(pts)
+        hops += stamp
     return marks, hops
 
 
@@ -55,14 +55,14 @@ def unpack(kind: int, head: bytes) -> Head:
     :raises struct.error: when the head is shorter than its marks say.
     """
     end = len(head)
-    ticket, pts = None, None
+    ticket, stamp = None, b""
     if kind & STAMPED:
         end -= STAMP.size
-        (pts,) = STAMP.unpack_from(head, end)
+        stamp = head[end : end + STAMP.size]
     if kind & TICKETED:
         end -= TICKET.size
         ticket = TICKET.unpack_from(head, end)
-    return Head(head[:end], ticket, pts)
+    return Head(head[:end], ticket, stamp)
 
 
 def payload_kind(kind: int) -> int:

@@ -12,11 +12,14 @@ from typing import Protocol, TypeAlias, TypeGuard
 import numpy as np
 
 from pipert_shm.display.masking import masked, needs_escapes
+from pipert_shm.video.fit import Wanted
 from pipert_shm.video.interlaced import says_interlaced
 from pipert_shm.video.opencv import VideoError, cv2, is_utf8
 
 Address: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = Address | int
+
+WHOLE = Wanted()
 
 MOST_DAMAGED = 100
 """Frames in a row that can't be decoded, after which a video counts as ended."""
@@ -122,23 +125,28 @@ class VideoInfo:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of a frame as an array: (height, width, 3)."""
+        """Shape of a frame in BGR as an array: (height, width, 3)."""
         return self.height, self.width, 3
 
 
 class Capture(Protocol):
-    """An open video. One thread at a time.
+    """An open video. One thread at a time. It is opened with what is `Wanted` of its pictures.
 
     Attributes:
         info: what the header says.
-        shape: shape of the frame that was retrieved last; before that, the one that the header announces.
+        shape: shape of the array that `retrieve` wants for the frame that was grabbed last; before that, for one as the header
+            announces. It has zeros while nothing is known.
         pts: position in the video of the frame that was grabbed last, in seconds from the start; None if it is not known.
+        came_ns: when the last data of that frame came (CLOCK_MONOTONIC, ns); None where only the end of `grab` tells.
+        wall_clock: when it was captured by the camera's clock, in seconds since the epoch; None if nobody says.
         damaged: how many frames before that one could not be decoded.
     """
 
     info: VideoInfo
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     pts: float | None
+    came_ns: int | None
+    wall_clock: float | None
     damaged: int
 
     def grab(self) -> bool:
@@ -148,10 +156,11 @@ class Capture(Protocol):
         """
 
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray | None:
-        """Decodes the frame that was grabbed, as (height, width, 3) uint8, BGR; None when it is damaged.
+        """Decodes the frame that was grabbed to what is wanted; None when it is damaged.
 
-        :param out: the array to decode into. A frame of another shape comes in an array of its own. Without `out`, the array
-            is valid up to the next call.
+        :param out: the array to decode into, of the shape `shape`. The frame is it, or a part of it. A frame for which it has
+            the wrong shape comes in an array of its own; so does every frame without `out`, valid up to the next call.
+        :raises VideoError: when the picture does not contain the wanted part.
         """
 
     def close(self) -> None:
@@ -162,15 +171,14 @@ class OpenCVCapture:
     """A file, a stream, or a camera, read by OpenCV.
 
     :param timeout: seconds of silence after which a stream is given up.
+    :param wanted: of the pictures. A camera is asked for its size, and may choose another.
     :param live: decodes in one thread, since each further thread delays frames by one.
-    :param size: width and height to ask a camera for; it may choose others.
     :raises VideoError: when the source can't be opened.
     """
 
-    def __init__(
-        self, source: Source, *, timeout: float = 5.0, live: bool = False, size: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, source: Source, wanted: Wanted = WHOLE, *, timeout: float = 5.0, live: bool = False) -> None:
         self._source = source
+        self._wanted = wanted
         self._timeout = timeout
         parameters: tuple[int, ...] = ()
         if not isinstance(source, int) and "://" in os.fspath(source):
@@ -178,17 +186,22 @@ class OpenCVCapture:
             parameters = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit)
             parameters += (cv2.CAP_PROP_N_THREADS, 1) if live else ()
         self._capture = open_video(source, parameters)
-        if isinstance(source, int) and size is not None:
-            self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
-            self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
+        if isinstance(source, int) and wanted.size is not None:
+            self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, wanted.size[0])
+            self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, wanted.size[1])
         self.info = VideoInfo(
             width=int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
             height=int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
             fps=max(0.0, self._capture.get(cv2.CAP_PROP_FPS)),
             frames=max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))),
         )
-        self.shape = self.info.shape
+        self._decodes_into_out = wanted.format == "bgr" and wanted.size is None  # the part is a view then
+        self.shape = self._shape_for(self.info.width, self.info.height)
+        if self.info.width:
+            wanted.part_of(shown(source), self.info.width, self.info.height)
         self.pts: float | None = None
+        self.came_ns: int | None = None
+        self.wall_clock: float | None = None
         self.damaged = 0
         self._booted = 0.0
         self._scratch: np.ndarray | None = None
@@ -228,16 +241,24 @@ class OpenCVCapture:
 
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray | None:
         """See `Capture.retrieve`."""
-        wanted = self._scratch if out is None else out
+        target = self._scratch if out is None or not self._decodes_into_out else out
         # OpenCV silently makes a new array for a frame of another size.
-        ok, frame = self._capture.retrieve(wanted) if wanted is not None else self._capture.retrieve()
+        ok, frame = self._capture.retrieve(target) if target is not None else self._capture.retrieve()
         if not ok:
             return None
-        if out is None:
+        if target is not out:
             self._scratch = frame
         height, width = frame.shape[:2]
-        self.shape = height, width, 3
-        return frame
+        self.shape = self._shape_for(width, height)
+        if not self._decodes_into_out:
+            return self._wanted.fill(shown(self._source), frame, out)
+        left, top, width, height = self._wanted.part_of(shown(self._source), width, height)
+        return frame[top : top + height, left : left + width]
+
+    def _shape_for(self, width: int, height: int) -> tuple[int, ...]:
+        if self._decodes_into_out or not width:
+            return height, width, 3
+        return self._wanted.shape(shown(self._source), width, height)
 
     def close(self) -> None:
         """See `Capture.close`."""
@@ -256,16 +277,20 @@ class ImageFolder:
     :raises VideoError: when the folder has no image, or none can be read.
     """
 
-    def __init__(self, source: Address, *, fps: float = 25.0) -> None:
+    def __init__(self, source: Address, wanted: Wanted = WHOLE, *, fps: float = 25.0) -> None:
+        self._source = source
+        self._wanted = wanted
         self._files = sorted((path for path in Path(source).iterdir() if path.suffix.lower() in IMAGES), key=_natural_order)
-        first = next((image for image in map(_read_image, self._files) if image is not None), None)
+        first = next((image for image in map(self._read, self._files) if image is not None), None)
         if first is None:
             there = "none of the images in it can be read" if self._files else f"there is no image in it ({', '.join(IMAGES)})"
             raise VideoError(str(source), f"can't open the folder {str(source)!r}: {there}; check the path and its files")
         height, width = first.shape[:2]
         self.info = VideoInfo(width, height, fps, len(self._files))
-        self.shape = self.info.shape
+        self.shape = wanted.shape(str(source), width, height)
         self.pts: float | None = None
+        self.came_ns: int | None = None
+        self.wall_clock: float | None = None
         self.damaged = 0
         self._number = -1
 
@@ -277,26 +302,32 @@ class ImageFolder:
 
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray | None:
         """See `Capture.retrieve`."""
-        image = _read_image(self._files[self._number])
+        image = self._read(self._files[self._number])
         if image is None:
             return None
-        height, width = image.shape[:2]
-        self.shape = height, width, 3
-        if out is None or out.shape != self.shape:
-            return image
-        np.copyto(out, image)
-        return out
+        self.shape = self._wanted.shape(str(self._source), image.shape[1], image.shape[0])
+        return self._wanted.fill(str(self._source), image, out)
+
+    def _read(self, path: Path) -> np.ndarray | None:
+        """A picture as (height, width, 3), BGR; with 16 bits a channel, if these are wanted, with values as in the file."""
+        deep = self._wanted.bits == 16
+        image = _read_image(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if deep else cv2.IMREAD_COLOR)
+        if deep and image is not None and image.dtype != np.uint16:
+            raise VideoError(
+                str(path), f"the picture {str(path)!r} has no 16 bits a channel, but {image.dtype}: leave bits=16 away"
+            )
+        return image
 
     def close(self) -> None:
         """See `Capture.close`."""
 
 
-def _read_image(path: Path) -> np.ndarray | None:
+def _read_image(path: Path, how: int) -> np.ndarray | None:
     # Not into an existing array: for a file that can't be read, imread silently returns that array unchanged.
     if is_utf8(os.fspath(path)):
-        return cv2.imread(os.fspath(path), cv2.IMREAD_COLOR)
+        return cv2.imread(os.fspath(path), how)
     data = np.fromfile(path, np.uint8)
-    return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    return cv2.imdecode(data, how) if data.size else None
 
 
 def _natural_order(path: Path) -> list[tuple[int, str]]:

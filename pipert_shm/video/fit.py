@@ -1,71 +1,80 @@
-"""Crops and scales a frame on its way from the decoder to shared memory."""
+"""What is wanted of a video's pictures, and how a picture in BGR is made so."""
 
 from __future__ import annotations
 
-import logging
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipert_shm.video.capture import Capture
-from pipert_shm.video.opencv import VideoError, cv2
+from pipert_shm.data import Format
+from pipert_shm.video.formats import from_bgr, is_planar, resized, shape_of
+from pipert_shm.video.opencv import VideoError
 
 
-class Fit:
-    """Fills arrays in shared memory with the frames of a capture. One thread at a time.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which part of the pictures is wanted, how large, and in which format. A capture gets it when it is opened.
 
-    :param name: of the video, for errors.
-    :param roi: left, top, width and height of the wanted part, in pixels; None for the whole frame.
-    :param size: width and height to scale to; None to keep the size.
+    Attributes:
+        format: of the arrays.
+        bits: 8 or 16 bits a channel.
+        roi: left, top, width and height of the part, in pixels of the whole picture; None for all of it.
+        size: width and height to scale the part to; None to keep its size.
     """
 
-    def __init__(
-        self, name: str, roi: tuple[int, int, int, int] | None, size: tuple[int, int] | None, logger: logging.Logger
-    ) -> None:
-        self._name = name
-        self._roi = roi
-        self._size = size
-        self._logger = logger
+    format: Format = "bgr"
+    bits: int = 8
+    roi: tuple[int, int, int, int] | None = None
+    size: tuple[int, int] | None = None
 
-    def check(self, frame_width: int, frame_height: int) -> None:
-        """:raises VideoError: when a frame of this size (0 if unknown) does not contain the wanted part."""
-        left, top, width, height = self._roi or (0, 0, 0, 0)
-        if frame_width == 0:
-            return
-        if left + width > frame_width or top + height > frame_height:
-            raise VideoError(
-                self._name,
-                f"the part {self._roi} (left, top, width, height) does not lie within the frames of {self._name!r}, which are "
-                f"{frame_width}x{frame_height}: give another roi",
-            )
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of the arrays."""
+        return np.dtype(np.uint8 if self.bits == 8 else np.uint16)
 
-    def shape(self, capture: Capture) -> tuple[int, int, int]:
-        """Shape of the array that `fill` wants for the next frame."""
-        return capture.shape if self._size is None else (self._size[1], self._size[0], 3)
+    @property
+    def is_whole(self) -> bool:
+        """Whether pictures are wanted as they come, but for the format."""
+        return self.roi is None and self.size is None
 
-    def fill(self, capture: Capture, out: np.ndarray) -> np.ndarray | None:
-        """Returns the frame that was grabbed, in `out` or a part of it; None when it is damaged.
+    def part_of(self, name: str, width: int, height: int) -> tuple[int, int, int, int]:
+        """Left, top, width and height of the part, in a picture of this size. A planar part is even.
 
-        It comes in another array if the video has changed its size.
-
-        :raises VideoError: when the frame does not contain the wanted part.
+        :param name: of the video, for the error.
+        :raises VideoError: when the picture does not contain the wanted part.
         """
-        if self._size is not None:
-            whole = capture.retrieve()
-            if whole is None:
-                return None
-            part = self._part(whole)
-            shrinks = part.shape[1] >= self._size[0] and part.shape[0] >= self._size[1]
-            return cv2.resize(part, self._size, dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        frame = capture.retrieve(out)
-        if frame is None:
-            return None
-        if frame.shape != out.shape:
-            self._logger.warning("frames of %s come instead of %s; the first of them is copied", frame.shape, out.shape)
-        return self._part(frame)
+        if self.roi is None:
+            return (0, 0, width & ~1, height & ~1) if is_planar(self.format) else (0, 0, width, height)
+        left, top, part_width, part_height = self.roi
+        if left + part_width > width or top + part_height > height:
+            raise VideoError(
+                name,
+                f"the part {self.roi} (left, top, width, height) does not lie within the frames of {name!r}, which are "
+                f"{width}x{height}: give another roi",
+            )
+        return self.roi
 
-    def _part(self, frame: np.ndarray) -> np.ndarray:
-        if self._roi is None:
-            return frame
-        left, top, width, height = self._roi
-        self.check(frame.shape[1], frame.shape[0])
-        return frame[top : top + height, left : left + width]
+    def shape(self, name: str, width: int, height: int) -> tuple[int, ...]:
+        """Shape of the array for a picture of this size.
+
+        :raises VideoError: when the picture does not contain the wanted part.
+        """
+        part = self.part_of(name, width, height)
+        return shape_of(self.format, *(self.size or part[2:]))
+
+    def fill(self, name: str, picture: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        """Makes the array of a picture in BGR. It is `out` if that has the right shape and dtype, else another one.
+
+        :param picture: (height, width, 3).
+        :raises VideoError: when the picture does not contain the wanted part.
+        """
+        left, top, width, height = self.part_of(name, picture.shape[1], picture.shape[0])
+        part = picture[top : top + height, left : left + width]
+        shape = shape_of(self.format, *(self.size or (width, height)))
+        if out is not None and (out.shape != shape or out.dtype != picture.dtype):
+            out = None
+        if self.size is None or self.size == (width, height):
+            return from_bgr(part, self.format, out)
+        if self.format == "bgr":
+            return resized(part, "bgr", self.size, out)
+        return from_bgr(resized(part, "bgr", self.size), self.format, out)

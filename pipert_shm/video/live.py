@@ -12,7 +12,6 @@ import numpy as np
 from pipert_shm.binding import now_ns
 from pipert_shm.shm.counters import Counters
 from pipert_shm.video.capture import Capture
-from pipert_shm.video.fit import Fit
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.timing import StreamClock
 
@@ -28,11 +27,19 @@ FAREWELL = 1.0
 
 
 class Live(NamedTuple):
-    """A frame, the time when it was read (CLOCK_MONOTONIC, ns), and its position in the stream in seconds."""
+    """A frame of a live stream.
+
+    Attributes:
+        frame: the array.
+        captured_ns: when it was captured (CLOCK_MONOTONIC, ns).
+        pts: position in the stream, in seconds.
+        wall_clock: when it was captured by the camera's clock, in seconds since the epoch.
+    """
 
     frame: np.ndarray
     captured_ns: int
     pts: float | None
+    wall_clock: float | None
 
 
 class LiveReader:
@@ -51,7 +58,6 @@ class LiveReader:
         self,
         name: str,
         connect: Callable[[], Capture],
-        fit: Fit,
         counters: Counters,
         logger: logging.Logger,
         *,
@@ -60,14 +66,13 @@ class LiveReader:
     ) -> None:
         self._name = name
         self._connect = connect
-        self._fit = fit
         self._counters = counters
         self._logger = logger
         self._reconnect = reconnect
         self._after = after
         self._closing = threading.Event()
         self._changed = threading.Condition()
-        self._shape: tuple[int, int, int] | None = None
+        self._shape: tuple[int, ...] | None = None
         self._wanted: np.ndarray | None = None
         self._filling = False
         self._filled: Live | None = None
@@ -79,7 +84,7 @@ class LiveReader:
 
     # ---- for the routine's thread --------------------------------------------------------------------
 
-    def await_shape(self, timeout: float) -> tuple[int, int, int] | None:
+    def await_shape(self, timeout: float) -> tuple[int, ...] | None:
         """Returns the shape of the array that `read` wants; None if the stream was not opened within this time (seconds)."""
         with self._changed:
             self._changed.wait_for(lambda: self._shape is not None or self._over, timeout)
@@ -157,8 +162,7 @@ class LiveReader:
         :raises VideoError: when the stream is lost.
         """
         self._logger.info("connected: frames of %dx%d", capture.info.width, capture.info.height)
-        self._fit.check(capture.info.width, capture.info.height)
-        self._expect(capture)
+        self._expect(capture.shape)
         opened_ns = came_ns = now_ns()
         stood: float | None = None
         clock: StreamClock | None = None
@@ -169,7 +173,7 @@ class LiveReader:
             if not capture.grab():
                 silence = (now_ns() - last_ns) / 1e9
                 raise VideoError(self._name, f"{self._name!r} is lost, {silence:.1f} s after its last frame")
-            came_ns = now_ns()
+            came_ns = capture.came_ns or now_ns()
             self._note_damage(capture.damaged - damaged)
             damaged = capture.damaged
             if piled_up:
@@ -197,15 +201,17 @@ class LiveReader:
             self._filling = True
         frame = None
         try:
-            frame = self._fit.fill(capture, out)
+            frame = capture.retrieve(out)
+            if frame is not None and out.shape != capture.shape:
+                self._logger.warning("frames of %s come instead of %s; the first of them is copied", capture.shape, out.shape)
         finally:
             with self._changed:
                 self._filling = False
                 if frame is None:
                     self._wanted = out
                 else:
-                    self._filled = Live(frame, came_ns, pts)
-                    self._shape = self._fit.shape(capture)
+                    self._filled = Live(frame, came_ns, pts, capture.wall_clock)
+                    self._shape = capture.shape
                 self._changed.notify_all()
         self._note_damage(frame is None)
 
@@ -214,9 +220,9 @@ class LiveReader:
             self._counters["damaged"] += frames
             self._logger.warning("%d damaged frames of %r are left out", frames, self._name)
 
-    def _expect(self, capture: Capture) -> None:
+    def _expect(self, shape: tuple[int, ...]) -> None:
         with self._changed:
-            self._shape = self._fit.shape(capture)
+            self._shape = shape
             if self._wanted is not None and self._wanted.shape != self._shape:
                 self._wanted = None  # its `read` must come back with another array
             self._changed.notify_all()

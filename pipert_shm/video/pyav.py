@@ -1,14 +1,18 @@
-"""Reads videos with PyAV, which has exact time stamps, the causes of errors, and RTSP by TCP or UDP."""
+"""Reads videos with PyAV, which has exact time stamps, the causes of errors, RTSP by TCP or UDP, and all formats in one step."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
+from pipert_shm.binding import now_ns
 from pipert_shm.extras import to_install
-from pipert_shm.video.capture import MOST_DAMAGED, Address, VideoInfo, address_of, cannot_open, shown
+from pipert_shm.video.capture import MOST_DAMAGED, WHOLE, Address, VideoInfo, address_of, cannot_open, shown
+from pipert_shm.video.fit import Wanted
 from pipert_shm.video.opencv import VideoError
 
 try:
@@ -16,18 +20,22 @@ try:
 except ImportError as error:
     raise ImportError(f"PyAV does not load ({error}): {to_install('pyav')}") from error
 
+from pipert_shm.video.swscale import Scaler
 
-def begins_interlaced(source: Address) -> bool:
-    """Whether the first frame of a file is interlaced; False where it can't be decoded."""
-    try:
-        with av.open(address_of(source)) as container:
-            return any(frame.interlaced_frame for frame in islice(container.decode(video=0), 1))
-    except (av.error.FFmpegError, IndexError):  # reading it raises the error
-        return False
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How to decode.
+
+    Attributes:
+        threads: of the decoder; None for as many as are good.
+    """
+
+    threads: int | None = None
 
 
 class PyAVCapture:
-    """A file or a stream, read by PyAV. Each frame is copied once on its way into shared memory; OpenCV copies none.
+    """A file or a stream, read by PyAV. Each frame is converted once, straight into shared memory.
 
     :param timeout: seconds of silence after which a stream is given up.
     :param live: threads share each frame's slices, since threads that take a frame each would delay frames.
@@ -35,7 +43,17 @@ class PyAVCapture:
     :raises VideoError: when the source can't be opened; the error says why.
     """
 
-    def __init__(self, source: Address, *, timeout: float = 5.0, live: bool = False, transport: str = "tcp") -> None:
+    def __init__(
+        self,
+        source: Address,
+        wanted: Wanted = WHOLE,
+        *,
+        timeout: float = 5.0,
+        live: bool = False,
+        transport: str = "tcp",
+        decoding: Decoding = Decoding(),
+        logger: logging.Logger | None = None,
+    ) -> None:
         self._source = source
         self._timeout = timeout
         text = address_of(source)
@@ -54,8 +72,11 @@ class PyAVCapture:
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         seconds = max(0, self._container.duration or 0) / av.time_base
         self.info = VideoInfo(stream.width, stream.height, fps, stream.frames or round(seconds * fps))
-        self.shape = self.info.shape
+        self._scaler = Scaler(shown(source), wanted, logger)
+        self.shape: tuple[int, ...] = wanted.shape(shown(source), stream.width, stream.height) if stream.width else (0, 0, 3)
         self.pts: float | None = None
+        self.came_ns: int | None = None
+        self.wall_clock: float | None = None
         self._start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
         self._frames = self._decode(stream)
         self.damaged = 0
@@ -63,6 +84,7 @@ class PyAVCapture:
     def _decode(self, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
         in_a_row = 0
         for packet in self._container.demux(stream):
+            self.came_ns = now_ns()
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
@@ -85,26 +107,26 @@ class PyAVCapture:
         except av.error.FFmpegError as error:
             raise VideoError(shown(self._source), f"can't read on in {shown(self._source)!r}: {error.strerror}") from None
         self.pts = None if self._frame.time is None else self._frame.time - self._start
+        self.shape = self._scaler.shape(self._frame)
         return True
 
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray:
         """See `Capture.retrieve`."""
-        turns = round(self._frame.rotation / 90)
-        picture = self._frame.reformat(format="bgr24")
-        plane = picture.planes[0]
-        lines = np.frombuffer(memoryview(plane), np.uint8, plane.height * plane.line_size).reshape(
-            plane.height, plane.line_size
-        )
-        frame: np.ndarray = np.rot90(lines[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), turns)
-        self.shape = frame.shape[0], frame.shape[1], 3
-        if out is None or out.shape != self.shape:
-            return frame
-        np.copyto(out, frame)
-        return out
+        return self._scaler.fill(self._frame, out)
 
     def close(self) -> None:
         """See `Capture.close`."""
+        self._scaler.close()
         self._container.close()
+
+
+def begins_interlaced(source: Address) -> bool:
+    """Whether the first frame of a file is interlaced; False where it can't be decoded."""
+    try:
+        with av.open(address_of(source)) as container:
+            return any(frame.interlaced_frame for frame in islice(container.decode(video=0), 1))
+    except (av.error.FFmpegError, IndexError):  # reading it raises the error
+        return False
 
 
 def _advice(error: av.error.FFmpegError) -> str:

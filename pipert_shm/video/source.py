@@ -14,16 +14,18 @@ import numpy as np
 
 from pipert_shm.errors import EndOfStream, NoFreeSlot
 from pipert_shm.extras import to_install
+from pipert_shm.data import FORMATS, Format
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_number
 from pipert_shm.routine import SourceRoutine
 from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_device, is_folder, shown
-from pipert_shm.video.fit import Fit
+from pipert_shm.video.fit import Wanted
+from pipert_shm.video.formats import is_planar, shape_of
 from pipert_shm.video.live import LiveReader
 from pipert_shm.video.opencv import VideoError, is_utf8
 from pipert_shm.video.timing import Playback, Thinning
 
-Backend = Literal["opencv", "pyav"]
+Backend = Literal["auto", "opencv", "pyav"]
 Transport = Literal["tcp", "udp"]
 
 PATIENCE = 0.2
@@ -79,7 +81,9 @@ class VideoSource(SourceRoutine):
         source: Source,
         name: str | None = None,
         *,
-        backend: Backend = "opencv",
+        backend: Backend = "auto",
+        format: Format = "bgr",
+        bits: Literal[8, 16] = 8,
         live: bool | None = None,
         loop: bool = False,
         realtime: bool = False,
@@ -93,13 +97,12 @@ class VideoSource(SourceRoutine):
         super().__init__(name)
         self.source = source
         self.live = _is_live(source) if live is None else live
-        _check(source, self.live, backend, loop, realtime, fps, size, roi, transport, timeout)
+        _check(source, self.live, backend, loop, realtime, fps, transport, timeout)
+        self._wanted = _checked_wanted(format, bits, roi, size)
         self._backend = backend
         self._loop = loop
         self._realtime = realtime
         self._fps = fps
-        self._size = size
-        self._roi = roi
         self._transport = transport
         self._reconnect = reconnect
         self._timeout = timeout
@@ -107,7 +110,7 @@ class VideoSource(SourceRoutine):
         self._reader: LiveReader | None = None
         self._reading_still: threading.Thread | None = None
         if size is not None:
-            self.declare_output((size[1], size[0], 3))
+            self.declare_output(shape_of(format, *size), self._wanted.dtype)
         if self.live and fps is not None:
             self.set_const_fps(fps)
 
@@ -116,7 +119,6 @@ class VideoSource(SourceRoutine):
 
         :raises VideoError: when a file, or a live stream with `reconnect=False`, can't be opened.
         """
-        self._fit = Fit(shown(self.source), self._roi, self._size, self._logger)
         self.counters["connected"] = 0
         if not self.live:
             self._begin()
@@ -124,7 +126,6 @@ class VideoSource(SourceRoutine):
         self._reader = LiveReader(
             shown(self.source),
             self._connect,
-            self._fit,
             self.counters,
             self._logger,
             reconnect=self._reconnect,
@@ -158,15 +159,15 @@ class VideoSource(SourceRoutine):
         capture = self._open()
         capture.close()
         info = capture.info
-        why = f"{info.width}x{info.height}, BGR: {shown(self.source)}"
-        return OwnFrames(math.prod(info.shape), why) if info.width else None
+        why = f"{info.width}x{info.height}, {self._wanted.format}: {shown(self.source)}"
+        return OwnFrames(math.prod(capture.shape) * self._wanted.dtype.itemsize, why) if info.width else None
 
     def _open(self) -> Capture:
         if is_folder(self.source):
-            return ImageFolder(self.source, fps=self._fps or 25.0)
-        if self._backend == "pyav" or not self._is_for_opencv():
+            return ImageFolder(self.source, self._wanted, fps=self._fps or 25.0)
+        if self._backend == "pyav" or (self._backend == "auto" and _prefers_pyav(self.source)) or not self._is_for_opencv():
             return self._open_by_pyav()
-        capture = OpenCVCapture(self.source, timeout=self._timeout, live=self.live, size=self._size)
+        capture = OpenCVCapture(self.source, self._wanted, timeout=self._timeout, live=self.live)
         if not self._is_interlaced(capture):
             return capture
         capture.close()
@@ -199,7 +200,14 @@ class VideoSource(SourceRoutine):
         from pipert_shm.video.pyav import PyAVCapture
 
         assert not isinstance(self.source, int), "_check has seen to that"
-        return PyAVCapture(self.source, timeout=self._timeout, live=self.live, transport=self._transport)
+        return PyAVCapture(
+            self.source,
+            self._wanted,
+            timeout=self._timeout,
+            live=self.live,
+            transport=self._transport,
+            logger=self._logger,
+        )
 
     def _is_interlaced(self, capture: OpenCVCapture) -> bool:
         told = capture.interlaced
@@ -226,7 +234,7 @@ class VideoSource(SourceRoutine):
         live = None
         if shape is not None:
             try:
-                live = reader.read(self.loan(shape), PATIENCE)
+                live = reader.read(self.loan(shape, self._wanted.dtype), PATIENCE)
             except NoFreeSlot:
                 if reader.pass_over(PATIENCE):
                     raise
@@ -234,7 +242,9 @@ class VideoSource(SourceRoutine):
             if reader.over:
                 raise EndOfStream
             return None
-        self.meta.captured_ns, self.meta.pts = live.captured_ns, live.pts
+        meta = self.meta
+        meta.captured_ns, meta.pts, meta.wall_clock = live.captured_ns, live.pts, live.wall_clock
+        meta.describe(self._wanted.format, len(live.frame))
         return live.frame
 
     # ---- files -----------------------------------------------------------------------------------
@@ -243,7 +253,6 @@ class VideoSource(SourceRoutine):
         if self._capture is not None:
             self._capture.close()
         self._capture = self._open()
-        self._fit.check(self._capture.info.width, self._capture.info.height)
         self.counters["connected"] = 1
         self._thinning = None if self._fps is None or is_folder(self.source) else Thinning(self._fps)
         self._playback = Playback() if self._realtime else None
@@ -262,11 +271,16 @@ class VideoSource(SourceRoutine):
             if left > PATIENCE:
                 return None
         self._in_hand = False
-        frame = self._fit.fill(self._capture, self.loan(self._fit.shape(self._capture)))
+        out = self.loan(self._capture.shape, self._wanted.dtype)
+        frame = self._capture.retrieve(out)
         if frame is None:
             self._note_damage(1)
             return None
-        self.meta.pts = self._capture.pts
+        if self._capture.shape != out.shape:
+            self._logger.warning("frames of %s come instead of %s; the first of them is copied", self._capture.shape, out.shape)
+        meta = self.meta
+        meta.pts, meta.wall_clock = self._capture.pts, self._capture.wall_clock
+        meta.describe(self._wanted.format, len(frame))
         return frame
 
     def _grab(self, capture: Capture) -> bool:
@@ -310,8 +324,6 @@ def _check(
     loop: bool,
     realtime: bool,
     fps: float | None,
-    size: tuple[int, ...] | None,
-    roi: tuple[int, ...] | None,
     transport: str,
     timeout: float,
 ) -> None:
@@ -327,16 +339,33 @@ def _check(
         raise ValueError(f"{'loop' if loop else 'realtime'} is for files, and {shown(source)!r} is a live stream; live=False?")
     if fps is not None and not (is_number(fps) and 0 < fps < float("inf")):
         raise ValueError(f"fps must be positive, or None for all frames, not {fps!r}")
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size must be (width, height), at least (1, 1), not {size}")
-    if roi is not None and (len(roi) != 4 or min(roi) < 0 or min(roi[2:]) < 1):
-        raise ValueError(f"roi must be (left, top, width, height), at least (0, 0, 1, 1), not {roi}")
     if transport not in get_args(Transport):
         raise ValueError(f"transport must be one of {get_args(Transport)}, not {transport!r}")
     if transport != "tcp" and not (backend == "pyav" and text.startswith(("rtsp://", "rtsps://"))):
         raise ValueError(f"transport={transport!r} is for an rtsp:// URL with backend='pyav'")
     if not 0 < timeout < 3600:
         raise ValueError(f"timeout must be more than 0 and less than 3600 seconds, not {timeout}")
+
+
+def _checked_wanted(format: Format, bits: int, roi: tuple[int, int, int, int] | None, size: tuple[int, int] | None) -> Wanted:
+    """:raises ValueError: when an option is out of range, or does not go with the others."""
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
+    if bits not in (8, 16) or (bits == 16 and is_planar(format)):
+        raise ValueError(f"bits must be 8, or 16 with format 'bgr', 'rgb' or 'gray', not {bits!r} with {format!r}")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"size must be (width, height), at least (1, 1), not {size}")
+    if roi is not None and (len(roi) != 4 or min(roi) < 0 or min(roi[2:]) < 1):
+        raise ValueError(f"roi must be (left, top, width, height), at least (0, 0, 1, 1), not {roi}")
+    for name, numbers in ("size", size), ("roi", roi):
+        if is_planar(format) and any(number % 2 for number in numbers or ()):
+            raise ValueError(f"{name} must have even numbers with format {format!r}, not {numbers}")
+    return Wanted(format, bits, roi and (roi[0], roi[1], roi[2], roi[3]), size and (size[0], size[1]))
+
+
+def _prefers_pyav(source: Source) -> bool:
+    """Whether PyAV reads a source better than OpenCV, and is there. The table in docs/performance.md shows why."""
+    return not is_device(source) and find_spec("av") is not None
 
 
 def video_sources(sources: Iterable[Source], name: str = "camera", **options: Any) -> list[VideoSource]:

@@ -1,0 +1,241 @@
+"""The formats of frames: how the pixels lie in an array, and what of it can be had without a copy.
+
+| Format | Array | |
+| --- | --- | --- |
+| `bgr`, `rgb` | (height, width, 3) uint8 or uint16 | the order of the channels |
+| `gray` | (height, width) uint8 or uint16 | brightness alone |
+| `i420` | (height · 3/2, width) uint8 | the planes Y, U and V one after the other, as in OpenCV; U and V have half the size |
+| `nv12` | (height · 3/2, width) uint8 | the plane Y, then U and V in turns |
+
+Y, U and V are those of BT.601 with the range from 16 to 235, as in OpenCV. Width and height of a planar frame are even.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipert_shm.data import Format, Meta
+from pipert_shm.errors import shown
+from pipert_shm.video.opencv import cv2
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+PLANAR = ("i420", "nv12")
+_TO_BGR = {"i420": cv2.COLOR_YUV2BGR_I420, "nv12": cv2.COLOR_YUV2BGR_NV12, "gray": cv2.COLOR_GRAY2BGR, "rgb": cv2.COLOR_RGB2BGR}
+_FROM_BGR = {"i420": cv2.COLOR_BGR2YUV_I420, "gray": cv2.COLOR_BGR2GRAY, "rgb": cv2.COLOR_BGR2RGB}
+
+
+def is_planar(format: str | None) -> TypeGuard[Format]:
+    """Whether Y, U and V lie apart in frames of this format."""
+    return format in PLANAR
+
+
+def shape_of(format: Format, width: int, height: int) -> tuple[int, ...]:
+    """Shape of the array of a frame of so many pixels.
+
+    >>> shape_of("bgr", 640, 480), shape_of("gray", 640, 480), shape_of("i420", 640, 480)
+    ((480, 640, 3), (480, 640), (720, 640))
+
+    :raises ValueError: when a planar frame would have an odd width or height.
+    """
+    if is_planar(format):
+        if width % 2 or height % 2:
+            raise ValueError(f"a frame in {format} has an even width and height, not {width}x{height}")
+        return height * 3 // 2, width
+    return (height, width) if format == "gray" else (height, width, 3)
+
+
+def size_of(frame: np.ndarray, format: Format | None) -> tuple[int, int]:
+    """Width and height of a frame, in pixels."""
+    return frame.shape[1], frame.shape[0] * 2 // 3 if is_planar(format) else frame.shape[0]
+
+
+def format_of(frame: np.ndarray, meta: Meta) -> Format | None:
+    """The format of a frame that came with this meta; None for an array that is in none, such as one with 4 channels.
+
+    What `meta.format` says of a planar frame holds for the whole frame. A part of one, such as its luma, is taken for grey.
+    Where the meta says nothing, an array with three channels is BGR, and one with none or one is grey.
+    """
+    told = meta.format
+    if frame.ndim == 2:
+        return told if is_planar(told) and meta.describes(frame.shape[0]) else "gray"
+    if frame.ndim == 3 and frame.shape[2] == 3:
+        return "rgb" if told == "rgb" else "bgr"
+    return "gray" if frame.ndim == 3 and frame.shape[2] == 1 else None
+
+
+def planes(frame: np.ndarray, format: Format | None = None) -> tuple[np.ndarray, ...]:
+    """The planes of a planar frame: views, which travel by reference.
+
+    :param format: of the frame; None for I420.
+    :return: (y, u, v) for I420, the latter two (height/2, width/2); (y, uv) for NV12, the latter (height/2, width/2, 2).
+    :raises ValueError: when it is no such frame.
+
+    >>> y, u, v = planes(np.zeros((720, 640), np.uint8))
+    >>> y.shape, u.shape, v.shape, y.base is v.base
+    ((480, 640), (240, 320), (240, 320), True)
+    """
+    height, width = _planar_size(frame, format or "i420")
+    luminous = frame[:height]
+    if format == "nv12":
+        return luminous, _reshaped(frame[height:], (height // 2, width // 2, 2))
+    quarter = height * width // 4
+    colours = _reshaped(frame[height:], (2 * quarter,))
+    half = height // 2, width // 2
+    return luminous, colours[:quarter].reshape(half), colours[quarter:].reshape(half)
+
+
+def luma(frame: np.ndarray, format: Format | None = None) -> np.ndarray:
+    """The brightness of a planar or a grey frame, (height, width): a view, which travels by reference.
+
+    :param format: of the frame; None for I420, of which NV12 does not differ here.
+    :raises ValueError: when the format has no such plane: use `to_gray`.
+
+    >>> luma(np.zeros((720, 640), np.uint8)).shape
+    (480, 640)
+    """
+    if format == "gray":
+        return frame.reshape(frame.shape[:2])
+    return frame[: _planar_size(frame, format or "i420")[0]]
+
+
+def _planar_size(frame: np.ndarray, format: Format) -> tuple[int, int]:
+    """Height and width of a planar frame, in pixels."""
+    if not is_planar(format):
+        raise ValueError(f"a frame in {format} has no planes: only {' and '.join(PLANAR)} have")
+    if frame.ndim != 2 or frame.dtype != np.uint8 or frame.shape[0] % 3 or frame.shape[1] % 2 or not frame.size:
+        raise ValueError(
+            f"an array of shape {frame.shape} and dtype {frame.dtype} is no frame in {format}: that is (height * 3/2, width) "
+            f"uint8, with an even width and height"
+        )
+    return frame.shape[0] // 3 * 2, frame.shape[1]
+
+
+def _reshaped(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """:raises ValueError: when that needs a copy: a plane of I420 may end in the middle of a row."""
+    if not rows.flags.c_contiguous:
+        raise ValueError("the planes of a frame whose rows lie apart can't be had without a copy: np.ascontiguousarray() first")
+    return rows.reshape(shape)
+
+
+def to_bgr(frame: np.ndarray, format: Format | None = None, *, out: np.ndarray | None = None) -> np.ndarray:
+    """Returns the frame as (height, width, 3), BGR. A frame that is in BGR is returned as it is, unless there is an `out`.
+
+    :param format: of the frame; None for BGR if it has three channels, else I420. `self.meta.format` has it in a routine.
+    :param out: array of that shape and dtype, such as `self.loan(...)` gives.
+    :raises ValueError: when the frame is not of that format, or `out` has another shape or dtype.
+
+    >>> to_bgr(np.full((720, 640), 128, np.uint8)).shape
+    (480, 640, 3)
+    """
+    format = format or ("i420" if frame.ndim == 2 else "bgr")
+    if is_planar(format):
+        _planar_size(frame, format)
+    width, height = size_of(frame, format)
+    _check_out(out, (height, width, 3), frame.dtype)
+    if format != "bgr":
+        return cv2.cvtColor(_readable(frame), _TO_BGR[format], dst=out)
+    if out is None:
+        return frame
+    np.copyto(out, frame)
+    return out
+
+
+def to_gray(frame: np.ndarray, format: Format | None = None) -> np.ndarray:
+    """Returns the brightness of a frame, (height, width): a view where the format has it, else a new array.
+
+    :param format: of the frame; None for BGR if it has three channels, else grey.
+    """
+    format = format or ("gray" if frame.ndim == 2 else "bgr")
+    if format in ("bgr", "rgb"):
+        return cv2.cvtColor(_readable(frame), cv2.COLOR_BGR2GRAY if format == "bgr" else cv2.COLOR_RGB2GRAY)
+    return luma(frame, format)
+
+
+def from_bgr(frame: np.ndarray, format: Format, out: np.ndarray | None = None) -> np.ndarray:
+    """Converts a frame from BGR. A planar result leaves out the last column or row of an odd size.
+
+    :param out: array of the shape and dtype of the result; None for a new one.
+    :raises ValueError: when `out` has another shape or dtype.
+    """
+    if is_planar(format):
+        frame = frame[: frame.shape[0] & ~1, : frame.shape[1] & ~1]
+    _check_out(out, shape_of(format, frame.shape[1], frame.shape[0]), frame.dtype)
+    if format == "bgr":
+        if out is None:
+            return frame
+        np.copyto(out, frame)
+        return out
+    if format != "nv12":
+        return cv2.cvtColor(_readable(frame), _FROM_BGR[format], dst=out)
+    whole = cv2.cvtColor(_readable(frame), cv2.COLOR_BGR2YUV_I420)
+    if out is None:
+        out = np.empty_like(whole)
+    _, *colours = planes(whole, "i420")
+    luminous, both = planes(out, "nv12")
+    np.copyto(luminous, whole[: len(luminous)])
+    cv2.merge(colours, both)
+    return out
+
+
+def resized(
+    frame: np.ndarray,
+    format: Format | None,
+    size: tuple[int, int],
+    out: np.ndarray | None = None,
+    interpolation: int | None = None,
+) -> np.ndarray:
+    """Scales a frame to a width and height. Proportions are not kept.
+
+    :param out: array of the shape and dtype of the result; None for a new one.
+    :param interpolation: one of OpenCV's; None for the best for the size.
+    :raises ValueError: when `out` has another shape or dtype, or a planar frame would get an odd size.
+    """
+    if interpolation is None:
+        width, height = size_of(frame, format)
+        interpolation = cv2.INTER_AREA if width >= size[0] and height >= size[1] else cv2.INTER_LINEAR
+    if not is_planar(format):
+        _check_out(out, (size[1], size[0], *frame.shape[2:]), frame.dtype)
+        return cv2.resize(_readable(frame), size, dst=out, interpolation=interpolation)
+    shape = shape_of(format, *size)
+    _check_out(out, shape, frame.dtype)
+    result = np.empty(shape, frame.dtype) if out is None else out
+    for plane, scaled in zip(planes(frame, format), planes(result, format), strict=True):
+        cv2.resize(plane, (scaled.shape[1], scaled.shape[0]), dst=scaled, interpolation=interpolation)
+    return result
+
+
+def cropped(frame: np.ndarray, format: Format | None, roi: Sequence[int], out: np.ndarray | None = None) -> np.ndarray:
+    """Returns a part of a frame: a view; but a copy of a part of a planar frame, in `out` if that is given.
+
+    :param roi: left, top, width and height, in pixels.
+    :raises ValueError: when `out` has another shape or dtype, or a number for a planar frame is odd.
+    """
+    left, top, width, height = roi
+    if not is_planar(format):
+        return frame[top : top + height, left : left + width]
+    if any(number % 2 for number in roi):
+        raise ValueError(f"a part of a frame in {format} has an even left, top, width and height, not {tuple(roi)}")
+    shape = shape_of(format, width, height)
+    _check_out(out, shape, frame.dtype)
+    result = np.empty(shape, frame.dtype) if out is None else out
+    for place, (plane, part) in enumerate(zip(planes(frame, format), planes(result, format), strict=True)):
+        x, y = (left // 2, top // 2) if place else (left, top)
+        np.copyto(part, plane[y : y + part.shape[0], x : x + part.shape[1]])
+    return result
+
+
+def _check_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
+    """OpenCV would silently return another array."""
+    if out is not None and (out.shape != shape or out.dtype != dtype):
+        raise ValueError(f"out must have the shape {shape} and dtype {dtype}, not {out.shape} and {shown(str(out.dtype))}")
+
+
+def _readable(frame: np.ndarray) -> np.ndarray:
+    """The frame, or a copy where OpenCV can't read it: with negative strides, or pixels that lie apart."""
+    packed = frame.itemsize if frame.ndim == 2 else frame.itemsize * frame.shape[2]
+    return frame if frame.strides[0] > 0 and frame.strides[1] == packed else np.ascontiguousarray(frame)
