@@ -159,10 +159,15 @@ def test_a_frozen_server_holds_up_neither_stop_nor_start_nor_the_end(
     assert (flow.state, flow.last_exit, flow.restarts) == ("ended", 0, 0), "it was not killed"
 
 
-def test_a_server_that_falls_silent_is_given_up(tmp_path: Path, start: Serve, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("backend", "told"), [("opencv", "' is lost, "), ("pyav", "fell silent for 1 s")])
+def test_a_server_that_falls_silent_is_given_up(
+    tmp_path: Path, start: Serve, caplog: pytest.LogCaptureFixture, backend: Backend, told: str
+) -> None:
     port = free_port()
     server = start("mpjpeg", port)
-    with running(VideoSource(url_of("mpjpeg", port), "camera", timeout=1), Notes("notes", tmp_path / "got")) as pipe:
+    with running(
+        VideoSource(url_of("mpjpeg", port), "camera", timeout=1, backend=backend), Notes("notes", tmp_path / "got")
+    ) as pipe:
         eventually(lambda: sent(pipe) >= 3, "frames")
         server.freeze()
         eventually(lambda: counters(pipe)["connected"] == 0, "the loss")
@@ -171,7 +176,7 @@ def test_a_server_that_falls_silent_is_given_up(tmp_path: Path, start: Serve, ca
         assert sent(pipe) == before, "no old frame is sent meanwhile"
         server.thaw()
         eventually(lambda: sent(pipe) >= before + 3, "frames again")
-    assert "' is lost, " in caplog.text
+    assert told in caplog.text
 
 
 def test_a_receiver_that_is_slow_gets_the_newest_frame(tmp_path: Path, start: Serve) -> None:

@@ -1,4 +1,4 @@
-"""Reads videos with PyAV, which has exact time stamps, the causes of errors, RTSP by TCP or UDP, and all formats in one step."""
+"""Reads videos with PyAV: with exact time stamps, the causes of errors, RTSP by TCP or UDP, and all formats in one step."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class PyAVCapture:
         except av.error.ExitError:
             raise cannot_open(source, f"no answer within {timeout:g} s") from None
         except av.error.FFmpegError as error:
-            raise cannot_open(source, error.strerror or str(error), _advice(error)) from None
+            cause = "" if isinstance(error, av.error.FileNotFoundError) else error.strerror or str(error)
+            raise cannot_open(source, cause, _advice(error)) from None
         if not self._container.streams.video:
             self._container.close()
             raise cannot_open(source, "there is no video in it, only sound perhaps")

@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from pipert_shm.data import FORMATS, Format
 from pipert_shm.errors import EndOfStream, NoFreeSlot
 from pipert_shm.extras import to_install
-from pipert_shm.data import FORMATS, Format
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_number
 from pipert_shm.routine import SourceRoutine
