@@ -17,7 +17,7 @@ from media import bikes, frames_of
 from pipert_shm import EndOfStream
 from pipert_shm.video import VideoError, VideoInfo, VideoSource
 from pipert_shm.video.interlaced import says_interlaced
-from pipert_shm.video.source import Backend
+from pipert_shm.video.opening import Backend
 
 WIDTH, HEIGHT, COUNT = 160, 128, 8
 

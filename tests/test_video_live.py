@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 import streams
 from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, VideoError, VideoSource, Wire, binding
 from pipert_shm.video import live
-from pipert_shm.video.source import Backend
+from pipert_shm.video.opening import Backend
 from routines import Record, chain, received
 from streams import FPS, Server, free_port, listens, number_of, serve, serve_rtsp
 from waiting import Board, eventually
@@ -284,8 +285,13 @@ def test_what_a_server_answers_is_told_by_pyav(answer: str, told: str) -> None:
         server = threading.Thread(target=refuse, args=(listener, answer))
         server.start()
         with pytest.raises(VideoError, match=told):
-            VideoSource(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x", backend="pyav", reconnect=False)._open()
+            VideoSource(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x", backend="pyav", reconnect=False)._opening.open(
+                LOGGER
+            )
         server.join()
+
+
+LOGGER = logging.getLogger(__name__)
 
 
 def refuse(listener: socket.socket, answer: str) -> None:
