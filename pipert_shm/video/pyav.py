@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 import numpy as np
@@ -78,7 +79,7 @@ class PyAVCapture:
         seconds = max(0, self._container.duration or 0) / av.time_base
         self.info = VideoInfo(stream.width, stream.height, fps, stream.frames or round(seconds * fps))
         self._scaler = Scaler(shown(source), wanted, logger)
-        self.shape: tuple[int, ...] = wanted.shape(shown(source), stream.width, stream.height) if stream.width else (0, 0, 3)
+        self.shape: tuple[int, ...] = self._announced(wanted, stream.width, stream.height) if stream.width else (0, 0, 3)
         self.pts: float | None = None
         self.came_ns: int | None = None
         self.wall_clock: float | None = None
@@ -90,6 +91,17 @@ class PyAVCapture:
         self._repeated: int | None = None  # stamp of the picture that an idle stream, which goes on, gives once more
         self._frames = self._decode(stream)
         self.damaged = 0
+
+    def _announced(self, wanted: Wanted, width: int, height: int) -> tuple[int, ...]:
+        """Shape of the array for a picture of this size, which the frames may say has to be turned."""
+        name = shown(self._source)
+        try:
+            return wanted.shape(name, width, height)
+        except VideoError:
+            with suppress(VideoError):
+                return wanted.shape(name, height, width)
+            self._container.close()
+            raise
 
     @property
     def left_out(self) -> int:

@@ -176,7 +176,7 @@ class Scaler:
     def _cannot(self, frame: av.VideoFrame, target: str) -> VideoError:
         return VideoError(
             self._name,
-            f"libswscale can't convert frames of {self._name!r} ({frame.width}x{frame.height}, {frame.format.name}) to {target}",
+            f"libswscale can't turn frames of {self._name!r} ({frame.format.name}, {frame.width}x{frame.height}) to {target}",
         )
 
 
