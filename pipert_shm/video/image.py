@@ -42,7 +42,9 @@ def known_format(frame: np.ndarray, meta: Meta) -> Format:
     """
     format = format_of(frame, meta)
     if format is None:
-        raise ValueError(f"an array of shape {frame.shape} is no frame: that is (height, width), or has 3 channels, or is planar")
+        raise ValueError(
+            f"an array of shape {frame.shape} is no frame: that is (height, width), or has 3 channels, or is planar"
+        )
     return format
 
 
