@@ -43,7 +43,7 @@ def scaled(frame: object, widest: int, format: str | None = None) -> tuple[np.nd
         readable = np.ascontiguousarray(frame) if min(frame.strides) < 0 else frame
         frame = cv2.resize(readable, size, interpolation=cv2.INTER_AREA)
     if frame.dtype == np.uint16:
-        frame = (frame >> 8).astype(np.uint8)
+        frame = np.right_shift(frame, 8).astype(np.uint8)
     return cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR) if format == "rgb" else frame, scale
 
 

@@ -27,8 +27,8 @@ _DEVICES = {"cpu": "cpu", network.CPU: "cpu", "cuda": "cuda", network.CUDA: "cud
 class DnnDetector(BatchRoutine):
     """Runs a neural network in ONNX format on each frame, and sends the frame with its detections, as a `DetectedFrame`.
 
-    One batch may hold frames of any number of cameras, of any sizes and formats. Each frame is scaled to the network's input with its
-    proportions kept, and the rest of the input is grey. Boxes are in pixels of the frame.
+    One batch may hold frames of any number of cameras, of any sizes and formats. Each frame is scaled to the network's input
+    with its proportions kept, and the rest of the input is grey. Boxes are in pixels of the frame.
 
     `setup()` runs the network once, so that a network that can't be run, or a head that does not fit, fails there. Counters
     say which backend runs it (`opencv` or `onnxruntime`) and on which device (`cpu`, `cuda`, `tensorrt` or `other_device`): 1
