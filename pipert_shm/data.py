@@ -12,12 +12,15 @@ import numpy as np
 
 from pipert_shm.binding import DELIVERY_BYTES, now_ns, read_delivered
 from pipert_shm.errors import shown
+from pipert_shm.limits import is_count
 from pipert_shm.shm.head import HOP, STAMP, unpack
 
 MOST_HOPS = 16
+MOST_ROWS = (1 << 32) - 1
 
 Format = Literal["bgr", "rgb", "gray", "i420", "nv12"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+PLANAR: tuple[Format, ...] = ("i420", "nv12")
 NAN = float("nan")
 
 
@@ -45,7 +48,7 @@ class FrameData(Data, ABC):
 
     @abstractmethod
     def get_frame(self) -> np.ndarray:
-        """The frame: (height, width, 3) uint8, BGR, or what `meta.format` says."""
+        """The frame. `meta.format` says how its pixels lie (see `pipert_shm.video.format_of`); None stands for BGR, or grey."""
 
 
 class Hop(NamedTuple):
@@ -195,16 +198,30 @@ class Meta:
 
         A part of the frame, which has fewer, is then not taken for one of that format.
 
-        :raises ValueError: when the value is no format.
+        :raises ValueError: when the value is no format, or there can't be so many rows.
         """
         if value is not None and value not in FORMATS:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, or None, not {shown(value)}")
+        if not (is_count(rows, 0) and rows <= MOST_ROWS):
+            raise ValueError(f"rows must be a whole number from 0 to {MOST_ROWS}, not {shown(rows)}")
+        _ = self._format  # decodes a received one now: later, its own format would come in place of this one
         self._format = 0 if value is None else FORMATS.index(value) + 1
         self._rows = rows
 
-    def describes(self, rows: int) -> bool:
-        """Whether the format is that of an array of so many rows."""
-        return bool(self._format) and self._rows in (0, rows)
+    @property
+    def described(self) -> tuple[Format | None, int]:
+        """What `describe` was told: the format, and the rows of the array, 0 for any number."""
+        return self.format, self._rows
+
+    def format_of(self, frame: np.ndarray) -> Format | None:
+        """The format of a frame of this message; None for an array that is in none. See `pipert_shm.video.format_of`."""
+        told = self.format
+        if frame.ndim == 2:
+            planar = told in PLANAR and self._rows in (0, len(frame))
+            return told if planar and frame.dtype == np.uint8 and not (len(frame) % 3 or frame.shape[1] % 2) else "gray"
+        if frame.ndim == 3 and frame.shape[2] == 3:
+            return "rgb" if told == "rgb" else "bgr"
+        return "gray" if frame.ndim == 3 and frame.shape[2] == 1 else None
 
     @property
     def raw_stamp(self) -> bytes:
