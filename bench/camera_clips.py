@@ -93,7 +93,9 @@ def _encode(clip: Clip, path: Path) -> None:
         wanted = f"bframes={clip.b_frames}:keyint={KEY_FRAMES}:min-keyint={KEY_FRAMES}:scenecut=0:ref=1:log-level=none"
         options = {"preset": "superfast", "x265-params": wanted}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream({"h264": "libx264", "h265": "libx265"}[clip.codec], rate=FPS, options=options)
+        coder = {"h264": "libx264", "h265": "libx265"}[clip.codec]
+        stream = container.add_stream(coder, rate=FPS, options=options)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
         codec = stream.codec_context
         codec.gop_size, codec.max_b_frames, codec.bit_rate = KEY_FRAMES, clip.b_frames, clip.rate

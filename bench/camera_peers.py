@@ -57,14 +57,17 @@ def _detect(task: Task, get: Callable[[], tuple[int, np.ndarray]]) -> None:
 
 # ---- Frigate -------------------------------------------------------------------------------------
 
-FRIGATE = ("-threads", "2", "-avoid_negative_ts", "make_zero", "-fflags", "+genpts+discardcorrupt") + (
-    *("-use_wallclock_as_timestamps", "1"),
-)
+FRIGATE = {
+    "threads": "2",
+    "avoid_negative_ts": "make_zero",
+    "fflags": "+genpts+discardcorrupt",
+    "use_wallclock_as_timestamps": "1",
+}
 
 
 def by_frigate(task: Task) -> None:
-    """Frigate's processes: for each camera an ffmpeg, one that reads its pipe into shared memory, and one that looks for motion;
-    and one for the detector. Names of frames travel in queues. The options of ffmpeg are Frigate's.
+    """Frigate's processes. For each camera: an ffmpeg with Frigate's options, one that reads its pipe into shared memory, and
+    one that looks for motion. For all: the detector's. Queues carry the places of frames.
     """
     wanted: Any = fork.Queue()
     rings = [SharedMemory(create=True, size=SLOTS * task.clip.width * task.clip.height * 3 // 2) for _ in task.urls]
@@ -90,13 +93,11 @@ def _slot(task: Task, ring: SharedMemory, slot: int) -> np.ndarray:
 
 
 def _capture(task: Task, url: str, ring: SharedMemory, names: Any) -> None:
-    command = ffmpeg_command(url, *FRIGATE)
+    command = ffmpeg_command(url, FRIGATE)
     with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as ffmpeg:
         assert ffmpeg.stdout is not None
         number = 0
-        while not task.board.over and read_whole(
-            ffmpeg.stdout.fileno(), memoryview(_slot(task, ring, number % SLOTS)).cast("B")
-        ):
+        while not task.board.over and read_whole(ffmpeg.stdout.fileno(), _slot(task, ring, number % SLOTS).data.cast("B")):
             with suppress(queue.Full):  # then the frame is skipped, as there
                 names.put_nowait(number % SLOTS)
                 number += 1

@@ -11,7 +11,6 @@ import numpy as np
 from pipert_shm import (
     START_EVENT_NAME,
     DestinationRoutine,
-    DetectedFrame,
     Detections,
     Detector,
     JsonLinesWriter,

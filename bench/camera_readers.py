@@ -6,13 +6,11 @@ A reader ends with the stream. What it yields is valid until the next one, unles
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -53,30 +51,30 @@ def by_pyav(url: str, clip: Clip, key_frames: bool = False) -> Iterator[np.ndarr
             stream.codec_context.skip_frame = "NONKEY"
         for frame in container.decode(stream):
             plane = frame.planes[0]
-            yield np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+            yield np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def by_pyav_key_frames(url: str, clip: Clip) -> Iterator[np.ndarray]:
     return by_pyav(url, clip, key_frames=True)
 
 
-def ffmpeg_command(url: str, *before: str) -> list[str]:
+def ffmpeg_command(url: str, options: Mapping[str, str]) -> list[str]:
     """The command that writes I420 to standard output.
 
-    :param before: options of the input.
+    :param options: of the input.
     """
-    return ["ffmpeg", "-nostdin", "-hide_banner", "-loglevel", "error", *before, "-rtsp_transport", "tcp", "-i", url, "-an"] + [
-        *("-threads", "2", "-f", "rawvideo", "-pix_fmt", "yuv420p", "pipe:")
-    ]
+    given = [word for name, value in options.items() for word in (f"-{name}", value)]
+    opened = ["ffmpeg", "-nostdin", "-hide_banner", "-loglevel", "error", *given, "-rtsp_transport", "tcp", "-i", url]
+    return [*opened, "-an", "-threads", "2", "-f", "rawvideo", "-pix_fmt", "yuv420p", "pipe:"]
 
 
 def by_ffmpeg(url: str, clip: Clip) -> Iterator[np.ndarray]:
     """I420, out of the pipe of an `ffmpeg`. The same array each time."""
     frame = np.empty((clip.height * 3 // 2, clip.width), np.uint8)
-    with subprocess.Popen(ffmpeg_command(url), stdout=subprocess.PIPE, bufsize=0) as ffmpeg:
+    with subprocess.Popen(ffmpeg_command(url, {}), stdout=subprocess.PIPE, bufsize=0) as ffmpeg:
         assert ffmpeg.stdout is not None
         try:
-            while read_whole(ffmpeg.stdout.fileno(), memoryview(frame).cast("B")):
+            while read_whole(ffmpeg.stdout.fileno(), frame.data.cast("B")):
                 yield frame
         finally:
             ffmpeg.kill()
@@ -118,7 +116,7 @@ def by_gstreamer(url: str, clip: Clip) -> Iterator[np.ndarray]:
 
     Gst.init(None)
     library = ctypes.CDLL("libgstreamer-1.0.so.0")
-    library.gst_buffer_map.argtypes = library.gst_buffer_unmap.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)[:3]
+    library.gst_buffer_map.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
     library.gst_buffer_unmap.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
     codec = clip.codec
     pipeline = Gst.parse_launch(
@@ -143,19 +141,19 @@ def by_gstreamer(url: str, clip: Clip) -> Iterator[np.ndarray]:
         pipeline.set_state(Gst.State.NULL)
 
 
+PACKAGES = "python3-gi gstreamer1.0-libav gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gir1.2-gst-plugins-base-1.0"
 KEEPS = (by_cv2, by_cv2_default, by_pyav, by_pyav_key_frames)
 
 
 def missing(reader: Reader) -> str:
-    """What is not installed of what a reader needs, and how to; empty where all is there."""
-    if reader is by_gstreamer:
-        tried = subprocess.run([sys.executable, "-c", _TRY, SYSTEMS], capture_output=True, check=False)
-        return "" if tried.returncode == 0 else (
-            "GStreamer: apt-get install python3-gi gstreamer1.0-libav gstreamer1.0-plugins-bad gir1.2-gst-plugins-base-1.0, "
-            "with a Python of Debian's version"
-        )
+    """What is not installed of what a reader needs, and how to install it; empty where all is there."""
+    if (
+        reader is by_gstreamer
+        and subprocess.run([sys.executable, "-c", _TRY, SYSTEMS], capture_output=True, check=False).returncode
+    ):
+        return f"not installed: GStreamer for this Python: apt-get install {PACKAGES}"
     if reader is by_ffmpeg and shutil.which("ffmpeg") is None:
-        return "ffmpeg: apt-get install ffmpeg"
+        return "not installed: ffmpeg: apt-get install ffmpeg"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import statistics
@@ -9,20 +10,21 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
 from .camera_clips import FPS, Clip, cache, make
 from .camera_server import Server
-from .camera_task import Board, Task
+from .camera_task import EVERY, Board, Task
 from .processes import adopt_orphans, cpu_ns, descendants, fork
 
 LONGEST_START_S = 30.0
 WARM_UP_S = 2.0  # in which decoders and readers may still be behind
+MOST_LOST, MOST_UNDETECTED = 0.02, 0.1  # the shares that may be missing where nothing counts as lost
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,11 @@ class Way:
 
     Attributes:
         run: does it until the board says that it is over.
-        missing: what is not installed that it needs; empty where all is there.
+        note: why it can't be measured here; empty where it can.
     """
 
     run: Callable[[Task], object]
-    missing: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,17 @@ class Cost:
     Attributes:
         cpu_ms: processor time of all processes for each frame that was sent.
         share: of the frames that were sent, those that were looked at.
-        detected: of the frames that a detector should get, those that it got.
+        detected: of the frames that a detector should get, those that it got; 1 where there is none.
     """
 
     cpu_ms: float
     share: float
     detected: float
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was lost. Frames at the ends of the time may be on either side."""
+        return self.share >= 1 - MOST_LOST and self.detected >= 1 - MOST_UNDETECTED
 
 
 @dataclass
@@ -58,17 +65,27 @@ class Costs:
     """One way: its rounds, in the order in which they ran, or why there are none."""
 
     name: str
-    rounds: list[Cost] = field(default_factory=list)
     note: str = ""
+    rounds: list[Cost] = field(default_factory=list)
 
     @property
     def cpu_ms(self) -> float:
         return statistics.median(cost.cpu_ms for cost in self.rounds)
 
+    @property
+    def share(self) -> float:
+        return statistics.median(cost.share for cost in self.rounds)
+
+    @property
+    def detected(self) -> float:
+        return statistics.median(cost.detected for cost in self.rounds)
+
+    @property
+    def is_whole(self) -> bool:
+        return Cost(self.cpu_ms, self.share, self.detected).is_whole
+
     def as_json(self) -> dict[str, Any]:
-        return {"way": self.name, "note": self.note, "cpu_ms": [cost.cpu_ms for cost in self.rounds]} | {
-            "share": [cost.share for cost in self.rounds]
-        }
+        return {"way": self.name, "note": self.note, "rounds": [asdict(cost) for cost in self.rounds]}
 
 
 class Studio:
@@ -83,7 +100,7 @@ class Studio:
 
     def task(self, clip: Clip, cameras: int) -> Task:
         url = self.server.url(make(clip, self.folder))
-        return Task(clip, (url,) * cameras, Board(), Path(self._scratch.name) / "lines.jsonl")
+        return Task(clip, (url,) * cameras, Board(self.server.sent_ns), Path(self._scratch.name) / "lines.jsonl")
 
     def __enter__(self) -> Studio:
         return self
@@ -99,7 +116,7 @@ class Running:
     :raises RuntimeError: when it ends, or when no frame came from one of the cameras within half a minute.
     """
 
-    def __init__(self, way: Way, task: Task, rate: float = FPS) -> None:
+    def __init__(self, way: Way, task: Task) -> None:
         self.task = task
         self._leader = fork.Process(target=_lead, args=(way, task))
         self._leader.start()
@@ -134,12 +151,11 @@ class Running:
         pids = [self.pid, *descendants(self.pid)]
         begun, cpu, done = time.monotonic(), sum(map(cpu_ns, pids)), self.task.board.done.copy()
         self.rest(seconds)
-        done = (self.task.board.done - done).sum(axis=0)
+        looked, detected = (self.task.board.done - done).sum(axis=0).tolist()
         sent = rate * len(self.task.urls) * (time.monotonic() - begun)
-        cpu = sum(map(cpu_ns, pids)) - cpu
-        from .camera_task import EVERY
-
-        return Cost(cpu / 1e6 / sent, done[Board.LOOKED] / sent, EVERY * done[Board.DETECTED] / sent)
+        spent = sum(map(cpu_ns, pids)) - cpu
+        has_detector = self.task.board.done[:, Board.DETECTED].any()
+        return Cost(spent / 1e6 / sent, looked / sent, EVERY * detected / sent if has_detector else 1.0)
 
     def __enter__(self) -> Running:
         return self
@@ -155,28 +171,45 @@ class Running:
 
 def _lead(way: Way, task: Task) -> None:
     os.setpgid(0, 0)
+    logging.disable(logging.INFO)
     adopt_orphans()
     cv2.setNumThreads(1)  # for pictures this small, more threads cost more than they give
     way.run(task)
     os._exit(0)  # GStreamer and some readers have threads that don't end
 
 
-def measure(
-    studio: Studio, ways: Mapping[str, Way], clip: Clip, rounds: int, seconds: float, cameras: int = 1
-) -> dict[str, Costs]:
-    """All ways, in turn, again and again. One that is not installed, or that fails, is noted and left out."""
-    results = {name: Costs(name, note=f"not installed: {way.missing}" if way.missing else "") for name, way in ways.items()}
+class Rounds(Protocol):
+    """Of one way."""
+
+    note: str
+    rounds: list[Any]
+
+
+def in_turn(ways: Mapping[str, Way], results: Mapping[str, Rounds], rounds: int, run: Callable[[Way], object]) -> None:
+    """Runs all ways, in turn, again and again. One that has a note, or gets one since it fails, is left out."""
     for number in range(rounds):
         for name, way in ways.items():
             result = results[name]
             if result.note:
                 continue
             try:
-                with Running(way, studio.task(clip, cameras)) as running:
-                    result.rounds.append(running.cost(seconds))
+                result.rounds.append(run(way))
             except Exception as error:  # of somebody else's package, as well: the others are still to be measured
                 result.note = f"failed in round {number + 1}: {error}"
                 result.rounds.clear()
+
+
+def measure(
+    studio: Studio, ways: Mapping[str, Way], clip: Clip, rounds: int, seconds: float, cameras: int = 1
+) -> dict[str, Costs]:
+    """What each way costs."""
+
+    def run(way: Way) -> Cost:
+        with Running(way, studio.task(clip, cameras)) as running:
+            return running.cost(seconds)
+
+    results = {name: Costs(name, way.note) for name, way in ways.items()}
+    in_turn(ways, results, rounds, run)
     return results
 
 
@@ -188,18 +221,21 @@ def ratios(of: Costs, to: Costs) -> list[float]:
 
 
 def cheapest(results: Sequence[Costs]) -> Costs | None:
-    """The one with the least median."""
-    return min((result for result in results if result.rounds), key=lambda result: result.cpu_ms, default=None)
+    """The one with the least median, of those that lost nothing."""
+    return min(
+        (result for result in results if result.rounds and result.is_whole), key=lambda result: result.cpu_ms, default=None
+    )
 
 
 def table(results: Sequence[Costs]) -> list[str]:
     """Lines of markdown."""
-    lines = ["| way | CPU ms a frame | of each round | frames seen |", "| --- | ---: | ---: | ---: |"]
+    columns = ("way", "CPU ms a frame", "of each round", "frames seen", "detected")
+    lines = [f"| {' | '.join(columns)} |", "| --- | ---: | ---: | ---: | ---: |"]
     for result in results:
         if not result.rounds:
-            lines.append(f"| {result.name} | {result.note} | | |")
+            lines.append(f"| {result.name} | {result.note} | | | |")
             continue
         costs = [cost.cpu_ms for cost in result.rounds]
-        seen = min(cost.share for cost in result.rounds)
-        lines.append(f"| {result.name} | {result.cpu_ms:.2f} | {min(costs):.2f} to {max(costs):.2f} | {min(seen, 1):.0%} |")
+        spread, seen = f"{min(costs):.2f} to {max(costs):.2f}", f"{min(result.share, 1):.0%}"
+        lines.append(f"| {result.name} | {result.cpu_ms:.2f} | {spread} | {seen} | {min(result.detected, 1):.0%} |")
     return lines

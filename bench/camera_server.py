@@ -1,8 +1,8 @@
 """A real RTSP server, that of aio-rtsp-toolkit, in a process of its own: it sends as a camera does, and notes when.
 
-It differs from what the package runs in three points. All packets of a frame leave at once, where the package spreads them over the
-frame's time. Frames have the time stamps at which they are to be shown, where the package numbers them as they are sent, which is
-wrong with B-frames. And the time at which the last packet of each frame was sent is noted in a file that others may map.
+It differs from what the package runs in three points. All packets of a frame leave at once, where the package spreads them over
+the frame's time. Frames have the time stamps at which they are to be shown, where the package gives them those of their turn,
+which is wrong with B-frames. And the time at which the last packet of each frame left is noted in memory that others may map.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ class Server:
     def __enter__(self) -> Server:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
 

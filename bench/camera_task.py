@@ -27,12 +27,16 @@ SHADOW, MOVING = 127, 255
 
 
 class Board:
-    """Memory that all processes of a run share: what was done for each camera, and frames noted with their times."""
+    """Memory that all processes of a run share: what was done for each camera, and when frames were in hand.
+
+    :param sent_ns: when each frame was sent, by its number.
+    """
 
     LOOKED, DETECTED = 0, 1
     OVER, NOTED = 0, 1  # cells of `_all`
 
-    def __init__(self) -> None:
+    def __init__(self, sent_ns: np.ndarray) -> None:
+        self._sent_ns = sent_ns
         self._all = np.frombuffer(mmap.mmap(-1, 64), np.int64)
         self.done = np.frombuffer(mmap.mmap(-1, 16 * MOST_CAMERAS), np.int64).reshape(MOST_CAMERAS, 2)
         self._notes = np.frombuffer(mmap.mmap(-1, 16 * MOST_NOTES), np.int64).reshape(MOST_NOTES, 2)
@@ -47,13 +51,12 @@ class Board:
     def note(self, picture: np.ndarray) -> None:
         """Notes that a frame is in hand. One process only."""
         now, place = time.monotonic_ns(), int(self._all[self.NOTED])
-        if place < MOST_NOTES:
-            self._notes[place] = number_of(picture), now
-            self._all[self.NOTED] = place + 1
+        self._notes[place % MOST_NOTES] = now, now - self._sent_ns[number_of(picture)]
+        self._all[self.NOTED] = place + 1
 
     def notes(self) -> np.ndarray:
-        """Rows of a frame's number, and when it was in hand."""
-        return self._notes[: self._all[self.NOTED]].copy()
+        """Rows of when a frame was in hand, and how old it was; both in ns. The newest 2,048."""
+        return self._notes[: min(self._all[self.NOTED], MOST_NOTES)].copy()
 
     @property
     def over(self) -> bool:
@@ -129,5 +132,6 @@ def detect(picture: np.ndarray) -> list[list[float]]:
 def write_line(file: TextIO, board: Board, camera: int, boxes: list[list[float]]) -> None:
     """Writes what the detector found, as `JsonLinesWriter` does."""
     number = board.count(camera, Board.DETECTED)
-    file.write(json.dumps({"origin": f"camera{camera}", "sequence": number, "capture_time": time.time(), "boxes": boxes}) + "\n")
+    line = {"origin": f"camera{camera}", "sequence": number, "capture_time": time.time(), "boxes": boxes}
+    file.write(json.dumps(line) + "\n")
     file.flush()
