@@ -73,6 +73,11 @@ def is_device(source: Source) -> bool:
     return path.startswith("/dev/") and not path.startswith("/dev/shm/") and not os.path.isfile(path)
 
 
+def is_pipeline(source: Source) -> bool:
+    """Whether the source is a pipeline of GStreamer's, such as `v4l2src ! appsink`."""
+    return isinstance(source, str) and "!" in source and "appsink" in source and not os.path.exists(source)
+
+
 def address_of(source: Address) -> str:
     """Returns the source for FFmpeg, as an absolute path if it is a file: FFmpeg takes `a:b.mp4` for an address."""
     text = os.fspath(source)

@@ -18,14 +18,14 @@ from pipert_shm.data import FORMATS, Format
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_number
 from pipert_shm.routine import SourceRoutine
-from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_device, is_folder, shown
+from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_device, is_folder, is_pipeline, shown
 from pipert_shm.video.fit import Wanted
 from pipert_shm.video.formats import is_planar, shape_of
 from pipert_shm.video.live import LiveReader
 from pipert_shm.video.opencv import VideoError, is_utf8
 from pipert_shm.video.timing import Playback, Thinning
 
-Backend = Literal["auto", "opencv", "pyav"]
+Backend = Literal["auto", "opencv", "pyav", "gstreamer"]
 Transport = Literal["tcp", "udp"]
 
 PATIENCE = 0.2
@@ -33,7 +33,9 @@ PATIENCE = 0.2
 
 
 def _is_live(source: Source) -> bool:
-    return is_device(source) or ("://" in str(source) and not str(source).startswith("file://"))
+    if is_device(source) or is_pipeline(source):
+        return True
+    return "://" in str(source) and not str(source).startswith("file://")
 
 
 class VideoSource(SourceRoutine):
@@ -52,10 +54,12 @@ class VideoSource(SourceRoutine):
 
     Counters are `connected` (0 or 1), `reconnects`, and the frames that were `skipped` (also by `fps`) and `damaged`.
 
-    :param source: a file's path, a folder of images, a stream's URL, or a camera's number or device file.
+    :param source: a file's path, a folder of images, a stream's URL, a camera's number or device file, or a pipeline of
+        GStreamer's that ends in an appsink: `v4l2src ! video/x-raw,format=NV12 ! appsink`.
     :param backend: the decoder. `pyav` (the extra `pyav`) says why a stream can't be opened, and can take RTSP
-        by UDP, but copies each frame once.
-    :param live: whether the source is a live stream; None decides by the source. Give False for a URL of a file.
+        by UDP. So does `gstreamer`, which must be installed on the system, and has the youngest frames of RTSP.
+    :param live: whether the source is a live stream; None decides by the source. Give False for a URL of a file. A pipeline
+        is live.
     :param loop: begins a file again when it ends.
     :param realtime: plays a file at its own speed.
     :param fps: the most frames a second to send; the others are skipped. A folder of images plays at this rate, or at 25.
@@ -99,7 +103,7 @@ class VideoSource(SourceRoutine):
         self.live = _is_live(source) if live is None else live
         _check(source, self.live, backend, loop, realtime, fps, transport, timeout)
         self._wanted = _checked_wanted(format, bits, roi, size)
-        self._backend = backend
+        self._backend = "gstreamer" if is_pipeline(source) else backend
         self._loop = loop
         self._realtime = realtime
         self._fps = fps
@@ -165,6 +169,8 @@ class VideoSource(SourceRoutine):
     def _open(self) -> Capture:
         if is_folder(self.source):
             return ImageFolder(self.source, self._wanted, fps=self._fps or 25.0)
+        if self._backend == "gstreamer":
+            return self._open_by_gstreamer()
         if self._backend == "pyav" or (self._backend == "auto" and _prefers_pyav(self.source)) or not self._is_for_opencv():
             return self._open_by_pyav()
         capture = OpenCVCapture(self.source, self._wanted, timeout=self._timeout, live=self.live)
@@ -201,6 +207,18 @@ class VideoSource(SourceRoutine):
 
         assert not isinstance(self.source, int), "_check has seen to that"
         return PyAVCapture(
+            self.source,
+            self._wanted,
+            timeout=self._timeout,
+            live=self.live,
+            transport=self._transport,
+            logger=self._logger,
+        )
+
+    def _open_by_gstreamer(self) -> Capture:
+        from pipert_shm.video.gstreamer import GStreamerCapture
+
+        return GStreamerCapture(
             self.source,
             self._wanted,
             timeout=self._timeout,
@@ -335,14 +353,18 @@ def _check(
         if is_device(source):
             raise ValueError(f"a camera ({source}) is read by OpenCV: leave backend='pyav' away")
         import pipert_shm.video.pyav  # noqa: F401  (a missing package is an error now)
+    if is_pipeline(source) and backend not in ("auto", "gstreamer"):
+        raise ValueError(f"a pipeline is read by GStreamer: leave backend={backend!r} away")
+    if backend == "gstreamer" or is_pipeline(source):
+        import pipert_shm.video.gstreamer  # noqa: F401  (as above)
     if live and (loop or realtime):
         raise ValueError(f"{'loop' if loop else 'realtime'} is for files, and {shown(source)!r} is a live stream; live=False?")
     if fps is not None and not (is_number(fps) and 0 < fps < float("inf")):
         raise ValueError(f"fps must be positive, or None for all frames, not {fps!r}")
     if transport not in get_args(Transport):
         raise ValueError(f"transport must be one of {get_args(Transport)}, not {transport!r}")
-    if transport != "tcp" and not (backend == "pyav" and text.startswith(("rtsp://", "rtsps://"))):
-        raise ValueError(f"transport={transport!r} is for an rtsp:// URL with backend='pyav'")
+    if transport != "tcp" and not (backend in ("pyav", "gstreamer") and text.startswith(("rtsp://", "rtsps://"))):
+        raise ValueError(f"transport={transport!r} is for an rtsp:// URL with backend='pyav' or 'gstreamer'")
     if not 0 < timeout < 3600:
         raise ValueError(f"timeout must be more than 0 and less than 3600 seconds, not {timeout}")
 

@@ -1,0 +1,206 @@
+"""Builds pipelines of GStreamer for sources of video, runs them, and says why one fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Any
+
+from pipert_shm.display.masking import masked
+from pipert_shm.video import gst as g
+from pipert_shm.video.capture import Source, address_of, cannot_open, is_device, is_pipeline, shown
+from pipert_shm.video.fit import Wanted
+from pipert_shm.video.opencv import VideoError
+
+FORMATS = "I420, NV12, Y42B, Y444, GRAY8, BGR, RGB, GRAY16_LE, BGRx, RGBx, YUY2, UYVY"
+"""What is taken as it comes. For each other format one of these is as good without a conversion of colours, for which GStreamer
+would ask the video's matrix, and the other backends would not."""
+
+FURTHER = ", BGRA, RGBA"
+"""What is taken from a user's pipeline too: it need not convert."""
+
+_CONVERT = "videoconvert n-threads=1 dither=none ! appsink name=sink"
+# Constants: what a user gives is set as a property, in which nothing has a meaning.
+_PIPELINES = {
+    "rtsp": f"rtspsrc name=source latency=0 ! application/x-rtp,media=video ! decodebin ! {_CONVERT}",
+    "file": f"filesrc name=source ! decodebin ! {_CONVERT}",
+    "url": f"uridecodebin name=source ! {_CONVERT}",
+    "device": f"v4l2src name=source ! capsfilter name=wish ! decodebin ! {_CONVERT}",
+}
+_FOUND_BY = r"(?:^|!)\s*([\w-]+)"
+
+
+class Pipeline:
+    """A pipeline that runs. One thread at a time.
+
+    :param live: whether old frames give way to new ones.
+    :raises VideoError: when it can't be built.
+    """
+
+    def __init__(self, source: Source, wanted: Wanted, *, timeout: float, live: bool, transport: str) -> None:
+        self._source = source
+        self._name = shown(source)
+        self.is_live = live
+        g.start(self._name)
+        self._missing = ""
+        own = is_pipeline(source)
+        kind = "" if own else _kind_of(source)
+        self._pipeline = self._parse(str(source) if own else _PIPELINES[kind])
+        self.bus = g.gst.gst_element_get_bus(self._pipeline)
+        self.sink = g.ffi.NULL
+        try:
+            self.sink = self._only_sink() if own else g.gst.gst_bin_get_by_name(self._pipeline, b"sink")
+            self._set_sink(str(source) if own else None)
+            if not own:
+                self._set_source(kind, wanted, timeout, transport)
+        except BaseException:
+            self.close()
+            raise
+
+    def _parse(self, description: str) -> Any:
+        context, failure = g.gst.gst_parse_context_new(), g.ffi.new("GError **")
+        try:
+            pipeline = g.gst.gst_parse_launch_full(description.encode(), context, 1, failure)
+            missing = g.gst.gst_parse_context_get_missing_elements(context)
+            if missing != g.ffi.NULL:
+                element = g.text(missing[0])
+                g.glib.g_strfreev(missing)
+                raise cannot_open(
+                    self._source, f"GStreamer has no element {element!r}", f"{g.INSTALL}{g.package_of(element)}"
+                )
+            if pipeline == g.ffi.NULL:
+                raise cannot_open(
+                    self._source, g.text(failure[0].message) and masked(g.text(failure[0].message)), "try it with gst-launch-1.0"
+                )
+        finally:
+            g.taken_error(failure)
+            g.gst.gst_parse_context_free(context)
+        pipeline = g.gst.gst_object_ref_sink(pipeline)
+        if g.gobject.g_type_check_instance_is_a(pipeline, g.gst.gst_pipeline_get_type()):
+            return pipeline
+        whole = g.gst.gst_object_ref_sink(g.gst.gst_pipeline_new(g.ffi.NULL))
+        g.gst.gst_bin_add(whole, pipeline)
+        g.gst.gst_object_unref(pipeline)
+        return whole
+
+    def _only_sink(self) -> Any:
+        iterator, value = g.gst.gst_bin_iterate_all_by_element_factory_name(self._pipeline, b"appsink"), g.ffi.new("GValue *")
+        found = []
+        while g.gst.gst_iterator_next(iterator, value) == 1:
+            found.append(g.gst.gst_object_ref(g.gobject.g_value_get_object(value)))
+            g.gobject.g_value_unset(value)
+        g.gst.gst_iterator_free(iterator)
+        if len(found) != 1:
+            for each in found:
+                g.gst.gst_object_unref(each)
+            raise cannot_open(self._source, f"it has {len(found)} appsinks", "one appsink must stand at its end")
+        return found[0]
+
+    def _set_sink(self, description: str | None) -> None:
+        """Sets what the user's pipeline does not set itself."""
+        options = {"max-buffers": 2 if self.is_live else 4, "drop": self.is_live, "enable-last-sample": False, "qos": False}
+        for name, value in options.items():
+            if description is None or not re.search(rf"\b{name}\s*=", description):
+                g.set_value(self.sink, name, value)
+        if description is None:
+            g.set_value(self.sink, "sync", False)
+        if description is None or not re.search(r"appsink\b[^!]*\bcaps\s*=", description):
+            formats = FORMATS + (FURTHER if description is not None else "")
+            g.set_value(self.sink, "caps", f"video/x-raw, format=(string){{ {formats} }}")
+
+    def _set_source(self, kind: str, wanted: Wanted, timeout: float, transport: str) -> None:
+        source = g.gst.gst_bin_get_by_name(self._pipeline, b"source")
+        try:
+            if kind == "rtsp":
+                g.set_text(source, "location", os.fspath(self._source))  # type: ignore[arg-type]
+                g.set_value(source, "protocols", transport)
+                g.set_value(source, "tcp-timeout", int(timeout * 1e6))
+                g.set_value(source, "timeout", int(timeout * 1e6))
+                g.set_value(source, "add-reference-timestamp-meta", True)
+            elif kind == "file":
+                g.set_text(source, "location", os.fsencode(address_of(self._source)))  # type: ignore[arg-type]
+            elif kind == "url":
+                g.set_text(source, "uri", os.fspath(self._source))  # type: ignore[arg-type]
+            else:
+                device = f"/dev/video{self._source}" if isinstance(self._source, int) else self._source
+                g.set_text(source, "device", os.fsencode(device))
+                if wanted.size is not None:
+                    self._wish(wanted.size)
+        finally:
+            g.gst.gst_object_unref(source)
+
+    def _wish(self, size: tuple[int, int]) -> None:
+        """Asks a camera for a size, if it has it."""
+        kinds = [f"{kind}, width=(int){size[0]}, height=(int){size[1]}" for kind in ("video/x-raw", "image/jpeg")]
+        wish = g.gst.gst_bin_get_by_name(self._pipeline, b"wish")
+        g.set_value(wish, "caps", "; ".join([*kinds, "video/x-raw", "image/jpeg"]))
+        g.gst.gst_object_unref(wish)
+
+    def start(self, timeout: float) -> None:
+        """Starts it, and waits until the video comes.
+
+        :raises VideoError: when none does; the error says why.
+        """
+        change = g.gst.gst_element_set_state(self._pipeline, g.PAUSED)
+        if is_pipeline(self._source) and (change == g.NO_PREROLL or not self.is_live):
+            if not re.search(r"\bsync\s*=", str(self._source)):
+                g.set_value(self.sink, "sync", False)
+        if change != g.FAILED:
+            change = g.gst.gst_element_set_state(self._pipeline, g.PLAYING)
+        types = g.ERROR | g.EOS | g.STREAM_START | g.ELEMENT | g.LATENCY
+        until = time.monotonic() + timeout
+        left = 0.0 if change == g.FAILED else timeout
+        while True:
+            for message in g.messages(self.bus, types, max(0, int(left * 1e9))):
+                if message.type == g.STREAM_START:
+                    return
+                if message.type == g.EOS:
+                    raise cannot_open(self._source, "it ends without a frame")
+                self.heed(message, opening=True)
+            left = until - time.monotonic()
+            if left <= 0:
+                raise cannot_open(self._source, f"no answer within {timeout:g} s")
+
+    def heed(self, message: g.Message, *, opening: bool = False) -> None:
+        """Does what a message is about.
+
+        :raises VideoError: when it tells of an error.
+        """
+        if message.type == g.LATENCY:
+            g.gst.gst_bin_recalculate_latency(self._pipeline)
+        elif message.type == g.ELEMENT:
+            self._missing = self._missing or message.text
+        elif message.type == g.ERROR:
+            cause, advice = self._explain(message)
+            if opening:
+                raise cannot_open(self._source, cause, advice)
+            raise VideoError(self._name, f"can't read on in {self._name!r}: {cause}{f'; {advice}' if advice else ''}")
+
+    def _explain(self, message: g.Message) -> tuple[str, str]:
+        """Cause and advice."""
+        return repr(message), ""
+
+    def seconds(self) -> float:
+        """How long the video is; 0 where nobody knows."""
+        length = g.ffi.new("int64_t *")
+        return max(0, length[0]) / 1e9 if g.gst.gst_element_query_duration(self._pipeline, g.TIME, length) else 0.0
+
+    def close(self) -> None:
+        """Stops it, and frees it."""
+        if self._pipeline == g.ffi.NULL:
+            return
+        g.gst.gst_element_set_state(self._pipeline, g.NULL)
+        for each in self.sink, self.bus, self._pipeline:
+            if each != g.ffi.NULL:
+                g.gst.gst_object_unref(each)
+        self.sink = self.bus = self._pipeline = g.ffi.NULL
+
+
+def _kind_of(source: Source) -> str:
+    if is_device(source):
+        return "device"
+    text = os.fspath(source)  # type: ignore[arg-type]
+    if text.startswith(("rtsp://", "rtsps://")):
+        return "rtsp"
+    return "url" if "://" in text else "file"
