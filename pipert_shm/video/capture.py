@@ -49,6 +49,8 @@ def cannot_open(source: Source, cause: str = "", advice: str = "") -> VideoError
 def _advice(source: Source) -> str:
     if isinstance(source, int):
         return f"no camera answers; look at /dev/video{source}, and whether this user may read it (group video)"
+    if is_pipeline(source):
+        return "try it with gst-launch-1.0, which says more"
     if "://" in os.fspath(source):
         if needs_escapes(os.fspath(source)):
             return "its user name or password has characters that end it: write '#' as %23, '/' as %2F, '?' as %3F, '@' as %40"

@@ -183,19 +183,21 @@ def set_value(element: Any, name: str, value: object) -> bool:
     return True
 
 
-def package_of(element: str) -> str:
-    """The Debian package that has an element."""
-    if element.startswith("avdec_"):
-        return LIBAV
-    if element in ("appsink", "appsrc", "decodebin", "uridecodebin", "videoconvert", "videotestsrc", "videoscale", "typefind"):
-        return BASE
-    if element in ("rtspsrc", "v4l2src", "souphttpsrc", "udpsrc", "jpegdec", "qtdemux", "matroskademux") or "rtp" in element:
-        return GOOD
-    if element in ("h264parse", "h265parse", "mpegvideoparse", "tsdemux"):
-        return BAD
-    if element.startswith("libcamera"):
-        return "gstreamer1.0-libcamera"
-    return f"the package that has it (apt-file search {element}), such as gstreamer1.0-plugins-ugly"
+_PACKAGES = {
+    r"avdec_.*": LIBAV,
+    r"appsink|appsrc|(uri)?decodebin3?|video(convert|scale|rate|testsrc|convertscale)": BASE,
+    r"rtspsrc|v4l2.*|souphttpsrc|udpsrc|jpeg(dec|enc)|.*demux|rtp.*|video(crop|flip|box)|vp[89](dec|enc)": GOOD,
+    r"(h26[45]|mpegvideo|jpeg|av1)parse|tsdemux|nv.*|va.*|srt.*|whep.*": BAD,
+    r"libcamera.*": "gstreamer1.0-libcamera",
+    r"x26[45]enc": "gstreamer1.0-plugins-ugly",
+    r"filesrc|capsfilter|queue|tee|identity|fakesink": "libgstreamer1.0-0",
+}
+
+
+def to_install(element: str) -> str:
+    """What to do about an element that is missing."""
+    package = next((package for names, package in _PACKAGES.items() if re.fullmatch(names, element)), "")
+    return INSTALL + package if package else f"check its name, and find its package with gst-inspect-1.0 or apt-file search {element}"
 
 
 class Message(NamedTuple):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from typing import Any
 
-from pipert_shm.display.masking import masked
 from pipert_shm.video import gst as g
 from pipert_shm.video.capture import Source, address_of, cannot_open, is_device, is_pipeline, shown
 from pipert_shm.video.fit import Wanted
@@ -28,7 +26,8 @@ _PIPELINES = {
     "url": f"uridecodebin name=source ! {_CONVERT}",
     "device": f"v4l2src name=source ! capsfilter name=wish ! decodebin ! {_CONVERT}",
 }
-_FOUND_BY = r"(?:^|!)\s*([\w-]+)"
+_GENERAL = "Internal data stream error", "Could not open resource", "Could not read from resource", "Resource not found"
+_NO_SUCH_ELEMENT = 1
 
 
 class Pipeline:
@@ -41,18 +40,19 @@ class Pipeline:
     def __init__(self, source: Source, wanted: Wanted, *, timeout: float, live: bool, transport: str) -> None:
         self._source = source
         self._name = shown(source)
-        self.is_live = live
-        g.start(self._name)
+        self._live = live
+        self._own = is_pipeline(source)
+        self._set_by_user = set(re.findall(r"\b([a-z-]+)\s*=", str(source).rpartition("appsink")[2])) if self._own else set()
         self._missing = ""
-        own = is_pipeline(source)
-        kind = "" if own else _kind_of(source)
-        self._pipeline = self._parse(str(source) if own else _PIPELINES[kind])
+        g.start(self._name)
+        kind = "" if self._own else _kind_of(source)
+        self._pipeline = self._parse(str(source) if self._own else _PIPELINES[kind])
         self.bus = g.gst.gst_element_get_bus(self._pipeline)
         self.sink = g.ffi.NULL
         try:
-            self.sink = self._only_sink() if own else g.gst.gst_bin_get_by_name(self._pipeline, b"sink")
-            self._set_sink(str(source) if own else None)
-            if not own:
+            self.sink = self._only_sink() if self._own else g.gst.gst_bin_get_by_name(self._pipeline, b"sink")
+            self._set_sink()
+            if not self._own:
                 self._set_source(kind, wanted, timeout, transport)
         except BaseException:
             self.close()
@@ -63,19 +63,16 @@ class Pipeline:
         try:
             pipeline = g.gst.gst_parse_launch_full(description.encode(), context, 1, failure)
             missing = g.gst.gst_parse_context_get_missing_elements(context)
-            if missing != g.ffi.NULL:
-                element = g.text(missing[0])
-                g.glib.g_strfreev(missing)
-                raise cannot_open(
-                    self._source, f"GStreamer has no element {element!r}", f"{g.INSTALL}{g.package_of(element)}"
-                )
-            if pipeline == g.ffi.NULL:
-                raise cannot_open(
-                    self._source, g.text(failure[0].message) and masked(g.text(failure[0].message)), "try it with gst-launch-1.0"
-                )
+            element = g.text(missing[0]) if missing != g.ffi.NULL else ""
+            g.glib.g_strfreev(missing)
         finally:
-            g.taken_error(failure)
             g.gst.gst_parse_context_free(context)
+        if pipeline == g.ffi.NULL:
+            lacks = failure[0].code == _NO_SUCH_ELEMENT
+            said = g.taken_error(failure)
+            if lacks:
+                raise cannot_open(self._source, f"GStreamer has no element {element!r}", g.to_install(element))
+            raise cannot_open(self._source, said)
         pipeline = g.gst.gst_object_ref_sink(pipeline)
         if g.gobject.g_type_check_instance_is_a(pipeline, g.gst.gst_pipeline_get_type()):
             return pipeline
@@ -97,17 +94,21 @@ class Pipeline:
             raise cannot_open(self._source, f"it has {len(found)} appsinks", "one appsink must stand at its end")
         return found[0]
 
-    def _set_sink(self, description: str | None) -> None:
+    def _set_sink(self) -> None:
         """Sets what the user's pipeline does not set itself."""
-        options = {"max-buffers": 2 if self.is_live else 4, "drop": self.is_live, "enable-last-sample": False, "qos": False}
+        formats = FORMATS + (FURTHER if self._own else "")
+        options = {
+            "max-buffers": 2 if self._live else 4,
+            "drop": self._live,
+            "enable-last-sample": False,
+            "qos": False,
+            "caps": f"video/x-raw, format=(string){{ {formats} }}",
+        }
         for name, value in options.items():
-            if description is None or not re.search(rf"\b{name}\s*=", description):
+            if name not in self._set_by_user:
                 g.set_value(self.sink, name, value)
-        if description is None:
+        if not self._own:
             g.set_value(self.sink, "sync", False)
-        if description is None or not re.search(r"appsink\b[^!]*\bcaps\s*=", description):
-            formats = FORMATS + (FURTHER if description is not None else "")
-            g.set_value(self.sink, "caps", f"video/x-raw, format=(string){{ {formats} }}")
 
     def _set_source(self, kind: str, wanted: Wanted, timeout: float, transport: str) -> None:
         source = g.gst.gst_bin_get_by_name(self._pipeline, b"source")
@@ -137,49 +138,44 @@ class Pipeline:
         g.set_value(wish, "caps", "; ".join([*kinds, "video/x-raw", "image/jpeg"]))
         g.gst.gst_object_unref(wish)
 
-    def start(self, timeout: float) -> None:
-        """Starts it, and waits until the video comes.
-
-        :raises VideoError: when none does; the error says why.
-        """
+    def start(self) -> None:
+        """Starts it."""
         change = g.gst.gst_element_set_state(self._pipeline, g.PAUSED)
-        if is_pipeline(self._source) and (change == g.NO_PREROLL or not self.is_live):
-            if not re.search(r"\bsync\s*=", str(self._source)):
-                g.set_value(self.sink, "sync", False)
-        if change != g.FAILED:
-            change = g.gst.gst_element_set_state(self._pipeline, g.PLAYING)
-        types = g.ERROR | g.EOS | g.STREAM_START | g.ELEMENT | g.LATENCY
-        until = time.monotonic() + timeout
-        left = 0.0 if change == g.FAILED else timeout
-        while True:
-            for message in g.messages(self.bus, types, max(0, int(left * 1e9))):
-                if message.type == g.STREAM_START:
-                    return
-                if message.type == g.EOS:
-                    raise cannot_open(self._source, "it ends without a frame")
-                self.heed(message, opening=True)
-            left = until - time.monotonic()
-            if left <= 0:
-                raise cannot_open(self._source, f"no answer within {timeout:g} s")
+        # A user's pipeline that has no camera, such as videotestsrc, plays at its own speed; as a file it is read as fast as it can.
+        if (change == g.NO_PREROLL or not self._live) and "sync" not in self._set_by_user:
+            g.set_value(self.sink, "sync", False)
+        g.gst.gst_element_set_state(self._pipeline, g.PLAYING)  # why it fails, a message tells
 
-    def heed(self, message: g.Message, *, opening: bool = False) -> None:
-        """Does what a message is about.
-
-        :raises VideoError: when it tells of an error.
-        """
+    def heed(self, message: g.Message) -> None:
+        """Does what a message asks for."""
         if message.type == g.LATENCY:
             g.gst.gst_bin_recalculate_latency(self._pipeline)
         elif message.type == g.ELEMENT:
             self._missing = self._missing or message.text
-        elif message.type == g.ERROR:
-            cause, advice = self._explain(message)
-            if opening:
-                raise cannot_open(self._source, cause, advice)
-            raise VideoError(self._name, f"can't read on in {self._name!r}: {cause}{f'; {advice}' if advice else ''}")
+
+    def explained(self, message: g.Message, *, opening: bool) -> VideoError:
+        """The error that a message tells of, with its cause, and what to do."""
+        cause, advice = self._explain(message)
+        if opening:
+            return cannot_open(self._source, cause, advice)
+        return VideoError(self._name, f"can't read on in {self._name!r}: {cause}{f'; {advice}' if advice else ''}")
 
     def _explain(self, message: g.Message) -> tuple[str, str]:
         """Cause and advice."""
-        return repr(message), ""
+        said = message.text.rstrip(".")
+        detail = message.detail.partition("\n")[0][:200].rstrip(".")
+        if self._missing:
+            return f"GStreamer has no {self._missing}", f"{g.INSTALL}{g.LIBAV} {g.GOOD} {g.BAD}"
+        if (message.domain, message.code) == ("core", 12):
+            return said, f"{g.INSTALL}{g.BASE} {g.LIBAV} {g.GOOD} {g.BAD}"
+        if "not-negotiated" in detail and self._own:
+            return f"{message.element} finds no format that the others take", (
+                f"put videoconvert before the appsink, which takes video/x-raw in {FORMATS}{FURTHER}; gst-launch-1.0 -v shows the formats"
+            )
+        if "not-linked" in detail and not self._own:
+            return "there is no video in it, only sound perhaps", ""
+        cause = detail if detail and said.startswith(_GENERAL) else f"{said} ({detail})" if detail else said
+        return cause, "" if self._own else _answer(message)
 
     def seconds(self) -> float:
         """How long the video is; 0 where nobody knows."""
@@ -195,6 +191,18 @@ class Pipeline:
             if each != g.ffi.NULL:
                 g.gst.gst_object_unref(each)
         self.sink = self.bus = self._pipeline = g.ffi.NULL
+
+
+def _answer(message: g.Message) -> str:
+    """What to do about the answer of a server; empty where there was none."""
+    answer = re.search(r"\b[45]\d\d\b", message.detail)
+    if (message.domain, message.code) == ("resource", 15) or (answer and answer[0] in ("401", "403")):
+        return "the server answers, but lets nobody in without the right user name and password; check them"
+    if answer is None:
+        return ""
+    if answer[0] == "404":
+        return "the server answers, but has nothing there; check the address from the host's name on"
+    return "the server answers, but sends no video; check the address, and the server's log"
 
 
 def _kind_of(source: Source) -> str:

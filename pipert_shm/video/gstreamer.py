@@ -23,6 +23,9 @@ _PACKED |= {"BGRx": "bgrx", "BGRA": "bgrx", "RGBx": "rgbx", "RGBA": "rgbx"}
 _ACROSS = {"I420": (2, 2), "Y42B": (2, 1), "Y444": (1, 1)}
 _IN_TURNS = {"YUY2": (0, 1, 3), "UYVY": (1, 0, 2)}  # places of Y, U and V in the four bytes of two pixels
 
+BETWEEN = 0.05
+"""Seconds between two looks at the errors while a video is being opened."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -111,16 +114,15 @@ class GStreamerCapture:
         self._layout: Layout | None = None
         self._zero: float | None = None
         self._ahead = False
+        self._failure: VideoError | None = None
         self.pts: float | None = None
         self.came_ns: int | None = None
         self.wall_clock: float | None = None
         self.damaged = 0
         self._pipeline = Pipeline(source, wanted, timeout=timeout, live=live, transport=transport)
         try:
-            until = time.monotonic() + timeout
-            self._pipeline.start(timeout)
-            if not self._pull(max(0.1, until - time.monotonic()), opening=True):
-                raise cannot_open(source, "it ends without a frame")
+            self._pipeline.start()
+            self._await_first()
             layout = self._look()
             self._ahead = True
         except BaseException:
@@ -140,7 +142,7 @@ class GStreamerCapture:
             self._ahead = False
             return True
         for _ in range(MOST_DAMAGED):
-            if not self._pull(self._timeout):
+            if not self._pull():
                 return False
             buffer = g.gst.gst_sample_get_buffer(self._sample)
             if not buffer.object.flags & g.CORRUPTED:
@@ -150,32 +152,57 @@ class GStreamerCapture:
             self.damaged += 1
         raise VideoError(self._name, f"can't read on in {self._name!r}: {MOST_DAMAGED} damaged frames in a row")
 
-    def _pull(self, timeout: float, *, opening: bool = False) -> bool:
+    def _await_first(self) -> None:
+        """Waits for the first frame.
+
+        :raises VideoError: when none comes; the error says why.
+        """
+        until = time.monotonic() + self._timeout
+        while not self._take(BETWEEN):  # before there is a stream, errors don't wake the sink
+            self._heed(opening=True)
+            if g.app.gst_app_sink_is_eos(self._pipeline.sink):
+                raise cannot_open(self._source, "it ends without a frame")
+            if time.monotonic() > until:
+                raise cannot_open(self._source, f"no frame within {self._timeout:g} s")
+        self._heed()
+
+    def _pull(self) -> bool:
         """Takes the next sample; False at the end.
 
-        :raises VideoError: when there is none.
+        :raises VideoError: when none comes; the error says why.
         """
+        if self._take(self._timeout):
+            self._heed()
+            return True
+        self._heed()
+        if g.app.gst_app_sink_is_eos(self._pipeline.sink):
+            return False
+        raise VideoError(self._name, f"{self._name!r} fell silent for {self._timeout:g} s")
+
+    def _take(self, timeout: float) -> bool:
         self._let_go()
         self._sample = g.app.gst_app_sink_try_pull_sample(self._pipeline.sink, int(timeout * 1e9))
         self.came_ns = now_ns()
-        types = g.ERROR | g.WARNING | g.TAG | g.ELEMENT | g.LATENCY | g.QOS
-        got = self._sample != g.ffi.NULL
-        for message in g.messages(self._pipeline.bus, types):
-            if message.type == g.TAG:
+        return bool(self._sample != g.ffi.NULL)
+
+    def _heed(self, *, opening: bool = False) -> None:
+        """Looks at what GStreamer has said meanwhile. An error waits until the frames before it have been taken.
+
+        :raises VideoError: when an error has ended the stream.
+        """
+        for message in g.messages(self._pipeline.bus, g.ERROR | g.WARNING | g.TAG | g.ELEMENT | g.LATENCY | g.QOS):
+            if message.type == g.ERROR:
+                self._failure = self._failure or self._pipeline.explained(message, opening=opening)
+            elif message.type == g.TAG:
                 self._turns = _TURNS.get(message.text, self._turns)
             elif message.type == g.QOS:
                 self.damaged += 1
-            elif message.type == g.WARNING and self._logger is not None:
-                self._logger.warning("%s: %s %s", message.element, message.text, message.detail)
-            elif message.type != g.ERROR or not got:
-                self._pipeline.heed(message, opening=opening)
-        if got:
-            return True
-        if g.app.gst_app_sink_is_eos(self._pipeline.sink):
-            return False
-        if opening:
-            raise cannot_open(self._source, f"no frame within {self._timeout:g} s")
-        raise VideoError(self._name, f"{self._name!r} fell silent for {self._timeout:g} s")
+            elif message.type != g.WARNING:
+                self._pipeline.heed(message)
+            elif self._logger is not None and "elayed linking" not in message.text:  # that is about the sound
+                self._logger.warning("%s of %r: %s", message.element, self._name, f"{message.text} {message.detail}".strip())
+        if self._failure is not None and self._sample == g.ffi.NULL:
+            raise self._failure
 
     def _look(self) -> Layout:
         """Looks at the sample that was taken."""
