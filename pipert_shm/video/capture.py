@@ -147,6 +147,7 @@ class Capture(Protocol):
         came_ns: when the last data of that frame came (CLOCK_MONOTONIC, ns); None where only the end of `grab` tells.
         wall_clock: when it was captured by the camera's clock, in seconds since the epoch; None if nobody says.
         damaged: how many frames before that one could not be decoded.
+        left_out: how many frames before that one were not decoded, since nobody wanted them.
     """
 
     info: VideoInfo
@@ -155,6 +156,10 @@ class Capture(Protocol):
     came_ns: int | None
     wall_clock: float | None
     damaged: int
+
+    @property
+    def left_out(self) -> int:
+        """See the attribute: it only has to be read."""
 
     def grab(self) -> bool:
         """Moves on to the next frame; False at the end.
@@ -209,7 +214,7 @@ class OpenCVCapture:
         self.pts: float | None = None
         self.came_ns: int | None = None
         self.wall_clock: float | None = None
-        self.damaged = 0
+        self.damaged = self.left_out = 0
         self._booted = 0.0
         self._scratch: np.ndarray | None = None
         self._is_camera = is_device(source)
@@ -298,7 +303,7 @@ class ImageFolder:
         self.pts: float | None = None
         self.came_ns: int | None = None
         self.wall_clock: float | None = None
-        self.damaged = 0
+        self.damaged = self.left_out = 0
         self._number = -1
 
     def grab(self) -> bool:

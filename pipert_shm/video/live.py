@@ -108,6 +108,11 @@ class LiveReader:
             return self._grabbed > before
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for a frame in `read`."""
+        return self._wanted is not None
+
+    @property
     def over(self) -> bool:
         """Whether the stream has ended for good."""
         return self._over
@@ -167,7 +172,7 @@ class LiveReader:
         stood: float | None = None
         clock: StreamClock | None = None
         piled_up = True
-        damaged = 0
+        damaged = left_out = 0
         while not self._closing.is_set():
             last_ns = came_ns
             if not capture.grab():
@@ -175,7 +180,8 @@ class LiveReader:
                 raise VideoError(self._name, f"{self._name!r} is lost, {silence:.1f} s after its last frame")
             came_ns = capture.came_ns or now_ns()
             self._note_damage(capture.damaged - damaged)
-            damaged = capture.damaged
+            self._counters["skipped"] += capture.left_out - left_out
+            damaged, left_out = capture.damaged, capture.left_out
             if piled_up:
                 # A frame that comes in less than half of its stamps' distance had been waiting. The distance is not always
                 # known: FFmpeg gives the first two frames of RTSP the same stamp, or the first one none.

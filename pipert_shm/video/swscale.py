@@ -1,7 +1,7 @@
-"""Converts PyAV's frames straight into arrays in shared memory: the part, the size and the format in one pass of libswscale.
+"""Converts PyAV's frames straight into arrays in shared memory: the part, the size and the format in one pass.
 
-PyAV itself can't write into memory that it is given, so the libswscale that it has loaded is called by cffi. The GIL is released
-meanwhile.
+PyAV itself can't write into memory that it is given, so the libswscale that it has loaded is called by cffi, which releases the
+GIL meanwhile.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import av
 import cffi
 import numpy as np
 
+from pipert_shm.data import Format
 from pipert_shm.video.fit import Wanted
 from pipert_shm.video.formats import is_planar, planes, size_of
 from pipert_shm.video.opencv import VideoError
 
 AREA, BICUBIC = 0x20, 4  # libswscale's ways, the best to shrink, and to enlarge
 SAFE = 32
-"""Pixels of which a row must be a multiple for libswscale to write into it: it writes blocks, and past the end of other rows."""
+"""Pixels of which a row must be a multiple for libswscale to write into it: it writes blocks, past the end of other rows."""
 
 _PLAIN = re.compile(r"yuvj?4\d\dp(\d\d(le)?)?|nv12|nv21|gray(\d\d(le)?)?|rgb24|bgr24")
 """Formats of which a part begins where the numbers of their components say."""
@@ -56,7 +57,7 @@ def _library(name: str) -> Any:
 
 @cache
 def _number_of(pixel_format: str) -> int:
-    """libswscale's number of a format."""
+    """The number that libswscale has for a format."""
     return int(_library("libavutil").av_get_pix_fmt(pixel_format.encode()))
 
 
@@ -116,7 +117,7 @@ class Scaler:
             self._logger = None
 
     def _convert(
-        self, frame: av.VideoFrame, part: tuple[int, int, int, int], target: str, format: str, out: np.ndarray
+        self, frame: av.VideoFrame, part: tuple[int, int, int, int], target: str, format: Format, out: np.ndarray
     ) -> None:
         left, top, width, height = part
         to_width, to_height = size_of(out, format)
@@ -175,7 +176,7 @@ class Scaler:
     def _cannot(self, frame: av.VideoFrame, target: str) -> VideoError:
         return VideoError(
             self._name,
-            f"libswscale can't convert frames of {self._name!r}, {frame.width}x{frame.height} in {frame.format.name}, to {target}",
+            f"libswscale can't convert frames of {self._name!r} ({frame.width}x{frame.height}, {frame.format.name}) to {target}",
         )
 
 
@@ -184,7 +185,7 @@ def _turns(frame: av.VideoFrame) -> int:
     return round(frame.rotation / 90) % 4
 
 
-def _target(frame: av.VideoFrame, format: str, bits: int) -> str:
+def _target(frame: av.VideoFrame, format: Format, bits: int) -> str:
     """FFmpeg's name of what a frame is converted to. A grey frame keeps its values: 10 bits stay 10."""
     if bits == 8:
         return {"bgr": "bgr24", "rgb": "rgb24", "i420": "yuv420p"}.get(format, format)
