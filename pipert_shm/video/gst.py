@@ -57,6 +57,7 @@ ffi.cdef("""
     const char *g_quark_to_string(uint32_t);
 
     void g_object_set(void *, const char *, ...);
+    void g_object_get(void *, const char *, ...);
     void *g_object_class_find_property(void *, const char *);
     void *g_value_get_object(GValue *);
     void g_value_unset(GValue *);
@@ -94,6 +95,8 @@ ffi.cdef("""
     int gst_tag_list_get_string(void *, const char *, char **);
     const void *gst_message_get_structure(GstMessage *);
     const char *gst_structure_get_name(const void *);
+    int gst_structure_get_uint64(const void *, const char *, uint64_t *);
+    void gst_structure_free(void *);
     const char *gst_structure_get_string(const void *, const char *);
     void *gst_caps_from_string(const char *);
     GstBuffer *gst_sample_get_buffer(void *);

@@ -18,6 +18,9 @@ would ask the video's matrix, and the other backends would not."""
 FURTHER = ", BGRA, RGBA"
 """What is taken from a user's pipeline too: it need not convert."""
 
+MOST_QUEUED = 4
+"""Frames that wait in an appsink: of a live stream the newest ones, of a file the next ones."""
+
 _CONVERT = "videoconvert n-threads=1 dither=none ! appsink name=sink"
 # Constants: what a user gives is set as a property, in which nothing has a meaning.
 _PIPELINES = {
@@ -26,7 +29,7 @@ _PIPELINES = {
     "url": f"uridecodebin name=source ! {_CONVERT}",
     "device": f"v4l2src name=source ! capsfilter name=wish ! decodebin ! {_CONVERT}",
 }
-_GENERAL = "Internal data stream error", "Could not open resource", "Could not read from resource", "Resource not found"
+_GENERAL = "Internal data stream error", "Could not ", "Resource not found", "Unhandled error"
 _NO_SUCH_ELEMENT = 1
 
 
@@ -98,7 +101,7 @@ class Pipeline:
         """Sets what the user's pipeline does not set itself."""
         formats = FORMATS + (FURTHER if self._own else "")
         options = {
-            "max-buffers": 2 if self._live else 4,
+            "max-buffers": MOST_QUEUED,
             "drop": self._live,
             "enable-last-sample": False,
             "qos": False,
@@ -174,8 +177,19 @@ class Pipeline:
             )
         if "not-linked" in detail and not self._own:
             return "there is no video in it, only sound perhaps", ""
-        cause = detail if detail and said.startswith(_GENERAL) else f"{said} ({detail})" if detail else said
+        if "reason error" in detail:
+            return f"{message.element} gets no data", ""
+        says_more = said.startswith(_GENERAL) or said.lower() in detail.lower()
+        cause = said if not detail else detail if says_more else f"{said} ({detail})"
         return cause, "" if self._own else _answer(message)
+
+    def rendered(self) -> int:
+        """How many frames have come to the appsink."""
+        told, count = g.ffi.new("void **"), g.ffi.new("uint64_t *")
+        g.gobject.g_object_get(self.sink, b"stats", told, g.ffi.NULL)
+        g.gst.gst_structure_get_uint64(told[0], b"rendered", count)
+        g.gst.gst_structure_free(told[0])
+        return int(count[0])
 
     def seconds(self) -> float:
         """How long the video is; 0 where nobody knows."""

@@ -13,7 +13,7 @@ from pipert_shm.binding import now_ns
 from pipert_shm.video import gst as g
 from pipert_shm.video.capture import MOST_DAMAGED, WHOLE, Source, VideoInfo, cannot_open, shown
 from pipert_shm.video.fit import Wanted
-from pipert_shm.video.gst_pipeline import Pipeline
+from pipert_shm.video.gst_pipeline import MOST_QUEUED, Pipeline
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.raw import Picture, RawScaler
 
@@ -108,6 +108,7 @@ class GStreamerCapture:
         self._name = shown(source)
         self._timeout = timeout
         self._logger = logger
+        self._live = live
         self._scaler = RawScaler(self._name, wanted, logger)
         self._turns = 0
         self._sample = self._caps = g.ffi.NULL
@@ -118,7 +119,7 @@ class GStreamerCapture:
         self.pts: float | None = None
         self.came_ns: int | None = None
         self.wall_clock: float | None = None
-        self.damaged = 0
+        self.damaged = self.left_out = self._grabbed = 0
         self._pipeline = Pipeline(source, wanted, timeout=timeout, live=live, transport=transport)
         try:
             self._pipeline.start()
@@ -159,34 +160,48 @@ class GStreamerCapture:
         """
         until = time.monotonic() + self._timeout
         while not self._take(BETWEEN):  # before there is a stream, errors don't wake the sink
-            self._heed(opening=True)
+            self._heed(False, opening=True)
             if g.app.gst_app_sink_is_eos(self._pipeline.sink):
                 raise cannot_open(self._source, "it ends without a frame")
             if time.monotonic() > until:
                 raise cannot_open(self._source, f"no frame within {self._timeout:g} s")
-        self._heed()
+        self._grabbed += 1
+        self._heed(True)
 
     def _pull(self) -> bool:
         """Takes the next sample; False at the end.
 
         :raises VideoError: when none comes; the error says why.
         """
+        rendered = self._pipeline.rendered() if self._live else 0
         if self._take(self._timeout):
-            self._heed()
+            newer = MOST_QUEUED if self._live else 0
+            while newer and self._take(0):
+                newer -= 1
+            self._grabbed += 1
+            # What the sink has counted has come; at most what came since is counted too little.
+            self.left_out = max(self.left_out, rendered - self._grabbed)
+            self._heed(True)
             return True
-        self._heed()
+        self._heed(False)
         if g.app.gst_app_sink_is_eos(self._pipeline.sink):
             return False
         raise VideoError(self._name, f"{self._name!r} fell silent for {self._timeout:g} s")
 
     def _take(self, timeout: float) -> bool:
-        self._let_go()
-        self._sample = g.app.gst_app_sink_try_pull_sample(self._pipeline.sink, int(timeout * 1e9))
+        """Takes the next sample, if one comes within this time (seconds); else the one before stays."""
+        sample = g.app.gst_app_sink_try_pull_sample(self._pipeline.sink, int(timeout * 1e9))
+        if sample == g.ffi.NULL:
+            return False
         self.came_ns = now_ns()
-        return bool(self._sample != g.ffi.NULL)
+        self._let_go()
+        self._sample = sample
+        return True
 
-    def _heed(self, *, opening: bool = False) -> None:
+    def _heed(self, got: bool, *, opening: bool = False) -> None:
         """Looks at what GStreamer has said meanwhile. An error waits until the frames before it have been taken.
+
+        :param got: whether there is such a frame.
 
         :raises VideoError: when an error has ended the stream.
         """
@@ -201,7 +216,7 @@ class GStreamerCapture:
                 self._pipeline.heed(message)
             elif self._logger is not None and "elayed linking" not in message.text:  # that is about the sound
                 self._logger.warning("%s of %r: %s", message.element, self._name, f"{message.text} {message.detail}".strip())
-        if self._failure is not None and self._sample == g.ffi.NULL:
+        if self._failure is not None and not got:
             raise self._failure
 
     def _look(self) -> Layout:
