@@ -49,6 +49,8 @@ def cannot_open(source: Source, cause: str = "", advice: str = "") -> VideoError
 def _advice(source: Source) -> str:
     if isinstance(source, int):
         return f"no camera answers; look at /dev/video{source}, and whether this user may read it (group video)"
+    if is_pipeline(source):
+        return "try it with gst-launch-1.0, which says more"
     if "://" in os.fspath(source):
         if needs_escapes(os.fspath(source)):
             return "its user name or password has characters that end it: write '#' as %23, '/' as %2F, '?' as %3F, '@' as %40"
@@ -71,6 +73,11 @@ def is_device(source: Source) -> bool:
         return False
     path = os.path.realpath(source)
     return path.startswith("/dev/") and not path.startswith("/dev/shm/") and not os.path.isfile(path)
+
+
+def is_pipeline(source: Source) -> bool:
+    """Whether the source is a pipeline of GStreamer's, such as `v4l2src ! appsink`."""
+    return isinstance(source, str) and "!" in source and "appsink" in source and not os.path.exists(source)
 
 
 def address_of(source: Address) -> str:

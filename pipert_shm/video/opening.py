@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pipert_shm.extras import to_install
-from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_device, is_folder, shown
+from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_device, is_folder, is_pipeline, shown
 from pipert_shm.video.decoding import Decoding
 from pipert_shm.video.fit import Wanted
 from pipert_shm.video.opencv import VideoError, is_utf8
@@ -18,7 +18,7 @@ from pipert_shm.video.opencv import VideoError, is_utf8
 if TYPE_CHECKING:
     from pipert_shm.video.idle import Idling
 
-Backend = Literal["auto", "opencv", "pyav"]
+Backend = Literal["auto", "opencv", "pyav", "gstreamer"]
 Transport = Literal["tcp", "udp"]
 
 
@@ -27,7 +27,7 @@ class Opening:
     """A video, and how it is to be opened.
 
     Attributes:
-        source: a file's path, a folder of images, a stream's URL, or a camera's number or device file.
+        source: a file's path, a folder of images, a stream's URL, a camera's number or device file, or a pipeline of GStreamer's.
         live: whether it is a live stream.
         backend: the reader; `auto` for the best that is installed: the table in docs/performance.md shows why.
         wanted: of its pictures.
@@ -61,6 +61,9 @@ class Opening:
         self.wanted.check()
         self.decoding.check()
         needed = [f"{name}={getattr(self.decoding, name)!r}" for name in self.decoding.given]
+        if self.is_for_gstreamer:
+            self._check_gstreamer(needed)
+            return
         if self.transport != "tcp":
             if isinstance(self.source, int) or not os.fspath(self.source).startswith(("rtsp://", "rtsps://")):
                 raise ValueError(f"transport={self.transport!r} is for an rtsp:// URL")
@@ -75,6 +78,22 @@ class Opening:
                 raise ValueError(f"{what} ({self.source}) is read by OpenCV: leave {option} away")
             import pipert_shm.video.pyav  # noqa: F401  (a missing package is an error now)
 
+    @property
+    def is_for_gstreamer(self) -> bool:
+        """Whether GStreamer reads it."""
+        return self.backend == "gstreamer" or is_pipeline(self.source)
+
+    def _check_gstreamer(self, needed: list[str]) -> None:
+        if self.backend not in ("auto", "gstreamer"):
+            raise ValueError(f"a pipeline ({shown(self.source)}) is read by GStreamer: leave backend={self.backend!r} away")
+        if needed:
+            raise ValueError(f"{needed[0]} is for PyAV, and not for GStreamer: leave it away, or give a pipeline that does it")
+        if is_folder(self.source):
+            raise ValueError(f"a folder ({self.source}) is read by OpenCV: leave backend='gstreamer' away")
+        if self.transport != "tcp" and not str(self.source).startswith(("rtsp://", "rtsps://")):
+            raise ValueError(f"transport={self.transport!r} is for an rtsp:// URL")
+        import pipert_shm.video.gstreamer  # noqa: F401  (a missing package is an error now)
+
     def open(
         self, logger: logging.Logger, needless: Callable[[float], bool] | None = None, idling: Idling | None = None
     ) -> Capture:
@@ -86,6 +105,8 @@ class Opening:
         """
         if is_folder(self.source):
             return ImageFolder(self.source, self.wanted, fps=self.fps or 25.0)
+        if self.is_for_gstreamer:
+            return self._open_by_gstreamer(logger)
         if self._is_for_pyav(logger):
             return self._open_by_pyav(logger, needless, idling)
         capture = OpenCVCapture(self.source, self.wanted, timeout=self.timeout, live=self.live)
@@ -133,6 +154,13 @@ class Opening:
             needless=needless,
             idling=idling,
             logger=logger,
+        )
+
+    def _open_by_gstreamer(self, logger: logging.Logger) -> Capture:
+        from pipert_shm.video.gstreamer import GStreamerCapture
+
+        return GStreamerCapture(
+            self.source, self.wanted, timeout=self.timeout, live=self.live, transport=self.transport, logger=logger
         )
 
     def _is_interlaced(self, capture: OpenCVCapture) -> bool:

@@ -16,7 +16,7 @@ from pipert_shm.events import events
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_number
 from pipert_shm.routine import SourceRoutine
-from pipert_shm.video.capture import Capture, Source, is_device, is_folder, shown
+from pipert_shm.video.capture import Capture, Source, is_device, is_folder, is_pipeline, shown
 from pipert_shm.video.decoding import Decoding, SkipFrame, SkipLoopFilter
 from pipert_shm.video.fit import Wanted
 from pipert_shm.video.formats import shape_of
@@ -32,7 +32,9 @@ PATIENCE = 0.2
 
 
 def _is_live(source: Source) -> bool:
-    return is_device(source) or ("://" in str(source) and not str(source).startswith("file://"))
+    if is_device(source) or is_pipeline(source):
+        return True
+    return "://" in str(source) and not str(source).startswith("file://")
 
 
 class VideoSource(SourceRoutine):
@@ -52,10 +54,12 @@ class VideoSource(SourceRoutine):
     Counters are `connected` (0 or 1), `reconnects`, `idle` (0 or 1), and the frames that were `damaged` or `skipped` (by `fps`,
     too, and those that were not decoded).
 
-    :param source: a file's path, a folder of images, a stream's URL, or a camera's number or device file.
+    :param source: a file's path, a folder of images, a stream's URL, a camera's number or device file, or a pipeline of
+        GStreamer's that ends in an appsink, such as `v4l2src ! video/x-raw,format=NV12 ! appsink`.
     :param backend: the decoder. `pyav` (the extra `pyav`) says why a stream can't be opened, and can take RTSP
-        by UDP, but copies each frame once.
-    :param live: whether the source is a live stream; None decides by the source. Give False for a URL of a file.
+        by UDP, but copies each frame once. `gstreamer`, which the system must have, can do both, too.
+    :param live: whether the source is a live stream; None decides by the source. Give False for a URL of a file. A pipeline
+        is live.
     :param loop: begins a file again when it ends.
     :param realtime: plays a file at its own speed.
     :param fps: the most frames a second to send; the others are skipped. A folder of images plays at this rate, or at 25.
