@@ -9,7 +9,6 @@ from itertools import islice
 
 import numpy as np
 
-from pipert_shm.binding import now_ns
 from pipert_shm.extras import to_install
 from pipert_shm.video.capture import MOST_DAMAGED, WHOLE, Address, VideoInfo, address_of, cannot_open, shown
 from pipert_shm.video.fit import Wanted
@@ -20,6 +19,7 @@ try:
 except ImportError as error:
     raise ImportError(f"PyAV does not load ({error}): {to_install('pyav')}") from error
 
+from pipert_shm.video.packets import IN_PIECES, JoinedPackets, Packets, comes_in_pieces, may_come_in_pieces
 from pipert_shm.video.swscale import Scaler
 
 
@@ -56,20 +56,14 @@ class PyAVCapture:
     ) -> None:
         self._source = source
         self._timeout = timeout
-        text = address_of(source)
-        options = {"rtsp_transport": transport} if text.startswith(("rtsp://", "rtsps://")) else {}
-        try:
-            self._container = av.open(text, timeout=timeout, options=options)
-        except av.error.ExitError:
-            raise cannot_open(source, f"no answer within {timeout:g} s") from None
-        except av.error.FFmpegError as error:
-            raise cannot_open(source, error.strerror or str(error), _advice(error)) from None
-        if not self._container.streams.video:
+        in_pieces = may_come_in_pieces(address_of(source), live)
+        self._container, stream = self._open(transport, in_pieces)
+        if in_pieces and not comes_in_pieces(stream):
             self._container.close()
-            raise cannot_open(source, "there is no video in it, only sound perhaps")
-        stream = self._container.streams.video[0]
+            in_pieces = False
+            self._container, stream = self._open(transport, in_pieces)
         stream.thread_type = "SLICE" if live else "AUTO"
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        fps = 0.0 if in_pieces else float(stream.average_rate or stream.guessed_rate or 0)
         seconds = max(0, self._container.duration or 0) / av.time_base
         self.info = VideoInfo(stream.width, stream.height, fps, stream.frames or round(seconds * fps))
         self._scaler = Scaler(shown(source), wanted, logger)
@@ -77,18 +71,38 @@ class PyAVCapture:
         self.pts: float | None = None
         self.came_ns: int | None = None
         self.wall_clock: float | None = None
+        self.waited: float | None = None
         self._start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
-        self._frames = self._decode(stream)
+        name = shown(source)
+        self._packets = (
+            JoinedPackets(self._container, stream, name, transport, logger) if in_pieces else Packets(self._container, stream)
+        )
+        self._frames = self._decode()
+        self._undecoded = 0
         self.damaged = 0
 
-    def _decode(self, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    def _open(self, transport: str, in_pieces: bool) -> tuple[av.container.InputContainer, av.VideoStream]:
+        source, text = self._source, address_of(self._source)
+        options = {"rtsp_transport": transport} if text.startswith(("rtsp://", "rtsps://")) else {}
+        options |= IN_PIECES if in_pieces else {}
+        try:
+            container = av.open(text, timeout=self._timeout, options=options)
+        except av.error.ExitError:
+            raise cannot_open(source, f"no answer within {self._timeout:g} s") from None
+        except av.error.FFmpegError as error:
+            raise cannot_open(source, error.strerror or str(error), _advice(error)) from None
+        if not container.streams.video:
+            container.close()
+            raise cannot_open(source, "there is no video in it, only sound perhaps")
+        return container, container.streams.video[0]
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
         in_a_row = 0
-        for packet in self._container.demux(stream):
-            self.came_ns = now_ns()
+        for packet in self._packets:
             try:
-                frames = packet.decode()
+                frames = self._packets.decoded(packet)
             except av.error.InvalidDataError:
-                self.damaged += 1
+                self._undecoded += 1
                 in_a_row += 1
                 if in_a_row == MOST_DAMAGED:
                     raise
@@ -98,6 +112,7 @@ class PyAVCapture:
 
     def grab(self) -> bool:
         """See `Capture.grab`."""
+        self._packets.waited = 0.0
         try:
             self._frame = next(self._frames)
         except StopIteration:
@@ -107,6 +122,9 @@ class PyAVCapture:
         except av.error.FFmpegError as error:
             raise VideoError(shown(self._source), f"can't read on in {shown(self._source)!r}: {error.strerror}") from None
         self.pts = None if self._frame.time is None else self._frame.time - self._start
+        self.damaged = self._undecoded + self._packets.damaged
+        self.came_ns, self.waited = self._packets.came_ns, self._packets.waited
+        self.wall_clock = self._packets.wall_clock(self._frame)
         self.shape = self._scaler.shape(self._frame)
         return True
 

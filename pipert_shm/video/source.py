@@ -74,7 +74,7 @@ class VideoSource(SourceRoutine):
     A source belongs to one pipe. Only its own thread may call `main_logic`.
     """
 
-    counter_names = ("connected", "reconnects", "skipped", "damaged")
+    counter_names = ("connected", "reconnects", "skipped", "late", "damaged")
 
     def __init__(
         self,

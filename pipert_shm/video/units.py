@@ -292,7 +292,8 @@ def _look_h265(piece: bytes) -> _Look:
         is_slice = kind < 32 and base
         slices += is_slice
         if leads is None:
-            leads = (kind in _H265_LEADS and base) or (is_slice and _has_high_bit(piece, at + 2))  # the first slice of its picture
+            is_first = is_slice and _has_high_bit(piece, at + 2)
+            leads = is_first or (kind in _H265_LEADS and base)
         trails = trails and not (is_slice or (kind in _H265_LEADS and base))
         is_key |= base and kind in _H265_KEYS
     return _Look(slices, bool(leads), trails and leads is not None, is_key)
