@@ -116,8 +116,7 @@ ffi.cdef("""
 
 try:
     glib, gobject, gst, app, video = (
-        ffi.dlopen(f"lib{name}.so.0")
-        for name in ("glib-2.0", "gobject-2.0", "gstreamer-1.0", "gstapp-1.0", "gstvideo-1.0")
+        ffi.dlopen(f"lib{name}.so.0") for name in ("glib-2.0", "gobject-2.0", "gstreamer-1.0", "gstapp-1.0", "gstvideo-1.0")
     )
 except OSError as error:
     raise ImportError(f"GStreamer does not load ({error}): {INSTALL}{BASE} {GOOD} {BAD} {LIBAV}") from error
@@ -182,7 +181,9 @@ def set_value(element: Any, name: str, value: object) -> bool:
     """Sets a property of another type; False where this GStreamer does not have it."""
     if gobject.g_object_class_find_property(ffi.cast("void **", element)[0], name.encode()) == ffi.NULL:
         return False
-    gst.gst_util_set_object_arg(element, name.encode(), (str(value).lower() if isinstance(value, bool) else str(value)).encode())
+    gst.gst_util_set_object_arg(
+        element, name.encode(), (str(value).lower() if isinstance(value, bool) else str(value)).encode()
+    )
     return True
 
 
@@ -200,7 +201,11 @@ _PACKAGES = {
 def to_install(element: str) -> str:
     """What to do about an element that is missing."""
     package = next((package for names, package in _PACKAGES.items() if re.fullmatch(names, element)), "")
-    return INSTALL + package if package else f"check its name, and find its package with gst-inspect-1.0 or apt-file search {element}"
+    return (
+        INSTALL + package
+        if package
+        else f"check its name, and find its package with gst-inspect-1.0 or apt-file search {element}"
+    )
 
 
 class Message(NamedTuple):
@@ -241,7 +246,9 @@ def _read(message: Any) -> Message:
         domain, code = text(glib.g_quark_to_string(failure[0].domain)), failure[0].code
         detail = taken(debug[0]).partition("\n")[2]  # before that stand the file and the line
         domain = re.sub(r"gst-|-error|-quark", "", domain)
-        return Message(message.type, taken_error(failure), domain, code, masked(detail), taken(gst.gst_object_get_name(message.src)))
+        return Message(
+            message.type, taken_error(failure), domain, code, masked(detail), taken(gst.gst_object_get_name(message.src))
+        )
     if message.type == ELEMENT:
         structure = gst.gst_message_get_structure(message)
         name = text(gst.gst_structure_get_name(structure)) if structure != ffi.NULL else ""

@@ -90,7 +90,7 @@ class VideoSource(SourceRoutine):
     A source belongs to one pipe. Only its own thread may call `main_logic`.
     """
 
-    counter_names = ("connected", "reconnects", "skipped", "damaged", "idle")
+    counter_names = ("connected", "reconnects", "skipped", "late", "damaged", "idle")
 
     # longer than 40 lines: the options take half of them
     def __init__(
