@@ -21,7 +21,7 @@ from pipert_shm.video.live import Live
 SIDES = MAIN, SUB = 0, 1
 NAMES = "main", "sub"
 
-MOST_PAIRS = 4
+MOST_PAIRS = 6
 """Pairs that may be open: one stream may come so many frames before the other, less one, at full rate."""
 
 MOST_APART = 0.5
@@ -93,14 +93,15 @@ class Rhythm:
         return median(self._steps) if len(self._steps) >= _FEWEST_STEPS else None
 
     def may_have(self, stamp: Stamp, within: float) -> bool:
-        """Whether there may be a frame that was captured at about this time. Only a stream that comes evenly can say no."""
+        """Whether a frame may yet come that was captured at about this time. Only a stream that comes evenly can say no."""
         gap = self.gap
         if gap is None or self.last is None or len(self._steps) < _STEPS:
             return True
         if any(abs(step - gap) > _EVEN * gap for step in self._steps):
             return True
-        beyond = stamp.after(self.last) % gap
-        return min(beyond, gap - beyond) <= within
+        beyond = stamp.after(self.last)
+        frames = max(1, round(beyond / gap))
+        return abs(beyond - frames * gap) <= within
 
 
 class Pair:
@@ -272,6 +273,9 @@ class Pairs:
             return None
         self.nearest = min(self.nearest, abs(stamp.after(newest)))
         self._drop(other, lambda own: stamp.after(own) > tolerance)
+        if not self._is_open:
+            self.skipped += 1
+            return None
         pair = self._partner(side, stamp, tolerance)
         if pair is None:
             if newest.after(stamp) > tolerance or not self._may_come(other, stamp, tolerance):
@@ -299,12 +303,17 @@ class Pairs:
     def is_needless(self, side: int, stamp: Stamp) -> bool:
         """Whether a frame that is captured at about this time will not be decoded."""
         other = 1 - side
-        if not self.connected[other]:
+        if not self.connected[other] or not self._is_open:
             return True
         tolerance = self.tolerance
         if tolerance is None or self._partner(side, stamp, tolerance + (self.gap or 0.0) / 4) is not None:
             return False
         return not self._may_come(other, stamp, tolerance) or self._empty() is None
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether somebody waits for pairs, or will so at once."""
+        return self._is_awaited or time.monotonic() < self._until
 
     def _reshape(self, side: int, shape: tuple[int, ...]) -> None:
         self.shapes[side] = shape
@@ -333,7 +342,5 @@ class Pairs:
         return found
 
     def _empty(self) -> Pair | None:
-        """A pair for a frame that comes before its partner, if somebody waits for it."""
-        if not self._is_awaited and time.monotonic() >= self._until:
-            return None
+        """A pair for a frame that comes before its partner."""
         return next((pair for pair in self._open if pair.is_empty), None)

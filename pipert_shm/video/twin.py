@@ -277,8 +277,10 @@ class TwinSource(SourceRoutine):
                         max(0.0, until - time.monotonic()),
                     )
                     found = pairs.take()
-                    if found is not None or not self._lacks_room:
+                    if found is not None or self._is_over or time.monotonic() >= until:
                         return found
+                    if not self._lacks_room:
+                        continue
                     (main, sub), is_first = pairs.shapes, pairs.has_none
                 assert main is not None
                 assert sub is not None
