@@ -20,14 +20,15 @@ from rtsp_server import NTP, RtspServer
 from streams import Server, free_port
 
 TICKS = 30  # a second: all streams' rates divide them
-STEPS = 64  # ticks, after which the pictures come again
-GREY, STEP = 20, 3
+STEPS = 32  # ticks, after which the pictures come again
+GREY, STEP = 20, 6
+DARKER = 2.3  # by which the codec and the conversions make the pictures darker
 GOP = 4
 
 
 def tick_of(picture: np.ndarray) -> int:
     """When a picture was taken, in ticks, as its brightness shows: it is known modulo STEPS."""
-    return round((float(picture.mean()) - GREY) / STEP)
+    return round((float(picture.mean()) - GREY + DARKER) / STEP)
 
 
 class Camera:

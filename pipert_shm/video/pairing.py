@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipert_shm.shm.counters import Counters
 from pipert_shm.video.live import Live
 
 SIDES = MAIN, SUB = 0, 1
@@ -136,25 +137,25 @@ class Pair:
 
 
 class Pairs:
-    """The pairs that are open, and what is known of both streams. Whoever calls it holds the lock of `changed`.
+    """The pairs that are open, and what is known of both streams. Callers hold the lock of `changed`, and notify it.
 
+    :param counters: where frames are counted: those that had no partner (`unpaired`), and those that came when there was no
+        room for them, or nobody to take them (`skipped`).
     :param tolerance: seconds by which the two pictures of a pair may be apart; None for half the time between two frames of the
         faster stream. Then each frame of the slower one has a partner, and only one.
 
     Attributes:
-        changed: is notified of all that a routine may wait for.
+        changed: what a routine waits on for pairs, and for room to be lacking.
         shapes: of the arrays that each stream needs, by side; None while that is not known.
         connected: whether each stream is there, by side.
-        unpaired: how many frames had no partner.
-        skipped: how many frames came when there was no room for them, or nobody to take them.
         nearest: seconds by which the nearest two frames since the last pair were apart.
     """
 
-    def __init__(self, tolerance: float | None = None) -> None:
+    def __init__(self, counters: Counters, tolerance: float | None = None) -> None:
+        self._counters = counters
         self.changed = threading.Condition()
         self.shapes: list[tuple[int, ...] | None] = [None, None]
         self.connected = [False, False]
-        self.unpaired = self.skipped = 0
         self.nearest = float("inf")
         self._tolerance = tolerance
         self._rhythms = [Rhythm(), Rhythm()]
@@ -224,7 +225,7 @@ class Pairs:
             if not self._is_stale(pair):
                 self.nearest = float("inf")
                 return main, sub
-            self.skipped += 2
+            self._counters["skipped"] += 2
         return None
 
     def _is_stale(self, pair: Pair) -> bool:
@@ -238,7 +239,7 @@ class Pairs:
     def clear(self) -> None:
         """Gives up all pairs. What is in them counts as unpaired; a picture that is being decoded, when that is done."""
         for pair in self._open:
-            self.unpaired += sum(picture is not None for picture in pair.pictures)
+            self._counters["unpaired"] += sum(picture is not None for picture in pair.pictures)
         self._open = []
 
     # ---- for the streams -------------------------------------------------------------------------
@@ -253,7 +254,6 @@ class Pairs:
         """Says that a stream is lost. What is left of it has no partner any more."""
         self.connected[side] = False
         self.clear()
-        self.changed.notify_all()
 
     def claim(self, side: int, stamp: Stamp, shape: tuple[int, ...], left_out: int = 0) -> np.ndarray | None:
         """The array for a frame that came; None, which is counted, if it is not to be decoded.
@@ -265,27 +265,27 @@ class Pairs:
         if self.shapes[side] != shape:
             self._reshape(side, shape)
         if not self.connected[other]:
-            self.unpaired += 1
+            self._counters["unpaired"] += 1
             return None
         tolerance, newest = self.tolerance, self._rhythms[other].last
         if tolerance is None or newest is None:
-            self.skipped += 1
+            self._counters["skipped"] += 1
             return None
         self.nearest = min(self.nearest, abs(stamp.after(newest)))
         self._drop(other, lambda own: stamp.after(own) > tolerance)
         if not self._is_open:
-            self.skipped += 1
+            self._counters["skipped"] += 1
             return None
         pair = self._partner(side, stamp, tolerance)
         if pair is None:
             if newest.after(stamp) > tolerance or not self._may_come(other, stamp, tolerance):
-                self.unpaired += 1
+                self._counters["unpaired"] += 1
                 return None
             pair = self._empty()
         elif (partner := pair.stamps[other]) is not None:
             self._drop(other, lambda own: own is not partner and partner.after(own) > 0)
         if pair is None:
-            self.skipped += 1
+            self._counters["skipped"] += 1
             return None
         pair.stamps[side] = stamp
         return pair.arrays[side]
@@ -298,7 +298,7 @@ class Pairs:
                     pair.free(side)
                 pair.pictures[side] = picture
                 return
-        self.unpaired += picture is not None
+        self._counters["unpaired"] += picture is not None
 
     def is_needless(self, side: int, stamp: Stamp) -> bool:
         """Whether a frame that is captured at about this time will not be decoded."""
@@ -318,7 +318,6 @@ class Pairs:
     def _reshape(self, side: int, shape: tuple[int, ...]) -> None:
         self.shapes[side] = shape
         self.clear()
-        self.changed.notify_all()
 
     def _may_come(self, side: int, stamp: Stamp, tolerance: float) -> bool:
         return self._rhythms[side].may_have(stamp, tolerance + (self.gap or 0.0) / 4)
@@ -330,7 +329,7 @@ class Pairs:
             waits = own is not None and pair.pictures[side] is not None and pair.stamps[1 - side] is None
             if waits and own is not None and is_passed(own):
                 pair.free(side)
-                self.unpaired += 1
+                self._counters["unpaired"] += 1
 
     def _partner(self, side: int, stamp: Stamp, tolerance: float) -> Pair | None:
         """The pair that waits for a frame of this side, and whose picture is the nearest to it."""

@@ -38,17 +38,24 @@ def _bytes_of(shape: tuple[int, ...]) -> int:
 
 
 class _SideCounters(Counters):
-    """The counters of one stream: whether it is connected stands in a counter of the routine."""
+    """What is counted of one stream. It is added to the routine's counters, but for `connected`, which stands there by side.
 
-    def __init__(self, side: int, routine: Counters) -> None:
+    :param lock: for those counters, which several threads add to.
+    """
+
+    def __init__(self, side: int, routine: Counters, lock: threading.Condition) -> None:
         super().__init__(("connected", "reconnects", "skipped", "late", "damaged"))
         self._connected = f"connected_{NAMES[side]}"
         self._routine = routine
+        self._lock = lock
 
     def __setitem__(self, name: str, value: int) -> None:
-        super().__setitem__(name, value)
-        if name == "connected":
-            self._routine[self._connected] = value
+        with self._lock:
+            if name == "connected":
+                self._routine[self._connected] = value
+            else:
+                self._routine[name] += value - self[name]
+            super().__setitem__(name, value)
 
 
 class _Stream(LiveReader):
@@ -91,12 +98,14 @@ class _Stream(LiveReader):
         finally:
             with self._changed:
                 self._pairs.lose(self._side)
+                self._changed.notify_all()
 
     def _expect(self, shape: tuple[int, ...]) -> None:
         self._left_out, self._stands = 0, None
         super()._expect(shape)
         with self._changed:
             self._pairs.expect(self._side, shape)
+            self._changed.notify_all()
 
     def _claim(self, capture: Capture, captured_ns: int) -> np.ndarray | None:
         stamp = Stamp(captured_ns, capture.wall_clock)
@@ -196,18 +205,17 @@ class TwinSource(SourceRoutine):
 
         :raises VideoError: when one can't be opened, with `reconnect=False`.
         """
-        self._pairs = Pairs(self._tolerance)
-        self._before = dict(self.counters)
+        self._pairs = Pairs(self.counters, self._tolerance)
         self._has_sent = self._told = False
-        self._unpaired = 0
-        self._sides = [_SideCounters(side, self.counters) for side in SIDES]
+        self._unpaired = self.counters["unpaired"]
         for side in SIDES:
-            self._sides[side]["connected"] = 0
+            counters = _SideCounters(side, self.counters, self._pairs.changed)
+            counters["connected"] = 0
             stream = _Stream(
                 side,
                 self._openings[side],
                 self._pairs,
-                self._sides[side],
+                counters,
                 self._logger,
                 reconnect=self._reconnect,
                 after=self._reading_still[side],
@@ -224,7 +232,6 @@ class TwinSource(SourceRoutine):
         :raises EndOfStream: when a stream has ended, with `reconnect=False`.
         """
         found = self._next()
-        self._count()
         if found is None:
             if any(stream.over for stream in self._streams):
                 raise EndOfStream
@@ -243,7 +250,6 @@ class TwinSource(SourceRoutine):
         self._streams = []
         with self._pairs.changed:
             self._pairs.clear()
-        self._count()
 
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames | None:
         if not look:
@@ -321,30 +327,23 @@ class TwinSource(SourceRoutine):
 
     # ---- what is told ----------------------------------------------------------------------------
 
-    def _count(self) -> None:
-        totals = {"unpaired": self._pairs.unpaired, "skipped": self._pairs.skipped}
-        for name in ("reconnects", "skipped", "late", "damaged"):
-            totals[name] = totals.get(name, 0) + sum(side[name] for side in self._sides)
-        for name, total in totals.items():
-            self.counters[name] = self._before[name] + total
-
     def _tell_of_a_pair(self) -> None:
         if self._told:
             self._logger.info("both streams are there again")
         self._has_sent, self._told = True, False
-        self._unpaired = self._pairs.unpaired
+        self._unpaired = self.counters["unpaired"]
 
     def _tell_of_none(self) -> None:
         """Says in the log, once, why nothing is sent."""
         lost = [shown(self._openings[side].source) for side in SIDES if not self._pairs.connected[side]]
         if lost:
-            self._unpaired = self._pairs.unpaired
+            self._unpaired = self.counters["unpaired"]
             if self._has_sent and not self._told:
                 self._told = True
                 self._logger.warning(
                     "nothing is sent until %s %s back", " and ".join(map(repr, lost)), ("is", "are")[len(lost) - 1]
                 )
-        elif self._tolerance is not None and self._pairs.unpaired - self._unpaired >= HOPELESS and not self._told:
+        elif self._tolerance is not None and self.counters["unpaired"] - self._unpaired >= HOPELESS and not self._told:
             self._told = True
             self._logger.warning(
                 "of %d frames none had a partner within %g s (tolerance): the nearest ones were %.3f s apart",
