@@ -143,7 +143,7 @@ class PyAVCapture:
                     self._undecoded += 1
                     in_a_row += 1
                     if in_a_row == MOST_DAMAGED:
-                        raise
+                        return
                     continue
                 in_a_row = 0
                 for frame in frames:

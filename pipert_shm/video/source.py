@@ -204,7 +204,7 @@ class VideoSource(SourceRoutine):
         capture = self._opening.open(self._logger)
         capture.close()
         info = capture.info
-        why = f"{info.width}x{info.height}, {self._wanted.format}: {shown(self.source)}"
+        why = f"{info.width}x{info.height}, {self._wanted.format.upper()}: {shown(self.source)}"
         return OwnFrames(math.prod(capture.shape) * self._wanted.dtype.itemsize, why) if info.width else None
 
     def _connect(self) -> Capture:
