@@ -129,8 +129,9 @@ class HaarDetector(Detector):
     def detect(self, frame: np.ndarray) -> Detections:
         """Returns a box around each object, from left to right. The frame is in the format that `self.meta` tells of."""
         format = format_of(frame, self.meta)
-        grey = cv2.cvtColor(frame, cv2.COLOR_BGRA2GRAY) if format is None else to_gray(frame, format)
-        grey = cv2.equalizeHist(eight_bits(grey))
+        picture = eight_bits(frame)
+        grey = cv2.cvtColor(picture, cv2.COLOR_BGRA2GRAY) if format is None else to_gray(picture, format)
+        grey = cv2.equalizeHist(grey)
         found = self._classifier.detectMultiScale(
             grey, scaleFactor=self._scale, minNeighbors=self._neighbours, minSize=self._min_size
         )
