@@ -264,7 +264,7 @@ def test_one_batch_may_have_frames_of_all_formats(tmp_path: Path) -> None:
         pipe.join()
     assert sum(routine.errors for routine in pipe.statistics().routines.values()) == 0
     labels = {message.origin: message.value for message in received(tmp_path / "got")}
-    assert labels == {"bgr": ["red"], "rgb": ["red"], "i420": ["red"], "nv12": ["red"], "gray": []}
+    assert labels == {"bgr": ["red"], "rgb": ["red"], "i420": ["red"], "nv12": ["red"], "gray": ["red", "blue"]}
 
 
 class Still(VideoSource):
