@@ -30,6 +30,7 @@ from pipert_shm.video import (
     YoloHead,
     to_bgr,
 )
+from pipert_shm.video.classic import CASCADES
 from pipert_shm.video.formats import format_of
 from routines import Record, chain, received
 from test_detection import as_lists, needs_haar, needs_hog
@@ -158,7 +159,7 @@ def test_a_size_that_is_none_is_refused() -> None:
 @needs_haar
 @pytest.mark.parametrize("format", FORMATS)
 def test_faces_in_a_pipe_are_those_of_a_plain_loop(tmp_path: Path, format: Format) -> None:
-    cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
+    cascade = cv2.CascadeClassifier(str(Path(CASCADES) / "haarcascade_frontalface_default.xml"))
     expected = []
     for frame in frames(carphone(), 12, format):
         grey = cv2.equalizeHist(brightness(frame, format))
@@ -241,7 +242,7 @@ def test_a_network_finds_the_same_whatever_the_format(format: Format) -> None:
     detector, found = DnnDetector(centerface(), CenterFaceHead(), "detector", size=(192, 160)), []
     for each in ("bgr", format):
         with RoutineHarness(detector) as harness:
-            found.append(harness.run(frames(carphone(), 5, each), format=each))  # type: ignore[arg-type]
+            found.append(harness.run(frames(carphone(), 5, each), format=each))
     for plain, other in zip(*found, strict=True):
         assert len(plain.detections) == len(other.detections)
         assert np.abs(plain.detections.boxes - other.detections.boxes).max(initial=0) < 3

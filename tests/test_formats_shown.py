@@ -172,7 +172,7 @@ def test_a_log_of_payloads_shows_frames_of_each_format(format: Format, caplog: p
         pipe.build()
         pipe.notify_event("log_data")
         pipe.notify_event(START_EVENT_NAME)
-        eventually(lambda: picture("input") and picture("output"), "a picture of each kind")
+        eventually(lambda: bool(picture("input") and picture("output")), "a picture of each kind")
         pipe.notify_event("kill")
     for kind in ("input", "output"):
         assert cv2.PSNR(decoded(base64.b64decode(picture(kind) or "")), colours_of(format, HALF)) > 25
@@ -230,7 +230,7 @@ def test_a_video_has_no_16_bits_whatever_the_format(tmp_path: Path) -> None:
     with RoutineHarness(VideoWriter(tmp_path / "out.mp4"), role="destination") as harness:
         for format in ("bgr", "rgb", "gray"):
             with pytest.raises(VideoError, match=r"8 bits a channel are needed; .*\(frame >> 8\)"):
-                harness.send(made(format, PICTURE).astype(np.uint16), format=format)  # type: ignore[arg-type]
+                harness.send(made(format, PICTURE).astype(np.uint16), format=format)
 
 
 @pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "16 bits"])
