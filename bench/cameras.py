@@ -11,7 +11,7 @@ from functools import partial
 from typing import get_args
 
 from pipert_shm import MotionDetector, VideoSource
-from pipert_shm.video.source import Backend
+from pipert_shm.video.opening import Backend
 
 from . import camera_age as age
 from . import camera_peers as peers
