@@ -2,8 +2,7 @@
 
 It differs from what the package runs in four points. A clip has no end. All packets of a frame leave at once, where the package
 spreads them over the frame's time. Frames have the time stamps at which they are to be shown; the package gives them those of
-their turn, which is wrong with B-frames. And the time at which the last packet of each frame left is noted in memory that others may
-map.
+their turn, which is wrong with B-frames. And it notes when the last packet of each frame left, in memory that others may map.
 """
 
 from __future__ import annotations
