@@ -89,6 +89,27 @@ def _parts(unit: bytes, mtu: int, header: int, even: bool) -> list[bytes]:
     return [START + unit[:header] + parts[0], *parts[1:]]
 
 
+def payloads(codec: str, packets: list[Packet], mtu: int = 500, *, even: bool = False) -> list[list[bytes]]:
+    """What RTP packets carry, for each picture. The last one of each has the marker."""
+    header = 1 if codec == "libx264" else 2
+    return [
+        [each for unit in nal_units(data) for each in _wrapped(_parts(unit, mtu, header, even), header)] for data, _ in packets
+    ]
+
+
+def _wrapped(parts: list[bytes], header: int) -> list[bytes]:
+    whole = parts[0].removeprefix(START)
+    if len(parts) == 1:
+        return [whole]
+    if header == 1:
+        kind, mark = whole[0] & 31, bytes([whole[0] & 0xE0 | 28])
+    else:
+        kind, mark = whole[0] >> 1 & 63, bytes([whole[0] & 0x81 | 49 << 1, whole[1]])
+    bodies = [whole[header:], *parts[1:]]
+    flags = [0x80, *[0] * (len(parts) - 2), 0x40]
+    return [mark + bytes([flag | kind]) + body for flag, body in zip(flags, bodies, strict=True)]
+
+
 def decoded(codec: str, packets: list[Packet], *, flush: bool = True) -> list[tuple[int | None, bytes]]:
     """The pictures of packets as (stamp, luma), by a decoder without threads."""
     context = av.CodecContext.create("h264" if codec == "libx264" else "hevc", "r")

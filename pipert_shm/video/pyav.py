@@ -56,12 +56,7 @@ class PyAVCapture:
     ) -> None:
         self._source = source
         self._timeout = timeout
-        in_pieces = may_come_in_pieces(address_of(source), live)
-        self._container, stream = self._open(transport, in_pieces)
-        if in_pieces and not comes_in_pieces(stream):
-            self._container.close()
-            in_pieces = False
-            self._container, stream = self._open(transport, in_pieces)
+        self._container, stream, in_pieces = self._open(transport, may_come_in_pieces(address_of(source), live))
         stream.thread_type = "SLICE" if live else "AUTO"
         fps = 0.0 if in_pieces else float(stream.average_rate or stream.guessed_rate or 0)
         seconds = max(0, self._container.duration or 0) / av.time_base
@@ -81,7 +76,8 @@ class PyAVCapture:
         self._undecoded = 0
         self.damaged = 0
 
-    def _open(self, transport: str, in_pieces: bool) -> tuple[av.container.InputContainer, av.VideoStream]:
+    def _open(self, transport: str, in_pieces: bool) -> tuple[av.container.InputContainer, av.VideoStream, bool]:
+        """Opens the video, in pieces if it can be put together of them; and says whether it does so."""
         source, text = self._source, address_of(self._source)
         options = {"rtsp_transport": transport} if text.startswith(("rtsp://", "rtsps://")) else {}
         options |= IN_PIECES if in_pieces else {}
@@ -90,11 +86,17 @@ class PyAVCapture:
         except av.error.ExitError:
             raise cannot_open(source, f"no answer within {self._timeout:g} s") from None
         except av.error.FFmpegError as error:
+            if in_pieces and isinstance(error, av.error.InvalidDataError):  # FFmpeg looks for headers, and finds half of them
+                return self._open(transport, False)
             raise cannot_open(source, error.strerror or str(error), _advice(error)) from None
         if not container.streams.video:
             container.close()
             raise cannot_open(source, "there is no video in it, only sound perhaps")
-        return container, container.streams.video[0]
+        stream = container.streams.video[0]
+        if in_pieces and not comes_in_pieces(stream):
+            container.close()
+            return self._open(transport, False)
+        return container, stream, in_pieces
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         in_a_row = 0
