@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 
 import av
 import pytest
@@ -115,13 +116,14 @@ def test_frames_after_one_that_was_cut_are_left_out_up_to_the_next_key_frame(cap
     whole = dict(decoded("libx264", packets))
     with RtspServer("libx264", packets, fps=60) as server, opened(server) as capture:
         got = {}
+        assert capture.grab()  # FFmpeg gives the first two the same stamp
         while len(got) < at + 10:
             assert capture.grab()
-            got[capture._frame.pts] = luma_of(capture)
+            got[(capture._frame.pts or 0) + 3000] = luma_of(capture)
         assert not is_early(capture)
-        assert capture.damaged == key - at
+        assert capture.damaged == key - at - 1
     assert f"{server.url!r} has sent the end of a picture that seemed complete" in caplog.text
-    stamps = [3000 * number for number in range(1, key + 11) if not at < number < key]
+    stamps = [3000 * number for number in range(1, key + 10) if not at < number < key]
     assert list(got) == stamps
     assert [pts for pts in stamps if got[pts] != whole[pts]] == [3000 * at], "the one that was cut"
 
@@ -129,12 +131,13 @@ def test_frames_after_one_that_was_cut_are_left_out_up_to_the_next_key_frame(cap
 def test_lost_packets_neither_stop_the_stream_nor_double_a_frame() -> None:
     packets = stream("libx264", "bframes=0:slices=2")
     with RtspServer("libx264", packets, loss=0.01, fps=60) as server, opened(server, "udp") as capture:
-        stamps = []
+        stamps: list[float] = []
         while len(stamps) < 150:
             assert capture.grab()
+            assert capture.pts is not None
             stamps.append(capture.pts)
         assert is_early(capture)
-    assert all(a is not None and b is not None and a < b for a, b in zip(stamps[2:], stamps[3:], strict=False))
+    assert all(a < b for a, b in pairwise(stamps[1:])), "FFmpeg gives the first two the same stamp"
 
 
 def test_the_clock_of_the_sender() -> None:

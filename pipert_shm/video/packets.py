@@ -164,7 +164,7 @@ class JoinedPackets(Packets):
             self._logger.debug("%r sends pieces of another length: pictures are complete when the next one begins", self._name)
 
     def decoded(self, packet: AnyPacket) -> list[av.VideoFrame]:
-        """See `Packets.decoded`. A frame that was cut off, as far as it can be told, and those that refer to it, are left out."""
+        """See `Packets.decoded`. Frames that refer to one that was cut off are left out, and it too if the decoder tells."""
         return [frame for frame in super().decoded(packet) if self._is_whole(frame)]
 
     def _is_whole(self, frame: av.VideoFrame) -> bool:
