@@ -33,13 +33,17 @@ def pictures(count: int, width: int = 320, height: int = 240) -> Iterator[np.nda
         yield np.roll(still, 7 * number, axis=1) // 2 + np.uint8(number % 100)
 
 
-def encode(codec: str, count: int = 150, gop: int = 30, fps: int = 30, **options: str) -> list[Packet]:
-    """Encodes `pictures` by libx264 or libx265, in Annex B with headers before each key frame."""
+def encode(codec: str, count: int, parameters: str, gop: int = 30, fps: int = 30) -> list[Packet]:
+    """Encodes `pictures` by libx264 or libx265, in Annex B with headers before each key frame.
+
+    :param parameters: of x264 or x265, such as `bframes=0:slices=4`.
+    """
     context = av.CodecContext.create(codec, "w")
     assert isinstance(context, av.VideoCodecContext)
     context.width, context.height, context.pix_fmt = 320, 240, "yuv420p"
     context.time_base, context.framerate, context.gop_size = Fraction(1, fps), Fraction(fps), gop
-    context.options = {"preset": "ultrafast", "threads": "1", **options}
+    quiet = "log-level=none:" if codec == "libx265" else ""
+    context.options = {"preset": "ultrafast", "threads": "1", f"{codec[3:]}-params": f"{quiet}repeat-headers=1:{parameters}"}
     packets = []
     for number, picture in enumerate(pictures(count)):
         frame = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format="yuv420p")

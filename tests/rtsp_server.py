@@ -90,7 +90,7 @@ class RtspServer:
         requests = sockets.enter_context(connection.makefile("rb"))
         send: Callable[[int, bytes], object] = partial(_send_inside, connection)
         while not self._closing.is_set():
-            lines = []
+            lines: list[str] = []
             while (line := requests.readline().strip()) or not lines:
                 if not line:
                     return

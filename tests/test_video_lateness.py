@@ -106,9 +106,9 @@ def test_after_a_stall_no_old_frame_is_taken(fps: float, length: float, begins: 
     after = [frame for frame in taken(frames) if frame.ready > begins]
     assert max(frame.age for frame in after) < 2 / fps + 0.01, "two gaps and the usual way"
     assert after[0].ready < begins + 1.4 * length + 2 / fps, "it does not take longer than to decode what came meanwhile"
-    assert all(frame.captured == pytest.approx(frame.seen + 0.01, abs=0.006) for frame in frames)
-    missed = [frame for frame in frames if frame.verdict.is_late]
-    assert len(missed) == pytest.approx(length * fps * 1.1, abs=length * fps * 0.15 + 3)
+    assert all(frame.captured == pytest.approx(frame.seen + 0.01, abs=0.01) for frame in frames)
+    newest = after[0].number
+    assert taken(frames)[-1].number - newest == len(after) - 1, "from then on all are taken"
 
 
 def test_a_stall_while_a_frame_is_decoded_makes_it_late() -> None:

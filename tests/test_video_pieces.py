@@ -23,8 +23,7 @@ EPOCH = 1_700_000_000.0
 
 @cache
 def stream(codec: str, parameters: str = "bframes=0", count: int = 90) -> list[Packet]:
-    quiet = "log-level=none:" if codec == "libx265" else ""
-    return encode(codec, count, **{f"{codec[3:]}-params": f"{quiet}repeat-headers=1:{parameters}"})
+    return encode(codec, count, parameters)
 
 
 @contextmanager
@@ -50,7 +49,7 @@ def luma_of(capture: PyAVCapture) -> bytes:
 
 
 def frames_of(capture: PyAVCapture, count: int) -> list[bytes]:
-    frames = []
+    frames: list[bytes] = []
     while len(frames) < count:
         assert capture.grab()
         frames.append(luma_of(capture))
@@ -115,7 +114,7 @@ def test_frames_after_one_that_was_cut_are_left_out_up_to_the_next_key_frame(cap
     packets = [*one[:at], *two[at:], *[Packet(packet.data, packet.pts + 90 * 3000) for packet in two[:30]]]
     whole = dict(decoded("libx264", packets))
     with RtspServer("libx264", packets, fps=60) as server, opened(server) as capture:
-        got = {}
+        got: dict[int, bytes] = {}
         assert capture.grab()  # FFmpeg gives the first two the same stamp
         while len(got) < at + 10:
             assert capture.grab()

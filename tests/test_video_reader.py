@@ -83,7 +83,7 @@ def test_after_a_stall_frames_are_passed_over_until_they_are_new_and_the_time_of
     reader = reader_of(lambda: capture, names, reconnect=False)
     for place in range(2):
         capture.frames.put(place / 25)
-    got = {}
+    got: dict[int, live.Live] = {}
     for place in range(2, 80):
         eventually(lambda: names["late"] + names["skipped"] + len(got) == place, "the frame before")  # noqa: B023
         before = names["late"]

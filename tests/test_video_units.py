@@ -25,8 +25,7 @@ STREAMS = {
 
 @cache
 def stream(codec: str, parameters: str, count: int = 150) -> list[Packet]:
-    quiet = "log-level=none:" if codec == "libx265" else ""
-    return encode(codec, count, **{f"{codec[3:]}-params": f"{quiet}repeat-headers=1:{parameters}"})
+    return encode(codec, count, parameters)
 
 
 def units_for(codec: str, *, lossless: bool = True) -> Units:
@@ -111,7 +110,7 @@ def test_a_picture_that_goes_on_after_its_end_is_cut_and_ends_the_haste() -> Non
     assert before[-1].is_early
     assert not units.broken
     pieces = cut("libx264", later)
-    joined = []
+    joined: list[Unit] = []
     for number, piece in enumerate(pieces):
         joined += units.feed(*piece, number)
         if units.broken:
