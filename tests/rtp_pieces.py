@@ -27,10 +27,18 @@ class Packet(NamedTuple):
 
 
 def pictures(count: int, width: int = 320, height: int = 240) -> Iterator[np.ndarray]:
-    """Noise that moves, so that pictures are large and differ."""
+    """Noise that moves, so that pictures are large and differ. Their numbers are burned in."""
     still = np.random.default_rng(1).integers(0, 255, (height, width, 3), np.uint8)
     for number in range(count):
-        yield np.roll(still, 7 * number, axis=1) // 2 + np.uint8(number % 100)
+        picture = np.roll(still, 7 * number, axis=1) // 2 + np.uint8(number % 100)
+        for bit in range(10):
+            picture[:32, bit * 32 : bit * 32 + 32] = 235 if number >> bit & 1 else 16
+        yield picture
+
+
+def number_in(frame: np.ndarray) -> int:
+    """The number that is burned in."""
+    return sum(int(frame[16, bit * 32 + 16, 1] > 128) << bit for bit in range(10))
 
 
 def encode(codec: str, count: int, parameters: str, gop: int = 30, fps: int = 30) -> list[Packet]:
