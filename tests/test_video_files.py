@@ -104,7 +104,13 @@ def test_stamps_travel_and_pyav_copies_nothing_more(tmp_path: Path, backend: Bac
     stamps = [message.value for message in received(tmp_path / "got")]
     assert stamps == pytest.approx([number / FPS for number in range(COUNT)])
     assert pipe.statistics().routines["camera"].copied_bytes == 0
-    assert pipe.statistics().routines["camera"].counters == {"connected": 0, "reconnects": 0, "skipped": 0, "damaged": 0}
+    assert pipe.statistics().routines["camera"].counters == {
+        "connected": 0,
+        "reconnects": 0,
+        "skipped": 0,
+        "late": 0,
+        "damaged": 0,
+    }
 
 
 # ---- what is wrong with files --------------------------------------------------------------------
