@@ -134,4 +134,4 @@ def test_pictures_are_those_of_pyav(tmp_path: Path, format: Format, size: tuple[
     for wanted in wishes:
         ours, theirs = frames_by_gstreamer(clip, wanted), frames_by_pyav(clip, wanted)
         assert len(ours) == len(theirs) == 3
-        print(wanted, [round(psnr(*p),1) for p in zip(ours, theirs)])
+        print(wanted, [round(psnr(*p), 1) for p in zip(ours, theirs)])
