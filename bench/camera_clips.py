@@ -13,6 +13,8 @@ import numpy as np
 
 from pipert_shm.video import packaged_clip
 
+from .processes import fork
+
 FPS = 30
 KEY_FRAMES = 60  # frames from one to the next
 VTEST = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
@@ -73,13 +75,22 @@ def original() -> Path:
 
 
 def make(clip: Clip, folder: Path) -> Path:
-    """Makes the clip unless it is there. An end in the midst leaves no part of it."""
+    """Makes the clip unless it is there. An end in the midst leaves no part of it.
+
+    It does so in a process of its own: OpenCV's threads would be missing in processes that are forked after their first use.
+
+    :raises RuntimeError: when that fails.
+    """
     path = folder / clip.file
     if path.exists():
         return path
     part = folder / f"{os.getpid()}.{clip.file}"
     try:
-        _encode(clip, part)
+        process = fork.Process(target=_encode, args=(clip, part))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"can't make the clip {path}: see above")
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)

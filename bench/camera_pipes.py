@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,47 +13,26 @@ from pipert_shm import (
     Detections,
     Detector,
     JsonLinesWriter,
-    MiddleRoutine,
     MotionDetector,
     Pipe,
     VideoSource,
     Wire,
 )
-from pipert_shm.video.formats import luma
 
-from .camera_task import EVERY, SMALL, Board, Motion, Task, detect
-
-
-def has_option(kind: Callable[..., Any], option: str) -> bool:
-    """Whether this version of the package has an option: a figure that needs it is not measured without."""
-    return option in inspect.signature(kind).parameters
+from .camera_task import EVERY, LEAST_AREA, SMALL, Board, Task, detect
 
 
 class Mover(MotionDetector):
     """Looks for motion in each frame, and passes every sixth on."""
 
-    def __init__(self, board: Board, camera: int) -> None:
-        options: dict[str, Any] = {"size": SMALL}
-        super().__init__(f"motion{camera}", **options)
-        self._board, self._camera = board, camera
+    def __init__(self, task: Task, camera: int) -> None:
+        shrunk = task.clip.width * task.clip.height / (SMALL[0] * SMALL[1])
+        super().__init__(f"motion{camera}", size=SMALL, min_area=round(LEAST_AREA * shrunk))
+        self._board, self._camera = task.board, camera
 
     def main_logic(self, data: Any) -> Any:
         found = super().main_logic(data)
         return found if self._board.count(self._camera, Board.LOOKED) % EVERY == 0 else None
-
-
-class OwnMover(MiddleRoutine):
-    """The same by the bench's own code, for versions whose `MotionDetector` takes no size."""
-
-    def __init__(self, board: Board, camera: int) -> None:
-        super().__init__(f"motion{camera}")
-        self._board, self._camera = board, camera
-
-    def setup(self) -> None:
-        self._motion = Motion(self._board, self._camera)
-
-    def main_logic(self, data: np.ndarray) -> np.ndarray | None:
-        return data if self._motion.look(luma(data, "i420")) else None
 
 
 class TenMs(Detector):
@@ -93,7 +71,7 @@ def whole(task: Task, **options: Any) -> None:
     pipe.create_flow("detect", True, detector, JsonLinesWriter(task.lines, "lines"))
     for number, url in enumerate(task.urls):
         camera = VideoSource(url, f"camera{number}", **{"format": "i420"} | options)
-        mover = (Mover if has_option(MotionDetector, "size") else OwnMover)(task.board, number)
+        mover = Mover(task, number)
         pipe.create_flow(camera.name, True, camera, mover)
         pipe.link(Wire(mover, detector))
     _run(pipe, task)

@@ -41,7 +41,7 @@ def by_cv2_default(url: str, clip: Clip) -> Iterator[np.ndarray]:
     return by_cv2(url, clip, threads=0)
 
 
-def by_pyav(url: str, clip: Clip, key_frames: bool = False) -> Iterator[np.ndarray]:
+def by_pyav(url: str, clip: Clip, key_frames: bool = False, loop_filter: bool = True) -> Iterator[np.ndarray]:
     """The plane of luma, a view of the decoder's memory, which stays valid."""
     import av
 
@@ -49,6 +49,8 @@ def by_pyav(url: str, clip: Clip, key_frames: bool = False) -> Iterator[np.ndarr
         stream = container.streams.video[0]
         if key_frames:
             stream.codec_context.skip_frame = "NONKEY"
+        if not loop_filter:
+            stream.codec_context.options = {"skip_loop_filter": "all"}
         for frame in container.decode(stream):
             plane = frame.planes[0]
             yield np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
@@ -56,6 +58,10 @@ def by_pyav(url: str, clip: Clip, key_frames: bool = False) -> Iterator[np.ndarr
 
 def by_pyav_key_frames(url: str, clip: Clip) -> Iterator[np.ndarray]:
     return by_pyav(url, clip, key_frames=True)
+
+
+def by_pyav_unfiltered(url: str, clip: Clip) -> Iterator[np.ndarray]:
+    return by_pyav(url, clip, loop_filter=False)
 
 
 def ffmpeg_command(url: str, options: Mapping[str, str]) -> list[str]:
@@ -142,7 +148,7 @@ def by_gstreamer(url: str, clip: Clip) -> Iterator[np.ndarray]:
 
 
 PACKAGES = "python3-gi gstreamer1.0-libav gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gir1.2-gst-plugins-base-1.0"
-KEEPS = (by_cv2, by_cv2_default, by_pyav, by_pyav_key_frames)
+KEEPS = (by_cv2, by_cv2_default, by_pyav, by_pyav_key_frames, by_pyav_unfiltered)
 
 
 def missing(reader: Reader) -> str:

@@ -1,8 +1,8 @@
 """A real RTSP server, that of aio-rtsp-toolkit, in a process of its own: it sends as a camera does, and notes when.
 
-It differs from what the package runs in three points. All packets of a frame leave at once, where the package spreads them over
-the frame's time. Frames have the time stamps at which they are to be shown, where the package gives them those of their turn,
-which is wrong with B-frames. And the time at which the last packet of each frame left is noted in memory that others may map.
+It differs from what the package runs in four points. A clip has no end. All packets of a frame leave at once, where the package
+spreads them over the frame's time. Frames have the time stamps at which they are to be shown; the package gives them those of
+their turn, which is wrong with B-frames. And it notes when the last packet of each frame left, in memory that others may map.
 """
 
 from __future__ import annotations
@@ -88,6 +88,10 @@ def serve(folder: str, port: int, descriptor: int) -> None:
 
     class Camera(RtspServerSession):  # type: ignore[misc]  # the package has no types
         sent = 0
+
+        async def _stream_media(self) -> None:
+            self.play_count = 0  # again and again
+            await super()._stream_media()
 
         async def _send_video_packet(
             self, state: Any, data: bytes, media_time: float, duration_seconds: float, is_keyframe: bool

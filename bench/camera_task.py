@@ -106,7 +106,7 @@ class Motion:
 
         :param picture: luma or BGR, of any size.
         """
-        small = cv2.resize(picture, SMALL, interpolation=cv2.INTER_AREA)
+        small = cv2.resize(picture, SMALL, interpolation=cv2.INTER_LINEAR)
         if small.ndim == 3:
             small = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
         _, mask = cv2.threshold(self._model.apply(small), SHADOW, MOVING, cv2.THRESH_BINARY)

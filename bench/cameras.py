@@ -10,14 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import get_args
 
-from pipert_shm import MotionDetector, VideoSource
 from pipert_shm.video.opening import Backend
 
 from . import camera_age as age
 from . import camera_peers as peers
 from . import camera_readers as readers
 from .camera_clips import FPS, HD, HD_265, HD_B, SMALLER, Clip
-from .camera_pipes import has_option, sink, whole
+from .camera_pipes import sink, whole
 from .camera_rounds import Costs, Running, Studio, Way, cheapest, measure, ratios, table
 from .figures import Figure, Section, Settings
 
@@ -25,6 +24,7 @@ THIS = "pipert_shm"
 FRIGATE, GSTREAMER = "Frigate's way", "GStreamer appsink"
 THREADS, THREADS_PYAV = "threads, cv2.VideoCapture", "threads, PyAV's luma"
 PYAV = "PyAV's planes alone"
+THIS_UNFILTERED, PYAV_UNFILTERED = (f"{way}, skip_loop_filter" for way in (THIS, THREADS_PYAV))
 
 HALF = (640, 360)
 
@@ -51,22 +51,35 @@ def _whole_ways() -> dict[str, Way]:
     }
 
 
+def _unfiltered_ways() -> dict[str, Way]:
+    return {
+        THIS_UNFILTERED: Way(partial(whole, skip_loop_filter="all")),
+        PYAV_UNFILTERED: Way(partial(peers.by_threads, readers.by_pyav_unfiltered)),
+    }
+
+
 def pipelines(studio: Studio, settings: Settings, section: Section) -> None:
     """The whole task, with one camera and with six, at 720p and at 1080p."""
     ways = _whole_ways()
-    if not has_option(MotionDetector, "size"):
-        section.lines.append("MotionDetector takes no size in this version: motion is looked for by the bench's own routine\n")
     for clip, cameras in [(clip, cameras) for clip in (HD, SMALLER) for cameras in (1, 6)] if settings.full else [(HD, 1)]:
-        results = measure(studio, ways, clip, rounds_of(settings), seconds_of(settings), cameras)
+        tried = ways | _unfiltered_ways() if clip is HD and settings.full else ways
+        results = measure(studio, tried, clip, rounds_of(settings), seconds_of(settings), cameras)
         what = f"{cameras} camera{'s' if cameras > 1 else ''}, {clip.height}p"
         _keep(section, f"Whole pipeline, {what}", list(results.values()))
         this = results.pop(THIS)
+        unfiltered, pyav_unfiltered = results.pop(THIS_UNFILTERED, None), results.pop(PYAV_UNFILTERED, None)
         best = cheapest(list(results.values()))
         name = f"whole pipeline, {what}, CPU per frame: this / "
         section.figures += [
             Figure.of(f"{name}cheapest peer", [] if best is None else ratios(this, best), 0.9, said=_said(this, best)),
             Figure.of(f"{name}{FRIGATE}", ratios(this, results[FRIGATE]), 0.7, said=_said(this, results[FRIGATE])),
         ]
+        if unfiltered is not None and pyav_unfiltered is not None:
+            name = f"the same with skip_loop_filter='all', {what}: this / "
+            section.figures += [
+                Figure.of(f"{name}cheapest peer as it is", [] if best is None else ratios(unfiltered, best)),
+                Figure.of(f"{name}PyAV's luma likewise", ratios(unfiltered, pyav_unfiltered)),
+            ]
 
 
 def _said(this: Costs, peer: Costs | None) -> str:
@@ -84,8 +97,9 @@ def _keep(section: Section, title: str, results: list[Costs]) -> None:
 
 def decoders(studio: Studio, settings: Settings, section: Section) -> None:
     """A camera whose frames nobody looks at: what reading, decoding and handing over take."""
-    bgr = f"{THIS}, BGR"
-    ways = {PYAV: Way(partial(peers.sink_of, readers.by_pyav)), THIS: Way(sink), bgr: Way(partial(sink, format="bgr"))}
+    ways = {PYAV: Way(partial(peers.sink_of, readers.by_pyav)), THIS: Way(sink)}
+    if settings.full:
+        ways[f"{THIS}, BGR"] = Way(partial(sink, format="bgr"))
     for clip in (HD, HD_B, HD_265) if settings.full else (HD,):
         results = measure(studio, ways, clip, rounds_of(settings), seconds_of(settings))
         _keep(section, f"To a sink, {clip.name}", list(results.values()))
@@ -96,36 +110,30 @@ def decoders(studio: Studio, settings: Settings, section: Section) -> None:
 
 def scaling(studio: Studio, settings: Settings, section: Section) -> None:
     """Frames that are scaled at full rate, in one step and in two."""
-    before = "convert to BGR, then scale"
+    before, bgr = "convert to BGR, then scale", f"{THIS}, BGR"
     ways = {
-        THIS: Way(partial(sink, size=HALF)),
-        f"{THIS}, BGR": Way(partial(sink, size=HALF, format="bgr")),
         before: Way(partial(sink, size=HALF, format="bgr", backend="opencv")),
+        THIS: Way(partial(sink, size=HALF)),
+        bgr: Way(partial(sink, size=HALF, format="bgr")),
     }
     results = measure(studio, ways, HD, rounds_of(settings), seconds_of(settings))
     _keep(section, "1080p to 640x360, to a sink", list(results.values()))
     name = f"size=(640, 360), 1080p, CPU per frame: this {{}} / {before}"
     section.figures += [
         Figure.of(name.format("in I420"), ratios(results[THIS], results[before]), 0.5),
-        Figure.of(name.format("in BGR"), ratios(results[f"{THIS}, BGR"], results[before])),
+        Figure.of(name.format("in BGR"), ratios(results[bgr], results[before])),
     ]
 
 
 def idle(studio: Studio, settings: Settings, section: Section) -> None:
     """A camera of which only the key frames are decoded."""
     full, keys = "all frames", "key frames"
-    ways = {
-        full: Way(partial(peers.sink_of, readers.by_pyav)),
-        keys: Way(partial(peers.sink_of, readers.by_pyav_key_frames)),
-    }
-    whose = PYAV
-    if has_option(VideoSource, "skip_frame"):
-        whose = THIS
-        ways = {full: Way(sink), keys: Way(partial(sink, skip_frame="nokey"))}
+    alone = f"key frames, {PYAV}"
+    ways = {full: Way(sink), keys: Way(partial(sink, skip_frame="nokey"))}
+    ways[alone] = Way(partial(peers.sink_of, readers.by_pyav_key_frames))
     results = measure(studio, ways, HD, rounds_of(settings), seconds_of(settings))
-    _keep(section, f"Key frames only, 1080p, {whose}", list(results.values()))
-    figure = Figure.of("idle camera, CPU: key frames / all frames", ratios(results[keys], results[full]), 0.12, said=whose)
-    section.figures.append(figure)
+    _keep(section, "Key frames only, 1080p, to a sink", list(results.values()))
+    section.figures.append(Figure.of("idle camera, CPU: key frames / all frames", ratios(results[keys], results[full]), 0.12))
 
 
 def ages(studio: Studio, settings: Settings, section: Section) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -22,6 +24,7 @@ Format = Literal["bgr", "rgb", "gray", "i420", "nv12"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 PLANAR: tuple[Format, ...] = ("i420", "nv12")
 NAN = float("nan")
+_SETTABLE = ("sequence", "captured_ns", "pts", "wall_clock", "origin_number", "ticket", "_format", "_rows")
 
 
 @dataclass
@@ -150,7 +153,10 @@ class Meta:
         """Decodes a received message's meta on first access. Python asks here only for attributes that are not set yet."""
         if name == "_raw" or name not in Meta.__slots__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        raw = self._raw
+        raw, already = self._raw, {}
+        for settable in _SETTABLE:  # what was set before the first look stays
+            with suppress(AttributeError):
+                already[settable] = object.__getattribute__(self, settable)
         if len(raw) == 2:
             self._read(*raw)
         else:
@@ -159,6 +165,8 @@ class Meta:
             self.__init__(  # type: ignore[misc]
                 self._names, sent.origin_number, sent.sequence, sent.captured_ns, hops, sent.ticket, last, stamp=sent.raw_stamp
             )
+        for settable, value in already.items():
+            setattr(self, settable, value)
         return getattr(self, name)
 
     def _read(self, number: int, raw: bytes) -> None:
@@ -204,7 +212,6 @@ class Meta:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, or None, not {shown(value)}")
         if not (is_count(rows, 0) and rows <= MOST_ROWS):
             raise ValueError(f"rows must be a whole number from 0 to {MOST_ROWS}, not {shown(rows)}")
-        _ = self._format  # decodes a received one now: later, its own format would come in place of this one
         self._format = 0 if value is None else FORMATS.index(value) + 1
         self._rows = rows
 
@@ -228,8 +235,12 @@ class Meta:
         """What the head of a message says of the picture; empty where nothing is known of it."""
         if self.pts is None and self.wall_clock is None and not self._format:
             return b""
-        pts, wall_clock = (NAN if value is None else value for value in (self.pts, self.wall_clock))
-        return STAMP.pack(pts, wall_clock, self._format, self._rows)
+        pts, wall_clock = self.pts, self.wall_clock
+        numbers = NAN if pts is None else pts, NAN if wall_clock is None else wall_clock
+        try:
+            return STAMP.pack(*numbers, self._format, self._rows)
+        except struct.error:
+            raise TypeError(f"meta.pts and meta.wall_clock are numbers of seconds, or None, not {shown(numbers)}") from None
 
     @property
     def raw_hops(self) -> bytes:

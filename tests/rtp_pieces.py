@@ -27,19 +27,31 @@ class Packet(NamedTuple):
 
 
 def pictures(count: int, width: int = 320, height: int = 240) -> Iterator[np.ndarray]:
-    """Noise that moves, so that pictures are large and differ."""
+    """Noise that moves, so that pictures are large and differ. Their numbers are burned in."""
     still = np.random.default_rng(1).integers(0, 255, (height, width, 3), np.uint8)
     for number in range(count):
-        yield np.roll(still, 7 * number, axis=1) // 2 + np.uint8(number % 100)
+        picture = np.roll(still, 7 * number, axis=1) // 2 + np.uint8(number % 100)
+        for bit in range(10):
+            picture[:32, bit * 32 : bit * 32 + 32] = 235 if number >> bit & 1 else 16
+        yield picture
 
 
-def encode(codec: str, count: int = 150, gop: int = 30, fps: int = 30, **options: str) -> list[Packet]:
-    """Encodes `pictures` by libx264 or libx265, in Annex B with headers before each key frame."""
+def number_in(frame: np.ndarray) -> int:
+    """The number that is burned in."""
+    return sum(int(frame[16, bit * 32 + 16, 1] > 128) << bit for bit in range(10))
+
+
+def encode(codec: str, count: int, parameters: str, gop: int = 30, fps: int = 30) -> list[Packet]:
+    """Encodes `pictures` by libx264 or libx265, in Annex B with headers before each key frame.
+
+    :param parameters: of x264 or x265, such as `bframes=0:slices=4`.
+    """
     context = av.CodecContext.create(codec, "w")
     assert isinstance(context, av.VideoCodecContext)
     context.width, context.height, context.pix_fmt = 320, 240, "yuv420p"
     context.time_base, context.framerate, context.gop_size = Fraction(1, fps), Fraction(fps), gop
-    context.options = {"preset": "ultrafast", "threads": "1", **options}
+    quiet = "log-level=none:" if codec == "libx265" else ""
+    context.options = {"preset": "ultrafast", "threads": "1", f"{codec[3:]}-params": f"{quiet}repeat-headers=1:{parameters}"}
     packets = []
     for number, picture in enumerate(pictures(count)):
         frame = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format="yuv420p")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from rtp_pieces import Packet, nal_units, payloads
 
@@ -89,11 +90,9 @@ class RtspServer:
 
     def _answer(self, connection: socket.socket, sockets: ExitStack) -> None:
         requests = sockets.enter_context(connection.makefile("rb"))
-        send: Callable[[int, bytes], object] = lambda channel, data: connection.sendall(  # noqa: E731
-            struct.pack("!cBH", b"$", channel, len(data)) + data
-        )
+        send: Callable[[int, bytes], object] = partial(_send_inside, connection)
         while not self._closing.is_set():
-            lines = []
+            lines: list[str] = []
             while (line := requests.readline().strip()) or not lines:
                 if not line:
                     return
@@ -115,7 +114,7 @@ class RtspServer:
                     first = int(headers["Transport"].split("client_port=")[1].split("-")[0])
                     datagrams = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
                     datagrams.bind(("127.0.0.1", 0))
-                    send = lambda channel, data: datagrams.sendto(data, ("127.0.0.1", first + channel))  # noqa: E731
+                    send = partial(_send_datagram, datagrams, first)
                     answer += f";server_port={datagrams.getsockname()[1]}-{datagrams.getsockname()[1] + 1}"
                 answer += "\r\n"
             connection.sendall(f"{answer}\r\n{body}".encode())
@@ -140,6 +139,14 @@ class RtspServer:
                 sequence += 1
             self.sent_ns.append(time.monotonic_ns())
             number += 1
+
+
+def _send_inside(connection: socket.socket, channel: int, data: bytes) -> None:
+    connection.sendall(struct.pack("!cBH", b"$", channel, len(data)) + data)
+
+
+def _send_datagram(datagrams: socket.socket, port: int, channel: int, data: bytes) -> None:
+    datagrams.sendto(data, ("127.0.0.1", port + channel))
 
 
 def _format(codec: str, key: bytes) -> str:
