@@ -157,11 +157,12 @@ def test_of_two_partners_the_nearest_is_taken_and_an_older_one_given_up() -> Non
         run.pairs.expect(side, SHAPES[side])
     run.pairs.await_pair()
     run.come(MAIN, stamp(0.9), 0.9)
-    for at in (1.0, 1.04, 1.08):
+    for at in (1.0, 1.01, 1.08):
         run.come(SUB, stamp(at), at)
-    run.come(MAIN, stamp(1.041), 1.041)
-    run.come(MAIN, stamp(1.042), 1.042)
-    assert run.sent == [(1.041, 1.04), (1.042, 1.08)]
+    run.come(MAIN, stamp(1.011), 1.011)
+    run.come(MAIN, stamp(1.02), 1.02)
+    run.come(MAIN, stamp(1.07), 1.07)
+    assert run.sent == [(1.011, 1.01), (1.07, 1.08)]
     run.adds_up()
 
 
@@ -250,5 +251,6 @@ def test_a_rhythm_says_when_the_next_frames_come() -> None:
         *(False, False, False, True, True, False, True)
     ]
     assert all(uneven.may_have(stamp(1.9 + after), 0.02) for after in (0.0, 0.05, 0.1))
-    even.note(stamp(1.9 + 0.5), 4)
+    for number in range(1, 20):
+        even.note(stamp(1.9 + number / 2), 4)
     assert even.gap == pytest.approx(0.1), "frames that were not decoded count"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,21 @@ from pipert_shm import (
     DetectedFrame,
     Detections,
     Detector,
+    EndOfStream,
     Meta,
+    NoFreeSlot,
     Pipe,
     PipeFailed,
     PipelineFile,
     RoutineStatistics,
+    SourceRoutine,
     ToMain,
     TwinFrame,
     TwinSource,
     Wire,
 )
 from pipert_shm.data import Data
+from pipert_shm.limits import Policy
 from pipert_shm.video.formats import to_bgr
 from routines import Forward, Gated, Record, chain, received
 from streams import Server, free_port, listens
@@ -248,6 +252,43 @@ def chain_of_two(pipe: Pipe, source: TwinSource, slow: Gated) -> None:
     pipe.create_flow("gate", False, source)
     pipe.create_flow("slow", False, slow)
     pipe.link(Wire(source, slow, policy="block", capacity=1))
+
+
+class Greedy(SourceRoutine):
+    """Sends two frames, and then takes all memory that is free at once; the board's cell 2 says how much."""
+
+    def __init__(self, name: str, board: Board) -> None:
+        super().__init__(name)
+        self.board = board
+
+    def main_logic(self) -> np.ndarray:
+        if self.meta.sequence < 2:
+            return self.loan((64, 64))
+        assert self._runtime is not None
+        held: list[np.ndarray] = []
+        with suppress(NoFreeSlot):
+            while True:
+                held.append(self._runtime.loan((64, 64), np.dtype(np.uint8), wait=False))
+        self.board[2] = len(held)
+        raise EndOfStream
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "block"])
+def test_room_for_further_pairs_costs_no_message(policy: Policy) -> None:
+    """Without `wait` a loan neither waits for a slot nor takes one from a message that nobody has read yet."""
+    board = Board()
+    source, slow = Greedy("source", board), Gated("slow", board, 0, 1)
+    pipe = Pipe()
+    pipe.create_flow("source", False, source)
+    pipe.create_flow("slow", False, slow)
+    pipe.link(Wire(source, slow, policy=policy, capacity=2))
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    board.wait(2)
+    board[0] = 2
+    pipe.join()
+    assert pipe.statistics().routines["slow"].received == 2
+    assert pipe.statistics().routines["source"].errors == 0
 
 
 def test_memory_is_set_aside_for_both_pictures(serve: Serve) -> None:
