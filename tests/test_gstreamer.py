@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import pickle
 import signal
@@ -54,7 +53,6 @@ def apart(work: Callable[[], T]) -> T:
     def be_child() -> NoReturn:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(int(2 * PATIENCE))
-        gc.freeze()  # what the parent has left, such as a decoder whose threads are not here, must not be collected here
         try:
             told = pickle.dumps((work(), None))
         except BaseException as error:
@@ -83,11 +81,11 @@ def by_gstreamer(source: Source, *wishes: Wanted, **options: Any) -> list[list[n
 
 
 def by_pyav(source: Path, *wishes: Wanted) -> list[list[np.ndarray]]:
-    return [frames_of_capture(PyAVCapture(source, wanted), wanted) for wanted in wishes]
+    return apart(lambda: [frames_of_capture(PyAVCapture(source, wanted), wanted) for wanted in wishes])
 
 
 def frames_of_capture(capture: Capture, wanted: Wanted, count: int = 1000) -> list[np.ndarray]:
-    found = []
+    found: list[np.ndarray] = []
     while len(found) < count and capture.grab():
         out = np.full(capture.shape, 77, wanted.dtype)
         assert capture.retrieve(out) is out
@@ -117,14 +115,14 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 def write_clip(path: Path, pixels: str, size: tuple[int, int], codec: str = "ffv1", **options: Any) -> Path:
     """Three frames of a real clip."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=FPS)
+        stream: Any = container.add_stream(codec, rate=FPS)
         stream.width, stream.height = size
         stream.pix_fmt = pixels
         for name, value in options.items():
             setattr(stream.codec_context, name, value)
         for number, frame in enumerate(frames_of(bikes(), 3)):
-            picture = av.VideoFrame.from_ndarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), format="bgr24")
-            picture = picture.reformat(format=pixels)
+            scaled: Any = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+            picture = av.VideoFrame.from_ndarray(scaled, format="bgr24").reformat(format=pixels)
             picture.pts = number
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
@@ -219,26 +217,24 @@ def test_stamps_and_turned_pictures(tmp_path: Path) -> None:
                 packet.stream = stream
                 container.mux(packet)
 
-    def look() -> list[tuple[float | None, np.ndarray]]:
-        capture = GStreamerCapture(clip)
+    def look(capture: Capture) -> list[tuple[float | None, np.ndarray]]:
         found = []
         while capture.grab():
-            picture = capture.retrieve()
-            assert picture is not None
-            found.append((capture.pts, picture))
-        info = capture.info
+            found.append((capture.pts, np.array(capture.retrieve())))
         capture.close()
-        assert (info.width, info.height, info.fps, info.frames) == (found[0][1].shape[1], found[0][1].shape[0], 25, 250)
         return found[:20] + found[-1:]
 
-    ours = apart(look)
-    theirs = PyAVCapture(clip)
-    for pts, picture in ours[:20]:
-        assert theirs.grab()
-        assert theirs.pts == pytest.approx(pts, abs=1e-4)
-        assert psnr(picture, theirs.retrieve()) > CLOSE
+    def look_by_gstreamer() -> list[tuple[float | None, np.ndarray]]:
+        capture = GStreamerCapture(clip)
+        assert (capture.info.width, capture.info.height) == capture.shape[1::-1]
+        assert (capture.info.fps, capture.info.frames) == (25, 250)
+        return look(capture)
+
+    ours, theirs = apart(look_by_gstreamer), apart(lambda: look(PyAVCapture(clip)))
+    for (pts, picture), (expected, as_expected) in zip(ours, theirs, strict=True):
+        assert pts == pytest.approx(expected, abs=1e-4)
+        assert psnr(picture, as_expected) > CLOSE
     assert ours[-1][0] == pytest.approx(249 / 25, abs=1e-3)
-    theirs.close()
 
 
 # ---- pipelines -----------------------------------------------------------------------------------
@@ -352,7 +348,7 @@ def test_what_a_server_answers_and_that_an_url_is_no_more_than_one(answer: str, 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = threading.Thread(target=refuse, args=(listener, answer, asked))
         server.start()
-        url = f"rtsp://admin:pa%23ss%40@127.0.0.1:{listener.getsockname()[1]}/x\" ! filesink location=/tmp/y ! \"?a=b ! appsink "
+        url = f'rtsp://admin:pa%23ss%40@127.0.0.1:{listener.getsockname()[1]}/x" ! filesink location=/tmp/y ! "?a=b ! appsink '
         text = refusal(url.removesuffix(" ! appsink "), live=True)
         server.join()
     assert told in text
@@ -397,8 +393,7 @@ def test_silence() -> None:
         raw = f"fdsrc fd={reader} ! rawvideoparse width=4 height=4 format=rgb ! appsink"
         capture = GStreamerCapture(raw, timeout=0.5, live=True)
         with pytest.raises(VideoError, match=r"fell silent for 0\.5 s"):
-            while capture.grab():
-                pass
+            list(iter(capture.grab, False))
         capture.close()
 
     apart(fall_silent)
@@ -451,7 +446,16 @@ def test_plugins_that_are_missing(tmp_path: Path, run_script: RunScript) -> None
                 print(error)
     """
     assert "GStreamer has no element 'filesrc'; apt-get install" in run_script(script).stdout
-    for name in ("coreelements", "app", "videoconvertscale", "videoconvert", "playback", "isomp4", "typefindfunctions", "videoparsersbad"):
+    for name in (
+        "coreelements",
+        "app",
+        "videoconvertscale",
+        "videoconvert",
+        "playback",
+        "isomp4",
+        "typefindfunctions",
+        "videoparsersbad",
+    ):
         for found in PLUGINS.glob(f"libgst{name}.so"):
             (plugins / found.name).symlink_to(found)
     said = run_script(script).stdout.splitlines()
@@ -596,7 +600,8 @@ def test_nothing_leaks(videos: Path, run_script: RunScript) -> None:
         os.environ |= {{"GST_TRACERS": "leaks", "GST_DEBUG": "GST_TRACER:7", "GST_DEBUG_NO_COLOR": "1"}}
         from pipert_shm import VideoError
         from pipert_shm.video.gstreamer import GStreamerCapture
-        for source in {str(videos / "160.mp4")!r}, "videotestsrc num-buffers=9 ! appsink", "/nowhere", "a ! appsink", "videotestsrc !! appsink":
+        wrong = "/nowhere", "a ! appsink", "videotestsrc !! appsink"
+        for source in {str(videos / "160.mp4")!r}, "videotestsrc num-buffers=9 ! appsink", *wrong:
             try:
                 capture = GStreamerCapture(source, timeout=5, live="!" in source)
             except VideoError as error:
@@ -611,5 +616,9 @@ def test_nothing_leaks(videos: Path, run_script: RunScript) -> None:
         """
     )
     assert [line[:4] for line in done.lines] == ["done", "done", "no c", "no c", "no c"], done
-    left = [line for line in done.stderr.splitlines() if "object-alive, type-name=(string)Gst" in line and "timestamp/x-ntp" not in line]
+    left = [
+        line
+        for line in done.stderr.splitlines()
+        if "object-alive, type-name=(string)Gst" in line and "timestamp/x-ntp" not in line
+    ]
     assert left == []

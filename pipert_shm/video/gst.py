@@ -1,7 +1,7 @@
 """The system's GStreamer, called by cffi: its functions, its start, and what its messages say.
 
-PyPI has no GStreamer for Linux. Its Python binding `gi` comes with one Python version of the system; this works with all, and gives
-the GIL away in each call. Nothing in here runs in GStreamer's threads.
+PyPI has no GStreamer for Linux. Its binding `gi` would be a second way to do the same, for the system's own Python only; this works
+with every version, and releases the GIL in each call. None of our code runs in GStreamer's threads.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ ffi.cdef("""
         unsigned meta_flags; const void *meta_info; void *buffer;
         int flags, format, id; unsigned width, height, n_planes; size_t offset[4]; int stride[4];
     } GstVideoMeta;
-    typedef struct { unsigned meta_flags; const void *meta_info; void *reference; uint64_t timestamp, duration; } GstTimestampMeta;
+    typedef struct {
+        unsigned meta_flags; const void *meta_info; void *reference; uint64_t timestamp, duration;
+    } GstTimestampMeta;
 
     void g_free(void *);
     void g_error_free(GError *);
@@ -116,8 +118,7 @@ ffi.cdef("""
 
 try:
     glib, gobject, gst, app, video = (
-        ffi.dlopen(f"lib{name}.so.0")
-        for name in ("glib-2.0", "gobject-2.0", "gstreamer-1.0", "gstapp-1.0", "gstvideo-1.0")
+        ffi.dlopen(f"lib{name}.so.0") for name in ("glib-2.0", "gobject-2.0", "gstreamer-1.0", "gstapp-1.0", "gstvideo-1.0")
     )
 except OSError as error:
     raise ImportError(f"GStreamer does not load ({error}): {INSTALL}{BASE} {GOOD} {BAD} {LIBAV}") from error
@@ -142,8 +143,8 @@ def start(name: str) -> None:
     if _inherited:
         raise VideoError(
             name,
-            f"can't open {name!r}: the process from which this one was forked had started GStreamer, which would hang here; use "
-            f"GStreamer in the flows' processes only, in setup() or later",
+            f"can't open {name!r}: the process from which this one was forked had started GStreamer, which would hang here; "
+            f"use GStreamer in the flows' processes only, in setup() or later",
         )
     failure = ffi.new("GError **")
     if not gst.gst_init_check(ffi.NULL, ffi.NULL, failure):
@@ -182,7 +183,9 @@ def set_value(element: Any, name: str, value: object) -> bool:
     """Sets a property of another type; False where this GStreamer does not have it."""
     if gobject.g_object_class_find_property(ffi.cast("void **", element)[0], name.encode()) == ffi.NULL:
         return False
-    gst.gst_util_set_object_arg(element, name.encode(), (str(value).lower() if isinstance(value, bool) else str(value)).encode())
+    gst.gst_util_set_object_arg(
+        element, name.encode(), (str(value).lower() if isinstance(value, bool) else str(value)).encode()
+    )
     return True
 
 
@@ -200,7 +203,11 @@ _PACKAGES = {
 def to_install(element: str) -> str:
     """What to do about an element that is missing."""
     package = next((package for names, package in _PACKAGES.items() if re.fullmatch(names, element)), "")
-    return INSTALL + package if package else f"check its name, and find its package with gst-inspect-1.0 or apt-file search {element}"
+    return (
+        INSTALL + package
+        if package
+        else f"check its name, and find its package with gst-inspect-1.0 or apt-file search {element}"
+    )
 
 
 class Message(NamedTuple):
@@ -241,7 +248,9 @@ def _read(message: Any) -> Message:
         domain, code = text(glib.g_quark_to_string(failure[0].domain)), failure[0].code
         detail = taken(debug[0]).partition("\n")[2]  # before that stand the file and the line
         domain = re.sub(r"gst-|-error|-quark", "", domain)
-        return Message(message.type, taken_error(failure), domain, code, masked(detail), taken(gst.gst_object_get_name(message.src)))
+        return Message(
+            message.type, taken_error(failure), domain, code, masked(detail), taken(gst.gst_object_get_name(message.src))
+        )
     if message.type == ELEMENT:
         structure = gst.gst_message_get_structure(message)
         name = text(gst.gst_structure_get_name(structure)) if structure != ffi.NULL else ""

@@ -68,17 +68,17 @@ class Layout:
             y, u, v = _IN_TURNS[self.format]
             pairs = plane(0, height, (width + 1) // 2, 4)
             return Picture("i420", (plane(0, height, width, 2)[..., y % 2], pairs[..., u], pairs[..., v]), self.full)
-        packed = None
+        planes: tuple[np.ndarray, ...]
         if self.format == "NV12":
             planes = plane(0, height, width), plane(1, (height + 1) // 2, (width + 1) // 2, 2)
-            follow = (width * height,)
         else:
             across, down = _ACROSS[self.format]
             small = -(-height // down), -(-width // across)
             planes = plane(0, height, width), plane(1, *small), plane(2, *small)
-            follow = (width * height, width * height * 5 // 4)
-        as_ours = self.format in ("I420", "NV12") and width % 2 == height % 2 == 0
-        if as_ours and all(each.flags.c_contiguous for each in planes) and tuple(offsets[: len(planes)]) == (0, *follow):
+        packed = None
+        ours = (0, width * height, width * height * 5 // 4)[: len(planes)]
+        is_even = self.format in ("I420", "NV12") and width % 2 == height % 2 == 0
+        if is_even and offsets[: len(planes)] == ours and all(each.flags.c_contiguous for each in planes):
             packed = np.ndarray((height * 3 // 2, width), np.uint8, data)
         return Picture("nv12" if self.format == "NV12" else "i420", planes, self.full, packed)
 
