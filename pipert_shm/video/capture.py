@@ -145,6 +145,7 @@ class Capture(Protocol):
             announces. It has zeros while nothing is known.
         pts: position in the video of the frame that was grabbed last, in seconds from the start; None if it is not known.
         came_ns: when the last data of that frame came (CLOCK_MONOTONIC, ns); None where only the end of `grab` tells.
+        waited: seconds that `grab` waited for that data, in one go; None where it decodes in the same thread and does not tell.
         wall_clock: when it was captured by the camera's clock, in seconds since the epoch; None if nobody says.
         damaged: how many frames before that one could not be decoded.
         left_out: how many frames before that one were not decoded, since nobody wanted them.
@@ -154,6 +155,7 @@ class Capture(Protocol):
     shape: tuple[int, ...]
     pts: float | None
     came_ns: int | None
+    waited: float | None
     wall_clock: float | None
     damaged: int
 
@@ -213,6 +215,7 @@ class OpenCVCapture:
             wanted.part_of(shown(source), self.info.width, self.info.height)
         self.pts: float | None = None
         self.came_ns: int | None = None
+        self.waited: float | None = None
         self.wall_clock: float | None = None
         self.damaged = self.left_out = 0
         self._booted = 0.0
@@ -302,6 +305,7 @@ class ImageFolder:
         self.shape = wanted.shape(str(source), width, height)
         self.pts: float | None = None
         self.came_ns: int | None = None
+        self.waited: float | None = None
         self.wall_clock: float | None = None
         self.damaged = self.left_out = 0
         self._number = -1

@@ -10,6 +10,8 @@ from pipert_shm.data import FORMATS, Format
 from pipert_shm.video.formats import from_bgr, is_planar, resized, shape_of
 from pipert_shm.video.opencv import VideoError
 
+_EIGHT, _SIXTEEN = np.dtype(np.uint8), np.dtype(np.uint16)
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -46,7 +48,7 @@ class Wanted:
     @property
     def dtype(self) -> np.dtype[np.generic]:
         """Of the arrays."""
-        return np.dtype(np.uint8 if self.bits == 8 else np.uint16)
+        return _EIGHT if self.bits == 8 else _SIXTEEN
 
     def part_of(self, name: str, width: int, height: int) -> tuple[int, int, int, int]:
         """Left, top, width and height of the part, in a picture of this size. A planar part is even.

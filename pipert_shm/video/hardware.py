@@ -16,7 +16,7 @@ def accelerator(kind: str | None, name: str, logger: logging.Logger) -> HWAccel 
     A device that was asked for and is not there is warned of: PyAV itself raises an error for some, and silently decodes by the
     CPU for others.
 
-    :param kind: FFmpeg's name of a kind of device, such as `cuda` or `vaapi`; `auto` for the first that there is; None for none.
+    :param kind: FFmpeg's name of a kind of device, such as `cuda` or `vaapi`; `auto` for the first there is; None for none.
     :param name: of the video, for the log.
     """
     if kind is None:

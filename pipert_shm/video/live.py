@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,15 +13,13 @@ import numpy as np
 from pipert_shm.binding import now_ns
 from pipert_shm.shm.counters import Counters
 from pipert_shm.video.capture import Capture
+from pipert_shm.video.lateness import Lateness
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.timing import StreamClock
 
 SHORTEST_WAIT = 0.25
 LONGEST_WAIT = 10.0
 """Seconds between two attempts to connect: the wait doubles from the first to the second until a frame comes."""
-
-OPENING = 2.0
-"""Seconds after a stream was opened in which frames may come that had piled up."""
 
 FAREWELL = 1.0
 """Seconds that `close` waits for the thread, which may be waiting for a silent stream."""
@@ -45,11 +44,12 @@ class Live(NamedTuple):
 class LiveReader:
     """Reads a stream all the time, and connects again when the stream is lost.
 
-    It keeps no frame: one that comes while nobody waits in `read` is skipped. Public methods are for one thread.
+    It keeps no frame: one that comes while nobody waits in `read` is skipped, and one that is late is never handed over.
+    Public methods are for one thread.
 
     :param name: of the stream, for the log.
     :param connect: opens the stream.
-    :param counters: where `connected`, `reconnects`, `skipped` and `damaged` are counted.
+    :param counters: where `connected`, `reconnects`, `skipped`, `late` and `damaged` are counted.
     :param reconnect: whether to connect again after a loss; otherwise the stream ends.
     :param after: a thread of an earlier reader, which must end first.
     """
@@ -78,6 +78,7 @@ class LiveReader:
         self._filled: Live | None = None
         self._grabbed = 0
         self._over = False
+        self._warned = False
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._serve, name="reader", daemon=True)
         self._thread.start()
@@ -168,40 +169,48 @@ class LiveReader:
         """
         self._logger.info("connected: frames of %dx%d", capture.info.width, capture.info.height)
         self._expect(capture.shape)
-        opened_ns = came_ns = now_ns()
-        stood: float | None = None
+        came_ns = now_ns()
         clock: StreamClock | None = None
-        piled_up = True
+        lateness = Lateness()
         damaged = left_out = 0
         while not self._closing.is_set():
-            last_ns = came_ns
+            last_ns, begun_ns, worked = came_ns, now_ns(), time.thread_time()
             if not capture.grab():
                 silence = (now_ns() - last_ns) / 1e9
                 raise VideoError(self._name, f"{self._name!r} is lost, {silence:.1f} s after its last frame")
             came_ns = capture.came_ns or now_ns()
+            now = now_ns()
+            # OpenCV does not tell how long it waited. It decodes in this thread.
+            waited = (now - begun_ns) / 1e9 - (time.thread_time() - worked) if capture.waited is None else capture.waited
             self._note_damage(capture.damaged - damaged)
             self._counters["skipped"] += capture.left_out - left_out
             damaged, left_out = capture.damaged, capture.left_out
-            if piled_up:
-                # A frame that comes in less than half of its stamps' distance had been waiting. The distance is not always
-                # known: FFmpeg gives the first two frames of RTSP the same stamp, or the first one none.
-                apart = 0.0 if stood is None or capture.pts is None else capture.pts - stood
-                in_time = 0 < apart / 2 <= (came_ns - last_ns) / 1e9
-                piled_up = not in_time and (came_ns - opened_ns) / 1e9 < OPENING
-            stood = capture.pts
-            if not piled_up and clock is None:
+            lag, is_late = lateness.judge(capture.pts, came_ns / 1e9, waited, (now - came_ns) / 1e9)
+            self._warn_if_hopeless(lateness, lag)
+            captured_ns = came_ns - round(lag * 1e9)
+            if not is_late and clock is None:
                 clock = StreamClock()
-            pts = stood if clock is None else clock.place(stood, came_ns)
-            self._hand_over(capture, came_ns, pts, skip=piled_up)
+            pts = capture.pts if clock is None else clock.place(capture.pts, captured_ns)
+            self._hand_over(capture, captured_ns, pts, is_late=is_late)
 
-    def _hand_over(self, capture: Capture, came_ns: int, pts: float | None, *, skip: bool) -> None:
+    def _warn_if_hopeless(self, lateness: Lateness, lag: float) -> None:
+        if lateness.is_hopeless and not self._warned:
+            self._warned = True
+            self._logger.warning(
+                "%r comes faster than this machine decodes it: its frames are %.1f s old when they are handed over. Take a "
+                "stream with smaller or fewer pictures from the camera, or have less done with each by fps= and size=",
+                self._name,
+                lag,
+            )
+
+    def _hand_over(self, capture: Capture, captured_ns: int, pts: float | None, *, is_late: bool) -> None:
         """Fills the array of a `read` that waits, if there is one."""
         with self._changed:
             self._grabbed += 1
             self._changed.notify_all()
             out = self._wanted
-            if skip or out is None:
-                self._counters["skipped"] += 1
+            if is_late or out is None:
+                self._counters["late" if is_late else "skipped"] += 1
                 return
             self._wanted = None
             self._filling = True
@@ -216,7 +225,7 @@ class LiveReader:
                 if frame is None:
                     self._wanted = out
                 else:
-                    self._filled = Live(frame, came_ns, pts, capture.wall_clock)
+                    self._filled = Live(frame, captured_ns, pts, capture.wall_clock)
                     self._shape = capture.shape
                 self._changed.notify_all()
         self._note_damage(frame is None)
