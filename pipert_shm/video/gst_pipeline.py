@@ -119,6 +119,7 @@ class Pipeline:
             if kind == "rtsp":
                 g.set_text(source, "location", os.fspath(self._source))  # type: ignore[arg-type]
                 g.set_value(source, "protocols", transport)
+                g.set_value(source, "buffer-mode", "none")  # so stamps are the camera's, whenever its packets come
                 g.set_value(source, "tcp-timeout", int(timeout * 1e6))
                 g.set_value(source, "timeout", int(timeout * 1e6))
                 g.set_value(source, "add-reference-timestamp-meta", True)

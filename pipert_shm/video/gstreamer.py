@@ -118,6 +118,7 @@ class GStreamerCapture:
         self._failure: VideoError | None = None
         self.pts: float | None = None
         self.came_ns: int | None = None
+        self.waited: float | None = None
         self.wall_clock: float | None = None
         self.damaged = self.left_out = self._grabbed = 0
         self._pipeline = Pipeline(source, wanted, timeout=timeout, live=live, transport=transport)
@@ -174,10 +175,15 @@ class GStreamerCapture:
         :raises VideoError: when none comes; the error says why.
         """
         rendered = self._pipeline.rendered() if self._live else 0
-        if self._take(self._timeout):
+        begun, worked = time.monotonic(), time.process_time()
+        got = self._take(self._timeout)
+        # GStreamer's threads decode meanwhile, so the time that they work is no wait for data.
+        self.waited = max(0.0, time.monotonic() - begun - (time.process_time() - worked))
+        if got:
             newer = MOST_QUEUED if self._live else 0
             while newer and self._take(0):
                 newer -= 1
+                self.waited = 0.0
             self._grabbed += 1
             # What the sink has counted has come; at most what came since is counted too little.
             self.left_out = max(self.left_out, rendered - self._grabbed)
