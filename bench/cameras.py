@@ -139,14 +139,12 @@ def idle(studio: Studio, settings: Settings, section: Section) -> None:
 def ages(studio: Studio, settings: Settings, section: Section) -> None:
     """From the last packet of a frame to the frame in hand."""
     ways = {
-        THIS: Way(partial(sink, noted=True)),
+        THIS: Way(sink),
         GSTREAMER: Way(partial(peers.sink_of, readers.by_gstreamer), _no_gstreamer()),
     }
     if settings.full:
         ways |= {
-            f"{THIS}, {backend}": Way(
-                partial(sink, noted=True, backend=backend), _no_gstreamer() if backend == "gstreamer" else ""
-            )
+            f"{THIS}, {backend}": Way(partial(sink, backend=backend), _no_gstreamer() if backend == "gstreamer" else "")
             for backend in get_args(Backend)
             if backend != "auto"
         }
@@ -244,7 +242,7 @@ PARTS: dict[str, Callable[[Studio, Settings, Section], None]] = {
 def cameras(settings: Settings, *parts: str) -> Section:
     """Measures some parts; by default all."""
     section = Section(f"Cameras, RTSP at {FPS} fps")
-    with Studio(HD) as studio:
+    with Studio() as studio:
         for part in parts or PARTS:
             PARTS[part](studio, settings, section)
     return section

@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No warm-up, a cache of its own, and helpers of `SharedMemory`, which outlive their process by a moment, waited for."""
+    """No warm-up, and a cache of its own. Waits for helpers of `SharedMemory`, which outlive their process by a moment."""
     monkeypatch.setattr(camera_rounds, "WARM_UP_S", 0.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     known = set(processes.descendants())
@@ -42,9 +42,9 @@ def _short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     processes.reap_orphans(known)
 
 
-@pytest.fixture
-def studio() -> Iterator[Studio]:
-    with Studio(TINY) as studio:
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    with Studio(tmp_path_factory.mktemp("clips")) as studio:
         yield studio
 
 
@@ -73,9 +73,8 @@ def test_a_clip_has_all_its_numbers(clip: Clip, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", list(_whole_ways()))
-@pytest.mark.parametrize("cameras", [1, 2])
-def test_every_way_does_the_whole_task(studio: Studio, way: str, cameras: int) -> None:
-    found = _whole_ways()[way]
+def test_every_way_does_the_whole_task(studio: Studio, way: str) -> None:
+    found, cameras = _whole_ways()[way], 2
     if found.note:
         pytest.skip(found.note)
     task = studio.task(TINY, cameras)
@@ -90,7 +89,7 @@ def test_every_way_does_the_whole_task(studio: Studio, way: str, cameras: int) -
 
 def test_ages_are_those_since_a_frame_was_sent(studio: Studio) -> None:
     ways = {
-        THIS: Way(partial(camera_pipes.sink, noted=True)),
+        THIS: Way(camera_pipes.sink),
         "PyAV": Way(partial(camera_peers.sink_of, camera_readers.by_pyav)),
         "late": Way(partial(camera_peers.sink_of, late)),
     }
@@ -146,7 +145,7 @@ def test_the_cheapest_is_one_that_did_all_the_work() -> None:
     assert cheapest([a_part]) is None
 
 
-@pytest.mark.parametrize("guess", [1, 3, 6])
+@pytest.mark.parametrize("guess", [2, 5])
 def test_the_most_cameras_are_found_from_below_and_from_above(studio: Studio, guess: int) -> None:
     rate = 3.5 * FPS  # looks a second, for all cameras together
 
@@ -158,7 +157,7 @@ def test_the_most_cameras_are_found_from_below_and_from_above(studio: Studio, gu
                 looks += 1
             time.sleep(0.005)
 
-    assert most_cameras(studio, Way(slow), TINY, guess, 1.0) == 3
+    assert most_cameras(studio, Way(slow), TINY, guess, 0.5) == 3
 
 
 def test_what_a_run_of_a_part_says(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
