@@ -174,7 +174,7 @@ def _lead(way: Way, task: Task) -> None:
     os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, lambda *_: task.board.end())
     end_with_parent()
-    logging.disable(logging.INFO)
+    logging.disable(logging.WARNING)  # the tables tell what was lost
     adopt_orphans()
     cv2.setNumThreads(1)  # for pictures this small, more threads cost more than they give
     way.run(task)

@@ -6,6 +6,7 @@ RTSP, motion at 320x180 in each frame, every sixth frame to a detector that take
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import get_args
@@ -244,5 +245,6 @@ def cameras(settings: Settings, *parts: str) -> Section:
     section = Section(f"Cameras, RTSP at {FPS} fps")
     with Studio() as studio:
         for part in parts or PARTS:
+            print(f"cameras: {part}", file=sys.stderr, flush=True)
             PARTS[part](studio, settings, section)
     return section
