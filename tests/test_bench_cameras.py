@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -70,6 +71,31 @@ def test_a_clip_has_all_its_numbers(clip: Clip, tmp_path: Path) -> None:
     made = path.stat().st_mtime_ns
     assert make(clip, tmp_path) == path
     assert path.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_a_clip_has_no_end_and_frames_have_the_times_at_which_they_are_shown(studio: Studio, b_frames: int) -> None:
+    clip = Clip(320, 180, b_frames=b_frames, frames=30)
+    numbers, times = [], []
+    task = studio.task(clip, 1)
+    task.board.close()  # nothing runs
+    with av.open(task.url, options={"rtsp_transport": "tcp"}, timeout=20) as container:
+        for frame in islice(container.decode(video=0), 50):
+            numbers.append(number_of(frame.to_ndarray()))
+            times.append(frame.time)
+    assert numbers == [number % clip.frames for number in range(50)]
+    known = [(number, time) for number, time in enumerate(times[4:]) if time is not None]  # FFmpeg has to guess the first ones
+    assert np.allclose(np.diff([time for _, time in known]), np.diff([number for number, _ in known]) / FPS, atol=0.001)
+
+
+def test_an_age_is_that_since_this_frame_was_sent() -> None:
+    sent_ns = np.arange(1 << BITS) * 10**6
+    board, picture = Board(sent_ns), np.zeros((40, 400), np.uint8)
+    burn(700, picture)
+    board.note(picture)
+    ((now, age),) = board.notes().tolist()
+    assert age == now - 700 * 10**6
+    board.close()
 
 
 @pytest.mark.parametrize("way", list(_whole_ways()))
