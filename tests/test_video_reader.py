@@ -13,8 +13,7 @@ import pytest
 
 from pipert_shm import VideoInfo, VideoSource
 from pipert_shm.shm.counters import Counters
-from pipert_shm.video import live
-from pipert_shm.video.fit import Fit
+from pipert_shm.video import lateness, live
 from pipert_shm.video.live import LiveReader
 from waiting import eventually
 
@@ -23,11 +22,14 @@ class Scripted:
     """A capture that gives a frame when the test says so."""
 
     pts: float | None = None
-    damaged = 0
+    came_ns: int | None = None
+    waited: float | None = 1.0
+    wall_clock: float | None = None
+    damaged = left_out = 0
 
     def __init__(self, edge: int = 4) -> None:
         self.info = VideoInfo(edge, edge, 25.0, 0)
-        self.shape = self.info.shape
+        self.shape: tuple[int, ...] = self.info.shape
         self.frames: queue.SimpleQueue[float | None] = queue.SimpleQueue()
 
     def grab(self) -> bool:
@@ -46,18 +48,52 @@ class Scripted:
 
 def reader_of(connect: Callable[[], Scripted], names: Counters, **options: Any) -> LiveReader:
     logger = logging.getLogger("camera")
-    return LiveReader("camera", connect, Fit("camera", None, None, logger), names, logger, **options)
+    return LiveReader("camera", connect, names, logger, **options)
 
 
-def test_what_comes_faster_than_its_stamps_at_first_has_been_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    stamps = {0.0: 0, 0.04: 1, 0.08: 2, 0.12: 42, 0.16: 43}  # and when they come, ms
+def test_what_comes_before_the_reader_has_waited_twice_had_piled_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    came = {0.0: 0, 0.04: 1, 0.08: 2, 0.12: 42, 0.16: 82}  # ms, by stamp
     capture, names = Scripted(), Counters(VideoSource.counter_names)
-    monkeypatch.setattr(live, "now_ns", lambda: stamps.get(capture.pts or 0.0, 0) * 10**6)
+    monkeypatch.setattr(live, "now_ns", lambda: came.get(capture.pts or 0.0, 0) * 10**6)
+    monkeypatch.setattr(Scripted, "waited", property(lambda self: 0.0 if (self.pts or 0) < 0.1 else 0.04))
     reader = reader_of(lambda: capture, names, reconnect=False)
-    got = give_when_wanted(reader, capture.frames, 0.0, 0.0, 0.04, 0.08, 0.12)
-    assert (got.pts, got.captured_ns) == (0.12, 42 * 10**6)
-    assert names["skipped"] == 4
-    assert give_when_wanted(reader, capture.frames, 0.16).pts == 0.16, "it is no beginning any more"
+    got = give_when_wanted(reader, capture.frames, 0.0, 0.0, 0.04, 0.08, 0.12, 0.16)
+    assert (got.pts, got.captured_ns) == (0.16, 82 * 10**6)
+    assert (names["late"], names["skipped"]) == (5, 0)
+    capture.frames.put(None)
+    assert reader.close() is None
+
+
+def test_after_a_stall_frames_are_passed_over_until_they_are_new_and_the_time_of_capture_is_true(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stall = 10  # after that frame the process stands still for a second, then it takes 5 ms for each frame that is there
+    capture, names = Scripted(), Counters(VideoSource.counter_names)
+
+    def came(number: int) -> float:
+        return number / 25 if number <= stall else max(number / 25, stall / 25 + 1 + 0.005 * (number - stall))
+
+    def number() -> int:
+        return round((capture.pts or 0) * 25)
+
+    monkeypatch.setattr(live, "now_ns", lambda: round(came(number()) * 1e9))
+    monkeypatch.setattr(
+        Scripted, "waited", property(lambda self: max(0.0, came(number()) - came(number() - 1) - 0.005) if number() else 0.0)
+    )
+    reader = reader_of(lambda: capture, names, reconnect=False)
+    for place in range(2):
+        capture.frames.put(place / 25)
+    got: dict[int, live.Live] = {}
+    for place in range(2, 80):
+        eventually(lambda: names["late"] + names["skipped"] + len(got) == place, "the frame before")  # noqa: B023
+        before = names["late"]
+        taken = give_unless(reader, capture.frames, place / 25, lambda: names["late"] > before)  # noqa: B023
+        if taken is not None:
+            got[place] = taken
+    assert sorted(got) == [*range(2, stall + 1), *range(min(place for place in got if place > stall), 80)]
+    assert 30 < min(place for place in got if place > stall) < 40
+    assert all(came(place) - taken.captured_ns / 1e9 < 0.08 for place, taken in got.items())
+    assert all(taken.captured_ns / 1e9 == pytest.approx(place / 25, abs=0.001) for place, taken in got.items())
     capture.frames.put(None)
     assert reader.close() is None
 
@@ -65,6 +101,7 @@ def test_what_comes_faster_than_its_stamps_at_first_has_been_waiting(monkeypatch
 def test_without_stamps_nothing_is_taken_while_the_stream_is_being_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0]
     capture, names = Scripted(), Counters(VideoSource.counter_names)
+    capture.waited = 0.0
     monkeypatch.setattr(live, "now_ns", lambda: now[0])
     monkeypatch.setattr(capture, "grab", lambda: capture.frames.get() is not None)
     monkeypatch.setattr(capture, "retrieve", lambda out: out)
@@ -74,7 +111,7 @@ def test_without_stamps_nothing_is_taken_while_the_stream_is_being_opened(monkey
         for number, seconds in enumerate((0, 1, 1.9, 2.1)):
             now[0] = int(seconds * 1e9)
             put_when_wanted(reader, capture.frames, 1.0)
-            eventually(lambda: names["skipped"] == min(number + 1, 3))  # noqa: B023
+            eventually(lambda: names["late"] == min(number + 1, 3))  # noqa: B023
 
     giver = threading.Thread(target=give)
     giver.start()
@@ -84,6 +121,28 @@ def test_without_stamps_nothing_is_taken_while_the_stream_is_being_opened(monkey
     assert (got.pts, got.captured_ns) == (None, now[0])
     capture.frames.put(None)
     assert reader.close() is None
+
+
+def give_unless(
+    reader: LiveReader, frames: queue.SimpleQueue[float | None], stamp: float, passed: Callable[[], bool]
+) -> live.Live | None:
+    """The frame, unless it is passed over."""
+    got: list[live.Live | None] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not got and not done.is_set():
+            taken = reader.read(np.zeros((4, 4, 3), np.uint8), 0.05)
+            if taken is not None:
+                got.append(taken)
+
+    taker = threading.Thread(target=read)
+    taker.start()
+    put_when_wanted(reader, frames, stamp)
+    eventually(lambda: bool(got) or passed(), "the frame")
+    done.set()
+    taker.join()
+    return got[0] if got else None
 
 
 def put_when_wanted(reader: LiveReader, frames: queue.SimpleQueue[float | None], *stamps: float) -> None:
@@ -153,7 +212,7 @@ def test_a_reader_waits_for_the_end_of_the_one_before_it() -> None:
 
 
 def test_a_frame_that_comes_while_nobody_waits_is_never_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "OPENING", 0.0)
+    monkeypatch.setattr(lateness, "OPENING", 0.0)
     capture, names = Scripted(), Counters(VideoSource.counter_names)
     reader = reader_of(lambda: capture, names, reconnect=False)
     assert reader.await_shape(20) == (4, 4, 3)

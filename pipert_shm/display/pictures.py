@@ -13,7 +13,17 @@ WIDEST_MOSAIC = 1280  # pixels
 STALE_S = 5.0  # after which the tile of a silent camera says so
 GONE_S = 60.0  # after which the tile of a silent camera is removed
 BETWEEN_MOSAICS_S = 1 / 30
+PLANAR = ("i420", "nv12")  # formats whose arrays have half as many rows more than the picture
 SOON_S = 0.1  # a camera whose frames come in such intervals need not be shown at once
+
+
+def shape_of(frame: np.ndarray, format: str | None) -> tuple[int, int]:
+    """Height and width of what a frame shows, in pixels.
+
+    :raises ValueError: when the array has no two axes.
+    """
+    height, width = frame.shape[:2]
+    return height * 2 // 3 if format in PLANAR else height, width
 
 
 def scaled(frame: object, widest: int, format: str | None = None) -> tuple[np.ndarray, float]:
@@ -33,11 +43,10 @@ def scaled(frame: object, widest: int, format: str | None = None) -> tuple[np.nd
         raise ValueError(
             f"it sends arrays {frame.shape} of {frame.dtype}, which are no pictures: those are (h, w[, 1|3|4]) uint8 or uint16"
         )
-    planar = format in ("i420", "nv12")
-    height, width = frame.shape[0] * 2 // 3 if planar else frame.shape[0], frame.shape[1]
+    height, width = shape_of(frame, format)
     scale = min(1.0, widest / width)
     size = (width, height) if scale == 1 else (widest, max(1, round(height * scale)))
-    if planar:
+    if format in PLANAR:
         return _of_planes(frame, format == "nv12", (width, height), size), scale
     if scale < 1:
         readable = np.ascontiguousarray(frame) if min(frame.strides) < 0 else frame
@@ -66,7 +75,7 @@ def _of_planes(frame: np.ndarray, is_nv12: bool, size: tuple[int, int], wanted: 
 
 def viewable(frame: np.ndarray, format: str | None) -> np.ndarray:
     """The frame as OpenCV shows and encodes it: as it is, or converted from another format, or from 16 bits."""
-    if format in ("i420", "nv12", "rgb") or frame.dtype == np.uint16:
+    if format in (*PLANAR, "rgb") or frame.dtype == np.uint16:
         return scaled(frame, frame.shape[1], format)[0]
     return frame
 

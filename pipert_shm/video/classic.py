@@ -14,6 +14,7 @@ from pipert_shm.video.opencv import cv2
 
 CASCADES = os.path.join(os.path.dirname(cv2.__file__), "data")
 SHADOW, MOVING = 127, 255  # in MOG2's mask
+SPECK, GAP = 3, 13  # pixels of the frame: what is smaller does not count, and what is nearer is one thing
 
 
 class MotionDetector(Detector):
@@ -55,15 +56,13 @@ class MotionDetector(Detector):
         self._models = self.per_origin(
             lambda: cv2.createBackgroundSubtractorMOG2(self._history, self._threshold, detectShadows=True)
         )
-        self._speck = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
-        self._gap = cv2.getStructuringElement(cv2.MORPH_RECT, (13, 13))
 
     def detect(self, frame: np.ndarray) -> Detections:
         """Returns a box around each thing that moves. The frame is in the format that `self.meta` tells of."""
         picture, across, down = self._looked_at(frame)
         _, mask = cv2.threshold(self._models[self.meta.origin].apply(picture), SHADOW, MOVING, cv2.THRESH_BINARY)
-        mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, self._speck)
-        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, self._gap)
+        mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _rectangle(SPECK, across, down))
+        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _rectangle(GAP, across, down))
         contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         least = self._min_area / (across * down)
         boxes = _corners([cv2.boundingRect(each) for each in contours if cv2.contourArea(each) >= least])
@@ -130,8 +129,9 @@ class HaarDetector(Detector):
     def detect(self, frame: np.ndarray) -> Detections:
         """Returns a box around each object, from left to right. The frame is in the format that `self.meta` tells of."""
         format = format_of(frame, self.meta)
-        grey = cv2.cvtColor(frame, cv2.COLOR_BGRA2GRAY) if format is None else to_gray(frame, format)
-        grey = cv2.equalizeHist(eight_bits(grey))
+        picture = eight_bits(frame)
+        grey = cv2.cvtColor(picture, cv2.COLOR_BGRA2GRAY) if format is None else to_gray(picture, format)
+        grey = cv2.equalizeHist(grey)
         found = self._classifier.detectMultiScale(
             grey, scaleFactor=self._scale, minNeighbors=self._neighbours, minSize=self._min_size
         )
@@ -176,6 +176,12 @@ class HogPeopleDetector(Detector):
         order = _order(boxes)
         scores = np.minimum(np.asarray(weights, np.float32).ravel(), 1)[order]
         return Detections(boxes[order], scores, np.zeros(len(scores), np.int64), self.NAMES)
+
+
+def _rectangle(pixels: int, across: float, down: float) -> np.ndarray:
+    """A kernel as large as so many pixels of the frame. Its sides are odd, since it would move things otherwise."""
+    sides = [2 * round((pixels / scale - 1) / 2) + 1 if scale < pixels else 1 for scale in (across, down)]
+    return cv2.getStructuringElement(cv2.MORPH_RECT, sides)
 
 
 def _check_opencv_has(name: str, detector: Detector) -> None:

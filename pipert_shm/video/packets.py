@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from datetime import datetime
 from fractions import Fraction
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 import av
 
@@ -19,8 +19,7 @@ from pipert_shm.binding import now_ns
 from pipert_shm.video.interlaced import says_interlaced
 from pipert_shm.video.units import Unit, Units
 
-if TYPE_CHECKING:
-    AnyPacket: TypeAlias = av.Packet[av.stream.Stream]
+AnyPacket: TypeAlias = "av.Packet[Any]"  # of a stream, or of none
 
 IN_PIECES = {"fflags": "noparse+nofillin", "fpsprobesize": "0"}
 """Options by which FFmpeg gives pieces. It need not look at a second of the stream then, to guess how many frames it has."""
@@ -130,16 +129,19 @@ class JoinedPackets(Packets):
         super().__init__(container, stream)
         self._name = name
         self._logger = logger
-        self._units = Units("h264" if stream.codec_context.name == "h264" else "hevc", lossless=transport == "tcp")
+        self._lossless = transport == "tcp"
+        self._units = Units("h264" if stream.codec_context.name == "h264" else "hevc", lossless=self._lossless)
         self._was_early = False
-        self._broken_since_ns = 0
+        self._cut_ns = 0  # when the picture came that was cut off, and its stamp
+        self._cut_pts: int | None = None
+        self._given_pts: int | None = None
 
     def __iter__(self) -> Iterator[AnyPacket]:
         base = self._stream.time_base
         for piece, came_ns in self._read():
             units = self._units.feed(bytes(piece), piece.pts, came_ns) if piece.size else self._units.end()
             for unit in units:
-                self.came_ns = unit.came_ns
+                self.came_ns, self._given_pts = unit.came_ns, unit.pts
                 yield _packet(unit, base)
             if self._units.early != self._was_early:
                 self._tell()
@@ -148,7 +150,7 @@ class JoinedPackets(Packets):
     def _tell(self) -> None:
         self._was_early = self._units.early
         if self._units.broken:
-            self._broken_since_ns = self.came_ns
+            self._cut_ns, self._cut_pts = self.came_ns, self._given_pts
         if self._logger is None:
             return
         if self._was_early:
@@ -163,14 +165,14 @@ class JoinedPackets(Packets):
             self._logger.debug("%r sends pieces of another length: pictures are complete when the next one begins", self._name)
 
     def decoded(self, packet: AnyPacket | None) -> list[av.VideoFrame]:
-        """See `Packets.decoded`. Frames that refer to a picture that was cut off are left out."""
-        frames = super().decoded(packet)
-        return [frame for frame in frames if self._is_whole(frame)] if self._units.broken else frames
+        """See `Packets.decoded`. Frames that refer to one that was cut off are left out, and it too if the decoder tells."""
+        return [frame for frame in super().decoded(packet) if self._is_whole(frame)]
 
     def _is_whole(self, frame: av.VideoFrame) -> bool:
-        if not self._units.broken:
+        if not self._units.broken and not (frame.is_corrupt and self._lossless and self._units.early):
             return True
-        if (frame.key_frame and not frame.is_corrupt) or self.came_ns - self._broken_since_ns > LONGEST_DAMAGE * 1e9:
+        is_key = frame.key_frame and not frame.is_corrupt and frame.pts != self._cut_pts
+        if self._units.broken and (is_key or self.came_ns - self._cut_ns > LONGEST_DAMAGE * 1e9):
             self._units.broken = False
             return True
         self.damaged += 1

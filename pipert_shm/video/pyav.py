@@ -60,12 +60,7 @@ class PyAVCapture:
         self._source = source
         self._timeout = timeout
         hardware = accelerator(decoding.hwaccel, shown(source), logger)
-        in_pieces = may_come_in_pieces(address_of(source), live)
-        self._container, stream = self._open(transport, in_pieces, hardware)
-        if in_pieces and not comes_in_pieces(stream):
-            self._container.close()
-            in_pieces = False
-            self._container, stream = self._open(transport, in_pieces, hardware)
+        self._container, stream, in_pieces = self._open(transport, may_come_in_pieces(address_of(source), live), hardware)
         _set(stream.codec_context, decoding, live)
         if hardware is not None and not stream.codec_context.is_hwaccel:
             logger.warning("%r is decoded by the CPU: the hardware does not know %s", shown(source), stream.codec_context.name)
@@ -94,7 +89,8 @@ class PyAVCapture:
 
     def _open(
         self, transport: str, in_pieces: bool, hardware: HWAccel | None
-    ) -> tuple[av.container.InputContainer, av.VideoStream]:
+    ) -> tuple[av.container.InputContainer, av.VideoStream, bool]:
+        """Opens the video, in pieces if it can be put together of them; and says whether it does so."""
         source, text = self._source, address_of(self._source)
         options = {"rtsp_transport": transport} if text.startswith(("rtsp://", "rtsps://")) else {}
         options |= IN_PIECES if in_pieces else {}
@@ -103,12 +99,18 @@ class PyAVCapture:
         except av.error.ExitError:
             raise cannot_open(source, f"no answer within {self._timeout:g} s") from None
         except av.error.FFmpegError as error:
+            if in_pieces and isinstance(error, av.error.InvalidDataError):  # FFmpeg looks for headers, and finds half of them
+                return self._open(transport, False, hardware)
             cause = "" if isinstance(error, av.error.FileNotFoundError) else error.strerror or str(error)
             raise cannot_open(source, cause, _advice(error)) from None
         if not container.streams.video:
             container.close()
             raise cannot_open(source, "there is no video in it, only sound perhaps")
-        return container, container.streams.video[0]
+        stream = container.streams.video[0]
+        if in_pieces and not comes_in_pieces(stream):
+            container.close()
+            return self._open(transport, False, hardware)
+        return container, stream, in_pieces
 
     def _announced(self, wanted: Wanted, width: int, height: int) -> tuple[int, ...]:
         """Shape of the array for a picture of this size, which the frames may say has to be turned."""
@@ -143,7 +145,7 @@ class PyAVCapture:
                     self._undecoded += 1
                     in_a_row += 1
                     if in_a_row == MOST_DAMAGED:
-                        raise
+                        return
                     continue
                 in_a_row = 0
                 for frame in frames:

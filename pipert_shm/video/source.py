@@ -46,13 +46,15 @@ class VideoSource(SourceRoutine):
     **Live streams** are cameras and URLs (RTSP, HTTP MJPEG, MPEG-TS …). A thread reads them all the time. A frame that comes
     while the routine is busy is skipped, so frames are never old, however slow the receivers are. A stream that is lost (it
     ends, fails, or is silent for `timeout`) is opened again, after 0.25 s at first and then up to 10 s, until it is back,
-    perhaps with frames of another size. Frames that piled up meanwhile are skipped.
+    perhaps with frames of another size. Frames that are older than two gaps between frames when they are decoded, since they
+    piled up while the stream was opened or the process stood still, are passed over as late.
 
-    `self.meta` tells receivers the source's name (`origin`), when a live frame was read (`captured_ns`, `capture_time`), and
-    the frame's position in the video (`pts`, seconds).
+    `self.meta` tells receivers the source's name (`origin`), when a live frame came (`captured_ns`, `capture_time`; if its
+    stamp says that it should have come earlier, that time), its position in the video (`pts`, seconds), and where the camera or
+    the file tells, when it was seen by their clock (`wall_clock`, seconds since the epoch).
 
-    Counters are `connected` (0 or 1), `reconnects`, `idle` (0 or 1), and the frames that were `damaged` or `skipped` (by `fps`,
-    too, and those that were not decoded).
+    Counters are `connected` (0 or 1), `reconnects`, `idle` (0 or 1), and the frames that were `late`, `damaged` or `skipped`
+    (by `fps`, too, and those that were not decoded).
 
     :param source: a file's path, a folder of images, a stream's URL, a camera's number or device file, or a pipeline of
         GStreamer's that ends in an appsink, such as `v4l2src ! video/x-raw,format=NV12 ! appsink`.
@@ -204,12 +206,11 @@ class VideoSource(SourceRoutine):
         capture = self._opening.open(self._logger)
         capture.close()
         info = capture.info
-        why = f"{info.width}x{info.height}, {self._wanted.format}: {shown(self.source)}"
+        why = f"{info.width}x{info.height}, {self._wanted.format.upper()}: {shown(self.source)}"
         return OwnFrames(math.prod(capture.shape) * self._wanted.dtype.itemsize, why) if info.width else None
 
     def _connect(self) -> Capture:
-        reader = self._reader
-        capture = self._opening.open(self._logger, lambda at: reader is not None and not reader.is_awaited, self._idling)
+        capture = self._opening.open(self._logger, self._nobody_waits, self._idling)
         if capture.info.frames and str(self.source).startswith("http"):
             self._logger.warning(
                 "%r has an end (after %d frames), but is read as a live stream: give live=False to get every frame",
@@ -217,6 +218,9 @@ class VideoSource(SourceRoutine):
                 capture.info.frames,
             )
         return capture
+
+    def _nobody_waits(self, at: float) -> bool:
+        return self._reader is not None and not self._reader.is_awaited
 
     # ---- live streams ----------------------------------------------------------------------------
 
