@@ -23,7 +23,7 @@ from .camera_task import EVERY, Board, Task
 from .processes import adopt_orphans, cpu_ns, descendants, end_with_parent, fork
 
 LONGEST_START_S = 30.0
-WARM_UP_S = 2.0  # in which decoders and readers may still be behind
+WARM_UP_S = 1.5  # in which decoders and readers may still be behind
 MOST_LOST, MOST_UNDETECTED = 0.02, 0.1  # the shares that may be missing where nothing counts as lost
 
 

@@ -63,7 +63,9 @@ def pipelines(studio: Studio, settings: Settings, section: Section) -> None:
     """The whole task, with one camera and with six, at 720p and at 1080p."""
     ways = _whole_ways()
     for clip, cameras in [(clip, cameras) for clip in (HD, SMALLER) for cameras in (1, 6)] if settings.full else [(HD, 1)]:
-        tried = ways | _unfiltered_ways() if clip is HD and settings.full else ways
+        tried = ways | _unfiltered_ways() if clip is HD and cameras == 1 and settings.full else dict(ways)
+        if clip is SMALLER:
+            del tried[THREADS]  # it is the dearest already where it is measured
         results = measure(studio, tried, clip, rounds_of(settings), seconds_of(settings), cameras)
         what = f"{cameras} camera{'s' if cameras > 1 else ''}, {clip.height}p"
         _keep(section, f"Whole pipeline, {what}", list(results.values()))
@@ -99,10 +101,10 @@ def _keep(section: Section, title: str, results: list[Costs]) -> None:
 def decoders(studio: Studio, settings: Settings, section: Section) -> None:
     """A camera whose frames nobody looks at: what reading, decoding and handing over take."""
     ways = {PYAV: Way(partial(peers.sink_of, readers.by_pyav)), THIS: Way(sink)}
-    if settings.full:
-        ways[f"{THIS}, BGR"] = Way(partial(sink, format="bgr"))
+    bgr = {f"{THIS}, BGR": Way(partial(sink, format="bgr"))}
     for clip in (HD, HD_B, HD_265) if settings.full else (HD,):
-        results = measure(studio, ways, clip, rounds_of(settings), seconds_of(settings))
+        tried = ways | bgr if clip is HD and settings.full else ways
+        results = measure(studio, tried, clip, rounds_of(settings), seconds_of(settings))
         _keep(section, f"To a sink, {clip.name}", list(results.values()))
         section.figures.append(
             Figure.of(f"{clip.name} to a sink, I420, CPU per frame: this / {PYAV}", ratios(results[THIS], results[PYAV]), 1.2)
@@ -129,9 +131,7 @@ def scaling(studio: Studio, settings: Settings, section: Section) -> None:
 def idle(studio: Studio, settings: Settings, section: Section) -> None:
     """A camera of which only the key frames are decoded."""
     full, keys = "all frames", "key frames"
-    alone = f"key frames, {PYAV}"
     ways = {full: Way(sink), keys: Way(partial(sink, skip_frame="nokey"))}
-    ways[alone] = Way(partial(peers.sink_of, readers.by_pyav_key_frames))
     results = measure(studio, ways, HD, rounds_of(settings), seconds_of(settings))
     _keep(section, "Key frames only, 1080p, to a sink", list(results.values()))
     section.figures.append(Figure.of("idle camera, CPU: key frames / all frames", ratios(results[keys], results[full]), 0.12))
@@ -139,33 +139,33 @@ def idle(studio: Studio, settings: Settings, section: Section) -> None:
 
 def ages(studio: Studio, settings: Settings, section: Section) -> None:
     """From the last packet of a frame to the frame in hand."""
-    ways = {
-        THIS: Way(sink),
-        GSTREAMER: Way(partial(peers.sink_of, readers.by_gstreamer), _no_gstreamer()),
-    }
-    if settings.full:
-        ways |= {
-            f"{THIS}, {backend}": Way(partial(sink, backend=backend), _no_gstreamer() if backend == "gstreamer" else "")
-            for backend in get_args(Backend)
-            if backend != "auto"
-        }
-        ways |= {
-            "PyAV": Way(partial(peers.sink_of, readers.by_pyav)),
-            "cv2.VideoCapture": Way(partial(peers.sink_of, readers.by_cv2_default)),
-            "cv2.VideoCapture, one thread": Way(partial(peers.sink_of, readers.by_cv2)),
-            "ffmpeg through a pipe": Way(partial(peers.sink_of, readers.by_ffmpeg), readers.missing(readers.by_ffmpeg)),
-        }
+    ways = {THIS: Way(sink), GSTREAMER: Way(partial(peers.sink_of, readers.by_gstreamer), _no_gstreamer())}
     results = age.measure_ages(studio, ways, HD, rounds_of(settings), seconds_of(settings))
-    section.rows["Age"] = [result.as_json() for result in results.values()]
-    section.lines += ["Age of a frame, 1080p:", "", *age.table(list(results.values())), ""]
     found = age.ratios(results[THIS], results[GSTREAMER])
     section.figures.append(Figure.of(f"age of a frame, 1080p, p50: this / {GSTREAMER}", found, 1.2))
+    if settings.full:
+        results |= age.measure_ages(studio, _more_readers(), HD, 1, seconds_of(settings))
+    section.rows["Age"] = [result.as_json() for result in results.values()]
+    section.lines += ["Age of a frame, 1080p:", "", *age.table(list(results.values())), ""]
+
+
+def _more_readers() -> dict[str, Way]:
+    """Of this project, and of others: their ages are told, but are no figure."""
+    backends = [backend for backend in get_args(Backend) if backend != "auto"]
+    notes = {"gstreamer": _no_gstreamer()}
+    return {
+        **{f"{THIS}, {name}": Way(partial(sink, backend=name), notes.get(name, "")) for name in backends},
+        "PyAV": Way(partial(peers.sink_of, readers.by_pyav)),
+        "cv2.VideoCapture": Way(partial(peers.sink_of, readers.by_cv2_default)),
+        "cv2.VideoCapture, one thread": Way(partial(peers.sink_of, readers.by_cv2)),
+        "ffmpeg through a pipe": Way(partial(peers.sink_of, readers.by_ffmpeg), readers.missing(readers.by_ffmpeg)),
+    }
 
 
 def stalls(studio: Studio, settings: Settings, section: Section) -> None:
     """Frames that come after the camera's flow has been stopped for a second."""
     old: list[float] = []
-    for number in range(rounds_of(settings)):
+    for number in range(rounds_of(settings) if settings.full else 1):
         try:
             found = age.stall(studio, HD)
         except RuntimeError as error:
