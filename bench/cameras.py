@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import get_args
@@ -190,8 +191,9 @@ def capacity(studio: Studio, settings: Settings, section: Section) -> None:
     guess = dict.fromkeys(found, max(1, round(0.8 * (os.cpu_count() or 1) * 1000 / FPS / 8)))
     for _ in range(2):
         for name, most in found.items():
-            guess[name] = most_cameras(studio, ways[name], HD, guess[name], seconds_of(settings))
-            most.append(float(guess[name]))
+            kept = most_cameras(studio, ways[name], HD, guess[name], seconds_of(settings))
+            most.append(float(kept))
+            guess[name] = max(1, kept)
     section.rows["Cameras before loss"] = found
     section.lines += ["Cameras of 1080p at 30 fps before frames are lost, of each round:", ""]
     section.lines += [f"- {name}: {', '.join(f'{most:g}' for most in each)}" for name, each in found.items()]
@@ -246,5 +248,9 @@ def cameras(settings: Settings, *parts: str) -> Section:
     with Studio() as studio:
         for part in parts or PARTS:
             print(f"cameras: {part}", file=sys.stderr, flush=True)
-            PARTS[part](studio, settings, section)
+            try:
+                PARTS[part](studio, settings, section)
+            except Exception as error:  # the other parts took minutes, and are not to be lost
+                traceback.print_exc()
+                section.lines.append(f"{part}: failed: {error}")
     return section

@@ -171,6 +171,13 @@ def test_the_cheapest_is_one_that_did_all_the_work() -> None:
     assert cheapest([a_part]) is None
 
 
+def test_no_camera_may_be_too_many(studio: Studio) -> None:
+    def fail(task: Task) -> None:
+        raise SystemExit(3)
+
+    assert most_cameras(studio, Way(fail), TINY, 2, 0.1) == 0
+
+
 @pytest.mark.parametrize("guess", [2, 5])
 def test_the_most_cameras_are_found_from_below_and_from_above(studio: Studio, guess: int) -> None:
     rate = 3.5 * FPS  # looks a second, for all cameras together
