@@ -154,6 +154,13 @@ def test_as_many_slices_as_it_takes_are_not_counted_on() -> None:
     assert not any(unit.is_early for unit in joined)
 
 
+def test_nothing_is_known_without_a_key_frame() -> None:
+    units = Units("h264")
+    numbers = iter(range(10**9))
+    assert not any(unit.is_early for unit in join_sizes(units, [[12_000]] * (3 * FIRST), numbers))
+    assert join_sizes(units, [[7, 8, 30, 12_000], *[[12_000]] * FIRST], numbers)[-1].is_early
+
+
 def test_a_sender_that_cuts_a_part_short_now_and_then_is_waited_for() -> None:
     units = Units("h264")
     pieces = [piece for number in range(3 * FIRST) for piece in made([7, 8, 30, 12_000], number, 1400)]
