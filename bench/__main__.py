@@ -30,6 +30,26 @@ SECTIONS: dict[str, Callable[[Settings], Section]] = {
     "idle": costs.idle,
     "sibling": costs.sibling,
 }
+CAMERA_PARTS = ("pipelines", "decoders", "scaling", "idle", "ages", "stalls", "capacity")
+
+
+def _cameras(*parts: str) -> Callable[[Settings], Section]:
+    """Reading cameras needs packages that the rest does not, so it is imported when it is asked for."""
+
+    def measure(settings: Settings) -> Section:
+        from .cameras import cameras
+
+        return cameras(settings, *parts)
+
+    return measure
+
+
+ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
+    "cameras": _cameras(),
+    **{f"cameras-{part}": _cameras(part) for part in CAMERA_PARTS},
+}
+"""Sections that run only when they are named."""
+
 QUICK = Settings(rounds=3, seconds=0.5, full=False)
 
 
@@ -38,7 +58,7 @@ def run(settings: Settings, names: Sequence[str]) -> dict[str, Section]:
     done = {}
     for name in names:
         begun = time.monotonic()
-        section = done[name] = SECTIONS[name](settings)
+        section = done[name] = (SECTIONS | ON_REQUEST)[name](settings)
         section.rows["load"] = os.getloadavg()[0]
         took = f"{time.monotonic() - begun:.0f} s; load of the machine {section.rows['load']:.1f}"
         print(f"\n{section.title} ({name}, {settings.rounds} rounds, {took})\n")
@@ -61,14 +81,18 @@ def not_installed() -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="pipert-shm bench", description=__doc__)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"measure only these: {', '.join(SECTIONS)}")
+    named = ", ".join(SECTIONS | ON_REQUEST)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"measure only these: {named}")
     parser.add_argument("--quick", action="store_true", help="a first look in two minutes: one size, three rounds, fewer ways")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw plots there")
     arguments = parser.parse_args(argv)
-    unknown = [name for name in arguments.sections if name not in SECTIONS]
+    unknown = [name for name in arguments.sections if name not in SECTIONS | ON_REQUEST]
     if unknown:
-        parser.error(f"there is no section {unknown[0]!r}; there are: {', '.join(SECTIONS)}")
+        parser.error(f"there is no section {unknown[0]!r}; there are: {named}")
+    needed = ("av", "aio_rtsp_toolkit") if any(name in ON_REQUEST for name in arguments.sections) else ()
+    if absent := [package for package in needed if find_spec(package) is None]:
+        parser.error(f"{' and '.join(absent)} not installed, which cameras need: {to_install('bench')}")
     if arguments.plot and find_spec("matplotlib") is None:
         parser.error(f"--plot needs matplotlib: {to_install('bench')}")
     for line in not_installed():

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from pipert_shm.shm.segments import pipe_ids
 from .figures import Figure, Section, Settings
 from .hand_over import THIS, Way, measure, pairs
 from .pipes import Relay, Screen, by_pipe
-from .processes import cpu_ns, idle_s
+from .processes import cpu_ns, descendants, idle_s
 from .sheet import SIZES, Load, Sheet
 
 IMPORT = """
@@ -149,7 +148,7 @@ def idle(settings: Settings) -> Section:
     with pipe:
         pipe.build()
         pipe.notify_event(START_EVENT_NAME)
-        pids = [os.getpid(), *_descendants(os.getpid())]
+        pids = [os.getpid(), *descendants(os.getpid())]
         time.sleep(0.5)  # the start is not what is measured
         before = sum(map(cpu_ns, pids))
         time.sleep(seconds)
@@ -158,15 +157,6 @@ def idle(settings: Settings) -> Section:
     share = spent / 1e9 / seconds
     said = f"{len(pids)} processes, {seconds:g} s"
     return Section("Idle", figures=[Figure("CPU of a starved pipe of 5 flows", share * 100, 0.1, unit="% core", said=said)])
-
-
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            if Path(f"/proc/{child}/task").exists():  # one that ended meanwhile has none
-                found += [child, *_descendants(child)]
-    return found
 
 
 def sibling(settings: Settings) -> Section:

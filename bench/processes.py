@@ -92,6 +92,16 @@ def cpu_ns(pid: int) -> int:
     return time.clock_gettime_ns((~pid << 3) | 2)
 
 
+def descendants(pid: int) -> list[int]:
+    """Children of a process, theirs, and so on."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            if Path(f"/proc/{child}/task").exists():  # one that ended meanwhile has none
+                found += [child, *descendants(child)]
+    return found
+
+
 def idle_s() -> float:
     """Seconds that all processors of the machine together have been idle so far."""
     return int(Path("/proc/stat").read_text().split(maxsplit=6)[4]) / os.sysconf("SC_CLK_TCK")

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
     from pipert_shm.video.dnn import DnnDetector
     from pipert_shm.video.heads import CenterFaceHead, YoloHead
-    from pipert_shm.video.image import Crop, CvtColor, Resize
+    from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import SnapshotWriter
     from pipert_shm.video.record import Recorder, Replay, UntrustedRecording
@@ -102,6 +102,7 @@ __all__ = [
     "BatchRoutine",
     "CenterFaceHead",
     "ConfigError",
+    "Convert",
     "Crop",
     "CvtColor",
     "Data",
@@ -185,6 +186,7 @@ _LAZY = {
     "RPCPipeWrapper": "pipert_shm.bridges.rpc",
     "Annotator": "pipert_shm.video.annotation",
     "CenterFaceHead": "pipert_shm.video.heads",
+    "Convert": "pipert_shm.video.image",
     "Crop": "pipert_shm.video.image",
     "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -12,13 +14,17 @@ import numpy as np
 
 from pipert_shm.binding import DELIVERY_BYTES, now_ns, read_delivered
 from pipert_shm.errors import shown
+from pipert_shm.limits import is_count
 from pipert_shm.shm.head import HOP, STAMP, unpack
 
 MOST_HOPS = 16
+MOST_ROWS = (1 << 32) - 1
 
 Format = Literal["bgr", "rgb", "gray", "i420", "nv12"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+PLANAR: tuple[Format, ...] = ("i420", "nv12")
 NAN = float("nan")
+_SETTABLE = ("sequence", "captured_ns", "pts", "wall_clock", "origin_number", "ticket", "_format", "_rows")
 
 
 @dataclass
@@ -45,7 +51,7 @@ class FrameData(Data, ABC):
 
     @abstractmethod
     def get_frame(self) -> np.ndarray:
-        """The frame: (height, width, 3) uint8, BGR, or what `meta.format` says."""
+        """The frame. `meta.format` says how its pixels lie (see `pipert_shm.video.format_of`); None stands for BGR, or grey."""
 
 
 class Hop(NamedTuple):
@@ -147,7 +153,10 @@ class Meta:
         """Decodes a received message's meta on first access. Python asks here only for attributes that are not set yet."""
         if name == "_raw" or name not in Meta.__slots__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        raw = self._raw
+        raw, already = self._raw, {}
+        for settable in _SETTABLE:  # what was set before the first look stays
+            with suppress(AttributeError):
+                already[settable] = object.__getattribute__(self, settable)
         if len(raw) == 2:
             self._read(*raw)
         else:
@@ -156,6 +165,8 @@ class Meta:
             self.__init__(  # type: ignore[misc]
                 self._names, sent.origin_number, sent.sequence, sent.captured_ns, hops, sent.ticket, last, stamp=sent.raw_stamp
             )
+        for settable, value in already.items():
+            setattr(self, settable, value)
         return getattr(self, name)
 
     def _read(self, number: int, raw: bytes) -> None:
@@ -195,24 +206,41 @@ class Meta:
 
         A part of the frame, which has fewer, is then not taken for one of that format.
 
-        :raises ValueError: when the value is no format.
+        :raises ValueError: when the value is no format, or there can't be so many rows.
         """
         if value is not None and value not in FORMATS:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, or None, not {shown(value)}")
+        if not (is_count(rows, 0) and rows <= MOST_ROWS):
+            raise ValueError(f"rows must be a whole number from 0 to {MOST_ROWS}, not {shown(rows)}")
         self._format = 0 if value is None else FORMATS.index(value) + 1
         self._rows = rows
 
-    def describes(self, rows: int) -> bool:
-        """Whether the format is that of an array of so many rows."""
-        return bool(self._format) and self._rows in (0, rows)
+    @property
+    def described(self) -> tuple[Format | None, int]:
+        """What `describe` was told: the format, and the rows of the array, 0 for any number."""
+        return self.format, self._rows
+
+    def format_of(self, frame: np.ndarray) -> Format | None:
+        """The format of a frame of this message; None for an array that is in none. See `pipert_shm.video.format_of`."""
+        told = self.format
+        if frame.ndim == 2:
+            planar = told in PLANAR and self._rows in (0, len(frame))
+            return told if planar and frame.dtype == np.uint8 and not (len(frame) % 3 or frame.shape[1] % 2) else "gray"
+        if frame.ndim == 3 and frame.shape[2] == 3:
+            return "rgb" if told == "rgb" else "bgr"
+        return "gray" if frame.ndim == 3 and frame.shape[2] == 1 else None
 
     @property
     def raw_stamp(self) -> bytes:
         """What the head of a message says of the picture; empty where nothing is known of it."""
         if self.pts is None and self.wall_clock is None and not self._format:
             return b""
-        pts, wall_clock = (NAN if value is None else value for value in (self.pts, self.wall_clock))
-        return STAMP.pack(pts, wall_clock, self._format, self._rows)
+        pts, wall_clock = self.pts, self.wall_clock
+        numbers = NAN if pts is None else pts, NAN if wall_clock is None else wall_clock
+        try:
+            return STAMP.pack(*numbers, self._format, self._rows)
+        except struct.error:
+            raise TypeError(f"meta.pts and meta.wall_clock are numbers of seconds, or None, not {shown(numbers)}") from None
 
     @property
     def raw_hops(self) -> bytes:

@@ -307,7 +307,10 @@ def make_pipe():
     ("source", "trouble"),
     [
         ("/nowhere/a.mp4", "can't open the video '/nowhere/a.mp4': there is no such file; check the path"),
-        ("rtsp://me:secret@127.0.0.1:1/live", "can't open the video 'rtsp://me:***@127.0.0.1:1/live': no video comes from"),
+        (
+            "rtsp://me:secret@127.0.0.1:1/live",
+            "can't open the video 'rtsp://me:***@127.0.0.1:1/live': Connection refused; no video comes from",
+        ),
     ],
 )
 def test_what_can_t_be_known_is_assumed_and_named(run_cli: RunCli, write_file: WriteFile, source: str, trouble: str) -> None:

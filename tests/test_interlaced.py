@@ -17,7 +17,7 @@ from media import bikes, frames_of
 from pipert_shm import EndOfStream
 from pipert_shm.video import VideoError, VideoInfo, VideoSource
 from pipert_shm.video.interlaced import says_interlaced
-from pipert_shm.video.source import Backend
+from pipert_shm.video.opening import Backend
 
 WIDTH, HEIGHT, COUNT = 160, 128, 8
 
@@ -85,7 +85,7 @@ def levels(source: VideoSource) -> list[float]:
 @pytest.mark.parametrize("name", INTERLACED)
 def test_interlaced_videos_come_as_they_are(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        found = levels(VideoSource(encoded(tmp_path, INTERLACED[name])))
+        found = levels(VideoSource(encoded(tmp_path, INTERLACED[name]), backend="opencv"))
     assert found == pytest.approx([level(number) for number in range(COUNT)], abs=8)
     assert caplog.text.count("is interlaced, which OpenCV can't convert: it is read by PyAV") == 1
 
@@ -93,7 +93,7 @@ def test_interlaced_videos_come_as_they_are(tmp_path: Path, name: str, caplog: p
 @pytest.mark.parametrize("name", PROGRESSIVE)
 def test_others_are_read_by_opencv(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        found = levels(VideoSource(encoded(tmp_path, PROGRESSIVE[name])))
+        found = levels(VideoSource(encoded(tmp_path, PROGRESSIVE[name]), backend="opencv"))
     assert found == pytest.approx([level(number) for number in range(COUNT)], abs=8)
     assert "interlaced" not in caplog.text
 

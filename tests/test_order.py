@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,17 +217,78 @@ def test_the_order_when_the_next_receiver_can_not_read_one_of_the_queues_yet() -
 
 
 def _results(pipe: Pipe) -> list[WireStatistics]:
-    return [pipe.statistics().wires[f"a#{number}", "last"] for number in range(2)]
+    return [wire for ends, wire in pipe.statistics().wires.items() if ends[1] == "last"]
 
 
 class Late(BySource):
-    """Its first life takes the first message, and does not come back."""
+    """Its first life takes the first message, or the one of this number, and does not come back."""
+
+    def __init__(self, name: str, board: Board, number: int = 0) -> None:
+        super().__init__(name, board)
+        self.number = number
 
     def main_logic(self, data: Any) -> None:
-        if not self.board[GATE]:
+        if not self.board[GATE] and self.meta.sequence >= self.number:
             self.board[HELD] = 1
             signal.pause()
         super().main_logic(data)
+
+
+def test_a_new_message_to_an_idle_replica_says_nothing_of_what_waits_where_nobody_may_look() -> None:
+    """The idle one has been done with less than others: with the new ticket it looks as if it had an earlier one in hand."""
+    board = Board(200)
+    pipe = Pipe(policy="block", capacity=4)
+    source, worker, last = Burst("source0", board, 8), HoldsTheSixth("a", board), Late("last", board, 3)
+    pipe.create_flow("source0", False, source)
+    pipe.create_flow("workers", False, worker, replicas=3, ordered=True)
+    pipe.create_flow("last", False, last, **FAST)
+    pipe.link(Wire(source, worker), Wire(worker, last))
+    with running(pipe):
+        for sent in range(1, 7):
+            board[8] = sent
+            eventually(lambda sent=sent: sum(w.sent for w in _results(pipe)) == sent, "its result")  # type: ignore[misc]
+        board.wait(HELD)
+        assert [wire.waiting for wire in _results(pipe)] == [0, 1, 1]  # of 4 and 5
+        stopped = pid_of(pipe, "workers#1")
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            board[GATE] = 1
+            kill_flows(pipe, "last")
+            eventually(lambda: _results(pipe)[2].waiting == 0, "a look at the third queue")
+            board[8] = 7
+            board.wait(HELD_EACH)  # number 6 is in the hands of the first one, which is done with 3
+            assert pipe.statistics().wires["source0", "a#0"].sent == 3
+            naps = _naps(pid_of(pipe, "last")) + 20  # it looks again and again while it holds something back
+            eventually(lambda: board[101] > 3 or _naps(pid_of(pipe, "last")) >= naps, "some looks")
+            assert board[101] == 3, "number 5 came before number 4"
+            assert _results(pipe)[1].waiting == 1
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        board[HELD_EACH + 1] = 1
+        eventually(lambda: board[101] == 6, "the others")
+        assert board[11] == 0, "out of order"
+        pipe.notify_event(KILL_EVENT_NAME)
+        board[8] = 1 << 60
+
+
+class HoldsTheSixth(Forward):
+    """Holds number 6 until a gate opens."""
+
+    def __init__(self, name: str, board: Board) -> None:
+        super().__init__(name)
+        self.board = board
+
+    def main_logic(self, data: Any) -> Any:
+        if self.meta.sequence == 6:
+            self.board[HELD_EACH] = 1
+            self.board.wait(HELD_EACH + 1, timeout=60)
+        return data
+
+
+def _naps(pid: int) -> int:
+    """How often a process has gone to sleep."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/status")
+    return sum(int(re.findall(r"^voluntary_ctxt_switches:\s*(\d+)", task.read_text(), re.MULTILINE)[0]) for task in tasks)
 
 
 def test_the_orders_after_two_flows_that_get_the_same_messages() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Join, Pipe, SourceRoutine, Wire
+from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Join, Meta, MiddleRoutine, Pipe, SourceRoutine, Wire
+from pipert_shm.data import Format
 from routines import Forward
 
 COUNT = 12
@@ -111,6 +112,71 @@ def test_a_join_has_the_stamp_of_its_first(tmp_path: Path) -> None:
         pipe.build()
         pipe.notify_event(START_EVENT_NAME)
     assert stamps(tmp_path / "got") == EXPECTED
+
+
+class Told(SourceRoutine):
+    """Messages of which everything is said, or one thing each, or nothing."""
+
+    def main_logic(self) -> np.ndarray:
+        number = self.meta.sequence
+        if number == len(TOLD):
+            raise EndOfStream
+        self.meta.pts, self.meta.wall_clock, self.meta.format = TOLD[number]
+        return np.full((96, 64), number, np.uint8)
+
+
+class Later(MiddleRoutine):
+    """Says something else of every second message, before it has looked at what is said of it."""
+
+    def main_logic(self, data: np.ndarray) -> np.ndarray:
+        if data[0, 0] % 2:
+            self.meta.pts = 99.0
+        return data
+
+
+class Hear(DestinationRoutine):
+    """Writes down what is said of each message."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("hear")
+        self.path = path
+
+    def main_logic(self, data: np.ndarray) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{(self.meta.pts, self.meta.wall_clock, self.meta.format)}\n")
+
+
+TOLD: list[tuple[float | None, float | None, Format | None]] = [
+    (None, None, None),
+    (1.5, None, None),
+    (None, 1.7e9, None),
+    (None, None, "i420"),
+    (2.5, 1.7e9, "nv12"),
+    (0.0, 0.0, "gray"),
+]
+
+
+@pytest.mark.parametrize("within", [True, False], ids=["within", "across"])
+def test_all_that_is_said_of_a_picture_goes_with_it_and_each_routine_may_say_more(tmp_path: Path, within: bool) -> None:
+    source, middle, sink = Told("source"), Later("middle"), Hear(tmp_path / "got")
+    with Pipe(policy="block") as pipe:
+        if within:
+            pipe.create_flow("flow", False, source, middle, sink)
+        else:
+            for routine in (source, middle, sink):
+                pipe.create_flow(routine.name, False, routine)
+        pipe.link(Wire(source, middle), Wire(middle, sink))
+        pipe.build()
+        pipe.notify_event(START_EVENT_NAME)
+    expected = [(99.0 if number % 2 else pts, *rest) for number, (pts, *rest) in enumerate(TOLD)]
+    assert (tmp_path / "got").read_text().splitlines() == [str(each) for each in expected]
+
+
+def test_a_format_that_there_is_not() -> None:
+    meta = Meta(("camera",), 0, 0)
+    for wrong in ("yuv", 5, ["i420"]):
+        with pytest.raises(ValueError, match="format must be one of bgr, rgb, gray, i420, nv12, or None, not"):
+            meta.format = wrong  # type: ignore[assignment]
 
 
 def test_a_stamp_that_is_no_number_is_an_error_and_its_message_counted(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from pipert_shm import (
 )
 from pipert_shm.video import source as source_module
 from pipert_shm.video import timing
-from pipert_shm.video.source import Backend
+from pipert_shm.video.opening import Backend
 from pipert_shm.video.timing import Playback, Thinning
 from routines import Record, chain, received
 from streams import FPS, grey, number_of, write_h264
@@ -104,13 +104,7 @@ def test_stamps_travel_and_pyav_copies_nothing_more(tmp_path: Path, backend: Bac
     stamps = [message.value for message in received(tmp_path / "got")]
     assert stamps == pytest.approx([number / FPS for number in range(COUNT)])
     assert pipe.statistics().routines["camera"].copied_bytes == 0
-    assert pipe.statistics().routines["camera"].counters == {
-        "connected": 0,
-        "reconnects": 0,
-        "skipped": 0,
-        "late": 0,
-        "damaged": 0,
-    }
+    assert pipe.statistics().routines["camera"].counters == dict.fromkeys(VideoSource.counter_names, 0)
 
 
 # ---- what is wrong with files --------------------------------------------------------------------
@@ -362,7 +356,7 @@ def test_names_that_are_not_utf8_are_read_or_refused(tmp_path: Path, by: str, mo
     folder.mkdir()
     (folder / "\udcfd.png").write_bytes(cv2.imencode(".png", np.zeros((48, 64), np.uint8))[1].tobytes())
     if by == "OpenCV":
-        monkeypatch.setattr("pipert_shm.video.source.find_spec", lambda name: None)
+        monkeypatch.setattr("pipert_shm.video.opening.find_spec", lambda name: None)
         with pytest.raises(VideoError, match="is not UTF-8"):
             VideoSource(path).setup()
         monkeypatch.setitem(sys.modules, "av", None)

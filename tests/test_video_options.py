@@ -15,6 +15,7 @@ from pipert_shm import START_EVENT_NAME, BatchRoutine, Pipe, VideoError, VideoIn
 from pipert_shm.extras import to_install
 from pipert_shm.video import live
 from pipert_shm.video.capture import OpenCVCapture
+from pipert_shm.video.fit import Wanted
 from streams import grey, number_of
 from test_video_files import CODECS, COUNT, HEIGHT, WIDTH, play, write
 from waiting import eventually
@@ -66,7 +67,7 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "options", "error"),
     [
-        ("a.mp4", {"backend": "gstreamer"}, r"backend must be one of \('opencv', 'pyav'\), not 'gstreamer'"),
+        ("a.mp4", {"backend": "ffmpeg"}, "backend must be one of .*, not 'ffmpeg'"),
         (0, {"backend": "pyav"}, r"a camera \(0\) is read by OpenCV"),
         ("rtsp://u:secret@h/x", {"loop": True}, r"loop is for files, and 'rtsp://u:\*\*\*@h/x' is a live stream"),
         ("/dev/video0", {"realtime": True}, "realtime is for files, and '/dev/video0' is a live stream"),
@@ -77,7 +78,24 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
         ("a.mp4", {"roi": (-1, 0, 5, 5)}, "roi must be"),
         ("a.mp4", {"roi": (0, 0, 0, 5)}, "roi must be"),
         ("rtsp://h/x", {"transport": "http"}, "transport must be one of"),
-        ("rtsp://h/x", {"transport": "udp"}, r"transport='udp' is for an rtsp:// URL with backend='pyav'"),
+        ("rtsp://h/x", {"transport": "udp", "backend": "opencv"}, "transport='udp' is for PyAV: leave backend='opencv' away"),
+        ("a.mp4", {"format": "yuv"}, "format must be one of bgr, rgb, gray, i420, nv12, not 'yuv'"),
+        (
+            "a.mp4",
+            {"format": "i420", "bits": 16},
+            "bits must be 8, or 16 with format 'bgr', 'rgb' or 'gray', not 16 with 'i420'",
+        ),
+        ("a.mp4", {"bits": 12}, "bits must be 8, or 16"),
+        ("a.mp4", {"format": "nv12", "size": (63, 48)}, r"size must have even numbers with format 'nv12', not \(63, 48\)"),
+        ("a.mp4", {"format": "i420", "roi": (0, 1, 8, 8)}, "roi must have even numbers with format 'i420'"),
+        ("a.mp4", {"threads": 0}, "threads must be at least 1, or None, not 0"),
+        ("a.mp4", {"skip_frame": "all"}, "skip_frame must be one of noref, nokey, or None, not 'all'"),
+        ("a.mp4", {"skip_loop_filter": True}, "skip_loop_filter must be one of noref, nokey, all, or None, not True"),
+        ("a.mp4", {"hwaccel": True}, "hwaccel must be 'auto', or a name such as 'cuda', not True"),
+        ("a.mp4", {"idle": 0}, "idle must be a number of seconds, more than 0, or None, not 0"),
+        ("a.mp4", {"idle": 3, "skip_frame": "nokey"}, "skip_frame='nokey' leaves nothing for idle to do"),
+        ("a.mp4", {"idle": 3, "backend": "opencv"}, "idle=3 is for PyAV: leave backend='opencv' away"),
+        (0, {"threads": 2}, r"a camera \(0\) is read by OpenCV: leave threads=2 away"),
         ("http://h/x", {"transport": "udp", "backend": "pyav"}, "transport='udp' is for an rtsp:// URL"),
         ("http://h/x", {"timeout": 0}, "timeout must be more than 0 and less than 3600 seconds, not 0"),
     ],
@@ -152,7 +170,7 @@ def webcam(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("webcam")
 def test_a_camera_is_asked_for_the_size_and_when_its_frames_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    capture = OpenCVCapture(3, size=(1280, 720))
+    capture = OpenCVCapture(3, Wanted(size=(1280, 720)))
     assert Webcam.opened == (3,)
     assert (capture.info.width, capture.info.height) == (1280, 720)
     stamps = [capture.pts for _ in range(3) if capture.grab()]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipert_shm import START_EVENT_NAME, Join, Pipe, VideoSource, Wire, binding
-from pipert_shm.video.source import Backend
+from pipert_shm.video.opening import Backend
 from routines import Record, chain, received
 from rtp_pieces import Packet, encode, number_in
 from rtsp_server import RtspServer

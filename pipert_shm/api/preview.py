@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from pipert_shm.api.control import ABSENT, RoutineName
 from pipert_shm.api.models import Problem
-from pipert_shm.data import FrameData
+from pipert_shm.data import FrameData, Meta
 from pipert_shm.display.pictures import Mosaic, encoded, scaled
 from pipert_shm.errors import PipeStateError, UnknownTarget, describe
 from pipert_shm.graph.model import Plan, RoutinePlan
@@ -41,16 +41,19 @@ OPENERS = TAPS + 1  # threads that each wait for a tap: one more than there are 
 BOX = (80, 220, 80)
 
 
-def picture_of(payload: Any) -> np.ndarray:
+def picture_of(payload: Any, meta: Meta | None = None) -> np.ndarray:
     """The frame in a payload, at most 640 pixels wide, with the boxes of a `DetectedFrame`: a view of it, or a new array.
 
+    :param meta: of the message, which says the frame's format.
     :raises ValueError: when there is none.
     """
     import cv2
 
     from pipert_shm.video.detection import DetectedFrame
 
-    frame, scale = scaled(payload.get_frame() if isinstance(payload, FrameData) else payload, WIDEST)
+    whole = payload.get_frame() if isinstance(payload, FrameData) else payload
+    format = meta.format_of(whole) if meta is not None and isinstance(whole, np.ndarray) else None
+    frame, scale = scaled(whole, WIDEST, format)
     if isinstance(payload, DetectedFrame) and len(payload.detections):
         frame = np.array(frame)
         for left, top, right, bottom in (payload.detections.boxes * scale).astype(int):
@@ -58,12 +61,12 @@ def picture_of(payload: Any) -> np.ndarray:
     return frame
 
 
-def as_jpeg(payload: Any) -> bytes:
+def as_jpeg(payload: Any, meta: Meta | None = None) -> bytes:
     """A payload's picture, encoded.
 
     :raises ValueError: when there is none.
     """
-    return encoded(picture_of(payload), QUALITY)
+    return encoded(picture_of(payload, meta), QUALITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,28 +149,28 @@ class Preview:
         :raises TimeoutError, StopIteration: when there is none (yet).
         :raises ValueError: when what is sent is no picture.
         """
-        payload, origin = self._read(LINGER_S / 4)
-        if not self._mosaic.note(origin) and self._cameras < 2:
-            return as_jpeg(payload)
+        payload, meta = self._read(LINGER_S / 4)
+        if not self._mosaic.note(meta.origin) and self._cameras < 2:
+            return as_jpeg(payload, meta)
         until, seen = time.monotonic() + PERIOD_S, set[str]()
         while True:  # the tap holds one message, so it is emptied until each camera's has come
-            if origin not in seen:
-                self._mosaic.put(origin, picture_of(payload))
-                seen.add(origin)
+            if meta.origin not in seen:
+                self._mosaic.put(meta.origin, picture_of(payload, meta))
+                seen.add(meta.origin)
             left = until - time.monotonic()
             if left <= 0 or len(seen) >= max(self._cameras, len(self._mosaic)):
                 break
             try:
-                payload, origin = self._read(left)
+                payload, meta = self._read(left)
             except (TimeoutError, StopIteration):
                 break
-        return encoded(self._mosaic.picture(), QUALITY) if len(self._mosaic) > 1 else as_jpeg(payload)
+        return encoded(self._mosaic.picture(), QUALITY) if len(self._mosaic) > 1 else as_jpeg(payload, meta)
 
-    def _read(self, timeout: float) -> tuple[Any, str]:
-        """The next message and the name of its source."""
+    def _read(self, timeout: float) -> tuple[Any, Meta]:
+        """The next message, and what is known of it."""
         payload = self._tap.read(timeout)
         assert self._tap.meta is not None
-        return payload, self._tap.meta.origin
+        return payload, self._tap.meta
 
 
 class Previews:

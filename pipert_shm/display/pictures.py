@@ -13,28 +13,71 @@ WIDEST_MOSAIC = 1280  # pixels
 STALE_S = 5.0  # after which the tile of a silent camera says so
 GONE_S = 60.0  # after which the tile of a silent camera is removed
 BETWEEN_MOSAICS_S = 1 / 30
+PLANAR = ("i420", "nv12")  # formats whose arrays have half as many rows more than the picture
 SOON_S = 0.1  # a camera whose frames come in such intervals need not be shown at once
 
 
-def scaled(frame: object, widest: int) -> tuple[np.ndarray, float]:
-    """The frame scaled down to at most `widest` pixels, as a view or a new array, and the scale.
+def shape_of(frame: np.ndarray, format: str | None) -> tuple[int, int]:
+    """Height and width of what a frame shows, in pixels.
 
-    :raises ValueError: when it is not a picture: (h, w[, 1|3|4]) uint8.
+    :raises ValueError: when the array has no two axes.
+    """
+    height, width = frame.shape[:2]
+    return height * 2 // 3 if format in PLANAR else height, width
+
+
+def scaled(frame: object, widest: int, format: str | None = None) -> tuple[np.ndarray, float]:
+    """The frame scaled down to at most `widest` pixels, and the scale.
+
+    The result is a view or a new array, grey, BGR or BGRA, with 8 bits a channel: of 16 bits, the upper ones.
+
+    :param format: of the frame, as `Meta.format_of` says it.
+    :raises ValueError: when it is not a picture: (h, w[, 1|3|4]) uint8 or uint16, or planar.
     """
     import cv2
 
     if not isinstance(frame, np.ndarray):
         raise ValueError(f"it sends {type(frame).__name__}, which is no picture; send a uint8 array, or FrameData")
-    if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or 0 in frame.shape or frame.shape[2:] not in ((), (1,), (3,), (4,)):
+    known = frame.dtype in (np.uint8, np.uint16) and frame.ndim in (2, 3) and frame.shape[2:] in ((), (1,), (3,), (4,))
+    if not known or 0 in frame.shape:
         raise ValueError(
-            f"it sends arrays {frame.shape} of {frame.dtype}, which are no pictures: those are (h, w[, 1|3|4]) uint8"
+            f"it sends arrays {frame.shape} of {frame.dtype}, which are no pictures: those are (h, w[, 1|3|4]) uint8 or uint16"
         )
-    scale = min(1.0, widest / frame.shape[1])
-    if scale == 1:
-        return frame, scale
-    size = widest, max(1, round(frame.shape[0] * scale))
-    readable = np.ascontiguousarray(frame) if min(frame.strides) < 0 else frame
-    return cv2.resize(readable, size, interpolation=cv2.INTER_AREA), scale
+    height, width = shape_of(frame, format)
+    scale = min(1.0, widest / width)
+    size = (width, height) if scale == 1 else (widest, max(1, round(height * scale)))
+    if format in PLANAR:
+        return _of_planes(frame, format == "nv12", (width, height), size), scale
+    if scale < 1:
+        readable = np.ascontiguousarray(frame) if min(frame.strides) < 0 else frame
+        frame = cv2.resize(readable, size, interpolation=cv2.INTER_AREA)
+    if frame.dtype == np.uint16:
+        frame = np.right_shift(frame, 8).astype(np.uint8)
+    return cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR) if format == "rgb" else frame, scale
+
+
+def _of_planes(frame: np.ndarray, is_nv12: bool, size: tuple[int, int], wanted: tuple[int, int]) -> np.ndarray:
+    """A planar frame in BGR. It is scaled before it is converted: that costs less."""
+    import cv2
+
+    width, height = size
+    luminous, colours = frame[:height], np.ascontiguousarray(frame[height:])
+    if is_nv12:
+        both = colours.reshape(height // 2, width // 2, 2)
+    else:
+        both = cv2.merge(tuple(colours.reshape(2, height // 2, width // 2)))
+    if wanted != size:
+        half = max(1, wanted[0] // 2), max(1, wanted[1] // 2)
+        luminous = cv2.resize(luminous, (2 * half[0], 2 * half[1]), interpolation=cv2.INTER_AREA)
+        both = cv2.resize(both, half, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColorTwoPlane(luminous, both, cv2.COLOR_YUV2BGR_NV12)
+
+
+def viewable(frame: np.ndarray, format: str | None) -> np.ndarray:
+    """The frame as OpenCV shows and encodes it: as it is, or converted from another format, or from 16 bits."""
+    if format in (*PLANAR, "rgb") or frame.dtype == np.uint16:
+        return scaled(frame, frame.shape[1], format)[0]
+    return frame
 
 
 def encoded(picture: np.ndarray, quality: int) -> bytes:
@@ -90,24 +133,27 @@ class Mosaic:
         self._tiles.setdefault(origin, _Tile(now)).came_at = now
         return len(self._tiles) > 1
 
-    def put(self, origin: str, frame: np.ndarray) -> None:
-        """Puts a camera's frame, (h, w[, 1|3|4]) uint8, in its tile. It is copied.
+    def put(self, origin: str, frame: np.ndarray, format: str | None = None) -> None:
+        """Puts a camera's frame in its tile. It is copied.
+
+        :param format: of the frame, as `Meta.format_of` says it.
 
         :raises ValueError: when it is not a picture.
         """
         self.note(origin)
-        self._tiles[origin].picture = _in_colour(scaled(frame, self._widest // self._columns)[0])
+        self._tiles[origin].picture = _in_colour(scaled(frame, self._widest // self._columns, format)[0])
 
-    def add(self, origin: str, frame: np.ndarray) -> np.ndarray | None:
+    def add(self, origin: str, frame: np.ndarray, format: str | None = None) -> np.ndarray | None:
         """The picture to show after a new frame; None if it is soon enough to show it with the next one.
 
+        :param format: of the frame, as `Meta.format_of` says it.
         :raises ValueError: when there are several cameras, and the frame is not a picture.
         """
         before, now = self._tiles.get(origin), time.monotonic()
         comes_soon = before is not None and now - before.came_at < SOON_S
         if not self.note(origin):
-            return frame
-        self.put(origin, frame)
+            return viewable(frame, format)
+        self.put(origin, frame, format)
         if comes_soon and now - self._made_at < BETWEEN_MOSAICS_S:
             return None
         self._made_at = now

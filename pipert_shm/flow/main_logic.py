@@ -158,8 +158,8 @@ class MainLogic:
         meta = metas[0] if self._is_plain else self._gathering.meta_of(metas)
         self._routine.meta, self._routine.metas = meta, metas
         if self._payload_log.on:
-            for payload in holder:
-                self._payload_log.log("input", payload)
+            for payload, its in zip(holder, metas, strict=False):  # a source has a meta only
+                self._payload_log.log("input", payload, its)
         handled = len(holder)
         try:
             if self._began:
@@ -319,7 +319,7 @@ class MainLogic:
     def _note_result(self, meta: Meta) -> None:
         """Logs the result in hand, which is about to be sent, and dates it where its source has not."""
         if self._payload_log.on:
-            self._payload_log.log("output", self._hand[0])
+            self._payload_log.log("output", self._hand[0], meta)
         if not _is_dated(meta):
             meta.captured_ns = binding.now_ns()
 

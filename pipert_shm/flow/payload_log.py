@@ -7,8 +7,8 @@ import base64
 import numpy as np
 
 from pipert_shm import binding
-from pipert_shm.data import FrameData
-from pipert_shm.display.pictures import encoded, scaled
+from pipert_shm.data import FrameData, Meta
+from pipert_shm.display.pictures import encoded, scaled, shape_of
 from pipert_shm.errors import LONGEST_TEXT, shown
 from pipert_shm.flow.context import Context
 from pipert_shm.system import forked
@@ -36,10 +36,11 @@ class PayloadLog:
         self.on = not self.on
         self._record.shows = self.on
 
-    def log(self, kind: str, payload: object) -> None:
+    def log(self, kind: str, payload: object, meta: Meta) -> None:
         """Logs a payload, unless one of its kind was logged just now. Raises nothing: the message goes on in any case.
 
         :param kind: `input` or `output`.
+        :param meta: of the message, which says the frame's format.
         """
         now = binding.now_ns()
         if now - self._last_ns.get(kind, 0) < BETWEEN_PICTURES_NS:
@@ -48,7 +49,7 @@ class PayloadLog:
         try:
             frame = payload.get_frame() if isinstance(payload, FrameData) else payload
             text = f"{frame.dtype} array {frame.shape}" if isinstance(frame, np.ndarray) else shown(frame)
-            picture = as_picture(frame) if isinstance(frame, np.ndarray) else None
+            picture = as_picture(frame, meta.format_of(frame)) if isinstance(frame, np.ndarray) else None
         except BaseException as error:  # get_frame() is the user's, and may raise anything; OpenCV may not load
             forked.end_if_stray(self._context.home, error)
             self._context.failures.tell(f"{kind} can't be logged", error)
@@ -56,15 +57,17 @@ class PayloadLog:
             self._context.logger.info("%s: %s", kind, text, extra={"image_base64": picture})
 
 
-def as_picture(frame: np.ndarray) -> str | None:
+def as_picture(frame: np.ndarray, format: str | None = None) -> str | None:
     """A frame as a JPEG in base64, small enough for a log record; None for what is no picture.
 
     Its longer side has 320 pixels at most. Where a frame has much detail, the quality is reduced, and then the size.
+
+    :param format: of the frame, as `Meta.format_of` says it.
     """
     try:
         for longest in PICTURE_SIZES:
-            height, width = frame.shape[:2]
-            picture, _ = scaled(frame, max(1, longest * width // max(height, width, 1)))
+            height, width = shape_of(frame, format)
+            picture, _ = scaled(frame, max(1, longest * width // max(height, width, 1)), format)
             for quality in QUALITIES:
                 text = base64.b64encode(encoded(picture, quality)).decode()
                 if len(text) <= LONGEST_TEXT:

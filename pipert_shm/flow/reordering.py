@@ -52,14 +52,14 @@ class Reordering:
         until = min(binding.now_ns() + timeout_ns, binding.FOREVER)
         hidden = False  # whether something earlier was pushed that this process can't take yet
         while True:
-            free: list[Stream] = []
+            free: dict[Stream, set[int]] = {}
             due = order.pop()
             if due is None:
                 free = order.free()  # before the look, which then finds all that could come before
                 if free and self._overtaken:  # by a wire that may always have something: the look would never find nothing
                     due = self._release_seen(free)
             if due is None:
-                self._resume()
+                self._resume(free)
                 patience = 0 if free and not hidden else HELD_BACK_POLL_NS if order.waiting() else binding.FOREVER
                 try:
                     message = self._reception.receive(min(patience, max(0, until - binding.now_ns())))
@@ -80,11 +80,11 @@ class Reordering:
             if due is not None and (message := self._let_through(*due)) is not None:
                 return message
 
-    def _hold_back(self, message: Message, free: list[Stream]) -> bool:
+    def _hold_back(self, message: Message, free: dict[Stream, set[int]]) -> bool:
         """Holds a message back until its turn; False for one that needs no order, and is next."""
         payload, meta = message
         edge, ticket = self._reception.edge, meta.ticket
-        self._overtaken = bool(free) and edge.number not in self._order.sources(free[0])
+        self._overtaken = bool(free) and edge.number not in next(iter(free.values()))
         if ticket is None or edge.number not in self._flow_of:
             self.edge = edge
             return False
@@ -102,12 +102,12 @@ class Reordering:
         self._words.handled += 1
         return None
 
-    def _release_seen(self, free: list[Stream]) -> tuple[int, Held] | None:
+    def _release_seen(self, free: dict[Stream, set[int]]) -> tuple[int, Held] | None:
         """The next result of a free stream of which all that was pushed before it has been taken.
 
         What is pushed may be where this process can't take it yet: it is told later of a new sender's queue.
         """
-        seen = (stream for stream in free if not self._inbox.unread(self._order.sources(stream)))
+        seen = (stream for stream, edges in free.items() if not self._inbox.unread(edges))
         stream = next(seen, None)
         return None if stream is None else self._order.release(stream)
 
@@ -116,11 +116,10 @@ class Reordering:
             self._inbox.pause(edge, paused)
             (self._paused.add if paused else self._paused.remove)(edge)
 
-    def _resume(self) -> None:
+    def _resume(self, free: dict[Stream, set[int]]) -> None:
         """Takes messages again from the edges on which results come that others wait for, however many are held back."""
         if self._paused:
-            waiting = self._order.waiting()
-            for edge in self._paused & set().union(*(self._order.sources(stream) for stream in waiting)):
+            for edge in self._paused & self._order.needed(free):
                 self._pause(edge, False)
 
     def let_go(self) -> None:

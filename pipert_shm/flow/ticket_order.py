@@ -54,22 +54,33 @@ class TicketOrder(Generic[K, T]):
         streams = [stream for stream, held in self._held.items() if held]
         return sorted(streams, key=lambda stream: self._held[stream][0][0])
 
-    def free(self) -> list[K]:
-        """Those of them whose next result no earlier one can precede, unless it is in a queue to here already."""
-        return [stream for stream in self.waiting() if not self._blocking(stream)]
+    def free(self) -> dict[K, set[int]]:
+        """Those of them whose next result no earlier one can precede, unless it is in a queue to here already.
 
-    def sources(self, stream: K) -> set[int]:
-        """The edges on which an earlier result than a stream's next one may come, or be in the queue already.
-
-        A replica sends the results of a stream in order: there is nothing behind one that is held back.
+        Each has the edges with these queues. It stays so until a result is added or released, though lanes may look otherwise
+        later: as soon as an idle replica gets a later ticket, its edge says that it could still yield an earlier one.
         """
-        blocking = self._blocking(stream)
-        return set(blocking) if blocking else set(self._lanes[stream]) - {edge for _, _, edge, _ in self._held[stream]}
+        return {stream: self._unread(stream) for stream in self.waiting() if not self._blocking(stream)}
+
+    def needed(self, free: Mapping[K, set[int]]) -> set[int]:
+        """The edges on which results come that others wait for.
+
+        :param free: what `free` said.
+        """
+        return set().union(*(free[one] if one in free else self._blocking(one) for one in self.waiting()))
 
     def _blocking(self, stream: K) -> list[int]:
+        """The edges on which an earlier result than a stream's next one may still be sent."""
         before = self._held[stream][0][0] - 1
         tickets = ((edge, *read()) for edge, read in self._lanes[stream].items())
         return [edge for edge, announced, done in tickets if done < min(announced, before)]
+
+    def _unread(self, stream: K) -> set[int]:
+        """The edges on which one may be in the queue already.
+
+        A replica sends the results of a stream in order: there is nothing behind one that is held back.
+        """
+        return set(self._lanes[stream]) - {edge for _, _, edge, _ in self._held[stream]}
 
     def release(self, stream: K) -> tuple[int, T]:
         """The next result of a stream, and its edge."""

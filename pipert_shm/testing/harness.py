@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pipert_shm import binding
 from pipert_shm.control.log_output import with_plog
+from pipert_shm.data import Format
 from pipert_shm.errors import PipertError, PipeStateError, shown
 from pipert_shm.events import KILL_EVENT_NAME
 from pipert_shm.limits import check_count, check_seconds
@@ -152,6 +153,7 @@ class RoutineHarness:
         sequence: int | None = None,
         pts: float | None = None,
         capture_time: float | None = None,
+        format: Format | None = None,
     ) -> Any:
         """Sends the routine a message, has it handled, and returns the result: None when the routine sent nothing.
 
@@ -165,14 +167,15 @@ class RoutineHarness:
         :param sequence: its number there, `meta.sequence`: by default one more than the last one of that origin, from 0.
         :param pts: where in its video it stands, seconds: `meta.pts`.
         :param capture_time: when the origin had it, seconds since the epoch: by default now.
+        :param format: of the frame that it is, or has: `meta.format`. By default nobody has said.
         :raises PipeStateError: when the routine is stopped or has ended, or outside of the `with` block.
         :raises TypeError: when the routine is a source.
-        :raises ValueError: when there is no such sender, the sequence, pts or capture time can't be one, or the capture time is
-            before the machine's start.
+        :raises ValueError: when there is no such sender, the sequence, pts, capture time or format can't be one, or the capture
+            time is before the machine's start.
         :raises Exception: what `main_logic` raised.
         """
         before = len(self.outputs)
-        self._feed(payload, sender, origin, capture_time, sequence, pts)
+        self._feed(payload, sender, origin, capture_time, sequence, pts, format)
         self._drive()
         return self.outputs[-1].payload if len(self.outputs) > before else None
 
@@ -183,6 +186,7 @@ class RoutineHarness:
         sender: str | None = None,
         origin: str | None = None,
         capture_time: float | None = None,
+        format: Format | None = None,
     ) -> list[Any]:
         """Sends the routine these messages, and returns what it sent, in order. There is no None in it: that is not sent.
 
@@ -191,6 +195,7 @@ class RoutineHarness:
         :param sender: of all of them, as of `send()`.
         :param origin: of all of them, as of `send()`.
         :param capture_time: of all of them, as of `send()`.
+        :param format: of all of them, as of `send()`.
         :raises Exception: as `send()` does.
         """
         before = len(self.outputs)
@@ -198,7 +203,7 @@ class RoutineHarness:
         rest = iter(payloads)
         while batch := list(itertools.islice(rest, size)):
             for payload in batch:
-                self._feed(payload, sender, origin, capture_time)
+                self._feed(payload, sender, origin, capture_time, format=format)
             del payload, batch
             self._drive()
             if self.ended:
@@ -287,6 +292,7 @@ class RoutineHarness:
         capture_time: float | None,
         sequence: int | None = None,
         pts: float | None = None,
+        format: Format | None = None,
     ) -> None:
         if self._role is Role.SOURCE:
             raise TypeError(f"{self.routine!r} is a source, and gets nothing: take() has it make messages")
@@ -294,7 +300,7 @@ class RoutineHarness:
             raise ValueError(f"there is no sender {sender!r}: RoutineHarness(routine, senders=[{sender!r}, …])")
         check_place(sequence, pts)
         captured_ns = binding.now_ns() if capture_time is None else captured_at(capture_time)
-        self._require_run("takes").feed(self._parts(payload, sender), origin, sequence, pts, captured_ns)
+        self._require_run("takes").feed(self._parts(payload, sender), origin, sequence, pts, captured_ns, format)
 
     def _parts(self, payload: Any, sender: str | None) -> Mapping[str, Any]:
         """What each sender sends."""

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pipert_shm import binding
 from pipert_shm.control.messages import HandleEvent, StartRoutines
-from pipert_shm.data import Meta
+from pipert_shm.data import Format, FrameData, Meta
 from pipert_shm.errors import shown
 from pipert_shm.events import (
     KILL_EVENT_NAME,
@@ -146,7 +148,13 @@ class Surroundings:
             self.step()
 
     def feed(
-        self, payloads: Mapping[str, Any], origin: str | None, sequence: int | None, pts: float | None, captured_ns: int
+        self,
+        payloads: Mapping[str, Any],
+        origin: str | None,
+        sequence: int | None,
+        pts: float | None,
+        captured_ns: int,
+        format: Format | None,
     ) -> None:
         """Has each of these senders send a message."""
         origins = {sender: sender if origin is None else origin for sender in payloads}
@@ -155,6 +163,8 @@ class Surroundings:
         self._next.update(dict.fromkeys(origins.values(), number + 1))
         for sender, payload in payloads.items():
             meta = Meta(self._names, self._number_of(origins[sender]), number, captured_ns, pts=pts)
+            frame = payload.get_frame() if isinstance(payload, FrameData) else payload
+            meta.describe(format, len(frame) if isinstance(frame, np.ndarray) and frame.ndim else 0)
             self.stage.runners[sender].feed(payload, meta)
 
     def _number_of(self, origin: str) -> int:

@@ -10,8 +10,9 @@ from pipert_shm.video.clips import default_clip, packaged_clip
 from pipert_shm.video.detection import DetectedFrame, Detections, Detector
 from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
 from pipert_shm.video.dnn import DnnDetector
+from pipert_shm.video.formats import format_of, luma, planes, to_bgr, to_gray
 from pipert_shm.video.heads import CenterFaceHead, YoloHead
-from pipert_shm.video.image import Crop, CvtColor, Resize
+from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.output import SnapshotWriter
 from pipert_shm.video.record import Recorder, Replay, UntrustedRecording
@@ -24,6 +25,7 @@ from pipert_shm.video.writer import VideoWriter
 __all__ = [
     "Annotator",
     "CenterFaceHead",
+    "Convert",
     "Crop",
     "CvtColor",
     "DetectedFrame",
@@ -50,7 +52,12 @@ __all__ = [
     "VideoWriter",
     "YoloHead",
     "default_clip",
+    "format_of",
+    "luma",
     "open_video",
     "packaged_clip",
+    "planes",
+    "to_bgr",
+    "to_gray",
     "video_sources",
 ]

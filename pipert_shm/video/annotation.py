@@ -11,6 +11,7 @@ from pipert_shm.errors import RoutineError, describe, shown
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.routine import MiddleRoutine, writable
 from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, finite
+from pipert_shm.video.formats import converted, eight_bits, format_of, size_of
 from pipert_shm.video.opencv import cv2
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class SupervisionAnnotator(Protocol):
 class Annotator(MiddleRoutine):
     """Draws the detections on each `DetectedFrame`, and sends it on. No other routine sees the drawing.
 
-    The frame is copied only if another routine holds it, too (see `writable`). Several cameras may be wired to one annotator.
+    A frame in BGR is copied only if another routine holds it, too (see `writable`). One in another format, or with 16 bits a
+    channel, becomes BGR with 8 bits, straight in shared memory. Several cameras may be wired to one annotator.
     Each camera gets copies of the given annotators, so that traces and heat maps are not mixed.
 
     A detection whose box has NaN or infinity is sent on, but not drawn. The counter `not_finite` counts these.
@@ -63,15 +65,16 @@ class Annotator(MiddleRoutine):
         return OwnFrames(received, "copies of frames that others hold, too", "perhaps") if received else None
 
     def main_logic(self, data: DetectedFrame) -> DetectedFrame:
-        """Returns the frame with the detections drawn on it.
+        """Returns the frame, in BGR, with the detections drawn on it.
 
+        :raises NoFreeSlot: when every slot of shared memory is in use, and the frame was to be converted; it is lost.
         :raises TypeError: when the payload is not a `DetectedFrame`.
         :raises ImportError: when annotators were given and `supervision` is not installed.
         :raises RoutineError: when an annotator can't be copied.
         """
         if not isinstance(data, DetectedFrame):
             raise TypeError(f"a DetectedFrame is needed, not a {type(data).__name__}: wire a detector before the annotator")
-        scene = writable(data.frame)
+        scene = self._scene(data.frame)
         drawn = finite(self, data.detections)
         if self._annotators:
             found = drawn.to_supervision()
@@ -82,6 +85,16 @@ class Annotator(MiddleRoutine):
             for left, top, right, bottom in np.clip(drawn.boxes, -FAR, FAR).round().astype(int).tolist():
                 cv2.rectangle(scene, (left, top), (right - 1, bottom - 1), BOX_COLOUR, 2)
         return data.changed(frame=scene)
+
+    def _scene(self, frame: np.ndarray) -> np.ndarray:
+        """What can be drawn on: the frame, a copy, or what it is in BGR."""
+        format = format_of(frame, self.meta)
+        if format is None or (format == "bgr" and frame.dtype == np.uint8):
+            return writable(frame)
+        width, height = size_of(frame, format)
+        scene = converted(eight_bits(frame), format, "bgr", self.loan((height, width, 3)))
+        self.meta.describe("bgr", height)
+        return scene
 
     def _copied(self) -> tuple[SupervisionAnnotator, ...]:
         try:

@@ -49,6 +49,8 @@ def cannot_open(source: Source, cause: str = "", advice: str = "") -> VideoError
 def _advice(source: Source) -> str:
     if isinstance(source, int):
         return f"no camera answers; look at /dev/video{source}, and whether this user may read it (group video)"
+    if is_pipeline(source):
+        return "try it with gst-launch-1.0, which says more"
     if "://" in os.fspath(source):
         if needs_escapes(os.fspath(source)):
             return "its user name or password has characters that end it: write '#' as %23, '/' as %2F, '?' as %3F, '@' as %40"
@@ -71,6 +73,11 @@ def is_device(source: Source) -> bool:
         return False
     path = os.path.realpath(source)
     return path.startswith("/dev/") and not path.startswith("/dev/shm/") and not os.path.isfile(path)
+
+
+def is_pipeline(source: Source) -> bool:
+    """Whether the source is a pipeline of GStreamer's, such as `v4l2src ! appsink`."""
+    return isinstance(source, str) and "!" in source and "appsink" in source and not os.path.exists(source)
 
 
 def address_of(source: Address) -> str:
@@ -141,6 +148,7 @@ class Capture(Protocol):
         waited: seconds that `grab` waited for that data, in one go; None where it decodes in the same thread and does not tell.
         wall_clock: when it was captured by the camera's clock, in seconds since the epoch; None if nobody says.
         damaged: how many frames before that one could not be decoded.
+        left_out: how many frames before that one were not decoded, since nobody wanted them.
     """
 
     info: VideoInfo
@@ -150,6 +158,10 @@ class Capture(Protocol):
     waited: float | None
     wall_clock: float | None
     damaged: int
+
+    @property
+    def left_out(self) -> int:
+        """See the attribute: it only has to be read."""
 
     def grab(self) -> bool:
         """Moves on to the next frame; False at the end.
@@ -205,7 +217,7 @@ class OpenCVCapture:
         self.came_ns: int | None = None
         self.waited: float | None = None
         self.wall_clock: float | None = None
-        self.damaged = 0
+        self.damaged = self.left_out = 0
         self._booted = 0.0
         self._scratch: np.ndarray | None = None
         self._is_camera = is_device(source)
@@ -295,7 +307,7 @@ class ImageFolder:
         self.came_ns: int | None = None
         self.waited: float | None = None
         self.wall_clock: float | None = None
-        self.damaged = 0
+        self.damaged = self.left_out = 0
         self._number = -1
 
     def grab(self) -> bool:

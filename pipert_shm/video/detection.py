@@ -175,7 +175,8 @@ class DetectedFrame(FrameData):
     """A frame and its detections.
 
     Attributes:
-        frame: (height, width, 3) uint8, BGR.
+        frame: the frame as it came, in the format that `meta.format` tells of; (height, width, 3) uint8, BGR, where it tells of
+            none. `format_of(data.frame, self.meta)` says it for sure, and `to_bgr` converts it.
         detections: boxes in pixels of that frame.
     """
 
@@ -243,7 +244,8 @@ class Detector(MiddleRoutine):
     """A routine that finds something in each frame. Subclass it, and write `detect`.
 
     It takes arrays and `FrameData`, and sends a `DetectedFrame`: the same frame, by reference, the detections, and the
-    payload's `additional_data`.
+    payload's `additional_data`. The detectors of this package take every format. Yours gets each frame as it comes, and may
+    call `to_bgr(frame, format_of(frame, self.meta))`, or `luma`, which costs nothing.
 
     >>> class Bright(Detector):
     ...     def detect(self, frame):
@@ -260,7 +262,7 @@ class Detector(MiddleRoutine):
     def detect(self, frame: np.ndarray) -> Detections:
         """Returns what is in the frame. It is called on the routine's own thread.
 
-        :param frame: (height, width, 3) uint8, BGR, read-only.
+        :param frame: as it came, read-only: (height, width, 3) uint8, BGR, unless `self.meta.format` tells of another format.
         """
         raise NotImplementedError(f"{type(self).__name__} has no detect(frame)")
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipert_shm.data import FrameData
+from pipert_shm.data import Format, FrameData
 from pipert_shm.errors import shown
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_count
 from pipert_shm.routine import BatchRoutine
 from pipert_shm.video import network
 from pipert_shm.video.detection import DetectedFrame, Detections, detected
+from pipert_shm.video.formats import converted, eight_bits, is_planar, resized, size_of
 from pipert_shm.video.heads import Head
-from pipert_shm.video.image import frame_of
+from pipert_shm.video.image import frame_of, known_format
 from pipert_shm.video.opencv import cv2
 
 PADDING = 114  # the grey that YOLO networks are trained with
@@ -26,8 +27,8 @@ _DEVICES = {"cpu": "cpu", network.CPU: "cpu", "cuda": "cuda", network.CUDA: "cud
 class DnnDetector(BatchRoutine):
     """Runs a neural network in ONNX format on each frame, and sends the frame with its detections, as a `DetectedFrame`.
 
-    One batch may hold frames of any number of cameras and of any sizes. Each frame is scaled to the network's input with its
-    proportions kept, and the rest of the input is grey. Boxes are in pixels of the frame.
+    One batch may hold frames of any number of cameras, of any sizes and formats. Each frame is scaled to the network's input
+    with its proportions kept, and the rest of the input is grey. Boxes are in pixels of the frame.
 
     `setup()` runs the network once, so that a network that can't be run, or a head that does not fit, fails there. Counters
     say which backend runs it (`opencv` or `onnxruntime`) and on which device (`cpu`, `cuda`, `tensorrt` or `other_device`): 1
@@ -104,24 +105,41 @@ class DnnDetector(BatchRoutine):
                 self.counters[name] = int(name in in_use)
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[Detections]:
-        """Returns the detections in each frame. Frames are (height, width, 3) uint8, BGR, of any sizes.
+        """Returns the detections in each frame. Frames may be of any sizes, in the formats that `self.metas` tell of.
 
-        :raises ValueError: when the head can't read the network's outputs.
+        :raises ValueError: when an array is no frame, or the head can't read the network's outputs.
         """
-        width, height = self._size
-        canvas = np.full((len(frames), height, width, 3), PADDING, np.uint8)
-        ratios = []
-        for frame, image in zip(frames, canvas, strict=True):
-            ratio = min(width / frame.shape[1], height / frame.shape[0])
-            fitted = max(1, round(frame.shape[1] * ratio)), max(1, round(frame.shape[0] * ratio))
-            cv2.resize(frame, fitted, dst=image[: fitted[1], : fitted[0]])
-            ratios.append(ratio)
-        blob = cv2.dnn.blobFromImages(list(canvas), self._head.scale, swapRB=True)
+        metas = self.metas if len(self.metas) == len(frames) else [self.meta] * len(frames)  # outside of a flow there is one
+        formats = [known_format(frame, meta) for frame, meta in zip(frames, metas, strict=True)]
+        images = np.full((len(frames), self._size[1], self._size[0], 3), PADDING, np.uint8)
+        swap = set(formats) != {"rgb"}  # the network takes RGB
+        ratios = [self._fill(*each, swap) for each in zip(images, frames, formats, strict=True)]
+        blob = cv2.dnn.blobFromImages(list(images), self._head.scale, swapRB=swap)
         found = self._finds(self._run(blob), len(frames))
-        for frame, ratio, each in zip(frames, ratios, found, strict=True):
-            limits = np.array([frame.shape[1], frame.shape[0]] * 2, np.float32)
-            each.boxes = np.clip(each.boxes / np.float32(ratio), 0, limits)
+        for frame, format, ratio, each in zip(frames, formats, ratios, found, strict=True):
+            limits = np.array(size_of(frame, format) * 2, np.float32)
+            each.boxes = np.clip(each.boxes / np.array(ratio * 2, np.float32), 0, limits)
         return found
+
+    def _fill(self, image: np.ndarray, frame: np.ndarray, format: Format, in_bgr: bool) -> tuple[float, float]:
+        """Puts a frame into the network's input, BGR or RGB. Returns by how much it was scaled, across and down.
+
+        It is scaled first, and then converted: that costs less. Of a planar frame, the small one has an even size, too.
+        """
+        width, height = size_of(frame, format)
+        ratio = min(self._size[0] / width, self._size[1] / height)
+        fitted = max(1, round(width * ratio)), max(1, round(height * ratio))
+        ratios = ratio, ratio
+        if is_planar(format):
+            fitted = max(2, fitted[0] & ~1), max(2, fitted[1] & ~1)
+            ratios = fitted[0] / width, fitted[1] / height
+        place = image[: fitted[1], : fitted[0]]
+        wanted: Format = "bgr" if in_bgr else "rgb"
+        if format == wanted and frame.dtype == np.uint8:
+            resized(frame, format, fitted, place, cv2.INTER_LINEAR)
+        else:
+            converted(eight_bits(resized(frame, format, fitted, None, cv2.INTER_LINEAR)), format, wanted, place)
+        return ratios
 
     def _finds(self, outputs: Sequence[np.ndarray], count: int) -> list[Detections]:
         """The detections in pixels of the network's input."""

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipert_shm.data import Format
+from pipert_shm.data import FORMATS, Format
 from pipert_shm.video.formats import from_bgr, is_planar, resized, shape_of
 from pipert_shm.video.opencv import VideoError
+
+_EIGHT, _SIXTEEN = np.dtype(np.uint8), np.dtype(np.uint16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +29,26 @@ class Wanted:
     roi: tuple[int, int, int, int] | None = None
     size: tuple[int, int] | None = None
 
+    def check(self) -> None:
+        """:raises ValueError: when something is out of range, or does not go with the rest."""
+        if self.format not in FORMATS:
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {self.format!r}")
+        if self.bits not in (8, 16) or (self.bits == 16 and is_planar(self.format)):
+            raise ValueError(
+                f"bits must be 8, or 16 with format 'bgr', 'rgb' or 'gray', not {self.bits!r} with {self.format!r}"
+            )
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"size must be (width, height), at least (1, 1), not {self.size}")
+        if self.roi is not None and (len(self.roi) != 4 or min(self.roi) < 0 or min(self.roi[2:]) < 1):
+            raise ValueError(f"roi must be (left, top, width, height), at least (0, 0, 1, 1), not {self.roi}")
+        for name, numbers in ("size", self.size), ("roi", self.roi):
+            if is_planar(self.format) and any(number % 2 for number in numbers or ()):
+                raise ValueError(f"{name} must have even numbers with format {self.format!r}, not {numbers}")
+
     @property
     def dtype(self) -> np.dtype[np.generic]:
         """Of the arrays."""
-        return np.dtype(np.uint8 if self.bits == 8 else np.uint16)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether pictures are wanted as they come, but for the format."""
-        return self.roi is None and self.size is None
+        return _EIGHT if self.bits == 8 else _SIXTEEN
 
     def part_of(self, name: str, width: int, height: int) -> tuple[int, int, int, int]:
         """Left, top, width and height of the part, in a picture of this size. A planar part is even.

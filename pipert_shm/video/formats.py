@@ -17,16 +17,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipert_shm.data import Format, Meta
+from pipert_shm.data import PLANAR, Format, Meta
 from pipert_shm.errors import shown
 from pipert_shm.video.opencv import cv2
 
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-PLANAR = ("i420", "nv12")
-_TO_BGR = {"i420": cv2.COLOR_YUV2BGR_I420, "nv12": cv2.COLOR_YUV2BGR_NV12, "gray": cv2.COLOR_GRAY2BGR, "rgb": cv2.COLOR_RGB2BGR}
-_FROM_BGR = {"i420": cv2.COLOR_BGR2YUV_I420, "gray": cv2.COLOR_BGR2GRAY, "rgb": cv2.COLOR_BGR2RGB}
+_CODES: dict[tuple[str, str], int] = {  # of OpenCV, from a format to another
+    ("i420", "bgr"): cv2.COLOR_YUV2BGR_I420,
+    ("nv12", "bgr"): cv2.COLOR_YUV2BGR_NV12,
+    ("gray", "bgr"): cv2.COLOR_GRAY2BGR,
+    ("rgb", "bgr"): cv2.COLOR_RGB2BGR,
+    ("i420", "rgb"): cv2.COLOR_YUV2RGB_I420,
+    ("nv12", "rgb"): cv2.COLOR_YUV2RGB_NV12,
+    ("gray", "rgb"): cv2.COLOR_GRAY2RGB,
+    ("bgr", "rgb"): cv2.COLOR_BGR2RGB,
+    ("bgr", "gray"): cv2.COLOR_BGR2GRAY,
+    ("rgb", "gray"): cv2.COLOR_RGB2GRAY,
+    ("bgr", "i420"): cv2.COLOR_BGR2YUV_I420,
+    ("rgb", "i420"): cv2.COLOR_RGB2YUV_I420,
+}
 
 
 def is_planar(format: str | None) -> TypeGuard[Format]:
@@ -58,14 +69,9 @@ def format_of(frame: np.ndarray, meta: Meta) -> Format | None:
     """The format of a frame that came with this meta; None for an array that is in none, such as one with 4 channels.
 
     What `meta.format` says of a planar frame holds for the whole frame. A part of one, such as its luma, is taken for grey.
-    Where the meta says nothing, an array with three channels is BGR, and one with none or one is grey.
+    An array with three channels is BGR, unless the meta says that it is RGB; one with none or one is grey, unless it is planar.
     """
-    told = meta.format
-    if frame.ndim == 2:
-        return told if is_planar(told) and meta.describes(frame.shape[0]) else "gray"
-    if frame.ndim == 3 and frame.shape[2] == 3:
-        return "rgb" if told == "rgb" else "bgr"
-    return "gray" if frame.ndim == 3 and frame.shape[2] == 1 else None
+    return meta.format_of(frame)
 
 
 def planes(frame: np.ndarray, format: Format | None = None) -> tuple[np.ndarray, ...]:
@@ -125,24 +131,15 @@ def _reshaped(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def to_bgr(frame: np.ndarray, format: Format | None = None, *, out: np.ndarray | None = None) -> np.ndarray:
     """Returns the frame as (height, width, 3), BGR. A frame that is in BGR is returned as it is, unless there is an `out`.
 
-    :param format: of the frame; None for BGR if it has three channels, else I420. `self.meta.format` has it in a routine.
+    :param format: of the frame; None for BGR if it has three channels, else I420. In a routine `format_of(frame, self.meta)`
+        has it.
     :param out: array of that shape and dtype, such as `self.loan(...)` gives.
     :raises ValueError: when the frame is not of that format, or `out` has another shape or dtype.
 
     >>> to_bgr(np.full((720, 640), 128, np.uint8)).shape
     (480, 640, 3)
     """
-    format = format or ("i420" if frame.ndim == 2 else "bgr")
-    if is_planar(format):
-        _planar_size(frame, format)
-    width, height = size_of(frame, format)
-    _check_out(out, (height, width, 3), frame.dtype)
-    if format != "bgr":
-        return cv2.cvtColor(_readable(frame), _TO_BGR[format], dst=out)
-    if out is None:
-        return frame
-    np.copyto(out, frame)
-    return out
+    return converted(frame, format or ("i420" if frame.ndim == 2 else "bgr"), "bgr", out)
 
 
 def to_gray(frame: np.ndarray, format: Format | None = None) -> np.ndarray:
@@ -150,36 +147,68 @@ def to_gray(frame: np.ndarray, format: Format | None = None) -> np.ndarray:
 
     :param format: of the frame; None for BGR if it has three channels, else grey.
     """
-    format = format or ("gray" if frame.ndim == 2 else "bgr")
-    if format in ("bgr", "rgb"):
-        return cv2.cvtColor(_readable(frame), cv2.COLOR_BGR2GRAY if format == "bgr" else cv2.COLOR_RGB2GRAY)
-    return luma(frame, format)
+    return converted(frame, format or ("gray" if frame.ndim == 2 else "bgr"), "gray")
 
 
 def from_bgr(frame: np.ndarray, format: Format, out: np.ndarray | None = None) -> np.ndarray:
-    """Converts a frame from BGR. A planar result leaves out the last column or row of an odd size.
+    """Converts a frame from BGR: see `converted`."""
+    return converted(frame, "bgr", format, out)
+
+
+def converted(frame: np.ndarray, format: Format, wanted: Format, out: np.ndarray | None = None) -> np.ndarray:
+    """Converts a frame from a format to another.
+
+    The frame itself, or a view of it, is the result where nothing is to be converted and there is no `out`. A planar result
+    leaves out the last column or row of an odd size.
 
     :param out: array of the shape and dtype of the result; None for a new one.
-    :raises ValueError: when `out` has another shape or dtype.
+    :raises ValueError: when the frame is not of that format, or has 16 bits a channel and is to be planar; or when `out` has
+        another shape or dtype.
     """
     if is_planar(format):
+        _planar_size(frame, format)
+    elif frame.shape[2:] not in (((), (1,)) if format == "gray" else ((3,),)):
+        raise ValueError(f"an array of shape {frame.shape} is no frame in {format}")
+    elif is_planar(wanted):
+        if frame.dtype != np.uint8:
+            raise ValueError(f"a frame in {wanted} has 8 bits a channel, and this one has {frame.dtype}")
         frame = frame[: frame.shape[0] & ~1, : frame.shape[1] & ~1]
-    _check_out(out, shape_of(format, frame.shape[1], frame.shape[0]), frame.dtype)
-    if format == "bgr":
-        if out is None:
-            return frame
-        np.copyto(out, frame)
-        return out
-    if format != "nv12":
-        return cv2.cvtColor(_readable(frame), _FROM_BGR[format], dst=out)
-    whole = cv2.cvtColor(_readable(frame), cv2.COLOR_BGR2YUV_I420)
-    if out is None:
-        out = np.empty_like(whole)
-    _, *colours = planes(whole, "i420")
-    luminous, both = planes(out, "nv12")
-    np.copyto(luminous, whole[: len(luminous)])
-    cv2.merge(colours, both)
+    _check_out(out, shape_of(wanted, *size_of(frame, format)), frame.dtype)
+    if wanted == format or (wanted == "gray" and is_planar(format)):
+        return _placed(luma(frame, format) if wanted == "gray" else frame, out)
+    code = _CODES.get((format, wanted))
+    if code is not None:
+        return cv2.cvtColor(_readable(frame), code, dst=out)
+    if not is_planar(format) and (wanted == "nv12" or format == "gray"):
+        by_way_of: Format = "bgr" if format == "gray" else "i420"
+        return converted(converted(frame, format, by_way_of), by_way_of, wanted, out)
+    out = np.empty_like(frame, order="C") if out is None else out
+    (luminous, *colours), (to_luminous, *to_colours) = planes(frame, format), planes(out, wanted)
+    np.copyto(to_luminous, luminous)
+    if wanted == "nv12":
+        cv2.merge(colours, to_colours[0])
+    else:
+        cv2.split(colours[0], to_colours)
     return out
+
+
+def _placed(frame: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    if out is None:
+        return frame
+    np.copyto(out, frame)
+    return out
+
+
+def eight_bits(frame: np.ndarray) -> np.ndarray:
+    """Returns the frame with 8 bits a channel, for who can't take more: the upper ones of 16.
+
+    :raises ValueError: when it has neither 8 nor 16.
+    """
+    if frame.dtype == np.uint8:
+        return frame
+    if frame.dtype != np.uint16:
+        raise ValueError(f"a frame of {frame.dtype} is no picture: it has 8 or 16 bits a channel, uint8 or uint16")
+    return (frame >> 8).astype(np.uint8)
 
 
 def resized(
@@ -218,8 +247,7 @@ def cropped(frame: np.ndarray, format: Format | None, roi: Sequence[int], out: n
     left, top, width, height = roi
     if not is_planar(format):
         return frame[top : top + height, left : left + width]
-    if any(number % 2 for number in roi):
-        raise ValueError(f"a part of a frame in {format} has an even left, top, width and height, not {tuple(roi)}")
+    check_even(format, roi)
     shape = shape_of(format, width, height)
     _check_out(out, shape, frame.dtype)
     result = np.empty(shape, frame.dtype) if out is None else out
@@ -227,6 +255,12 @@ def cropped(frame: np.ndarray, format: Format | None, roi: Sequence[int], out: n
         x, y = (left // 2, top // 2) if place else (left, top)
         np.copyto(part, plane[y : y + part.shape[0], x : x + part.shape[1]])
     return result
+
+
+def check_even(format: Format, roi: Sequence[int]) -> None:
+    """:raises ValueError: when the numbers of a part of a planar frame are not even."""
+    if any(number % 2 for number in roi):
+        raise ValueError(f"a part of a frame in {format} has an even left, top, width and height, not {tuple(roi)}")
 
 
 def _check_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
@@ -238,4 +272,5 @@ def _check_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[n
 def _readable(frame: np.ndarray) -> np.ndarray:
     """The frame, or a copy where OpenCV can't read it: with negative strides, or pixels that lie apart."""
     packed = frame.itemsize if frame.ndim == 2 else frame.itemsize * frame.shape[2]
-    return frame if frame.strides[0] > 0 and frame.strides[1] == packed else np.ascontiguousarray(frame)
+    lies_so = frame.strides[0] > 0 and frame.strides[1] == packed and frame.strides[-1] == frame.itemsize
+    return frame if lies_so else np.ascontiguousarray(frame)

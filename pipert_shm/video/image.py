@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from functools import lru_cache
 
 import numpy as np
 
-from pipert_shm.data import FrameData
+from pipert_shm.data import FORMATS, Format, FrameData, Meta
 from pipert_shm.errors import shown
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_count
 from pipert_shm.routine import MiddleRoutine
+from pipert_shm.video.formats import check_even, converted, cropped, format_of, is_planar, resized, shape_of, size_of, to_bgr
 from pipert_shm.video.opencv import VideoError, cv2
 
 
@@ -33,13 +35,35 @@ def check_code(what: str, value: object, example: str) -> None:
         raise TypeError(f"{what} must be one of OpenCV's numbers, such as {example}, not {shown(value)}")
 
 
-def as_bgr(frame: np.ndarray, where: str) -> np.ndarray:
+def known_format(frame: np.ndarray, meta: Meta) -> Format:
+    """Returns the format of a frame that came with this meta.
+
+    :raises ValueError: when it is in none.
+    """
+    format = format_of(frame, meta)
+    if format is None:
+        raise ValueError(
+            f"an array of shape {frame.shape} is no frame: that is (height, width), or has 3 channels, or is planar"
+        )
+    return format
+
+
+def tell_format(meta: Meta, format: Format | None, frame: np.ndarray) -> None:
+    """Notes the format of a frame that was made from another, where the meta tells of a planar one of so many rows."""
+    if is_planar(meta.format):
+        meta.describe(format, len(frame))
+
+
+def as_bgr(frame: np.ndarray, where: str, format: Format | None = None) -> np.ndarray:
     """Returns the frame as (height, width, 3) uint8, BGR: grey fills the three channels, and alpha is dropped.
 
-    :param frame: (height, width), or with 1 (grey), 3 (BGR) or 4 (BGRA) channels, uint8.
+    :param frame: planar, or (height, width), or with 1 (grey), 3 (BGR or RGB) or 4 (BGRA) channels, uint8.
     :param where: the file to be written, for the error.
+    :param format: of the frame, as `format_of` says it.
     :raises VideoError: when the array is of another kind; the error says how to convert it.
     """
+    if is_planar(format):
+        return to_bgr(frame, format)
     channels = frame.shape[2] if frame.ndim == 3 else 1
     if frame.ndim not in (2, 3) or channels not in (1, 3, 4) or not frame.size:
         raise VideoError(
@@ -54,7 +78,7 @@ def as_bgr(frame: np.ndarray, where: str) -> np.ndarray:
             f"as only you know what its values mean: {_to_eight_bits(frame.dtype)}",
         )
     if channels == 3:
-        return frame
+        return to_bgr(frame, format)
     return cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_BGRA2BGR if channels == 4 else cv2.COLOR_GRAY2BGR)
 
 
@@ -67,9 +91,9 @@ def _to_eight_bits(dtype: np.dtype[np.generic]) -> str:
 
 
 class Resize(MiddleRoutine):
-    """Scales each frame, straight into shared memory. Proportions are not kept.
+    """Scales each frame, straight into shared memory. Proportions are not kept. The format stays what it is.
 
-    :param size: width and height, in pixels.
+    :param size: width and height, in pixels; both even for planar frames.
     :param interpolation: one of OpenCV's `INTER_…`; the default suits a smaller size.
     :raises ValueError: when the size is not positive.
 
@@ -82,28 +106,79 @@ class Resize(MiddleRoutine):
             raise ValueError(f"size is a width and a height of at least 1 pixel, such as (640, 480), not {shown(size)}")
         check_code("interpolation", interpolation, "cv2.INTER_AREA")
         super().__init__(name)
-        self._size = size
+        self._size = (size[0], size[1])
         self._interpolation = interpolation
 
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
         return OwnFrames(math.prod(self._size) * 3, "{}x{}, BGR".format(*self._size))
 
     def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
-        """Returns the frame at the new size: (height, width) or (height, width, channels), of the same dtype.
+        """Returns the frame at the new size, in the same format and of the same dtype.
 
         :raises NoFreeSlot: when every slot of shared memory is in use; the frame is lost.
+        :raises ValueError: when a planar frame would get an odd size.
         """
         frame = frame_of(data)
+        format = format_of(frame, self.meta)
         width, height = self._size
-        return cv2.resize(
-            frame, self._size, dst=self.loan((height, width, *frame.shape[2:]), frame.dtype), interpolation=self._interpolation
-        )
+        shape = shape_of(format, width, height) if is_planar(format) else (height, width, *frame.shape[2:])
+        result = resized(frame, format, self._size, self.loan(shape, frame.dtype), self._interpolation)
+        tell_format(self.meta, format, result)
+        return result
+
+
+class Convert(MiddleRoutine):
+    """Converts each frame to a format, straight into shared memory. A frame that is in that format is sent on as it is.
+
+    Wire it where somebody needs BGR, say: those who don't then get the frame as it came from the camera.
+
+    :param format: `bgr`, `rgb`, `gray`, `i420` or `nv12`. Grey of a planar frame is its luma, a view, so nothing is copied.
+    :raises ValueError: when it is none of these.
+
+    >>> to_colour = Convert("bgr")
+    >>> to_colour.meta.format = "i420"  # as a source says it
+    >>> to_colour.main_logic(np.zeros((720, 640), np.uint8)).shape
+    (480, 640, 3)
+    """
+
+    def __init__(self, format: Format, name: str | None = None) -> None:
+        if format not in FORMATS:
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {shown(format)}")
+        super().__init__(name)
+        self._format: Format = format
+
+    def _own_frames(self, received: int, *, look: bool) -> OwnFrames | None:
+        if not received:
+            return None
+        factor = 2 if self._format in ("bgr", "rgb") else 1  # the most, but for grey frames
+        return OwnFrames(factor * received, f"{self._format}, of frames in another format", "perhaps")
+
+    def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
+        """Returns the frame in the format. One that becomes planar loses the last column or row of an odd size.
+
+        :raises NoFreeSlot: when every slot of shared memory is in use; the frame is lost.
+        :raises ValueError: when the payload's array is no frame, or has 16 bits a channel and is to be planar.
+        """
+        frame, wanted = frame_of(data), self._format
+        format = known_format(frame, self.meta)
+        if format == wanted or (wanted == "gray" and is_planar(format)):
+            result = converted(frame, format, wanted)
+        else:
+            width, height = size_of(frame, format)
+            if is_planar(wanted):
+                width, height = width & ~1, height & ~1
+            result = converted(frame, format, wanted, self.loan(shape_of(wanted, width, height), frame.dtype))
+        self.meta.describe(wanted, len(result))
+        return result
 
 
 class CvtColor(MiddleRoutine):
     """Converts each frame to another colour space, straight into shared memory.
 
-    :param code: one of OpenCV's `COLOR_…`.
+    It sets `meta.format` to what the code makes: BGR, RGB, grey or I420. Any other colour space is none of the formats, and its
+    receivers have to know of it: they would take three channels for BGR, and one for grey.
+
+    :param code: one of OpenCV's `COLOR_…`, which must suit the frames that come. `Convert` looks at their format itself.
     :raises TypeError: when the code is not a number.
 
     >>> import cv2
@@ -133,13 +208,30 @@ class CvtColor(MiddleRoutine):
         frame = frame_of(data)
         shape = self._shapes.get(frame.shape)
         out = None if shape is None else self.loan(shape, frame.dtype)
-        converted = cv2.cvtColor(frame, self._code, dst=out)
-        self._shapes[frame.shape] = converted.shape
-        return converted
+        result = cv2.cvtColor(frame, self._code, dst=out)
+        self._shapes[frame.shape] = result.shape
+        self.meta.describe(_made_by(self._code, format_of(frame, self.meta)), len(result))
+        return result
+
+
+_SOURCES = {"bgr": "BGR2", "rgb": "RGB2", "gray": "GRAY2", None: "BGRA2"}  # how names of codes begin
+_RESULTS: dict[str, Format] = {"BGR": "bgr", "RGB": "rgb", "GRAY": "gray", "YUV_I420": "i420", "YUV_IYUV": "i420"}  # and go on
+
+
+@lru_cache
+def _made_by(code: int, format: Format | None) -> Format | None:
+    """The format that a conversion of OpenCV's makes of one; None for none of ours. A code may have several names."""
+    names = [name.removeprefix("COLOR_") for name in dir(cv2) if name.startswith("COLOR_") and getattr(cv2, name) == code]
+    names = [name for name in names if name.startswith(_SOURCES.get(format, "YUV2"))] or names
+    ends = {name.partition("2")[2] for name in names}
+    ends |= {end.partition("_")[0] for end in ends if not end.startswith("YUV")}  # BGR_FULL, BGR_I420, GRAY_NV12 …
+    return next((result for end, result in _RESULTS.items() if end in ends), None)
 
 
 class Crop(MiddleRoutine):
     """Sends a part of each frame: a view of it, which travels by reference. Nothing is copied.
+
+    A part of a planar frame is a copy, straight into shared memory, and its four numbers have to be even.
 
     :param left: of the part, in pixels.
     :param top: of the part, in pixels.
@@ -158,21 +250,28 @@ class Crop(MiddleRoutine):
             given = ", ".join(map(shown, (left, top, width, height)))
             raise ValueError(f"left and top are at least 0 and width and height at least 1 pixel, not {given}")
         super().__init__(name)
-        self._rows = slice(top, top + height)
-        self._columns = slice(left, left + width)
+        self._part = (left, top, width, height)
 
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
         return OwnFrames(0)
 
     def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
-        """Returns the part, a view of the frame.
+        """Returns the part: a view of the frame, or, of a planar frame, a copy of its planes' parts.
 
-        :raises ValueError: when the frame does not contain the part.
+        :raises NoFreeSlot: when every slot of shared memory is in use; the part of a planar frame is lost.
+        :raises ValueError: when the frame does not contain the part, or is planar and one of the numbers is odd.
         """
         frame = frame_of(data)
-        if self._rows.stop > frame.shape[0] or self._columns.stop > frame.shape[1]:
+        format = format_of(frame, self.meta)
+        left, top, width, height = self._part
+        whole = size_of(frame, format)
+        if left + width > whole[0] or top + height > whole[1]:
             raise ValueError(
-                f"a frame of {frame.shape[1]}x{frame.shape[0]} pixels has no part from {self._columns.start}, "
-                f"{self._rows.start} to {self._columns.stop}, {self._rows.stop}"
+                f"a frame of {whole[0]}x{whole[1]} pixels has no part from {left}, {top} to {left + width}, {top + height}"
             )
-        return frame[self._rows, self._columns]
+        if not is_planar(format):
+            return cropped(frame, format, self._part)
+        check_even(format, self._part)
+        part = cropped(frame, format, self._part, self.loan(shape_of(format, width, height), frame.dtype))
+        tell_format(self.meta, format, part)
+        return part

@@ -109,6 +109,11 @@ class LiveReader:
             return self._grabbed > before
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for a frame in `read`."""
+        return self._wanted is not None
+
+    @property
     def over(self) -> bool:
         """Whether the stream has ended for good."""
         return self._over
@@ -167,7 +172,7 @@ class LiveReader:
         came_ns = now_ns()
         clock: StreamClock | None = None
         lateness = Lateness()
-        damaged = 0
+        damaged = left_out = 0
         while not self._closing.is_set():
             last_ns, begun_ns, worked = came_ns, now_ns(), time.thread_time()
             if not capture.grab():
@@ -178,7 +183,8 @@ class LiveReader:
             # OpenCV does not tell how long it waited. It decodes in this thread.
             waited = (now - begun_ns) / 1e9 - (time.thread_time() - worked) if capture.waited is None else capture.waited
             self._note_damage(capture.damaged - damaged)
-            damaged = capture.damaged
+            self._counters["skipped"] += capture.left_out - left_out
+            damaged, left_out = capture.damaged, capture.left_out
             lag, is_late = lateness.judge(capture.pts, came_ns / 1e9, waited, (now - came_ns) / 1e9)
             self._warn_if_hopeless(lateness, lag)
             captured_ns = came_ns - round(lag * 1e9)

@@ -93,7 +93,7 @@ class McapWriter:
         self._size = 0
         self._head = RecordBuilder()  # schemas and channels, which are repeated at the end
         self._schemas: dict[str, int] = {}
-        self._channels: dict[tuple[str, str], int] = {}
+        self._channels: dict[tuple[str, str, tuple[tuple[str, str], ...]], int] = {}
         self._counts: dict[int, int] = {}
         self._chunks = RecordBuilder()
         self._chunk_count = 0
@@ -101,13 +101,17 @@ class McapWriter:
         self._chunk: _OpenChunk | None = None
         self._append(MAGIC + _packed(Header(profile="", library="pipert_shm")))
 
-    def channel(self, topic: str, encoding: str, role: str, schema: Schema | None = None) -> int:
+    def channel(
+        self, topic: str, encoding: str, role: str, schema: Schema | None = None, metadata: dict[str, str] | None = None
+    ) -> int:
         """Returns the number of a channel, which is made at the first call.
 
         :param role: what a replay does with its messages: `payload` or `part`.
         :param schema: this method sets its id.
+        :param metadata: what else holds for all of its messages. A topic may have several channels.
         """
-        number = self._channels.get((topic, role))
+        key = topic, role, tuple((metadata or {}).items())
+        number = self._channels.get(key)
         if number is not None:
             return number
         records: list[McapRecord] = []
@@ -118,14 +122,14 @@ class McapWriter:
                 schema_id = schema.id = len(self._schemas) + 1
                 records.append(schema)
         number = len(self._channels) + 1
-        records.append(Channel(number, topic, encoding, {"pipert_shm": role}, schema_id))
+        records.append(Channel(number, topic, encoding, {"pipert_shm": role, **(metadata or {})}, schema_id))
         self._end_chunk()
         self._append(b"".join(map(_packed, records)))
         for record in records:
             record.write(self._head)
         if schema is not None:
             self._schemas[schema.name] = schema_id
-        self._channels[topic, role] = number
+        self._channels[key] = number
         return number
 
     def write(self, log_time: int, sequence: int, parts: list[Part]) -> None:

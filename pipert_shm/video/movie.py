@@ -10,8 +10,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from pipert_shm.data import Format
 from pipert_shm.extras import to_install
 from pipert_shm.video.files import ROOM, NewFile, write_all
+from pipert_shm.video.formats import to_bgr
 from pipert_shm.video.opencv import cv2
 
 Codec = Literal["mp4v", "h264"]
@@ -30,6 +32,10 @@ ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
+PIXELS: dict[Format, str] = {"bgr": "bgr24", "i420": "yuv420p", "nv12": "nv12"}
+"""FFmpeg's names of formats."""
+
+
 class Movie(Protocol):
     """A video file that is being written. One thread at a time.
 
@@ -45,10 +51,11 @@ class Movie(Protocol):
     room: int
     look_s: float
 
-    def write(self, frame: np.ndarray, at: float) -> None:
+    def write(self, frame: np.ndarray, format: Format, at: float) -> None:
         """Writes a frame.
 
-        :param frame: (height, width, 3) uint8, BGR, C-contiguous, of the movie's size.
+        :param frame: uint8, C-contiguous, of the movie's size.
+        :param format: of the frame: BGR, or planar.
         :param at: seconds from the start, later than the frame before.
         :raises OSError: for example when the disk is full. Nothing more can be written then.
         """
@@ -116,9 +123,9 @@ class PyAVMovie:
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS)
         self._stream = stream
 
-    def write(self, frame: np.ndarray, at: float) -> None:
+    def write(self, frame: np.ndarray, format: Format, at: float) -> None:
         """See `Movie.write`."""
-        picture = self._make_frame(frame, "bgr24")
+        picture = self._make_frame(frame, PIXELS[format])
         tick = max(round(at * TICKS), self._last_tick + 1)
         self._gap = tick - self._last_tick if self._last_tick >= 0 else self._gap
         self._last_tick = picture.pts = tick
@@ -216,12 +223,12 @@ class OpenCVMovie:
             self.file.close()
             raise OSError(5, "OpenCV does not open it", str(path))
 
-    def write(self, frame: np.ndarray, at: float) -> None:
+    def write(self, frame: np.ndarray, format: Format, at: float) -> None:
         """See `Movie.write`."""
         while self._last is not None and self._due < round(at * self._fps):
             self._put(self._last)
-        self._put(frame)
-        self._last = frame.copy()  # the frame's slot is given back
+        self._last = frame.copy() if format == "bgr" else to_bgr(frame, format)  # the frame's slot is given back
+        self._put(self._last)
 
     def _put(self, frame: np.ndarray) -> None:
         self._writer.write(frame)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipert_shm.data import FrameData
+from pipert_shm.data import Format, FrameData
 from pipert_shm.events import events
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.files import free_name, write_all
+from pipert_shm.video.formats import format_of, to_bgr
 from pipert_shm.video.image import as_bgr, frame_of
 from pipert_shm.video.opencv import VideoError, cv2
 
@@ -52,7 +53,8 @@ class SnapshotWriter(DestinationRoutine):
             return
         self._wanted = False
         path = self.directory / f"{self.meta.origin}-{self.meta.sequence:06}{self._suffix}"
-        picture = _encoded(frame_of(data), path)
+        frame = frame_of(data)
+        picture = _encoded(frame, path, format_of(frame, self.meta))
         try:
             _write_new(free_name(path), picture)
         except OSError as error:
@@ -65,13 +67,15 @@ class SnapshotWriter(DestinationRoutine):
 DEEP = (".png", ".tif", ".tiff", ".jp2", ".pgm", ".ppm", ".pnm")  # formats that may have 16 bits a channel
 
 
-def _encoded(frame: np.ndarray, path: Path) -> bytes:
+def _encoded(frame: np.ndarray, path: Path, format: Format | None) -> bytes:
     """Encodes the picture in the format of the path's suffix.
 
     :raises VideoError: when the format does not take the frame. OpenCV would silently clip 16 bits to 8.
     """
     if frame.dtype != np.uint8 and not (frame.dtype == np.uint16 and path.suffix.lower() in DEEP):
         frame = as_bgr(frame, str(path))  # which says what to do
+    if format in ("rgb", "i420", "nv12"):
+        frame = to_bgr(frame, format)
     try:
         written, data = cv2.imencode(path.suffix, frame)
     except cv2.error as error:

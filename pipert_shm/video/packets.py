@@ -78,24 +78,25 @@ class Packets:
             yield packet, came_ns
             asked_ns = now_ns()
 
-    def decoded(self, packet: AnyPacket) -> list[av.VideoFrame]:
-        """Decodes a packet of these.
+    def decoded(self, packet: AnyPacket | None) -> list[av.VideoFrame]:
+        """Decodes a packet of these; None makes the decoder give what it holds back.
 
         :raises av.error.InvalidDataError: when it is damaged.
         """
         return self._stream.codec_context.decode(packet)
 
-    def wall_clock(self, frame: av.VideoFrame) -> float | None:
-        """When a frame was captured by the sender's clock, seconds since the epoch; None if it has not said.
+    def wall_clock(self, stamp: int | None) -> float | None:
+        """When the picture of this stamp was captured by the sender's clock, seconds since the epoch; None if it has not said.
 
         By RTSP the sender's reports tell, in a file the time at which it was made.
         """
-        if frame.pts is None or frame.time_base is None:
+        base = self._stream.time_base
+        if stamp is None or base is None:
             return None
         if self._said is not None:
             pts, seconds = self._said
-            return seconds + float((frame.pts - pts) * frame.time_base)
-        return None if self._start is None else self._start + float(frame.pts * frame.time_base)
+            return seconds + float((stamp - pts) * base)
+        return None if self._start is None else self._start + float(stamp * base)
 
 
 def _start_of(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
@@ -164,7 +165,7 @@ class JoinedPackets(Packets):
         else:
             self._logger.debug("%r sends pieces of another length: pictures are complete when the next one begins", self._name)
 
-    def decoded(self, packet: AnyPacket) -> list[av.VideoFrame]:
+    def decoded(self, packet: AnyPacket | None) -> list[av.VideoFrame]:
         """See `Packets.decoded`. Frames that refer to one that was cut off are left out, and it too if the decoder tells."""
         return [frame for frame in super().decoded(packet) if self._is_whole(frame)]
 

@@ -1,37 +1,35 @@
-"""Reads videos with PyAV, which has exact time stamps, the causes of errors, RTSP by TCP or UDP, and all formats in one step."""
+"""Reads videos with PyAV: with exact time stamps, the causes of errors, RTSP by TCP or UDP, and all formats in one step."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 import numpy as np
 
 from pipert_shm.extras import to_install
 from pipert_shm.video.capture import MOST_DAMAGED, WHOLE, Address, VideoInfo, address_of, cannot_open, shown
+from pipert_shm.video.decoding import Decoding
 from pipert_shm.video.fit import Wanted
 from pipert_shm.video.opencv import VideoError
 
 try:
     import av
+    from av.codec.context import Flags
+    from av.codec.hwaccel import HWAccel
 except ImportError as error:
     raise ImportError(f"PyAV does not load ({error}): {to_install('pyav')}") from error
 
+from pipert_shm.video.hardware import accelerator
+from pipert_shm.video.idle import Idling
 from pipert_shm.video.packets import IN_PIECES, JoinedPackets, Packets, comes_in_pieces, may_come_in_pieces
+from pipert_shm.video.skipping import Choice, Chooser
 from pipert_shm.video.swscale import Scaler
 
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How to decode.
-
-    Attributes:
-        threads: of the decoder; None for as many as are good.
-    """
-
-    threads: int | None = None
+LOGGER = logging.getLogger(__name__)
+DEFAULTS = Decoding()
 
 
 class PyAVCapture:
@@ -40,9 +38,12 @@ class PyAVCapture:
     :param timeout: seconds of silence after which a stream is given up.
     :param live: threads share each frame's slices, since threads that take a frame each would delay frames.
     :param transport: `tcp` or `udp`, for RTSP.
+    :param needless: whether the picture at this position (s) is not wanted. One that no other needs is not decoded then.
+    :param idling: says when key frames will do.
     :raises VideoError: when the source can't be opened; the error says why.
     """
 
+    # longer than 40 lines: what is known once the source is open are so many attributes
     def __init__(
         self,
         source: Address,
@@ -51,66 +52,110 @@ class PyAVCapture:
         timeout: float = 5.0,
         live: bool = False,
         transport: str = "tcp",
-        decoding: Decoding = Decoding(),
-        logger: logging.Logger | None = None,
+        decoding: Decoding = DEFAULTS,
+        needless: Callable[[float], bool] | None = None,
+        idling: Idling | None = None,
+        logger: logging.Logger = LOGGER,
     ) -> None:
         self._source = source
         self._timeout = timeout
-        self._container, stream, in_pieces = self._open(transport, may_come_in_pieces(address_of(source), live))
-        stream.thread_type = "SLICE" if live else "AUTO"
+        hardware = accelerator(decoding.hwaccel, shown(source), logger)
+        self._container, stream, in_pieces = self._open(transport, may_come_in_pieces(address_of(source), live), hardware)
+        _set(stream.codec_context, decoding, live)
+        if hardware is not None and not stream.codec_context.is_hwaccel:
+            logger.warning("%r is decoded by the CPU: the hardware does not know %s", shown(source), stream.codec_context.name)
         fps = 0.0 if in_pieces else float(stream.average_rate or stream.guessed_rate or 0)
         seconds = max(0, self._container.duration or 0) / av.time_base
         self.info = VideoInfo(stream.width, stream.height, fps, stream.frames or round(seconds * fps))
         self._scaler = Scaler(shown(source), wanted, logger)
-        self.shape: tuple[int, ...] = wanted.shape(shown(source), stream.width, stream.height) if stream.width else (0, 0, 3)
+        self.shape: tuple[int, ...] = self._announced(wanted, stream.width, stream.height) if stream.width else (0, 0, 3)
         self.pts: float | None = None
         self.came_ns: int | None = None
         self.wall_clock: float | None = None
         self.waited: float | None = None
-        self._start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
+        self._time_base = float(stream.time_base or 0)
+        self._start = (stream.start_time or 0) * self._time_base
         name = shown(source)
         self._packets = (
             JoinedPackets(self._container, stream, name, transport, logger) if in_pieces else Packets(self._container, stream)
         )
-        self._frames = self._decode()
+        self._idling = idling
+        self._chooser = Chooser(stream, decoding.skip_frame, needless, None if idling is None else idling.is_idle)
+        self._drained = False
+        self._repeated: int | None = None  # stamp of the picture that an idle stream, which goes on, gives once more
+        self._frames = self._decode(stream.codec_context)
         self._undecoded = 0
         self.damaged = 0
 
-    def _open(self, transport: str, in_pieces: bool) -> tuple[av.container.InputContainer, av.VideoStream, bool]:
+    def _open(
+        self, transport: str, in_pieces: bool, hardware: HWAccel | None
+    ) -> tuple[av.container.InputContainer, av.VideoStream, bool]:
         """Opens the video, in pieces if it can be put together of them; and says whether it does so."""
         source, text = self._source, address_of(self._source)
         options = {"rtsp_transport": transport} if text.startswith(("rtsp://", "rtsps://")) else {}
         options |= IN_PIECES if in_pieces else {}
         try:
-            container = av.open(text, timeout=self._timeout, options=options)
+            container = av.open(text, timeout=self._timeout, options=options, hwaccel=hardware)
         except av.error.ExitError:
             raise cannot_open(source, f"no answer within {self._timeout:g} s") from None
         except av.error.FFmpegError as error:
             if in_pieces and isinstance(error, av.error.InvalidDataError):  # FFmpeg looks for headers, and finds half of them
-                return self._open(transport, False)
-            raise cannot_open(source, error.strerror or str(error), _advice(error)) from None
+                return self._open(transport, False, hardware)
+            cause = "" if isinstance(error, av.error.FileNotFoundError) else error.strerror or str(error)
+            raise cannot_open(source, cause, _advice(error)) from None
         if not container.streams.video:
             container.close()
             raise cannot_open(source, "there is no video in it, only sound perhaps")
         stream = container.streams.video[0]
         if in_pieces and not comes_in_pieces(stream):
             container.close()
-            return self._open(transport, False)
+            return self._open(transport, False, hardware)
         return container, stream, in_pieces
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
-        in_a_row = 0
+    def _announced(self, wanted: Wanted, width: int, height: int) -> tuple[int, ...]:
+        """Shape of the array for a picture of this size, which the frames may say has to be turned."""
+        name = shown(self._source)
+        try:
+            return wanted.shape(name, width, height)
+        except VideoError:
+            with suppress(VideoError):
+                return wanted.shape(name, height, width)
+            self._container.close()
+            raise
+
+    @property
+    def left_out(self) -> int:
+        """See `Capture.left_out`."""
+        return self._chooser.left_out
+
+    def _decode(self, codec: av.VideoCodecContext) -> Iterator[av.VideoFrame]:
+        in_a_row, at = 0, 0.0
         for packet in self._packets:
-            try:
-                frames = self._packets.decoded(packet)
-            except av.error.InvalidDataError:
-                self._undecoded += 1
-                in_a_row += 1
-                if in_a_row == MOST_DAMAGED:
-                    raise
-            else:
+            at = self._position(packet.pts) or at
+            choice = self._chooser.choose(packet, at) if packet.size else Choice((packet,))
+            if choice.repeats:
+                self._repeated = choice.packets[0].pts
+            for chosen in (*choice.packets, None) if choice.drain else choice.packets:
+                if self._drained:
+                    codec.flush_buffers()
+                self._drained = chosen is None
+                try:
+                    frames = self._packets.decoded(chosen)
+                except av.error.InvalidDataError:
+                    self._undecoded += 1
+                    in_a_row += 1
+                    if in_a_row == MOST_DAMAGED:
+                        return
+                    continue
                 in_a_row = 0
-                yield from frames
+                for frame in frames:
+                    if self._repeated is None or frame.pts != self._repeated:
+                        yield frame
+                    else:
+                        self._repeated = None
+
+    def _position(self, stamp: int | None) -> float | None:
+        return None if stamp is None or not self._time_base else stamp * self._time_base - self._start
 
     def grab(self) -> bool:
         """See `Capture.grab`."""
@@ -123,11 +168,13 @@ class PyAVCapture:
             raise VideoError(shown(self._source), f"{shown(self._source)!r} fell silent for {self._timeout:g} s") from None
         except av.error.FFmpegError as error:
             raise VideoError(shown(self._source), f"can't read on in {shown(self._source)!r}: {error.strerror}") from None
-        self.pts = None if self._frame.time is None else self._frame.time - self._start
+        self.pts = self._position(self._frame.pts)
         self.damaged = self._undecoded + self._packets.damaged
         self.came_ns, self.waited = self._packets.came_ns, self._packets.waited
-        self.wall_clock = self._packets.wall_clock(self._frame)
+        self.wall_clock = self._packets.wall_clock(self._frame.pts)
         self.shape = self._scaler.shape(self._frame)
+        if self._idling is not None and self.pts is not None:
+            self._idling.look(self._frame, self.pts)
         return True
 
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray:
@@ -138,6 +185,17 @@ class PyAVCapture:
         """See `Capture.close`."""
         self._scaler.close()
         self._container.close()
+
+
+def _set(codec: av.VideoCodecContext, decoding: Decoding, live: bool) -> None:
+    """Prepares a decoder. Threads that take a frame each delay frames; those that share a frame do not."""
+    codec.thread_type = "SLICE" if live else "AUTO"
+    if decoding.threads is not None:
+        codec.thread_count = decoding.threads
+    if decoding.low_delay:
+        codec.flags |= Flags.low_delay
+    if decoding.skip_loop_filter is not None:
+        codec.options = {"skip_loop_filter": decoding.skip_loop_filter}  # FFmpeg's `open` would take no notice of it
 
 
 def begins_interlaced(source: Address) -> bool:

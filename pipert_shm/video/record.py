@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -53,7 +53,9 @@ class Recorder(DestinationRoutine):
 
     Tools for MCAP (https://mcap.dev) show the file: each origin is a topic, and frames are `sensor_msgs/msg/Image`. Numbers,
     texts, arrays, lists, dicts, `Detections` and `DetectedFrame` are JSON. A payload of another class is pickled, with a
-    warning, and only `Replay(path, trust=True)` sends it again. Frames are not compressed: one of 1080p takes 6 MB.
+    warning, and only `Replay(path, trust=True)` sends it again. Frames are not compressed: one of 1080p takes 6 MB, and 3 MB if
+    it is planar. `meta.format` is written, too. The tools have no name for planar formats, and show such a frame in grey, with
+    its luma above its colours.
 
     Wire it to the routine whose output you want to see again: to the camera, to run detectors on the same frames; to the
     detector, to run the steps after it.
@@ -115,20 +117,20 @@ class Recorder(DestinationRoutine):
     def _parts_of(self, data: Any, log_time: int, file: McapWriter) -> list[Part]:
         from pipert_shm.video.mcap import Part
 
-        topic = f"/{self.meta.origin}"
+        topic, told = f"/{self.meta.origin}", recorded.format_told(self.meta)
 
         def picture(name: str, role: str, array: np.ndarray) -> Part:
-            channel = file.channel(name, "cdr", role, _image_schema())
-            return Part(channel, recorded.picture_data(array, log_time, self.meta.origin))
+            channel = file.channel(name, "cdr", role, _image_schema(), told)
+            return Part(channel, recorded.picture_data(array, log_time, self.meta.origin, self.meta.format_of(array)))
 
         if recorded.is_picture(data):
             return [picture(topic, PAYLOAD, data)]
         try:
             text, pictures = recorded.json_from_payload(data)
         except (TypeError, ValueError) as error:
-            return [Part(file.channel(f"{topic}/pickle", "pickle", PAYLOAD), [self._pickle(data, error)])]
+            return [Part(file.channel(f"{topic}/pickle", "pickle", PAYLOAD, None, told), [self._pickle(data, error)])]
         parts = [picture(f"{topic}/frame{number or ''}", PART, array) for number, array in enumerate(pictures)]
-        return [*parts, Part(file.channel(f"{topic}/data", "json", PAYLOAD), [text])]
+        return [*parts, Part(file.channel(f"{topic}/data", "json", PAYLOAD, None, told), [text])]
 
     def _pickle(self, data: Any, cause: Exception) -> bytes:
         if type(data) not in self._pickled:
@@ -174,10 +176,25 @@ class _Unreadable:
     cause: Exception
 
 
+class _Message(NamedTuple):
+    """What a replay sends.
+
+    Attributes:
+        captured_ns: when it was captured, by the recording's clock.
+        payload: the payload.
+        told: what the recording says of the format of its frame.
+    """
+
+    captured_ns: int
+    payload: Any
+    told: dict[str, str]
+
+
 class Replay(SourceRoutine):
     """Sends what a `Recorder` wrote: the same payloads, bit for bit, in the same order and at the same pace. Then it ends.
 
     For receivers the replay is the origin: `self.meta.origin` is its name, and the capture time is that of the replay.
+    `self.meta.format` is what it was.
     `self.meta.pts` is the time since the first message of the recording, in seconds. Play each camera of a recording with a
     routine of its own, `Replay("yard.mcap", "gate", origin="gate")`. Without `origin` all cameras come from one routine, with a
     warning.
@@ -210,7 +227,7 @@ class Replay(SourceRoutine):
         self._trust = trust
         self._file: BinaryIO | None = None
         self._failure: PipertError | None = None  # the error that ended the stream
-        self._next: tuple[int, Any] | None = None  # capture time, and the payload
+        self._next: _Message | None = None
         self._began_ns: int | None = None  # capture time of the first message
         self._offset_ns: int | None = None  # between the recording's clock and ours
 
@@ -250,7 +267,7 @@ class Replay(SourceRoutine):
                     )
                     raise self._failure
                 raise EndOfStream
-        captured_ns, payload = self._next
+        captured_ns, payload, told = self._next
         if isinstance(payload, _Unreadable):
             self._next = None
             self._failure = VideoError(str(self.path), payload.text)
@@ -268,10 +285,11 @@ class Replay(SourceRoutine):
                 return None
         self._next = None
         self.meta.pts = (captured_ns - self._began_ns) / 1e9
+        recorded.describe(self.meta, told)
         return payload
 
-    def _read_next(self) -> tuple[int, Any] | None:
-        """Returns the capture time of the next message and its payload; None after the last one, and after a failure."""
+    def _read_next(self) -> _Message | None:
+        """Returns the next message; None after the last one, and after a failure."""
         try:
             return next(self._payloads, None)
         except PipertError as error:
@@ -284,8 +302,8 @@ class Replay(SourceRoutine):
             )
             raise self._failure from error
 
-    def _read(self, file: BinaryIO) -> Iterator[tuple[int, Any]]:
-        """Yields the capture time and the payload of each message."""
+    def _read(self, file: BinaryIO) -> Iterator[_Message]:
+        """Yields each message."""
         begins = file.read(max(len(MCAP_MAGIC), len(OF_PICKLES)))
         if begins.startswith(MCAP_MAGIC):
             return self._of_mcap(file)
@@ -295,7 +313,7 @@ class Replay(SourceRoutine):
             raise UntrustedRecording(str(self.path), "the pickles of an earlier version")
         return self._of_pickles(file)
 
-    def _of_mcap(self, file: BinaryIO) -> Iterator[tuple[int, Any]]:
+    def _of_mcap(self, file: BinaryIO) -> Iterator[_Message]:
         from pipert_shm.video.mcap import messages_in
 
         pictures: list[np.ndarray] = []
@@ -325,7 +343,7 @@ class Replay(SourceRoutine):
                 )
                 payload = _Unreadable(text, trouble)
             pictures, trouble = [], None
-            yield message.log_time, payload
+            yield _Message(message.log_time, payload, channel.metadata)
 
     def _is_wanted(self, origin: str) -> bool:
         if origin not in self._origins:
@@ -349,7 +367,7 @@ class Replay(SourceRoutine):
             raise UntrustedRecording(str(self.path), "payloads that are pickled")
         return pickle.loads(data)
 
-    def _of_pickles(self, file: BinaryIO) -> Iterator[tuple[int, Any]]:
+    def _of_pickles(self, file: BinaryIO) -> Iterator[_Message]:
         while True:
             start = file.tell()
             try:
@@ -358,7 +376,7 @@ class Replay(SourceRoutine):
                 if start != self.path.stat().st_size:
                     self._warn_of_break(start)
                 return
-            yield captured_ns, payload
+            yield _Message(captured_ns, payload, {})
 
     def _warn_of_break(self, at: int) -> None:
         self._logger.warning("the recording %s breaks off at byte %d; the rest is not sent", self.path, at)

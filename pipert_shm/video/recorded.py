@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipert_shm.data import FORMATS, MOST_ROWS, PLANAR, Format, Meta
 from pipert_shm.video.detection import DetectedFrame, Detections
 
 IMAGE_NAME = "sensor_msgs/msg/Image"
@@ -46,9 +47,10 @@ _ENCODINGS: dict[tuple[str, int], str] = {
     ("uint8", 4): "bgra8",
     ("uint16", 0): "mono16",
     ("uint16", 1): "16UC1",
+    ("uint16", 3): "bgr16",
     ("float32", 0): "32FC1",
 }
-_LAYOUTS = {name: layout for layout, name in _ENCODINGS.items()}
+_LAYOUTS = {name: layout for layout, name in _ENCODINGS.items()} | {"rgb8": ("uint8", 3), "rgb16": ("uint16", 3)}
 _KINDS = "biufcmM"  # kinds of NumPy's dtypes whose bytes say all
 
 
@@ -63,18 +65,38 @@ def _encoding_of(array: np.ndarray) -> str | None:
     return _ENCODINGS.get((array.dtype.name, 0 if array.ndim == 2 else array.shape[2]))
 
 
-def picture_data(picture: np.ndarray, log_time: int, origin: str) -> list[bytes | memoryview]:
+def picture_data(picture: np.ndarray, log_time: int, origin: str, format: Format | None = None) -> list[bytes | memoryview]:
     """Returns the picture as a `sensor_msgs/msg/Image` in CDR, in pieces. The last piece is the array's memory, if contiguous.
 
+    A planar one is `mono8`, its luma above its colours: the tools know no name for its format, and show it so.
+
     :param log_time: ns since the epoch.
+    :param format: of the picture.
     """
     body = bytearray(struct.pack("<iI", log_time // 10**9 % (1 << 31), log_time % 10**9))
     _put_text(body, origin)
     body += bytes(-len(body) % 4) + struct.pack("<II", *picture.shape[:2])
-    _put_text(body, _encoding_of(picture) or "")
+    encoding = _encoding_of(picture) or ""
+    _put_text(body, encoding.replace("bgr", "rgb") if format == "rgb" else encoding)
     body += b"\0"  # little-endian
     body += bytes(-len(body) % 4) + struct.pack("<II", picture.nbytes // picture.shape[0], picture.nbytes)
     return [LITTLE_ENDIAN + bytes(body), np.ascontiguousarray(picture).data.cast("B")]
+
+
+def format_told(meta: Meta) -> dict[str, str]:
+    """What a channel says of the format of its messages' frames."""
+    format, rows = meta.described
+    if format is None:
+        return {}
+    return {"format": format, "rows": str(rows)} if format in PLANAR else {"format": format}
+
+
+def describe(meta: Meta, told: dict[str, str]) -> None:
+    """Sets the format that a channel tells of. Any other text in its place, of another program, says nothing."""
+    rows = told.get("rows", "0")
+    for format in FORMATS:
+        if told.get("format") == format and rows.isdecimal() and len(rows) <= 10 and int(rows) <= MOST_ROWS:
+            meta.describe(format, int(rows))
 
 
 def _put_text(body: bytearray, text: str) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Collection
 
 import numpy as np
 
-from pipert_shm.data import FrameData
-from pipert_shm.display.pictures import Mosaic
+from pipert_shm.data import FrameData, Meta
+from pipert_shm.display.pictures import Mosaic, viewable
 from pipert_shm.errors import shown
 from pipert_shm.events import KILL_EVENT_NAME
 from pipert_shm.limits import check_port, is_count
 from pipert_shm.routine import DestinationRoutine
+from pipert_shm.video.formats import format_of
 from pipert_shm.video.image import frame_of
 from pipert_shm.video.opencv import VideoError, cv2
 from pipert_shm.web.addresses import check_address
@@ -32,6 +33,7 @@ class MjpegServer(DestinationRoutine):
     site is one of `origins`. Beyond this machine it needs a token.
 
     Frames of several cameras are shown in one picture, a tile each with its name, at most 1280 pixels wide, 30 times a second.
+    Frames of every format are shown; of 16 bits a channel, the upper 8.
 
     :param port: to listen on.
     :param host: address to listen on; without a token, a loopback address.
@@ -94,13 +96,13 @@ class MjpegServer(DestinationRoutine):
         """Shows one frame to the viewers.
 
         :raises VideoError: when OpenCV can't make a JPEG picture of it.
-        :raises ValueError: when there are several cameras and the frame is not (height, width[, 1, 3 or 4]) uint8.
+        :raises ValueError: when there are several cameras and the frame is no picture.
         """
         if not self._viewers.count:
             if self._mosaic is not None:
                 self._mosaic.note(self.meta.origin)
             return
-        picture = frame_of(data) if self._mosaic is None else self._mosaic.add(self.meta.origin, frame_of(data))
+        picture = _picture(data, self.meta, self._mosaic)
         if picture is None:
             return
         encoded, jpeg = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, self._quality))
@@ -112,6 +114,13 @@ class MjpegServer(DestinationRoutine):
         """Disconnects the viewers, and stops listening."""
         self._server.should_exit = True
         self._thread.join()
+
+
+def _picture(data: np.ndarray | FrameData, meta: Meta, mosaic: Mosaic | None) -> np.ndarray | None:
+    """What to show after a frame; None if it is soon enough to show it with the next one."""
+    frame = frame_of(data)
+    format = format_of(frame, meta)
+    return viewable(frame, format) if mosaic is None else mosaic.add(meta.origin, frame, format)
 
 
 def _listener(address: tuple[str, int]) -> socket.socket:
@@ -126,7 +135,8 @@ def _listener(address: tuple[str, int]) -> socket.socket:
 class Display(DestinationRoutine):
     """Shows frames in a window of OpenCV's. The key `q` or Esc kills the pipe.
 
-    Frames of several cameras are shown in one picture, a tile each with its name, at most 1280 pixels wide.
+    Frames of several cameras are shown in one picture, a tile each with its name, at most 1280 pixels wide. Frames of every
+    format are shown; of 16 bits a channel, the upper 8.
 
     :param title: of the window; the routine's name by default.
     :param mosaic: False shows each frame as it comes, for frames that a routine of yours has put together.
@@ -153,9 +163,9 @@ class Display(DestinationRoutine):
     def main_logic(self, data: np.ndarray | FrameData) -> None:
         """Shows one frame.
 
-        :raises ValueError: when there are several cameras and the frame is not (height, width[, 1, 3 or 4]) uint8.
+        :raises ValueError: when there are several cameras and the frame is no picture.
         """
-        picture = frame_of(data) if self._mosaic is None else self._mosaic.add(self.meta.origin, frame_of(data))
+        picture = _picture(data, self.meta, self._mosaic)
         if picture is not None:
             cv2.imshow(self._title, picture)
         if cv2.waitKey(1) & 0xFF in KEYS_TO_END:

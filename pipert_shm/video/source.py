@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Iterable
-from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pipert_shm.data import Format
 from pipert_shm.errors import EndOfStream, NoFreeSlot
-from pipert_shm.extras import to_install
-from pipert_shm.data import FORMATS, Format
+from pipert_shm.events import events
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_number
 from pipert_shm.routine import SourceRoutine
-from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_device, is_folder, shown
+from pipert_shm.video.capture import Capture, Source, is_device, is_folder, is_pipeline, shown
+from pipert_shm.video.decoding import Decoding, SkipFrame, SkipLoopFilter
 from pipert_shm.video.fit import Wanted
-from pipert_shm.video.formats import is_planar, shape_of
+from pipert_shm.video.formats import shape_of
 from pipert_shm.video.live import LiveReader
-from pipert_shm.video.opencv import VideoError, is_utf8
+from pipert_shm.video.opening import Backend, Opening, Transport
 from pipert_shm.video.timing import Playback, Thinning
 
-Backend = Literal["auto", "opencv", "pyav"]
-Transport = Literal["tcp", "udp"]
+if TYPE_CHECKING:
+    from pipert_shm.video.idle import Idling
 
 PATIENCE = 0.2
 """The longest wait for a frame in one call of `main_logic`, in seconds, so that the routine stops soon."""
 
 
 def _is_live(source: Source) -> bool:
-    return is_device(source) or ("://" in str(source) and not str(source).startswith("file://"))
+    if is_device(source) or is_pipeline(source):
+        return True
+    return "://" in str(source) and not str(source).startswith("file://")
 
 
 class VideoSource(SourceRoutine):
@@ -52,13 +53,15 @@ class VideoSource(SourceRoutine):
     stamp says that it should have come earlier, that time), its position in the video (`pts`, seconds), and where the camera or
     the file tells, when it was seen by their clock (`wall_clock`, seconds since the epoch).
 
-    Counters are `connected` (0 or 1), `reconnects`, and the frames that were `skipped` (also by `fps`), `late` and
-    `damaged`.
+    Counters are `connected` (0 or 1), `reconnects`, `idle` (0 or 1), and the frames that were `late`, `damaged` or `skipped`
+    (by `fps`, too, and those that were not decoded).
 
-    :param source: a file's path, a folder of images, a stream's URL, or a camera's number or device file.
+    :param source: a file's path, a folder of images, a stream's URL, a camera's number or device file, or a pipeline of
+        GStreamer's that ends in an appsink, such as `v4l2src ! video/x-raw,format=NV12 ! appsink`.
     :param backend: the decoder. `pyav` (the extra `pyav`) says why a stream can't be opened, and can take RTSP
-        by UDP, but copies each frame once.
-    :param live: whether the source is a live stream; None decides by the source. Give False for a URL of a file.
+        by UDP, but copies each frame once. `gstreamer`, which the system must have, can do both, too.
+    :param live: whether the source is a live stream; None decides by the source. Give False for a URL of a file. A pipeline
+        is live.
     :param loop: begins a file again when it ends.
     :param realtime: plays a file at its own speed.
     :param fps: the most frames a second to send; the others are skipped. A folder of images plays at this rate, or at 25.
@@ -67,6 +70,18 @@ class VideoSource(SourceRoutine):
     :param transport: `tcp` or `udp`, for RTSP. OpenCV takes TCP, or what OPENCV_FFMPEG_CAPTURE_OPTIONS says.
     :param reconnect: False makes a live stream that can't be opened an error, and ends the stream when it is lost.
     :param timeout: seconds of silence after which a URL counts as lost.
+    :param threads: of the decoder; by default as many as there are processors for a file, and those that delay nothing for a
+        live stream.
+    :param skip_frame: `noref` leaves out pictures that no other needs, where a stream has such (B-frames); `nokey` leaves out
+        all but key frames, at 0.06 of the cost.
+    :param skip_loop_filter: pictures of which the edges between blocks are not smoothed: `noref`, `nokey` or `all`, at about
+        0.9 of the cost. These, and those that build on them, are coarser until the next key frame.
+    :param low_delay: True makes the decoder give each picture at once. In a stream with B-frames they come out of order then.
+    :param hwaccel: hardware to decode with: `auto` for what there is, or FFmpeg's name, such as `cuda`, `vaapi` or `qsv`. What
+        can't be used is logged, and the CPU decodes.
+    :param idle: seconds. When nothing has moved in the picture for so long, only key frames are decoded and sent, until
+        something moves in one of them, or the event `ACTIVE` comes: `pipe.notify_event("ACTIVE", specific_routine="gate")`.
+        Then it goes on at once with all frames.
     :raises ValueError: when an option is out of range, or does not go with the others.
     :raises ImportError: when the backend is not installed; the error says what to install.
 
@@ -77,8 +92,9 @@ class VideoSource(SourceRoutine):
     A source belongs to one pipe. Only its own thread may call `main_logic`.
     """
 
-    counter_names = ("connected", "reconnects", "skipped", "late", "damaged")
+    counter_names = ("connected", "reconnects", "skipped", "late", "damaged", "idle")
 
+    # longer than 40 lines: the options take half of them
     def __init__(
         self,
         source: Source,
@@ -96,19 +112,32 @@ class VideoSource(SourceRoutine):
         transport: Transport = "tcp",
         reconnect: bool = True,
         timeout: float = 5.0,
+        threads: int | None = None,
+        skip_frame: SkipFrame | None = None,
+        skip_loop_filter: SkipLoopFilter | None = None,
+        low_delay: bool | None = None,
+        hwaccel: str | None = None,
+        idle: float | None = None,
     ) -> None:
         super().__init__(name)
         self.source = source
         self.live = _is_live(source) if live is None else live
-        _check(source, self.live, backend, loop, realtime, fps, transport, timeout)
-        self._wanted = _checked_wanted(format, bits, roi, size)
-        self._backend = backend
+        self._wanted = Wanted(format, bits, roi, size)
+        decoding = Decoding(threads, skip_frame, skip_loop_filter, low_delay, hwaccel, idle)
+        self._opening = Opening(source, self.live, backend, self._wanted, decoding, transport, timeout, fps)
+        self._opening.check()
+        if self.live and (loop or realtime):
+            what = "loop" if loop else "realtime"
+            raise ValueError(f"{what} is for files, and {shown(source)!r} is a live stream; live=False?")
+        if fps is not None and not (is_number(fps) and 0 < fps < float("inf")):
+            raise ValueError(f"fps must be positive, or None for all frames, not {fps!r}")
         self._loop = loop
         self._realtime = realtime
         self._fps = fps
-        self._transport = transport
         self._reconnect = reconnect
         self._timeout = timeout
+        self._idle = idle
+        self._idling: Idling | None = None
         self._capture: Capture | None = None
         self._reader: LiveReader | None = None
         self._reading_still: threading.Thread | None = None
@@ -122,7 +151,11 @@ class VideoSource(SourceRoutine):
 
         :raises VideoError: when a file, or a live stream with `reconnect=False`, can't be opened.
         """
-        self.counters["connected"] = 0
+        self.counters["connected"] = self.counters["idle"] = 0
+        if self._idle is not None:
+            from pipert_shm.video.idle import Idling  # heavy: it needs PyAV
+
+            self._idling = Idling(shown(self.source), self._idle)
         if not self.live:
             self._begin()
             return
@@ -144,7 +177,18 @@ class VideoSource(SourceRoutine):
         :raises EndOfStream: after the last frame.
         :raises VideoError: when the frame does not contain the wanted part.
         """
-        return self._read_live(self._reader) if self._reader is not None else self._read_file()
+        frame = self._read_live(self._reader) if self._reader is not None else self._read_file()
+        if self._idling is not None:
+            self.counters["idle"] = self._idling.idle
+        return frame
+
+    @events("ACTIVE")
+    def stay_active(self) -> None:
+        """Makes an idle stream go on with all frames at once, and for as long as if something had moved."""
+        if self._idling is None:
+            self._logger.info("it is always active, since it has no idle=")
+        else:
+            self._idling.wake()
 
     def cleanup(self) -> None:
         """Closes the video."""
@@ -159,69 +203,14 @@ class VideoSource(SourceRoutine):
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames | None:
         if not look:
             return None
-        capture = self._open()
+        capture = self._opening.open(self._logger)
         capture.close()
         info = capture.info
-        why = f"{info.width}x{info.height}, {self._wanted.format}: {shown(self.source)}"
+        why = f"{info.width}x{info.height}, {self._wanted.format.upper()}: {shown(self.source)}"
         return OwnFrames(math.prod(capture.shape) * self._wanted.dtype.itemsize, why) if info.width else None
 
-    def _open(self) -> Capture:
-        if is_folder(self.source):
-            return ImageFolder(self.source, self._wanted, fps=self._fps or 25.0)
-        if self._backend == "pyav" or (self._backend == "auto" and _prefers_pyav(self.source)) or not self._is_for_opencv():
-            return self._open_by_pyav()
-        capture = OpenCVCapture(self.source, self._wanted, timeout=self._timeout, live=self.live)
-        if not self._is_interlaced(capture):
-            return capture
-        capture.close()
-        if find_spec("av") is None:
-            raise VideoError(
-                shown(self.source),
-                f"{shown(self.source)!r} is interlaced, and OpenCV can't convert that; {to_install('pyav')}, which "
-                f"reads it, or convert it: ffmpeg -i IN -vf yadif OUT",
-            )
-        self._logger.info("%r is interlaced, which OpenCV can't convert: it is read by PyAV", shown(self.source))
-        return self._open_by_pyav()
-
-    def _is_for_opencv(self) -> bool:
-        """Whether OpenCV takes the source's name. A name that is not UTF-8 crashes it.
-
-        :raises VideoError: when it does not, and PyAV, which takes any name, is not installed.
-        """
-        if isinstance(self.source, int) or is_utf8(os.fspath(self.source)):
-            return True
-        if find_spec("av") is None or is_device(self.source):
-            raise VideoError(
-                shown(self.source),
-                f"the name {shown(self.source)!r} is not UTF-8, and OpenCV can't open such a file: rename it, or "
-                f"{to_install('pyav')}, which reads it",
-            )
-        self._logger.info("the name %r is not UTF-8, which OpenCV can't open: it is read by PyAV", shown(self.source))
-        return False
-
-    def _open_by_pyav(self) -> Capture:
-        from pipert_shm.video.pyav import PyAVCapture
-
-        assert not isinstance(self.source, int), "_check has seen to that"
-        return PyAVCapture(
-            self.source,
-            self._wanted,
-            timeout=self._timeout,
-            live=self.live,
-            transport=self._transport,
-            logger=self._logger,
-        )
-
-    def _is_interlaced(self, capture: OpenCVCapture) -> bool:
-        told = capture.interlaced
-        if told is not None or isinstance(self.source, int) or self.live or find_spec("av") is None:
-            return bool(told)
-        from pipert_shm.video.pyav import begins_interlaced
-
-        return begins_interlaced(self.source)
-
     def _connect(self) -> Capture:
-        capture = self._open()
+        capture = self._opening.open(self._logger, self._nobody_waits, self._idling)
         if capture.info.frames and str(self.source).startswith("http"):
             self._logger.warning(
                 "%r has an end (after %d frames), but is read as a live stream: give live=False to get every frame",
@@ -229,6 +218,9 @@ class VideoSource(SourceRoutine):
                 capture.info.frames,
             )
         return capture
+
+    def _nobody_waits(self, at: float) -> bool:
+        return self._reader is not None and not self._reader.is_awaited
 
     # ---- live streams ----------------------------------------------------------------------------
 
@@ -255,12 +247,12 @@ class VideoSource(SourceRoutine):
     def _begin(self) -> None:
         if self._capture is not None:
             self._capture.close()
-        self._capture = self._open()
+        self._thinning = thinning = None if self._fps is None or is_folder(self.source) else Thinning(self._fps)
+        self._capture = self._opening.open(self._logger, None if thinning is None else thinning.passes_over, self._idling)
         self.counters["connected"] = 1
-        self._thinning = None if self._fps is None or is_folder(self.source) else Thinning(self._fps)
         self._playback = Playback() if self._realtime else None
         self._read = 0
-        self._damaged = 0
+        self._damaged = self._left_out = 0
         self._in_hand = False
 
     def _read_file(self) -> np.ndarray | None:
@@ -296,7 +288,9 @@ class VideoSource(SourceRoutine):
             damaged, self._damaged = capture.damaged - self._damaged, capture.damaged
             if damaged:
                 self._note_damage(damaged)
-            self._read += 1 + damaged
+            left_out, self._left_out = capture.left_out - self._left_out, capture.left_out
+            self.counters["skipped"] += left_out
+            self._read += 1 + damaged + left_out
             if self._thinning is None or self._thinning.takes(capture.pts):
                 return True
             self.counters["skipped"] += 1
@@ -318,57 +312,6 @@ class VideoSource(SourceRoutine):
         if not self._loop or not self._read:
             raise EndOfStream
         self._begin()
-
-
-def _check(
-    source: Source,
-    live: bool,
-    backend: str,
-    loop: bool,
-    realtime: bool,
-    fps: float | None,
-    transport: str,
-    timeout: float,
-) -> None:
-    """:raises ValueError: when an option is out of range, or does not go with the others."""
-    text = "" if isinstance(source, int) else os.fspath(source)
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend must be one of {get_args(Backend)}, not {backend!r}")
-    if backend == "pyav":
-        if is_device(source):
-            raise ValueError(f"a camera ({source}) is read by OpenCV: leave backend='pyav' away")
-        import pipert_shm.video.pyav  # noqa: F401  (a missing package is an error now)
-    if live and (loop or realtime):
-        raise ValueError(f"{'loop' if loop else 'realtime'} is for files, and {shown(source)!r} is a live stream; live=False?")
-    if fps is not None and not (is_number(fps) and 0 < fps < float("inf")):
-        raise ValueError(f"fps must be positive, or None for all frames, not {fps!r}")
-    if transport not in get_args(Transport):
-        raise ValueError(f"transport must be one of {get_args(Transport)}, not {transport!r}")
-    if transport != "tcp" and not (backend == "pyav" and text.startswith(("rtsp://", "rtsps://"))):
-        raise ValueError(f"transport={transport!r} is for an rtsp:// URL with backend='pyav'")
-    if not 0 < timeout < 3600:
-        raise ValueError(f"timeout must be more than 0 and less than 3600 seconds, not {timeout}")
-
-
-def _checked_wanted(format: Format, bits: int, roi: tuple[int, int, int, int] | None, size: tuple[int, int] | None) -> Wanted:
-    """:raises ValueError: when an option is out of range, or does not go with the others."""
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
-    if bits not in (8, 16) or (bits == 16 and is_planar(format)):
-        raise ValueError(f"bits must be 8, or 16 with format 'bgr', 'rgb' or 'gray', not {bits!r} with {format!r}")
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size must be (width, height), at least (1, 1), not {size}")
-    if roi is not None and (len(roi) != 4 or min(roi) < 0 or min(roi[2:]) < 1):
-        raise ValueError(f"roi must be (left, top, width, height), at least (0, 0, 1, 1), not {roi}")
-    for name, numbers in ("size", size), ("roi", roi):
-        if is_planar(format) and any(number % 2 for number in numbers or ()):
-            raise ValueError(f"{name} must have even numbers with format {format!r}, not {numbers}")
-    return Wanted(format, bits, roi and (roi[0], roi[1], roi[2], roi[3]), size and (size[0], size[1]))
-
-
-def _prefers_pyav(source: Source) -> bool:
-    """Whether PyAV reads a source better than OpenCV, and is there. The table in docs/performance.md shows why."""
-    return not is_device(source) and find_spec("av") is not None
 
 
 def video_sources(sources: Iterable[Source], name: str = "camera", **options: Any) -> list[VideoSource]:

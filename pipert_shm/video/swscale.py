@@ -1,7 +1,7 @@
-"""Converts PyAV's frames straight into arrays in shared memory: the part, the size and the format in one pass of libswscale.
+"""Converts PyAV's frames straight into arrays in shared memory: the part, the size and the format in one pass.
 
-PyAV itself can't write into memory that it is given, so the libswscale that it has loaded is called by cffi. The GIL is released
-meanwhile.
+PyAV itself can't write into memory that it is given, so the libswscale that it has loaded is called by cffi, which releases the
+GIL meanwhile.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any
 import av
 import cffi
 import numpy as np
+from av.video.reformatter import ColorRange
 
 from pipert_shm.video.fit import Wanted
-from pipert_shm.video.formats import is_planar, planes, size_of
+from pipert_shm.video.formats import is_planar, planes
 from pipert_shm.video.opencv import VideoError
 
 AREA, BICUBIC = 0x20, 4  # libswscale's ways, the best to shrink, and to enlarge
 SAFE = 32
-"""Pixels of which a row must be a multiple for libswscale to write into it: it writes blocks, and past the end of other rows."""
+"""Pixels of which a row must be a multiple for libswscale to write into it: it writes blocks, past the end of other rows."""
 
 _PLAIN = re.compile(r"yuvj?4\d\dp(\d\d(le)?)?|nv12|nv21|gray(\d\d(le)?)?|rgb24|bgr24")
 """Formats of which a part begins where the numbers of their components say."""
@@ -56,7 +57,7 @@ def _library(name: str) -> Any:
 
 @cache
 def _number_of(pixel_format: str) -> int:
-    """libswscale's number of a format."""
+    """The number that libswscale has for a format."""
     return int(_library("libavutil").av_get_pix_fmt(pixel_format.encode()))
 
 
@@ -72,40 +73,58 @@ class Scaler:
         self._name = name
         self._wanted = wanted
         self._logger = logger
-        self._key: tuple[object, ...] = ()
-        self._context: Any = None
+        self._kind: tuple[object, ...] = ()
+        self._shape: tuple[int, ...] = ()
+        self._step: _Step | None = None
+        self._turns = 0
 
     def shape(self, frame: av.VideoFrame) -> tuple[int, ...]:
         """Shape of the array for a frame.
 
         :raises VideoError: when the frame does not contain the wanted part.
         """
-        size = (frame.height, frame.width) if _turns(frame) % 2 else (frame.width, frame.height)
-        return self._wanted.shape(self._name, *size)
+        kind = frame.width, frame.height, frame.format.name, frame.color_range, frame.rotation
+        if kind != self._kind:
+            self.close()
+            self._turns = round(frame.rotation / 90) % 4
+            size = (frame.height, frame.width) if self._turns % 2 else (frame.width, frame.height)
+            self._shape = self._wanted.shape(self._name, *size)
+            self._kind = kind
+        return self._shape
 
     def fill(self, frame: av.VideoFrame, out: np.ndarray | None) -> np.ndarray:
         """Returns what is wanted of the frame, in `out` if that has the right shape and dtype, else in a new array.
 
         :raises VideoError: when the frame does not contain the wanted part, or has no 16 bits where these are wanted.
         """
+        wanted, shape = self._wanted, self.shape(frame)
+        if out is None or out.shape != shape or out.dtype != wanted.dtype:
+            out = np.empty(shape, wanted.dtype)
+        if self._step is None:
+            self._step = self._begin(frame)
+        if self._step.part_is_wanted:
+            self._step.run(frame, out)
+            return out
+        whole = np.empty((frame.height, frame.width, 3), wanted.dtype)
+        self._step.run(frame, whole)
+        return wanted.fill(self._name, np.rot90(whole, self._turns), out)
+
+    def _begin(self, frame: av.VideoFrame) -> _Step:
+        """The step for frames of this kind. Of those that must be turned, and of a part that begins between two colours, it
+        makes the whole picture, in BGR.
+        """
         wanted = self._wanted
-        shape = self.shape(frame)
         self._check_bits(frame)
-        result = np.empty(shape, wanted.dtype) if out is None or out.shape != shape or out.dtype != wanted.dtype else out
-        turns = _turns(frame)
-        left, top, width, height = (0, 0, 0, 0) if turns else wanted.part_of(self._name, frame.width, frame.height)
-        if turns or not _begins_at(frame, left, top):
-            whole = np.empty((frame.height, frame.width, 3), wanted.dtype)
-            self._convert(frame, (0, 0, frame.width, frame.height), _target(frame, "bgr", wanted.bits), "bgr", whole)
-            return wanted.fill(self._name, np.rot90(whole, turns), result)
-        self._convert(frame, (left, top, width, height), _target(frame, wanted.format, wanted.bits), wanted.format, result)
-        return result
+        part = None if self._turns else wanted.part_of(self._name, frame.width, frame.height)
+        if part is None or not _begins_at(frame, *part[:2]):
+            return _Step(self._name, frame, None, Wanted("bgr", wanted.bits))
+        return _Step(self._name, frame, part, wanted)
 
     def close(self) -> None:
         """Frees what libswscale has."""
-        if self._context is not None:
-            _library("libswscale").sws_freeContext(self._context)
-            self._context, self._key = None, ()
+        step, self._step, self._kind = self._step, None, ()
+        if step is not None:
+            step.close()
 
     def _check_bits(self, frame: av.VideoFrame) -> None:
         bits = max(component.bits for component in frame.format.components)
@@ -115,49 +134,70 @@ class Scaler:
             self._logger.warning("%r has %d bits a pixel, of which the upper 8 are kept: bits=16 keeps all", self._name, bits)
             self._logger = None
 
-    def _convert(
-        self, frame: av.VideoFrame, part: tuple[int, int, int, int], target: str, format: str, out: np.ndarray
-    ) -> None:
-        left, top, width, height = part
-        to_width, to_height = size_of(out, format)
-        if (width, height) == (to_width, to_height):  # an odd size would be scaled, at three times the cost and not as exactly
+
+class _Step:
+    """One pass of libswscale over frames of one kind.
+
+    :param frame: one of them.
+    :param part: left, top, width and height of the part; None for the whole picture.
+    :raises VideoError: when libswscale can't do it.
+    """
+
+    def __init__(self, name: str, frame: av.VideoFrame, part: tuple[int, int, int, int] | None, wanted: Wanted) -> None:
+        self.part_is_wanted = part is not None
+        left, top, width, height = part or (0, 0, frame.width, frame.height)
+        to_width, to_height = wanted.size or (width, height)
+        if wanted.size is None or wanted.size == (width, height):
+            # An odd size would be scaled, at three times the cost and not as exactly.
             to_width = width = min(width + width % 2, frame.width - left)
             to_height = height = min(height + height % 2, frame.height - top)
-        parts = planes(out, format) if is_planar(format) else (out,)
-        direct = out.flags.c_contiguous and len(parts[0]) == to_height and all(each.shape[1] % SAFE == 0 for each in parts)
+        self._format = wanted.format
+        self._size = to_width, to_height
+        self._height = height
+        self._begins = _begins(frame, left, top)
+        self._what = f"frames of {name!r} ({frame.format.name}, {frame.width}x{frame.height}) to {_target(frame, wanted)}"
+        self._name = name
+        self._context = self._opened(frame, (width, height), _target(frame, wanted))
+        self._scale = _library("libswscale").sws_scale
+        self._sources, self._source_lines = _ffi.new("uint8_t *[4]"), _ffi.new("int[4]")
+        self._targets, self._target_lines = _ffi.new("uint8_t *[4]"), _ffi.new("int[4]")
+
+    def run(self, frame: av.VideoFrame, out: np.ndarray) -> None:
+        """Fills an array.
+
+        :raises VideoError: when libswscale can't do it.
+        """
+        parts = planes(out, self._format) if is_planar(self._format) else (out,)
+        direct = out.flags.c_contiguous and len(parts[0]) == self._size[1] and all(each.shape[1] % SAFE == 0 for each in parts)
         rooms = parts if direct else [_room(each) for each in parts]
-        swscale, context = _library("libswscale"), self._context_for(frame, (width, height), (to_width, to_height), target)
-        sources = _ffi.new("uint8_t *[4]", _begins(frame, left, top))
-        lines = _ffi.new("int[4]", [plane.line_size for plane in frame.planes])
-        targets = _ffi.new("uint8_t *[4]", [_ffi.cast("uint8_t *", each.__array_interface__["data"][0]) for each in rooms])
+        for place, (plane, (row, byte)) in enumerate(zip(frame.planes, self._begins, strict=True)):
+            self._source_lines[place] = plane.line_size
+            self._sources[place] = _ffi.cast("uint8_t *", plane.buffer_ptr + row * plane.line_size + byte)
+        for place, room in enumerate(rooms):
+            self._target_lines[place] = room.strides[0]
+            self._targets[place] = _ffi.cast("uint8_t *", room.__array_interface__["data"][0])
         if (
-            swscale.sws_scale(
-                context, sources, lines, 0, height, targets, _ffi.new("int[4]", [each.strides[0] for each in rooms])
-            )
+            self._scale(self._context, self._sources, self._source_lines, 0, self._height, self._targets, self._target_lines)
             <= 0
         ):
-            raise self._cannot(frame, target)
+            raise self._failed()
         if not direct:
             for each, room in zip(parts, rooms, strict=True):
                 np.copyto(each, room[: len(each), : each.shape[1]])
 
-    def _context_for(self, frame: av.VideoFrame, size: tuple[int, int], to_size: tuple[int, int], target: str) -> Any:
-        source, full = frame.format.name, frame.color_range == av.video.reformatter.ColorRange.JPEG
-        key = source, full, size, target, to_size
-        if key == self._key:
-            return self._context
-        self.close()
-        shrinks = size[0] >= to_size[0] and size[1] >= to_size[1]
+    def _opened(self, frame: av.VideoFrame, size: tuple[int, int], target: str) -> Any:
+        source, full = frame.format.name, frame.color_range == ColorRange.JPEG
+        shrinks = size != self._size and size[0] >= self._size[0] and size[1] >= self._size[1]
         options = {
             "srcw": size[0],
             "srch": size[1],
             "src_format": _number_of(source.replace("yuvj", "yuv")),
             "src_range": full or source.startswith(("yuvj", "gray")),
-            "dstw": to_size[0],
-            "dsth": to_size[1],
+            "dstw": self._size[0],
+            "dsth": self._size[1],
             "dst_format": _number_of(target),
             "dst_range": target.startswith("gray"),
-            "sws_flags": AREA if shrinks and size != to_size else BICUBIC,
+            "sws_flags": AREA if shrinks else BICUBIC,
         }
         swscale, avutil = _library("libswscale"), _library("libavutil")
         context = swscale.sws_alloc_context()
@@ -168,28 +208,23 @@ class Scaler:
                 )
         if swscale.sws_init_context(context, _ffi.NULL, _ffi.NULL) < 0:
             swscale.sws_freeContext(context)
-            raise self._cannot(frame, target)
-        self._context, self._key = context, key
+            raise self._failed()
         return context
 
-    def _cannot(self, frame: av.VideoFrame, target: str) -> VideoError:
-        return VideoError(
-            self._name,
-            f"libswscale can't convert frames of {self._name!r}, {frame.width}x{frame.height} in {frame.format.name}, to {target}",
-        )
+    def _failed(self) -> VideoError:
+        return VideoError(self._name, f"libswscale can't convert {self._what}")
+
+    def close(self) -> None:
+        """Frees what libswscale has."""
+        _library("libswscale").sws_freeContext(self._context)
 
 
-def _turns(frame: av.VideoFrame) -> int:
-    """How many quarter turns to the left the frame needs."""
-    return round(frame.rotation / 90) % 4
-
-
-def _target(frame: av.VideoFrame, format: str, bits: int) -> str:
+def _target(frame: av.VideoFrame, wanted: Wanted) -> str:
     """FFmpeg's name of what a frame is converted to. A grey frame keeps its values: 10 bits stay 10."""
-    if bits == 8:
-        return {"bgr": "bgr24", "rgb": "rgb24", "i420": "yuv420p"}.get(format, format)
-    if format != "gray":
-        return f"{format}48le"
+    if wanted.bits == 8:
+        return {"bgr": "bgr24", "rgb": "rgb24", "i420": "yuv420p"}.get(wanted.format, wanted.format)
+    if wanted.format != "gray":
+        return f"{wanted.format}48le"
     source: str = frame.format.name
     return source.replace("be", "le") if source.startswith("gray") else "gray16le"
 
@@ -205,15 +240,14 @@ def _begins_at(frame: av.VideoFrame, left: int, top: int) -> bool:
     return (left, top) == (0, 0) or (left % across == 0 == top % down and _PLAIN.fullmatch(frame.format.name) is not None)
 
 
-def _begins(frame: av.VideoFrame, left: int, top: int) -> list[Any]:
-    """Where a part begins in each plane."""
+def _begins(frame: av.VideoFrame, left: int, top: int) -> list[tuple[int, int]]:
+    """Where a part begins in each plane: after so many rows, and bytes of a row."""
     across, down = _subsampling(frame)
     found = []
-    for place, plane in enumerate(frame.planes):
-        components = [each for each in frame.format.components if each.plane == place]
+    for place in range(len(frame.planes)):
+        step = sum((each.bits + 7) // 8 for each in frame.format.components if each.plane == place)
         x, y = (left // across, top // down) if place else (left, top)
-        step = sum((each.bits + 7) // 8 for each in components)
-        found.append(_ffi.cast("uint8_t *", plane.buffer_ptr + y * plane.line_size + x * step))
+        found.append((y, x * step))
     return found
 
 

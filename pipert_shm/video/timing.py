@@ -86,6 +86,10 @@ class Thinning:
         self._next = (self._next if pts - self._next < self._gap else pts) + self._gap
         return True
 
+    def passes_over(self, pts: float) -> bool:
+        """Whether it will not take the frame at this position, whichever frames come before it."""
+        return pts < self._next - 1e-6
+
 
 class Timeline:
     """Positions for the frames of a stream in a video that is written, so that it plays as fast as the stream did.

@@ -12,12 +12,13 @@ from typing import get_args
 
 import numpy as np
 
-from pipert_shm.data import FrameData
+from pipert_shm.data import Format, FrameData
 from pipert_shm.errors import describe, shown
 from pipert_shm.extras import to_install
 from pipert_shm.limits import is_number
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.files import ROOM, has_room, moved, set_aside
+from pipert_shm.video.formats import format_of, is_planar, size_of, to_bgr
 from pipert_shm.video.image import as_bgr, frame_of
 from pipert_shm.video.movie import Codec, Movie, default_codec, open_movie
 from pipert_shm.video.opencv import VideoError, cv2, is_utf8
@@ -34,8 +35,9 @@ FASTEST_FPS = 1000.0
 class VideoWriter(DestinationRoutine):
     """Writes frames, which come as arrays or in a `FrameData`, to a video file.
 
-    Frames are (height, width[, channels]) uint8: grey, BGR or BGRA. Others are errors, which say how to convert them. The video
-    has the size of the first frame; frames of another size are scaled.
+    Frames are of any format with 8 bits a channel, or BGRA. Others are errors, which say how to convert them. With PyAV,
+    planar frames go to the encoder as they are, which costs less. The video has the size of the first frame; frames of another
+    size are scaled.
 
     A frame's place in the video is its `meta.pts`. So a live stream plays at its own speed, however many frames were skipped. A
     frame without `pts`, or after a jump of the time stamps, comes `1 / fps` after the one before. (Without PyAV, OpenCV repeats
@@ -97,13 +99,16 @@ class VideoWriter(DestinationRoutine):
             self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def main_logic(self, data: np.ndarray | FrameData) -> None:
-        """Writes one frame: (height, width), or with 1, 3 (BGR) or 4 (BGRA) channels, uint8.
+        """Writes one frame: planar, or (height, width), or with 1, 3 (BGR or RGB) or 4 (BGRA) channels, uint8.
 
         :raises TypeError: when the payload is not a frame.
         :raises VideoError: when the array is of another kind, or the video can't be written.
         """
-        frame = as_bgr(frame_of(data), str(self.path))
-        self._film_of(self.meta.origin).write(frame, self.meta.pts)
+        frame = frame_of(data)
+        format = format_of(frame, self.meta)
+        if not is_planar(format):
+            frame, format = as_bgr(frame, str(self.path), format), "bgr"
+        self._film_of(self.meta.origin).write(frame, format, self.meta.pts)
 
     def _film_of(self, origin: str) -> _Film:
         film = self._films.get(origin)
@@ -163,19 +168,20 @@ class _Film:
         self._look_at = 0.0  # time of the next look at the room on the disk
         self._fitted: set[tuple[int, int]] = set()  # sizes that were warned of
 
-    def write(self, frame: np.ndarray, pts: float | None) -> None:
-        """Writes a frame, (height, width, 3) uint8, BGR.
+    def write(self, frame: np.ndarray, format: Format, pts: float | None) -> None:
+        """Writes a frame.
 
+        :param format: of the frame: BGR, or planar.
         :raises VideoError: when that fails. The file is ended, so that all that was written before can be played.
         """
-        size = frame.shape[1], frame.shape[0]
+        size = size_of(frame, format)
         self._check_room(size)
         if self._movie is None:
             self._movie = self._open(size)
             self._timeline = Timeline(self._fps)
         movie = self._movie
         try:
-            movie.write(self._fit(frame, movie.size), self._timeline.place(pts))
+            movie.write(*self._fit(frame, format, movie.size), self._timeline.place(pts))
         except Exception as error:
             raise self._abandon(error, size) from error
         self._failure = None
@@ -202,16 +208,17 @@ class _Film:
         self._begun = True
         return movie
 
-    def _fit(self, frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Returns the frame at the size of the video. Encoders take even sizes: a pixel too many is cut off."""
-        height, width = frame.shape[:2]
+    def _fit(self, frame: np.ndarray, format: Format, size: tuple[int, int]) -> tuple[np.ndarray, Format]:
+        """Returns the frame at the size of the video, and its format. Encoders take even sizes: a pixel too many is cut off."""
+        width, height = size_of(frame, format)
         if (width & ~1, height & ~1) == size:
-            return np.ascontiguousarray(frame[: size[1], : size[0]])
+            whole = frame if is_planar(format) else frame[: size[1], : size[0]]
+            return np.ascontiguousarray(whole), format
         if (width, height) not in self._fitted and min(width, height) > 1 and len(self._fitted) < MOST_SIZES:
             self._fitted.add((width, height))
             more = "; sizes that come after it are not told of" if len(self._fitted) == MOST_SIZES else ""
             self._logger.warning("frames of %dx%d are fitted into %s, which has %dx%d%s", width, height, self.path, *size, more)
-        return cv2.resize(frame, size)
+        return cv2.resize(to_bgr(frame, format), size), "bgr"  # the video's size may be odd
 
     def _abandon(self, error: Exception, size: tuple[int, int]) -> VideoError:
         """Ends the file after its last whole piece, and returns the error to raise."""

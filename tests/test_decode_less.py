@@ -1,0 +1,241 @@
+"""What need not be decoded is not: pictures that nobody wants, and all but key frames while nothing moves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipert_shm import Pipe, VideoSource
+from pipert_shm.video.capture import Capture
+from pipert_shm.video.decoding import Decoding
+from pipert_shm.video.hardware import accelerator
+from pipert_shm.video.idle import Idling
+from pipert_shm.video.pyav import PyAVCapture
+from pipert_shm.video.skipping import Need, Needs
+from routines import Record, chain, received
+from test_video_files import play
+from waiting import eventually
+
+FPS, GOP, COUNT = 25, 25, 200
+WIDTH, HEIGHT = 320, 192
+
+
+def still(number: int) -> bool:
+    """Nothing moves in the first half."""
+    return number < COUNT // 2
+
+
+def encode(path: Path, codec: str = "libx264", bframes: int = 0, moves: Callable[[int], bool] = lambda _: True) -> Path:
+    """A square that moves when it is said to; a key frame each second."""
+    place = 0
+    with av.open(str(path), "w") as container:
+        options = {"bf": str(bframes), "preset": "veryfast", "sc_threshold": "0"}
+        if codec == "libx265":
+            options = {"preset": "ultrafast", "x265-params": f"log-level=none:bframes={bframes}:scenecut=0"}
+        stream = container.add_stream(codec, rate=FPS, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.gop_size = GOP
+        for number in range(COUNT):
+            place += 4 * moves(number)
+            picture = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
+            picture[60:120, 20 + place % 200 : 80 + place % 200] = 220
+            frame = av.VideoFrame.from_ndarray(picture, "bgr24")
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("libx264", 0, "mp4"), ("libx264", 3, "mp4"), ("libx264", 3, "ts"), ("libx264", 3, "mkv"), ("libx265", 3, "mp4")],
+    ids=lambda each: "-".join(map(str, each)),
+)
+def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    codec, bframes, suffix = request.param
+    return encode(tmp_path_factory.mktemp("videos") / f"a.{suffix}", codec, bframes)
+
+
+def keys_of(path: Path) -> list[int]:
+    """Numbers of the key frames."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.is_keyframe]
+        start = stream.start_time or 0
+        return [round(float(((packet.pts or 0) - start) * packet.time_base) * FPS) for packet in packets]
+
+
+def numbered(capture: Capture) -> dict[int, bytes]:
+    """All pictures by number, in order."""
+    found: dict[int, bytes] = {}
+    while capture.grab():
+        assert capture.pts is not None
+        number = round(capture.pts * FPS)
+        assert number not in found, "a picture came twice"
+        assert not found or number > max(found), "a picture came out of order"
+        picture = capture.retrieve(None)
+        assert picture is not None
+        found[number] = picture.tobytes()
+    capture.close()
+    return found
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_key_frames_come_at_once_and_are_the_same(video: Path, live: bool) -> None:
+    whole, capture = numbered(PyAVCapture(video)), PyAVCapture(video, live=live, decoding=Decoding(skip_frame="nokey"))
+    assert capture.grab()
+    came = capture.left_out
+    keys = {round((capture.pts or 0) * FPS): capture.retrieve(None).tobytes(), **numbered(capture)}
+    assert came == 0, "the first comes before the decoder is given another packet"
+    assert list(keys) == keys_of(video)
+    assert all(whole[number] == picture for number, picture in keys.items())
+    assert capture.left_out == COUNT - len(keys)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_pictures_that_no_other_needs_are_left_out_and_the_others_stay_the_same(video: Path, live: bool) -> None:
+    whole, capture = numbered(PyAVCapture(video)), PyAVCapture(video, live=live, decoding=Decoding(skip_frame="noref"))
+    needed = numbered(capture)
+    assert all(whole[number] == picture for number, picture in needed.items())
+    assert len(needed) + capture.left_out == COUNT
+    with av.open(str(video)) as container:
+        stream = container.streams.video[0]
+        needs = Needs(stream)
+        spare = sum(needs.of(packet) is Need.SPARE for packet in container.demux(stream) if packet.size)
+    assert capture.left_out == spare
+
+
+def test_a_rate_leaves_out_what_it_does_not_take(tmp_path: Path) -> None:
+    """The frames of `fps` are those that Thinning takes of all; the decoder saves what no other picture needs."""
+    path = encode(tmp_path / "b.mp4", bframes=3)
+    source = VideoSource(path, fps=5)
+    frames = play(source)
+    assert [round((pts or 0) * FPS) for _, pts in frames] == list(range(0, COUNT, 5))
+    whole = dict(enumerate(frame.tobytes() for frame, _ in play(VideoSource(path))))
+    assert all(whole[round((pts or 0) * FPS)] == frame.tobytes() for frame, pts in frames)
+    assert source.counters["skipped"] == COUNT - len(frames)
+    capture = PyAVCapture(path, needless=lambda at: round(at * FPS) % 5 != 0)
+    assert len(numbered(capture)) == COUNT - capture.left_out
+    assert capture.left_out > 20
+
+
+def test_of_a_live_stream_what_nobody_waits_for_is_not_decoded(tmp_path: Path) -> None:
+    source = VideoSource(encode(tmp_path / "b.mp4", bframes=3), live=True, reconnect=False)
+    source.setup()
+    reader = source._reader
+    assert reader is not None
+    reader._thread.join()  # it reads on while nobody asks it for a frame
+    whole = numbered(PyAVCapture(tmp_path / "b.mp4", needless=lambda at: True))
+    assert len(whole) < COUNT
+    decoded = COUNT - source.counters["skipped"] - source.counters["late"]
+    assert decoded == 0
+    assert reader._grabbed == len(whole)
+    source.cleanup()
+
+
+# ---- idle streams ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bframes", [0, 3])
+def test_an_idle_stream_gives_key_frames_until_something_moves(tmp_path: Path, bframes: int) -> None:
+    path = encode(tmp_path / "a.mp4", bframes=bframes, moves=lambda number: not still(number))
+    whole = numbered(PyAVCapture(path))
+    given = numbered(PyAVCapture(path, idling=Idling("a", 1.0)))
+    assert all(whole[number] == picture for number, picture in given.items())
+    idle_from = next(number for number in range(GOP, COUNT) if number not in given)
+    assert GOP < idle_from <= 2 * GOP + 3, "after a second without motion, with the next key frame"
+    awake_from = min(number for number in given if number > idle_from and number % GOP and number + 1 in given)
+    assert [number for number in given if idle_from <= number < awake_from] == [
+        number for number in keys_of(path) if idle_from <= number < awake_from
+    ]
+    moved = COUNT // 2
+    assert moved <= awake_from <= moved + GOP + 1, "with the first key frame in which something has moved"
+    assert all(number in given for number in range(awake_from, COUNT)), "and from then on all"
+
+
+def test_an_idle_stream_that_is_woken_goes_on_with_the_next_picture(tmp_path: Path) -> None:
+    """It decodes what it has kept since the last key frame."""
+    path = encode(tmp_path / "a.mp4", moves=lambda _: False)
+    whole = numbered(PyAVCapture(path))
+    asked: list[float] = []
+
+    class Woken(Idling):
+        def is_idle(self, now: float) -> bool:
+            asked.append(now)
+            if round(now * FPS) == 110:
+                self.wake()
+            return super().is_idle(now)
+
+    given = numbered(PyAVCapture(path, idling=Woken("a", 1.0)))
+    assert all(whole[number] == picture for number, picture in given.items())
+    assert {101, 105, 110, 111, 120} <= given.keys(), "100 is a key frame, and was given"
+    assert not given.keys() & {90, 99, 160, 170}, "and a second later it is idle again"
+    assert len(asked) == COUNT
+
+
+def test_in_a_pipe_an_event_wakes_it(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", moves=lambda _: False)
+    source = VideoSource(path, "camera", idle=0.5, realtime=True, loop=True)
+    with Pipe() as pipe:
+        chain(pipe, source, Record("record", tmp_path / "got"))
+        pipe.build()
+        pipe.notify_event("start")
+
+        def camera(name: str) -> int:
+            return pipe.statistics().routines["camera"].counters[name]
+
+        eventually(lambda: camera("idle") == 1, "it is idle")
+        eventually(lambda: camera("skipped") > 10, "frames that are left out")
+        pipe.notify_event("ACTIVE", specific_routine="camera")
+        eventually(lambda: camera("idle") == 0, "it is awake")
+        eventually(lambda: camera("idle") == 1, "it is idle again")
+        pipe.join(to_kill=True)
+    assert len(received(tmp_path / "got")) > 10
+
+
+def test_a_camera_without_idle_says_that_it_is_always_active(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        VideoSource(encode(tmp_path / "a.mp4")).stay_active()
+    assert "it is always active, since it has no idle=" in caplog.text
+
+
+# ---- options of the decoder --------------------------------------------------------------------------
+
+
+def test_options_reach_the_decoder(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4")
+    whole = numbered(PyAVCapture(path))
+    smooth = numbered(PyAVCapture(path, decoding=Decoding(skip_loop_filter="all")))
+    assert smooth.keys() == whole.keys()
+    assert smooth != whole, "edges between blocks are not smoothed"
+    assert numbered(PyAVCapture(path, decoding=Decoding(threads=1, low_delay=True))) == whole
+
+
+def test_hardware_that_is_not_there_is_told_of(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("camera")
+    monkeypatch.setattr("pipert_shm.video.hardware.hwdevices_available", lambda: ["cuda", "vulkan"])
+    monkeypatch.setattr("pipert_shm.video.hardware._why_not", lambda kind: f"no {kind}" if kind != "vulkan" else None)
+    with caplog.at_level("INFO"):
+        assert accelerator(None, "gate", logger) is None
+        assert not caplog.records
+        assert accelerator("auto", "gate", logger) is not None
+        assert accelerator("cuda", "gate", logger) is None
+        assert accelerator("nonsense", "gate", logger) is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "'gate' is decoded by vulkan",
+        "'gate' is decoded by the CPU, since hwaccel='cuda' can't be used: no cuda",
+        "'gate' is decoded by the CPU, since hwaccel='nonsense' can't be used: this PyAV knows cuda, vulkan only",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["auto", "cuda", "vaapi", "nonsense"])
+def test_without_a_device_the_cpu_decodes(tmp_path: Path, kind: str) -> None:
+    """On a machine that has one, it decodes."""
+    assert len(play(VideoSource(encode(tmp_path / "a.mp4"), hwaccel=kind))) == COUNT
