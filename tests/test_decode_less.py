@@ -126,6 +126,20 @@ def test_a_rate_leaves_out_what_it_does_not_take(tmp_path: Path) -> None:
     assert capture.left_out > 20
 
 
+def test_of_a_live_stream_what_nobody_waits_for_is_not_decoded(tmp_path: Path) -> None:
+    source = VideoSource(encode(tmp_path / "b.mp4", bframes=3), live=True, reconnect=False)
+    source.setup()
+    reader = source._reader
+    assert reader is not None
+    reader._thread.join()  # it reads on while nobody asks it for a frame
+    whole = numbered(PyAVCapture(tmp_path / "b.mp4", needless=lambda at: True))
+    assert len(whole) < COUNT
+    decoded = COUNT - source.counters["skipped"] - source.counters["late"]
+    assert decoded == 0
+    assert reader._grabbed == len(whole)
+    source.cleanup()
+
+
 # ---- idle streams ------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ class Scripted:
     came_ns: int | None = None
     waited: float | None = 1.0
     wall_clock: float | None = None
-    damaged = 0
+    damaged = left_out = 0
 
     def __init__(self, edge: int = 4) -> None:
         self.info = VideoInfo(edge, edge, 25.0, 0)

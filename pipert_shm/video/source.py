@@ -211,8 +211,7 @@ class VideoSource(SourceRoutine):
         return OwnFrames(math.prod(capture.shape) * self._wanted.dtype.itemsize, why) if info.width else None
 
     def _connect(self) -> Capture:
-        reader = self._reader
-        capture = self._opening.open(self._logger, lambda at: reader is not None and not reader.is_awaited, self._idling)
+        capture = self._opening.open(self._logger, self._nobody_waits, self._idling)
         if capture.info.frames and str(self.source).startswith("http"):
             self._logger.warning(
                 "%r has an end (after %d frames), but is read as a live stream: give live=False to get every frame",
@@ -220,6 +219,9 @@ class VideoSource(SourceRoutine):
                 capture.info.frames,
             )
         return capture
+
+    def _nobody_waits(self, at: float) -> bool:
+        return self._reader is not None and not self._reader.is_awaited
 
     # ---- live streams ----------------------------------------------------------------------------
 

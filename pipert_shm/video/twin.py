@@ -206,7 +206,7 @@ class TwinSource(SourceRoutine):
         :raises VideoError: when one can't be opened, with `reconnect=False`.
         """
         self._pairs = Pairs(self.counters, self._tolerance)
-        self._has_sent = self._told = False
+        self._has_sent = self._is_lost = self._warned = False
         self._unpaired = self.counters["unpaired"]
         for side in SIDES:
             counters = _SideCounters(side, self.counters, self._pairs.changed)
@@ -328,9 +328,9 @@ class TwinSource(SourceRoutine):
     # ---- what is told ----------------------------------------------------------------------------
 
     def _tell_of_a_pair(self) -> None:
-        if self._told:
+        if self._is_lost:
             self._logger.info("both streams are there again")
-        self._has_sent, self._told = True, False
+        self._has_sent, self._is_lost = True, False
         self._unpaired = self.counters["unpaired"]
 
     def _tell_of_none(self) -> None:
@@ -338,13 +338,13 @@ class TwinSource(SourceRoutine):
         lost = [shown(self._openings[side].source) for side in SIDES if not self._pairs.connected[side]]
         if lost:
             self._unpaired = self.counters["unpaired"]
-            if self._has_sent and not self._told:
-                self._told = True
+            if self._has_sent and not self._is_lost:
+                self._is_lost = True
                 self._logger.warning(
                     "nothing is sent until %s %s back", " and ".join(map(repr, lost)), ("is", "are")[len(lost) - 1]
                 )
-        elif self._tolerance is not None and self.counters["unpaired"] - self._unpaired >= HOPELESS and not self._told:
-            self._told = True
+        elif self._tolerance is not None and self.counters["unpaired"] - self._unpaired >= HOPELESS and not self._warned:
+            self._warned = True
             self._logger.warning(
                 "of %d frames none had a partner within %g s (tolerance): the nearest ones were %.3f s apart",
                 HOPELESS,
