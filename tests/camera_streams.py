@@ -1,6 +1,6 @@
 """A camera's RTSP streams, a process for each: what they send depends on the time alone, so that all of them are in step.
 
-Run as a script it serves one: `python camera_streams.py PORT WIDTH HEIGHT FPS BEGAN CLOCK DELAY`.
+Run as a script it serves one: `python camera_streams.py PORT WIDTH HEIGHT FPS BFRAMES BEGAN CLOCK DELAY`.
 """
 
 from __future__ import annotations
@@ -43,23 +43,28 @@ class Camera:
         self.began = time.monotonic()
         self.clock = time.time() if tells else None
 
-    def serve(self, size: tuple[int, int], fps: int, *, port: int | None = None, delay: float = 0.0) -> Server:
+    def serve(
+        self, size: tuple[int, int], fps: int, *, port: int | None = None, delay: float = 0.0, bframes: int = 0
+    ) -> Server:
         """Serves a stream.
 
+        :param bframes: pictures in a row that no other needs.
         :param delay: seconds by which all of it comes later.
         """
         port = port or free_port()
-        arguments = (port, *size, fps, self.began, self.clock, delay)
+        arguments = (port, *size, fps, bframes, self.began, self.clock, delay)
         return Server(f"rtsp://127.0.0.1:{port}/cam", [sys.executable, __file__, *map(str, arguments)])
 
 
-def encode(width: int, height: int, fps: int) -> list[Packet]:
+def encode(width: int, height: int, fps: int, bframes: int = 0) -> list[Packet]:
     """All pictures of a stream, once."""
     context = av.CodecContext.create("libx264", "w")
     assert isinstance(context, av.VideoCodecContext)
     context.width, context.height, context.pix_fmt = width, height, "yuv420p"
     context.time_base, context.framerate, context.gop_size = Fraction(1, fps), Fraction(fps), GOP
     context.options = {"preset": "ultrafast", "tune": "zerolatency", "threads": "1"}
+    if bframes:
+        context.options = {"preset": "ultrafast", "bf": str(bframes), "x264-params": "b-adapt=0:b-pyramid=none", "threads": "1"}
     packets = []
     for number in range(STEPS * fps // TICKS):
         brightness = GREY + STEP * number * TICKS // fps
@@ -73,8 +78,11 @@ def encode(width: int, height: int, fps: int) -> list[Packet]:
 class Stream(RtspServer):
     """Sends the pictures of now, from the next key frame on."""
 
-    def __init__(self, port: int, width: int, height: int, fps: int, began: float, clock: float | None, delay: float) -> None:
-        packets = encode(width, height, fps)
+    def __init__(
+        self, port: int, width: int, height: int, fps: int, bframes: int, began: float, clock: float | None, delay: float
+    ) -> None:
+        packets = encode(width, height, fps, bframes)
+        self._order = [packet.pts for packet in packets]
         self._carried = payloads("libx264", packets)
         self._began, self._delay = began, delay
         super().__init__("libx264", packets, fps=fps, clock=clock, port=port)
@@ -84,19 +92,21 @@ class Stream(RtspServer):
         first = number
         sequence = 0
         while not self._closing.wait(max(0.0, self._began + self._delay + number / self._fps - time.monotonic())):
-            stamp = round(number * 90000 / self._fps) & 0xFFFFFFFF
+            turn, place = divmod(number, len(self._carried))
+            shown = turn * len(self._carried) + self._order[place]
+            stamp = round(shown * 90000 / self._fps) & 0xFFFFFFFF
             if self._clock is not None and (number - first) % 10 == 0:
-                now = self._clock + number / self._fps + NTP
+                now = self._clock + shown / self._fps + NTP
                 send(1, struct.pack("!BBHIIIIII", 0x80, 200, 6, 1, int(now), int(now % 1 * 2**32), stamp, 0, 0))
-            carried = self._carried[number % len(self._carried)]
-            for place, payload in enumerate(carried, 1):
-                marker = 0x80 if place == len(carried) else 0
+            carried = self._carried[place]
+            for payload in carried:
+                marker = 0x80 if payload is carried[-1] else 0
                 send(0, struct.pack("!BBHII", 0x80, 96 | marker, sequence & 0xFFFF, stamp, 1) + payload)
                 sequence += 1
             number += 1
 
 
 if __name__ == "__main__":
-    port, width, height, fps = map(int, sys.argv[1:5])
-    began, clock, delay = sys.argv[5:8]
-    Stream(port, width, height, fps, float(began), None if clock == "None" else float(clock), float(delay))
+    port, width, height, fps, bframes = map(int, sys.argv[1:6])
+    began, clock, delay = sys.argv[6:9]
+    Stream(port, width, height, fps, bframes, float(began), None if clock == "None" else float(clock), float(delay))

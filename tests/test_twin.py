@@ -142,6 +142,21 @@ def test_each_pair_is_of_the_same_moment(
             assert round((told - camera.clock) * 30) % STEPS == tick, "it is the camera's clock"
 
 
+def test_what_has_no_partner_and_is_needed_by_no_other_is_not_decoded(tmp_path: Path, serve: Serve) -> None:
+    """The B-frames of the large stream lie between the frames of the small one."""
+    camera = Camera()
+    main, sub = serve(camera, MAIN, 30, bframes=1), serve(camera, SUB)
+    with running(TwinSource(main.url, sub.url, "gate"), Notes("notes", tmp_path / "got")) as pipe:
+        eventually(lambda: gate(pipe).sent >= 30, "pairs, and the rhythm")
+        before = gate(pipe)
+        eventually(lambda: gate(pipe).sent >= before.sent + 45, "three seconds of pairs")
+        after = gate(pipe)
+    in_step(notes_of(tmp_path / "got"))
+    left_out, unpaired = (after.counters[name] - before.counters[name] for name in ("skipped", "unpaired"))
+    assert left_out >= 15, "one of four frames is a B-frame"
+    assert unpaired <= 40, "those of the others that have no partner"
+
+
 def test_a_stream_that_is_lost_and_comes_back_larger(tmp_path: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     camera, port = Camera(), free_port()
