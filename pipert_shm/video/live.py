@@ -52,6 +52,7 @@ class LiveReader:
     :param counters: where `connected`, `reconnects`, `skipped`, `late` and `damaged` are counted.
     :param reconnect: whether to connect again after a loss; otherwise the stream ends.
     :param after: a thread of an earlier reader, which must end first.
+    :param changed: what is notified of each frame; None for one of the reader's own.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class LiveReader:
         *,
         reconnect: bool,
         after: threading.Thread | None = None,
+        changed: threading.Condition | None = None,
     ) -> None:
         self._name = name
         self._connect = connect
@@ -71,7 +73,7 @@ class LiveReader:
         self._reconnect = reconnect
         self._after = after
         self._closing = threading.Event()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition() if changed is None else changed
         self._shape: tuple[int, ...] | None = None
         self._wanted: np.ndarray | None = None
         self._filling = False
@@ -208,12 +210,12 @@ class LiveReader:
         with self._changed:
             self._grabbed += 1
             self._changed.notify_all()
-            out = self._wanted
-            if is_late or out is None:
-                self._counters["late" if is_late else "skipped"] += 1
+            if is_late:
+                self._counters["late"] += 1
                 return
-            self._wanted = None
-            self._filling = True
+            out = self._claim(capture, captured_ns)
+            if out is None:
+                return
         frame = None
         try:
             frame = capture.retrieve(out)
@@ -221,14 +223,27 @@ class LiveReader:
                 self._logger.warning("frames of %s come instead of %s; the first of them is copied", capture.shape, out.shape)
         finally:
             with self._changed:
-                self._filling = False
-                if frame is None:
-                    self._wanted = out
-                else:
-                    self._filled = Live(frame, captured_ns, pts, capture.wall_clock)
+                if frame is not None:
                     self._shape = capture.shape
+                self._settle(out, None if frame is None else Live(frame, captured_ns, pts, capture.wall_clock))
                 self._changed.notify_all()
         self._note_damage(frame is None)
+
+    def _claim(self, capture: Capture, captured_ns: int) -> np.ndarray | None:
+        """The array for the frame that was grabbed; None, which is counted, if nobody wants it. The lock is held."""
+        out, self._wanted = self._wanted, None
+        self._filling = out is not None
+        if out is None:
+            self._counters["skipped"] += 1
+        return out
+
+    def _settle(self, out: np.ndarray, live: Live | None) -> None:
+        """Takes what was claimed: the frame, or None for a damaged one. The lock is held."""
+        self._filling = False
+        if live is None:
+            self._wanted = out
+        else:
+            self._filled = live
 
     def _note_damage(self, frames: int) -> None:
         if frames:
