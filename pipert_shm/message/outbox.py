@@ -163,7 +163,7 @@ class Outbox:
         """
         outgoing = self._outgoing
         return (
-            self.slots.loan(shape, dtype, outgoing.outs)
+            self.slots.loan(shape, dtype, outgoing.outs if wait else 0)
             if outgoing.leaves_flow
             else self.slots.loan_now(shape, dtype)
         )

@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
 
 from pipert_shm.binding import now_ns
 from pipert_shm.shm.counters import Counters
+from pipert_shm.system.queueing import QueueTime
 from pipert_shm.video.capture import Capture
 from pipert_shm.video.lateness import Lateness
 from pipert_shm.video.opencv import VideoError
@@ -171,12 +173,16 @@ class LiveReader:
         """
         self._logger.info("connected: frames of %dx%d", capture.info.width, capture.info.height)
         self._expect(capture.shape)
+        with closing(QueueTime()) as queue_time:
+            self._read_frames(capture, queue_time)
+
+    def _read_frames(self, capture: Capture, queue_time: QueueTime) -> None:
         came_ns = now_ns()
         clock: StreamClock | None = None
         lateness = Lateness()
         damaged = left_out = 0
         while not self._closing.is_set():
-            last_ns, begun_ns, worked = came_ns, now_ns(), time.thread_time()
+            last_ns, begun_ns, worked, queued = came_ns, now_ns(), time.thread_time(), queue_time.seconds()
             if not capture.grab():
                 silence = (now_ns() - last_ns) / 1e9
                 raise VideoError(self._name, f"{self._name!r} is lost, {silence:.1f} s after its last frame")
@@ -184,6 +190,7 @@ class LiveReader:
             now = now_ns()
             # OpenCV does not tell how long it waited. It decodes in this thread.
             waited = (now - begun_ns) / 1e9 - (time.thread_time() - worked) if capture.waited is None else capture.waited
+            waited -= queue_time.seconds() - queued  # it was a processor that it waited for
             self._note_damage(capture.damaged - damaged)
             self._counters["skipped"] += capture.left_out - left_out
             damaged, left_out = capture.damaged, capture.left_out
