@@ -115,3 +115,17 @@ def test_two_cameras_are_joined_by_when_they_saw_though_one_was_read_late(tmp_pa
     got = [message.value for message in received(tmp_path / "got")]
     apart = [(left.sent_ns[one] - right.sent_ns[other]) / 1e9 for one, other in got]
     assert max(map(abs, apart)) < tolerance + 0.03
+
+
+def test_frames_that_piled_up_before_the_stream_was_opened_are_passed_over(tmp_path: Path) -> None:
+    """As those that a server has kept since the last key frame, and sends at once."""
+    piled_up = 60
+    with RtspServer("libx264", stream(), piled_up=piled_up) as server:
+        pipe = Pipe()
+        chain(pipe, VideoSource(server.url, "camera", backend="pyav"), Notes("notes", tmp_path / "got"))
+        with running(pipe):
+            eventually(lambda: sent(pipe, "camera") >= 10, "frames")
+            counters = pipe.statistics().routines["camera"].counters
+    got = [message.value for message in received(tmp_path / "got")]
+    assert got[0][0] >= piled_up - 2
+    assert counters["late"] >= piled_up - 2

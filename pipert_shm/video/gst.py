@@ -1,7 +1,7 @@
 """The system's GStreamer, called by cffi: its functions, its start, and what its messages say.
 
-PyPI has no GStreamer for Linux. Its binding `gi` would be a second way to do the same, for the system's own Python only; this works
-with every version, and releases the GIL in each call. None of our code runs in GStreamer's threads.
+PyPI has no GStreamer for Linux. Its binding `gi` would be a second way to do the same, for the system's own Python only. This
+works with every version, and releases the GIL in each call. None of our code runs in GStreamer's threads.
 """
 
 from __future__ import annotations
