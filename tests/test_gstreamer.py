@@ -286,7 +286,7 @@ def test_options_that_do_not_go_together(source: str, options: dict[str, Any], e
 def test_a_live_pipeline_gives_the_newest_frame_and_counts_the_others() -> None:
     def read() -> tuple[list[tuple[int, int]], int, int]:
         capture = GStreamerCapture("videotestsrc ! video/x-raw,format=I420,framerate=200/1 ! appsink", live=True)
-        found = []
+        found: list[tuple[int, int]] = []
         for _ in range(10):
             arrived = capture._pipeline.rendered() + 20
             eventually(lambda: capture._pipeline.rendered() >= arrived, "more frames")  # noqa: B023
