@@ -8,7 +8,7 @@ import numpy as np
 
 from pipert_shm import binding
 from pipert_shm.data import FrameData, Meta
-from pipert_shm.display.pictures import encoded, scaled, picture_shape
+from pipert_shm.display.pictures import encoded, picture_shape, scaled
 from pipert_shm.errors import LONGEST_TEXT, shown
 from pipert_shm.flow.context import Context
 from pipert_shm.system import forked
