@@ -210,7 +210,7 @@ class Meta:
         """
         if value is not None and value not in FORMATS:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, or None, not {shown(value)}")
-        if not (is_count(rows, 0) and rows <= MOST_ROWS):
+        if not (type(rows) is int or is_count(rows, 0)) or not 0 <= rows <= MOST_ROWS:
             raise ValueError(f"rows must be a whole number from 0 to {MOST_ROWS}, not {shown(rows)}")
         self._format = 0 if value is None else FORMATS.index(value) + 1
         self._rows = rows

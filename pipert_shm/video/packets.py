@@ -57,6 +57,7 @@ class Packets:
         self._container = container
         self._stream = stream
         self._start = _start_of(container, stream)
+        self._base = float(stream.time_base or 0)  # seconds
         self._said: tuple[int, float] | None = None
         self.came_ns = now_ns()
         self.waited = 0.0
@@ -90,13 +91,12 @@ class Packets:
 
         By RTSP the sender's reports tell, in a file the time at which it was made.
         """
-        base = self._stream.time_base
-        if stamp is None or base is None:
+        if stamp is None or not self._base:
             return None
         if self._said is not None:
             pts, seconds = self._said
-            return seconds + float((stamp - pts) * base)
-        return None if self._start is None else self._start + float(stamp * base)
+            return seconds + (stamp - pts) * self._base
+        return None if self._start is None else self._start + stamp * self._base
 
 
 def _start_of(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
