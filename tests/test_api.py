@@ -161,6 +161,7 @@ def test_the_schema_describes_every_route_once_per_method(served: Served) -> Non
         "/flows/{flow}/restart",
         "/pipe/structure",
         "/statistics",
+        "/why",
         "/health",
         "/ready",
         "/metrics",
