@@ -220,7 +220,7 @@ def top(
 @app.command(
     epilog=examples(
         "pipert-shm why                all pipes of this machine",
-        'pipert-shm why yard           the pipe of that name: Pipe(name="yard")',
+        "pipert-shm why motion         the pipe that `pipert-shm run motion.yaml` runs",
         "pipert-shm why --json | jq '.[].findings[].what'",
     )
 )

@@ -79,13 +79,15 @@ def find_hangs(span: Span) -> Iterator[Finding]:
         pid = span.now.flows[routine.flow].pid
         cpu = span.cpu(routine.flow)
         used = "" if cpu is None else f" Its flow uses {cpu:.2f} of a processor."
+        waits = cpu is None or cpu < 0.5
+        may_wait = waits and not span.ins(span.team_of(routine.name))  # a source: until there is something to send
         yield Finding(
             kind="hang",
-            severity="problem",
+            severity="note" if may_wait else "problem",
             about="routine",
             where=routine.name,
             what=f"{routine.name} has been in one call of `main_logic` for {taken:.1f} s.{used}",
-            why="It computes, or is in an endless loop." if cpu is not None and cpu >= 0.5 else "It waits for something.",
+            why="It waits for something." if waits else "It computes, or is in an endless loop.",
             advice=(
                 f"py-spy dump --pid {pid}: what its threads do right now",
                 f"{routine.name}.hang_timeout = …: a flow that hangs so long is restarted, and its stacks are logged",

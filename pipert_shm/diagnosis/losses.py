@@ -79,6 +79,14 @@ def _nobody_free(span: Span, wire: WireStatistics) -> str:
     return f"{wire.sender} has {'; '.join(held)}." if held else f"All slots of {wire.sender} were held at those moments."
 
 
+def _partners(span: Span, wire: WireStatistics) -> str:
+    told = []
+    for one in span.ins(span.team_of(wire.receiver)) if wire.receiver in span.now.routines else ():
+        lost = sum(count for reason, count in span.dropped(one).items() if reason != "join")
+        told.append(f"{wire_name(one)} brought {span.wire_count(one, 'received')}, and lost {lost}")
+    return f"What came to be joined: {'; '.join(told)}."
+
+
 def _nothing(span: Span, wire: WireStatistics) -> str:
     return ""
 
@@ -122,7 +130,7 @@ LOSSES: dict[str, _Loss] = {
     ),
     "join": _Loss(
         "nothing came that they could be joined with",
-        _nothing,
+        _partners,
         (
             "look at what the other wires of the join lose: a message that is lost there has no partner here",
             "see the how-to page on joins: by what they join, and how long they wait",

@@ -12,6 +12,9 @@ from pipert_shm.statistics import WireStatistics
 WAITS = 0.5
 """Processors for each second in `main_logic` below which it counts as waiting, and not as computing."""
 
+MOST_REPLICAS = 16
+"""What is advised, at most."""
+
 FULL_QUEUE = ("oldest", "newest", "timeout")
 """Reasons of messages that were lost since a queue was full."""
 
@@ -92,7 +95,7 @@ def _more_of_it(span: Span, team: Team, lost: int) -> Iterator[str]:
         yield f"give {team.name} a flow of its own: it shares an interpreter with {', '.join(mates)}"
     share = max(span.share(team), 0.01)
     wanted = math.ceil(len(team.members) * share * (1 + lost / max(1, span.handled(team))))
-    more = max(wanted, len(team.members) + 1)
+    more = min(max(wanted, len(team.members) + 1), max(MOST_REPLICAS, len(team.members) + 1))
     cpu, free = span.team_cpu(team), _free(span)
     each = (cpu or 0.0) / len(team.members)
     if cpu is not None and each >= WAITS and free is not None and free < each / 2:
