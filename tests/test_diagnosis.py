@@ -82,6 +82,10 @@ def test_a_bottleneck_behind_a_blocked_source_loses_nothing() -> None:
     assert "drop_oldest" in advice(blocked)
 
 
+def test_a_queue_that_drops_blocks_nobody() -> None:
+    assert "blocked" not in kinds(chain(SLOW, LOSSY, earlier=(wire("camera", "detector", waiting=2),)))
+
+
 def test_a_queue_that_is_full_at_one_look_only_blocks_nobody() -> None:
     full = wire("camera", "detector", policy="block", sent=100, received=98, waiting=2)
     assert kinds(chain(full)) == ["fine"]
@@ -104,7 +108,8 @@ def test_a_call_that_has_not_ended_counts_as_work() -> None:
     slow = routine("detector", received=1, busy_s=0.0)
     found = chain(slow, LOSSY, now={"in_call_s": {"detector": 9.9}})
     assert one(found, "bottleneck").where == "detector"
-    spent_before = chain(slow, now={"in_call_s": {"detector": 1.0}}, before={"in_call_s": {}})
+    assert "bottleneck" not in kinds(chain(slow, LOSSY, now={"in_call_s": {"detector": 1.0}}))
+    spent_before = chain(routine("detector", received=1, busy_s=9.9), LOSSY, before={"in_call_s": {"detector": 9.0}})
     assert "bottleneck" not in kinds(spent_before)
 
 
@@ -118,7 +123,7 @@ def test_a_bottleneck_that_waits_and_one_that_computes() -> None:
     assert "computes" in bottleneck(9.5, 12.0).why
     assert "replicas=" in advice(bottleneck(9.5, 12.0))
     assert "replicas won't help" in advice(bottleneck(9.5, 39.0))
-    assert "replicas=" in advice(bottleneck(0.3, 39.0))
+    assert "replicas=" in advice(bottleneck(0.3, 40.0))
 
 
 def test_replicas_are_one_bottleneck() -> None:
@@ -160,7 +165,9 @@ def test_routines_that_share_an_interpreter() -> None:
 
 
 def test_a_routine_at_its_limit_before_it_loses_anything() -> None:
-    finding = one(chain(routine("detector", received=100, sent=100, busy_s=9.5)), "at its limit")
+    found = chain(routine("detector", received=100, sent=100, busy_s=9.5))
+    finding = one(found, "at its limit")
+    assert "bottleneck" not in kinds(found)
     assert (finding.where, finding.severity) == ("detector", "note")
 
 
@@ -176,7 +183,7 @@ def test_a_source_that_computes_sets_the_pace() -> None:
 
 @pytest.mark.parametrize(("late", "severity"), [(0, "note"), (7, "problem")])
 def test_a_machine_that_the_flows_fill(late: int, severity: str) -> None:
-    now = {"cpu_s": {"camera": 12.0, "detector": 7.0}, "machine_s": (19.5, 20.0), "processors": 2}
+    now = {"cpu_s": {"camera": 12.0, "detector": 7.0}, "machine_s": (18.6, 20.0), "processors": 2}
     found = chain(video(sent=100, late=late), now=now, before={"cpu_s": {"camera": 0.0, "detector": 0.0}})
     finding = one(found, "processors")
     assert finding.severity == severity
@@ -187,8 +194,14 @@ def test_a_machine_that_the_flows_fill(late: int, severity: str) -> None:
 def test_a_machine_that_others_fill() -> None:
     now = {"cpu_s": {"camera": 1.0}, "machine_s": (20.0, 20.0), "processors": 2}
     finding = one(chain(LOSSY, now=now, before={"cpu_s": {"camera": 0.0}}), "processors")
-    assert finding.severity == "cost"
+    assert finding.severity == "problem"
     assert "Other programs" in finding.why
+
+
+def test_a_full_machine_is_not_to_blame_for_a_routine_that_sleeps() -> None:
+    now = {"cpu_s": {"detector": 0.1}, "machine_s": (20.0, 20.0), "processors": 2}
+    found = chain(SLOW, LOSSY, now=now, before={"cpu_s": {"detector": 0.0}})
+    assert one(found, "processors").severity == "note"
 
 
 def test_cpu_of_another_process_is_not_compared() -> None:
@@ -215,6 +228,28 @@ def test_what_was_lost_before_is_not_told_again() -> None:
     now = wire("camera", "detector", sent=110, received=100, dropped={"crash": 10})
     before = wire("camera", "detector", sent=10, dropped={"crash": 10})
     assert kinds(chain(now, earlier=(before,))) == ["fine"]
+
+
+def test_counters_are_compared_with_those_of_the_earlier_moment() -> None:
+    camera = {"copied_bytes": 92_160_000, "errors": 7, "logs_lost": 3}
+    detector = {"private_bytes": 1000}
+    found = chain(
+        routine("camera", sent=200, busy_s=9.0, **camera),
+        wire("camera", "detector", sent=200, received=200, **detector),
+        earlier=(
+            routine("camera", sent=100, busy_s=8.0, **camera),
+            wire("camera", "detector", sent=100, received=100, **detector),
+        ),
+    )
+    assert kinds(found) == ["fine"]
+
+
+def test_the_larger_loss_comes_first() -> None:
+    found = chain(
+        wire("camera", "detector", sent=100, received=90, dropped={"crash": 10}),
+        wire("detector", "screen", sent=100, received=80, dropped={"crash": 20}),
+    )
+    assert [finding.where for finding in found] == ["detector -> screen", "camera -> detector"]
 
 
 def test_a_full_queue_before_a_routine_that_is_not_busy() -> None:

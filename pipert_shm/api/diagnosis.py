@@ -48,4 +48,4 @@ def panel_of(findings: list[Finding]) -> str:
         lines.append(f'<li title="{escape(further)}">{head} {escape(finding.what)}{first}</li>')
     left = len(findings) - SHOWN
     more = f'<div class="small">and {left} more: `pipert-shm why` shows all</div>' if left > 0 else ""
-    return f"<h2>Why is it as fast as it is</h2><ul class='why'>{''.join(lines)}</ul>{more}"
+    return f"<h2>What slows it down</h2><ul class='why'>{''.join(lines)}</ul>{more}"

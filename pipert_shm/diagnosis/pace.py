@@ -79,13 +79,19 @@ def _why_slow(span: Span, team: Team) -> str:
     handled, busy = span.handled(team), sum(map(span.busy_s, team.members))
     why = f"A message takes {1000 * busy / handled:.1f} ms of `main_logic`" if handled else "One message takes all of the time"
     cpu = span.team_cpu(team)
-    if cpu is None or not busy:
+    if cpu is None:
         return f"{why}."
     flows = sorted({span.now.routines[name].flow for name in team.members})
     used = f"{'flow' if len(flows) == 1 else 'flows'} {', '.join(flows)}: {cpu:.2f} of a processor"
-    if cpu < WAITS * busy / span.seconds:
+    if _waits(span, team):
         return f"{why}, in which it mostly waits, and does not compute ({used}): for a device, a network, a lock, a sleep."
     return f"{why}, in which it computes ({used})."
+
+
+def _waits(span: Span, team: Team) -> bool:
+    """Whether it is known to compute little in `main_logic`."""
+    cpu = span.team_cpu(team)
+    return cpu is not None and cpu < WAITS * sum(map(span.busy_s, team.members)) / span.seconds
 
 
 def _more_of_it(span: Span, team: Team, lost: int) -> Iterator[str]:
@@ -182,7 +188,7 @@ def find_full_machine(span: Span) -> Iterator[Finding]:
     videos = any(map(span.is_video_source, span.now.routines))
     yield Finding(
         kind="processors",
-        severity=("cost" if foreign else "problem") if _suffers(span) else "note",
+        severity="problem" if _suffers(span) else "note",
         about="pipe",
         where="",
         what=f"The flows use {used:.2f} of {there} processors{others}. Most: {most or 'none'}.",
@@ -198,9 +204,10 @@ def find_full_machine(span: Span) -> Iterator[Finding]:
 
 
 def _suffers(span: Span) -> bool:
-    """Whether messages are lost, or sources don't keep up."""
+    """Whether messages are lost, or sources don't keep up, and not only since a routine waits for something else."""
+    waiting = {name for team in bottlenecks(span) if _waits(span, team) for name in team.members}
     late = (span.own_count(one, "late") for one in span.now.routines.values() if span.is_video_source(one.name))
-    return any(map(span.dropped, span.wires)) or any(late)
+    return any(span.dropped(wire) for wire in span.wires if wire.receiver not in waiting) or any(late)
 
 
 def find_shared_interpreters(span: Span) -> Iterator[Finding]:
@@ -209,7 +216,7 @@ def find_shared_interpreters(span: Span) -> Iterator[Finding]:
         cpu = span.cpu(flow)
         busy = {one.name: span.busy_s(one.name) / span.seconds for one in span.now.routines.values() if one.flow == flow}
         working = {name: share for name, share in busy.items() if share >= 0.2}
-        if cpu is None or not 0.8 <= cpu <= 1.2 or len(working) < 2 or sum(working.values()) < 1.2:
+        if cpu is None or not 0.8 <= cpu <= 1.2 or sum(working.values()) < 1.2:
             continue
         told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in working.items())
         yield Finding(
