@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from made_moments import chain, moment, routine, wire
 from pipert_shm import FlowStatistics, Latency, binding
-from pipert_shm.diagnosis import Finding, Ring, diagnose
+from pipert_shm.diagnosis import Finding, Moment, Ring, diagnose
 from pipert_shm.diagnosis.finding import KINDS
 from pipert_shm.diagnosis.losses import LOSSES
+from pipert_shm.limits import POLICIES
 
 
 def one(findings: list[Finding], kind: str, where: str | None = None) -> Finding:
@@ -426,3 +429,46 @@ def test_one_routine_that_is_stopped() -> None:
 def test_a_pipe_without_routines() -> None:
     (finding,) = diagnose(moment(20.0), moment(10.0))
     assert finding.kind == "not running"
+
+
+# ---- whatever the numbers ------------------------------------------------------------------------
+
+COUNTS = st.integers(0, 10**6)
+STATES = st.sampled_from(["built", "running", "stopping", "stopped", "ended", "failed"])
+NAMES = ("a", "b#0", "b#1", "c", "d")
+VIDEO = {"connected": 1, "reconnects": 0, "skipped": 0, "late": 0, "damaged": 0, "idle": 0}
+
+
+@st.composite
+def moments(draw: st.DrawFn) -> Moment:
+    """Any moment of a pipe, also one that a torn copy shows."""
+    names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=5))
+    parts: list[Any] = []
+    for name in names:
+        numbers = {
+            field: draw(COUNTS) for field in ("received", "sent", "errors", "copied_bytes", "in_band_bytes", "logs_lost")
+        }
+        own = draw(st.sampled_from([{}, {"faces": 3}, {word: draw(COUNTS) for word in VIDEO}]))
+        busy = draw(st.floats(0, 1e4))
+        parts.append(routine(name, flow=name, state=draw(STATES), busy_s=busy, counters=own, **numbers))
+    for sender, receiver in draw(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), unique=True)):
+        if sender in names and receiver in names and sender != receiver:
+            dropped = draw(st.dictionaries(st.sampled_from([*binding.REASONS, "new"]), COUNTS))
+            numbers = {field: draw(COUNTS) for field in ("sent", "received", "private_bytes", "protocol_errors")}
+            further: dict[str, Any] = {"policy": draw(st.sampled_from(POLICIES)), "waiting": draw(st.integers(0, 2))}
+            parts.append(wire(sender, receiver, dropped=dropped, **numbers, **further))
+    flow_states = st.sampled_from(["running", "restarting", "failed", "ended"])
+    parts += [FlowStatistics(name, draw(flow_states), 100, draw(COUNTS), draw(st.integers(-64, 255))) for name in names]
+    seconds = st.dictionaries(st.sampled_from(NAMES), st.floats(0, 1e6))
+    rings = [Ring(name, 3, draw(st.integers(0, 3)), {"a": 1, "tap 0": 2}) for name in names]
+    machine = draw(st.floats(0, 1e6)), draw(st.floats(0, 1e6))
+    further = {"in_call_s": draw(seconds), "cpu_s": draw(seconds), "rings": rings, "machine_s": machine}
+    return moment(draw(st.floats(1, 1e6)), *parts, processors=draw(st.integers(0, 64)), **further)
+
+
+@given(moments(), moments())
+def test_any_two_moments_give_findings(now: Moment, before: Moment) -> None:
+    found = diagnose(now, before)
+    assert all(finding.kind in KINDS and finding.what and finding.drawn_from for finding in found)
+    assert "nan" not in "".join(finding.what + finding.why for finding in found)
+    assert found

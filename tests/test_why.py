@@ -19,7 +19,7 @@ from killing import FAST, await_motion, await_states, pipe_id_of, running
 from pipert_shm import DestinationRoutine, MiddleRoutine, Pipe, Routine, SourceRoutine, VideoSource, Wire
 from pipert_shm.cli.why import examine, look
 from pipert_shm.errors import UnknownTarget
-from routines import Forward, Frames, Sink, chain
+from routines import Forward, Frames, Gated, Sink, chain
 from test_segments import GATE, await_held, held_pipe
 from waiting import Board, eventually
 
@@ -152,6 +152,20 @@ def test_a_receiver_that_keeps_its_frames() -> None:
     with running(line_of(camera(), Keeps("keeps"))) as pipe:
         kept = await_finding(pipe, "kept frames", "camera -> keeps")
     assert "keeps" in kept["why"]
+
+
+def test_a_ring_without_a_free_slot() -> None:
+    board = Board()
+    size = (480, 640, 3)
+    source, waits, sink = Frames("camera", None, size, loan=True), Gated("waits", board, gate=0, taken=1), Sink("end")
+    pipe = Pipe(policy="block", capacity=8, memory_budget=5 * 480 * 640 * 3, grace_period=0.5)
+    for one in (source, waits, sink):
+        pipe.create_flow(one.name, False, one)
+    pipe.link(Wire(source, (waits, sink)))
+    with running(pipe):
+        starved = await_finding(pipe, "no free slot", "camera")
+        board[0] = 10**6
+    assert any("waits holds" in advice for advice in starved["advice"])
 
 
 def test_a_routine_that_always_fails() -> None:
