@@ -17,7 +17,7 @@ SIZE_demo := 45 MB
 SIZE_dev := 355 MB
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/hot/*.c csrc/hot/*.h csrc/*.py csrc/cdef/*.h)
 
-.PHONY: demo test test-python right-python check docs bench bench-full bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full weak-relacy weak-memory fuzz hot-sanitized debug-python kill-campaign soak lock test-lowest format clean \
+.PHONY: demo test test-python right-python check docs bench bench-full bench-cameras bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full weak-relacy weak-memory fuzz hot-sanitized debug-python kill-campaign soak lock test-lowest format clean \
   wheels wheel-test container-test release
 
 KILLS ?= 5000
@@ -75,6 +75,11 @@ bench: $(VENV)/dev $(VENV)/bench
 # All of it, in about twenty minutes, kept with its plots.
 bench-full: $(VENV)/dev $(VENV)/bench
 	$(BIN)/python -m bench --json docs/benchmarks/run.json --plot docs/benchmarks
+
+# What a camera costs, in about a quarter of an hour. Some peers are programs of the system:
+# bench/README.md names them.
+bench-cameras: $(VENV)/dev $(VENV)/bench
+	$(BIN)/python -m bench cameras --json docs/benchmarks/cameras.json
 
 # Single calls, kept in .benchmarks/; and the same beside what was kept last.
 bench-baseline: $(VENV)/dev

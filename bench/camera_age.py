@@ -119,7 +119,7 @@ def stall(studio: Studio, clip: Clip, **options: Any) -> Stall:
         time.sleep(STOPPED_S)
         os.kill(pid, signal.SIGCONT)
 
-    with Running(Way(partial(sink, noted=True, look=stop, **options)), task) as running:
+    with Running(Way(partial(sink, look=stop, **options)), task) as running:
         running.rest(BEFORE_S + STOPPED_S + AFTER_S)
         notes, stopped_ns = task.board.notes(), int(task.board.done[0, 1])
     before = _between(notes, stopped_ns - round(BEFORE_S * 1e9), stopped_ns)

@@ -51,7 +51,7 @@ class Clip:
 
     @property
     def file(self) -> str:
-        return f"{self.width}x{self.height}-{self.codec}-b{self.b_frames}-{self.frames}-{self.rate // 1000}k-v1.mp4"
+        return f"{self.width}x{self.height}-{self.codec}-b{self.b_frames}-{self.frames}-{self.rate // 1000}k-v2.mp4"
 
     @property
     def rate(self) -> int:
@@ -109,6 +109,7 @@ def _encode(clip: Clip, path: Path) -> None:
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
         codec = stream.codec_context
+        codec.thread_type = "FRAME"  # threads that share a frame would make slices of it, which cameras don't
         codec.gop_size, codec.max_b_frames, codec.bit_rate = KEY_FRAMES, clip.b_frames, clip.rate
         for number, picture in zip(range(clip.frames), _pictures(clip), strict=False):
             burn(number, picture[: clip.height])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .camera_readers import KEEPS, Reader, ffmpeg_command, read_whole
-from .camera_task import Motion, Task, detect, write_line
+from .camera_task import Board, Motion, Task, detect, write_line
 from .processes import fork
 
 SLOTS = 10  # frames of a camera in shared memory, of which most wait for nobody
@@ -24,10 +24,10 @@ PATIENCE_S = 0.2
 
 
 def sink_of(reader: Reader, task: Task) -> None:
-    """Reads the first camera, and does nothing with its frames but count or note them."""
+    """Reads the first camera, and notes its frames."""
     for picture in reader(task.url, task.clip):
         task.board.note(picture)
-        task.board.count(0, 0)
+        task.board.count(0, Board.LOOKED)
         if task.board.over:
             return
 

@@ -51,13 +51,12 @@ class TenMs(Detector):
 class Sink(DestinationRoutine):
     """Notes each frame."""
 
-    def __init__(self, board: Board, noted: bool) -> None:
+    def __init__(self, board: Board) -> None:
         super().__init__("sink")
-        self._board, self._noted = board, noted
+        self._board = board
 
     def main_logic(self, frame: np.ndarray) -> None:
-        if self._noted:
-            self._board.note(frame)
+        self._board.note(frame)
         self._board.count(0, Board.LOOKED)
 
 
@@ -77,14 +76,13 @@ def whole(task: Task, **options: Any) -> None:
     _run(pipe, task)
 
 
-def sink(task: Task, *, noted: bool = False, look: Callable[[Pipe], None] = lambda pipe: None, **options: Any) -> None:
-    """A camera, and a flow that counts its frames.
+def sink(task: Task, *, look: Callable[[Pipe], None] = lambda pipe: None, **options: Any) -> None:
+    """A camera, and a flow that notes its frames.
 
-    :param noted: whether it notes them too.
     :param look: called once the pipe runs.
     :param options: of the `VideoSource`.
     """
-    camera, end = VideoSource(task.url, "camera0", **{"format": "i420"} | options), Sink(task.board, noted)
+    camera, end = VideoSource(task.url, "camera0", **{"format": "i420"} | options), Sink(task.board)
     pipe = Pipe()
     for routine in (camera, end):
         pipe.create_flow(routine.name, False, routine)

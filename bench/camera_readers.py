@@ -41,23 +41,17 @@ def by_cv2_default(url: str, clip: Clip) -> Iterator[np.ndarray]:
     return by_cv2(url, clip, threads=0)
 
 
-def by_pyav(url: str, clip: Clip, key_frames: bool = False, loop_filter: bool = True) -> Iterator[np.ndarray]:
+def by_pyav(url: str, clip: Clip, loop_filter: bool = True) -> Iterator[np.ndarray]:
     """The plane of luma, a view of the decoder's memory, which stays valid."""
     import av
 
     with av.open(url, options={"rtsp_transport": "tcp"}, timeout=10) as container:
         stream = container.streams.video[0]
-        if key_frames:
-            stream.codec_context.skip_frame = "NONKEY"
         if not loop_filter:
             stream.codec_context.options = {"skip_loop_filter": "all"}
         for frame in container.decode(stream):
             plane = frame.planes[0]
             yield np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-
-
-def by_pyav_key_frames(url: str, clip: Clip) -> Iterator[np.ndarray]:
-    return by_pyav(url, clip, key_frames=True)
 
 
 def by_pyav_unfiltered(url: str, clip: Clip) -> Iterator[np.ndarray]:
@@ -148,7 +142,7 @@ def by_gstreamer(url: str, clip: Clip) -> Iterator[np.ndarray]:
 
 
 PACKAGES = "python3-gi gstreamer1.0-libav gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gir1.2-gst-plugins-base-1.0"
-KEEPS = (by_cv2, by_cv2_default, by_pyav, by_pyav_key_frames, by_pyav_unfiltered)
+KEEPS = (by_cv2, by_cv2_default, by_pyav, by_pyav_unfiltered)
 
 
 def missing(reader: Reader) -> str:

@@ -20,10 +20,10 @@ import numpy as np
 from .camera_clips import FPS, Clip, cache, make
 from .camera_server import Server
 from .camera_task import EVERY, Board, Task
-from .processes import adopt_orphans, cpu_ns, descendants, fork
+from .processes import adopt_orphans, cpu_ns, descendants, end_with_parent, fork
 
 LONGEST_START_S = 30.0
-WARM_UP_S = 2.0  # in which decoders and readers may still be behind
+WARM_UP_S = 1.5  # in which decoders and readers may still be behind
 MOST_LOST, MOST_UNDETECTED = 0.02, 0.1  # the shares that may be missing where nothing counts as lost
 
 
@@ -89,12 +89,13 @@ class Costs:
 
 
 class Studio:
-    """A server, its clips, and a folder for what is written; used in a `with`."""
+    """A server, and a folder for what is written; used in a `with`.
 
-    def __init__(self, *clips: Clip) -> None:
-        self.folder = cache()
-        for clip in clips:
-            make(clip, self.folder)
+    :param folder: for the clips; None for the cache.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or cache()
         self._scratch = tempfile.TemporaryDirectory()
         self.server = Server(self.folder)
 
@@ -171,7 +172,9 @@ class Running:
 
 def _lead(way: Way, task: Task) -> None:
     os.setpgid(0, 0)
-    logging.disable(logging.INFO)
+    signal.signal(signal.SIGTERM, lambda *_: task.board.end())
+    end_with_parent()
+    logging.disable(logging.WARNING)  # the tables tell what was lost
     adopt_orphans()
     cv2.setNumThreads(1)  # for pictures this small, more threads cost more than they give
     way.run(task)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from .camera_clips import BITS, FPS, order_of
+from .processes import end_with_parent
 
 STAMPS = 1 << BITS
 LONGEST_START_S = 20.0
@@ -82,6 +83,7 @@ def serve(folder: str, port: int, descriptor: int) -> None:
     import aio_rtsp_toolkit.server as toolkit
     from aio_rtsp_toolkit.server_session import RtspServerSession
 
+    end_with_parent()
     sent_ns = _mapped(descriptor)
     order = cache(order_of)
     by_package = RtspServerSession._send_video_packet

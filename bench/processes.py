@@ -14,7 +14,7 @@ from pathlib import Path
 
 LONGEST_ROUND_S = 40.0
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 _led = False  # whether this process is in a group of a measurement
 
@@ -71,8 +71,17 @@ def _end_group(pid: int) -> None:
 
 def adopt_orphans() -> None:
     """Makes what descendants of this process leave behind children of it."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent() -> None:
+    """This process gets a SIGTERM when its parent dies."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _prctl(what: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(what, ctypes.c_ulong(value), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({what})")
 
 
 def end_orphans(patience_s: float = 5.0) -> None:

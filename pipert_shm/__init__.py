@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from pipert_shm.video.screen import Display, MjpegServer
     from pipert_shm.video.source import VideoSource, video_sources
     from pipert_shm.video.tracking import Tracker
+    from pipert_shm.video.twin import TwinSource
+    from pipert_shm.video.twin_frame import ToMain, TwinFrame
     from pipert_shm.video.writer import VideoWriter
 
 __version__ = "0.1.0"
@@ -157,7 +159,10 @@ __all__ = [
     "SourceRoutine",
     "SqliteWriter",
     "Tap",
+    "ToMain",
     "Tracker",
+    "TwinFrame",
+    "TwinSource",
     "UniqueRoutineName",
     "UnknownEvent",
     "UnknownTarget",
@@ -205,7 +210,10 @@ _LAZY = {
     "Resize": "pipert_shm.video.image",
     "SnapshotWriter": "pipert_shm.video.output",
     "SqliteWriter": "pipert_shm.video.detection_output",
+    "ToMain": "pipert_shm.video.twin_frame",
     "Tracker": "pipert_shm.video.tracking",
+    "TwinFrame": "pipert_shm.video.twin_frame",
+    "TwinSource": "pipert_shm.video.twin",
     "UntrustedRecording": "pipert_shm.video.record",
     "VideoError": "pipert_shm.video.opencv",
     "VideoInfo": "pipert_shm.video.capture",

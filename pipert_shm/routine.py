@@ -41,8 +41,8 @@ class Role(Enum):
 class Runtime(Protocol):
     """The services that a routine uses of the process that runs it."""
 
-    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """See `Routine.loan`."""
+    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, wait: bool = True) -> np.ndarray:
+        """See `Routine.loan`. Without `wait` it is an error at once if no slot is free, and no queue drops a message for it."""
 
     def writable(self, array: np.ndarray) -> np.ndarray | None:
         """A writable array on the same memory, if nobody else sees that; else None. Safe to call from any thread."""

@@ -95,6 +95,7 @@ def _rtsp(page: Page) -> None:
     videos.mkdir()
     for name in ("gate", "yard"):
         shutil.copy(media.bikes(), videos / f"{name}.mp4")
+    streams.scale(media.bikes(), videos / "gate_small.mp4", 320, 136)
     server = streams.serve_rtsp(videos, port, "")
     page.on_end.append(server.kill)
     eventually(lambda: streams.listens(port), "an RTSP server that listens")
@@ -105,7 +106,8 @@ PROVIDED: dict[str, Callable[[Page], None]] = {
     "clip": _clip, "short clip": _short_clip, "face": _face, "model": _model, "rtsp": _rtsp
 }  # fmt: skip
 """`clip.mp4`: people on bicycles, 640x272, 250 frames, or its beginning, where a page shows no number of frames; `face.mp4`: a
-man's face; `centerface.onnx`; the cameras rtsp://camera.example:8554/gate and /yard."""
+man's face; `centerface.onnx`; the cameras rtsp://camera.example:8554/gate and /yard,
+and a small stream of the first, /gate_small."""
 
 
 # ---- a page --------------------------------------------------------------------------------------

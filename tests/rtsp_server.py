@@ -26,6 +26,7 @@ class RtspServer:
     :param loss: the share of RTP packets that get lost by UDP.
     :param piled_up: pictures that are sent at once in the beginning.
     :param told: whether it tells the parameter sets before the stream begins.
+    :param port: where it listens; 0 for any that is free.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class RtspServer:
         loss: float = 0.0,
         piled_up: int = 0,
         told: bool = True,
+        port: int = 0,
     ) -> None:
         self._codec = codec
         self._pictures = list(zip(payloads(codec, packets, mtu, even=even), (packet.pts for packet in packets), strict=True))
@@ -53,7 +55,7 @@ class RtspServer:
         self._format = _format(codec, packets[0].data) if told else ""
         self._closing = threading.Event()
         self._chance = random.Random(3)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.url = f"rtsp://127.0.0.1:{self._listener.getsockname()[1]}/cam"
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()

@@ -55,6 +55,16 @@ def _write(container: av.container.OutputContainer, width: int, height: int, cou
     container.mux(stream.encode())
 
 
+def scale(video: Path, scaled: Path, width: int, height: int) -> None:
+    """Writes the same video with smaller pictures."""
+    with av.open(str(video)) as source, av.open(str(scaled), "w") as target:
+        stream = target.add_stream("libx264", rate=source.streams.video[0].average_rate, options={"tune": "zerolatency"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in source.decode(video=0):
+            target.mux(stream.encode(frame.reformat(width, height, "yuv420p")))
+        target.mux(stream.encode())
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

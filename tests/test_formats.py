@@ -258,6 +258,14 @@ def test_the_format_goes_with_each_message(tmp_path: Path, format: Format, flow:
         assert np.array_equal(frame, sent)
 
 
+def test_the_format_goes_with_each_message_of_a_pipe_that_runs_inline(tmp_path: Path) -> None:
+    pipe = Pipe(policy="block")
+    chain(pipe, Shots("nv12"), Convert("i420", "convert"), Told(tmp_path / "got"))
+    pipe.run_inline()
+    got = [message.value for message in received(tmp_path / "got")]
+    assert [(told, taken_for) for told, taken_for, _ in got] == [("i420", "i420")] * 4
+
+
 class Made(MiddleRoutine):
     """Makes something else of each frame, and may say so."""
 

@@ -148,6 +148,15 @@ def test_what_moves_is_found_in_pixels_of_the_frame(format: Format, size: tuple[
         assert not len(found.detections), "it has 2,400 pixels of the frame, however small the picture is"
 
 
+@pytest.mark.parametrize("size", [None, (80, 60)])
+def test_noise_in_the_lower_8_of_16_bits_is_no_motion(size: tuple[int, int] | None) -> None:
+    random = np.random.default_rng(2)
+    with RoutineHarness(MotionDetector(size=size, min_area=10)) as harness:
+        for _ in range(12):
+            frame = 30_000 + 200 * random.integers(0, 2, (24, 32), np.uint16)
+            assert not len(harness.send(cv2.resize(frame, (320, 240))).detections)
+
+
 def test_a_size_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"size is a width and a height .* such as \(320, 180\), not \(320, 0\)"):
         MotionDetector(size=(320, 0))

@@ -327,5 +327,5 @@ def test_without_rerun_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("quality", [0, 101])
 def test_the_quality_is_one(quality: int) -> None:
-    with pytest.raises(ValueError, match=f"quality must be from 1 to 100, not {quality}"):
+    with pytest.raises(ValueError, match=f"quality must be from 1 to 100, or None for no JPEGs, not {quality}"):
         RerunWriter("out.rrd", quality=quality)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from pipert_shm.video.lateness import OPENING, STARVED, WINDOW, Lateness, Verdict
+from pipert_shm.video.lateness import OPENING, STARVED, Lateness, Verdict
 
 GAP = 1 / 30
 
@@ -98,10 +98,11 @@ def test_of_a_steady_stream_all_frames_are_taken_from_the_second_on() -> None:
     assert all(frame.verdict.lag == pytest.approx(0, abs=1e-6) for frame in frames)
 
 
-@pytest.mark.parametrize("fps", [10, 30, 60])
+@pytest.mark.parametrize("fps", [0.4, 10, 30, 60])
 @pytest.mark.parametrize("length", [0.2, 1.0, 10.0])
 @pytest.mark.parametrize("begins", [5.0, 5.002, 5.015])
 def test_after_a_stall_no_old_frame_is_taken(fps: float, length: float, begins: float) -> None:
+    begins += 16 if fps < 1 else 0
     frames = list(read(camera(begins + length + 8, fps), stalls=[(begins, begins + length)], decode=0.004))
     after = [frame for frame in taken(frames) if frame.ready > begins]
     assert max(frame.age for frame in after) < 2 / fps + 0.01, "two gaps and the usual way"
@@ -146,9 +147,9 @@ def test_a_network_that_gets_slower_for_good_costs_a_frame_and_is_forgotten() ->
     frames = list(read(camera(20, delay=lambda seen: 0.01 if seen < 8 else 0.11)))
     assert longest_pause(frames) < 0.3
     assert len(taken(frames)) > len(frames) - 5
-    slower = [frame for frame in frames if 8.1 < frame.seen < 8 + WINDOW - 0.1]
+    slower = [frame for frame in frames if 8.1 < frame.seen < 9.9]
     assert all(frame.verdict.lag == pytest.approx(0.1, abs=0.01) for frame in slower)
-    assert all(frame.verdict.lag == pytest.approx(0, abs=0.01) for frame in frames if frame.seen > 8 + WINDOW + 0.1)
+    assert all(frame.verdict.lag == pytest.approx(0, abs=0.01) for frame in frames if frame.seen > 10.1)
 
 
 @pytest.mark.parametrize("drift", [-0.0002, 0.0002])
@@ -178,10 +179,13 @@ def test_a_reader_that_was_too_slow_for_a_while_catches_up() -> None:
     assert max(frame.age for frame in taken(frames) if frame.ready > 30) < 2 * GAP
 
 
-def test_a_slow_catch_is_given_up_after_a_while() -> None:
-    """A decoder that is hardly faster than the stream would take minutes to catch up."""
-    frames = list(read(camera(60), decode=0.0325, stalls=[(5, 6)]))
-    assert longest_pause(frames) < 4
+@pytest.mark.parametrize(
+    ("decode", "length", "most"), [(0.0325, 1, 4), (0.026, 10, 21)], ids=["hardly faster than the stream", "somewhat faster"]
+)
+def test_a_slow_catch_is_given_up_after_a_while(decode: float, length: float, most: float) -> None:
+    """Or there would be nothing for minutes."""
+    frames = list(read(camera(80), decode=decode, stalls=[(5, 5 + length)]))
+    assert longest_pause(frames) < most
 
 
 @pytest.mark.parametrize("real", [5, 10, 15, 20, 30])

@@ -13,7 +13,7 @@ import pytest
 from conftest import RunScript
 from pipert_shm import START_EVENT_NAME, BatchRoutine, Pipe, VideoError, VideoInfo, VideoSource, Wire, video_sources
 from pipert_shm.extras import to_install
-from pipert_shm.video import live
+from pipert_shm.video import lateness
 from pipert_shm.video.capture import OpenCVCapture
 from pipert_shm.video.fit import Wanted
 from streams import grey, number_of
@@ -183,7 +183,7 @@ def test_a_camera_is_asked_for_the_size_and_when_its_frames_were(monkeypatch: py
 
 @pytest.mark.usefixtures("webcam")
 def test_a_camera_that_is_gone_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "OPENING", 0.0)  # so few frames as it has are wanted all
+    monkeypatch.setattr(lateness, "OPENING", 0.0)  # so few frames as it has are wanted all
     source = VideoSource(3, size=(1280, 720))
     source.setup()
     shapes = []

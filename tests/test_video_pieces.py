@@ -11,6 +11,7 @@ from itertools import pairwise
 import av
 import pytest
 
+from pipert_shm.video import packets
 from pipert_shm.video.packets import JoinedPackets
 from pipert_shm.video.pyav import PyAVCapture
 from pipert_shm.video.units import LEARNED_FROM
@@ -96,6 +97,17 @@ def test_headers(codec: str, told: bool, joined: bool) -> None:
         assert is_joined(capture) == joined
         got = frames_of(capture, 5)
     assert got == [luma for _, luma in decoded(codec, packets)][:5]
+
+
+@pytest.mark.parametrize("reason", ["interlaced", "another codec"])
+def test_what_can_not_be_joined_is_opened_with_the_parser(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    packets_of = stream("libx264", "bframes=0:interlaced=1" if reason == "interlaced" else "bframes=0")
+    if reason == "another codec":
+        monkeypatch.setattr(packets, "_CODECS", ("hevc",))
+    with RtspServer("libx264", packets_of, fps=60) as server, opened(server) as capture:
+        assert not is_joined(capture)
+        assert capture.info.fps > 0
+        assert frames_of(capture, 5) == [luma for _, luma in decoded("libx264", packets_of)][:5]
 
 
 def test_a_sender_of_equal_parts_is_waited_for() -> None:

@@ -22,11 +22,12 @@ from waiting import eventually
 
 GAP = 1 / 30
 STALL = 1.0
+COUNT = 600  # pictures, of 20 s
 
 
 @cache
 def stream() -> list[Packet]:
-    return encode("libx264", 600, "bframes=0")
+    return encode("libx264", COUNT, "bframes=0")
 
 
 class Notes(Record):
@@ -41,6 +42,16 @@ class Pairs(Record):
 
     def main_logic(self, data: dict[str, np.ndarray]) -> None:
         super().main_logic([number_in(frame) for frame in data.values()])
+
+
+def counted_on(got: list[tuple[int, int, int, float | None]]) -> list[tuple[int, int, int, float | None]]:
+    """The same with numbers that go on when the stream begins again."""
+    turns, last, found = 0, 0, []
+    for number, captured_ns, came_ns, wall_clock in got:
+        turns += number < last - COUNT // 2
+        last = number
+        found.append((number + turns * COUNT, captured_ns, came_ns, wall_clock))
+    return found
 
 
 @contextmanager
@@ -80,7 +91,7 @@ def test_after_a_stall_no_frame_is_handed_over_that_was_old_when_it_ended(tmp_pa
             begin, end = stall(pipe, "camera")
             eventually(lambda: sent(pipe, "camera") >= before + 45, "frames again")
             counters = pipe.statistics().routines["camera"].counters
-    got = [message.value for message in received(tmp_path / "got")]
+    got = counted_on([message.value for message in received(tmp_path / "got")])
     numbers = [number for number, *_ in got]
     assert numbers == sorted(set(numbers)), "in order, none twice"
     old = [n for n, at in enumerate(server.sent_ns) if begin < at < end - 2 * GAP * 1e9]
@@ -115,3 +126,17 @@ def test_two_cameras_are_joined_by_when_they_saw_though_one_was_read_late(tmp_pa
     got = [message.value for message in received(tmp_path / "got")]
     apart = [(left.sent_ns[one] - right.sent_ns[other]) / 1e9 for one, other in got]
     assert max(map(abs, apart)) < tolerance + 0.03
+
+
+def test_frames_that_piled_up_before_the_stream_was_opened_are_passed_over(tmp_path: Path) -> None:
+    """As those that a server has kept since the last key frame, and sends at once."""
+    piled_up = 60
+    with RtspServer("libx264", stream(), piled_up=piled_up) as server:
+        pipe = Pipe()
+        chain(pipe, VideoSource(server.url, "camera", backend="pyav"), Notes("notes", tmp_path / "got"))
+        with running(pipe):
+            eventually(lambda: sent(pipe, "camera") >= 10, "frames")
+            counters = pipe.statistics().routines["camera"].counters
+    got = [message.value for message in received(tmp_path / "got")]
+    assert got[0][0] >= piled_up - 2
+    assert counters["late"] >= piled_up - 2

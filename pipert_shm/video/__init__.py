@@ -20,6 +20,8 @@ from pipert_shm.video.rerun import RerunWriter
 from pipert_shm.video.screen import Display, MjpegServer
 from pipert_shm.video.source import VideoSource, video_sources
 from pipert_shm.video.tracking import Tracker
+from pipert_shm.video.twin import TwinSource
+from pipert_shm.video.twin_frame import ToMain, TwinFrame
 from pipert_shm.video.writer import VideoWriter
 
 __all__ = [
@@ -44,7 +46,10 @@ __all__ = [
     "Resize",
     "SnapshotWriter",
     "SqliteWriter",
+    "ToMain",
     "Tracker",
+    "TwinFrame",
+    "TwinSource",
     "UntrustedRecording",
     "VideoError",
     "VideoInfo",

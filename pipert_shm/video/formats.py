@@ -7,7 +7,7 @@
 | `i420` | (height · 3/2, width) uint8 | the planes Y, U and V one after the other, as in OpenCV; U and V have half the size |
 | `nv12` | (height · 3/2, width) uint8 | the plane Y, then U and V in turns |
 
-Y, U and V are those of BT.601 with the range from 16 to 235, as in OpenCV. Width and height of a planar frame are even.
+Y goes from 16 to 235, and is taken for BT.601, as OpenCV does. Width and height of a planar frame are even.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The system's GStreamer, called by cffi: its functions, its start, and what its messages say.
 
-PyPI has no GStreamer for Linux. Its Python binding `gi` comes with one Python version of the system; this works with all, and gives
-the GIL away in each call. Nothing in here runs in GStreamer's threads.
+PyPI has no GStreamer for Linux. Its binding `gi` would be a second way to do the same, for the system's own Python only. This
+works with every version, and releases the GIL in each call. None of our code runs in GStreamer's threads.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ ffi.cdef("""
         unsigned meta_flags; const void *meta_info; void *buffer;
         int flags, format, id; unsigned width, height, n_planes; size_t offset[4]; int stride[4];
     } GstVideoMeta;
-    typedef struct { unsigned meta_flags; const void *meta_info; void *reference; uint64_t timestamp, duration; } GstTimestampMeta;
+    typedef struct {
+        unsigned meta_flags; const void *meta_info; void *reference; uint64_t timestamp, duration;
+    } GstTimestampMeta;
 
     void g_free(void *);
     void g_error_free(GError *);
@@ -141,8 +143,8 @@ def start(name: str) -> None:
     if _inherited:
         raise VideoError(
             name,
-            f"can't open {name!r}: the process from which this one was forked had started GStreamer, which would hang here; use "
-            f"GStreamer in the flows' processes only, in setup() or later",
+            f"can't open {name!r}: the process from which this one was forked had started GStreamer, which would hang here; "
+            f"use GStreamer in the flows' processes only, in setup() or later",
         )
     failure = ffi.new("GError **")
     if not gst.gst_init_check(ffi.NULL, ffi.NULL, failure):

@@ -119,6 +119,7 @@ class Pipeline:
             if kind == "rtsp":
                 g.set_text(source, "location", os.fspath(self._source))  # type: ignore[arg-type]
                 g.set_value(source, "protocols", transport)
+                g.set_value(source, "buffer-mode", "none")  # so stamps are the camera's, whenever its packets come
                 g.set_value(source, "tcp-timeout", int(timeout * 1e6))
                 g.set_value(source, "timeout", int(timeout * 1e6))
                 g.set_value(source, "add-reference-timestamp-meta", True)
@@ -144,7 +145,7 @@ class Pipeline:
     def start(self) -> None:
         """Starts it."""
         change = g.gst.gst_element_set_state(self._pipeline, g.PAUSED)
-        # A user's pipeline that has no camera, such as videotestsrc, plays at its own speed; as a file it is read as fast as it can.
+        # A user's pipeline without a camera, such as videotestsrc, plays at its own speed, unless it is read like a file.
         if (change == g.NO_PREROLL or not self._live) and "sync" not in self._set_by_user:
             g.set_value(self.sink, "sync", False)
         g.gst.gst_element_set_state(self._pipeline, g.PLAYING)  # why it fails, a message tells
@@ -172,9 +173,9 @@ class Pipeline:
         if (message.domain, message.code) == ("core", 12):
             return said, f"{g.INSTALL}{g.BASE} {g.LIBAV} {g.GOOD} {g.BAD}"
         if "not-negotiated" in detail and self._own:
-            return f"{message.element} finds no format that the others take", (
-                f"put videoconvert before the appsink, which takes video/x-raw in {FORMATS}{FURTHER}; gst-launch-1.0 -v shows the formats"
-            )
+            takes = f"video/x-raw in {FORMATS}{FURTHER}"
+            advice = f"put videoconvert before the appsink, which takes {takes}; gst-launch-1.0 -v shows the formats"
+            return f"{message.element} finds no format that the others take", advice
         if "not-linked" in detail and not self._own:
             return "there is no video in it, only sound perhaps", ""
         if "reason error" in detail:

@@ -68,17 +68,17 @@ class Layout:
             y, u, v = _IN_TURNS[self.format]
             pairs = plane(0, height, (width + 1) // 2, 4)
             return Picture("i420", (plane(0, height, width, 2)[..., y % 2], pairs[..., u], pairs[..., v]), self.full)
-        packed = None
+        planes: tuple[np.ndarray, ...]
         if self.format == "NV12":
             planes = plane(0, height, width), plane(1, (height + 1) // 2, (width + 1) // 2, 2)
-            follow = (width * height,)
         else:
             across, down = _ACROSS[self.format]
             small = -(-height // down), -(-width // across)
             planes = plane(0, height, width), plane(1, *small), plane(2, *small)
-            follow = (width * height, width * height * 5 // 4)
-        as_ours = self.format in ("I420", "NV12") and width % 2 == height % 2 == 0
-        if as_ours and all(each.flags.c_contiguous for each in planes) and tuple(offsets[: len(planes)]) == (0, *follow):
+        packed = None
+        ours = (0, width * height, width * height * 5 // 4)[: len(planes)]
+        is_even = self.format in ("I420", "NV12") and width % 2 == height % 2 == 0
+        if is_even and offsets[: len(planes)] == ours and all(each.flags.c_contiguous for each in planes):
             packed = np.ndarray((height * 3 // 2, width), np.uint8, data)
         return Picture("nv12" if self.format == "NV12" else "i420", planes, self.full, packed)
 
@@ -118,6 +118,7 @@ class GStreamerCapture:
         self._failure: VideoError | None = None
         self.pts: float | None = None
         self.came_ns: int | None = None
+        self.waited: float | None = None
         self.wall_clock: float | None = None
         self.damaged = self.left_out = self._grabbed = 0
         self._pipeline = Pipeline(source, wanted, timeout=timeout, live=live, transport=transport)
@@ -174,10 +175,15 @@ class GStreamerCapture:
         :raises VideoError: when none comes; the error says why.
         """
         rendered = self._pipeline.rendered() if self._live else 0
-        if self._take(self._timeout):
+        begun, worked = time.monotonic(), time.process_time()
+        got = self._take(self._timeout)
+        # GStreamer's threads decode meanwhile, so the time that they work is no wait for data.
+        self.waited = max(0.0, time.monotonic() - begun - (time.process_time() - worked))
+        if got:
             newer = MOST_QUEUED if self._live else 0
             while newer and self._take(0):
                 newer -= 1
+                self.waited = 0.0
             self._grabbed += 1
             # What the sink has counted has come; at most what came since is counted too little.
             self.left_out = max(self.left_out, rendered - self._grabbed)

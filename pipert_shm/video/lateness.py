@@ -12,7 +12,7 @@ STRICT = 1.7
 """The same for a frame that had piled up; what is left of two gaps is for its conversion and its way to a receiver."""
 
 WINDOW = 2.0
-"""Seconds of the stream whose least delay counts as none. A delay that stays is forgotten after these."""
+"""Seconds of the stream, or eight frames, whose least delay counts as none. A delay that stays is forgotten after these."""
 
 OPENING = 2.0
 """Seconds after a stream was opened in which frames may come that had piled up."""
@@ -36,8 +36,9 @@ WAITED = 8
 """The reader waited for a frame if it did so for this part of a gap. What is less may be a wait for a processor."""
 
 _GAP = 0.04  # seconds, while nothing is known
-_LONGEST_GAP = 1.0
-_STEPS = 15  # of which the middle one counts
+_LONGEST_GAP = 10.0
+_STEPS = 9  # of which the middle one counts
+_FEWEST = 8  # frames that the window has at least, where there are few a second
 _USUAL = 60  # frames that tell what delay is usual
 _BLOCK = 1.0  # seconds over which stamps are compared with the clock
 
@@ -80,6 +81,7 @@ class Lateness:
         self._waited_last = False
         self._lag_last = 0.0
         self._least: deque[tuple[float, float]] = deque()  # stamps and delays, both growing: the first is the least one
+        self._waited_for: deque[float] = deque(maxlen=_FEWEST)  # stamps
         self._steps: deque[float] = deque(maxlen=_STEPS)
         self._ages: deque[float] = deque(maxlen=_USUAL)
         self._pacing = _Pacing()
@@ -121,13 +123,17 @@ class Lateness:
         delay, least = came - pts, self._least
         if self._last_pts is not None and pts < self._last_pts:  # the stamps begin anew; what lagged goes on lagging
             least.clear()
+            self._waited_for.clear()
             least.append((pts, delay - self._lag_last))
         if not least or waits or delay <= least[0][1]:
             while least and least[-1][1] >= delay:
                 least.pop()
             least.append((pts, delay))
-        while waits and least[0][0] < pts - WINDOW:
-            least.popleft()
+        if waits:
+            self._waited_for.append(pts)
+            begin = min(pts - WINDOW, self._waited_for[0])
+            while least[0][0] < begin:
+                least.popleft()
         since, least_delay = least[0]
         return max(0.0, delay - least_delay - DRIFT * (pts - since))
 

@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
 
 from pipert_shm.binding import now_ns
 from pipert_shm.shm.counters import Counters
+from pipert_shm.system.queueing import QueueTime
 from pipert_shm.video.capture import Capture
 from pipert_shm.video.lateness import Lateness
 from pipert_shm.video.opencv import VideoError
@@ -52,6 +54,7 @@ class LiveReader:
     :param counters: where `connected`, `reconnects`, `skipped`, `late` and `damaged` are counted.
     :param reconnect: whether to connect again after a loss; otherwise the stream ends.
     :param after: a thread of an earlier reader, which must end first.
+    :param changed: what is notified of each frame; None for one of the reader's own.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class LiveReader:
         *,
         reconnect: bool,
         after: threading.Thread | None = None,
+        changed: threading.Condition | None = None,
     ) -> None:
         self._name = name
         self._connect = connect
@@ -71,7 +75,7 @@ class LiveReader:
         self._reconnect = reconnect
         self._after = after
         self._closing = threading.Event()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition() if changed is None else changed
         self._shape: tuple[int, ...] | None = None
         self._wanted: np.ndarray | None = None
         self._filling = False
@@ -169,12 +173,16 @@ class LiveReader:
         """
         self._logger.info("connected: frames of %dx%d", capture.info.width, capture.info.height)
         self._expect(capture.shape)
+        with closing(QueueTime()) as queue_time:
+            self._read_frames(capture, queue_time)
+
+    def _read_frames(self, capture: Capture, queue_time: QueueTime) -> None:
         came_ns = now_ns()
         clock: StreamClock | None = None
         lateness = Lateness()
         damaged = left_out = 0
         while not self._closing.is_set():
-            last_ns, begun_ns, worked = came_ns, now_ns(), time.thread_time()
+            last_ns, begun_ns, worked, queued = came_ns, now_ns(), time.thread_time(), queue_time.seconds()
             if not capture.grab():
                 silence = (now_ns() - last_ns) / 1e9
                 raise VideoError(self._name, f"{self._name!r} is lost, {silence:.1f} s after its last frame")
@@ -182,6 +190,7 @@ class LiveReader:
             now = now_ns()
             # OpenCV does not tell how long it waited. It decodes in this thread.
             waited = (now - begun_ns) / 1e9 - (time.thread_time() - worked) if capture.waited is None else capture.waited
+            waited -= queue_time.seconds() - queued  # it was a processor that it waited for
             self._note_damage(capture.damaged - damaged)
             self._counters["skipped"] += capture.left_out - left_out
             damaged, left_out = capture.damaged, capture.left_out
@@ -198,7 +207,7 @@ class LiveReader:
             self._warned = True
             self._logger.warning(
                 "%r comes faster than this machine decodes it: its frames are %.1f s old when they are handed over. Take a "
-                "stream with smaller or fewer pictures from the camera, or have less done with each by fps= and size=",
+                "stream with smaller or fewer pictures from the camera, or have fewer of them decoded by skip_frame=",
                 self._name,
                 lag,
             )
@@ -208,12 +217,12 @@ class LiveReader:
         with self._changed:
             self._grabbed += 1
             self._changed.notify_all()
-            out = self._wanted
-            if is_late or out is None:
-                self._counters["late" if is_late else "skipped"] += 1
+            if is_late:
+                self._counters["late"] += 1
                 return
-            self._wanted = None
-            self._filling = True
+            out = self._claim(capture, captured_ns)
+            if out is None:
+                return
         frame = None
         try:
             frame = capture.retrieve(out)
@@ -221,14 +230,27 @@ class LiveReader:
                 self._logger.warning("frames of %s come instead of %s; the first of them is copied", capture.shape, out.shape)
         finally:
             with self._changed:
-                self._filling = False
-                if frame is None:
-                    self._wanted = out
-                else:
-                    self._filled = Live(frame, captured_ns, pts, capture.wall_clock)
+                if frame is not None:
                     self._shape = capture.shape
+                self._settle(out, None if frame is None else Live(frame, captured_ns, pts, capture.wall_clock))
                 self._changed.notify_all()
         self._note_damage(frame is None)
+
+    def _claim(self, capture: Capture, captured_ns: int) -> np.ndarray | None:
+        """The array for the frame that was grabbed; None, which is counted, if nobody wants it. The lock is held."""
+        out, self._wanted = self._wanted, None
+        self._filling = out is not None
+        if out is None:
+            self._counters["skipped"] += 1
+        return out
+
+    def _settle(self, out: np.ndarray, live: Live | None) -> None:
+        """Takes what was claimed: the frame, or None for a damaged one. The lock is held."""
+        self._filling = False
+        if live is None:
+            self._wanted = out
+        else:
+            self._filled = live
 
     def _note_damage(self, frames: int) -> None:
         if frames:

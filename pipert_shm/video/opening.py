@@ -27,7 +27,8 @@ class Opening:
     """A video, and how it is to be opened.
 
     Attributes:
-        source: a file's path, a folder of images, a stream's URL, a camera's number or device file, or a pipeline of GStreamer's.
+        source: a file's path, a folder of images, a stream's URL, a camera's number or device file, or a pipeline of
+            GStreamer's.
         live: whether it is a live stream.
         backend: the reader; `auto` for the best that is installed: the table in docs/performance.md shows why.
         wanted: of its pictures.

@@ -67,13 +67,14 @@ class Packets:
             yield packet
 
     def _read(self) -> Iterator[tuple[AnyPacket, int]]:
-        asked_ns = now_ns()
+        asked_ns, said_of = now_ns(), None
         for packet in self._container.demux(self._stream):
             came_ns = now_ns()
             self.waited = max(self.waited, (came_ns - asked_ns) / 1e9)
-            if packet.pts is not None and packet.has_sidedata("prft"):
+            if packet.pts is not None and packet.pts != said_of and packet.has_sidedata("prft"):
                 (microseconds,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
                 self._said = packet.pts, microseconds / 1e6
+                said_of = packet.pts
             yield packet, came_ns
             asked_ns = now_ns()
 

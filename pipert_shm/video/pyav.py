@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from itertools import islice
 
@@ -128,7 +128,7 @@ class PyAVCapture:
         """See `Capture.left_out`."""
         return self._chooser.left_out
 
-    def _decode(self, codec: av.VideoCodecContext) -> Iterator[av.VideoFrame]:
+    def _decode(self, codec: av.VideoCodecContext) -> Generator[av.VideoFrame]:
         in_a_row, at = 0, 0.0
         for packet in self._packets:
             at = self._position(packet.pts) or at
@@ -183,6 +183,7 @@ class PyAVCapture:
 
     def close(self) -> None:
         """See `Capture.close`."""
+        self._frames.close()  # else it and this object hold each other, and the decoder, until they are collected
         self._scaler.close()
         self._container.close()
 

@@ -23,7 +23,8 @@ _OF_YUV = {
 
 
 def _table(gain: float, before: int, after: int) -> np.ndarray:
-    return np.clip(np.rint((np.arange(256) - before) * gain + after), 0, 255).astype(np.uint8)
+    values: np.ndarray = np.clip(np.rint((np.arange(256) - before) * gain + after), 0, 255).astype(np.uint8)
+    return values
 
 
 LIMIT_LUMA, LIMIT_COLOURS = _table(219 / 255, 0, 16), _table(224 / 255, 128, 128)
@@ -37,8 +38,8 @@ class Picture:
     """A raw picture.
 
     Attributes:
-        format: `i420` for the planes Y, U and V, with colours of any size; `nv12`; `gray`, `bgr`, `rgb`; `bgrx` and `rgbx` have a
-            fourth channel that means nothing.
+        format: `i420` for the planes Y, U and V, with colours of any size; `nv12`, `gray`, `bgr`, `rgb`; `bgrx` and `rgbx` with
+            a fourth channel that means nothing.
         planes: (height, width) each, or (height, width, channels). They need not be contiguous.
         full: whether Y, U and V, or the brightness, use the full range from 0 to 255.
         packed: the planes as one array in OpenCV's layout, where they lie so.
@@ -130,10 +131,10 @@ class RawScaler:
         format: Format = "nv12" if picture.format == "nv12" else "i420"
         code = _OF_YUV[format, wanted.format]
         is_even = not any(number % 2 for number in (*part, *(wanted.size or ())))
-        if is_even and wanted.size in (None, part[2:]) and part[2:] == picture.size and picture.packed is not None:
-            if not picture.full:
-                cv2.cvtColor(picture.packed, code, dst=out)
-                return
+        as_it_is = is_even and wanted.size in (None, part[2:]) and part[2:] == picture.size and not picture.full
+        if as_it_is and picture.packed is not None:
+            cv2.cvtColor(picture.packed, code, dst=out)
+            return
         scaled = is_even and wanted.size is not None
         x, y = left & 1, top & 1  # the part begins so far within what is converted
         to = wanted.size if scaled and wanted.size else (width + x + 1 & ~1, height + y + 1 & ~1)

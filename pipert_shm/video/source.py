@@ -31,7 +31,8 @@ PATIENCE = 0.2
 """The longest wait for a frame in one call of `main_logic`, in seconds, so that the routine stops soon."""
 
 
-def _is_live(source: Source) -> bool:
+def is_live(source: Source) -> bool:
+    """Whether the source is a live stream, by what it is called."""
     if is_device(source) or is_pipeline(source):
         return True
     return "://" in str(source) and not str(source).startswith("file://")
@@ -121,7 +122,7 @@ class VideoSource(SourceRoutine):
     ) -> None:
         super().__init__(name)
         self.source = source
-        self.live = _is_live(source) if live is None else live
+        self.live = is_live(source) if live is None else live
         self._wanted = Wanted(format, bits, roi, size)
         decoding = Decoding(threads, skip_frame, skip_loop_filter, low_delay, hwaccel, idle)
         self._opening = Opening(source, self.live, backend, self._wanted, decoding, transport, timeout, fps)

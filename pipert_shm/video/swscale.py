@@ -21,6 +21,8 @@ from pipert_shm.video.fit import Wanted
 from pipert_shm.video.formats import is_planar, planes
 from pipert_shm.video.opencv import VideoError
 
+BT_601 = 5  # a number of FFmpeg's for a matrix
+ONE = 1 << 16  # in libswscale's fixed-point numbers
 AREA, BICUBIC = 0x20, 4  # libswscale's ways, the best to shrink, and to enlarge
 SAFE = 32
 """Pixels of which a row must be a multiple for libswscale to write into it: it writes blocks, past the end of other rows."""
@@ -33,6 +35,8 @@ _ffi.cdef("""
     typedef struct SwsContext SwsContext;
     SwsContext *sws_alloc_context(void);
     int sws_init_context(SwsContext *, void *, void *);
+    const int *sws_getCoefficients(int);
+    int sws_setColorspaceDetails(SwsContext *, const int *, int, const int *, int, int, int, int);
     int sws_scale(SwsContext *, const uint8_t *const *, const int *, int, int, uint8_t *const *, const int *);
     void sws_freeContext(SwsContext *);
     int av_get_pix_fmt(const char *);
@@ -64,7 +68,8 @@ def _number_of(pixel_format: str) -> int:
 class Scaler:
     """Makes the arrays that are wanted of PyAV's frames. One thread at a time.
 
-    Colours are those that OpenCV gives: by BT.601, whatever the video says of its matrix; its range (`yuvj420p`) is heeded.
+    Colours are those that OpenCV gives: BGR and RGB by the matrix that the video tells of, else by BT.601. Planes stay what
+    they are, but for their range: that of a video in full range is converted to 16 to 235.
 
     :param name: of the video, for errors.
     """
@@ -83,7 +88,7 @@ class Scaler:
 
         :raises VideoError: when the frame does not contain the wanted part.
         """
-        kind = frame.width, frame.height, frame.format.name, frame.color_range, frame.rotation
+        kind = frame.width, frame.height, frame.format.name, frame.color_range, frame.colorspace, frame.rotation
         if kind != self._kind:
             self.close()
             self._turns = round(frame.rotation / 90) % 4
@@ -209,6 +214,9 @@ class _Step:
         if swscale.sws_init_context(context, _ffi.NULL, _ffi.NULL) < 0:
             swscale.sws_freeContext(context)
             raise self._failed()
+        if _is_told(frame.colorspace) and target.startswith(("bgr", "rgb")):
+            ours, theirs = (swscale.sws_getCoefficients(matrix) for matrix in (BT_601, int(frame.colorspace)))
+            swscale.sws_setColorspaceDetails(context, theirs, options["src_range"], ours, 1, 0, ONE, ONE)
         return context
 
     def _failed(self) -> VideoError:
@@ -232,6 +240,11 @@ def _target(frame: av.VideoFrame, wanted: Wanted) -> str:
 def _subsampling(frame: av.VideoFrame) -> tuple[int, int]:
     """Pixels across, and down, of which one colour is kept."""
     return 8 // (frame.format.chroma_width(8) or 8), 8 // (frame.format.chroma_height(8) or 8)
+
+
+def _is_told(matrix: int) -> bool:
+    """Whether a frame's matrix is told of: 0 is that of RGB, and 2 stands for an unknown one."""
+    return matrix not in (0, 2)
 
 
 def _begins_at(frame: av.VideoFrame, left: int, top: int) -> bool:

@@ -105,15 +105,16 @@ class Units:
         self._shape: _Shape = []
         self._given = False
 
-    def feed(self, piece: bytes, pts: int | None, came_ns: int) -> Iterator[Unit]:
+    def feed(self, piece: bytes, pts: int | None, came_ns: int) -> Sequence[Unit]:
         """Takes the next piece, and gives the pictures that are complete with it.
 
         :param pts: the stamp of the piece.
         :param came_ns: when it came.
         """
         look = self._look(piece) if piece.startswith(_START) else _CONTINUES
-        if self._slices and self._begins_picture(look, pts):
-            yield from self.end()
+        complete: Sequence[Unit] = ()
+        if self._slices and (look is not _CONTINUES or pts != self._pts) and self._begins_picture(look, pts):
+            complete = self.end()
             self._begin()
         if look is not _CONTINUES:
             self._trailing = look.trails
@@ -122,7 +123,7 @@ class Units:
                 self._carried.append(piece)
             else:
                 self._note_mistake()
-            return
+            return complete
         if not self._slices:
             self._pts = pts
         self._slices += look.slices
@@ -130,22 +131,24 @@ class Units:
         self._pieces.append(piece)
         self._came_ns = came_ns
         if self._trailing and self._slices:
-            return
+            return complete
         length = -len(piece) if look is _CONTINUES else len(piece)
         if not self.early:
             self._shape.append((length, look.slices))
-        elif self._rule.is_broken_by(length):
+        elif -length > self._rule.further:  # the sender cuts in another way now
             self._learn_anew()
         elif self._slices == self._rule.slices and self._rule.ends(length):
-            yield self._unit(is_early=True)
+            complete = [*complete, self._unit(is_early=True)]
             self._given = True
+        return complete
 
-    def end(self) -> Iterator[Unit]:
+    def end(self) -> Sequence[Unit]:
         """Gives the picture that has come so far, if any: the stream has ended, or another picture begins."""
-        if self._slices and not self._given:
-            self._learn()
-            yield self._unit(is_early=False)
-            self._given = True
+        if not self._slices or self._given:
+            return ()
+        self._learn()
+        self._given = True
+        return [self._unit(is_early=False)]
 
     def _unit(self, *, is_early: bool) -> Unit:
         return Unit(b"".join(self._pieces), self._pts, self._came_ns, self._is_key, is_early)
@@ -230,10 +233,6 @@ class _Rule(NamedTuple):
     def ends(self, length: int) -> bool:
         """Whether a piece is the last one of its NAL unit. Of one that is as long as a part it can't be told."""
         return length < self.first if length > 0 else -length < self.further
-
-    def is_broken_by(self, length: int) -> bool:
-        """Whether a piece shows that the sender cuts in another way now."""
-        return -length > self.further
 
 
 def _usual(lengths: Counter[int]) -> int | None:
