@@ -18,6 +18,7 @@ from conftest import RunCli, StartCli
 from killing import FAST, await_motion, await_states, pipe_id_of, running
 from pipert_shm import DestinationRoutine, MiddleRoutine, Pipe, Routine, SourceRoutine, VideoSource, Wire
 from pipert_shm.cli.why import examine, look
+from pipert_shm.diagnosis.span import VIDEO_SOURCE
 from pipert_shm.errors import UnknownTarget
 from routines import Forward, Frames, Gated, Sink, chain
 from test_segments import GATE, await_held, held_pipe
@@ -172,6 +173,10 @@ def test_a_routine_that_always_fails() -> None:
     with running(line_of(camera(), Fails("fails"))) as pipe:
         errors = await_finding(pipe, "errors", "fails", lambda finding: "succeeds" in finding["what"])
     assert errors["severity"] == "problem"
+
+
+def test_a_video_source_is_known_by_its_counters() -> None:
+    assert set(VideoSource.counter_names) == VIDEO_SOURCE
 
 
 def test_a_stream_that_is_not_there() -> None:
