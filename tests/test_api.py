@@ -26,7 +26,7 @@ from pipert_shm import (
     create_app,
 )
 from pipert_shm.api.models import FlowModel, RoutineModel, StatisticsModel, WireModel
-from serving import Served, free_port, make_pipe, serving
+from serving import HELD, LET_GO, Served, free_port, make_pipe, serving
 from waiting import PATIENCE, Board, eventually
 
 FORMS = list(itertools.product(("POST", "GET"), ("", "/")))
@@ -161,6 +161,7 @@ def test_the_schema_describes_every_route_once_per_method(served: Served) -> Non
         "/flows/{flow}/restart",
         "/pipe/structure",
         "/statistics",
+        "/why",
         "/health",
         "/ready",
         "/metrics",
@@ -180,6 +181,32 @@ def test_the_schema_describes_every_route_once_per_method(served: Served) -> Non
     operations = [operation for path in paths.values() for operation in path.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     assert all(operation["description"] for operation in operations)
+
+
+def test_why_says_what_slows_the_pipe_down(served: Served) -> None:
+    before = served.do("/why", "GET", params={"seconds": 0.05})
+    assert before["seconds"] >= 0.05
+    assert any("not started" in finding["what"] for finding in before["findings"])
+    served.do("/start")
+    served.move()
+    served.do("/routines/end/events/hold/execute")
+    served.board.wait(HELD)
+    found: list[dict[str, Any]] = []
+
+    def is_found() -> bool:
+        found[:] = served.do("/why/", "GET", params={"seconds": 0.1})["findings"]
+        return any((one["kind"], one["where"], one["severity"]) == ("hang", "end", "problem") for one in found)
+
+    eventually(is_found, f"the routine that holds a message, after {found}")
+    served.board[LET_GO] = 1
+    assert all(finding["drawn_from"] for finding in found)
+
+
+@pytest.mark.parametrize("seconds", ["0", "6", "nan", "soon"])
+def test_why_refuses_other_times(served: Served, seconds: str) -> None:
+    answer = served.client.get("/why", params={"seconds": seconds})
+    assert answer.status_code == 422
+    assert "query.seconds" in answer.json()["detail"]
 
 
 def test_a_routine_is_slowed_down(served: Served) -> None:

@@ -150,6 +150,7 @@ def test_a_pipe_is_started_watched_steered_and_ended(shown: Shown) -> None:
     expect(page.get_by_text("age on arrival, since capture")).to_have_count(2)
     expect(page.get_by_text("from sent to received")).to_have_count(1)
     expect(page.get_by_text("ring of camera").first).to_be_visible()
+    expect(page.locator(".why li").first).to_contain_text(re.compile("slowest is|middle"), timeout=PATIENCE_MS)
 
     shown.click("scale")
     page.get_by_label("factor: int").fill("3")

@@ -25,7 +25,7 @@ from conftest import PACKAGE_ROOT, RunCli
 from killing import FAST, await_motion, await_states, pid_of, pipe_id_of, running
 from pipert_shm import DestinationRoutine, Pipe, Wire, binding
 from pipert_shm.cli.commands import main
-from pipert_shm.cli.top import Look, Usage, compare, look, matching, show_once
+from pipert_shm.cli.top import Look, compare, look, matching, show_once
 from pipert_shm.graph.model import Restart
 from pipert_shm.shm.listing import Control, Member
 from pipert_shm.shm.segments import ControlSegment, unlink_pipe
@@ -37,6 +37,7 @@ from pipert_shm.statistics import (
     WireStatistics,
     read_statistics,
 )
+from pipert_shm.system.usage import Usage
 from routines import Frames, Sink
 from test_segments import GATE, await_held, held_pipe
 from waiting import Board, eventually

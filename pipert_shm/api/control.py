@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Body, Depends, HTTPException, Path, Request, Response
+from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
+from pipert_shm.api.diagnosis import moment_of
 from pipert_shm.api.guard import require_own_site
 from pipert_shm.api.models import (
     Command,
+    FindingModel,
     FlowModel,
     Health,
     Link,
@@ -22,8 +26,10 @@ from pipert_shm.api.models import (
     StatisticsModel,
     Structure,
     Unlink,
+    Why,
     WireModel,
 )
+from pipert_shm.diagnosis import diagnose
 from pipert_shm.errors import PayloadError, PipeFailed, PipeStateError, WiresValidation
 from pipert_shm.events import (
     KILL_EVENT_NAME,
@@ -163,6 +169,18 @@ def statistics(pipe: OfPipe) -> StatisticsModel:
         wires=[WireModel.model_validate(wire) for wire in now.wires.values()],
         flows=[FlowModel.model_validate(flow) for flow in now.flows.values()],
     )
+
+
+@_route(looking, "/why", "GET", responses={**STATE, **MISFIT})
+async def why(
+    pipe: OfPipe, seconds: Annotated[float, Query(ge=0.05, le=5, description="The time that it looks at.")] = 1.0
+) -> Why:
+    """What slows the pipe down, what it loses and why, and what to try: in words, from the counters of the next moments."""
+    before = await run_in_threadpool(moment_of, pipe)
+    await asyncio.sleep(seconds)
+    now = await run_in_threadpool(moment_of, pipe)
+    findings = [FindingModel.model_validate(finding) for finding in diagnose(now, before)]
+    return Why(seconds=now.statistics.time_s - before.statistics.time_s, findings=findings)
 
 
 @_route(looking, "/health", "GET", responses={})

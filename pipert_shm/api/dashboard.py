@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI
 
+from pipert_shm.api.diagnosis import Diagnosis, panel_of
 from pipert_shm.api.graph import COLOURS, draw
 from pipert_shm.api.journal import Entry, Journal
 from pipert_shm.api.motion import Motion, summary
@@ -54,6 +55,8 @@ body { background: #020617; color: #e2e8f0; }
 .news { list-style: none; margin: 0; padding: 0 0 0 14px; border-left: 3px solid #334155; font-size: 1.05rem; }
 .news { max-height: 320px; overflow: auto; }
 .news li { margin: 6px 0; }
+.why { margin: 0; padding: 0 0 0 14px; max-height: 320px; overflow: auto; }
+.why li { margin: 6px 0; }
 .preview img { width: 100%; border-radius: 8px; display: block; background: #000; }
 .upright { display: none; }
 .rings { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 10px 24px; }
@@ -93,6 +96,7 @@ class Page:
         self._pipe = pipe
         self._journal = journal
         self._motion = Motion(pipe.statistics())
+        self._diagnosis = Diagnosis(pipe)
         self._cards: dict[str, Card] = {}
         journal.start()
         ui.add_css(_STYLE)
@@ -102,6 +106,7 @@ class Page:
                 self._along = ui.html("", sanitize=False).classes("along w-full")
                 self._upright = ui.html("", sanitize=False).classes("upright w-full")
             self._news = ui.html("", sanitize=False).classes("panel")
+        self._why = ui.html("", sanitize=False).classes("panel")
         self._grid = ui.element("div").classes("cards")
         self._slots = ui.html("", sanitize=False).classes("panel")
         self._show()
@@ -164,6 +169,7 @@ class Page:
                     self._cards[name] = Card(self, self._pipe, name)
         for card in self._cards.values():
             card.show(self._motion, entries)
+        self._why.set_content(panel_of(self._diagnosis.look()))
         self._slots.set_content(_slots(self._pipe))
         self._news.set_content(_news(entries))
 

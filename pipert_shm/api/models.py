@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
@@ -189,6 +189,34 @@ class StatisticsModel(Answer):
     routines: list[RoutineModel]
     wires: list[WireModel]
     flows: list[FlowModel]
+
+
+class FindingModel(Answer):
+    """One thing that was found out about the pipe."""
+
+    kind: str = Field(examples=["bottleneck"])
+    severity: Literal["problem", "cost", "note"]
+    """`problem`: something is lost, or stands; `cost`: it works, but takes more than it has to, or holds up others."""
+    about: Literal["pipe", "flow", "routine", "wire"]
+    """What `where` names."""
+    where: str = Field(examples=["detector"])
+    """A routine or a flow, or a wire as `sender -> receiver`; empty: the pipe."""
+    what: str
+    """What was found, with the numbers."""
+    why: str
+    """What follows from the numbers; empty where nothing does."""
+    advice: list[str]
+    """What to try, the likeliest first."""
+    drawn_from: str
+    """The counters that say so."""
+
+
+class Why(Answer):
+    """What slows the pipe down, in words; what matters most comes first."""
+
+    seconds: float
+    """The time that it is drawn from."""
+    findings: list[FindingModel]
 
 
 class Problem(BaseModel):

@@ -217,6 +217,38 @@ def top(
         show_once(report, console)
 
 
+@app.command(
+    epilog=examples(
+        "pipert-shm why                all pipes of this machine",
+        "pipert-shm why motion         the pipe that `pipert-shm run motion.yaml` runs",
+        "pipert-shm why --json | jq '.[].findings[].what'",
+    )
+)
+def why(
+    pipe: Annotated[
+        str | None, typer.Argument(metavar="[PIPE]", help="Its name or id, or a part of one; by default all pipes that run.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="Time between the two looks.")] = 3.0,
+    as_json: Json = False,
+) -> None:
+    """Say in words what slows a running pipe down, what it loses and why, and what to try.
+
+    Takes the counters twice, some seconds apart, from shared memory and /proc: the pipe doesn't notice. What matters most comes
+    first: the routine that all others wait for, wires that drop and the reason, sources that leave frames out, frames that are
+    copied, errors, restarts, a machine without free processors. Each finding says by which numbers it goes. Ctrl-C ends the
+    wait, and shows what is known so far.
+    """
+    from rich.console import Console
+
+    from pipert_shm.cli.why import examine, show
+
+    reports = examine(pipe, seconds)
+    if as_json:
+        print_json(reports)
+    else:
+        show(reports, Console(markup=False, highlight=False, emoji=False))
+
+
 @app.command("ls")
 def _list(as_json: Json = False) -> int:
     """List the pipes that have shared memory on this machine.

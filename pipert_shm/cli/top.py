@@ -13,7 +13,6 @@ import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from select import select
 from typing import Any
 
@@ -29,36 +28,9 @@ from pipert_shm.measures import measured
 from pipert_shm.shm.listing import Control, Segment, list_pipe
 from pipert_shm.shm.segments import free_bytes, pipe_ids
 from pipert_shm.statistics import Latency, PipeStatistics, read_statistics
+from pipert_shm.system.usage import Usage
 
-TICKS = os.sysconf("SC_CLK_TCK")
 NEVER = PipeStatistics(0.0, {}, {}, {})
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a process uses: CPU seconds so far, bytes of private memory, and bytes of shared memory that it has mapped."""
-
-    cpu_s: float
-    private_bytes: int
-    shared_bytes: int
-
-    @classmethod
-    def of(cls, pid: int) -> Usage | None:
-        """None when there is no such process."""
-        try:
-            times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        rss = (line.split() for line in lines if line.startswith("Rss"))
-        sizes = {name: int(kilobytes) * 1024 for name, kilobytes, _ in rss}
-        if not sizes:
-            return None  # a zombie
-        return cls(
-            cpu_s=(int(times[11]) + int(times[12])) / TICKS,
-            private_bytes=sizes["RssAnon:"],
-            shared_bytes=sizes["RssShmem:"],
-        )
 
 
 @dataclass(frozen=True, slots=True)
