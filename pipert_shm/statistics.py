@@ -1,10 +1,10 @@
-"""A pipe's counters, read out of shared memory at no cost to the flows."""
+"""A pipe's counters, read out of shared memory and /proc at no cost to the flows."""
 
 # Without `from __future__ import annotations`: as texts, all of the measures below would have to be compiled at each import.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -15,7 +15,9 @@ from pipert_shm.limits import Policy, is_number
 from pipert_shm.measures import Measure, counter, documented, measures, state
 from pipert_shm.shm.counters import Counters
 from pipert_shm.shm.listing import Member
-from pipert_shm.shm.states import FlowState, State
+from pipert_shm.shm.states import EndReason, FlowState, State
+from pipert_shm.system.gpu import gpus
+from pipert_shm.system.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,67 @@ class FlowStatistics:
             "flow_last_exit",
         ),
     ]
+    last_reason: Annotated[
+        str,
+        state(
+            "Why its last process ended: `none` (there was none), `died` (it exited, or a signal ended it), `hang` (killed for "
+            "a `hang_timeout`), `max_rss` (killed for taking more memory than that), `order` (killed by `restart_flow`), "
+            "`start` (it could not be started) or `end` (the pipe ended).",
+            "flow_last_reason",
+            EndReason,
+            label="reason",
+            example="none",
+        ),
+    ] = "none"
+    cpu_s: Annotated[
+        float | None,
+        Measure(
+            "counter",
+            "CPU seconds of all threads of its process, since that began, without its child processes. None while it has no "
+            "process, or where the system does not tell: so are the next ones.",
+            "flow_cpu_seconds",
+            example=12.5,
+        ),
+    ] = None
+    private_bytes: Annotated[
+        int | None,
+        Measure(
+            "gauge",
+            "The process's own memory in RAM (`RssAnon`): heap, stacks, and what it has of its own from the fork. `max_rss` "
+            "limits this.",
+            "flow_private_bytes",
+            example=85_000_000,
+        ),
+    ] = None
+    shared_bytes: Annotated[
+        int | None,
+        Measure(
+            "gauge",
+            "Shared memory that the process has touched (`RssShmem`): frames above all, which other flows have mapped, too. "
+            "Don't add it up over flows.",
+            "flow_shared_bytes",
+            example=44_000_000,
+        ),
+    ] = None
+    file_bytes: Annotated[
+        int | None,
+        Measure(
+            "gauge",
+            "Mapped files that the process has in RAM (`RssFile`): the code of libraries above all, which the flows share.",
+            "flow_file_bytes",
+            example=60_000_000,
+        ),
+    ] = None
+    gpu_bytes: Annotated[
+        int | None,
+        Measure(
+            "gauge",
+            "Memory that the process has on all GPUs of NVIDIA's together, at most a second ago. None, too, where the package "
+            "nvidia-ml-py is not installed, or NVML does not list the process.",
+            "flow_gpu_bytes",
+            example=512_000_000,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -372,9 +435,21 @@ def _read_wires(process: binding.Process, names: Sequence[str]) -> dict[tuple[st
 
 
 def _read_flow(process: binding.Process, number: int, name: str) -> FlowStatistics:
-    state, pid, last_exit, restarts = binding.FlowRecord(process, number).read()
-    told = FlowState(state) if state else FlowState.RESTARTING  # it has had no process yet: the pipe is being built
-    return FlowStatistics(name, told.name.lower(), pid, restarts, last_exit)
+    status = binding.FlowRecord(process, number).read()
+    told = FlowState(status.state) if status.state else FlowState.RESTARTING  # no process yet: the pipe is being built
+    reason = EndReason(status.last_reason)
+    flow = FlowStatistics(name, told.name.lower(), status.pid, status.restarts, status.last_exit, reason.name.lower())
+    used = Usage.of(status.pid, status.started) if status.pid > 0 and status.started else None
+    if used is None:
+        return flow
+    return replace(
+        flow,
+        cpu_s=used.cpu_s,
+        private_bytes=used.private_bytes,
+        shared_bytes=used.shared_bytes,
+        file_bytes=used.file_bytes,
+        gpu_bytes=gpus.bytes_of(status.pid),
+    )
 
 
 def _counts(statistics: type, read: dict[str, int]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _metrics(statistics: type, found: Iterable[Any], *labels: tuple[str, str]) -
         family = _FAMILIES[measure.kind](
             f"pipert_{measure.metric}",
             measure.text,
-            labels=[*(label for label, _ in labels), *_OWN_LABEL.get(measure.kind, ())],
+            labels=[*(label for label, _ in labels), *_own_label(measure)],
         )
         for item in items:
             _add(family, measure, [getattr(item, source) for _, source in labels], getattr(item, field))
@@ -112,11 +112,16 @@ _FAMILIES: dict[str, Any] = {
     "reasons": CounterMetricFamily,
     "histogram": HistogramMetricFamily,
 }
-_OWN_LABEL = {"state": ["state"], "reasons": ["reason"]}
+
+
+def _own_label(measure: Measure) -> list[str]:
+    return [measure.label] if measure.kind == "state" else ["reason"] if measure.kind == "reasons" else []
 
 
 def _add(family: Any, measure: Measure, labels: list[str], value: Any) -> None:
-    """Adds what one routine, wire or flow has to a metric; for a state, 1 for the one that it is in."""
+    """Adds what one routine, wire or flow has to a metric, if it has it; for a state, 1 for the one that it is in."""
+    if value is None:
+        return
     if measure.kind == "state":
         for state in measure.states:
             family.add_metric([*labels, state], state == value)

@@ -230,6 +230,7 @@ def run_flow(birth: FlowBirth) -> int:
     logs.keep().set_blocking(False)
     logger = forwarding_logger(f"{birth.logger_name}.{name}", ForwardingHandler(logs, name, name))
     try:
+        birth.plan.processes[name].apply()
         process = FlowProcess(birth, logger, reserve)
         process.serve()
     except Exception as error:
