@@ -4,20 +4,19 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
 from pipert_shm import binding
 from pipert_shm.display.tables import HtmlRepr, Table
 from pipert_shm.errors import shown
+from pipert_shm.flow_statistics import FlowStatistics, read_flow
 from pipert_shm.limits import Policy, is_number
 from pipert_shm.measures import Measure, counter, documented, measures, state
 from pipert_shm.shm.counters import Counters
 from pipert_shm.shm.listing import Member
-from pipert_shm.shm.states import EndReason, FlowState, State
-from pipert_shm.system.gpu import gpus
-from pipert_shm.system.usage import Usage
+from pipert_shm.shm.states import State
 
 
 @dataclass(frozen=True)
@@ -191,93 +190,6 @@ class RoutineStatistics(HtmlRepr):
         return f"RoutineStatistics({self.name!r} in flow {self.flow!r}, {self.state}, {counts}{own})"
 
 
-@documented
-@dataclass(frozen=True)
-class FlowStatistics:
-    """One flow."""
-
-    name: str
-    state: Annotated[
-        str,
-        state(
-            "`running`, `restarting` (also while the pipe is being built), `failed` (for good) or `ended`.",
-            "flow_state",
-            FlowState,
-        ),
-    ]
-    pid: Annotated[int, Measure("gauge", "The pid of its process, 0 while it has none.")]
-    restarts: Annotated[int, Measure("counter", "How often it was restarted.", "flow_restarts")]
-    last_exit: Annotated[
-        int,
-        Measure(
-            "gauge",
-            "Exit status of its last death, or the negative number of the signal; 0 while it has not died.",
-            "flow_last_exit",
-        ),
-    ]
-    last_reason: Annotated[
-        str,
-        state(
-            "Why its last process ended: `none` (there was none), `died` (it exited, or a signal ended it), `hang` (killed for "
-            "a `hang_timeout`), `max_rss` (killed for taking more memory than that), `order` (killed by `restart_flow`), "
-            "`start` (it could not be started) or `end` (the pipe ended).",
-            "flow_last_reason",
-            EndReason,
-            label="reason",
-            example="none",
-        ),
-    ] = "none"
-    cpu_s: Annotated[
-        float | None,
-        Measure(
-            "counter",
-            "CPU seconds of all threads of its process, since that began, without its child processes. None while it has no "
-            "process, or where the system does not tell: so are the next ones.",
-            "flow_cpu_seconds",
-            example=12.5,
-        ),
-    ] = None
-    private_bytes: Annotated[
-        int | None,
-        Measure(
-            "gauge",
-            "The process's own memory in RAM (`RssAnon`): heap, stacks, and what it has of its own from the fork. `max_rss` "
-            "limits this.",
-            "flow_private_bytes",
-            example=85_000_000,
-        ),
-    ] = None
-    shared_bytes: Annotated[
-        int | None,
-        Measure(
-            "gauge",
-            "Shared memory that the process has touched (`RssShmem`): frames above all, which other flows have mapped, too. "
-            "Don't add it up over flows.",
-            "flow_shared_bytes",
-            example=44_000_000,
-        ),
-    ] = None
-    file_bytes: Annotated[
-        int | None,
-        Measure(
-            "gauge",
-            "Mapped files that the process has in RAM (`RssFile`): the code of libraries above all, which the flows share.",
-            "flow_file_bytes",
-            example=60_000_000,
-        ),
-    ] = None
-    gpu_bytes: Annotated[
-        int | None,
-        Measure(
-            "gauge",
-            "Memory that the process has on all GPUs of NVIDIA's together, at most a second ago. None, too, where the package "
-            "nvidia-ml-py is not installed, or NVML does not list the process.",
-            "flow_gpu_bytes",
-            example=512_000_000,
-        ),
-    ] = None
-
-
 @dataclass(frozen=True)
 class PipeStatistics:
     """A pipe at one moment. `print()` shows it as tables, of the wires and of the routines, and so does a notebook.
@@ -387,7 +299,7 @@ def read_statistics(process: binding.Process, flow_names: Sequence[str], members
         binding.now_ns() / 1e9,
         routines=_read_routines(process, flow_names, members),
         wires=_read_wires(process, names),
-        flows={name: _read_flow(process, number, name) for number, name in enumerate(flow_names)},
+        flows={name: read_flow(process, number, name) for number, name in enumerate(flow_names)},
     )
 
 
@@ -432,24 +344,6 @@ def _read_wires(process: binding.Process, names: Sequence[str]) -> dict[tuple[st
             **_counts(WireStatistics, record.counters()),
         )
     return wires
-
-
-def _read_flow(process: binding.Process, number: int, name: str) -> FlowStatistics:
-    status = binding.FlowRecord(process, number).read()
-    told = FlowState(status.state) if status.state else FlowState.RESTARTING  # no process yet: the pipe is being built
-    reason = EndReason(status.last_reason)
-    flow = FlowStatistics(name, told.name.lower(), status.pid, status.restarts, status.last_exit, reason.name.lower())
-    used = Usage.of(status.pid, status.started) if status.pid > 0 and status.started else None
-    if used is None:
-        return flow
-    return replace(
-        flow,
-        cpu_s=used.cpu_s,
-        private_bytes=used.private_bytes,
-        shared_bytes=used.shared_bytes,
-        file_bytes=used.file_bytes,
-        gpu_bytes=gpus.bytes_of(status.pid),
-    )
 
 
 def _counts(statistics: type, read: dict[str, int]) -> dict[str, Any]:

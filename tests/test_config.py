@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import re
 import sys
@@ -62,7 +63,7 @@ routines:
   double: {{class: {module}.Double, max_errors: 3}}
   write: {{class: {module}.Write, parameters: {{path: {directory}/written}}}}
 flows:
-  first: {{routines: [count], restart: always, max_restarts: 7, restart_window: 30}}
+  first: {{routines: [count], restart: always, max_restarts: 7, restart_window: 30, max_rss: 2_000_000_000, cpus: [{cpu}], nice: 19}}
   workers: {{routines: [double], replicas: 2, ordered: true}}
   last: {{routines: [write]}}
 wires:

@@ -410,7 +410,9 @@ def test_statistics_of_flows() -> None:
             assert Path(f"/proc/{flow.pid}/stat").exists()
         kill_flows(pipe, "flow")
         second = pipe.statistics().flows
-        assert second["source"] == first["source"]
+        assert second["source"].pid == first["source"].pid
+        assert (second["source"].restarts, second["source"].last_reason) == (0, "none")
         assert (second["flow"].state, second["flow"].restarts, second["flow"].last_exit) == ("running", 1, -signal.SIGKILL)
+        assert second["flow"].last_reason == "died"
         assert second["flow"].pid != first["flow"].pid
     assert {(flow.state, flow.pid) for flow in pipe.statistics().flows.values()} == {("ended", 0)}

@@ -22,14 +22,13 @@ from rich.console import Console
 
 from conftest import PACKAGE_ROOT, RunCli
 from killing import FAST, await_motion, await_states, pid_of, pipe_id_of, running
-from pipert_shm import DestinationRoutine, Pipe, Wire, binding
+from pipert_shm import DestinationRoutine, FlowStatistics, Pipe, Wire, binding
 from pipert_shm.cli.commands import main
 from pipert_shm.cli.top import Look, compare, look, matching, show_once
 from pipert_shm.graph.model import Restart
 from pipert_shm.shm.listing import Control, Member
 from pipert_shm.shm.segments import ControlSegment, unlink_pipe
 from pipert_shm.statistics import (
-    FlowStatistics,
     Latency,
     PipeStatistics,
     RoutineStatistics,

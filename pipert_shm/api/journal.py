@@ -19,8 +19,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pipert_shm.api.models import Problem
 from pipert_shm.display.masking import masked
 from pipert_shm.errors import PipeStateError
+from pipert_shm.flow_statistics import FlowStatistics
 from pipert_shm.pipe import Pipe
-from pipert_shm.statistics import FlowStatistics, PipeStatistics
+from pipert_shm.statistics import PipeStatistics
 
 REMEMBERED = 1000
 LONGEST_TEXT = 4000

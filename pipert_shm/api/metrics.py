@@ -14,10 +14,11 @@ from prometheus_client.registry import Collector
 
 from pipert_shm import binding
 from pipert_shm.api.models import Problem
+from pipert_shm.flow_statistics import FlowStatistics
 from pipert_shm.measures import Measure, measures
 from pipert_shm.pipe import Pipe
 from pipert_shm.shm.listing import list_pipe
-from pipert_shm.statistics import FlowStatistics, Latency, RoutineStatistics, WireStatistics
+from pipert_shm.statistics import Latency, RoutineStatistics, WireStatistics
 
 UP_TO_S = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
