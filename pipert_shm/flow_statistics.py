@@ -2,7 +2,7 @@
 
 # Without `from __future__ import annotations`: see statistics.py.
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pipert_shm import binding
@@ -15,7 +15,7 @@ from pipert_shm.system.usage import Usage
 @documented
 @dataclass(frozen=True)
 class FlowStatistics:
-    """One flow."""
+    """One flow. Two are equal when the same became of both, whatever their processes take at the moment."""
 
     name: str
     state: Annotated[
@@ -57,7 +57,7 @@ class FlowStatistics:
             "flow_cpu_seconds",
             example=12.5,
         ),
-    ] = None
+    ] = field(default=None, compare=False)
     private_bytes: Annotated[
         int | None,
         Measure(
@@ -67,7 +67,7 @@ class FlowStatistics:
             "flow_private_bytes",
             example=85_000_000,
         ),
-    ] = None
+    ] = field(default=None, compare=False)
     shared_bytes: Annotated[
         int | None,
         Measure(
@@ -77,7 +77,7 @@ class FlowStatistics:
             "flow_shared_bytes",
             example=44_000_000,
         ),
-    ] = None
+    ] = field(default=None, compare=False)
     file_bytes: Annotated[
         int | None,
         Measure(
@@ -86,7 +86,7 @@ class FlowStatistics:
             "flow_file_bytes",
             example=60_000_000,
         ),
-    ] = None
+    ] = field(default=None, compare=False)
     gpu_bytes: Annotated[
         int | None,
         Measure(
@@ -96,7 +96,7 @@ class FlowStatistics:
             "flow_gpu_bytes",
             example=512_000_000,
         ),
-    ] = None
+    ] = field(default=None, compare=False)
 
 
 def read_flow(process: binding.Process, number: int, name: str) -> FlowStatistics:

@@ -354,4 +354,4 @@ def test_a_niceness_that_is_not_permitted() -> None:
     )
     assert run("before") == refusal
     if (late := run("later")) != refusal:  # this user has the right at first: a flow's process can't set it
-        assert late.startswith("failed: flow 'eager' failed: its niceness can't be set to -5: ")
+        assert late.startswith("failed: flow 'eager' failed: PipertError: its niceness can't be set to -5: ")
