@@ -21,6 +21,8 @@ from patterned import SHAPE, Camera, Checks, Screen
 from pipert_shm import DestinationRoutine, Pipe, PipeFailed, PipertError, SourceRoutine, Wire, events
 from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.launcher.memory_limits import INTERVAL, MemoryLimits
+from pipert_shm.launcher.roster import Flow
+from pipert_shm.shm.states import EndReason
 from pipert_shm.system.usage import private_bytes_of
 from routines import Forward, Frames, Sink
 from waiting import Board, eventually
@@ -106,7 +108,9 @@ def test_a_flow_that_eats_memory_is_restarted_and_the_others_go_on(caplog: pytes
     )
 
 
-def test_a_flow_past_its_limit_that_is_not_restarted_fails_with_the_reason(tmp_path: Path) -> None:
+def test_a_flow_past_its_limit_that_is_not_restarted_fails_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     board = Board()
     source, eats, out = Told("source", tmp_path / "told"), Eats("eats", board, lives=1), Sink("out")
     pipe = Pipe()
@@ -127,6 +131,7 @@ def test_a_flow_past_its_limit_that_is_not_restarted_fails_with_the_reason(tmp_p
     assert failure.value.exit_codes == {"greedy": -signal.SIGKILL}
     assert pipe.statistics().flows["greedy"].last_reason == "max_rss"
     assert (tmp_path / "told").read_text() == "greedy max_rss"
+    assert messages_of(caplog, "takes no") == []  # a handler of this event takes those of its parameters that it wants
 
 
 def test_a_limit_of_what_is_added_while_the_pipe_runs_and_of_replicas() -> None:
@@ -181,6 +186,25 @@ def test_reasons_of_other_ends(tmp_path: Path) -> None:
     assert {name: flow.last_reason for name, flow in pipe.statistics().flows.items()} == {
         "source": "end", "hangs": "hang", "killed": "end",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("doom", "exit_code", "ending", "reason"),
+    [
+        (EndReason.NONE, -signal.SIGKILL, False, EndReason.DIED),
+        (EndReason.MAX_RSS, -signal.SIGKILL, False, EndReason.MAX_RSS),
+        (EndReason.MAX_RSS, 0, False, EndReason.DIED),  # it ended before the signal came
+        (EndReason.ORDER, 0, False, EndReason.ORDER),  # likewise, but it is to be restarted all the same
+        (EndReason.HANG, -signal.SIGKILL, True, EndReason.END),
+    ],
+)
+def test_why_a_process_ended(doom: EndReason, exit_code: int, ending: bool, reason: EndReason) -> None:
+    nothing: Any = None
+    flow = Flow("flow", 0, [], nothing)
+    flow.kill_for(doom, "because")
+    flow.note_exit(exit_code, ending=ending)
+    assert flow.ended_by is reason
+    assert str(flow.died()).endswith("because") == (reason is doom)
 
 
 def test_nothing_looks_where_there_is_no_limit() -> None:

@@ -268,7 +268,7 @@ def _flows(pipe: dict[str, Any]) -> Table:
     has_gpus = any(flow["gpu_bytes"] is not None for flow in pipe["flows"])
     table = _table("flow", ">pid", ">cpu", ">own", ">shared", *([">gpu"] if has_gpus else []), ">restarts", "state")
     for flow in pipe["flows"]:
-        reason = f" ({flow['last_reason']})" if flow["last_reason"] not in ("none", "end") else ""
+        reason = f" (last end: {flow['last_reason']})" if flow["last_reason"] not in ("none", "end") else ""
         table.add_row(
             flow["name"],
             str(flow["pid"] or "-"),
