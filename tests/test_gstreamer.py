@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
+import threading
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -14,13 +17,17 @@ import cv2
 import numpy as np
 import pytest
 
+import streams
 from media import bikes, frames_of
+from pipert_shm import START_EVENT_NAME, Pipe, VideoError, VideoSource
 from pipert_shm.data import Format
 from pipert_shm.system import forked
-from pipert_shm.video.capture import Source
+from pipert_shm.video.capture import Source, is_pipeline
 from pipert_shm.video.fit import Wanted
 from pipert_shm.video.pyav import PyAVCapture
-from streams import FPS
+from routines import Record, chain, received
+from streams import FPS, Server, free_port, listens, serve_rtsp
+from waiting import eventually
 
 try:
     from pipert_shm.video.gstreamer import GStreamerCapture
