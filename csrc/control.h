@@ -114,9 +114,10 @@ typedef struct pshm_routine_record {
 typedef struct pshm_flow_record {
     uint32_t state; /* its values are Python's */
     int32_t pid;
-    int32_t last_exit; /* how its last process died: exit status, or minus the signal */
-    uint32_t reserved;
+    int32_t last_exit;    /* how its last process died: exit status, or minus the signal */
+    uint32_t last_reason; /* why it ended; its values are Python's */
     uint64_t restarts;
+    uint64_t started; /* when its process began, as /proc tells: a pid alone may be another's */
 } pshm_flow_record;
 
 /* One place in the table of rings; see ring_table.h. */

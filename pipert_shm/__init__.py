@@ -44,6 +44,7 @@ from pipert_shm.events import (
     UNLINK_EVENT_NAME,
     events,
 )
+from pipert_shm.flow_statistics import FlowStatistics
 from pipert_shm.functions import FunctionalMiddleRoutine, from_callable
 from pipert_shm.join import Join
 from pipert_shm.origins import PerOrigin
@@ -57,7 +58,7 @@ from pipert_shm.routine import (
     SourceRoutine,
     writable,
 )
-from pipert_shm.statistics import FlowStatistics, Latency, PipeStatistics, RoutineStatistics, WireStatistics
+from pipert_shm.statistics import Latency, PipeStatistics, RoutineStatistics, WireStatistics
 from pipert_shm.tap import Tap
 from pipert_shm.transmitters import BasicTransmitter, DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import QueueNetwork, Wire

@@ -202,11 +202,13 @@ class FlowDied(PipertError):
     Attributes:
         flow: the flow's name.
         exit_code: its exit status, or the negative number of the signal that ended it.
+
+    :param why: how and why it ended, for the text; by default the exit code tells how.
     """
 
-    def __init__(self, flow: str, exit_code: int) -> None:
+    def __init__(self, flow: str, exit_code: int, why: str = "") -> None:
         how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with status {exit_code}"
-        super().__init__(f"flow {flow!r} {how}")
+        super().__init__(f"flow {flow!r} {why or how}")
         self.flow = flow
         self.exit_code = exit_code
 

@@ -32,6 +32,7 @@ class Measure(Frozen):
         per: by what the word is divided to get the number.
         rate: whether `top` tells how much came in a second, too.
         states: the names of the states.
+        label: what the state is called as a label of the metric.
         example: a value, for the API's documentation.
     """
 
@@ -42,6 +43,7 @@ class Measure(Frozen):
     per: int = 1
     rate: bool = False
     states: tuple[str, ...] = ()
+    label: str = "state"
     example: Any = None
 
 
@@ -58,9 +60,9 @@ def counter(text: str, metric: str, *, word: str, per: int = 1, rate: bool = Fal
     return Measure("counter", text, metric, word, per, rate)
 
 
-def state(text: str, metric: str, states: type[Enum]) -> Measure:
+def state(text: str, metric: str, states: type[Enum], *, label: str = "state", example: str = "running") -> Measure:
     """One of some states."""
-    return Measure("state", text, metric, states=tuple(one.name.lower() for one in states), example="running")
+    return Measure("state", text, metric, states=tuple(one.name.lower() for one in states), label=label, example=example)
 
 
 @cache

@@ -11,7 +11,7 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ from pipert_shm.graph.blueprint import Blueprint, FlowSpec
 from pipert_shm.graph.extension import plan_growth
 from pipert_shm.graph.model import Defaults, Plan, Restart, RestartPolicy
 from pipert_shm.graph.plan import audience_of
+from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.limits import Policy, check_count, check_flag, check_queue, check_seconds
 from pipert_shm.parent.program_end import note_end, note_start, wait_for_served
 from pipert_shm.parent.session import Session
@@ -181,6 +182,9 @@ class Pipe:
         restart: RestartPolicy = "on-failure",
         max_restarts: int = 5,
         restart_window: float = 60.0,
+        max_rss: int | None = None,
+        cpus: Collection[int] | None = None,
+        nice: int | None = None,
     ) -> None:
         """Adds a flow: a process of its own, with a thread per routine.
 
@@ -196,16 +200,22 @@ class Pipe:
         :param restart: whether the flow is restarted when its process dies: `on-failure` (unless it exited with status 0),
             `always`, or `never`. The first restart comes at once; each further one waits twice as long as the one before.
         :param max_restarts: restarts within `restart_window` seconds after which the flow has failed for good.
+        :param max_rss: bytes of private memory (`RssAnon`: not that of frames in shared memory, nor the code of libraries) past
+            which the process is killed with SIGKILL and restarted by `restart`, as after a crash. There is a look each second.
+        :param cpus: the numbers of the processors that all threads of the process run on; None: those of this program. Each
+            replica gets all of them.
+        :param nice: the niceness of all threads of the process, from -20 (first) to 19 (last); None: that of this program.
         :raises PipertError: when a name is taken, a routine is in a flow already, or the pipe has ended.
         :raises TypeError: when the name, `auto_wire` or a routine is of another type.
-        :raises ValueError: when the name is no valid one, a number or the restart policy is out of range, or when a flow with
-            replicas is added to a pipe that is built.
+        :raises ValueError: when the name is no valid one, a number or the restart policy is out of range, a processor is not
+            there, the niceness is not permitted, or when a flow with replicas is added to a pipe that is built.
         """
         self._require_alive("create_flow")
         if self._session is not None and (replicas != 1 or ordered):
             raise ValueError(f"flow {flow_name!r}: what is added to a pipe that is built can't have replicas")
         flow_name = check_name("a flow", flow_name)
-        spec = FlowSpec(routines, replicas, ordered, Restart(restart, max_restarts, restart_window))
+        process = ProcessSettings(max_rss, cpus, nice).plain()
+        spec = FlowSpec(routines, replicas, ordered, Restart(restart, max_restarts, restart_window), process)
         self._blueprint.add_flow(flow_name, spec, auto_wire, data_transmitter)
         for routine in routines:
             routine.flow_name = flow_name
@@ -311,6 +321,7 @@ class Pipe:
                 {name: spec.routines for name, spec in flows.items()},
                 wires,
                 {name: spec.restart for name, spec in flows.items()},
+                {name: spec.process for name, spec in flows.items()},
             )
             with interrupts_deferred():
                 session.grow(plan, audience, growth)
@@ -347,8 +358,8 @@ class Pipe:
 
         - One routine after the other does something, in the same order every time: the farthest from the sources first.
         - No message is dropped for want of room, whatever the wire's policy, and none expires (`max_age`).
-        - `set_const_fps`, `hang_timeout`, `max_errors`, `restart`, `on_failure` and auto pacing do nothing. A batch waits until
-          it is full, or the sources have nothing more for it, and not for `max_wait`.
+        - `set_const_fps`, `hang_timeout`, `max_errors`, `restart`, `max_rss`, `cpus`, `nice`, `on_failure` and auto pacing do
+          nothing. A batch waits until it is full, or the sources have nothing more for it, and not for `max_wait`.
         - A flow with replicas runs once.
         - `link` and `unlink` events change no wire; a warning says so. Other events arrive, handlers run between two calls.
         - Routines are the objects that you made: what they set is there afterwards.

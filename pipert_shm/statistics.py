@@ -1,4 +1,4 @@
-"""A pipe's counters, read out of shared memory at no cost to the flows."""
+"""A pipe's counters, read out of shared memory and /proc at no cost to the flows."""
 
 # Without `from __future__ import annotations`: as texts, all of the measures below would have to be compiled at each import.
 
@@ -11,11 +11,12 @@ from typing import Annotated, Any
 from pipert_shm import binding
 from pipert_shm.display.tables import HtmlRepr, Table
 from pipert_shm.errors import shown
+from pipert_shm.flow_statistics import FlowStatistics, read_flow
 from pipert_shm.limits import Policy, is_number
 from pipert_shm.measures import Measure, counter, documented, measures, state
 from pipert_shm.shm.counters import Counters
 from pipert_shm.shm.listing import Member
-from pipert_shm.shm.states import FlowState, State
+from pipert_shm.shm.states import State
 
 
 @dataclass(frozen=True)
@@ -189,32 +190,6 @@ class RoutineStatistics(HtmlRepr):
         return f"RoutineStatistics({self.name!r} in flow {self.flow!r}, {self.state}, {counts}{own})"
 
 
-@documented
-@dataclass(frozen=True)
-class FlowStatistics:
-    """One flow."""
-
-    name: str
-    state: Annotated[
-        str,
-        state(
-            "`running`, `restarting` (also while the pipe is being built), `failed` (for good) or `ended`.",
-            "flow_state",
-            FlowState,
-        ),
-    ]
-    pid: Annotated[int, Measure("gauge", "The pid of its process, 0 while it has none.")]
-    restarts: Annotated[int, Measure("counter", "How often it was restarted.", "flow_restarts")]
-    last_exit: Annotated[
-        int,
-        Measure(
-            "gauge",
-            "Exit status of its last death, or the negative number of the signal; 0 while it has not died.",
-            "flow_last_exit",
-        ),
-    ]
-
-
 @dataclass(frozen=True)
 class PipeStatistics:
     """A pipe at one moment. `print()` shows it as tables, of the wires and of the routines, and so does a notebook.
@@ -324,7 +299,7 @@ def read_statistics(process: binding.Process, flow_names: Sequence[str], members
         binding.now_ns() / 1e9,
         routines=_read_routines(process, flow_names, members),
         wires=_read_wires(process, names),
-        flows={name: _read_flow(process, number, name) for number, name in enumerate(flow_names)},
+        flows={name: read_flow(process, number, name) for number, name in enumerate(flow_names)},
     )
 
 
@@ -369,12 +344,6 @@ def _read_wires(process: binding.Process, names: Sequence[str]) -> dict[tuple[st
             **_counts(WireStatistics, record.counters()),
         )
     return wires
-
-
-def _read_flow(process: binding.Process, number: int, name: str) -> FlowStatistics:
-    state, pid, last_exit, restarts = binding.FlowRecord(process, number).read()
-    told = FlowState(state) if state else FlowState.RESTARTING  # it has had no process yet: the pipe is being built
-    return FlowStatistics(name, told.name.lower(), pid, restarts, last_exit)
 
 
 def _counts(statistics: type, read: dict[str, int]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ _HEAD = _record(
     budget=(48, "u8"),
     rings=(56, (_ENTRY, RINGS)),
 )
-_FLOW = _record(24, state=(0, "u4"))
+_FLOW = _record(32, state=(0, "u4"))
 _ROUTINE = _record(
     _round_up(176 + 8 * COUNTERS + 8 * BUCKETS, LINE),
     state=(64, "u4"),

@@ -74,6 +74,10 @@ ERRNOS: dict[str, tuple[int, ...]] = {
     "space": (errno.ENOMEM,),
     "listing": SHORT,
     "map_memory": (errno.ENOMEM,),
+    "cpus_of": (errno.ESRCH,),
+    "set_cpus": (errno.EINVAL, errno.EPERM),
+    "set_niceness": (errno.EACCES,),
+    "process_file": (*SHORT, errno.ESRCH, errno.EACCES),
     "open_shared": (*SHORT, errno.EACCES),
     "unlink_shared": (errno.EACCES,),
     "channel_ends": (*SHORT, errno.ENOBUFS),
@@ -85,6 +89,7 @@ ERRNOS: dict[str, tuple[int, ...]] = {
     "exists": (errno.ENOMEM,),
 }
 VICTIM = "detect"  # the flow whose calls fail
+LIMITS: dict[str, Any] = {"max_rss": 1 << 40, "cpus": os.sched_getaffinity(0), "nice": os.getpriority(os.PRIO_PROCESS, 0)}
 DEPTH = 5  # frames of this package that tell places apart
 PATIENCE = 8.0  # seconds in which what is to happen happens
 HANGS = 60.0
@@ -209,7 +214,7 @@ class Trial:
         self.camera, self.late = Ticks("camera"), Screen("late")
         detect, screen, other, wall = Forward(VICTIM), Screen("screen"), Ticks("other"), Screen("wall")
         for routine in (self.camera, detect, screen, other, wall):
-            self.pipe.create_flow(routine.name, False, routine)
+            self.pipe.create_flow(routine.name, False, routine, **(LIMITS if routine is detect else {}))
         self.pipe.link(Wire(self.camera, detect), Wire(detect, screen), Wire(other, wall))
         self.point = point
         self.told: list[str] = []

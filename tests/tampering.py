@@ -45,8 +45,9 @@ _EVENT = Event("nobody handles this", ("nobody",))
 _AUDIENCE = Audience({}, {}, {})
 
 SAMPLES: tuple[Message, ...] = (
-    messages.Notify(_EVENT, 0), messages.Kill(), messages.Extend(Growth({}, {}, [], _AUDIENCE), 0), messages.MakeTap("nobody"),
-    messages.EndTap(10**6), messages.RestartFlow("none"), messages.Ready(), messages.Started(), messages.Ended(0),
+    messages.Notify(_EVENT, 0), messages.Kill(), messages.Extend(Growth({}, {}, {}, [], _AUDIENCE), 0),
+    messages.MakeTap("nobody"), messages.EndTap(10**6), messages.RestartFlow("none"), messages.Ready(), messages.Started(),
+    messages.Ended(0),
     messages.Failed("key", ""), messages.Died("none", 1, ""), messages.Answer(), messages.TapMade(EDGE, 10**6),
     messages.TapEnded(10**6), messages.StartRoutines((("nobody", 1),)), messages.HandleEvent(_EVENT, 512),
     messages.Refused("nobody", "why"), messages.AddTap("nobody", EDGE, 0), messages.RemoveTap("nobody", 0),

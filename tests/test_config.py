@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import re
 import sys
@@ -16,6 +17,7 @@ from conftest import PACKAGE_ROOT
 from pipert_shm import START_EVENT_NAME, BasicTransmitter, ConfigError, Fault, PipelineFile
 from pipert_shm.cli.run import load
 from pipert_shm.graph.model import Restart
+from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.pipeline_file.schema import schema
 
 CLASSES = """
@@ -62,7 +64,14 @@ routines:
   double: {{class: {module}.Double, max_errors: 3}}
   write: {{class: {module}.Write, parameters: {{path: {directory}/written}}}}
 flows:
-  first: {{routines: [count], restart: always, max_restarts: 7, restart_window: 30}}
+  first:
+    routines: [count]
+    restart: always
+    max_restarts: 7
+    restart_window: 30
+    max_rss: 2_000_000_000
+    cpus: [{cpu}]
+    nice: 19
   workers: {{routines: [double], replicas: 2, ordered: true}}
   last: {{routines: [write]}}
 wires:
@@ -134,7 +143,7 @@ def faults_of(path: Path) -> list[str]:
 
 
 def test_all_that_a_file_says_is_done(tmp_path: Path, module: str, write: Write) -> None:
-    file = PipelineFile(write(WHOLE.format(module=module, directory=tmp_path)))
+    file = PipelineFile(write(WHOLE.format(module=module, directory=tmp_path, cpu=min(os.sched_getaffinity(0)))))
     pipe = file.make_pipe()
     assert pipe.logger is logging.getLogger("Whole")
     with pipe:
@@ -150,6 +159,8 @@ def test_all_that_a_file_says_is_done(tmp_path: Path, module: str, write: Write)
     plan = pipe._built().plan
     assert plan.restarts["first"] == Restart("always", 7, 30.0)
     assert plan.restarts["last"] == Restart()
+    settings = ProcessSettings(2_000_000_000, frozenset({min(os.sched_getaffinity(0))}), 19)
+    assert (plan.processes["first"], plan.processes["last"]) == (settings, ProcessSettings())
     count, double = plan.get("count").routine, plan.get("double#0").routine
     assert (count._const_fps, count.hang_timeout, count.max_errors) == (500.0, 4.0, None)
     assert (double._const_fps, double.hang_timeout, double.max_errors) == (0.0, None, 3)

@@ -412,5 +412,6 @@ def test_statistics_of_flows() -> None:
         second = pipe.statistics().flows
         assert second["source"] == first["source"]
         assert (second["flow"].state, second["flow"].restarts, second["flow"].last_exit) == ("running", 1, -signal.SIGKILL)
+        assert second["flow"].last_reason == "died"
         assert second["flow"].pid != first["flow"].pid
     assert {(flow.state, flow.pid) for flow in pipe.statistics().flows.values()} == {("ended", 0)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import pty
 import re
@@ -23,21 +22,19 @@ from rich.console import Console
 
 from conftest import PACKAGE_ROOT, RunCli
 from killing import FAST, await_motion, await_states, pid_of, pipe_id_of, running
-from pipert_shm import DestinationRoutine, Pipe, Wire, binding
+from pipert_shm import DestinationRoutine, FlowStatistics, Pipe, Wire, binding
 from pipert_shm.cli.commands import main
 from pipert_shm.cli.top import Look, compare, look, matching, show_once
 from pipert_shm.graph.model import Restart
 from pipert_shm.shm.listing import Control, Member
 from pipert_shm.shm.segments import ControlSegment, unlink_pipe
 from pipert_shm.statistics import (
-    FlowStatistics,
     Latency,
     PipeStatistics,
     RoutineStatistics,
     WireStatistics,
     read_statistics,
 )
-from pipert_shm.system.usage import Usage
 from routines import Frames, Sink
 from test_segments import GATE, await_held, held_pipe
 from waiting import Board, eventually
@@ -149,32 +146,6 @@ def test_a_flow_that_was_restarted(run_cli: RunCli) -> None:
     assert by_name(found["flows"])["video"]["cpu_percent"] is not None
 
 
-def test_what_a_process_uses() -> None:
-    """This one, whose CPU time Python tells too, and which takes 16 MB of each kind."""
-
-    def usage() -> Usage:
-        used = Usage.of(os.getpid())
-        assert used is not None
-        return used
-
-    size, tick = 16 << 20, 1 / os.sysconf("SC_CLK_TCK")
-    before = usage()
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    with mmap.mmap(-1, size) as shared, mmap.mmap(-1, size, flags=private) as own:
-        for place in range(0, size, mmap.PAGESIZE):
-            shared[place] = own[place] = 1
-        least = sum(os.times()[:2])
-        after = usage()
-        most = sum(os.times()[:2])
-    assert least - 2 * tick <= after.cpu_s <= most + 2 * tick
-    rounding = 2 << 20  # the kernel counts in batches
-    assert abs(after.private_bytes - before.private_bytes - size) < rounding
-    assert abs(after.shared_bytes - before.shared_bytes - size) < rounding
-    with subprocess.Popen(["true"]) as process:
-        process.wait()
-    assert Usage.of(process.pid) is None
-
-
 # ---- numbers -------------------------------------------------------------------------------------
 
 
@@ -186,9 +157,9 @@ def look_at(time_s: float, count: int, cpu_s: float, hops: tuple[int, ...]) -> d
     wire = WireStatistics(
         "a", "b", "block", 4, True, 3 * count, count, 1, {"oldest": 2 * count, "join": 0}, 0, 0, Latency(hops)
     )
-    flow = FlowStatistics("f", "running", 7, 0, 0)
+    flow = FlowStatistics("f", "running", 7, 0, 0, cpu_s=cpu_s, private_bytes=10, shared_bytes=20, file_bytes=30)
     statistics = PipeStatistics(time_s, {"a": routine}, {("a", "b"): wire}, {"f": flow})
-    return {"id": Look("id", "alive", 1, [], "gate", "", statistics, {"f": Usage(cpu_s, 10, 20)})}
+    return {"id": Look("id", "alive", 1, [], "gate", "", statistics)}
 
 
 def test_rates_and_latencies_are_those_between_the_looks() -> None:

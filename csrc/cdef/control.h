@@ -54,7 +54,7 @@ typedef struct pshm_routine_record {
 } pshm_routine_record;
 
 typedef struct pshm_flow_record {
-    uint32_t state; int32_t pid; int32_t last_exit; uint64_t restarts; ...;
+    uint32_t state; int32_t pid; int32_t last_exit; uint32_t last_reason; uint64_t restarts; uint64_t started; ...;
 } pshm_flow_record;
 
 typedef struct {

@@ -190,6 +190,7 @@ class Card:
                 self._fps = ui.html("", sanitize=False)
                 self._counts = ui.html("", sanitize=False).classes("text-right")
             self._timed = SINCE_SENT if item.role is Role.SOURCE else SINCE_CAPTURE
+            self._usage = ui.label().classes("small")
             self._chart = ui.echart(_chart_options()).classes("w-full").style("height: 130px")
             self._sends = item.role is not Role.DESTINATION
             self._preview = ui.html("", sanitize=False).classes("preview w-full")
@@ -237,6 +238,7 @@ class Card:
         errors = f'<div class="{"bad" if routine.errors else "small"}">{routine.errors:,} errors</div>'
         times = f"p50 {_milliseconds(latency.p50_us)} · p99 {_milliseconds(latency.p99_us)}" if latency.count else "none yet"
         self._counts.set_content(f'{errors}<div class="small">{self._timed}</div><div class="small">{times}</div>')
+        self._usage.set_text(_usage(motion, routine.flow))
         options = self._chart.options
         for series, value in zip(options["series"], (latency.p50_us, latency.p99_us), strict=True):
             point = round(value / 1000, 3) if latency.count else None
@@ -283,6 +285,17 @@ def _chart_options() -> dict[str, Any]:
     }
 
 
+def _usage(motion: Motion, name: str) -> str:
+    """What a flow's process takes of the machine; empty while it has none."""
+    flow, percent = motion.now.flows[name], motion.cpu_percent(name)
+    if flow.private_bytes is None or flow.shared_bytes is None:
+        return ""
+    parts = [] if percent is None else [f"{percent:.0f} % CPU"]
+    parts += [f"{flow.private_bytes / 1e6:,.0f} MB own", f"{flow.shared_bytes / 1e6:,.0f} MB shared"]
+    parts += [] if flow.gpu_bytes is None else [f"{flow.gpu_bytes / 1e6:,.0f} MB on GPUs"]
+    return f"flow {name}: {' · '.join(parts)}"
+
+
 def _milliseconds(microseconds: float) -> str:
     return f"{microseconds / 1000:.3g} ms" if microseconds < 1e6 else f"{microseconds / 1e6:.3g} s"
 
@@ -307,6 +320,7 @@ def _news(entries: list[Entry]) -> str:
                 f"signal {-entry.details['last_exit']}" if entry.details["last_exit"] < 0 else f"status {told['last_exit']}"
             )
             colour, text = COLOURS["failed"], f"✖ <b>{told['flow']}</b> died ({signal})"
+            text += f": {told['reason']}" if told["reason"] != "died" else ""
             text += ", for good" if told["state"] == "failed" else ""
         elif entry.kind == "restart":
             colour, text = (

@@ -19,8 +19,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pipert_shm.api.models import Problem
 from pipert_shm.display.masking import masked
 from pipert_shm.errors import PipeStateError
+from pipert_shm.flow_statistics import FlowStatistics
 from pipert_shm.pipe import Pipe
-from pipert_shm.statistics import FlowStatistics, PipeStatistics
+from pipert_shm.statistics import PipeStatistics
 
 REMEMBERED = 1000
 LONGEST_TEXT = 4000
@@ -148,7 +149,14 @@ class Journal(logging.Handler):
     def _compare_flow(self, before: FlowStatistics, now: FlowStatistics) -> None:
         failed = now.state == "failed" != before.state
         if failed or now.restarts > before.restarts:
-            self._add("crash", flow=now.name, last_exit=now.last_exit, restarts=now.restarts, state=now.state)
+            self._add(
+                "crash",
+                flow=now.name,
+                last_exit=now.last_exit,
+                reason=now.last_reason,
+                restarts=now.restarts,
+                state=now.state,
+            )
         if now.pid not in (0, before.pid):
             self._add("restart", flow=now.name, pid=now.pid, restarts=now.restarts)
 
@@ -191,7 +199,8 @@ async def events(
     after that one. `data` is a JSON object with `time` (seconds since the epoch) and, by event:
 
     - `state`: `routine`, `flow`, `was`, `now`: the routine's state changed; `was` is null for the first that is known.
-    - `crash`: `flow`, `last_exit`, `restarts`, `state` (`failed` when it is for good): the flow's process died.
+    - `crash`: `flow`, `last_exit`, `reason` (as `last_reason` in the statistics), `restarts`, `state` (`failed` when it is for
+      good): the flow's process died.
     - `restart`: `flow`, `pid`, `restarts`: the flow has a process again.
     - `log`: `level`, `logger`, `flow`, `routine`, `message`, `exception`: a record that reached the pipe's logger.
     - `lost`: `count` entries are not remembered any more, since the client was too slow.

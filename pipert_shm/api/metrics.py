@@ -14,10 +14,11 @@ from prometheus_client.registry import Collector
 
 from pipert_shm import binding
 from pipert_shm.api.models import Problem
+from pipert_shm.flow_statistics import FlowStatistics
 from pipert_shm.measures import Measure, measures
 from pipert_shm.pipe import Pipe
 from pipert_shm.shm.listing import list_pipe
-from pipert_shm.statistics import FlowStatistics, Latency, RoutineStatistics, WireStatistics
+from pipert_shm.statistics import Latency, RoutineStatistics, WireStatistics
 
 UP_TO_S = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -98,7 +99,7 @@ def _metrics(statistics: type, found: Iterable[Any], *labels: tuple[str, str]) -
         family = _FAMILIES[measure.kind](
             f"pipert_{measure.metric}",
             measure.text,
-            labels=[*(label for label, _ in labels), *_OWN_LABEL.get(measure.kind, ())],
+            labels=[*(label for label, _ in labels), *_own_label(measure)],
         )
         for item in items:
             _add(family, measure, [getattr(item, source) for _, source in labels], getattr(item, field))
@@ -112,11 +113,16 @@ _FAMILIES: dict[str, Any] = {
     "reasons": CounterMetricFamily,
     "histogram": HistogramMetricFamily,
 }
-_OWN_LABEL = {"state": ["state"], "reasons": ["reason"]}
+
+
+def _own_label(measure: Measure) -> list[str]:
+    return [measure.label] if measure.kind == "state" else ["reason"] if measure.kind == "reasons" else []
 
 
 def _add(family: Any, measure: Measure, labels: list[str], value: Any) -> None:
-    """Adds what one routine, wire or flow has to a metric; for a state, 1 for the one that it is in."""
+    """Adds what one routine, wire or flow has to a metric, if it has it; for a state, 1 for the one that it is in."""
+    if value is None:
+        return
     if measure.kind == "state":
         for state in measure.states:
             family.add_metric([*labels, state], state == value)

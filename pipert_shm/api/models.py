@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
 from pipert_shm import binding
+from pipert_shm.flow_statistics import FlowStatistics
 from pipert_shm.limits import FASTEST_FPS, LONGEST_WAIT, SLOWEST_FPS, Policy, checked_fps
 from pipert_shm.measures import measured
-from pipert_shm.statistics import FlowStatistics, Latency, RoutineStatistics, WireStatistics
+from pipert_shm.statistics import Latency, RoutineStatistics, WireStatistics
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -42,6 +42,13 @@ class Motion:
         before = self._looks[0].wires.get((wire.sender, wire.receiver))
         return self._per_second(wire.lost - before.lost) if before else 0.0
 
+    def cpu_percent(self, flow: str) -> float | None:
+        """What share of a processor a flow's process takes; None while that is not known."""
+        now, before = self.now.flows[flow], self._looks[0].flows.get(flow)
+        if now.cpu_s is None or before is None or before.cpu_s is None or before.pid != now.pid:
+            return None
+        return 100 * self._per_second(now.cpu_s - before.cpu_s)
+
     def latency(self, routine: RoutineStatistics) -> Latency:
         """The recent latency from capture to receipt; for a source that of its wires, from publication to receipt."""
         before = self._looks[0]
@@ -55,7 +62,7 @@ class Motion:
         counts = [sum(now.counts[place] - was.counts[place] for now, was in ages) for place in range(len(routine.age.counts))]
         return Latency(tuple(max(0, count) for count in counts))
 
-    def _per_second(self, count: int) -> float:
+    def _per_second(self, count: float) -> float:
         passed = self.now.time_s - self._looks[0].time_s
         return max(0.0, count / passed) if passed > 0 else 0.0
 

@@ -12,7 +12,7 @@ import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from select import select
 from typing import Any
 
@@ -28,7 +28,6 @@ from pipert_shm.measures import measured
 from pipert_shm.shm.listing import Control, Segment, list_pipe
 from pipert_shm.shm.segments import free_bytes, pipe_ids
 from pipert_shm.statistics import Latency, PipeStatistics, read_statistics
-from pipert_shm.system.usage import Usage
 
 NEVER = PipeStatistics(0.0, {}, {}, {})
 
@@ -40,7 +39,6 @@ class Look:
     Attributes:
         name: what it is called; empty where that is unknown.
         problem: why its numbers can't be read, or nothing.
-        usage: by flow.
     """
 
     pipe_id: str
@@ -50,7 +48,6 @@ class Look:
     name: str = ""
     problem: str = ""
     statistics: PipeStatistics = NEVER
-    usage: dict[str, Usage] = field(default_factory=dict)
 
 
 def look() -> dict[str, Look]:
@@ -69,8 +66,7 @@ def look() -> dict[str, Look]:
         except (OSError, ValueError, LookupError) as error:
             looks[pipe_id] = Look(*common, problem=str(error))
             continue
-        found = {flow.name: Usage.of(flow.pid) for flow in statistics.flows.values() if flow.pid}
-        looks[pipe_id] = Look(*common, statistics=statistics, usage={name: used for name, used in found.items() if used})
+        looks[pipe_id] = Look(*common, statistics=statistics)
     return looks
 
 
@@ -97,7 +93,7 @@ def _compare(now: Look, before: Look) -> dict[str, Any]:
         "problem": now.problem,
         "seconds": seconds,
         "segments_bytes": sum(segment.size for segment in now.segments),
-        "flows": [span.flow(now, before, name) for name in now.statistics.flows],
+        "flows": [span.flow(now.statistics, before.statistics, name) for name in now.statistics.flows],
         "routines": [span.routine(now.statistics, before.statistics, name) for name in now.statistics.routines],
         "wires": [span.wire(now.statistics, before.statistics, ends) for ends in now.statistics.wires],
         "rings": [
@@ -134,15 +130,13 @@ class _Span:
                 numbers[f"{name}_per_s"] = self._rate(value, earlier)
         return numbers
 
-    def flow(self, now: Look, before: Look, name: str) -> dict[str, Any]:
-        flow, used, had = now.statistics.flows[name], now.usage.get(name), before.usage.get(name)
-        earlier = before.statistics.flows.get(name, flow)
-        same = used and had and earlier.pid == flow.pid
+    def flow(self, now: PipeStatistics, before: PipeStatistics, name: str) -> dict[str, Any]:
+        flow = now.flows[name]
+        earlier = before.flows.get(name, flow)
+        known = flow.cpu_s is not None and earlier.cpu_s is not None and earlier.pid == flow.pid
         return {
             **self._numbers(flow, earlier),
-            "cpu_percent": 100 * self._rate(used.cpu_s, had.cpu_s) if used and had and same else None,
-            "private_bytes": used.private_bytes if used else None,
-            "shared_bytes": used.shared_bytes if used else None,
+            "cpu_percent": 100 * self._rate(flow.cpu_s or 0, earlier.cpu_s or 0) if known else None,
         }
 
     def routine(self, now: PipeStatistics, before: PipeStatistics, name: str) -> dict[str, Any]:
@@ -271,16 +265,19 @@ def _table(*columns: str) -> Table:
 
 
 def _flows(pipe: dict[str, Any]) -> Table:
-    table = _table("flow", ">pid", ">cpu", ">own", ">shared", ">restarts", "state")
+    has_gpus = any(flow["gpu_bytes"] is not None for flow in pipe["flows"])
+    table = _table("flow", ">pid", ">cpu", ">own", ">shared", *([">gpu"] if has_gpus else []), ">restarts", "state")
     for flow in pipe["flows"]:
+        reason = f" (last end: {flow['last_reason']})" if flow["last_reason"] not in ("none", "end") else ""
         table.add_row(
             flow["name"],
             str(flow["pid"] or "-"),
             _percent(flow["cpu_percent"]),
             _bytes(flow["private_bytes"]),
             _bytes(flow["shared_bytes"]),
+            *([_bytes(flow["gpu_bytes"])] if has_gpus else []),
             _bad(flow["restarts"]),
-            flow["state"],
+            f"{flow['state']}{reason}",
         )
     return table
 

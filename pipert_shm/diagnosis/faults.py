@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pipert_shm.diagnosis.finding import About, Finding
 from pipert_shm.diagnosis.span import Span
-from pipert_shm.statistics import FlowStatistics
+from pipert_shm.flow_statistics import FlowStatistics
 
 SIGKILL = -9
 LONG_CALL_S = 2.0

@@ -8,7 +8,7 @@ from pipert_shm import binding
 from pipert_shm.frozen import Frozen
 from pipert_shm.shm.listing import Member, Segment
 from pipert_shm.statistics import PipeStatistics, read_statistics
-from pipert_shm.system.usage import Usage, machine_cpu_s, processors
+from pipert_shm.system.usage import machine_cpu_s, processors
 
 RING = "ring of "
 
@@ -65,7 +65,6 @@ def take(
         since = binding.RoutineRecord(process, number).busy_since_ns
         if since and statistics.routines[member.name].state in ("running", "stopping"):
             in_call[member.name] = max(0.0, statistics.time_s - since / 1e9)
-    used = {flow.name: Usage.of(flow.pid) for flow in statistics.flows.values() if flow.pid}
     return Moment(
         statistics,
         in_call,
@@ -74,7 +73,7 @@ def take(
             for segment in segments
             if segment.slots is not None and segment.what.startswith(RING)
         ],
-        {name: usage.cpu_s for name, usage in used.items() if usage is not None},
+        {flow.name: flow.cpu_s for flow in statistics.flows.values() if flow.cpu_s is not None},
         machine_cpu_s(),
         processors(),
     )

@@ -47,7 +47,7 @@ from pipert_shm.control.messages import (
     UnlinkOut,
     WantSlots,
 )
-from pipert_shm.errors import SharedMemoryFull, describe
+from pipert_shm.errors import PipertError, describe
 from pipert_shm.flow.birth import FlowBirth
 from pipert_shm.flow.commands import Shutdown
 from pipert_shm.flow.handling import Handling
@@ -230,10 +230,11 @@ def run_flow(birth: FlowBirth) -> int:
     logs.keep().set_blocking(False)
     logger = forwarding_logger(f"{birth.logger_name}.{name}", ForwardingHandler(logs, name, name))
     try:
+        birth.plan.processes[name].apply()
         process = FlowProcess(birth, logger, reserve)
         process.serve()
     except Exception as error:
-        logger.error("flow %r failed: %s", name, describe(error), exc_info=not isinstance(error, SharedMemoryFull))
+        logger.error("flow %r failed: %s", name, describe(error), exc_info=not isinstance(error, PipertError))
         control.send(Failed(f"flow {name}", f"flow {name!r} failed: {describe(error)}"))
         return 1
     if came:

@@ -13,6 +13,7 @@ from pipert_shm.frozen import Frozen
 from pipert_shm.graph.checks import check_names
 from pipert_shm.graph.model import Defaults, Plan, Restart
 from pipert_shm.graph.plan import make_plan
+from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.limits import check_count, check_flag
 from pipert_shm.routine import Routine
 from pipert_shm.transmitters import DataTransmitter
@@ -20,12 +21,13 @@ from pipert_shm.wire import Wire, check_transmitter
 
 
 class FlowSpec(Frozen):
-    """A flow as it was created: its routines, how many processes run them, and its restart policy."""
+    """A flow as it was created: its routines, how many processes run them, what each may take, and its restart policy."""
 
     routines: tuple[Routine, ...]
     replicas: int = 1
     ordered: bool = False
     restart: Restart = Restart()
+    process: ProcessSettings = ProcessSettings()
 
 
 class Blueprint:
@@ -89,7 +91,9 @@ class Blueprint:
         replicas = {name: spec.replicas for name, spec in self.flows.items()}
         ordered = [name for name, spec in self.flows.items() if spec.ordered]
         plan = make_plan(self._members(), self.wires, self.defaults, replicas, ordered)
-        plan.restarts = {one: spec.restart for name, spec in self.flows.items() for one in plan.replicas.get(name, (name,))}
+        for name, spec in self.flows.items():
+            for one in plan.replicas.get(name, (name,)):
+                plan.restarts[one], plan.processes[one] = spec.restart, spec.process
         return plan
 
     def mark_built(self) -> None:

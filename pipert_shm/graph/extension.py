@@ -12,6 +12,7 @@ from pipert_shm.frozen import Frozen
 from pipert_shm.graph.checks import check_names
 from pipert_shm.graph.model import EdgePlan, Plan, Restart, RoutinePlan
 from pipert_shm.graph.plan import audience_of, plan_edge, plan_routine
+from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.graph.sizing import plan_batches
 from pipert_shm.join import Join
 from pipert_shm.limits import Policy
@@ -80,12 +81,17 @@ class Growth(Frozen):
 
     flows: dict[str, list[RoutinePlan]]
     restarts: dict[str, Restart]
+    processes: dict[str, ProcessSettings]
     wires: list[NewWire]
     audience: Audience
 
 
 def plan_growth(
-    plan: Plan, flows: Mapping[str, Sequence[Routine]], wires: Iterable[Wire], restarts: Mapping[str, Restart]
+    plan: Plan,
+    flows: Mapping[str, Sequence[Routine]],
+    wires: Iterable[Wire],
+    restarts: Mapping[str, Restart],
+    processes: Mapping[str, ProcessSettings],
 ) -> tuple[Plan, Audience, Growth]:
     """The plan and the audience as they will be, and what the launcher has to add.
 
@@ -115,11 +121,13 @@ def plan_growth(
         routines=[*plan.routines, *(item for items in new.values() for item in items)],
         edges=edges,
         restarts={**plan.restarts, **restarts},
+        processes={**plan.processes, **processes},
     )
     plan_batches(grown, edges[len(plan.edges) :])
     audience = audience_of(grown)
     new_edges = edges[len(plan.edges) :]
-    return grown, audience, Growth(_strangers(new), dict(restarts), _new_wires(grown, new_edges), audience.picklable())
+    growth = Growth(_strangers(new), dict(restarts), dict(processes), _new_wires(grown, new_edges), audience.picklable())
+    return grown, audience, growth
 
 
 def _check_names(plan: Plan, flows: Mapping[str, Sequence[Routine]]) -> None:

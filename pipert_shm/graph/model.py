@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pipert_shm import binding
 from pipert_shm.errors import WiresValidation, shown
 from pipert_shm.frozen import Frozen
+from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.limits import Policy, check_choice, check_count, is_number
 from pipert_shm.routine import Role, Routine
 from pipert_shm.shm.listing import Member
@@ -203,6 +204,7 @@ class Plan:
     defaults: Defaults
     replicas: dict[str, tuple[str, ...]] = field(default_factory=dict)
     restarts: dict[str, Restart] = field(default_factory=dict)
+    processes: dict[str, ProcessSettings] = field(default_factory=dict)
     auto_pacing: bool = False
     memory_budget: int | None = None
 

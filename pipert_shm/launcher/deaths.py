@@ -18,7 +18,7 @@ from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.restarts import pause_after_death, pause_after_failed_start
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.watch import Watch
-from pipert_shm.shm.states import FlowState
+from pipert_shm.shm.states import EndReason, FlowState
 from pipert_shm.system import calls
 
 RECOVERY_RETRY = 0.1  # seconds
@@ -66,7 +66,7 @@ class Deaths:
     def _bury(self, flow: Flow, exit_code: int) -> None:
         if flow.peer is not None:
             flow.peer.hear_last_words()
-        flow.exit_code = exit_code
+        flow.note_exit(exit_code, ending=self._lifecycle.ending)
         self.release(flow)
         if self._lifecycle.ending:
             self._lifecycle.note_end(flow)
@@ -102,7 +102,7 @@ class Deaths:
         self._record(flow, pause, restarting=pause is not None)
         if pause is None:
             self._logger.error("%s; it is not restarted", flow.died(), extra={"flow": flow.name})
-            self._fail(flow)
+            self._fail(flow, str(flow.died()) if flow.doom_text else "")
         else:
             self._logger.warning("%s; it is restarted in %g s", flow.died(), pause, extra={"flow": flow.name})
 
@@ -118,6 +118,7 @@ class Deaths:
         with contained(self._logger, f"clearing up after a start of flow {flow.name!r} that failed"):
             self._recovery.retire(flow)
         self._recovery.mark(flow)
+        flow.ended_by = EndReason.START
         pause = pause_after_failed_start(flow, self._roster.plan.restarts[flow.name])
         self._record(flow, pause, restarting=False)
         if pause is None:
@@ -136,10 +137,13 @@ class Deaths:
         """
         flow.restart_at = None if pause is None else time.monotonic() + pause
         state = FlowState.FAILED if pause is None else FlowState.RESTARTING
-        flow.record.note_death(state, flow.exit_code, restarting=restarting)
+        flow.record.note_death(state, flow.exit_code, flow.ended_by, restarting=restarting)
 
-    def _fail(self, flow: Flow, why: str = "") -> None:
-        """Gives the flow up for good: the flows beside it go on without it."""
+    def _fail(self, flow: Flow, why: str) -> None:
+        """Gives the flow up for good: the flows beside it go on without it.
+
+        :param why: for the parent; empty where the exit code says enough.
+        """
         flow.failed = True
         self._tell(Died(flow.name, flow.exit_code, why))
         self._recovery.give_up(flow)
@@ -155,6 +159,7 @@ class Deaths:
             for edge in (*item.ins, *item.outs)
             for number in (edge.sender, edge.receiver)
         }
-        params = pack_parameters(PEER_FAILED_EVENT_NAME, {"flow": flow.name, "routines": list(names)})
+        told = {"flow": flow.name, "routines": list(names), "reason": flow.ended_by.name.lower()}
+        params = pack_parameters(PEER_FAILED_EVENT_NAME, told)
         for other, group in self._roster.by_flow(tuple(sorted(neighbours - set(names)))):
             self._lifecycle.send_event(other, Event(PEER_FAILED_EVENT_NAME, group, params))

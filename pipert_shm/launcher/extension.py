@@ -89,6 +89,7 @@ class Extension:
         try:
             plan.flows.update(growth.flows)
             plan.restarts.update(growth.restarts)
+            plan.processes.update(growth.processes)
             plan.routines += [item for items in growth.flows.values() for item in items]
             _assign_reach(plan, routines, growth.wires)
             for wire in growth.wires:
@@ -102,7 +103,7 @@ class Extension:
                 self._edges.take_back(edge, edges[edge.number] if edge.number < len(edges) else None)
             del plan.routines[routines:]
             for name in [name for name in plan.flows if name not in flows]:
-                del plan.flows[name], plan.restarts[name]
+                del plan.flows[name], plan.restarts[name], plan.processes[name]
             raise
         return new, rings
 

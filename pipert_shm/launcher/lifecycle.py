@@ -259,7 +259,7 @@ class Lifecycle:
         """Marks a flow as ended: it has no process any more, and gets none, since the pipe ends."""
         if flow.failed:
             return
-        flow.record.note_death(FlowState.ENDED, flow.exit_code, restarting=False)
+        flow.record.note_death(FlowState.ENDED, flow.exit_code, flow.ended_by, restarting=False)
         for item in flow.routines:
             record = self._roster.records[item.number]
             if self._roster.state_of(item.number).active:  # it was killed during a run

@@ -9,6 +9,7 @@ import time
 
 from pipert_shm.graph.model import Restart
 from pipert_shm.launcher.roster import Flow
+from pipert_shm.shm.states import EndReason
 
 FIRST_PAUSE = 0.02  # seconds after a death, doubled with each further one within the window
 FIRST_PAUSE_OF_STARTS = 0.5  # likewise after a start that failed: what the system lacks does not come back so soon
@@ -17,7 +18,7 @@ LONGEST_PAUSE = 10.0
 
 def pause_after_death(flow: Flow, restart: Restart) -> float | None:
     """Seconds until a flow that died is forked again; None when it is not restarted."""
-    if flow.came_up and flow.ordered:
+    if flow.came_up and flow.ended_by is EndReason.ORDER:
         return 0.0
     return _pause(flow, restart, FIRST_PAUSE, wanted=restart.wanted(flow.exit_code))
 

@@ -14,7 +14,7 @@ from pipert_shm.graph.model import EdgePlan, Plan, RoutinePlan
 from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.peers import Peer
 from pipert_shm.shm.segments import ControlSegment
-from pipert_shm.shm.states import FlowState, State
+from pipert_shm.shm.states import EndReason, FlowState, State
 from pipert_shm.system import calls
 
 
@@ -34,7 +34,9 @@ class Flow:
         exit_code: of its last process.
         failed: it is not restarted any more.
         doomed: it was sent SIGKILL, and is as good as dead.
-        ordered: it was killed for a restart that the user asked for.
+        doom: why it is killed, if that is one of the reasons that are told; else NONE.
+        doom_text: the same in words; empty where the exit code says enough.
+        ended_by: why its last process ended.
         came_up: one of its processes was ready once.
     """
 
@@ -55,7 +57,9 @@ class Flow:
     exit_code: int = 0
     failed: bool = False
     doomed: bool = False
-    ordered: bool = False
+    doom: EndReason = EndReason.NONE
+    doom_text: str = ""
+    ended_by: EndReason = EndReason.NONE
     came_up: bool = False
 
     @property
@@ -80,13 +84,35 @@ class Flow:
             with suppress(ProcessLookupError):  # it is dead already, as its pidfd tells
                 calls.send_signal(self.pidfd, signal.SIGKILL)
 
+    def kill_for(self, reason: EndReason, text: str = "") -> None:
+        """Kills it, and keeps why, for when it is dead.
+
+        :param text: what to say of its death; empty: as of any.
+        """
+        self.doom, self.doom_text = reason, text
+        self.kill()
+
+    def note_exit(self, exit_code: int, *, ending: bool) -> None:
+        """Notes how its process ended, and why.
+
+        :param ending: whether the pipe ends.
+        """
+        self.exit_code = exit_code
+        killed = self.doom is not EndReason.NONE and exit_code == -signal.SIGKILL  # else it ended before the signal came
+        ordered = self.doom is EndReason.ORDER  # it is to be restarted in any case
+        self.ended_by = EndReason.END if ending else self.doom if killed or ordered else EndReason.DIED
+
+    def note_launch(self) -> None:
+        """Notes that it has a new process, which is not to be killed."""
+        self.restart_at, self.doomed, self.doom, self.doom_text = None, False, EndReason.NONE, ""
+
     def forget_process(self) -> None:
         """Notes that it has no process. What belonged to that must be closed by now."""
         self.peer, self.pid, self.pidfd, self.stacks, self.unhandled, self.ready = None, 0, -1, -1, 0, False
 
     def died(self) -> FlowDied:
         """An error that says how its last process ended."""
-        return FlowDied(self.name, self.exit_code)
+        return FlowDied(self.name, self.exit_code, self.doom_text if self.ended_by is self.doom else "")
 
 
 class Roster:

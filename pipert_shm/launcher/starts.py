@@ -15,6 +15,7 @@ from pipert_shm.control.attachment import Attachment
 from pipert_shm.control.channel import Channel
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.messages import ForkFlow
+from pipert_shm.errors import describe
 from pipert_shm.graph.model import EdgePlan
 from pipert_shm.launcher.deaths import Deaths
 from pipert_shm.launcher.edge_table import EdgeTable
@@ -26,7 +27,7 @@ from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.watch import Watch
 from pipert_shm.shm.states import FlowState
-from pipert_shm.system import calls, forked
+from pipert_shm.system import calls, forked, usage
 from pipert_shm.system.descriptors import advised
 
 BeFlow = Callable[[Flow, Channel, int, Attachment], NoReturn]
@@ -105,7 +106,7 @@ class Starts:
                 for_child.pop_all()
         flow.peer, flow.stacks, flow.unhandled = self._peer_of(flow, ours), stacks, 0
         undo.callback(self._watch.drop, ours)
-        flow.restart_at, flow.doomed, flow.ordered = None, False, False
+        flow.note_launch()
         for edge in attachment.leaving:
             self._recovery.forget(edge)
         if flow.server is not None and order is not None:
@@ -151,12 +152,21 @@ class Starts:
 
     def _note_process(self, flow: Flow, pid: int, pidfd: int) -> None:
         flow.pid, flow.pidfd = pid, pidfd
-        flow.record.note_start(FlowState.RUNNING, pid)
+        flow.record.note_start(FlowState.RUNNING, pid, self._start_of(flow, pid))
         self._watch.add(pidfd, lambda: self._deaths.note_death(flow))
         if flow.doomed:
             flow.kill()
         if flow.ready:
             self._note_up_and_running(flow)
+
+    def _start_of(self, flow: Flow, pid: int) -> int:
+        """When the flow's process began; 0 where the system does not tell."""
+        try:
+            return usage.started_at(pid)
+        except OSError as error:
+            text = "statistics can't tell what flow %r takes of the machine: %s"
+            self._roster.logger.warning(text, flow.name, describe(error), extra={"flow": flow.name})
+            return 0
 
     def _note_forked(self, flow: Flow, pid: int, why: str) -> None:
         """Handles a fork server's answer.

@@ -1,4 +1,4 @@
-"""What the launcher does by the clock: restarts, retries, hangs, silent fork servers, and the end of the grace period."""
+"""What the launcher does by the clock: restarts, retries, hangs, memory, silent fork servers, the end of the grace period."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pipert_shm.launcher.flow_stderr import FlowStderr
 from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.hangs import Hangs
 from pipert_shm.launcher.lifecycle import Lifecycle
+from pipert_shm.launcher.memory_limits import MemoryLimits
 from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.starts import Starts
+from pipert_shm.shm.states import EndReason
 
 LAST_RESORT = 60.0  # seconds after a SIGKILL
 
@@ -42,6 +44,7 @@ class Supervisor:
         self._starts = starts
         self._grace = grace
         self._hangs = Hangs(roster)
+        self._memory = MemoryLimits(roster)
 
     # ---- restarts --------------------------------------------------------------------------------
 
@@ -53,8 +56,7 @@ class Supervisor:
             flow.restart_at = time.monotonic()
         elif flow.up and not flow.doomed:
             self._logger.info("flow %r is killed, to be restarted as requested", flow.name)
-            flow.ordered = True
-            flow.kill()
+            flow.kill_for(EndReason.ORDER)
 
     def _restart(self, flow: Flow) -> None:
         """Forks the flow again, with fresh incarnations of the edges that it sends on."""
@@ -83,6 +85,8 @@ class Supervisor:
             moments.append(now + 1.0)
         if self._hangs.interval is not None:
             moments.append(now + self._hangs.interval)
+        if self._memory.due is not None:
+            moments.append(self._memory.due)
         if self._stderr.due is not None:
             moments.append(self._stderr.due)
         return min(moments, default=None)
@@ -104,6 +108,7 @@ class Supervisor:
         for flow in list(self._roster.flows.values()):
             with contained(self._logger, f"flow {flow.name!r}"):
                 self._do_due_of(flow, now)
+        self._memory.enforce(now)
         with contained(self._logger, "removing rings of dead flows"):
             self._recovery.remove_retired()
 
@@ -113,7 +118,7 @@ class Supervisor:
         elif flow.restart_at is not None and now >= flow.restart_at:
             self._restart(flow)
         elif flow.pidfd >= 0 and not flow.doomed and self._hangs.is_found(flow):
-            flow.kill()
+            flow.kill_for(EndReason.HANG)
 
     def _kill_all(self) -> None:
         for flow in self._roster.flows.values():

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipert_shm.graph.model import RestartPolicy
+from pipert_shm.graph.process_settings import LEAST_NICENESS, MOST_NICENESS
 from pipert_shm.limits import LARGEST_CAPACITY, Policy
 
 Capacity = Annotated[int, Field(ge=1, le=LARGEST_CAPACITY)]
@@ -62,6 +63,12 @@ class FlowSettings(Section):
     """Restarts within `restart_window` after which it has failed for good."""
     restart_window: MoreSeconds = 60.0
     """Seconds."""
+    max_rss: Annotated[int, Field(ge=1)] | None = None
+    """Bytes of private memory past which its process is restarted by its policy. By default no limit."""
+    cpus: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Numbers of the processors that it runs on. By default all that the program has."""
+    nice: Annotated[int, Field(ge=LEAST_NICENESS, le=MOST_NICENESS)] | None = None
+    """The niceness of its process: the more, the later it gets its turn. By default that of the program."""
 
 
 class WireSettings(Section):

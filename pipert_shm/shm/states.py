@@ -1,4 +1,4 @@
-"""The states of routines and flows, as their records in the control segment hold them, and what each order does in each."""
+"""The states of routines and flows and the ends of processes, as records hold them, and what each order does in each state."""
 
 from __future__ import annotations
 
@@ -73,3 +73,15 @@ class FlowState(IntEnum):
     RESTARTING = 2
     FAILED = 3
     ENDED = 4
+
+
+class EndReason(IntEnum):
+    """Why the last process of a flow ended."""
+
+    NONE = 0  # there was none
+    DIED = 1  # it exited, or a signal that we did not send ended it
+    HANG = 2  # killed: a call took longer than the routine's `hang_timeout`
+    MAX_RSS = 3  # killed: it took more memory than the flow's `max_rss`
+    ORDER = 4  # killed: `restart_flow()` asked for it
+    START = 5  # it could not be started
+    END = 6  # the pipe ended

@@ -35,6 +35,8 @@ lock = fcntl.fcntl
 space = os.statvfs
 listing = os.listdir
 map_memory = binding.map_shared
+cpus_of = os.sched_getaffinity
+set_cpus = os.sched_setaffinity
 
 
 def wait_for_exit(pid: int) -> int:
@@ -117,3 +119,23 @@ def wait(selector: selectors.BaseSelector, timeout: float | None) -> list[tuple[
 def exists(path: Path) -> bool:
     """Whether a file exists."""
     return path.exists()
+
+
+def set_niceness(niceness: int) -> None:
+    """Sets the niceness of the calling thread, which threads that it starts later inherit.
+
+    :raises PermissionError: when it is less than the present one, and this process may not lower it.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, niceness)
+
+
+def process_file(pid: int, name: str) -> str:
+    """What the system tells of a process in a file of /proc/PID.
+
+    :raises ProcessLookupError, FileNotFoundError: when there is no such process.
+    """
+    file = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, 1 << 16).decode(errors="replace")
+    finally:
+        os.close(file)

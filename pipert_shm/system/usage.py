@@ -1,4 +1,9 @@
-"""What processes use, and what the machine has: read from /proc."""
+"""What a process takes of the machine: CPU time and memory, as the kernel counts them anyway.
+
+The kernel fills these files of /proc from counters, without a lock of the process's: to read them costs the process nothing. So
+there is no PSS, the fair share of what several processes have mapped: for that the kernel walks the page tables of the process,
+which waits meanwhile when it maps memory.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +11,76 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipert_shm.system import calls
+
 TICKS = os.sysconf("SC_CLK_TCK")
+
+# places in /proc/PID/stat behind the name of the program, which may contain anything
+_USER, _SYSTEM, _START = 11, 12, 19
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process uses: CPU seconds so far, bytes of private memory, and bytes of shared memory that it has mapped."""
+    """What a process takes.
+
+    Attributes:
+        cpu_s: CPU seconds of all of its threads so far, also of those that have ended. Not those of its child processes.
+        private_bytes: its own memory in RAM (`RssAnon`): heap, stacks, and private mappings that were written to.
+        shared_bytes: shared memory that it has touched (`RssShmem`): that of frames, which other processes have mapped as well.
+        file_bytes: mapped files in RAM (`RssFile`): code of libraries above all, which the processes share.
+    """
 
     cpu_s: float
     private_bytes: int
     shared_bytes: int
+    file_bytes: int
 
     @classmethod
-    def of(cls, pid: int) -> Usage | None:
-        """None when there is no such process."""
+    def of(cls, pid: int, started: int) -> Usage | None:
+        """None when there is no such process any more, or the system does not tell.
+
+        :param started: when it began: see `started_at`. A process that has its pid by now began later.
+        """
         try:
-            times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        except (FileNotFoundError, ProcessLookupError):
+            status = calls.process_file(pid, "status")
+            stat = _stat_of(pid)  # last: the process that this is about was there all the time
+        except OSError:
             return None
-        rss = (line.split() for line in lines if line.startswith("Rss"))
-        sizes = {name: int(kilobytes) * 1024 for name, kilobytes, _ in rss}
-        if not sizes:
-            return None  # a zombie
+        sizes = _sizes_in(status)
+        if int(stat[_START]) != started or not sizes:  # a zombie has no sizes
+            return None
         return cls(
-            cpu_s=(int(times[11]) + int(times[12])) / TICKS,
-            private_bytes=sizes["RssAnon:"],
-            shared_bytes=sizes["RssShmem:"],
+            cpu_s=(int(stat[_USER]) + int(stat[_SYSTEM])) / TICKS,
+            private_bytes=sizes["RssAnon"],
+            shared_bytes=sizes["RssShmem"],
+            file_bytes=sizes["RssFile"],
         )
+
+
+def started_at(pid: int) -> int:
+    """When a process began, in clock ticks since the system did. Together with the pid this names it for good.
+
+    :raises OSError: when there is no such process, or the system does not tell.
+    """
+    return int(_stat_of(pid)[_START])
+
+
+def private_bytes_of(pid: int) -> int:
+    """The private memory of a process, in bytes: see `Usage`. 0 of one that has ended.
+
+    :raises OSError: when there is no such process, or the system does not tell.
+    """
+    return _sizes_in(calls.process_file(pid, "status")).get("RssAnon", 0)
+
+
+def _stat_of(pid: int) -> list[str]:
+    return calls.process_file(pid, "stat").rpartition(")")[2].split()
+
+
+def _sizes_in(status: str) -> dict[str, int]:
+    """The sizes in a process's status, by name, in bytes."""
+    lines = (line.split() for line in status.splitlines() if line.startswith("Rss"))
+    return {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, _ in lines}
 
 
 def processors() -> int:
