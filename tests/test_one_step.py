@@ -162,11 +162,8 @@ def test_sixteen_bits_keep_their_values(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_sixteen_bits_where_there_are_eight() -> None:
-    capture = PyAVCapture(bikes(), Wanted("gray", 16))
-    assert capture.grab()
     with pytest.raises(VideoError, match=r"bikes\.mp4' has 8 bits a channel \(yuv420p\): leave bits=16 away"):
-        capture.retrieve(None)
-    capture.close()
+        VideoSource(bikes(), format="gray", bits=16).setup()
 
 
 def test_a_folder_of_pictures_with_sixteen_bits(tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def test_without_a_free_slot_frames_are_dropped_and_counted_and_the_video_goes_o
     ("name", "advice"),
     [
         ("missing.mp4", "there is no such file; check the path"),
+        ("videotestsrc ! appsnk", "there is no such file; a pipeline of GStreamer's must end in ! appsink"),
         ("directory", "it is a directory; name a file in it"),
         ("text.mp4", "no video is found in it; check it with ffprobe, and convert or copy it again"),
         ("empty.mp4", "no video is found in it; check it with ffprobe, and convert or copy it again"),

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from pipert_shm.video.lateness import OPENING, STARVED, Lateness, Verdict
+from pipert_shm.video.lateness import OPENING, STARVED, Lateness, Verdict, data_wait
 
 GAP = 1 / 30
 
@@ -244,3 +244,12 @@ def test_frames_that_are_decoded_in_another_order_are_as_young_as_others(fps: fl
     shown = list(camera(10, fps))
     frames = list(read((pts, seen, shown[min(number + 2, len(shown) - 1)][2]) for number, (pts, seen, _) in enumerate(shown)))
     assert [frame.number for frame in taken(frames)] == list(range(1, len(frames)))
+
+
+def test_the_processor_is_not_taken_for_the_network() -> None:
+    assert data_wait(0.04, 0.04, 0) == 0
+
+
+def test_an_idle_camera_is_waited_for_on_a_busy_machine() -> None:
+    """Each of fifty packets waited for a processor, and only one wait is told."""
+    assert data_wait(0.04, 0.5, 49) == pytest.approx(0.03)

@@ -57,6 +57,8 @@ def _advice(source: Source) -> str:
         return "no video comes from there; check the whole address, and that its server is up"
     path = Path(source)
     if not path.exists():
+        if " ! " in os.fspath(source):
+            return "there is no such file; a pipeline of GStreamer's must end in ! appsink"
         return "there is no such file; check the path"
     if path.is_dir():
         return "it is a directory; name a file in it"

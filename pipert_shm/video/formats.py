@@ -143,7 +143,7 @@ def to_bgr(frame: np.ndarray, format: Format | None = None, *, out: np.ndarray |
 
 
 def to_gray(frame: np.ndarray, format: Format | None = None) -> np.ndarray:
-    """Returns the brightness of a frame, (height, width): a view where the format has it, else a new array.
+    """Returns the brightness of a frame, (height, width): a view where the format has it, else a new array. 16 bits are kept.
 
     :param format: of the frame; None for BGR if it has three channels, else grey.
     """

@@ -43,6 +43,16 @@ _USUAL = 60  # frames that tell what delay is usual
 _BLOCK = 1.0  # seconds over which stamps are compared with the clock
 
 
+def data_wait(waited: float, queued: float, passed_over: int) -> float:
+    """Returns the seconds that the reader waited for data, and not for a processor.
+
+    :param waited: the longest of its waits for the frame, and for those that it passed over before it.
+    :param queued: seconds of all these waits in which the reader waited for a processor.
+    :param passed_over: frames that were passed over, as those of an idle camera are.
+    """
+    return waited - queued / (1 + passed_over)
+
+
 class Verdict(NamedTuple):
     """What is known of a frame.
 

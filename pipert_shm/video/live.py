@@ -15,7 +15,7 @@ from pipert_shm.binding import now_ns
 from pipert_shm.shm.counters import Counters
 from pipert_shm.system.queueing import QueueTime
 from pipert_shm.video.capture import Capture
-from pipert_shm.video.lateness import Lateness
+from pipert_shm.video.lateness import Lateness, data_wait
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.timing import StreamClock
 
@@ -190,9 +190,10 @@ class LiveReader:
             now = now_ns()
             # OpenCV does not tell how long it waited. It decodes in this thread.
             waited = (now - begun_ns) / 1e9 - (time.thread_time() - worked) if capture.waited is None else capture.waited
-            waited -= queue_time.seconds() - queued  # it was a processor that it waited for
+            passed_over = capture.left_out - left_out
+            waited = data_wait(waited, queue_time.seconds() - queued, passed_over)
             self._note_damage(capture.damaged - damaged)
-            self._counters["skipped"] += capture.left_out - left_out
+            self._counters["skipped"] += passed_over
             damaged, left_out = capture.damaged, capture.left_out
             lag, is_late = lateness.judge(capture.pts, came_ns / 1e9, waited, (now - came_ns) / 1e9)
             self._warn_if_hopeless(lateness, lag)

@@ -26,7 +26,7 @@ from pipert_shm.video.hardware import accelerator
 from pipert_shm.video.idle import Idling
 from pipert_shm.video.packets import IN_PIECES, JoinedPackets, Packets, comes_in_pieces, may_come_in_pieces
 from pipert_shm.video.skipping import Choice, Chooser
-from pipert_shm.video.swscale import Scaler
+from pipert_shm.video.swscale import Scaler, no_sixteen_bits
 
 LOGGER = logging.getLogger(__name__)
 DEFAULTS = Decoding()
@@ -64,6 +64,7 @@ class PyAVCapture:
         _set(stream.codec_context, decoding, live)
         if hardware is not None and not stream.codec_context.is_hwaccel:
             logger.warning("%r is decoded by the CPU: the hardware does not know %s", shown(source), stream.codec_context.name)
+        self._check_bits(wanted, stream.codec_context)
         fps = 0.0 if in_pieces else float(stream.average_rate or stream.guessed_rate or 0)
         seconds = max(0, self._container.duration or 0) / av.time_base
         self.info = VideoInfo(stream.width, stream.height, fps, stream.frames or round(seconds * fps))
@@ -111,6 +112,12 @@ class PyAVCapture:
             container.close()
             return self._open(transport, False, hardware)
         return container, stream, in_pieces
+
+    def _check_bits(self, wanted: Wanted, codec: av.VideoCodecContext) -> None:
+        """:raises VideoError: when 16 bits are wanted of a video that has 8; not where the header does not tell."""
+        if wanted.bits == 16 and codec.format is not None and max(each.bits for each in codec.format.components) <= 8:
+            self._container.close()
+            raise no_sixteen_bits(shown(self._source), codec.format)
 
     def _announced(self, wanted: Wanted, width: int, height: int) -> tuple[int, ...]:
         """Shape of the array for a picture of this size, which the frames may say has to be turned."""

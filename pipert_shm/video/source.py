@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -39,7 +39,7 @@ def is_live(source: Source) -> bool:
 
 
 class VideoSource(SourceRoutine):
-    """Sends the frames of a video as (height, width, 3) uint8 arrays, BGR, decoded straight into shared memory.
+    """Sends the frames of a video, decoded straight into shared memory: BGR in (height, width, 3) uint8 unless told otherwise.
 
     **Files and folders of images** are read as fast as the wires take the frames, or at their own speed (`realtime`). The
     stream ends with the video. Damaged frames are left out, counted and logged.
@@ -59,8 +59,10 @@ class VideoSource(SourceRoutine):
 
     :param source: a file's path, a folder of images, a stream's URL, a camera's number or device file, or a pipeline of
         GStreamer's that ends in an appsink, such as `v4l2src ! video/x-raw,format=NV12 ! appsink`.
-    :param backend: the decoder. `pyav` (the extra `pyav`) says why a stream can't be opened, and can take RTSP
-        by UDP, but copies each frame once. `gstreamer`, which the system must have, can do both, too.
+    :param backend: the decoder. `auto` takes PyAV (the extra `pyav`) for files and URLs if it is installed, GStreamer for a
+        pipeline, and OpenCV for all else. PyAV and GStreamer, which the system must have, take RTSP by UDP as well.
+    :param format: `bgr`, `rgb`, `gray` (height, width), or planar, as cameras have it: `i420` or `nv12` (height · 3/2, width).
+    :param bits: 16 sends uint16, in `bgr`, `rgb` or `gray`. The source must have more than 8 bits a channel.
     :param live: whether the source is a live stream; None decides by the source. Give False for a URL of a file. A pipeline
         is live.
     :param loop: begins a file again when it ends.
@@ -204,14 +206,17 @@ class VideoSource(SourceRoutine):
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames | None:
         if not look:
             return None
-        capture = self._opening.open(self._logger)
+        capture = self._open()
         capture.close()
         info = capture.info
         why = f"{info.width}x{info.height}, {self._wanted.format.upper()}: {shown(self.source)}"
         return OwnFrames(math.prod(capture.shape) * self._wanted.dtype.itemsize, why) if info.width else None
 
+    def _open(self, needless: Callable[[float], bool] | None = None) -> Capture:
+        return self._opening.open(self._logger, needless, self._idling)
+
     def _connect(self) -> Capture:
-        capture = self._opening.open(self._logger, self._nobody_waits, self._idling)
+        capture = self._open(self._nobody_waits)
         if capture.info.frames and str(self.source).startswith("http"):
             self._logger.warning(
                 "%r has an end (after %d frames), but is read as a live stream: give live=False to get every frame",
@@ -249,7 +254,7 @@ class VideoSource(SourceRoutine):
         if self._capture is not None:
             self._capture.close()
         self._thinning = thinning = None if self._fps is None or is_folder(self.source) else Thinning(self._fps)
-        self._capture = self._opening.open(self._logger, None if thinning is None else thinning.passes_over, self._idling)
+        self._capture = self._open(None if thinning is None else thinning.passes_over)
         self.counters["connected"] = 1
         self._playback = Playback() if self._realtime else None
         self._read = 0

@@ -134,10 +134,16 @@ class Scaler:
     def _check_bits(self, frame: av.VideoFrame) -> None:
         bits = max(component.bits for component in frame.format.components)
         if self._wanted.bits == 16 and bits <= 8:
-            raise VideoError(self._name, f"{self._name!r} has {bits} bits a channel ({frame.format.name}): leave bits=16 away")
+            raise no_sixteen_bits(self._name, frame.format)
         if self._wanted.bits == 8 and bits > 8 and frame.format.name.startswith("gray") and self._logger is not None:
             self._logger.warning("%r has %d bits a pixel, of which the upper 8 are kept: bits=16 keeps all", self._name, bits)
             self._logger = None
+
+
+def no_sixteen_bits(name: str, format: av.VideoFormat) -> VideoError:
+    """The error where 16 bits are wanted of a video that has fewer."""
+    bits = max(component.bits for component in format.components)
+    return VideoError(name, f"{name!r} has {bits} bits a channel ({format.name}): leave bits=16 away")
 
 
 class _Step:
