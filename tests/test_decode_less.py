@@ -99,6 +99,13 @@ def test_key_frames_come_at_once_and_are_the_same(video: Path, live: bool) -> No
     assert capture.left_out == COUNT - len(keys)
 
 
+def test_what_is_left_out_at_the_end_is_counted_and_is_no_damage(video: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = VideoSource(video, "source", skip_frame="nokey")
+    sent = len(play(source))
+    assert sent + source.counters["skipped"] == COUNT
+    assert "ended after" not in caplog.text
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_pictures_that_no_other_needs_are_left_out_and_the_others_stay_the_same(video: Path, live: bool) -> None:
     whole, capture = numbered(PyAVCapture(video)), PyAVCapture(video, live=live, decoding=Decoding(skip_frame="noref"))
