@@ -167,6 +167,17 @@ def test_an_idle_stream_gives_key_frames_until_something_moves(tmp_path: Path, b
     assert all(number in given for number in range(awake_from, COUNT)), "and from then on all"
 
 
+def test_of_an_idle_stream_of_key_frames_only_two_a_second_are_decoded(tmp_path: Path) -> None:
+    """MJPEG is such a stream, too."""
+    path = encode(tmp_path / "a.mkv", "ffvhuff", moves=lambda number: number >= 150)
+    capture = PyAVCapture(path, idling=Idling("a", 1.0))
+    given = numbered(capture)
+    assert all(numbered(PyAVCapture(path))[number] == picture for number, picture in given.items())
+    assert 7 <= len(given.keys() & range(50, 150)) <= 9
+    assert all(number in given for number in range(150 + GOP // 2 + 1, COUNT)), "something has moved"
+    assert len(given) + capture.left_out == COUNT
+
+
 def test_an_idle_stream_that_is_woken_goes_on_with_the_next_picture(tmp_path: Path) -> None:
     """It decodes what it has kept since the last key frame."""
     path = encode(tmp_path / "a.mp4", moves=lambda _: False)
