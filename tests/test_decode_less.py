@@ -169,7 +169,7 @@ def test_an_idle_stream_gives_key_frames_until_something_moves(tmp_path: Path, b
 
 def test_of_an_idle_stream_of_key_frames_only_two_a_second_are_decoded(tmp_path: Path) -> None:
     """MJPEG is such a stream, too."""
-    path = encode(tmp_path / "a.mkv", "ffvhuff", moves=lambda number: number >= 150)
+    path = encode(tmp_path / "a.avi", "ffvhuff", moves=lambda number: number >= 150)
     capture = PyAVCapture(path, idling=Idling("a", 1.0))
     given = numbered(capture)
     assert all(numbered(PyAVCapture(path))[number] == picture for number, picture in given.items())

@@ -154,7 +154,7 @@ def test_lost_packets_neither_stop_the_stream_nor_double_a_frame() -> None:
 def test_a_stream_whose_sound_goes_on_when_its_pictures_do_not_falls_silent() -> None:
     with RtspServer("libx264", stream("libx264"), sound_from=20) as server:
         capture = PyAVCapture(server.url, live=True, timeout=1.0)
-        with pytest.raises(VideoError, match="fell silent for 1 s|Input/output error"):
+        with pytest.raises(VideoError, match=r"fell silent for 1 s|Input/output error"):
             frames_of(capture, 30)
         capture.close()
 
