@@ -25,6 +25,7 @@ class RtspServer:
     :param clock: the sender's clock at the stream's start, seconds since the epoch; None makes no sender reports.
     :param loss: the share of RTP packets that get lost by UDP.
     :param piled_up: pictures that are sent at once in the beginning.
+    :param sound_from: pictures after which there are no more, but sound; None for a stream without sound.
     :param told: whether it tells the parameter sets before the stream begins.
     :param port: where it listens; 0 for any that is free.
     """
@@ -40,6 +41,7 @@ class RtspServer:
         clock: float | None = None,
         loss: float = 0.0,
         piled_up: int = 0,
+        sound_from: int | None = None,
         told: bool = True,
         port: int = 0,
     ) -> None:
@@ -50,6 +52,7 @@ class RtspServer:
         self._clock = clock
         self._loss = loss
         self._piled_up = piled_up
+        self._sound_from = sound_from
         self.sent_ns: list[int] = []
         """When the last packet of each picture was sent."""
         self._format = _format(codec, packets[0].data) if told else ""
@@ -107,6 +110,8 @@ class RtspServer:
                     "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n"
                     f"a=rtpmap:96 {'H264' if self._codec == 'libx264' else 'H265'}/90000\r\n{self._format}a=control:track\r\n"
                 )
+                if self._sound_from is not None:
+                    body += "m=audio 0 RTP/AVP 8\r\na=rtpmap:8 PCMA/8000\r\na=control:sound\r\n"
                 answer += f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
             elif method == "SETUP":
                 answer += f"Transport: {headers['Transport']}"
@@ -126,6 +131,10 @@ class RtspServer:
         number = sequence = 0
         began = time.monotonic() - self._piled_up / self._fps
         while not self._closing.wait(max(0.0, began + number / self._fps - time.monotonic())):
+            if self._sound_from is not None and number >= self._sound_from:
+                send(2, struct.pack("!BBHII", 0x80, 8, number & 0xFFFF, 267 * number, 2) + bytes(267))
+                number += 1
+                continue
             turn, place = divmod(number, len(self._pictures))
             carried, pts = self._pictures[place]
             stamp = (pts + turn * self._span) & 0xFFFFFFFF

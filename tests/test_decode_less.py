@@ -99,6 +99,13 @@ def test_key_frames_come_at_once_and_are_the_same(video: Path, live: bool) -> No
     assert capture.left_out == COUNT - len(keys)
 
 
+def test_what_is_left_out_at_the_end_is_counted_and_is_no_damage(video: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = VideoSource(video, "source", skip_frame="nokey")
+    sent = len(play(source))
+    assert sent + source.counters["skipped"] == COUNT
+    assert "ended after" not in caplog.text
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_pictures_that_no_other_needs_are_left_out_and_the_others_stay_the_same(video: Path, live: bool) -> None:
     whole, capture = numbered(PyAVCapture(video)), PyAVCapture(video, live=live, decoding=Decoding(skip_frame="noref"))
@@ -158,6 +165,17 @@ def test_an_idle_stream_gives_key_frames_until_something_moves(tmp_path: Path, b
     moved = COUNT // 2
     assert moved <= awake_from <= moved + GOP + 1, "with the first key frame in which something has moved"
     assert all(number in given for number in range(awake_from, COUNT)), "and from then on all"
+
+
+def test_of_an_idle_stream_of_key_frames_only_two_a_second_are_decoded(tmp_path: Path) -> None:
+    """MJPEG is such a stream, too."""
+    path = encode(tmp_path / "a.avi", "ffvhuff", moves=lambda number: number >= 150)
+    capture = PyAVCapture(path, idling=Idling("a", 1.0))
+    given = numbered(capture)
+    assert all(numbered(PyAVCapture(path))[number] == picture for number, picture in given.items())
+    assert 7 <= len(given.keys() & range(50, 150)) <= 9
+    assert all(number in given for number in range(150 + GOP // 2 + 1, COUNT)), "something has moved"
+    assert len(given) + capture.left_out == COUNT
 
 
 def test_an_idle_stream_that_is_woken_goes_on_with_the_next_picture(tmp_path: Path) -> None:

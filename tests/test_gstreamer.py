@@ -171,6 +171,13 @@ def test_pictures_that_use_the_full_range_are_those_of_pyav(tmp_path: Path, pixe
         assert min(psnr(*pair) for pair in zip(ours, theirs, strict=True)) > NEAR, wanted
 
 
+def test_the_full_range_is_heeded_of_a_video_that_does_not_tell_its_matrix(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", "yuvj420p", (320, 240), "libx264", bit_rate=8 * 10**6, color_range=2)
+    wishes = [Wanted(format) for format in FORMATS]
+    for wanted, ours, theirs in zip(wishes, by_gstreamer(clip, *wishes), by_pyav(clip, *wishes), strict=True):
+        assert min(psnr(*pair) for pair in zip(ours, theirs, strict=True)) > NEAR, wanted
+
+
 @pytest.mark.parametrize("tagged", [False, True], ids=["untagged", "tagged BT.709"])
 def test_all_backends_give_the_same_colours(tmp_path: Path, tagged: bool) -> None:
     """GStreamer takes HD for BT.709, PyAV and OpenCV for BT.601. If the video says BT.709, these two heed that."""

@@ -197,6 +197,13 @@ def test_stamps_that_are_counted_are_found_out(real: float) -> None:
     assert all(frame.verdict.lag == 0 for frame in frames if frame.seen > 4)
 
 
+def test_stamps_that_stand_still_are_found_out() -> None:
+    """As some cameras send them after a fault of their clock."""
+    frames = list(read((7.0, seen, reaches) for _, seen, reaches in camera(20)))
+    assert longest_pause(frames) < 1
+    assert all(frame.verdict.lag == 0 for frame in frames if frame.seen > 4)
+
+
 @pytest.mark.parametrize("real", [10, 30])
 def test_after_a_stall_counted_frames_that_piled_up_are_passed_over(real: float) -> None:
     frames = list(read(camera(20, real, stamped=real / 25), stalls=[(10.001, 12.0)]))

@@ -74,6 +74,9 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
         ("a.mp4", {"fps": 0}, "fps must be positive, or None for all frames, not 0"),
         ("a.mp4", {"size": (0, 5)}, r"size must be \(width, height\), at least \(1, 1\), not \(0, 5\)"),
         ("a.mp4", {"size": (5,)}, "size must be"),
+        ("a.mp4", {"size": 640}, r"size must be \(width, height\), at least \(1, 1\), not 640"),
+        ("a.mp4", {"size": (640.5, 360)}, "size must be"),
+        ("a.mp4", {"roi": (0.5, 0, "8", 8)}, "roi must be"),
         ("a.mp4", {"roi": (0, 0, 5)}, r"roi must be \(left, top, width, height\)"),
         ("a.mp4", {"roi": (-1, 0, 5, 5)}, "roi must be"),
         ("a.mp4", {"roi": (0, 0, 0, 5)}, "roi must be"),
@@ -93,6 +96,9 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
         ("a.mp4", {"skip_loop_filter": True}, "skip_loop_filter must be one of noref, nokey, all, or None, not True"),
         ("a.mp4", {"hwaccel": True}, "hwaccel must be 'auto', or a name such as 'cuda', not True"),
         ("a.mp4", {"idle": 0}, "idle must be a number of seconds, more than 0, or None, not 0"),
+        ("a.mp4", {"idle": True}, "idle must be a number of seconds"),
+        ("a.mp4", {"low_delay": 1}, "low_delay must be True, False or None, not 1"),
+        ("http://h/x", {"timeout": "5"}, "timeout must be more than 0 and less than 3600 seconds, not '5'"),
         ("a.mp4", {"idle": 3, "skip_frame": "nokey"}, "skip_frame='nokey' leaves nothing for idle to do"),
         ("a.mp4", {"idle": 3, "backend": "opencv"}, "idle=3 is for PyAV: leave backend='opencv' away"),
         (0, {"threads": 2}, r"a camera \(0\) is read by OpenCV: leave threads=2 away"),
@@ -103,6 +109,11 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
 def test_options_that_are_out_of_range_or_do_not_go_together(source: str | int, options: dict[str, Any], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         VideoSource(source, **options)
+
+
+def test_a_picture_that_is_too_small_for_planes() -> None:
+    with pytest.raises(VideoError, match="'a.mkv' has 1x8 pixels, too few for i420"):
+        Wanted("i420", size=(8, 8)).shape("a.mkv", 1, 8)
 
 
 def test_what_is_live_by_its_name() -> None:

@@ -11,11 +11,11 @@ from itertools import pairwise
 import av
 import pytest
 
-from pipert_shm.video import packets
+from pipert_shm.video import VideoError, packets
 from pipert_shm.video.packets import JoinedPackets
 from pipert_shm.video.pyav import PyAVCapture
 from pipert_shm.video.units import LEARNED_FROM
-from rtp_pieces import Packet, decoded, encode
+from rtp_pieces import START, Packet, decoded, encode
 from rtsp_server import RtspServer
 
 FIRST, _ = LEARNED_FROM
@@ -149,6 +149,24 @@ def test_lost_packets_neither_stop_the_stream_nor_double_a_frame() -> None:
             stamps.append(capture.pts)
         assert is_early(capture)
     assert all(a < b for a, b in pairwise(stamps[1:])), "FFmpeg gives the first two the same stamp"
+
+
+def test_a_stream_whose_sound_goes_on_when_its_pictures_do_not_falls_silent() -> None:
+    with RtspServer("libx264", stream("libx264"), sound_from=20) as server:
+        capture = PyAVCapture(server.url, live=True, timeout=1.0)
+        with pytest.raises(VideoError, match=r"fell silent for 1 s|Input/output error"):
+            frames_of(capture, 30)
+        capture.close()
+
+
+def test_data_of_which_no_picture_comes_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packets, "BARREN", 0.5)
+    messages = [Packet(START + b"\x06" + b"\x55" * 200, 3000 * number) for number in range(20, 60)]
+    with RtspServer("libx264", [*stream("libx264")[:20], *messages]) as server:
+        capture = PyAVCapture(server.url, live=True)
+        with pytest.raises(VideoError, match="sends data, but no picture for"):
+            frames_of(capture, 60)
+        capture.close()
 
 
 def test_the_clock_of_the_sender() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias, get_args
 
 from pipert_shm.errors import shown
-from pipert_shm.limits import is_count
+from pipert_shm.limits import is_count, is_number
 
 SkipFrame: TypeAlias = Literal["noref", "nokey"]
 SkipLoopFilter: TypeAlias = Literal["noref", "nokey", "all"]
@@ -40,11 +40,11 @@ class Decoding:
             value = getattr(self, name)
             if value is not None and value not in get_args(kind):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, or None, not {shown(value)}")
-        if self.low_delay not in (None, True, False):
+        if not (self.low_delay is None or isinstance(self.low_delay, bool)):
             raise ValueError(f"low_delay must be True, False or None, not {shown(self.low_delay)}")
         if self.hwaccel is not None and not (isinstance(self.hwaccel, str) and self.hwaccel):
             raise ValueError(f"hwaccel must be 'auto', or a name such as 'cuda', not {shown(self.hwaccel)}")
-        if self.idle is not None and not (isinstance(self.idle, int | float) and 0 < self.idle < float("inf")):
+        if self.idle is not None and not (is_number(self.idle) and 0 < self.idle < float("inf")):
             raise ValueError(f"idle must be a number of seconds, more than 0, or None, not {shown(self.idle)}")
         if self.idle is not None and self.skip_frame == "nokey":
             raise ValueError("skip_frame='nokey' leaves nothing for idle to do: give one of the two")

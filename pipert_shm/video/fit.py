@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipert_shm.data import FORMATS, Format
+from pipert_shm.errors import shown
+from pipert_shm.limits import is_count
 from pipert_shm.video.formats import from_bgr, is_planar, resized, shape_of
 from pipert_shm.video.opencv import VideoError
 
@@ -37,10 +40,10 @@ class Wanted:
             raise ValueError(
                 f"bits must be 8, or 16 with format 'bgr', 'rgb' or 'gray', not {self.bits!r} with {self.format!r}"
             )
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise ValueError(f"size must be (width, height), at least (1, 1), not {self.size}")
-        if self.roi is not None and (len(self.roi) != 4 or min(self.roi) < 0 or min(self.roi[2:]) < 1):
-            raise ValueError(f"roi must be (left, top, width, height), at least (0, 0, 1, 1), not {self.roi}")
+        if self.size is not None and (not _are_whole(self.size, 2) or min(self.size) < 1):
+            raise ValueError(f"size must be (width, height), at least (1, 1), not {shown(self.size)}")
+        if self.roi is not None and (not _are_whole(self.roi, 4) or min(self.roi) < 0 or min(self.roi[2:]) < 1):
+            raise ValueError(f"roi must be (left, top, width, height), at least (0, 0, 1, 1), not {shown(self.roi)}")
         for name, numbers in ("size", self.size), ("roi", self.roi):
             if is_planar(self.format) and any(number % 2 for number in numbers or ()):
                 raise ValueError(f"{name} must have even numbers with format {self.format!r}, not {numbers}")
@@ -57,6 +60,8 @@ class Wanted:
         :raises VideoError: when the picture does not contain the wanted part.
         """
         if self.roi is None:
+            if is_planar(self.format) and min(width, height) == 1:
+                raise VideoError(name, f"{name!r} has {width}x{height} pixels, too few for {self.format}: leave format away")
             return (0, 0, width & ~1, height & ~1) if is_planar(self.format) else (0, 0, width, height)
         left, top, part_width, part_height = self.roi
         if left + part_width > width or top + part_height > height:
@@ -91,3 +96,8 @@ class Wanted:
         if self.format == "bgr":
             return resized(part, "bgr", self.size, out)
         return from_bgr(resized(part, "bgr", self.size), self.format, out)
+
+
+def _are_whole(numbers: object, count: int) -> bool:
+    """Whether these are so many whole numbers."""
+    return isinstance(numbers, Sequence) and len(numbers) == count and all(is_count(each, 0) for each in numbers)

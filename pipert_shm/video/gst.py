@@ -101,6 +101,7 @@ ffi.cdef("""
     void gst_structure_free(void *);
     const char *gst_structure_get_string(const void *, const char *);
     void *gst_caps_from_string(const char *);
+    const void *gst_caps_get_structure(void *, unsigned);
     GstBuffer *gst_sample_get_buffer(void *);
     void *gst_sample_get_caps(void *);
     void *gst_sample_get_segment(void *);

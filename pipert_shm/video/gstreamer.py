@@ -249,7 +249,9 @@ class GStreamerCapture:
         self._caps = g.gst.gst_mini_object_ref(caps)
         format = g.text(info.format.name)
         fps = info.fps_n / info.fps_d if info.fps_n > 0 and info.fps_d > 0 else 0.0
-        full = info.range == 1
+        # Of what does not tell its matrix, as most cameras, GStreamer forgets the range too. It is the first number of four.
+        colours = g.text(g.gst.gst_structure_get_string(g.gst.gst_caps_get_structure(caps, 0), b"colorimetry"))
+        full = info.range == 1 or colours.startswith("1:")
         return Layout(format, info.width, info.height, fps, full, tuple(info.offset), tuple(info.stride))
 
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray:

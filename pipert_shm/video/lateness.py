@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import NamedTuple
 
 OLD = 2.0
@@ -191,12 +192,12 @@ class _Pacing:
         begun_pts, begun_came = self._begun or (pts, came)
         if self._begun is None or pts < begun_pts:
             self._begun = pts, came
-        if came - begun_came < _BLOCK or pts <= begun_pts:
+        if came - begun_came < _BLOCK:
             return
-        pace = (came - begun_came) / (pts - begun_pts)
+        pace = (came - begun_came) / (pts - begun_pts) if pts > begun_pts else inf
         self._begun = pts, came
         if not self.is_askew and min(abs(pace - 1), abs(self._before - 1)) > MOST_ASKEW and (pace > 1) == (self._before > 1):
             self.is_askew = True
         self._before = pace
         if self.is_askew:
-            self.pace = pace
+            self.pace = pace if pace < inf else 1.0  # the stamps stand still

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
 
+from pipert_shm.errors import shown as shown_value
 from pipert_shm.extras import to_install
+from pipert_shm.limits import is_number
 from pipert_shm.video.capture import Capture, ImageFolder, OpenCVCapture, Source, is_device, is_folder, is_pipeline, shown
 from pipert_shm.video.decoding import Decoding
 from pipert_shm.video.fit import Wanted
@@ -57,8 +59,8 @@ class Opening:
             raise ValueError(f"backend must be one of {get_args(Backend)}, not {self.backend!r}")
         if self.transport not in get_args(Transport):
             raise ValueError(f"transport must be one of {get_args(Transport)}, not {self.transport!r}")
-        if not 0 < self.timeout < 3600:
-            raise ValueError(f"timeout must be more than 0 and less than 3600 seconds, not {self.timeout}")
+        if not (is_number(self.timeout) and 0 < self.timeout < 3600):
+            raise ValueError(f"timeout must be more than 0 and less than 3600 seconds, not {shown_value(self.timeout)}")
         self.wanted.check()
         self.decoding.check()
         needed = [f"{name}={getattr(self.decoding, name)!r}" for name in self.decoding.given]

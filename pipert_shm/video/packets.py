@@ -27,6 +27,11 @@ IN_PIECES = {"fflags": "noparse+nofillin", "fpsprobesize": "0"}
 LONGEST_DAMAGE = 10.0
 """Seconds without a key frame after which pictures that may refer to a damaged one are taken again."""
 
+BARREN = 30.0
+"""Seconds of data without a picture after which a stream counts as lost. Some cameras send a key frame each 20 s only."""
+
+_LONGEST_COUNTED = 0.5  # of a wait for data, seconds: the process may have stood still
+
 _CODECS = ("h264", "hevc")
 _EARLIEST = 315532800.0  # 1980: what is older is no date that somebody has set
 
@@ -42,12 +47,17 @@ def comes_in_pieces(stream: av.VideoStream) -> bool:
     return codec.name in _CODECS and says_interlaced(codec.name, codec.extradata or b"") is not True
 
 
+class BarrenStreamError(Exception):
+    """Data comes, but nothing can be made of it."""
+
+
 class Packets:
     """Packets as FFmpeg gives them, to be iterated over. The last one is empty.
 
     Attributes:
         came_ns: when the last data of the packet came (CLOCK_MONOTONIC, ns).
         waited: seconds that data was waited for, the longest time since somebody set it to 0.
+        barren: seconds for which data has come since somebody set it to 0. Who makes a picture of it does so.
         damaged: how many pictures were left out since they refer to one that is not whole.
     """
 
@@ -60,7 +70,7 @@ class Packets:
         self._base = float(stream.time_base or 0)  # seconds
         self._said: tuple[int, float] | None = None
         self.came_ns = now_ns()
-        self.waited = 0.0
+        self.waited = self.barren = 0.0
 
     def __iter__(self) -> Iterator[AnyPacket]:
         for packet, came_ns in self._read():
@@ -69,8 +79,15 @@ class Packets:
 
     def _read(self) -> Iterator[tuple[AnyPacket, int]]:
         asked_ns, said_of = now_ns(), None
-        for packet in self._container.demux(self._stream):
+        last_ns = asked_ns
+        for packet in self._container.demux():  # sound too: it may go on when the pictures do not
             came_ns = now_ns()
+            self.barren += min((came_ns - max(asked_ns, last_ns)) / 1e9, _LONGEST_COUNTED)
+            last_ns = came_ns
+            if self.barren > BARREN:
+                raise BarrenStreamError
+            if packet.stream is not self._stream:
+                continue
             self.waited = max(self.waited, (came_ns - asked_ns) / 1e9)
             if packet.pts is not None and packet.pts != said_of and packet.has_sidedata("prft"):
                 (microseconds,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))

@@ -24,7 +24,15 @@ except ImportError as error:
 
 from pipert_shm.video.hardware import accelerator
 from pipert_shm.video.idle import Idling
-from pipert_shm.video.packets import IN_PIECES, JoinedPackets, Packets, comes_in_pieces, may_come_in_pieces
+from pipert_shm.video.packets import (
+    BARREN,
+    IN_PIECES,
+    BarrenStreamError,
+    JoinedPackets,
+    Packets,
+    comes_in_pieces,
+    may_come_in_pieces,
+)
 from pipert_shm.video.skipping import Choice, Chooser
 from pipert_shm.video.swscale import Scaler, no_sixteen_bits
 
@@ -93,7 +101,10 @@ class PyAVCapture:
     ) -> tuple[av.container.InputContainer, av.VideoStream, bool]:
         """Opens the video, in pieces if it can be put together of them; and says whether it does so."""
         source, text = self._source, address_of(self._source)
-        options = {"rtsp_transport": transport} if text.startswith(("rtsp://", "rtsps://")) else {}
+        options: dict[str, str] = {}
+        if text.startswith(("rtsp://", "rtsps://")):
+            # Without its sound: that would go on when the pictures do not, and no silence would tell.
+            options = {"rtsp_transport": transport, "allowed_media_types": "video"}
         options |= IN_PIECES if in_pieces else {}
         try:
             container = av.open(text, timeout=self._timeout, options=options, hwaccel=hardware)
@@ -140,6 +151,8 @@ class PyAVCapture:
         for packet in self._packets:
             at = self._position(packet.pts) or at
             choice = self._chooser.choose(packet, at) if packet.size else Choice((packet,))
+            if not choice.packets:
+                self._packets.barren = 0.0
             if choice.repeats:
                 self._repeated = choice.packets[0].pts
             for chosen in (*choice.packets, None) if choice.drain else choice.packets:
@@ -166,11 +179,17 @@ class PyAVCapture:
 
     def grab(self) -> bool:
         """See `Capture.grab`."""
-        self._packets.waited = 0.0
+        self._packets.waited = self._packets.barren = 0.0
         try:
             self._frame = next(self._frames)
         except StopIteration:
             return False
+        except BarrenStreamError:
+            raise VideoError(
+                shown(self._source),
+                f"{shown(self._source)!r} sends data, but no picture for {BARREN:g} s: it may be encrypted, or have another "
+                f"codec now; look at the camera's settings",
+            ) from None
         except av.error.ExitError:
             raise VideoError(shown(self._source), f"{shown(self._source)!r} fell silent for {self._timeout:g} s") from None
         except av.error.FFmpegError as error:

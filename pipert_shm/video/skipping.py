@@ -102,6 +102,10 @@ MOST_KEPT = 64 << 20
 """Bytes of packets that are kept of an idle stream, so that it can go on with any picture, not only with a key frame."""
 
 
+KEYS_APART = 0.5
+"""Seconds: key frames of an idle stream that come sooner are left out. In MJPEG, every picture is one."""
+
+
 class Chooser:
     """Chooses the packets of a stream that are decoded. One thread at a time.
 
@@ -127,6 +131,8 @@ class Chooser:
         self._was_idle = False
         self._kept: list[AnyPacket] = []  # since the last key frame of an idle stream, with it
         self._kept_bytes = 0
+        self._key_given = False
+        self._key_at = 0.0
         self.left_out = 0
 
     def choose(self, packet: AnyPacket, at: float) -> Choice:
@@ -138,7 +144,7 @@ class Chooser:
         if self._skip == "nokey":
             return self._key_or_nothing(packet, need)
         if self._is_idle is not None and self._is_idle(at):
-            return self._while_idle(packet, need)
+            return self._while_idle(packet, need, at)
         if self._was_idle:
             return self._woken(packet, need)
         if need is Need.SPARE and (self._skip == "noref" or (self._needless is not None and self._needless(at))):
@@ -152,10 +158,15 @@ class Chooser:
         self.left_out += 1
         return NOTHING
 
-    def _while_idle(self, packet: AnyPacket, need: Need) -> Choice:
+    def _while_idle(self, packet: AnyPacket, need: Need, at: float) -> Choice:
         if need is Need.KEY:
+            self._key_given = not (self._was_idle and 0 <= at - self._key_at < KEYS_APART)
             self._was_idle = True
             self._kept, self._kept_bytes = [packet], packet.size
+            if not self._key_given:
+                self.left_out += 1
+                return NOTHING
+            self._key_at = at
         elif not self._was_idle:
             return Choice((packet,))  # it becomes idle with a key frame
         elif self._kept:
@@ -174,5 +185,5 @@ class Chooser:
         if not kept:
             return self._key_or_nothing(packet, need)  # there is nothing to build on before the next key frame
         self._was_idle = False
-        self.left_out -= len(kept) - 1
-        return Choice((*kept, packet), repeats=True)
+        self.left_out -= len(kept) - self._key_given
+        return Choice((*kept, packet), repeats=self._key_given)

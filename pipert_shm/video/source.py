@@ -288,15 +288,16 @@ class VideoSource(SourceRoutine):
         """Moves on to the next wanted frame; False if it has not come to one in 0.2 s."""
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
-            if not capture.grab():
-                self._end(capture)
-                return False
+            got = capture.grab()
             damaged, self._damaged = capture.damaged - self._damaged, capture.damaged
             if damaged:
                 self._note_damage(damaged)
             left_out, self._left_out = capture.left_out - self._left_out, capture.left_out
             self.counters["skipped"] += left_out
-            self._read += 1 + damaged + left_out
+            self._read += got + damaged + left_out
+            if not got:
+                self._end(capture)
+                return False
             if self._thinning is None or self._thinning.takes(capture.pts):
                 return True
             self.counters["skipped"] += 1
