@@ -112,7 +112,7 @@ def test_options_that_are_out_of_range_or_do_not_go_together(source: str | int, 
 
 
 def test_a_picture_that_is_too_small_for_planes() -> None:
-    with pytest.raises(VideoError, match="'a.mkv' has 1x8 pixels, too few for i420"):
+    with pytest.raises(VideoError, match=r"'a\.mkv' has 1x8 pixels, too few for i420"):
         Wanted("i420", size=(8, 8)).shape("a.mkv", 1, 8)
 
 
