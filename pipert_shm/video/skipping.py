@@ -103,7 +103,7 @@ MOST_KEPT = 64 << 20
 
 
 KEYS_APART = 0.5
-"""Seconds: key frames of an idle stream that come sooner are left out. In MJPEG, every picture is one."""
+"""Seconds: pictures of an idle stream that come sooner are left out where every one is a key frame, as in MJPEG."""
 
 
 class Chooser:
@@ -131,6 +131,7 @@ class Chooser:
         self._was_idle = False
         self._kept: list[AnyPacket] = []  # since the last key frame of an idle stream, with it
         self._kept_bytes = 0
+        self._keys_only = stream.codec_context.codec.intra_only
         self._key_given = False
         self._key_at = 0.0
         self.left_out = 0
@@ -160,7 +161,7 @@ class Chooser:
 
     def _while_idle(self, packet: AnyPacket, need: Need, at: float) -> Choice:
         if need is Need.KEY:
-            self._key_given = not (self._was_idle and 0 <= at - self._key_at < KEYS_APART)
+            self._key_given = not (self._keys_only and self._was_idle and 0 <= at - self._key_at < KEYS_APART)
             self._was_idle = True
             self._kept, self._kept_bytes = [packet], packet.size
             if not self._key_given:
