@@ -133,6 +133,20 @@ def test_a_rate_leaves_out_what_it_does_not_take(tmp_path: Path) -> None:
     assert capture.left_out > 20
 
 
+def test_a_file_without_stamps_is_thinned_by_the_numbers_of_its_frames(tmp_path: Path) -> None:
+    bare = tmp_path / "a.h264"
+    with av.open(str(encode(tmp_path / "a.mp4"))) as container, av.open(str(bare), "w", format="h264") as out:
+        stream = container.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for packet in container.demux(stream):
+            if packet.size:
+                packet.stream = copy
+                out.mux(packet)
+    frames = play(VideoSource(bare, fps=5))
+    assert [round((pts or 0) * FPS) for _, pts in frames] == list(range(0, COUNT, 5))
+    assert len(play(VideoSource(bare, idle=1))) == COUNT, "everything moves"
+
+
 def test_of_a_live_stream_what_nobody_waits_for_is_not_decoded(tmp_path: Path) -> None:
     source = VideoSource(encode(tmp_path / "b.mp4", bframes=3), live=True, reconnect=False)
     source.setup()

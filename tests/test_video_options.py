@@ -116,6 +116,12 @@ def test_a_picture_that_is_too_small_for_planes() -> None:
         Wanted("i420", size=(8, 8)).shape("a.mkv", 1, 8)
 
 
+@pytest.mark.parametrize("source", [None, 1.5, b"a.mp4", True, ["a.mp4"]])
+def test_a_source_that_is_none(source: Any) -> None:
+    with pytest.raises(TypeError, match="source must be a path, a URL, or a camera's number, not "):
+        VideoSource(source)
+
+
 def test_what_is_live_by_its_name() -> None:
     live: list[str | int] = [0, "/dev/video2", "/dev/v4l/by-id/usb-cam", "rtsp://h/x", "http://h/x", "udp://@:5000"]
     assert all(VideoSource(each).live for each in live)

@@ -67,6 +67,7 @@ class PyAVCapture:
     ) -> None:
         self._source = source
         self._timeout = timeout
+        self._live = live
         hardware = accelerator(decoding.hwaccel, shown(source), logger)
         self._container, stream, in_pieces = self._open(transport, may_come_in_pieces(address_of(source), live), hardware)
         _set(stream.codec_context, decoding, live)
@@ -93,7 +94,7 @@ class PyAVCapture:
         self._drained = False
         self._repeated: int | None = None  # stamp of the picture that an idle stream, which goes on, gives once more
         self._frames = self._decode(stream.codec_context)
-        self._undecoded = 0
+        self._undecoded = self._given = 0
         self.damaged = 0
 
     def _open(
@@ -148,8 +149,8 @@ class PyAVCapture:
 
     def _decode(self, codec: av.VideoCodecContext) -> Generator[av.VideoFrame]:
         in_a_row, at = 0, 0.0
-        for packet in self._packets:
-            at = self._position(packet.pts) or at
+        for number, packet in enumerate(self._packets):
+            at = self._position(packet.pts, number) or at
             choice = self._chooser.choose(packet, at) if packet.size else Choice((packet,))
             if not choice.packets:
                 self._packets.barren = 0.0
@@ -174,8 +175,11 @@ class PyAVCapture:
                     else:
                         self._repeated = None
 
-    def _position(self, stamp: int | None) -> float | None:
-        return None if stamp is None or not self._time_base else stamp * self._time_base - self._start
+    def _position(self, stamp: int | None, number: int) -> float | None:
+        """Seconds from the start: by a stamp; in a file without stamps, such as bare H.264, by the number of the picture."""
+        if stamp is not None and self._time_base:
+            return stamp * self._time_base - self._start
+        return number / self.info.fps if self.info.fps and not self._live else None
 
     def grab(self) -> bool:
         """See `Capture.grab`."""
@@ -194,7 +198,8 @@ class PyAVCapture:
             raise VideoError(shown(self._source), f"{shown(self._source)!r} fell silent for {self._timeout:g} s") from None
         except av.error.FFmpegError as error:
             raise VideoError(shown(self._source), f"can't read on in {shown(self._source)!r}: {error.strerror}") from None
-        self.pts = self._position(self._frame.pts)
+        self.pts = self._position(self._frame.pts, self._given + self.left_out)
+        self._given += 1
         self.damaged = self._undecoded + self._packets.damaged
         self.came_ns, self.waited = self._packets.came_ns, self._packets.waited
         self.wall_clock = self._packets.wall_clock(self._frame.pts)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipert_shm.data import Format
 from pipert_shm.errors import EndOfStream, NoFreeSlot
+from pipert_shm.errors import shown as quoted
 from pipert_shm.events import events
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_number
@@ -85,6 +86,7 @@ class VideoSource(SourceRoutine):
     :param idle: seconds. When nothing has moved in the picture for so long, only key frames are decoded and sent, until
         something moves in one of them, or the event `ACTIVE` comes: `pipe.notify_event("ACTIVE", specific_routine="gate")`.
         Then it goes on at once with all frames.
+    :raises TypeError: when the source is no path, URL or number.
     :raises ValueError: when an option is out of range, or does not go with the others.
     :raises ImportError: when the backend is not installed; the error says what to install.
 
@@ -122,6 +124,8 @@ class VideoSource(SourceRoutine):
         hwaccel: str | None = None,
         idle: float | None = None,
     ) -> None:
+        if isinstance(source, bool) or not isinstance(source, int | str | os.PathLike):
+            raise TypeError(f"source must be a path, a URL, or a camera's number, not {quoted(source)}")
         super().__init__(name)
         self.source = source
         self.live = is_live(source) if live is None else live
