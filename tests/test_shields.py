@@ -172,9 +172,9 @@ def test_signals_that_are_the_programs_own_matter() -> None:
         pipe = Pipe(grace_period=1)
         chain(pipe, Frames("camera", None), Sink("screen"))
         with running(pipe):
-            flows = pipe.statistics().flows
+            pids = pipe._built()._launcher, *(pid_of(pipe, flow) for flow in ("camera", "screen"))  # 0 would be this group
             for number in before:
-                for pid in (pipe._built()._launcher, *(flow.pid for flow in flows.values())):
+                for pid in pids:
                     os.kill(pid, number)
             await_motion(pipe, messages=10)
             assert {flow.restarts for flow in pipe.statistics().flows.values()} == {0}
