@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -171,6 +172,7 @@ class Running:
 
 
 def _lead(way: Way, task: Task) -> None:
+    gc.freeze()  # decoders that the parent has thrown away have threads there, and not here: to free one would hang
     os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, lambda *_: task.board.end())
     end_with_parent()

@@ -29,6 +29,7 @@ SECONDS = 0.5
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),  # numpy has threads; none of ours runs meanwhile
     pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning"),  # of Debian's `gi`
+    pytest.mark.machine,
     pytest.mark.shm,
 ]
 
