@@ -47,7 +47,7 @@ def comes_in_pieces(stream: av.VideoStream) -> bool:
     return codec.name in _CODECS and says_interlaced(codec.name, codec.extradata or b"") is not True
 
 
-class BarrenStreamError(Exception):
+class Barren(Exception):
     """Data comes, but nothing can be made of it."""
 
 
@@ -85,7 +85,7 @@ class Packets:
             self.barren += min((came_ns - max(asked_ns, last_ns)) / 1e9, _LONGEST_COUNTED)
             last_ns = came_ns
             if self.barren > BARREN:
-                raise BarrenStreamError
+                raise Barren
             if packet.stream is not self._stream:
                 continue
             self.waited = max(self.waited, (came_ns - asked_ns) / 1e9)

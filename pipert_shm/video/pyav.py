@@ -27,7 +27,7 @@ from pipert_shm.video.idle import Idling
 from pipert_shm.video.packets import (
     BARREN,
     IN_PIECES,
-    BarrenStreamError,
+    Barren,
     JoinedPackets,
     Packets,
     comes_in_pieces,
@@ -188,7 +188,7 @@ class PyAVCapture:
             self._frame = next(self._frames)
         except StopIteration:
             return False
-        except BarrenStreamError:
+        except Barren:
             raise VideoError(
                 shown(self._source),
                 f"{shown(self._source)!r} sends data, but no picture for {BARREN:g} s: it may be encrypted, or have another "
