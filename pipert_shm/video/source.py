@@ -231,7 +231,7 @@ class VideoSource(SourceRoutine):
         return capture
 
     def _nobody_waits(self, at: float) -> bool:
-        return self._reader is not None and not self._reader.is_awaited
+        return self._reader is None or not self._reader.is_awaited
 
     # ---- live streams ----------------------------------------------------------------------------
 
