@@ -121,7 +121,12 @@ class Running:
     def __init__(self, way: Way, task: Task) -> None:
         self.task = task
         self._leader = fork.Process(target=_lead, args=(way, task))
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(
+            1
+        )  # for pictures this small, more cost more than they give; in the fork the call would wait for threads
         self._leader.start()
+        cv2.setNumThreads(threads)
         assert self._leader.pid is not None
         self.pid: int = self._leader.pid
         until = time.monotonic() + LONGEST_START_S
@@ -178,7 +183,6 @@ def _lead(way: Way, task: Task) -> None:
     end_with_parent()
     logging.disable(logging.WARNING)  # the tables tell what was lost
     adopt_orphans()
-    cv2.setNumThreads(1)  # for pictures this small, more threads cost more than they give
     way.run(task)
     os._exit(0)  # GStreamer and some readers have threads that don't end
 
