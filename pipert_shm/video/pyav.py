@@ -34,7 +34,7 @@ from pipert_shm.video.packets import (
     may_come_in_pieces,
 )
 from pipert_shm.video.skipping import Choice, Chooser
-from pipert_shm.video.swscale import Scaler, no_sixteen_bits
+from pipert_shm.video.swscale import Scaler, bits_of, no_sixteen_bits
 
 LOGGER = logging.getLogger(__name__)
 DEFAULTS = Decoding()
@@ -127,7 +127,7 @@ class PyAVCapture:
 
     def _check_bits(self, wanted: Wanted, codec: av.VideoCodecContext) -> None:
         """:raises VideoError: when 16 bits are wanted of a video that has 8; not where the header does not tell."""
-        if wanted.bits == 16 and codec.format is not None and max(each.bits for each in codec.format.components) <= 8:
+        if wanted.bits == 16 and codec.format is not None and bits_of(codec.format) <= 8:
             self._container.close()
             raise no_sixteen_bits(shown(self._source), codec.format)
 

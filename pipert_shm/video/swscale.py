@@ -132,7 +132,7 @@ class Scaler:
             step.close()
 
     def _check_bits(self, frame: av.VideoFrame) -> None:
-        bits = max(component.bits for component in frame.format.components)
+        bits = bits_of(frame.format)
         if self._wanted.bits == 16 and bits <= 8:
             raise no_sixteen_bits(self._name, frame.format)
         if self._wanted.bits == 8 and bits > 8 and frame.format.name.startswith("gray") and self._logger is not None:
@@ -140,10 +140,14 @@ class Scaler:
             self._logger = None
 
 
+def bits_of(format: av.VideoFormat) -> int:
+    """Bits of the channel that has the most."""
+    return max(component.bits for component in format.components)
+
+
 def no_sixteen_bits(name: str, format: av.VideoFormat) -> VideoError:
     """The error where 16 bits are wanted of a video that has fewer."""
-    bits = max(component.bits for component in format.components)
-    return VideoError(name, f"{name!r} has {bits} bits a channel ({format.name}): leave bits=16 away")
+    return VideoError(name, f"{name!r} has {bits_of(format)} bits a channel ({format.name}): leave bits=16 away")
 
 
 class _Step:
