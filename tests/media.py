@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -73,15 +74,26 @@ def excerpt(path: Path, part: range, out: Path) -> Path:
     return out
 
 
+def limit_files(size: int) -> None:
+    """Limits the size of each file that this process writes: it fails a write as a full disk does, also in its midst.
+
+    A module imported for the first time would leave half a `.pyc` behind, and Python would fail to import it ever
+    after: no bytecode is written from here on.
+    """
+    sys.dont_write_bytecode = True
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """A limit on the size of files: it fails a write as a full disk does, also in its midst."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    """`limit_files` for a while."""
+    limits, bytecode = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    limit_files(size)
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        sys.dont_write_bytecode = bytecode
 
 
 class Beginning(VideoSource):

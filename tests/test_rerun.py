@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 
 from conftest import RunScript
-from media import Beginning, bikes, frames_of, in_package
+from media import Beginning, bikes, frames_of, in_package, limit_files
 from pipert_shm import START_EVENT_NAME, EndOfStream, Pipe, PipeFailed, SourceRoutine
 from pipert_shm.video import DetectedFrame, Detections, MotionDetector, RerunWriter
 from routines import chain
@@ -210,7 +209,7 @@ class Cramped(RerunWriter):
     """On a disk that has room for 100 kB."""
 
     def setup(self) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        limit_files(100_000)
         super().setup()
 
 

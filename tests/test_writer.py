@@ -287,7 +287,7 @@ def test_an_end_that_does_not_fit_costs_no_whole_piece(tmp_path: Path, kind: Cod
 def test_a_disk_that_stays_full_is_told_at_the_end_too(tmp_path: Path, run_script: RunScript) -> None:
     end = run_script(
         f"""
-        import resource
+        import resource, sys
         from pipert_shm import Pipe, VideoWriter
         import numpy as np
         from pipert_shm import SourceRoutine, EndOfStream, Wire
@@ -301,6 +301,7 @@ def test_a_disk_that_stays_full_is_told_at_the_end_too(tmp_path: Path, run_scrip
         class Full(VideoWriter):
             def setup(self):
                 super().setup()
+                sys.dont_write_bytecode = True  # or half a file of a module that is imported from here on
                 resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
 
         import logging
