@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -45,6 +47,7 @@ from pipert_shm.graph.plan import audience_of
 from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.limits import Policy, check_count, check_flag, check_queue, check_seconds
 from pipert_shm.parent.program_end import note_end, note_start, wait_for_served
+from pipert_shm.parent.relays import STRUCTURE
 from pipert_shm.parent.session import Session
 from pipert_shm.routine import Role, Routine
 from pipert_shm.shm.segments import sweep_stale
@@ -102,13 +105,15 @@ class Pipe:
         would be dropped. The pipe runs at the same rate, with less CPU.
     :param event_board: accepted for compatibility with PipeRT2, and not used.
     :param on_failure: what the pipe does when a routine or a flow has failed for good: `continue` without it, or `stop`.
+    :param name: what others call the pipe: see the attribute. `pipert_shm.attach` finds it by this name.
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
     :raises ValueError: when an argument is out of range.
-    :raises TypeError: when the network, the logger or the transmitter is of another type.
+    :raises TypeError: when the network, the logger, the transmitter or the name is of another type.
 
     Attributes:
-        name: what `pipert-shm top` and the dashboard call the pipe; set it before `build()`. By default the logger's name; if
-            that is "Pipe", the program's name, or that of the file that `pipert-shm run` runs.
+        is_named: whether it was given a name, or a logger that has one.
+        name: what `pipert_shm.attach`, `pipert-shm top` and the dashboard call the pipe; set it before `build()`. By default
+            the logger's name; if that is "Pipe", the program's name, or that of the file that `pipert-shm run` runs.
 
     >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, SourceRoutine
     >>> class Fast(SourceRoutine):
@@ -141,6 +146,7 @@ class Pipe:
         event_board: object = None,
         on_failure: Literal["continue", "stop"] = "continue",
         grace_period: float = 5.0,
+        name: str | None = None,
     ) -> None:
         defaults = _defaults(network, logger, data_transmitter, policy, capacity, timeout)
         check_seconds("grace_period", grace_period)
@@ -150,7 +156,8 @@ class Pipe:
         if on_failure not in ("continue", "stop"):
             raise ValueError(f"on_failure must be 'continue' or 'stop', not {shown(on_failure)}")
         self.logger = logger if logger is not None else logging.getLogger(DEFAULT_NAME)
-        self.name = self.logger.name if self.logger.name != DEFAULT_NAME else _program()
+        self.is_named = name is not None or self.logger.name != DEFAULT_NAME
+        self.name = check_name("a pipe", name) if name is not None else self.logger.name if self.is_named else _program()
         self._has_own_logger = logger is None
         self._blueprint = Blueprint(defaults)
         self._memory_budget = None if memory_budget is None else int(memory_budget)
@@ -422,6 +429,7 @@ class Pipe:
         with interrupts_deferred():  # half a pipe could neither be joined nor killed
             session = Session(plan, audience, self.name, self.logger, self._grace, self._stop_on_failure)
             session.launch()
+            session.serve(STRUCTURE, partial(_structure_of, weakref.ref(self)))
             self._session = session
             self._blueprint.mark_built()
             note_start(self)
@@ -833,6 +841,14 @@ def check_pipe(call: str, pipe: object) -> None:
     """:raises TypeError: when it is not a pipe."""
     if not isinstance(pipe, Pipe):
         raise TypeError(f"{call} takes a pipe, not {shown(pipe)}")
+
+
+def _structure_of(pipe: Callable[[], Pipe | None], body: bytes) -> bytes:
+    """The answer to an attached process that asks for the structure."""
+    its = pipe()
+    if its is None:
+        raise PipeStateError("the pipe has ended")
+    return json.dumps(its.get_pipe_structure()).encode()
 
 
 def _program() -> str:

@@ -32,6 +32,10 @@ class Taps:
     def __contains__(self, edge: int) -> bool:
         return edge in self._taps
 
+    def all(self) -> list[Tap]:
+        """Those that have not ended."""
+        return list(self._taps.values())
+
     def make(self, message: TapMade) -> Tap:
         """The tap that the launcher has made a wire for."""
         edge = message.edge
