@@ -5,6 +5,8 @@ users (parameters of events, fields of log records, exceptions) travel in them a
 decodes them. So a message is made of this package's classes only, and decoding it runs no code of others.
 """
 
+# longer than 400 lines: every kind stands here, each with its few fields, and none does anything
+
 from pipert_shm.control.attachment import Attachment
 from pipert_shm.events import Audience, Event
 from pipert_shm.frozen import Frozen
