@@ -24,6 +24,7 @@ Format = Literal["bgr", "rgb", "gray", "i420", "nv12"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 PLANAR: tuple[Format, ...] = ("i420", "nv12")
 NAN = float("nan")
+TAP = "tap"  # what a tap is called among the receivers of a message
 _SETTABLE = ("sequence", "captured_ns", "pts", "wall_clock", "origin_number", "ticket", "_format", "_rows")
 
 
@@ -58,7 +59,7 @@ class Hop(NamedTuple):
     """One hand-over of a message.
 
     Attributes:
-        routine: name of the receiver.
+        routine: name of the receiver; `tap` where that is a tap.
         sent_ns: when it was sent, CLOCK_MONOTONIC, ns.
         received_ns: when it was received, CLOCK_MONOTONIC, ns.
     """
@@ -253,7 +254,11 @@ class Meta:
     @property
     def hops(self) -> tuple[Hop, ...]:
         """The hand-overs so far, oldest first, at most the last 16. The last one is to this routine."""
-        return tuple(Hop(self._names[routine], sent, received) for routine, sent, received in HOP.iter_unpack(self.raw_hops))
+        names = self._names
+        return tuple(
+            Hop(names[number] if number < len(names) else TAP, sent, received)
+            for number, sent, received in HOP.iter_unpack(self.raw_hops)
+        )
 
     def __repr__(self) -> str:
         return f"Meta(origin={self.origin!r}, sequence={self.sequence}, captured_ns={self.captured_ns}, hops={self.hops})"

@@ -156,8 +156,7 @@ class Pipe:
         if on_failure not in ("continue", "stop"):
             raise ValueError(f"on_failure must be 'continue' or 'stop', not {shown(on_failure)}")
         self.logger = logger if logger is not None else logging.getLogger(DEFAULT_NAME)
-        self.is_named = name is not None or self.logger.name != DEFAULT_NAME
-        self.name = check_name("a pipe", name) if name is not None else self.logger.name if self.is_named else _program()
+        self.name, self.is_named = _named(name, self.logger)
         self._has_own_logger = logger is None
         self._blueprint = Blueprint(defaults)
         self._memory_budget = None if memory_budget is None else int(memory_budget)
@@ -167,11 +166,10 @@ class Pipe:
         self._early: list[tuple[str, dict[str, Iterable[str]] | None, str | None, dict[str, Any]]] = []
         self._session: Session | None = None
         self._building = threading.RLock()
-        self._is_building = self._is_inline = False  # in build(), in run_inline()
+        self._is_building = self._is_inline = self._joined = False  # in build(), in run_inline(), after join()
         self._started = False  # and not stopped since
         self._was_started = self._ran_inline = False
         self._can_end = False  # whether an event was sent after which it may end
-        self._joined = False
         self._owner: int | None = None  # the process that built it
         self._controls: list[Control] = []  # through which others may start it
 
@@ -849,6 +847,13 @@ def _structure_of(pipe: Callable[[], Pipe | None], body: bytes) -> bytes:
     if its is None:
         raise PipeStateError("the pipe has ended")
     return json.dumps(its.get_pipe_structure()).encode()
+
+
+def _named(name: str | None, logger: logging.Logger) -> tuple[str, bool]:
+    """A pipe's name, and whether somebody has given it one."""
+    if name is not None:
+        return check_name("a pipe", name), True
+    return (logger.name, True) if logger.name != DEFAULT_NAME else (_program(), False)
 
 
 def _program() -> str:
