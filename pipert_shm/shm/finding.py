@@ -27,6 +27,12 @@ class Found(Frozen):
     name: str
     meeting: Meeting
 
+    @property
+    def listens(self) -> bool:
+        """Whether its launcher listens, or never will: of one that is just beginning it does not yet."""
+        directory = self.meeting.directory
+        return not directory or Path(directory, self.pipe_id).exists()
+
 
 def running() -> list[Found]:
     """The pipes of this user that run."""
@@ -56,7 +62,7 @@ def find(wanted: str) -> Found | None:
 
 
 def await_pipe(wanted: str, timeout: float | None) -> Found:
-    """The pipe of this name or id, as soon as there is one.
+    """The pipe of this name or id, as soon as there is one, and others can attach to it.
 
     :param timeout: seconds to wait for it; 0: not at all; None: as long as it takes.
     :raises UnknownTarget: when there is none.
@@ -64,9 +70,9 @@ def await_pipe(wanted: str, timeout: float | None) -> Found:
     """
     deadline = float("inf") if timeout is None else time.monotonic() + timeout
     found = find(wanted)
-    if found is None and timeout != 0:
+    if not (found and found.listens) and timeout != 0:
         with Changes(_directories()) as changes:
-            while (found := find(wanted)) is None and (left := deadline - time.monotonic()) > 0:
+            while not ((found := find(wanted)) and found.listens) and (left := deadline - time.monotonic()) > 0:
                 changes.wait(min(left, LOOK_AGAIN))
     if found is None:
         raise UnknownTarget("pipe", wanted, [pipe.name or pipe.pipe_id for pipe in running()])
