@@ -8,7 +8,22 @@ from collections.abc import Callable
 
 from pipert_shm.control.channel import Channel, Received, close_all
 from pipert_shm.control.dispatch import Dispatch
-from pipert_shm.control.messages import Answer, EndTap, Extend, Extended, Kill, MakeTap, Message, Notify, Relayed, RestartFlow
+from pipert_shm.control.messages import (
+    Answer,
+    AskNumbers,
+    EndTap,
+    Extend,
+    Extended,
+    Kill,
+    MakeTap,
+    Message,
+    Notify,
+    Numbers,
+    Relayed,
+    Removed,
+    RemoveFlows,
+    RestartFlow,
+)
 from pipert_shm.errors import PipeStateError, WiresValidation, describe
 from pipert_shm.events import START_EVENT_NAME
 from pipert_shm.launcher.extension import Extension
@@ -16,6 +31,7 @@ from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.peers import Peer
 from pipert_shm.launcher.relays import Relays
+from pipert_shm.launcher.removal import Removal
 from pipert_shm.launcher.roster import Roster
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
@@ -94,6 +110,7 @@ class Requests:
         lifecycle: Lifecycle,
         taps: Taps,
         extension: Extension,
+        removal: Removal,
         starts: Starts,
         supervisor: Supervisor,
         relays: Relays,
@@ -105,6 +122,7 @@ class Requests:
         self._lifecycle = lifecycle
         self._taps = taps
         self._extension = extension
+        self._removal = removal
         self._starts = starts
         self._relays = relays
         self._tell_attached = tell_attached
@@ -116,6 +134,8 @@ class Requests:
         self.table = table = Dispatch("the launcher, of the parent", roster.logger, refuse)
         table.on_received(Notify, self._notify)
         table.on_received(Extend, self._extend)
+        table.on_received(AskNumbers, self._give_numbers)
+        table.on_received(RemoveFlows, self._remove)
         table.on_received(MakeTap, self._make_tap)
         table.on(EndTap, lambda message: taps.end(parent, message.edge))
         table.on(RestartFlow, lambda message: supervisor.restart_by_order(roster.flows[message.flow]))
@@ -143,6 +163,22 @@ class Requests:
         if not self._relays.fail(question, "the process that built the pipe could not read the question"):
             self._taps.withdraw(self._parent, question)
 
+    def _give_numbers(self, message: AskNumbers, received: Received) -> None:
+        try:
+            self._parent.tell(Numbers(self._removal.numbers(message.count)), received.question)
+        except WiresValidation as error:
+            self._parent.refuse(received.question, error)
+
+    def _remove(self, message: RemoveFlows, received: Received) -> None:
+        def tell(fork_servers: tuple[int, ...]) -> None:
+            self._parent.tell(Removed(fork_servers), received.question)
+            self._tell_attached(Extended(self._roster.plan.names, self._lifecycle.audience.picklable()))
+
+        try:
+            self._removal.begin(message.flows, message.receivers_wait, tell)
+        except REFUSALS as error:
+            self._parent.refuse(received.question, error)
+
     def _extend(self, message: Extend, received: Received) -> None:
         question, server = received.question, None
         try:
@@ -160,7 +196,8 @@ class Requests:
         self._extension.when_born(lambda: self._parent.tell(Answer(), question))
 
     def _fork_server(self, message: Extend, fds: list[int]) -> ForkServer:
-        known = len(self._roster.plan.routines) + sum(map(len, message.growth.flows.values()))
+        new = (item for items in message.growth.flows.values() for item in items)
+        known = {item.number: item.generation for item in (*self._roster.plan.routines, *new)}
         server: ForkServer
 
         def lose() -> None:

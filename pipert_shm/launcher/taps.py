@@ -145,13 +145,17 @@ class Taps:
         """How many frames the owner may keep in their slots. The rings have room for one tap that does so, or a few."""
         if owner is self._parent:
             return 1
-        reach = {number: self._roster.plan.routines[number].reach for number in range(len(self._roster.plan.routines))}
         keeping = [
             other.edge
             for other in list(self._owned.values())
             if other.owner is not self._parent and other.edge.borrow_cap and not self._is_unused(other.edge.number)
         ]
-        return int(sum(bool(reach[edge.sender] & item.reach) for edge in keeping) < IN_PLACE)
+        return int(sum(not self._reach_of(edge).isdisjoint(item.reach) for edge in keeping) < IN_PLACE)
+
+    def _reach_of(self, edge: EdgePlan) -> frozenset[int]:
+        plan = self._roster.plan
+        sender = plan.routines.get(edge.sender) or plan.leaving.get(edge.sender)
+        return frozenset() if sender is None else sender.reach
 
     def note_made(self, message: TapMade) -> None:
         """The routine sends to the tap from now on."""
@@ -207,7 +211,7 @@ class Taps:
         tap = self._taps.get(edge)
         if tap is not None and edge not in self._ending:  # else it ended with its routine's process
             self._ending.add(edge)
-            sender = self._roster.plan.names[tap.sender]
+            sender = self._roster.plan.name_of(tap.sender)
             self._roster.send(self._roster.flow_at(tap.sender), RemoveTap(sender, edge))
 
     def note_ended(self, message: TapEnded) -> None:
@@ -235,7 +239,7 @@ class Taps:
         owner.tell(TapEnded(tap.number))
         if asked is not None:
             self._clear(tap.number)  # the owner has no tap yet that could drain it
-            owner.refuse(asked.question, _refusal(f"routine {self._roster.plan.names[tap.sender]!r} died just now"))
+            owner.refuse(asked.question, _refusal(f"routine {self._roster.plan.name_of(tap.sender)!r} died just now"))
 
     # ---- the death of an owner -------------------------------------------------------------------
 
