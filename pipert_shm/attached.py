@@ -121,10 +121,13 @@ class Attached:
         weakref.finalize(self, _unmap, self._segment).atexit = False
         try:
             calls.start_thread(self._thread)
+        except OSError:
+            self._line.close()
+            raise
+        try:
             self._greet()
         except BaseException:
-            self._line.stop_hearing()
-            self._line.close()
+            self.close()
             raise
 
     def _greet(self) -> None:
