@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -186,8 +186,11 @@ def bench(context: typer.Context) -> int:
 # ---- this machine --------------------------------------------------------------------------------
 
 
-@app.command(epilog=examples("pipert-shm top", "pipert-shm top --once --json | jq '.pipes[].wires[]'"))
+@app.command(epilog=examples("pipert-shm top", "pipert-shm top yard", "pipert-shm top --once --json | jq '.pipes[].wires[]'"))
 def top(
+    pipe: Annotated[
+        str | None, typer.Argument(metavar="[PIPE]", help="Its name or id, or a part of one; by default all pipes that run.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print what happens within one interval, and end.")] = False,
     as_json: Json = False,
     interval: Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="Time between two looks.")] = 1.0,
@@ -206,11 +209,11 @@ def top(
     if not once:
         if as_json or not console.is_terminal:
             raise typer.BadParameter("give --once: the live table needs a terminal")
-        show_live(interval, console)
+        show_live(interval, console, pipe)
         return
-    before = look()
+    before = look(pipe)
     time.sleep(interval)
-    report = compare(look(), before)
+    report = compare(look(pipe), before)
     if as_json:
         print_json(report)
     else:
@@ -247,6 +250,31 @@ def why(
         print_json(reports)
     else:
         show(reports, Console(markup=False, highlight=False, emoji=False))
+
+
+@app.command(
+    epilog=examples(
+        "pipert-shm view yard                      the last routine of it that sends anything",
+        "pipert-shm view yard/detector --in page   in a browser of this machine",
+    )
+)
+def view(
+    target: Annotated[str, typer.Argument(metavar="PIPE[/ROUTINE]", help="A running pipe's name or id, and a routine of it.")],
+    way: Annotated[
+        Literal["window", "terminal", "page"] | None,
+        typer.Option("--in", help="Where; by default the first that there is."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: a free one.")] = 0,
+) -> None:
+    """Look at what a routine of a running pipe sends, with the boxes of its detections.
+
+    In a window where there is a screen, in the terminal where that shows pictures (kitty's protocol, or sixel), else on a page
+    that only this machine can open. The newest frame is shown: the pipe does not wait for it. `q` closes the window; Ctrl-C
+    ends it anywhere.
+    """
+    from pipert_shm.cli.view import view
+
+    view(target, way, port)
 
 
 @app.command("ls")
