@@ -79,7 +79,7 @@ class FlowProcess:
         self._grace = birth.grace
         self._logger = logger
         self.segment = segment = ControlSegment.open(birth.pipe_id)
-        control = segment.size
+        control = segment.taken_bytes
         segment.needs = lambda: needs_of(plan, control)
         self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}  # at build time
         self._control = birth.control

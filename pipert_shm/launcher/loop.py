@@ -98,13 +98,13 @@ class Launcher:
         self._logger = logger = logging.getLogger(order.logger_name)
         self._segment = segment = ControlSegment.open(order.pipe_id)
         segment.reserve = reserve
-        control = segment.size
+        control = segment.taken_bytes
         segment.needs = lambda: needs_of(order.plan, control)
         self._watch = watch = Watch()
         self._parent = parent = Parent(channel, watch, logger, self._note_parent_gone)
         self._unready = set(order.plan.flows)
         self._roster = roster = Roster(order.plan, segment, logger)
-        incarnations = Incarnations(segment, order.plan)
+        incarnations = Incarnations(segment, order.plan, logger)
         edges = EdgeTable(segment, order.plan, incarnations, order.taps.edge)
         self._taps = taps = Taps(roster, incarnations, order.taps, parent)
         self._recovery = recovery = Recovery(roster, incarnations, edges, taps)
