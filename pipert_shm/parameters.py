@@ -15,8 +15,8 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 def parameter(name: str) -> Callable[[_Method], _Method]:
     """Marks a routine's method as the one that sets the parameter `name` of its `__init__` while the routine runs.
 
-    `pipert-shm apply` calls it when that parameter has changed in the pipeline's file, and restarts nothing. A parameter without
-    such a method takes a new process. The mark is inherited, also by a method that overrides the marked one.
+    `pipert-shm apply` calls it when that parameter has changed in the pipeline's file, and restarts nothing. A parameter
+    without such a method takes a new process. The mark is inherited, also by a method that overrides the marked one.
 
     The method runs as a handler of an event does: in the routine's process, at the same time as `main_logic`, on the flow's
     thread for handlers. It may be called before the first `setup()`. If it raises, the change is rolled back.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -119,6 +120,16 @@ class Wire(HtmlRepr):
     def settings(self, base: QueueSettings) -> QueueSettings:
         """The settings of its queues, in a pipe with these defaults."""
         return queue_settings(self.policy, self.capacity, self.timeout, base)
+
+    def between(self, others: Mapping[int, Routine]) -> Wire:
+        """The wire with other routines at its ends.
+
+        :param others: by the `id()` of those that they replace.
+        """
+        wire = copy.copy(self)
+        wire.source = others.get(id(self.source), self.source)
+        wire.destinations = tuple(others.get(id(to), to) for to in self.destinations)
+        return wire
 
     @property
     def ends(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -64,9 +65,7 @@ def pipelines(draw: st.DrawFn) -> dict[str, Any]:
         flows.setdefault(flow, {"routines": []})["routines"].append(name)
     for its in flows.values():
         its.update(draw(st.fixed_dictionaries({}, optional=FLOW_OPTIONS)))
-    wired = {
-        pair for its in flows.values() if its.get("auto_wire") for pair in zip(its["routines"], its["routines"][1:], strict=False)
-    }
+    wired = {pair for its in flows.values() if its.get("auto_wire") for pair in pairwise(its["routines"])}
     pairs = draw(st.lists(st.sampled_from([(x, y) for x in names for y in names]), unique=True, max_size=6))
     wires = [
         {"source": one, "destinations": [other], **draw(st.fixed_dictionaries({}, optional=WIRE_OPTIONS))}

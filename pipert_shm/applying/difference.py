@@ -72,8 +72,9 @@ def shape_of(pipeline: Pipeline) -> Shape:
 def _wires_of(pipeline: Pipeline) -> Iterator[tuple[Pair, WireSettings]]:
     for flow in pipeline.flows.values():
         for source, destination in pairwise(flow.routines) if flow.auto_wire else ():
-            yield (source, destination), WireSettings(
-                source=source, destinations=[destination], data_transmitter=flow.data_transmitter
+            yield (
+                (source, destination),
+                WireSettings(source=source, destinations=[destination], data_transmitter=flow.data_transmitter),
             )
     for wire in pipeline.wires:
         for destination in wire.destinations:
@@ -117,9 +118,7 @@ class Difference:
         """The shape that comes of another by these changes alone."""
         gone = {*self.removed, *self.rebuilt}
         lost = {routine for routine, flow in shape.flow_of.items() if flow in gone}
-        wires = {
-            pair: wire for pair, wire in shape.wires.items() if pair not in self.cut and not lost.intersection(pair)
-        }
+        wires = {pair: wire for pair, wire in shape.wires.items() if pair not in self.cut and not lost.intersection(pair)}
         flows = {name: flow for name, flow in shape.flows.items() if name not in gone}
         routines = {name: its for name, its in shape.routines.items() if name not in lost}
         for name in (*self.added, *self.rebuilt, *self.replaced, *self.eased):
@@ -221,9 +220,7 @@ def between(
             pair for pair in before.wires if not gone.intersection(pair) and (pair not in after.wires or pair in relinked)
         ),
         linked=tuple(
-            pair
-            for pair in after.wires
-            if pair not in before.wires or pair in relinked or (gone | fresh).intersection(pair)
+            pair for pair in after.wires if pair not in before.wires or pair in relinked or (gone | fresh).intersection(pair)
         ),
         relinked=relinked,
     )
@@ -323,4 +320,6 @@ def _listed(details: tuple[Detail, ...]) -> str:
 
 
 def _said(value: Any) -> str:
-    return "none" if value is None else shown(value.model_dump(by_alias=True, exclude_defaults=True) if isinstance(value, Section) else value)
+    if isinstance(value, Section):
+        value = value.model_dump(by_alias=True, exclude_defaults=True)
+    return "none" if value is None else shown(value)

@@ -143,6 +143,20 @@ class ForkServer:
         for reaped_as in reaps.values():
             reaped_as(-signal.SIGKILL)
 
+    def retire(self, then: Callable[[], object]) -> None:
+        """Ends its process, which has no flows any more.
+
+        :param then: called when it is dead, and can be reaped.
+        """
+        self.dead = True
+        self._peer.close()
+        self._on_lost = then
+        self._watch.add(self._pidfd, self._note_end)
+
+    def _note_end(self) -> None:
+        self.close()
+        self._on_lost()
+
     def close(self) -> None:
         """Closes the channel, which ends its process. Its flows end when the channels to them are closed."""
         self.dead = True

@@ -23,7 +23,6 @@ from pipert_shm.control.messages import (
     Notified,
     Recovered,
     Refused,
-    StateChanged,
     TapEnded,
     TapMade,
     TapRefused,
@@ -36,6 +35,7 @@ from pipert_shm.flow.process import run_flow
 from pipert_shm.frozen import Frozen
 from pipert_shm.graph.model import Plan
 from pipert_shm.graph.needs import needs_of
+from pipert_shm.launcher.changes import Changes
 from pipert_shm.launcher.deaths import Deaths
 from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.extension import Extension
@@ -47,6 +47,7 @@ from pipert_shm.launcher.parent import REFUSALS, Parent, Requests
 from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
+from pipert_shm.launcher.servers import Servers
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
@@ -110,7 +111,13 @@ class Launcher:
             roster, watch, edges, recovery, lifecycle, stderr, deaths, self._be_flow, self._from_flow, self._note_up
         )
         self._supervisor = supervisor = Supervisor(roster, recovery, lifecycle, stderr, deaths, starts, order.grace)
-        parent.serve(Requests(parent, roster, watch, lifecycle, taps, extension, starts, supervisor).table)
+        servers = Servers(roster, watch, parent.tell)
+        starts.on_launch = servers.end_unused
+        requests = Requests(parent, roster, lifecycle, taps, extension, starts, supervisor, servers)
+        self._changes = changes = Changes(parent, roster, lifecycle, order.taps.edge, servers, supervisor.replace_by_order)
+        deaths.on_down = changes.note_down
+        changes.serve(requests.table)
+        parent.serve(requests.table)
         self._signals = signals
         watch.add(signals, lambda: None)  # wakes the loop, which reads it
 
@@ -176,11 +183,13 @@ class Launcher:
         def make_good(received: Received, error: Exception) -> None:
             if received.question:
                 self._taps.fail(received.question, error)
+                self._changes.fail(received.question, error)
             self._starts.note_ready(flow)
             self._lifecycle.look_at(flow)
+            self._changes.look()
 
         table = Dispatch(f"the launcher, of flow {flow.name!r}", self._logger, make_good)
-        table.on(StateChanged, self._lifecycle.note_state)
+        self._changes.serve_flow(table)
         table.on(Notified, lambda message: self._note_notified(flow, message))
         table.on(Handled, lambda message: self._note_handled(flow, message))
         table.on(messages.Ready, lambda message: self._starts.note_ready(flow))
@@ -208,6 +217,7 @@ class Launcher:
 
     def _note_up(self, flow: Flow) -> None:
         self._extension.note_up(flow)
+        self._changes.look()
         if flow.name in self._unready:
             self._unready.remove(flow.name)
             if not self._unready:

@@ -13,10 +13,10 @@ from pipert_shm.control.messages import Answer, EndTap, Extend, Kill, MakeTap, M
 from pipert_shm.errors import PipeStateError, WiresValidation, describe
 from pipert_shm.events import START_EVENT_NAME
 from pipert_shm.launcher.extension import Extension
-from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.peers import Peer
 from pipert_shm.launcher.roster import Roster
+from pipert_shm.launcher.servers import Servers
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
@@ -86,16 +86,16 @@ class Requests:
         self,
         parent: Parent,
         roster: Roster,
-        watch: Watch,
         lifecycle: Lifecycle,
         taps: Taps,
         extension: Extension,
         starts: Starts,
         supervisor: Supervisor,
+        servers: Servers,
     ) -> None:
         self._parent = parent
         self._roster = roster
-        self._watch = watch
+        self._servers = servers
         self._lifecycle = lifecycle
         self._taps = taps
         self._extension = extension
@@ -134,26 +134,15 @@ class Requests:
             if received.trouble:
                 raise OSError(24, f"the pipe's launcher has no room for one more flow ({received.trouble})")
             if received.fds:
-                server = self._fork_server(message, received.fds)
+                known = len(self._roster.plan.routines) + sum(map(len, message.growth.flows.values()))
+                server = self._servers.make(received.fds, message.fork_server, known)
             self._extension.take_in(message.growth, server, self._starts.launch)
         except Exception as error:
             if server is not None:
-                server.close()
+                self._servers.drop(server)
             self._parent.refuse(question, error)
             return
         self._extension.when_born(lambda: self._parent.tell(Answer(), question))
-
-    def _fork_server(self, message: Extend, fds: list[int]) -> ForkServer:
-        known = len(self._roster.plan.routines) + sum(map(len, message.growth.flows.values()))
-        server: ForkServer
-
-        def lose() -> None:
-            for flow in self._roster.flows.values():  # nobody could fork them again; their restart finds that out
-                if flow.server is server and flow.up:
-                    flow.kill()
-
-        server = ForkServer(fds.pop(), message.fork_server, known, self._watch, self._roster.logger, lose)
-        return server
 
 
 def _portable(error: Exception) -> bytes:

@@ -16,20 +16,26 @@ from pipert_shm.control.channel import Channel
 from pipert_shm.control.guard import tell
 from pipert_shm.control.log_relay import LAST_WORDS, LogRelay
 from pipert_shm.control.messages import (
+    AwaitRuns,
+    Changing,
     EndTap,
     Extend,
     Kill,
     MakeTap,
     Message,
     Notify,
+    Replace,
     RestartFlow,
+    SetParameters,
 )
 from pipert_shm.errors import PipeFailed, PipeStateError
-from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, Audience, Event
+from pipert_shm.events import KILL_EVENT_NAME, LARGEST_PARAMETERS, START_EVENT_NAME, Audience, Event
 from pipert_shm.graph.extension import Growth
 from pipert_shm.graph.model import Plan
+from pipert_shm.graph.replacement import Replacement
 from pipert_shm.launcher.footprint import make_rings, make_segment, names_of, tap_places
 from pipert_shm.launcher.loop import LaunchOrder, launch
+from pipert_shm.opaque import pack
 from pipert_shm.parent.fork_servers import ForkServers
 from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, Line, Unanswered
 from pipert_shm.parent.listener import Listener
@@ -115,7 +121,14 @@ class Session:
         self._taps = Taps(self.segment, self.plan.names, self._untap, self.relay.logger)
         self._fork_servers = ForkServers(self.segment, self._at_rest, self._logger.name, self._grace, self._logs_in)
         self._listener = Listener(
-            self._line, self.outcome, self._taps, self.relay, self.gone, self._all_over, self._end_launcher
+            self._line,
+            self.outcome,
+            self._taps,
+            self.relay,
+            self.gone,
+            self._all_over,
+            self._end_launcher,
+            self._fork_servers.reap,
         )
         order = self._order()
         self._launcher = forked.fork(lambda: launch(order, theirs, self._logs_in))
@@ -238,6 +251,52 @@ class Session:
             undo.pop_all()
             self.segment.tell(names)
             self.plan, self.audience = plan, audience
+
+    def change(self, on: bool, held: tuple[str, ...]) -> None:
+        """Begins or ends a change in several steps. In between nothing that fails ends the pipe, nor is it over.
+
+        :param held: routines that lose wires, and wait for others.
+        :raises PipeStateError: when the pipe has ended.
+        """
+        self._ask(Changing(on, held), patience=PATIENCE)
+
+    def replace(self, plan: Plan, audience: Audience, replacement: Replacement) -> None:
+        """Puts other routines into flows. Returns when that is on its way. If it raises, nothing has changed.
+
+        :param plan: that of the whole pipe with these routines.
+        :raises PipeStateError: when the pipe has ended, or a flow has failed for good.
+        :raises OSError: when the system has no process or no file descriptor left for it.
+        """
+        with self._growing, ExitStack() as undo:
+            ends: list[Channel] = []
+            server = 0
+            if replacement.flows:
+                ours, server = self._fork_servers.fork(plan, undo)
+                ends.append(ours)
+            try:
+                self._ask(Replace(replacement, server), handing_over=ends, patience=LONG_PATIENCE)
+            except Unanswered:
+                undo.pop_all()
+                raise
+            undo.pop_all()
+            self.plan, self.audience = plan, audience
+
+    def await_runs(self, flows: tuple[str, ...], patience: float) -> None:
+        """Waits until flows are up, and `setup()` has returned in each of their routines that is to run.
+
+        :raises RoutineError: when it has raised.
+        :raises FlowDied: when a flow's process died before.
+        :raises Unanswered: when it takes longer than `patience` seconds.
+        """
+        self._ask(AwaitRuns(flows), patience=patience, whom="setup() of a new routine")
+
+    def set_parameters(self, routine: str, values: dict[str, Any]) -> None:
+        """Sets parameters of a routine that runs.
+
+        :raises RoutineError: when the routine's method raises.
+        """
+        packed = pack(f"parameters of {routine!r}", values, LARGEST_PARAMETERS)
+        self._ask(SetParameters(routine, packed), patience=PATIENCE, whom=f"routine {routine!r}")
 
     @contextmanager
     def _at_rest(self) -> Iterator[None]:
