@@ -95,12 +95,8 @@ class Change:
         """Undoes all that was done, the last step first; what could not be undone, in words."""
         failures = []
         restored = tuple(name for name in self._work.flows_before if name in self._pipe._blueprint.flows)
-        steps: list[Callable[[], None]] = [
-            *reversed(self._undo),
-            lambda: self._start(restored),
-            lambda: self._await(self._undone()),
-        ]
-        for step in steps:
+        last: list[Callable[[], None]] = [lambda: self._start(restored), lambda: self._await(self._undone())]
+        for step in (*reversed(self._undo), *last):
             try:
                 step()
             except Exception as error:
