@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
+from copy import copy
 from typing import Any, NamedTuple
 
 from pipert_shm.display.tables import HtmlRepr
@@ -117,6 +117,12 @@ class Wire(HtmlRepr):
         )
         return f"Wire({self.ends}{given})"
 
+    def to(self, destinations: tuple[Routine, ...]) -> Wire:
+        """The same wire to these destinations."""
+        wire = copy(self)
+        wire.destinations = destinations
+        return wire
+
     def settings(self, base: QueueSettings) -> QueueSettings:
         """The settings of its queues, in a pipe with these defaults."""
         return queue_settings(self.policy, self.capacity, self.timeout, base)
@@ -126,7 +132,7 @@ class Wire(HtmlRepr):
 
         :param others: by the `id()` of those that they replace.
         """
-        wire = copy.copy(self)
+        wire = copy(self)
         wire.source = others.get(id(self.source), self.source)
         wire.destinations = tuple(others.get(id(to), to) for to in self.destinations)
         return wire

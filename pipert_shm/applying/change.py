@@ -189,7 +189,7 @@ class Change:
         self._pipe.unlink(by_name[pair[0]], by_name[pair[1]])
 
     def _remove(self, name: str) -> None:
-        self._pipe.remove_flow(name)
+        self._pipe.remove_flow(name, receivers_wait=True)
 
     def _by_name(self) -> dict[str, Routine]:
         return {name: routine for flow in self._pipe.flows.values() for name, routine in flow.routines.items()}

@@ -70,11 +70,13 @@ def plan_replacement(plan: Plan, changes: Mapping[str, FlowChange], now: Collect
             flows[one] = [_with(item, change, number if replicated else None) for item in plan.flows[one]]
             restarts[one], processes[one] = change.restart, change.process
             told[one] = change
-    by_number = {item.number: item for items in flows.values() for item in items}
+    routines = plan.routines.copy()
+    for item in (item for one in told for item in flows[one]):
+        routines[item.number] = item
     changed = replace(
         plan,
         flows=flows,
-        routines=[by_number.get(item.number, item) for item in plan.routines],
+        routines=routines,
         restarts=restarts,
         processes=processes,
     )

@@ -99,7 +99,8 @@ class Changes:
             self._lifecycle.require_life("nothing can be changed")
             flows = [self._flow(name) for name in message.replacement.flows]
             if received.fds:
-                server = self._servers.make(received.fds, message.fork_server, len(self._roster.plan.routines))
+                known = {item.number: item.generation for item in self._roster.plan.routines}
+                server = self._servers.make(received.fds, message.fork_server, known)
             self._take_in(message.replacement, flows, server)
         except Exception as error:
             if server is not None:
@@ -198,7 +199,7 @@ class Changes:
     def _set_parameters(self, message: SetParameters, received: Received) -> None:
         flow = self._roster.flow_of(message.routine)
         if flow is None:
-            self._parent.refuse(received.question, UnknownTarget("routine", message.routine, list(self._roster.plan.names)))
+            self._parent.refuse(received.question, UnknownTarget("routine", message.routine, self._roster.plan.present))
         elif not flow.up:
             self._parent.tell(Answer(), received.question)
         else:

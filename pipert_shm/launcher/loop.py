@@ -45,6 +45,7 @@ from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.parent import REFUSALS, Parent, Requests
 from pipert_shm.launcher.recovery import Recovery
+from pipert_shm.launcher.removal import Removal
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.servers import Servers
@@ -106,16 +107,16 @@ class Launcher:
         )
         self._extension = extension = Extension(roster, incarnations, edges, rewiring, lifecycle, order.taps.routine)
         stderr = FlowStderr(logger, logs, watch)
-        deaths = Deaths(roster, watch, recovery, lifecycle, stderr, parent.tell, self._note_up)
+        servers = Servers(roster, watch, parent.tell)
+        removal = Removal(roster, incarnations, edges, rewiring, recovery, lifecycle, servers, order.taps.routine, order.grace)
+        deaths = Deaths(roster, watch, recovery, lifecycle, stderr, parent.tell, self._note_up, removal.note_dead)
         self._starts = starts = Starts(
             roster, watch, edges, recovery, lifecycle, stderr, deaths, self._be_flow, self._from_flow, self._note_up
         )
         self._supervisor = supervisor = Supervisor(roster, recovery, lifecycle, stderr, deaths, starts, order.grace)
-        servers = Servers(roster, watch, parent.tell)
-        starts.on_launch = servers.end_unused
-        requests = Requests(parent, roster, lifecycle, taps, extension, starts, supervisor, servers)
+        requests = Requests(parent, roster, lifecycle, taps, extension, removal, starts, supervisor, servers)
         self._changes = changes = Changes(parent, roster, lifecycle, order.taps.edge, servers, supervisor.replace_by_order)
-        deaths.on_down = changes.note_down
+        deaths.on_down, starts.on_launch = changes.note_down, servers.end_unused
         changes.serve(requests.table)
         parent.serve(requests.table)
         self._signals = signals

@@ -20,13 +20,13 @@ class Servers:
         self._roster = roster
         self._watch = watch
         self._tell = tell
-        self._pids: dict[ForkServer, int] = {}
+        self._all: list[ForkServer] = []
 
-    def make(self, fds: list[int], pid: int, known: int) -> ForkServer:
+    def make(self, fds: list[int], pid: int, known: dict[int, int]) -> ForkServer:
         """The launcher's end of a fork server.
 
         :param fds: the descriptor of its channel is taken out of these.
-        :param known: how many routines of the pipe its process knows.
+        :param known: the generation of each routine of the pipe that its process knows, by number.
         :raises OSError: when the system has no descriptors left.
         """
         server: ForkServer
@@ -37,19 +37,25 @@ class Servers:
                     flow.kill()
 
         server = ForkServer(fds.pop(), pid, known, self._watch, self._roster.logger, lose)
-        self._pids[server] = pid
+        self._all.append(server)
         return server
 
     def drop(self, server: ForkServer) -> None:
-        """Ends one that nothing came of."""
-        self._pids.pop(server, None)
+        """Lets go of one that nothing came of."""
+        self._all.remove(server)
         server.close()
 
-    def end_unused(self) -> None:
-        """Ends those that no flow needs: neither for its next process, nor for the end of the one that it has."""
+    def end_idle(self) -> tuple[int, ...]:
+        """Ends those that no flow needs, neither for its next process nor for the end of the one that it has; their pids."""
         flows = self._roster.flows.values()
         used = {flow.server for flow in flows} | {flow.forked_by for flow in flows if flow.up}
-        for server in [server for server in self._pids if server not in used]:
-            pid = self._pids.pop(server)
-            if not server.dead:
-                server.retire(lambda pid=pid: self._tell(ServerEnded(pid)))  # type: ignore[misc]
+        idle = [server for server in self._all if server not in used]
+        for server in idle:
+            self._all.remove(server)
+            server.end()
+        return tuple(server.pid for server in idle)
+
+    def end_unused(self) -> None:
+        """The same, and has the parent reap them."""
+        for pid in self.end_idle():
+            self._tell(ServerEnded(pid))

@@ -51,7 +51,7 @@ class Supervisor:
 
     def restart_by_order(self, flow: Flow) -> None:
         """Kills a flow so that it is restarted, which counts towards no limit. One that waits for its restart gets it now."""
-        if self._lifecycle.ending:
+        if self._lifecycle.ending or flow.leaves:
             return
         if flow.restart_at is not None:
             flow.restart_at = time.monotonic()
@@ -129,8 +129,9 @@ class Supervisor:
             self._deaths.recover(flow)
         elif flow.restart_at is not None and now >= flow.restart_at:
             self._restart(flow)
-        elif flow.kill_at is not None and now >= flow.kill_at:
-            flow.kill_at = None
+        elif flow.kill_at is not None and now >= flow.kill_at and flow.up and not flow.doomed:
+            what = "removed" if flow.leaves else "replaced"
+            self._logger.warning("flow %r is %s, did not end within %g s and is killed", flow.name, what, self._grace)
             flow.kill()
         elif flow.pidfd >= 0 and not flow.doomed and self._hangs.is_found(flow):
             flow.kill_for(EndReason.HANG)
