@@ -58,10 +58,14 @@ class Change:
                 self._session.change(False, held)
 
     def _held(self) -> tuple[str, ...]:
-        """The routines that lose wires, and stay."""
-        difference = self._work.difference
-        gone = {r.name for flow in (*difference.removed, *difference.rebuilt) for r in self._work.flows_before[flow].routines}
-        return tuple({receiver for _, receiver in self._work.wires_before} - gone)
+        """The routines that stay, and lose wires, or may find them ended since a routine before them fails."""
+        difference, flow_of = self._work.difference, self._work.difference.before.flow_of
+        changed = {*difference.removed, *difference.rebuilt, *difference.replaced}
+        receivers = {receiver for _, receiver in self._work.wires_before}
+        receivers |= {receiver for sender, receiver in difference.before.wires if flow_of[sender] in changed}
+        plan = self._session.plan
+        names = (receiver for receiver in receivers if flow_of.get(receiver) not in changed)
+        return tuple(one for name in names for one in plan.replicas.get(name, (name,)))
 
     def _fault(self, error: Exception) -> Fault:
         where: Where = self._where

@@ -185,6 +185,9 @@ class Changes:
 
     def note_down(self, flow: Flow) -> None:
         """Notes that a flow has lost its process, or got none."""
+        for item in flow.routines:
+            self._set_up.pop(item.number, None)
+            self._causes.pop(item.number, None)
         for question in [question for question, asked in self._settings.items() if asked is flow]:
             del self._settings[question]
             self._parent.tell(Answer(), question)  # the next process begins with these parameters
