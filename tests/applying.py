@@ -161,10 +161,13 @@ class Yard:
     def moves(self, sender: str, receiver: str, messages: int = 5) -> None:
         """Until a wire has carried so many messages from now on."""
         before = self.pipe.statistics().wires[sender, receiver].received
-        eventually(
-            lambda: self.pipe.statistics().wires[sender, receiver].received >= before + messages,
-            f"motion from {sender} to {receiver}",
-        )
+        try:
+            eventually(
+                lambda: self.pipe.statistics().wires[sender, receiver].received >= before + messages,
+                f"motion from {sender} to {receiver}",
+            )
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.pipe.statistics()}") from None
 
 
 def routine(cls: type, **parameters: Any) -> dict[str, Any]:
