@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from pipert_shm.api.server import APIWrapper
     from pipert_shm.applying.apply import Applied, apply_pipeline
     from pipert_shm.applying.difference import Difference
+    from pipert_shm.attached import Attached, attach
+    from pipert_shm.attached_source import AttachedSource
     from pipert_shm.bridges.cockpit import get_socket_logger
     from pipert_shm.bridges.rpc import RPCPipeWrapper
     from pipert_shm.pipeline_file.loading import PipelineFile
@@ -106,6 +108,8 @@ __all__ = [
     "APIWrapper",
     "Annotator",
     "Applied",
+    "Attached",
+    "AttachedSource",
     "BasicTransmitter",
     "BatchRoutine",
     "CenterFaceHead",
@@ -184,6 +188,7 @@ __all__ = [
     "WiresValidation",
     "YoloHead",
     "apply_pipeline",
+    "attach",
     "create_app",
     "events",
     "from_callable",
@@ -195,6 +200,9 @@ __all__ = [
 
 _LAZY = {
     "APIWrapper": "pipert_shm.api.server",
+    "attach": "pipert_shm.attached",
+    "Attached": "pipert_shm.attached",
+    "AttachedSource": "pipert_shm.attached_source",
     "create_app": "pipert_shm.api.app",
     "get_socket_logger": "pipert_shm.bridges.cockpit",
     "Applied": "pipert_shm.applying.apply",

@@ -42,7 +42,7 @@ class Change:
         :raises PipeStateError: when the pipe ends meanwhile.
         """
         mark, held = self._session.outcome.mark(), self._held()
-        self._session.change(True, held)
+        self._session.changes.begin(held)
         try:
             self._advance()
         except BaseException as error:
@@ -55,7 +55,7 @@ class Change:
             raise NotApplied(self._fault(error), failures) from error
         finally:
             with suppress(PipeStateError):  # it has ended
-                self._session.change(False, held)
+                self._session.changes.end()
 
     def _held(self) -> tuple[str, ...]:
         """The routines that stay, and lose wires, or may find them ended since a routine before them fails."""
@@ -128,7 +128,8 @@ class Change:
             for name, spec in specs.items()
         }
         plan, audience, replacement = plan_replacement(session.plan, changes, tuple(now))
-        session.replace(plan, audience, replacement)
+        session.changes.replace(plan, replacement)
+        session.plan, session.audience = plan, audience
         for name, spec in specs.items():
             pipe._blueprint.replace(name, spec)
 
@@ -139,7 +140,7 @@ class Change:
             self._pipe._notify(UPDATE_FPS_NAME, None, routine, {"fps": setting.fps}, only_if_built=True)
         if setting.values:
             for one in self._session.plan.replicas.get(routine, (routine,)):
-                self._session.set_parameters(one, setting.values)
+                self._session.changes.set_parameters(one, setting.values)
 
     def _rewire(self) -> None:
         """Unlinks and removes what goes, and makes what comes."""
@@ -214,7 +215,7 @@ class Change:
         plan = self._session.plan
         names = tuple(one for name in flows for one in plan.replicas.get(name, (name,)))
         if names:
-            self._session.await_runs(names, self._patience)
+            self._session.changes.await_runs(names, self._patience)
 
 
 def _create(pipe: Pipe, name: str, spec: FlowSpec) -> None:

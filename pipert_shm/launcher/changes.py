@@ -12,6 +12,7 @@ from pipert_shm.control.messages import (
     Changing,
     ExpectIn,
     Extended,
+    Message,
     ParametersSet,
     RemoveIn,
     Replace,
@@ -34,6 +35,7 @@ class Changes:
 
     :param spare_edge: the number of an edge record that no routine receives on.
     :param end: ends a flow's process, so that a new one takes its place.
+    :param tell_attached: sends a message to all attached processes.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Changes:
         spare_edge: int,
         servers: Servers,
         end: Callable[[Flow], object],
+        tell_attached: Callable[[Message], object],
     ) -> None:
         self._parent = parent
         self._roster = roster
@@ -51,6 +54,7 @@ class Changes:
         self._spare_edge = spare_edge
         self._servers = servers
         self._end = end
+        self._tell_attached = tell_attached
         self._held: dict[str, int] = {}  # routines that are kept from ending, and the processes that were told
         self._set_up: dict[int, int] = {}  # by routine: the last run whose setup() has returned
         self._causes: dict[int, str] = {}  # by routine: why it has failed
@@ -130,6 +134,7 @@ class Changes:
         for flow in self._roster.flows.values():
             if flow.up:
                 self._roster.send(flow, Extended(plan.names, replacement.audience))
+        self._tell_attached(Extended(plan.names, replacement.audience))
         for flow in flows:
             if flow.name in replacement.now:
                 self._end(flow)

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from pipert_shm import binding
@@ -35,6 +36,7 @@ from pipert_shm.flow.process import run_flow
 from pipert_shm.frozen import Frozen
 from pipert_shm.graph.model import Plan
 from pipert_shm.graph.needs import needs_of
+from pipert_shm.launcher.attaching import Attaching
 from pipert_shm.launcher.changes import Changes
 from pipert_shm.launcher.deaths import Deaths
 from pipert_shm.launcher.edge_table import EdgeTable
@@ -45,6 +47,7 @@ from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.parent import REFUSALS, Parent, Requests
 from pipert_shm.launcher.recovery import Recovery
+from pipert_shm.launcher.relays import Relays
 from pipert_shm.launcher.removal import Removal
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
@@ -53,6 +56,7 @@ from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
 from pipert_shm.launcher.watch import Watch
+from pipert_shm.shm import sockets
 from pipert_shm.shm.segments import ControlSegment, unlink_pipe
 from pipert_shm.system import calls, forked
 from pipert_shm.system.descriptors import RESERVED, Reserve
@@ -62,6 +66,8 @@ class LaunchOrder(Frozen):
     """All that a launcher starts with.
 
     Attributes:
+        name: the pipe's, for people.
+        meeting: the directory for the socket that others attach by.
         rings: per routine number, the ring that build() made for it, and its slot size.
         grace: seconds that a flow has to end in, before SIGKILL.
         stop_on_failure: whether the whole pipe ends when a routine or a flow has failed for good.
@@ -69,6 +75,8 @@ class LaunchOrder(Frozen):
 
     plan: Plan
     pipe_id: str
+    name: str
+    meeting: Path
     audience: Audience
     logger_name: str
     taps: TapPlaces
@@ -99,7 +107,7 @@ class Launcher:
         self._roster = roster = Roster(order.plan, segment, logger)
         incarnations = Incarnations(segment, order.plan)
         edges = EdgeTable(segment, order.plan, incarnations, order.taps.edge)
-        self._taps = taps = Taps(roster, incarnations, order.taps, parent.tell, parent.refuse)
+        self._taps = taps = Taps(roster, incarnations, order.taps, parent)
         self._recovery = recovery = Recovery(roster, incarnations, edges, taps)
         self._rewiring = rewiring = Rewiring(roster, incarnations, edges, recovery)
         self._lifecycle = lifecycle = Lifecycle(
@@ -114,8 +122,14 @@ class Launcher:
             roster, watch, edges, recovery, lifecycle, stderr, deaths, self._be_flow, self._from_flow, self._note_up
         )
         self._supervisor = supervisor = Supervisor(roster, recovery, lifecycle, stderr, deaths, starts, order.grace)
-        requests = Requests(parent, roster, lifecycle, taps, extension, removal, starts, supervisor, servers)
-        self._changes = changes = Changes(parent, roster, lifecycle, order.taps.edge, servers, supervisor.replace_by_order)
+        relays = Relays(parent.tell)
+        self._attaching = attaching = Attaching(order.name, order.meeting, roster, watch, lifecycle, taps, relays)
+        requests = Requests(
+            parent, roster, lifecycle, taps, extension, removal, starts, supervisor, servers, relays, attaching.tell_all
+        )
+        self._changes = changes = Changes(
+            parent, roster, lifecycle, order.taps.edge, servers, supervisor.replace_by_order, attaching.tell_all
+        )
         deaths.on_down, starts.on_launch = changes.note_down, servers.end_unused
         changes.serve(requests.table)
         parent.serve(requests.table)
@@ -127,6 +141,7 @@ class Launcher:
         for flow in list(self._roster.flows.values()):
             with contained(self._logger, f"starting flow {flow.name!r}"):
                 self._starts.launch(flow, self._order.rings)
+        self._attaching.listen()  # afterwards: so the first flows inherit nothing of it
         while any(flow.is_pending for flow in self._roster.flows.values()) or not self._is_over():
             with contained(self._logger, "waiting for what comes"):
                 actions = self._watch.wait(self._supervisor.due)
@@ -252,6 +267,7 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         if reserve is not None:
             reserve.close()
         try:
+            sockets.remove(order.meeting, order.pipe_id)
             unlink_pipe(order.pipe_id)
         finally:
             forked.exit_process(status)

@@ -17,8 +17,6 @@ from pipert_shm.control.guard import tell
 from pipert_shm.control.log_relay import LAST_WORDS, LogRelay
 from pipert_shm.control.messages import (
     AskNumbers,
-    AwaitRuns,
-    Changing,
     EndTap,
     Extend,
     Kill,
@@ -26,24 +24,23 @@ from pipert_shm.control.messages import (
     Message,
     Notify,
     RemoveFlows,
-    Replace,
     RestartFlow,
-    SetParameters,
 )
 from pipert_shm.errors import PipeFailed, PipeStateError
-from pipert_shm.events import KILL_EVENT_NAME, LARGEST_PARAMETERS, START_EVENT_NAME, Audience, Event
+from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, Audience, Event
 from pipert_shm.graph.extension import Growth
 from pipert_shm.graph.model import Plan
 from pipert_shm.graph.reduction import plan_without
-from pipert_shm.graph.replacement import Replacement
 from pipert_shm.launcher.footprint import make_rings, make_segment, names_of, tap_places
 from pipert_shm.launcher.loop import LaunchOrder, launch
-from pipert_shm.opaque import pack
+from pipert_shm.parent.changes import Changes
 from pipert_shm.parent.fork_servers import ForkServers
 from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, Line, Unanswered
 from pipert_shm.parent.listener import Listener
 from pipert_shm.parent.outcome import Outcome
+from pipert_shm.parent.relays import Handler, Relays
 from pipert_shm.parent.taps import Taps
+from pipert_shm.shm import sockets
 from pipert_shm.shm.segments import has_segments, unlink_pipe
 from pipert_shm.shm.states import State
 from pipert_shm.system import calls, forked
@@ -61,6 +58,7 @@ class Session:
     Attributes:
         gone: set when the launcher is gone, and with it all flows and every segment.
         outcome: whether all routines have ended, and what has failed.
+        changes: the steps of a change of flows that run.
     """
 
     def __init__(
@@ -83,6 +81,8 @@ class Session:
         self._lock = threading.RLock()
         self._growing = threading.Lock()
         self._line = Line(self.gone, _turn_away)
+        self._relays = Relays(self._line)
+        self._meeting = sockets.directory()
         self._is_unsure = False  # whether the launcher took in what was added last
         self.segment = make_segment(plan, name)
         try:
@@ -123,10 +123,12 @@ class Session:
         undo.callback(theirs.close)
         self._taps = Taps(self.segment, self.plan.names, self._untap, self.relay.logger)
         self._fork_servers = ForkServers(self.segment, self._at_rest, self._logger.name, self._grace, self._logs_in)
+        self.changes = Changes(self._ask, self._fork_servers, self._growing)
         self._listener = Listener(
             self._line,
             self.outcome,
             self._taps,
+            self._relays,
             self.relay,
             self.gone,
             self._all_over,
@@ -151,6 +153,8 @@ class Session:
         return LaunchOrder(
             plan=self.plan,
             pipe_id=self.segment.pipe_id,
+            name=self._name,
+            meeting=self._meeting,
             audience=self.audience,
             logger_name=self._logger.name,
             taps=tap_places(self.plan),
@@ -209,6 +213,7 @@ class Session:
             except KeyboardInterrupt:
                 self.relay.logger.info("interrupted again: flows have %g s to end, then they are killed", self._grace)
         self._listener.join()
+        self._relays.end()
         if not self._line.close():
             return
         self.relay.finish(self._grace)
@@ -220,6 +225,14 @@ class Session:
         """See `Pipe.tap`. Waits until the routine sends to it; other requests do not wait for that."""
         tap: Tap = self._ask(MakeTap(name), patience=LONG_PATIENCE, whom=f"routine {name!r}, in a call of its own perhaps,")
         return tap
+
+    def serve(self, kind: str, handler: Handler) -> None:
+        """Answers questions of attached processes: see `Attached.relay`.
+
+        :param handler: gets a question's bytes, and gives those of the answer. It is called on a thread that the questions of
+            this kind have for themselves; what it raises is raised where the question was asked.
+        """
+        self._relays.serve(kind, handler)
 
     def restart(self, flow: str) -> None:
         """See `Pipe.restart_flow`."""
@@ -296,52 +309,6 @@ class Session:
             self.segment.tell(names)
             self.plan, self.audience = plan, audience
 
-    def change(self, on: bool, held: tuple[str, ...]) -> None:
-        """Begins or ends a change in several steps. In between nothing that fails ends the pipe, nor is it over.
-
-        :param held: routines that lose wires, and wait for others.
-        :raises PipeStateError: when the pipe has ended.
-        """
-        self._ask(Changing(on, held), patience=PATIENCE)
-
-    def replace(self, plan: Plan, audience: Audience, replacement: Replacement) -> None:
-        """Puts other routines into flows. Returns when that is on its way. If it raises, nothing has changed.
-
-        :param plan: that of the whole pipe with these routines.
-        :raises PipeStateError: when the pipe has ended, or a flow has failed for good.
-        :raises OSError: when the system has no process or no file descriptor left for it.
-        """
-        with self._growing, ExitStack() as undo:
-            ends: list[Channel] = []
-            server = 0
-            if replacement.flows:
-                ours, server = self._fork_servers.fork(plan, undo)
-                ends.append(ours)
-            try:
-                self._ask(Replace(replacement, server), handing_over=ends, patience=LONG_PATIENCE)
-            except Unanswered:
-                undo.pop_all()
-                raise
-            undo.pop_all()
-            self.plan, self.audience = plan, audience
-
-    def await_runs(self, flows: tuple[str, ...], patience: float) -> None:
-        """Waits until flows are up, and `setup()` has returned in each of their routines that is to run.
-
-        :raises RoutineError: when it has raised.
-        :raises FlowDied: when a flow's process died before.
-        :raises Unanswered: when it takes longer than `patience` seconds.
-        """
-        self._ask(AwaitRuns(flows), patience=patience, whom="setup() of a new routine")
-
-    def set_parameters(self, routine: str, values: dict[str, Any]) -> None:
-        """Sets parameters of a routine that runs.
-
-        :raises RoutineError: when the routine's method raises.
-        """
-        packed = pack(f"parameters of {routine!r}", values, LARGEST_PARAMETERS)
-        self._ask(SetParameters(routine, packed), patience=PATIENCE, whom=f"routine {routine!r}")
-
     @contextmanager
     def _at_rest(self) -> Iterator[None]:
         """A context in which no thread of the pipe's own holds a lock."""
@@ -391,6 +358,7 @@ class Session:
         self._await_flows()
         try:
             if has_segments(self.segment.pipe_id):
+                sockets.remove(self._meeting, self.segment.pipe_id)
                 unlink_pipe(self.segment.pipe_id)  # what the launcher could not
         except OSError as error:
             tell("can't clear up /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
