@@ -53,6 +53,18 @@ class EndTap(Message):
     edge: int
 
 
+class Trace(Message):
+    """? Begin to trace the pipe; or end a trace.
+
+    Attributes:
+        serial: of the trace.
+        events: that each process keeps, at most; 0: end it.
+    """
+
+    serial: int
+    events: int
+
+
 class RestartFlow(Message):
     """Kill a flow and start it afresh."""
 
@@ -216,6 +228,22 @@ class WantSlots(Message):
     message_slots: int
 
 
+class TraceInto(Message):
+    """Note what the flow does, in a ring of events to be made; or note nothing any more.
+
+    Attributes:
+        serial: of the trace.
+        ring: the number of the ring; 0: note nothing.
+        events: that it keeps, at most.
+        flow: the flow's number.
+    """
+
+    serial: int
+    ring: int
+    events: int
+    flow: int
+
+
 class Extended(Message):
     """A later build has added routines.
 
@@ -355,9 +383,10 @@ class Record(Message):
 # ---- all of them ---------------------------------------------------------------------------------
 
 KINDS: tuple[type[Message], ...] = (
-    Notify, Kill, Extend, MakeTap, EndTap, RestartFlow,
+    Notify, Kill, Extend, MakeTap, EndTap, Trace, RestartFlow,
     Ready, Started, Ended, Failed, Died, Answer, TapMade, TapEnded,
-    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, WantSlots, Extended,
+    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, WantSlots,
+    TraceInto, Extended,
     ReceiverDied, ReceiverFailed, SenderDied,
     StateChanged, Notified, Handled, Recovered, Unlinked, TapRefused,
     ForkFlow, Reap, Forked, Reaped,

@@ -50,6 +50,7 @@ from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
+from pipert_shm.launcher.tracing import Tracing
 from pipert_shm.launcher.watch import Watch
 from pipert_shm.shm.segments import ControlSegment, unlink_pipe
 from pipert_shm.system import calls, forked
@@ -97,6 +98,7 @@ class Launcher:
         self._roster = roster = Roster(order.plan, segment, logger)
         incarnations = Incarnations(segment, order.plan)
         edges = EdgeTable(segment, order.plan, incarnations, order.taps.edge)
+        self._tracing = tracing = Tracing(roster)
         self._taps = taps = Taps(roster, incarnations, order.taps, parent.tell, parent.refuse)
         self._recovery = recovery = Recovery(roster, incarnations, edges, taps)
         self._rewiring = rewiring = Rewiring(roster, incarnations, edges, recovery)
@@ -110,7 +112,7 @@ class Launcher:
             roster, watch, edges, recovery, lifecycle, stderr, deaths, self._be_flow, self._from_flow, self._note_up
         )
         self._supervisor = supervisor = Supervisor(roster, recovery, lifecycle, stderr, deaths, starts, order.grace)
-        parent.serve(Requests(parent, roster, watch, lifecycle, taps, extension, starts, supervisor).table)
+        parent.serve(Requests(parent, roster, watch, lifecycle, taps, extension, starts, supervisor, tracing).table)
         self._signals = signals
         watch.add(signals, lambda: None)  # wakes the loop, which reads it
 
@@ -206,7 +208,14 @@ class Launcher:
     def _note_handled(flow: Flow, message: Handled) -> None:
         flow.unhandled = max(0, flow.unhandled - message.cost)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody traces the pipe, and is there to read what was noted."""
+        return self._tracing.is_on and self._parent.is_open
+
     def _note_up(self, flow: Flow) -> None:
+        if flow.ready:
+            self._tracing.tell(flow)
         self._extension.note_up(flow)
         if flow.name in self._unready:
             self._unready.remove(flow.name)
@@ -217,7 +226,7 @@ class Launcher:
 def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
     """The whole life of the launcher's process, just forked."""
     status = 1
-    reserve = None
+    reserve = launcher = None
     try:
         reserve = Reserve(RESERVED)  # first: so it gets low numbers, which are there whatever the limit becomes
         signals, woken = calls.pipe()
@@ -230,7 +239,8 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         gc.freeze()  # what is here now is shared with every flow: keep the collector from touching it
         shield_records()
         forwarding_logger(order.logger_name, ForwardingHandler(logs, "launcher", "launcher"))
-        Launcher(order, parent, logs, reserve, signals).run()
+        launcher = Launcher(order, parent, logs, reserve, signals)
+        launcher.run()
         status = 0
     except BaseException as error:
         logging.getLogger(order.logger_name).exception("the launcher failed")
@@ -241,6 +251,6 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         if reserve is not None:
             reserve.close()
         try:
-            unlink_pipe(order.pipe_id)
+            unlink_pipe(order.pipe_id, keep_traces=launcher is not None and launcher.is_read)
         finally:
             forked.exit_process(status)

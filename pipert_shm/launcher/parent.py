@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pipert_shm.control.channel import Channel, Received, close_all
 from pipert_shm.control.dispatch import Dispatch
-from pipert_shm.control.messages import Answer, EndTap, Extend, Kill, MakeTap, Message, Notify, RestartFlow
+from pipert_shm.control.messages import Answer, EndTap, Extend, Kill, MakeTap, Message, Notify, RestartFlow, Trace
 from pipert_shm.errors import PipeStateError, WiresValidation, describe
 from pipert_shm.events import START_EVENT_NAME
 from pipert_shm.launcher.extension import Extension
@@ -20,6 +20,7 @@ from pipert_shm.launcher.roster import Roster
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
+from pipert_shm.launcher.tracing import Tracing
 from pipert_shm.launcher.watch import Watch
 
 REFUSALS = (ValueError, PipeStateError, WiresValidation)  # answers to an event that can't be done: no fault of the launcher
@@ -92,6 +93,7 @@ class Requests:
         extension: Extension,
         starts: Starts,
         supervisor: Supervisor,
+        tracing: Tracing,
     ) -> None:
         self._parent = parent
         self._roster = roster
@@ -100,6 +102,7 @@ class Requests:
         self._taps = taps
         self._extension = extension
         self._starts = starts
+        self._tracing = tracing
 
         def refuse(received: Received, error: Exception) -> None:
             parent.refuse(received.question, error)  # even if it was no question
@@ -108,6 +111,7 @@ class Requests:
         table.on_received(Notify, self._notify)
         table.on_received(Extend, self._extend)
         table.on_received(MakeTap, self._make_tap)
+        table.on_received(Trace, self._trace)
         table.on(EndTap, lambda message: taps.end(message.edge))
         table.on(RestartFlow, lambda message: supervisor.restart_by_order(roster.flows[message.flow]))
         table.on(Kill, lambda message: lifecycle.kill())
@@ -127,6 +131,14 @@ class Requests:
             self._taps.make(received.question, message.routine)
         except PipeStateError as error:
             self._parent.refuse(received.question, error)
+
+    def _trace(self, message: Trace, received: Received) -> None:
+        try:
+            self._tracing.obey(message)
+        except PipeStateError as error:
+            self._parent.refuse(received.question, error)
+        else:
+            self._parent.tell(Answer(), received.question)
 
     def _extend(self, message: Extend, received: Received) -> None:
         question, server = received.question, None

@@ -35,6 +35,7 @@ from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, Line, Unan
 from pipert_shm.parent.listener import Listener
 from pipert_shm.parent.outcome import Outcome
 from pipert_shm.parent.taps import Taps
+from pipert_shm.parent.tracing import Tracing
 from pipert_shm.shm.segments import has_segments, unlink_pipe
 from pipert_shm.shm.states import State
 from pipert_shm.system import calls, forked
@@ -52,6 +53,7 @@ class Session:
     Attributes:
         gone: set when the launcher is gone, and with it all flows and every segment.
         outcome: whether all routines have ended, and what has failed.
+        tracing: traces the pipe.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Session:
         self._line = Line(self.gone, _turn_away)
         self._is_unsure = False  # whether the launcher took in what was added last
         self.segment = make_segment(plan, name)
+        self.tracing = Tracing(self.segment.pipe_id, lambda order: self._ask(order, patience=PATIENCE))
         try:
             self._rings = make_rings(plan.routines, self.segment)
         except BaseException:
@@ -288,7 +291,7 @@ class Session:
         self._await_flows()
         try:
             if has_segments(self.segment.pipe_id):
-                unlink_pipe(self.segment.pipe_id)  # what the launcher could not
+                unlink_pipe(self.segment.pipe_id, keep_traces=self.tracing.is_on)  # what the launcher could not
         except OSError as error:
             tell("can't clear up /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
 
