@@ -1,7 +1,8 @@
 """What this process notes while somebody traces its pipe, and the ring that it goes to.
 
 A ring is a segment of its own, `/dev/shm/pipert-<id>-t<number>`. The process makes it when the trace begins, and removes it
-when it is told that the trace has ended. That of a dead process is removed by who traces. While nobody traces, `on` is False, and nothing is noted.
+when it is told that the trace has ended. That of a dead process is removed by who traces. While nobody traces, `on` is False,
+and nothing is noted.
 """
 
 from __future__ import annotations

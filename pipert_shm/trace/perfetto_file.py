@@ -72,7 +72,7 @@ class PerfettoFile:
             case "flow":
                 return "launcher"
             case "events":
-                return "events"
+                return f"events of {self._name(Track('flow', track.number))}"
             case "wires":
                 return "wires"
             case "wire":

@@ -96,7 +96,7 @@ def _events(noted: Iterable[Noted]) -> Iterable[Event]:
         names = process.names
         for row in process.events.tolist():
             name = names[row[6]] if row[3] in NAMED and row[6] < len(names) else ""
-            yield Event(*row, name, process.flow)
+            yield Event._make((*row, name, process.flow))
 
 
 class _Builder:
@@ -238,6 +238,7 @@ class _Builder:
         send = self._sends.get((sender, frame))
         if send is not None:
             send.arrows.append(arrow)
+            hop.begin = max(hop.begin, min(send.begin, hop.end))  # within a flow a message is stamped before the send
             if hop.instant and send.end < hop.begin and hop.notes["reason"] in ("oldest", "no_slot", "ended"):
                 hop.begin, hop.instant = send.begin, False  # it had waited in the queue
         steps = self._steps.get((receiver, frame), ())
