@@ -119,7 +119,7 @@ def test_every_hop_of_every_frame_is_there_once_and_in_order(where: str, kind: s
 def test_waits_are_shown(tmp_path: Path) -> None:
     """A sender that waits for room, within its send; a receiver that waits for a message, and wakes up."""
     board = Board()
-    pipe = Pipe(policy="block", capacity=1)
+    pipe = Pipe(policy="block", capacity=1, grace_period=0.1)
     chain(pipe, Burst("camera", board, GATE), gated := Gated("screen", board, GATE + 2, TAKEN))
     pipe.build()
     with pipe.tracing(tmp_path / "t"):
@@ -201,9 +201,8 @@ def test_a_batch_shows_all_of_its_frames(tmp_path: Path) -> None:
 class Moody(DestinationRoutine):
     """Fails at times, and takes an event."""
 
-    def main_logic(self, number: int) -> None:
-        if number == 1:
-            raise ValueError("one")
+    def main_logic(self, frame: np.ndarray) -> None:
+        raise ValueError(f"it has {frame.size} pixels")
 
     @events("WINK")
     def wink(self) -> None:
@@ -212,19 +211,20 @@ class Moody(DestinationRoutine):
 
 def test_errors_events_and_commands_are_there(tmp_path: Path) -> None:
     board = Board()
-    pipe = Pipe(policy="block")
+    pipe = Pipe(policy="block", grace_period=0.1)
     chain(pipe, Burst("camera", board, GATE), Forward("forward"), Moody("moody"))
     pipe.build()
     with pipe.tracing(tmp_path / "t"):
         pipe.notify_event(START_EVENT_NAME)
         board[GATE] = 1
         pipe.notify_event("WINK")
-        eventually(lambda: pipe.statistics().routines["moody"].received == 1)
+        eventually(lambda: pipe.statistics().routines["moody"].errors == 1)
     pipe.join(to_kill=True)
     shown = ReadTrace.of(tmp_path / "t")
     assert [one.name for one in shown.on("events of flow moody")].count("WINK") == 1
     assert shown.on("moody", "command: start")
-    assert shown.on("moody", "error: ValueError")  # numpy's: the truth of an array
+    (error,) = shown.on("moody", "error: ValueError")
+    assert error.frames == ["camera #0"]
 
 
 def test_a_death_and_a_restart_are_in_the_trace(tmp_path: Path) -> None:
