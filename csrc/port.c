@@ -14,7 +14,7 @@ pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awai
     if (port == NULL) return NULL;
     port->process = process;
     port->record = record;
-    port->routine = routine;
+    port->routine = port->origin = routine;
     port->awaited = awaited;
     port->frame_origin = PSHM_TRACE_NOBODY;
     pthread_mutex_init(&port->sending, NULL);

@@ -55,6 +55,7 @@ typedef struct pshm_port {
     pshm_process *process;
     pshm_routine_record *record;
     uint32_t routine;
+    uint32_t origin; /* what its messages carry as their origin, and its hops; by default `routine` */
     _Atomic uint32_t notice;
     bool hurried; /* the caller must not be kept: a send says PSHM_NOTICE where it would sleep */
     pthread_mutex_t sending; /* around a send's holds and pushes; never across a wait */

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar, cast
 
 from pipert_shm.errors import UnknownEvent, UnknownTarget, shown, suggestion
@@ -173,6 +173,15 @@ class Audience(Frozen):
             for routine, by_event in self.handlers.items()
         }
         return Audience(self.flows, handlers, self.replicas)
+
+    def without(self, flows: Collection[str]) -> Audience:
+        """The same without these flows."""
+        kept = {name: routines for name, routines in self.flows.items() if name not in flows}
+        handlers = {routine: self.handlers[routine] for routines in kept.values() for routine in routines}
+        replicas = {
+            name: those for name, those in self.replicas.items() if any(one in kept or one in handlers for one in those)
+        }
+        return Audience(kept, handlers, replicas)
 
     def address(
         self,

@@ -11,8 +11,8 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ from pipert_shm.events import (
     KILL_EVENT_NAME,
     START_EVENT_NAME,
     STOP_EVENT_NAME,
+    UNLINK_EVENT_NAME,
     Event,
     check_event_name,
     check_name,
@@ -291,11 +292,18 @@ class Pipe:
             self._require_alive("build")
             if self._is_inline:
                 raise PipeStateError("build(): the pipe is in run_inline(); build it when that has returned")
+            with self._changing("build"):
+                self._build_or_grow()
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        """A context in which flows and wires come and go, one change after the other."""
+        with self._building:
             if self._is_building:
-                raise PipeStateError("build() is at work already: it was called again by a signal's handler, it seems")
+                raise PipeStateError(f"{what}(): another change is at work; a signal's handler has called it, it seems")
             self._is_building = True
             try:
-                self._build_or_grow()
+                yield
             finally:
                 self._is_building = False
 
@@ -319,12 +327,14 @@ class Pipe:
             raise PipeStateError("build(): this pipe is built, and nothing was added to it since")
         grown = False
         try:
+            count = sum(len(spec.routines) for spec in flows.values())
             plan, audience, growth = plan_growth(
                 session.plan,
                 {name: spec.routines for name, spec in flows.items()},
                 wires,
                 {name: spec.restart for name, spec in flows.items()},
                 {name: spec.process for name, spec in flows.items()},
+                session.numbers(count) if count else (),
             )
             with interrupts_deferred():
                 session.grow(plan, audience, growth)
@@ -335,6 +345,91 @@ class Pipe:
                 self._blueprint.forget_new()
             raise
         self._announce()
+
+    # longer than 40 lines: its docstring is the reference
+    def remove_flow(self, *names: str, receivers_wait: bool = False) -> None:
+        """Removes flows, and all wires that lead to them and from them, while the rest of the pipe goes on.
+
+        Their routines end as at a kill: the message in hand is finished, `cleanup()` runs, and what does not return within the
+        pipe's `grace_period` gets SIGKILL. What they sent is still delivered, and views of their frames stay valid. What waits
+        for them is dropped. Returns when their processes are gone. Names of flows and routines are free at once, and so are
+        the routines: they can go into other flows. Before `build()`, or when a flow waits for it, it is just forgotten.
+
+        A routine that is left without an incoming wire ends when it has taken what waits for it, as after `unlink()`. With
+        `receivers_wait` it waits for its next wire instead, so that a flow can be replaced.
+
+        What failed of a removed flow is forgotten, too: `join()` does not raise for it. A pipe whose last flow is removed goes
+        on with none, until `join()` ends it.
+
+        >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, SourceRoutine, Wire
+        >>> class Numbers(SourceRoutine):
+        ...     def main_logic(self):
+        ...         return self.meta.sequence
+        >>> class Screen(DestinationRoutine):
+        ...     def main_logic(self, data): ...
+        >>> camera, screen = Numbers("camera"), Screen("screen")
+        >>> pipe = Pipe()
+        >>> pipe.create_flow("camera", True, camera, Screen("preview"))
+        >>> pipe.create_flow("screen", False, screen)
+        >>> pipe.link(Wire(camera, screen))
+        >>> with pipe:
+        ...     pipe.build()
+        ...     pipe.notify_event(START_EVENT_NAME)
+        ...     pipe.remove_flow("screen")
+        ...     sorted(pipe.statistics().routines)
+        ...     pipe.join(to_kill=True)
+        ['camera', 'preview']
+
+        :param names: those of the flows; that of a flow with replicas stands for all of them. All are removed, or none.
+        :raises UnknownTarget: when there is no such flow.
+        :raises WiresValidation: when a flow that stays joins what comes from one of them, or puts results in order by it: remove
+            both.
+        :raises TypeError: when a name is not a str, or there is none.
+        :raises PipeStateError: when the pipe has ended.
+        """
+        self._require_alive("remove_flow")
+        if not names or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"remove_flow() takes the names of flows, not {shown(names)}: pipe.remove_flow('camera')")
+        check_flag("receivers_wait", receivers_wait)
+        with self._changing("remove_flow"):
+            self._blueprint.require_flows(names)
+            session = self._session
+            built = [name for name in dict.fromkeys(names) if self._blueprint.is_built(name)]
+            with interrupts_deferred():
+                if session is not None and built:
+                    flows = [one for name in built for one in session.plan.replicas.get(name, (name,))]
+                    session.remove(flows, receivers_wait)
+                self._blueprint.remove_flows(names)
+        if session is not None:
+            self._announce()
+
+    def unlink(self, source: Routine, *destinations: Routine) -> None:
+        """Removes the wires from a routine to others. On a pipe that runs it is what the event `unlink` does.
+
+        The sender stops sending between two messages; what it has sent is still delivered. A routine that is left without an
+        incoming wire ends then.
+
+        >>> from pipert_shm import DestinationRoutine, Pipe, SourceRoutine, Wire
+        >>> camera, screen, disk = SourceRoutine("camera"), DestinationRoutine("screen"), DestinationRoutine("disk")
+        >>> pipe = Pipe()
+        >>> pipe.link(Wire(camera, (screen, disk)))
+        >>> pipe.unlink(camera, disk)
+
+        :raises WiresValidation: when one of them is not wired to the source; none is unlinked then.
+        :raises TypeError: when something is no routine, or there is no destination.
+        :raises PipeStateError: when the pipe has ended.
+        """
+        self._require_alive("unlink")
+        for routine in (source, *destinations):
+            if not isinstance(routine, Routine):
+                raise TypeError(f"unlink() takes routines, not {shown(routine)}: pipe.unlink(camera, screen)")
+        if not destinations:
+            raise TypeError("unlink() takes the receivers, too: pipe.unlink(camera, screen)")
+        with self._changing("unlink"):
+            self._blueprint.require_wires(source, destinations)
+            for to in self._blueprint.remove_wires(source, destinations):
+                if self._session is not None:
+                    self._notify(UNLINK_EVENT_NAME, None, source.name, {"unlink_routine_name": to.name})
 
     def check(self) -> None:
         """Checks flows and wires as the first `build()` does, and makes nothing.
@@ -625,7 +720,7 @@ class Pipe:
         session = self._built()
         check_flag("to_kill", to_kill)
         session.require_no_handler("join()")
-        if to_kill:
+        if to_kill or not session.plan.flows:  # all were removed, so it would never end
             session.kill()
         elif not (self._can_end or self._controls) and not session.outcome.over.is_set() and self._never_ran():
             raise PipeStateError(
@@ -752,7 +847,7 @@ class Pipe:
         name = routine if isinstance(routine, str) else routine.name
         planned = session.plan.find(name)
         if planned is None:
-            raise UnknownTarget("routine", name, list(session.plan.names))
+            raise UnknownTarget("routine", name, session.plan.present)
         if planned.role is Role.DESTINATION:
             raise PipeStateError(f"routine {name!r} sends nothing that could be tapped: tap the one that sends to it")
         return session.tap(name)

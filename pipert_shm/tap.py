@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from pipert_shm import binding
-from pipert_shm.data import Meta
+from pipert_shm.data import Labels, Meta
 from pipert_shm.errors import PipeStateError, describe
 from pipert_shm.graph.model import EdgePlan
 from pipert_shm.limits import check_seconds
@@ -35,7 +35,7 @@ class Tap:
         segment: ControlSegment,
         edge: EdgePlan,
         incarnation: int,
-        names: tuple[str, ...],
+        names: Labels,
         on_close: Callable[[int], None],
         logger: logging.Logger,
     ) -> None:
@@ -126,8 +126,8 @@ class Tap:
         if os.getpid() != self._home:
             raise PipeStateError("this process was forked from the one that made the tap, and can't use it: tap there")
 
-    def know(self, names: tuple[str, ...]) -> None:
-        """Tells the tap of more routines, whose messages may come."""
+    def know(self, names: Labels) -> None:
+        """Tells the tap the names of the routines whose messages may come, after some were added or removed."""
         self._inbox.names = names
 
     def end(self) -> None:

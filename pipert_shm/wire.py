@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from typing import Any, NamedTuple
 
 from pipert_shm.display.tables import HtmlRepr
@@ -115,6 +116,12 @@ class Wire(HtmlRepr):
             if (value := vars(self).get(setting)) is not None
         )
         return f"Wire({self.ends}{given})"
+
+    def to(self, destinations: tuple[Routine, ...]) -> Wire:
+        """The same wire to these destinations."""
+        wire = copy(self)
+        wire.destinations = destinations
+        return wire
 
     def settings(self, base: QueueSettings) -> QueueSettings:
         """The settings of its queues, in a pipe with these defaults."""

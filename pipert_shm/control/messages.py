@@ -10,6 +10,7 @@ from pipert_shm.events import Audience, Event
 from pipert_shm.frozen import Frozen
 from pipert_shm.graph.extension import Growth
 from pipert_shm.graph.model import EdgePlan, RoutinePlan
+from pipert_shm.graph.names import Names
 
 
 class Message(Frozen):
@@ -39,6 +40,23 @@ class Extend(Message):
 
     growth: Growth
     fork_server: int
+
+
+class AskNumbers(Message):
+    """? Ask for free numbers for so many routines. The answer is Numbers, or an Answer that says why there are not so many."""
+
+    count: int
+
+
+class RemoveFlows(Message):
+    """? Remove flows. The answer is Removed, or an Answer that says why they can't be removed.
+
+    Attributes:
+        receivers_wait: whether routines that are left without an incoming wire wait for another one, and do not end.
+    """
+
+    flows: tuple[str, ...]
+    receivers_wait: bool
 
 
 class MakeTap(Message):
@@ -125,6 +143,22 @@ class Answer(Message):
     """
 
     error: bytes = b""
+
+
+class Numbers(Message):
+    """The answer to AskNumbers: numbers, each with the generation of the routine that gets it."""
+
+    free: tuple[tuple[int, int], ...]
+
+
+class Removed(Message):
+    """The answer to RemoveFlows: it is done.
+
+    Attributes:
+        fork_servers: the pids of the fork servers that had no other flow, and have been ended.
+    """
+
+    fork_servers: tuple[int, ...]
 
 
 class TapMade(Message):
@@ -245,14 +279,14 @@ class TraceInto(Message):
 
 
 class Extended(Message):
-    """A later build has added routines.
+    """Routines were added or removed.
 
     Attributes:
-        names: of all routines, by number.
+        names: of all routines, by number, and by the number that their messages carry.
         audience: who can be addressed by events now.
     """
 
-    names: tuple[str, ...]
+    names: Names
     audience: Audience
 
 
@@ -333,11 +367,15 @@ class ForkFlow(Message):
 
     Attributes:
         later: the routines that were added after those that the fork server knows.
+        gone: the numbers of those that it knows and that were removed.
+        past: the names of routines that were removed, by the number that their messages carry.
         ins, outs, reach, slots: what the plan says now of the flow's routines, by their number.
     """
 
     flow: str
     later: list[RoutinePlan]
+    gone: list[int]
+    past: dict[int, str]
     ins: dict[int, list[EdgePlan]]
     outs: dict[int, list[EdgePlan]]
     reach: dict[int, frozenset[int]]
@@ -383,8 +421,8 @@ class Record(Message):
 # ---- all of them ---------------------------------------------------------------------------------
 
 KINDS: tuple[type[Message], ...] = (
-    Notify, Kill, Extend, MakeTap, EndTap, Trace, RestartFlow,
-    Ready, Started, Ended, Failed, Died, Answer, TapMade, TapEnded,
+    Notify, Kill, Extend, AskNumbers, RemoveFlows, MakeTap, EndTap, Trace, RestartFlow,
+    Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded,
     StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, WantSlots,
     TraceInto, Extended,
     ReceiverDied, ReceiverFailed, SenderDied,

@@ -60,7 +60,7 @@ class MainLogic:
         self._control = control
         self._logic = plan.logic
         self._routine = plan.routine
-        self._number = plan.number
+        self._origin = plan.origin
         self._home = context.home
         self._port = context.port
         self._outbox = context.outbox
@@ -134,7 +134,7 @@ class MainLogic:
             pacing.wait()
             if control.state is not RUNNING:
                 return
-        self._apply([], [Meta(self._context.names, self._number, self._words.sequence)])
+        self._apply([], [Meta(self._context.names, self._origin, self._words.sequence)])
 
     def _consume(self) -> None:
         """One call of a routine that receives, once there is something for it."""

@@ -30,6 +30,7 @@ class Deaths:
 
     :param tell: sends the parent a message.
     :param note_up: called when a flow has failed for good, so that nobody waits for it to come up.
+    :param note_removed: called when a flow that is being removed has no process any more.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Deaths:
         stderr: FlowStderr,
         tell: Callable[[Message], None],
         note_up: Callable[[Flow], None],
+        note_removed: Callable[[Flow], None],
     ) -> None:
         self._roster = roster
         self._logger = roster.logger
@@ -50,6 +52,7 @@ class Deaths:
         self._stderr = stderr
         self._tell = tell
         self._note_up = note_up
+        self._note_removed = note_removed
 
     def note_death(self, flow: Flow) -> None:
         """Handles a death that the flow's pidfd has shown."""
@@ -99,6 +102,9 @@ class Deaths:
                 text = "the rings of dead flow %r can't be cleared up now: %s; it is tried again"
                 self._logger.error(text, flow.name, describe(error))
             return
+        if flow.leaves:
+            self._note_removed(flow)
+            return
         self._recovery.mark(flow)
         pause = pause_after_death(flow, self._roster.plan.restarts[flow.name])
         self._record(flow, pause, restarting=pause is not None)
@@ -119,6 +125,9 @@ class Deaths:
         flow.restart_at = None
         with contained(self._logger, f"clearing up after a start of flow {flow.name!r} that failed"):
             self._recovery.retire(flow)
+        if flow.leaves:
+            self._note_removed(flow)
+            return
         self._recovery.mark(flow)
         flow.ended_by = EndReason.START
         pause = pause_after_failed_start(flow, self._roster.plan.restarts[flow.name])
@@ -156,7 +165,7 @@ class Deaths:
     def _tell_neighbours(self, flow: Flow) -> None:
         plan, names = self._roster.plan, tuple(item.routine.name for item in flow.routines)
         neighbours = {
-            plan.names[number]
+            plan.name_of(number)
             for item in flow.routines
             for edge in (*item.ins, *item.outs)
             for number in (edge.sender, edge.receiver)

@@ -48,6 +48,19 @@ class Incarnations:
         """Whether a receiver may attach to it: the slots of a dead receiver are swept."""
         return number not in self._unswept
 
+    def forget(self, edge: int) -> None:
+        """Forgets an edge that has none."""
+        self._of.pop(edge, None)
+        self._reach.pop(edge, None)
+
+    def forget_reach(self, edge: int, routine: int) -> bool:
+        """Takes a routine that has no ring any more out of what an edge's messages can name; whether it was there."""
+        reach = self._reach.get(edge, frozenset())
+        if routine not in reach:
+            return False
+        self._reach[edge] = reach - {routine}
+        return True
+
     def open(self, edge: EdgePlan, sender: RoutinePlan) -> int | None:
         """A new incarnation, with a bit that is unused wherever its messages can go. None when no bit or record is free now."""
         bit, number = self._spare(edge, sender)
@@ -150,6 +163,11 @@ class Incarnations:
             if process.ring_owner(ring) == routine.number and ring not in self._retired:
                 process.recover_owner(ring)
                 self._retired.append(ring)
+
+    def ring_owners(self) -> set[int]:
+        """The numbers of the routines that have rings, or have left some."""
+        serials = map(self._segment.process.serial, range(binding.RINGS))
+        return {binding.serial_owner(serial) for serial in serials if serial}
 
     def remove_retired(self) -> bool:
         """Removes the retired rings that are free by now; whether some are left."""

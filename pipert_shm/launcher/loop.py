@@ -45,6 +45,7 @@ from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.parent import REFUSALS, Parent, Requests
 from pipert_shm.launcher.recovery import Recovery
+from pipert_shm.launcher.removal import Removal
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.starts import Starts
@@ -107,12 +108,13 @@ class Launcher:
         )
         self._extension = extension = Extension(roster, incarnations, edges, rewiring, lifecycle, order.taps.routine)
         stderr = FlowStderr(logger, logs, watch)
-        deaths = Deaths(roster, watch, recovery, lifecycle, stderr, parent.tell, self._note_up)
+        removal = Removal(roster, incarnations, edges, rewiring, recovery, lifecycle, order.taps.routine, order.grace)
+        deaths = Deaths(roster, watch, recovery, lifecycle, stderr, parent.tell, self._note_up, removal.note_dead)
         self._starts = starts = Starts(
             roster, watch, edges, recovery, lifecycle, stderr, deaths, self._be_flow, self._from_flow, self._note_up
         )
         self._supervisor = supervisor = Supervisor(roster, recovery, lifecycle, stderr, deaths, starts, order.grace)
-        parent.serve(Requests(parent, roster, watch, lifecycle, taps, extension, starts, supervisor, tracing).table)
+        parent.serve(Requests(parent, roster, watch, lifecycle, taps, extension, removal, starts, supervisor, tracing).table)
         self._signals = signals
         watch.add(signals, lambda: None)  # wakes the loop, which reads it
 

@@ -9,13 +9,28 @@ from collections.abc import Callable
 
 from pipert_shm.control.channel import Channel, Received, close_all
 from pipert_shm.control.dispatch import Dispatch
-from pipert_shm.control.messages import Answer, EndTap, Extend, Kill, MakeTap, Message, Notify, RestartFlow, Trace
+from pipert_shm.control.messages import (
+    Answer,
+    AskNumbers,
+    EndTap,
+    Extend,
+    Kill,
+    MakeTap,
+    Message,
+    Notify,
+    Numbers,
+    Removed,
+    RemoveFlows,
+    RestartFlow,
+    Trace,
+)
 from pipert_shm.errors import PipeStateError, WiresValidation, describe
 from pipert_shm.events import START_EVENT_NAME
 from pipert_shm.launcher.extension import Extension
 from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.peers import Peer
+from pipert_shm.launcher.removal import Removal
 from pipert_shm.launcher.roster import Roster
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
@@ -91,6 +106,7 @@ class Requests:
         lifecycle: Lifecycle,
         taps: Taps,
         extension: Extension,
+        removal: Removal,
         starts: Starts,
         supervisor: Supervisor,
         tracing: Tracing,
@@ -101,6 +117,7 @@ class Requests:
         self._lifecycle = lifecycle
         self._taps = taps
         self._extension = extension
+        self._removal = removal
         self._starts = starts
         self._tracing = tracing
 
@@ -110,6 +127,8 @@ class Requests:
         self.table = table = Dispatch("the launcher, of the parent", roster.logger, refuse)
         table.on_received(Notify, self._notify)
         table.on_received(Extend, self._extend)
+        table.on_received(AskNumbers, self._give_numbers)
+        table.on_received(RemoveFlows, self._remove)
         table.on_received(MakeTap, self._make_tap)
         table.on_received(Trace, self._trace)
         table.on(EndTap, lambda message: taps.end(message.edge))
@@ -140,6 +159,21 @@ class Requests:
         else:
             self._parent.tell(Answer(), received.question)
 
+    def _give_numbers(self, message: AskNumbers, received: Received) -> None:
+        try:
+            self._parent.tell(Numbers(self._removal.numbers(message.count)), received.question)
+        except WiresValidation as error:
+            self._parent.refuse(received.question, error)
+
+    def _remove(self, message: RemoveFlows, received: Received) -> None:
+        def tell(fork_servers: tuple[int, ...]) -> None:
+            self._parent.tell(Removed(fork_servers), received.question)
+
+        try:
+            self._removal.begin(message.flows, message.receivers_wait, tell)
+        except REFUSALS as error:
+            self._parent.refuse(received.question, error)
+
     def _extend(self, message: Extend, received: Received) -> None:
         question, server = received.question, None
         try:
@@ -156,7 +190,8 @@ class Requests:
         self._extension.when_born(lambda: self._parent.tell(Answer(), question))
 
     def _fork_server(self, message: Extend, fds: list[int]) -> ForkServer:
-        known = len(self._roster.plan.routines) + sum(map(len, message.growth.flows.values()))
+        new = (item for items in message.growth.flows.values() for item in items)
+        known = {item.number: item.generation for item in (*self._roster.plan.routines, *new)}
         server: ForkServer
 
         def lose() -> None:

@@ -38,6 +38,8 @@ class Flow:
         doom_text: the same in words; empty where the exit code says enough.
         ended_by: why its last process ended.
         came_up: one of its processes was ready once.
+        leaves: it is being removed: its process is to end, and gets no successor.
+        kill_at: when its process gets SIGKILL, if it has not ended by itself, as of time.monotonic().
     """
 
     name: str
@@ -61,6 +63,8 @@ class Flow:
     doom_text: str = ""
     ended_by: EndReason = EndReason.NONE
     came_up: bool = False
+    leaves: bool = False
+    kill_at: float | None = None
 
     @property
     def up(self) -> bool:
@@ -123,28 +127,40 @@ class Roster:
         self.segment = segment
         self.logger = logger
         self.flows: dict[str, Flow] = {}
-        self.records: list[binding.RoutineRecord] = []
+        self.records: dict[int, binding.RoutineRecord] = {}
         self._flow_of: dict[str, Flow] = {}
+        self._flow_at: dict[int, Flow] = {}
         for name, routines in plan.flows.items():
             self.add(name, routines, None)
 
     def add(self, name: str, routines: list[RoutinePlan], server: ForkServer | None) -> Flow:
-        """Adds a flow. Its routines get the next numbers."""
-        process = self.segment.process
-        flow = Flow(name, len(self.flows), routines, binding.FlowRecord(process, len(self.flows)), server)
+        """Adds a flow that is in the plan."""
+        process, number = self.segment.process, self.plan.flow_numbers[name]
+        flow = Flow(name, number, routines, binding.FlowRecord(process, number), server)
         self.flows[name] = flow
         for item in routines:
-            self._flow_of[item.routine.name] = flow
-            self.records.append(binding.RoutineRecord(process, item.number))
+            self._flow_of[item.routine.name] = self._flow_at[item.number] = flow
+            self.records[item.number] = binding.RoutineRecord(process, item.number)
         return flow
+
+    def dismiss(self, flow: Flow) -> None:
+        """Takes a flow out. It is still found by its routines' numbers, until these are released."""
+        del self.flows[flow.name]
+        for item in flow.routines:
+            del self._flow_of[item.name]
+        flow.record.clear()
+
+    def release(self, routine: int) -> None:
+        """Forgets a routine of a flow that was taken out."""
+        del self._flow_at[routine], self.records[routine]
 
     def flow_of(self, routine: str) -> Flow | None:
         """The flow that a routine is in."""
         return self._flow_of.get(routine)
 
     def flow_at(self, number: int) -> Flow:
-        """The flow of a routine, by its number."""
-        return self.flows[self.plan.routines[number].flow]
+        """The flow of a routine, by its number. That of a routine which was removed is found, too: it has failed for good."""
+        return self._flow_at[number]
 
     def by_flow(self, names: tuple[str, ...]) -> list[tuple[Flow, tuple[str, ...]]]:
         """The flows of these routines, each with the names of those that are in it."""

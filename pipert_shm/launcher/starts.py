@@ -120,9 +120,12 @@ class Starts:
         def plain(edges: list[EdgePlan]) -> list[EdgePlan]:
             return [edge.without_transmitter() for edge in edges]
 
+        plan = self._roster.plan
         return ForkFlow(
             flow.name,
-            [replace(item, ins=[], outs=[]) for item in self._roster.plan.routines[server.known :]],
+            [replace(item, ins=[], outs=[]) for item in plan.routines if server.known.get(item.number) != item.generation],
+            [number for number in server.known if number not in plan.routines],
+            plan.past,
             {item.number: plain(item.ins) for item in flow.routines},
             {item.number: plain(item.outs) for item in flow.routines},
             {item.number: item.reach for item in flow.routines},

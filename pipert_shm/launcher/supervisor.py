@@ -50,7 +50,7 @@ class Supervisor:
 
     def restart_by_order(self, flow: Flow) -> None:
         """Kills a flow so that it is restarted, which counts towards no limit. One that waits for its restart gets it now."""
-        if self._lifecycle.ending:
+        if self._lifecycle.ending or flow.leaves:
             return
         if flow.restart_at is not None:
             flow.restart_at = time.monotonic()
@@ -77,7 +77,12 @@ class Supervisor:
         """When `do_due` should be called, as of time.monotonic(); None: nothing is due."""
         now = time.monotonic()
         flows = self._roster.flows.values()
-        moments = [moment for flow in flows for moment in (flow.restart_at, flow.recover_at) if moment is not None]
+        moments = [
+            moment
+            for flow in flows
+            for moment in (flow.restart_at, flow.recover_at, None if flow.doomed else flow.kill_at)
+            if moment is not None
+        ]
         moments += [server.due for server in self._servers() if server.due is not None]
         if self._lifecycle.kill_by is not None:
             moments.append(self._lifecycle.kill_by)
@@ -117,6 +122,9 @@ class Supervisor:
             self._deaths.recover(flow)
         elif flow.restart_at is not None and now >= flow.restart_at:
             self._restart(flow)
+        elif flow.kill_at is not None and now >= flow.kill_at and flow.up and not flow.doomed:
+            self._logger.warning("flow %r is removed, did not end within %g s and is killed", flow.name, self._grace)
+            flow.kill()
         elif flow.pidfd >= 0 and not flow.doomed and self._hangs.is_found(flow):
             flow.kill_for(EndReason.HANG)
 

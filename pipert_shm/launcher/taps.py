@@ -127,7 +127,7 @@ class Taps:
         """Ends a tap that the parent has closed."""
         tap = self._taps.get(edge)
         if tap is not None:  # else it ended with its routine's process
-            sender = self._roster.plan.names[tap.sender]
+            sender = self._roster.plan.name_of(tap.sender)
             self._roster.send(self._roster.flow_at(tap.sender), RemoveTap(sender, edge))
 
     def lose(self, tap: EdgePlan) -> None:
@@ -139,7 +139,7 @@ class Taps:
         question = self._asked.pop(tap.number, None)
         if question is not None:
             self._incarnations.give_up(tap)  # the parent has no tap yet that could drain it
-            self._answer(question, _refusal(f"routine {self._roster.plan.names[tap.sender]!r} died just now"))
+            self._answer(question, _refusal(f"routine {self._roster.plan.name_of(tap.sender)!r} died just now"))
 
 
 def _refusal(why: str) -> PipeStateError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipert_shm import binding
 from pipert_shm.binding import trace
-from pipert_shm.data import Meta
+from pipert_shm.data import Labels, Meta
 from pipert_shm.graph.model import EdgePlan
 from pipert_shm.message.decoder import decode, layout_of
 from pipert_shm.message.types import NOTHING, LocalMessages, Message
@@ -32,7 +32,8 @@ class Inbox:
 
     `receive` puts a message in hand, `take` gives it, `discard` drops it.
 
-    :param names: of all routines, by number.
+    :param number: the routine's; its port says what its messages carry.
+    :param names: of all routines, by the number that their messages carry.
     :param local: per edge number, the messages that wait within this process.
 
     Attributes:
@@ -43,13 +44,14 @@ class Inbox:
     """
 
     def __init__(
-        self, segment: ControlSegment, port: binding.Port, number: int, names: tuple[str, ...], local: dict[int, LocalMessages]
+        self, segment: ControlSegment, port: binding.Port, number: int, names: Labels, local: dict[int, LocalMessages]
     ) -> None:
         self._home = forked.pid
         self._segment = segment
         self._port = port
         self._delivery = port.delivery  # the words of the message in hand; read directly, since each message needs some of them
         self._number = number
+        self._origin = port.origin
         self.names = names
         self._local = local
         self._edges: dict[int, EdgePlan] = {}
@@ -276,7 +278,7 @@ class Inbox:
         if self._changes:
             change = self._receive[self._delivery.place]
             array = array if change is None else self._changed(change, array)
-        return array, Meta.received(self.names, self._number, port.raw[: DELIVERY_BYTES + head])
+        return array, Meta.received(self.names, self._origin, port.raw[: DELIVERY_BYTES + head])
 
     def _take_any(self) -> Message:
         """Takes a message from another process that is no array of a known layout."""
@@ -289,7 +291,7 @@ class Inbox:
                 del failed  # its traceback has this frame: a cycle would keep what it was about
         place, _, _, _, _, over_cap, _, _, _, _, _, kind, head, slots, size = self._port.head()
         body = self._port.body(size)
-        meta = Meta.received(self.names, self._number, self._port.raw[: DELIVERY_BYTES + head])
+        meta = Meta.received(self.names, self._origin, self._port.raw[: DELIVERY_BYTES + head])
         buffers = self._port.delivered_slots(slots)
         if kind & TOMBSTONE:
             return NOTHING, meta
@@ -330,9 +332,9 @@ class Inbox:
         self._show(meta)
         self._port.count_handed(sent_ns, self._captured_ns(meta))
         if isinstance(meta, bytes):
-            own = Meta.received(self.names, self._number, self._port.hot.raw())
+            own = Meta.received(self.names, self._origin, self._port.hot.raw())
         else:
-            own = Meta.handed(self.names, self._number, meta, sent_ns, received_ns)
+            own = Meta.handed(self.names, self._origin, meta, sent_ns, received_ns)
         try:
             payload = opener()
         except BaseException as error:

@@ -10,7 +10,7 @@ from pipert_shm.control.channel import Received
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.guard import contained
 from pipert_shm.control.log_relay import LogRelay
-from pipert_shm.control.messages import Answer, Died, Ended, Failed, TapEnded, TapMade
+from pipert_shm.control.messages import Answer, Died, Ended, Failed, Numbers, Removed, TapEnded, TapMade
 from pipert_shm.errors import describe
 from pipert_shm.parent.line import Line, Unanswered
 from pipert_shm.parent.outcome import Outcome
@@ -75,6 +75,8 @@ class Listener:
         table.on(Failed, lambda message: self._outcome.note_failure(message.key, message.cause))
         table.on(Died, self._note_died)
         table.on_received(Answer, self._take_answer)
+        table.on_received(Numbers, lambda message, received: self._line.answer(received.question, message.free))
+        table.on_received(Removed, lambda message, received: self._line.answer(received.question, message.fork_servers))
         table.on_received(TapMade, self._make_tap)
         table.on(TapEnded, lambda message: self._taps.end(message.edge))
         return table

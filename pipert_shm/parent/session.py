@@ -16,18 +16,21 @@ from pipert_shm.control.channel import Channel
 from pipert_shm.control.guard import tell
 from pipert_shm.control.log_relay import LAST_WORDS, LogRelay
 from pipert_shm.control.messages import (
+    AskNumbers,
     EndTap,
     Extend,
     Kill,
     MakeTap,
     Message,
     Notify,
+    RemoveFlows,
     RestartFlow,
 )
 from pipert_shm.errors import PipeFailed, PipeStateError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, Audience, Event
 from pipert_shm.graph.extension import Growth
 from pipert_shm.graph.model import Plan
+from pipert_shm.graph.reduction import plan_without
 from pipert_shm.launcher.footprint import make_rings, make_segment, names_of, tap_places
 from pipert_shm.launcher.loop import LaunchOrder, launch
 from pipert_shm.parent.fork_servers import ForkServers
@@ -212,6 +215,49 @@ class Session:
         """See `Pipe.restart_flow`."""
         self._line.tell(RestartFlow(flow))
 
+    def numbers(self, count: int) -> tuple[tuple[int, int], ...]:
+        """Free numbers for so many new routines, each with the generation of the routine that gets it.
+
+        :raises WiresValidation: when there are not so many.
+        :raises PipeStateError: when the pipe has ended; or on the thread of a log handler.
+        """
+        self._require_sure("build()")
+        free: tuple[tuple[int, int], ...] = self._ask(AskNumbers(count), patience=PATIENCE)
+        return free
+
+    def remove(self, flows: Sequence[str], receivers_wait: bool) -> None:
+        """Removes flows, and waits until their processes are gone. If it raises, nothing has changed, unless the pipe has ended.
+
+        :param flows: their names; of a flow with replicas those of all replicas.
+        :raises WiresValidation: when others need one of them.
+        :raises PipeStateError: when the pipe has ended; or on the thread of a log handler.
+        """
+        self._require_sure("remove_flow()")
+        with self._growing:
+            order = RemoveFlows(tuple(flows), receivers_wait)
+            with self._unsure_if_unanswered():
+                for pid in self._ask(order, patience=self._grace + LONG_PATIENCE):
+                    self._fork_servers.reap(pid)
+            self.outcome.forget(flows, [item.number for name in flows for item in self.plan.flows[name]])
+            self.plan, self.audience = plan_without(self.plan, flows), self.audience.without(flows)
+            self._taps.know(self.plan.names)
+            self.segment.tell(names_of(self.plan, self._name))
+
+    @contextmanager
+    def _unsure_if_unanswered(self) -> Iterator[None]:
+        """A context in which the launcher is asked for a change of the flows."""
+        try:
+            yield
+        except Unanswered:
+            self._is_unsure = True
+            raise
+
+    def _require_sure(self, what: str) -> None:
+        """:raises PipeStateError: when it is not known which flows the launcher has; or on the thread of a log handler."""
+        self.require_no_handler(what)
+        if self._is_unsure:
+            raise PipeStateError(f"{what}: what became of an earlier change is not known; no more flows can come or go")
+
     def grow(self, plan: Plan, audience: Audience, growth: Growth) -> None:
         """Adds flows and wires, and waits until the flows are up. If it raises, nothing has changed.
 
@@ -220,9 +266,7 @@ class Session:
         :raises PipeStateError: when the pipe has ended; or on the thread of a log handler.
         :raises OSError: when the system has no process or no file descriptor left for it.
         """
-        self.require_no_handler("build()")
-        if self._is_unsure:
-            raise PipeStateError("build(): what became of an earlier one is not known; nothing more can be added to the pipe")
+        self._require_sure("build()")
         with self._growing, ExitStack() as undo:
             names = names_of(plan, self._name)
             self.segment.make_room(names)
@@ -233,9 +277,9 @@ class Session:
                 ours, server = self._fork_servers.fork(plan, undo)
                 ends.append(ours)
             try:
-                self._ask(Extend(growth, server), handing_over=ends, patience=LONG_PATIENCE)
+                with self._unsure_if_unanswered():
+                    self._ask(Extend(growth, server), handing_over=ends, patience=LONG_PATIENCE)
             except Unanswered:
-                self._is_unsure = True
                 undo.pop_all()  # the fork server is at work, perhaps: it ends with the launcher
                 raise
             undo.pop_all()
@@ -275,8 +319,8 @@ class Session:
     # ---- the end of the launcher, on the listener's thread ----------------------------------------
 
     def _all_over(self) -> bool:
-        numbers = range(len(self.plan.routines))
-        return all(State(binding.RoutineRecord(self.segment.process, number).state).over for number in numbers)
+        records = [binding.RoutineRecord(self.segment.process, item.number) for item in self.plan.routines]
+        return bool(records) and all(State(record.state).over for record in records)
 
     def _end_launcher(self) -> None:
         """Clears up after the launcher. Its end of the channel is closed, so it and its flows are gone, or about to be."""

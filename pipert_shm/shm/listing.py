@@ -33,11 +33,11 @@ class Member(NamedTuple):
     counters: tuple[str, ...] = ()
 
 
-def about(flows: Sequence[str], routines: Sequence[Member], name: str = "") -> bytes:
+def about(flows: Sequence[str], routines: Sequence[Member | None], name: str = "") -> bytes:
     """The text behind the records of a pipe's control segment: names, and this process as the pipe's parent.
 
-    :param flows: their names, by number.
-    :param routines: by number.
+    :param flows: their names, by number; empty where no flow has the number.
+    :param routines: by number; None where no routine has the number.
     :param name: the pipe's, for people.
     """
     return json.dumps({"name": name, "parent": os.getpid(), "flows": flows, "routines": routines}).encode()
@@ -120,8 +120,8 @@ class Control:
         name: the pipe's name; empty if the text with the names is damaged.
         parent: the pid of the process that built the pipe; None when that is gone, or unknown.
         process: its records, for `pipert_shm.statistics.read_statistics`.
-        flows: their names, by number; none if the text is damaged.
-        routines: by number; none if the text is damaged.
+        flows: their names, by number, empty where no flow has the number; none if the text is damaged.
+        routines: by number, None where no routine has the number; none if the text is damaged.
     """
 
     def __init__(self, pipe_id: str, stale: bool) -> None:
@@ -183,15 +183,17 @@ class Control:
 
     def _name(self, routine: int) -> str:
         """The name of a routine, or of a tap: taps have the last routine numbers."""
-        if routine < len(self.routines):
-            return self.routines[routine].name
+        member = self.routines[routine] if routine < len(self.routines) else None
+        if member is not None:
+            return member.name
         tap = routine - (self.process.room.routines - TAPS)
         return f"tap {tap}" if self.routines and tap >= 0 else f"routine {routine}"
 
     def _owner(self, routine: int) -> str:
-        if routine >= len(self.routines):
+        member = self.routines[routine] if routine < len(self.routines) else None
+        if member is None:
             return ""
-        flow = self.routines[routine].flow
+        flow = member.flow
         known = not self._stale and flow < self.process.room.flows
         pid = binding.FlowRecord(self.process, flow).read().pid if known else 0
         return f"flow {self.flows[flow]}" + (f", pid {pid}" if pid else "")
@@ -212,18 +214,19 @@ def _read_control(file: BinaryIO) -> bytes:
     return file.read(status.st_size)
 
 
-def _read_about(text: bytes) -> tuple[str, int | None, list[str], list[Member]]:
+def _read_about(text: bytes) -> tuple[str, int | None, list[str], list[Member | None]]:
     """Reads the text that `about` made: name, parent, flows and routines. If it is damaged, all of them are empty."""
     try:
         said: dict[str, Any] = json.loads(text.rstrip(b"\0"))  # there may be room for more names
         flows = [printable(str(name)) for name in said["flows"]]
-        routines = [
-            Member(printable(str(name)), range(len(flows))[flow], tuple(printable(str(counter)) for counter in counters))
-            for name, flow, counters in said["routines"]
-        ]
+        routines = [None if entry is None else _read_member(*entry, flows=flows) for entry in said["routines"]]
         return printable(str(said.get("name", ""))), int(said["parent"]), flows, routines
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
         return "", None, [], []
+
+
+def _read_member(name: object, flow: int, counters: Sequence[object], *, flows: list[str]) -> Member:
+    return Member(printable(str(name)), range(len(flows))[flow], tuple(printable(str(counter)) for counter in counters))
 
 
 def text_of(pipe: Listing) -> list[str]:

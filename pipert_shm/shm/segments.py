@@ -281,8 +281,9 @@ class ControlSegment:
             raise SharedMemoryFull(purpose, size, free_bytes(), self.needs().shm_size) from error
 
     def tell(self, about: bytes) -> None:
-        """Replaces the text behind the records, for `pipert-shm ls`, by one that is not shorter."""
-        calls.write_at(self._fd, about, self.process.records_bytes())
+        """Replaces the text behind the records, for `pipert-shm ls`."""
+        start = self.process.records_bytes()
+        calls.write_at(self._fd, about.ljust(os.fstat(self._fd).st_size - start, b"\0"), start)
 
     def close(self) -> None:
         """Gives up the lock. The mapping stays, for counters and for views that outlive the pipe."""
