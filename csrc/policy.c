@@ -33,7 +33,7 @@ static void trace_eviction(pshm_port *port, const pshm_edge *edge, uint64_t cell
                              message->sequence);
     else
         pshm_port_trace_drop(port, edge->local ? PSHM_TRACE_TAKEN : PSHM_TRACE_DROP, reason,
-                             edge->receiver, UINT32_MAX, cell);
+                             edge->receiver, PSHM_TRACE_NO_FRAME, cell);
 }
 
 /* Each edge loses two at most, the new one and one that it takes back. Only damage makes

@@ -16,7 +16,7 @@ pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awai
     port->record = record;
     port->routine = port->origin = routine;
     port->awaited = awaited;
-    port->frame_origin = PSHM_TRACE_NOBODY;
+    port->frame_origin = PSHM_TRACE_NO_FRAME;
     pthread_mutex_init(&port->sending, NULL);
     return port;
 }

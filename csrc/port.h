@@ -32,6 +32,7 @@
 
 #include "edge.h"
 #include "process.h"
+#include "trace.h"
 
 #define PSHM_OUTS 64u /* the most outgoing edges: a set of them is a 64-bit word */
 #define PSHM_INS 256u /* the most places for incoming edges */
@@ -55,7 +56,8 @@ typedef struct pshm_port {
     pshm_process *process;
     pshm_routine_record *record;
     uint32_t routine;
-    uint32_t origin; /* what its messages carry as their origin, and its hops; by default `routine` */
+    uint32_t
+        origin; /* what its messages carry as their origin, and its hops; by default `routine` */
     _Atomic uint32_t notice;
     bool hurried; /* the caller must not be kept: a send says PSHM_NOTICE where it would sleep */
     pthread_mutex_t sending; /* around a send's holds and pushes; never across a wait */
@@ -147,7 +149,7 @@ static inline void pshm_port_trace_call(const pshm_port *port, uint32_t kind, ui
 }
 static inline void pshm_port_trace_sleep(const pshm_port *port, uint32_t kind,
                                          uint64_t asleep_ns) {
-    if (asleep_ns != 0) pshm_port_trace(port, kind, 0, UINT32_MAX, 0, asleep_ns, 0);
+    if (asleep_ns != 0) pshm_port_trace(port, kind, 0, PSHM_TRACE_NO_FRAME, 0, asleep_ns, 0);
 }
 
 /* Notes that a frame was dropped, by this sender or this receiver. */

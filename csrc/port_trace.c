@@ -12,10 +12,10 @@ void pshm_port_trace(const pshm_port *port, uint32_t kind, uint32_t other, uint3
     pshm_trace_event event = {.time_ns = ended_ns != 0 ? ended_ns : pshm_now(),
                               .began_ns = began_ns,
                               .sequence = sequence,
-                              .kind = (uint8_t)kind,
+                              .kind = kind,
                               .routine = narrow(port->routine),
                               .other = narrow(other),
-                              .origin = narrow(origin)};
+                              .origin = origin};
     pshm_trace_note(&event);
 }
 
@@ -23,10 +23,10 @@ void pshm_port_trace_drop(const pshm_port *port, uint32_t kind, uint32_t reason,
                           uint32_t origin, uint64_t sequence) {
     pshm_trace_event event = {.time_ns = pshm_now(),
                               .sequence = sequence,
-                              .kind = (uint8_t)kind,
-                              .detail = (uint8_t)reason,
+                              .kind = kind,
+                              .detail = reason,
                               .routine = narrow(port->routine),
                               .other = narrow(other),
-                              .origin = narrow(origin)};
+                              .origin = origin};
     pshm_trace_note(&event);
 }

@@ -59,7 +59,7 @@ static void trace_loss(const pshm_edge *edge, uint64_t messages) {
                               .detail = PSHM_REASON_CRASH,
                               .routine = (uint16_t)edge->sender,
                               .other = (uint16_t)edge->receiver,
-                              .origin = PSHM_TRACE_NOBODY};
+                              .origin = PSHM_TRACE_NO_FRAME};
     pshm_trace_note(&event);
 }
 

@@ -30,7 +30,8 @@
 #define PSHM_TRACE_EVENTS (1u << 24) /* the most of a ring */
 #define PSHM_TRACE_NAMES 256u
 #define PSHM_TRACE_NAME_BYTES 64u
-#define PSHM_TRACE_NOBODY 0xffffu /* in place of a routine or a flow: none, or unknown */
+#define PSHM_TRACE_NOBODY 0xffffu      /* in place of a routine or a flow: none, or unknown */
+#define PSHM_TRACE_NO_FRAME UINT32_MAX /* in place of an origin */
 
 /* What an event is about. `routine` did it; it took from began_ns to time_ns. */
 enum pshm_trace_kind {
@@ -62,11 +63,11 @@ typedef struct pshm_trace_event {
     uint64_t time_ns; /* CLOCK_MONOTONIC */
     uint64_t began_ns;
     uint64_t sequence; /* of the frame */
-    uint8_t kind;
-    uint8_t detail;
+    uint32_t origin;   /* of the frame, as its message carries it */
     uint16_t routine;
-    uint16_t other;  /* the routine at the wire's other end, or an index of a name */
-    uint16_t origin; /* of the frame; PSHM_TRACE_NOBODY where no frame is meant */
+    uint16_t other; /* the routine at the wire's other end, or an index of a name */
+    uint32_t kind;
+    uint32_t detail;
 } pshm_trace_event;
 
 #define PSHM_TRACE_WORDS (sizeof(pshm_trace_event) / sizeof(uint64_t))

@@ -76,7 +76,7 @@ static PyObject *call(pshm_hot_path *hot, PyObject *main_logic) {
 static PyObject *traced_call(pshm_hot_path *hot, PyObject *main_logic) {
     pshm_port *port = hot->port;
     const pshm_delivery *delivery = hot->delivery;
-    port->frame_origin = hot->source ? port->routine : delivery->origin;
+    port->frame_origin = hot->source ? port->origin : delivery->origin;
     port->frame = hot->source ? port->record->sequence : delivery->sequence;
     if (!hot->source) pshm_port_trace_call(port, PSHM_TRACE_DECODE, 0, delivery->received_ns);
     uint64_t began = pshm_now();

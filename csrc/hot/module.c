@@ -53,10 +53,10 @@ static PyObject *pickle_rules(PyObject *module, PyObject *functions) {
 /* trace(kind, detail, routine, other, origin, sequence, began_ns, ended_ns) */
 static PyObject *trace(PyObject *module, PyObject *arguments) {
     (void)module;
-    unsigned char kind, detail;
-    unsigned short routine, other, origin;
+    unsigned kind, detail, origin;
+    unsigned short routine, other;
     unsigned long long sequence, began_ns, ended_ns;
-    if (!PyArg_ParseTuple(arguments, "bbHHHKKK", &kind, &detail, &routine, &other, &origin,
+    if (!PyArg_ParseTuple(arguments, "IIHHIKKK", &kind, &detail, &routine, &other, &origin,
                           &sequence, &began_ns, &ended_ns))
         return NULL;
     pshm_trace_event event = {.time_ns = ended_ns != 0 ? ended_ns : pshm_now(),

@@ -26,10 +26,10 @@ static pshm_trace_event event_of(uint32_t writer, uint64_t n) {
                               .began_ns = pshm_test_pattern(n, writer),
                               .sequence = pshm_test_pattern(n, writer + WRITERS),
                               .kind = PSHM_TRACE_SPAN,
-                              .detail = (uint8_t)n,
+                              .detail = (uint32_t)n,
                               .routine = (uint16_t)writer,
                               .other = (uint16_t)n,
-                              .origin = (uint16_t)(n >> 16)};
+                              .origin = (uint32_t)(n >> 16)};
 }
 
 static bool look_reading(void *context) {

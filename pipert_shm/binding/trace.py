@@ -12,6 +12,7 @@ EVENTS: int = lib.PSHM_TRACE_EVENTS  # the most of a ring
 NAMES: int = lib.PSHM_TRACE_NAMES
 NAME_BYTES: int = lib.PSHM_TRACE_NAME_BYTES
 NOBODY: int = lib.PSHM_TRACE_NOBODY  # in place of a routine or a flow
+NO_FRAME: int = lib.PSHM_TRACE_NO_FRAME  # in place of an origin
 
 CALL: int = lib.PSHM_TRACE_CALL
 MEMBER: int = lib.PSHM_TRACE_MEMBER

@@ -60,7 +60,7 @@ class MainLogic:
         self._control = control
         self._logic = plan.logic
         self._routine = plan.routine
-        self._origin = plan.origin
+        self._number, self._origin = plan.number, plan.origin
         self._home = context.home
         self._port = context.port
         self._outbox = context.outbox

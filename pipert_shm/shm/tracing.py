@@ -111,7 +111,7 @@ def note(
     *,
     other: int = 0,
     detail: int = 0,
-    origin: int = trace.NOBODY,
+    origin: int = trace.NO_FRAME,
     sequence: int = 0,
     began_ns: int = 0,
     ended_ns: int = 0,
@@ -119,4 +119,4 @@ def note(
     """Notes an event, if this process is traced. Any thread."""
     if on:
         with suppress(OverflowError):  # of numbers that no frame has, which somebody wrote into a meta
-            trace.note(kind, detail, min(routine, trace.NOBODY), other, min(origin, trace.NOBODY), sequence, began_ns, ended_ns)
+            trace.note(kind, detail, routine, other, origin, sequence, began_ns, ended_ns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipert_shm.extras import to_install
@@ -33,13 +33,15 @@ class PerfettoFile:
     """One trace.
 
     :param flows: their names, by number.
-    :param routines: their names, and the numbers of their flows, by number.
+    :param names: of routines, by number, and by the number that messages carry.
+    :param flow_of: by the number of a routine, that of its flow.
     :raises ImportError: when the extra `trace` is missing.
     """
 
-    def __init__(self, flows: Sequence[str], routines: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, flows: Mapping[int, str], names: Mapping[int, str], flow_of: Mapping[int, int]) -> None:
         self._flows = flows
-        self._routines = routines
+        self._names = names
+        self._flow_of = flow_of
         self._builder = _builder()
         self._uuids: dict[Track, int] = {}
 
@@ -59,15 +61,12 @@ class PerfettoFile:
 
     # ---- names -----------------------------------------------------------------------------------
 
-    def _routine(self, number: int) -> str:
-        return self._routines[number][0] if number < len(self._routines) else f"tap or routine {number}"
-
     def _frame(self, frame: Frame) -> str:
-        return f"{self._routine(frame[0])} #{frame[1]}"
+        return f"{self._names[frame[0]]} #{frame[1]}"
 
     def _name(self, track: Track) -> str:
         match track.kind:
-            case "flow" if track.number < len(self._flows):
+            case "flow" if track.number in self._flows:
                 return f"flow {self._flows[track.number]}"
             case "flow":
                 return "launcher"
@@ -76,10 +75,10 @@ class PerfettoFile:
             case "wires":
                 return "wires"
             case "wire":
-                return f"{self._routine(track.number)} -> {self._routine(track.other)}"
+                return f"{self._names[track.number]} -> {self._names[track.other]}"
             case "thread":
-                return f"{self._routine(track.number)}, thread {track.other}"
-        return self._routine(track.number)
+                return f"{self._names[track.number]}, thread {track.other}"
+        return self._names[track.number]
 
     def _parent(self, track: Track) -> Track | None:
         match track.kind:
@@ -89,8 +88,7 @@ class PerfettoFile:
                 return WIRES
             case "events":
                 return Track("flow", track.number)
-        known = track.number < len(self._routines)
-        return Track("flow", self._routines[track.number][1]) if known else LAUNCHER
+        return Track("flow", self._flow_of.get(track.number, LAUNCHER.number))
 
     def _uuid(self, track: Track) -> int:
         """The number of a track, which is described at its first use."""

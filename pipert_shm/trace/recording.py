@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipert_shm.binding import trace
+from pipert_shm.graph.model import Plan
+from pipert_shm.graph.names import Names
 from pipert_shm.limits import check_count
 from pipert_shm.parent.session import Session
 from pipert_shm.parent.tracing import Noted
@@ -54,28 +56,49 @@ def recording(session: Session, events: int = EVENTS) -> Iterator[tuple[TraceRep
     if events > trace.EVENTS:
         raise ValueError(f"events must be at most {trace.EVENTS:,}, not {events:,}")
     require_perfetto()
-    report, content = TraceReport(), list[bytes]()
+    report, content, known = TraceReport(), list[bytes](), _Known(session.plan)
     session.tracing.begin(1 << (events - 1).bit_length())
     try:
         yield report, content
     finally:
         noted = session.tracing.end()
-    flows, members = session.plan.directory()
-    file = PerfettoFile(flows, [(member.name, member.flow) for member in members])
-    slices = timeline(noted)
-    _complete(report, noted, flows)
-    file.add([*_losses(noted), *slices])
+    known.learn(session.plan)  # of what was added or removed meanwhile, too
+    file = PerfettoFile(known.flows, known.names, known.flow_of)
+    _complete(report, noted, known.flows)
+    file.add([*_losses(noted), *timeline(noted)])
     content.append(file.finish())
 
 
-def _complete(report: TraceReport, noted: list[Noted], flows: list[str]) -> None:
+class _Known:
+    """The flows and routines of a pipe, those that were removed among them.
+
+    Attributes:
+        flows: their names, by number.
+        names: of routines, by number, and by the number that messages carry.
+        flow_of: by the number of a routine, that of its flow.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.flows: dict[int, str] = {}
+        self.names = Names()
+        self.flow_of: dict[int, int] = {}
+        self.learn(plan)
+
+    def learn(self, plan: Plan) -> None:
+        """Adds those that are there now. One that has the number of another by now replaces it."""
+        self.flows.update((number, name) for name, number in plan.flow_numbers.items())
+        self.names.update(plan.names)
+        self.flow_of.update((item.number, plan.flow_numbers[item.flow]) for item in plan.routines)
+
+
+def _complete(report: TraceReport, noted: list[Noted], flows: Mapping[int, str]) -> None:
     report.events = sum(len(process.events) for process in noted)
     for process in noted:
         if process.lost:
-            name = flows[process.flow] if process.flow < len(flows) else "launcher"
+            name = flows.get(process.flow, "launcher")
             report.lost[name] = report.lost.get(name, 0) + process.lost
     there = {process.flow for process in noted}
-    report.missing = [name for number, name in enumerate(flows) if number not in there]
+    report.missing = [name for number, name in flows.items() if number not in there]
 
 
 def _losses(noted: list[Noted]) -> Iterator[Slice]:

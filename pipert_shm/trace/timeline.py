@@ -1,7 +1,7 @@
 """What happened when, on which track: made of the events that the processes of a pipe have noted.
 
-A frame is its origin's routine number and its sequence; a wire is the numbers of the routines at its ends. Some parts of a
-frame's way are not noted but follow from what is: its time in a queue, a receiver's waking up, and the encoding of a result.
+A frame is its origin, as messages carry it, and its sequence; a wire is the numbers of the routines at its ends. Some parts of
+a frame's way are not noted but follow from what is: its time in a queue, a receiver's waking up, and the encoding of a result.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pipert_shm import binding
 from pipert_shm.binding import trace
+from pipert_shm.graph.names import number_of
 from pipert_shm.parent.tracing import Noted
 
 Frame = tuple[int, int]
@@ -69,18 +70,18 @@ class Event(NamedTuple):
     time_ns: int
     began_ns: int
     sequence: int
-    kind: int
-    detail: int
+    origin: int
     routine: int
     other: int
-    origin: int
+    kind: int
+    detail: int
     name: str
     flow: int
 
     @property
     def frame(self) -> tuple[Frame, ...]:
         """Its frame, if it is about one."""
-        return () if self.origin == trace.NOBODY else ((self.origin, self.sequence),)
+        return () if self.origin == trace.NO_FRAME else ((self.origin, self.sequence),)
 
 
 def timeline(noted: Iterable[Noted]) -> list[Slice]:
@@ -95,7 +96,7 @@ def _events(noted: Iterable[Noted]) -> Iterable[Event]:
     for process in noted:
         names = process.names
         for row in process.events.tolist():
-            name = names[row[6]] if row[3] in NAMED and row[6] < len(names) else ""
+            name = names[row[5]] if row[6] in NAMED and row[5] < len(names) else ""
             yield Event._make((*row, name, process.flow))
 
 
@@ -157,7 +158,7 @@ class _Builder:
         elif event.kind == trace.DECODE:
             name = "decode"
         else:
-            name = "send" if event.origin == event.routine else "forward"
+            name = "send" if number_of(event.origin) == event.routine else "forward"
         made = self._put(event, name)
         made.frames = frames
         for frame in frames:
