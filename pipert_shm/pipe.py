@@ -862,6 +862,17 @@ class Pipe:
             self._built().gone.wait(seconds)
         return report
 
+    def _trace(self, seconds: float) -> tuple[TraceReport, bytes]:
+        """The content of such a file, for who sends it elsewhere."""
+        session = self._built()
+        if session.gone.is_set():
+            raise PipeStateError("trace(): the pipe has ended")
+        from pipert_shm.trace.recording import recording
+
+        with recording(session) as (report, content):
+            session.gone.wait(seconds)
+        return report, content[0]
+
     def tracing(self, path: str | os.PathLike[str], *, events: int = 65_536) -> AbstractContextManager[TraceReport]:
         """Traces the pipe while the `with` block lasts, and writes the trace to a file, for https://ui.perfetto.dev.
 
