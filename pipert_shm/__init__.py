@@ -66,6 +66,8 @@ from pipert_shm.wire import QueueNetwork, Wire
 if TYPE_CHECKING:
     from pipert_shm.api.app import create_app
     from pipert_shm.api.server import APIWrapper
+    from pipert_shm.attached import Attached, attach
+    from pipert_shm.attached_source import AttachedSource
     from pipert_shm.bridges.cockpit import get_socket_logger
     from pipert_shm.bridges.rpc import RPCPipeWrapper
     from pipert_shm.pipeline_file.loading import PipelineFile
@@ -101,6 +103,8 @@ __all__ = [
     "UNLINK_EVENT_NAME",
     "APIWrapper",
     "Annotator",
+    "Attached",
+    "AttachedSource",
     "BasicTransmitter",
     "BatchRoutine",
     "CenterFaceHead",
@@ -176,6 +180,7 @@ __all__ = [
     "WireStatistics",
     "WiresValidation",
     "YoloHead",
+    "attach",
     "create_app",
     "events",
     "from_callable",
@@ -186,6 +191,9 @@ __all__ = [
 
 _LAZY = {
     "APIWrapper": "pipert_shm.api.server",
+    "attach": "pipert_shm.attached",
+    "Attached": "pipert_shm.attached",
+    "AttachedSource": "pipert_shm.attached_source",
     "create_app": "pipert_shm.api.app",
     "get_socket_logger": "pipert_shm.bridges.cockpit",
     "PipelineFile": "pipert_shm.pipeline_file.loading",

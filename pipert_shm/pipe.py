@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -46,6 +48,7 @@ from pipert_shm.graph.plan import audience_of
 from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.limits import Policy, check_count, check_flag, check_queue, check_seconds
 from pipert_shm.parent.program_end import note_end, note_start, wait_for_served
+from pipert_shm.parent.relays import STRUCTURE
 from pipert_shm.parent.session import Session
 from pipert_shm.routine import Role, Routine
 from pipert_shm.shm.segments import sweep_stale
@@ -106,13 +109,15 @@ class Pipe:
         would be dropped. The pipe runs at the same rate, with less CPU.
     :param event_board: accepted for compatibility with PipeRT2, and not used.
     :param on_failure: what the pipe does when a routine or a flow has failed for good: `continue` without it, or `stop`.
+    :param name: what others call the pipe: see the attribute. `pipert_shm.attach` finds it by this name.
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
     :raises ValueError: when an argument is out of range.
-    :raises TypeError: when the network, the logger or the transmitter is of another type.
+    :raises TypeError: when the network, the logger, the transmitter or the name is of another type.
 
     Attributes:
-        name: what `pipert-shm top` and the dashboard call the pipe; set it before `build()`. By default the logger's name; if
-            that is "Pipe", the program's name, or that of the file that `pipert-shm run` runs.
+        is_named: whether it was given a name, or a logger that has one.
+        name: what `pipert_shm.attach`, `pipert-shm top` and the dashboard call the pipe; set it before `build()`. By default
+            the logger's name; if that is "Pipe", the program's name, or that of the file that `pipert-shm run` runs.
 
     >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, SourceRoutine
     >>> class Fast(SourceRoutine):
@@ -145,6 +150,7 @@ class Pipe:
         event_board: object = None,
         on_failure: Literal["continue", "stop"] = "continue",
         grace_period: float = 5.0,
+        name: str | None = None,
     ) -> None:
         defaults = _defaults(network, logger, data_transmitter, policy, capacity, timeout)
         check_seconds("grace_period", grace_period)
@@ -154,7 +160,7 @@ class Pipe:
         if on_failure not in ("continue", "stop"):
             raise ValueError(f"on_failure must be 'continue' or 'stop', not {shown(on_failure)}")
         self.logger = logger if logger is not None else logging.getLogger(DEFAULT_NAME)
-        self.name = self.logger.name if self.logger.name != DEFAULT_NAME else _program()
+        self.name, self.is_named = _named(name, self.logger)
         self._has_own_logger = logger is None
         self._blueprint = Blueprint(defaults)
         self._memory_budget = None if memory_budget is None else int(memory_budget)
@@ -164,11 +170,10 @@ class Pipe:
         self._early: list[tuple[str, dict[str, Iterable[str]] | None, str | None, dict[str, Any]]] = []
         self._session: Session | None = None
         self._building = threading.RLock()
-        self._is_building = self._is_inline = False  # in build(), in run_inline()
+        self._is_building = self._is_inline = self._joined = False  # in build(), in run_inline(), after join()
         self._started = False  # and not stopped since
         self._was_started = self._ran_inline = False
         self._can_end = False  # whether an event was sent after which it may end
-        self._joined = False
         self._owner: int | None = None  # the process that built it
         self._controls: list[Control] = []  # through which others may start it
 
@@ -520,6 +525,7 @@ class Pipe:
         with interrupts_deferred():  # half a pipe could neither be joined nor killed
             session = Session(plan, audience, self.name, self.logger, self._grace, self._stop_on_failure)
             session.launch()
+            session.serve(STRUCTURE, partial(_structure_of, weakref.ref(self)))
             self._session = session
             self._blueprint.mark_built()
             note_start(self)
@@ -996,6 +1002,21 @@ def check_pipe(call: str, pipe: object) -> None:
     """:raises TypeError: when it is not a pipe."""
     if not isinstance(pipe, Pipe):
         raise TypeError(f"{call} takes a pipe, not {shown(pipe)}")
+
+
+def _structure_of(pipe: Callable[[], Pipe | None], body: bytes) -> bytes:
+    """The answer to an attached process that asks for the structure."""
+    its = pipe()
+    if its is None:
+        raise PipeStateError("the pipe has ended")
+    return json.dumps(its.get_pipe_structure()).encode()
+
+
+def _named(name: str | None, logger: logging.Logger) -> tuple[str, bool]:
+    """A pipe's name, and whether somebody has given it one."""
+    if name is not None:
+        return check_name("a pipe", name), True
+    return (logger.name, True) if logger.name != DEFAULT_NAME else (_program(), False)
 
 
 def _program() -> str:

@@ -1,9 +1,11 @@
 """Every message between the processes of a pipe.
 
-The parent, the launcher, the flows and the fork servers send each other these and nothing else. Objects of users (parameters of
-events, fields of log records, exceptions) travel in them as `bytes`, and only the process that needs them decodes them. So a
-message is made of this package's classes only, and decoding it runs no code of others.
+The parent, the launcher, the flows, the fork servers and attached processes send each other these and nothing else. Objects of
+users (parameters of events, fields of log records, exceptions) travel in them as `bytes`, and only the process that needs them
+decodes them. So a message is made of this package's classes only, and decoding it runs no code of others.
 """
+
+# longer than 400 lines: every kind stands here, each with its few fields, and none does anything
 
 from pipert_shm.control.attachment import Attachment
 from pipert_shm.events import Audience, Event
@@ -172,6 +174,52 @@ class TapEnded(Message):
     """A tap's sender has let go of it."""
 
     edge: int
+
+
+# ---- attached processes, launcher and parent -----------------------------------------------------
+
+
+class Hello(Message):
+    """? The first message of a process that attaches. The answer is Welcome, or an Answer that says why not.
+
+    Attributes:
+        started: when the process began, in clock ticks since the system did.
+    """
+
+    started: int
+
+
+class Welcome(Message):
+    """The process is attached.
+
+    Attributes:
+        name: the pipe's.
+        names: of all routines, by number, and by the number that their messages carry.
+        audience: who can be addressed by events.
+    """
+
+    pipe_id: str
+    name: str
+    names: Names
+    audience: Audience
+
+
+class Relay(Message):
+    """? A question of an attached process to the parent, which the launcher passes on."""
+
+    kind: str
+    body: bytes
+
+
+class Relayed(Message):
+    """The answer to Relay.
+
+    Attributes:
+        error: the exception that is the answer, pickled; else empty.
+    """
+
+    body: bytes
+    error: bytes
 
 
 # ---- launcher to flow ----------------------------------------------------------------------------
@@ -423,6 +471,7 @@ class Record(Message):
 KINDS: tuple[type[Message], ...] = (
     Notify, Kill, Extend, AskNumbers, RemoveFlows, MakeTap, EndTap, Trace, RestartFlow,
     Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded,
+    Hello, Welcome, Relay, Relayed,
     StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, WantSlots,
     TraceInto, Extended,
     ReceiverDied, ReceiverFailed, SenderDied,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
 from dataclasses import replace
+from itertools import count
 from typing import Any, NoReturn
 
 from pipert_shm.errors import PipertError, UniqueRoutineName, WiresValidation

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pipert_shm import binding
+from pipert_shm.control.encoding import PROTOCOL
 from pipert_shm.graph.model import Plan, RoutinePlan
 from pipert_shm.graph.needs import OwnFrames, frame_ring, needs_of
-from pipert_shm.shm.listing import TAPS, about
+from pipert_shm.shm import sockets
+from pipert_shm.shm.listing import ATTACHED, TAPS, Meeting, about
 from pipert_shm.shm.needs import SHARE
 from pipert_shm.shm.rings import create_ring, page_up
 from pipert_shm.shm.segments import ControlSegment, free_bytes
@@ -23,23 +25,25 @@ class TapPlaces(NamedTuple):
 
     Attributes:
         routine: the routine number of the first.
-        taps: how many there can be.
+        taps: how many the parent can have.
+        attached: how many attached processes can have, behind those.
         edge: the edge number of the first.
     """
 
     routine: int
     taps: int
+    attached: int
     edge: int
 
 
 def tap_places(plan: Plan) -> TapPlaces:
     """The records of a plan's pipe that are kept for taps."""
-    return TapPlaces(len(plan.routines) + NEWCOMERS, TAPS, len(plan.edges) + LINKS)
+    return TapPlaces(len(plan.routines) + NEWCOMERS, TAPS, ATTACHED, len(plan.edges) + LINKS)
 
 
 def names_of(plan: Plan, name: str) -> bytes:
-    """The names in the control segment, for other programs: of the pipe, its flows and routines."""
-    return about(*plan.directory(), name)
+    """The names in the control segment, for other programs: of the pipe, its flows and routines; and where to attach to it."""
+    return about(*plan.directory(), name, Meeting(str(sockets.directory()), PROTOCOL))
 
 
 def control_room(plan: Plan) -> binding.ControlSize:
@@ -47,10 +51,10 @@ def control_room(plan: Plan) -> binding.ControlSize:
     largest = max((edge.capacity for edge in plan.edges), default=1)
     return binding.ControlSize(
         flows=len(plan.flows) + NEWCOMERS,
-        routines=len(plan.routines) + NEWCOMERS + TAPS,
-        edges=len(plan.edges) + LINKS + TAPS,
+        routines=len(plan.routines) + NEWCOMERS + TAPS + ATTACHED,
+        edges=len(plan.edges) + LINKS + TAPS + ATTACHED,
         # for each edge the live one, and those that are drained after crashes
-        incarnations=3 * (len(plan.edges) + TAPS) + 2 * LINKS,
+        incarnations=3 * (len(plan.edges) + TAPS) + 2 * LINKS + ATTACHED,
         cells=max(LEAST_CELLS, 1 << (largest - 1).bit_length()),
     )
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from pipert_shm import binding
@@ -36,6 +37,7 @@ from pipert_shm.flow.process import run_flow
 from pipert_shm.frozen import Frozen
 from pipert_shm.graph.model import Plan
 from pipert_shm.graph.needs import needs_of
+from pipert_shm.launcher.attaching import Attaching
 from pipert_shm.launcher.deaths import Deaths
 from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.extension import Extension
@@ -45,6 +47,7 @@ from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.parent import REFUSALS, Parent, Requests
 from pipert_shm.launcher.recovery import Recovery
+from pipert_shm.launcher.relays import Relays
 from pipert_shm.launcher.removal import Removal
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
@@ -53,6 +56,7 @@ from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
 from pipert_shm.launcher.tracing import Tracing
 from pipert_shm.launcher.watch import Watch
+from pipert_shm.shm import sockets
 from pipert_shm.shm.segments import ControlSegment, unlink_pipe
 from pipert_shm.system import calls, forked
 from pipert_shm.system.descriptors import RESERVED, Reserve
@@ -62,6 +66,8 @@ class LaunchOrder(Frozen):
     """All that a launcher starts with.
 
     Attributes:
+        name: the pipe's, for people.
+        meeting: the directory for the socket that others attach by.
         rings: per routine number, the ring that build() made for it, and its slot size.
         grace: seconds that a flow has to end in, before SIGKILL.
         stop_on_failure: whether the whole pipe ends when a routine or a flow has failed for good.
@@ -69,6 +75,8 @@ class LaunchOrder(Frozen):
 
     plan: Plan
     pipe_id: str
+    name: str
+    meeting: Path
     audience: Audience
     logger_name: str
     taps: TapPlaces
@@ -100,7 +108,7 @@ class Launcher:
         incarnations = Incarnations(segment, order.plan)
         edges = EdgeTable(segment, order.plan, incarnations, order.taps.edge)
         self._tracing = tracing = Tracing(roster)
-        self._taps = taps = Taps(roster, incarnations, order.taps, parent.tell, parent.refuse)
+        self._taps = taps = Taps(roster, incarnations, order.taps, parent)
         self._recovery = recovery = Recovery(roster, incarnations, edges, taps)
         self._rewiring = rewiring = Rewiring(roster, incarnations, edges, recovery)
         self._lifecycle = lifecycle = Lifecycle(
@@ -114,7 +122,12 @@ class Launcher:
             roster, watch, edges, recovery, lifecycle, stderr, deaths, self._be_flow, self._from_flow, self._note_up
         )
         self._supervisor = supervisor = Supervisor(roster, recovery, lifecycle, stderr, deaths, starts, order.grace)
-        parent.serve(Requests(parent, roster, watch, lifecycle, taps, extension, removal, starts, supervisor, tracing).table)
+        relays = Relays(parent.tell)
+        self._attaching = attaching = Attaching(order.name, order.meeting, roster, watch, lifecycle, taps, relays)
+        requests = Requests(
+            parent, roster, watch, lifecycle, taps, extension, removal, starts, supervisor, relays, attaching.tell_all, tracing
+        )
+        parent.serve(requests.table)
         self._signals = signals
         watch.add(signals, lambda: None)  # wakes the loop, which reads it
 
@@ -123,6 +136,7 @@ class Launcher:
         for flow in list(self._roster.flows.values()):
             with contained(self._logger, f"starting flow {flow.name!r}"):
                 self._starts.launch(flow, self._order.rings)
+        self._attaching.listen()  # afterwards: so the first flows inherit nothing of it
         while any(flow.is_pending for flow in self._roster.flows.values()) or not self._is_over():
             with contained(self._logger, "waiting for what comes"):
                 actions = self._watch.wait(self._supervisor.due)
@@ -253,6 +267,7 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         if reserve is not None:
             reserve.close()
         try:
+            sockets.remove(order.meeting, order.pipe_id)
             unlink_pipe(order.pipe_id, keep_traces=launcher is not None and launcher.is_read)
         finally:
             forked.exit_process(status)

@@ -10,10 +10,11 @@ from pipert_shm.control.channel import Received
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.guard import contained
 from pipert_shm.control.log_relay import LogRelay
-from pipert_shm.control.messages import Answer, Died, Ended, Failed, Numbers, Removed, TapEnded, TapMade
+from pipert_shm.control.messages import Answer, Died, Ended, Failed, Numbers, Relay, Removed, TapEnded, TapMade
 from pipert_shm.errors import describe
 from pipert_shm.parent.line import Line, Unanswered
 from pipert_shm.parent.outcome import Outcome
+from pipert_shm.parent.relays import Relays
 from pipert_shm.parent.taps import Taps
 from pipert_shm.system import calls
 
@@ -35,6 +36,7 @@ class Listener:
         line: Line,
         outcome: Outcome,
         taps: Taps,
+        relays: Relays,
         relay: LogRelay,
         gone: threading.Event,
         all_over: Callable[[], bool],
@@ -45,6 +47,7 @@ class Listener:
         self._line = line
         self._outcome = outcome
         self._taps = taps
+        self._relays = relays
         self._logger = relay.logger
         self._gone = gone
         self._all_over = all_over
@@ -78,6 +81,7 @@ class Listener:
         table.on_received(Numbers, lambda message, received: self._line.answer(received.question, message.free))
         table.on_received(Removed, lambda message, received: self._line.answer(received.question, message.fork_servers))
         table.on_received(TapMade, self._make_tap)
+        table.on_received(Relay, lambda message, received: self._relays.take(message, received.question))
         table.on(TapEnded, lambda message: self._taps.end(message.edge))
         return table
 

@@ -37,8 +37,10 @@ from pipert_shm.parent.fork_servers import ForkServers
 from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, Line, Unanswered
 from pipert_shm.parent.listener import Listener
 from pipert_shm.parent.outcome import Outcome
+from pipert_shm.parent.relays import Handler, Relays
 from pipert_shm.parent.taps import Taps
 from pipert_shm.parent.tracing import Tracing
+from pipert_shm.shm import sockets
 from pipert_shm.shm.segments import has_segments, unlink_pipe
 from pipert_shm.shm.states import State
 from pipert_shm.system import calls, forked
@@ -79,6 +81,8 @@ class Session:
         self._lock = threading.RLock()
         self._growing = threading.Lock()
         self._line = Line(self.gone, _turn_away)
+        self._relays = Relays(self._line)
+        self._meeting = sockets.directory()
         self._is_unsure = False  # whether the launcher took in what was added last
         self.segment = make_segment(plan, name)
         self.tracing = Tracing(self.segment.pipe_id, lambda order: self._ask(order, patience=PATIENCE))
@@ -121,7 +125,7 @@ class Session:
         self._taps = Taps(self.segment, self.plan.names, self._untap, self.relay.logger)
         self._fork_servers = ForkServers(self.segment, self._at_rest, self._logger.name, self._grace, self._logs_in)
         self._listener = Listener(
-            self._line, self.outcome, self._taps, self.relay, self.gone, self._all_over, self._end_launcher
+            self._line, self.outcome, self._taps, self._relays, self.relay, self.gone, self._all_over, self._end_launcher
         )
         order = self._order()
         self._launcher = forked.fork(lambda: launch(order, theirs, self._logs_in))
@@ -141,6 +145,8 @@ class Session:
         return LaunchOrder(
             plan=self.plan,
             pipe_id=self.segment.pipe_id,
+            name=self._name,
+            meeting=self._meeting,
             audience=self.audience,
             logger_name=self._logger.name,
             taps=tap_places(self.plan),
@@ -199,6 +205,7 @@ class Session:
             except KeyboardInterrupt:
                 self.relay.logger.info("interrupted again: flows have %g s to end, then they are killed", self._grace)
         self._listener.join()
+        self._relays.end()
         if not self._line.close():
             return
         self.relay.finish(self._grace)
@@ -210,6 +217,14 @@ class Session:
         """See `Pipe.tap`. Waits until the routine sends to it; other requests do not wait for that."""
         tap: Tap = self._ask(MakeTap(name), patience=LONG_PATIENCE, whom=f"routine {name!r}, in a call of its own perhaps,")
         return tap
+
+    def serve(self, kind: str, handler: Handler) -> None:
+        """Answers questions of attached processes: see `Attached.relay`.
+
+        :param handler: gets a question's bytes, and gives those of the answer. It is called on a thread that the questions of
+            this kind have for themselves; what it raises is raised where the question was asked.
+        """
+        self._relays.serve(kind, handler)
 
     def restart(self, flow: str) -> None:
         """See `Pipe.restart_flow`."""
@@ -335,6 +350,7 @@ class Session:
         self._await_flows()
         try:
             if has_segments(self.segment.pipe_id):
+                sockets.remove(self._meeting, self.segment.pipe_id)
                 unlink_pipe(self.segment.pipe_id, keep_traces=self.tracing.is_on)  # what the launcher could not
         except OSError as error:
             tell("can't clear up /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)

@@ -31,6 +31,10 @@ class Taps:
     def __contains__(self, edge: int) -> bool:
         return edge in self._taps
 
+    def all(self) -> list[Tap]:
+        """Those that have not ended."""
+        return list(self._taps.values())
+
     def make(self, message: TapMade) -> Tap:
         """The tap that the launcher has made a wire for."""
         edge = message.edge
@@ -46,10 +50,13 @@ class Taps:
 
     def end(self, edge: int) -> None:
         """Ends a tap whose wire is gone, and gives the edge back."""
-        tap = self._taps.pop(edge, None)
+        tap = self._taps.get(edge)
         if tap is not None:
-            tap.end()
-            tap.release()
+            try:
+                tap.end()
+                tap.release()
+            finally:
+                del self._taps[edge]  # last: who sees that it is gone finds its place given back
 
     def end_all(self) -> None:
         """Makes every reader stop: the pipe has ended."""
