@@ -48,7 +48,7 @@ from pipert_shm.graph.plan import audience_of
 from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.limits import Policy, check_count, check_flag, check_queue, check_seconds
 from pipert_shm.parent.program_end import note_end, note_start, wait_for_served
-from pipert_shm.parent.relays import STRUCTURE
+from pipert_shm.parent.relays import STRUCTURE, TRACE, Handler
 from pipert_shm.parent.session import Session
 from pipert_shm.routine import Role, Routine
 from pipert_shm.shm.segments import sweep_stale
@@ -61,6 +61,7 @@ from pipert_shm.transmitters import DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import QueueNetwork, Wire, check_transmitter
 
 if TYPE_CHECKING:
+    from pipert_shm.trace.answers import Traces
     from pipert_shm.trace.recording import TraceReport
 
 DEFAULT_NAME = "Pipe"
@@ -526,6 +527,7 @@ class Pipe:
             session = Session(plan, audience, self.name, self.logger, self._grace, self._stop_on_failure)
             session.launch()
             session.serve(STRUCTURE, partial(_structure_of, weakref.ref(self)))
+            session.serve(TRACE, _tracer_of(weakref.ref(session)))
             self._session = session
             self._blueprint.mark_built()
             note_start(self)
@@ -1017,6 +1019,21 @@ def _named(name: str | None, logger: logging.Logger) -> tuple[str, bool]:
     if name is not None:
         return check_name("a pipe", name), True
     return (logger.name, True) if logger.name != DEFAULT_NAME else (_program(), False)
+
+
+def _tracer_of(session: weakref.ref[Session]) -> Handler:
+    """Traces the pipe for attached processes. What that takes is loaded when the first one asks."""
+    traces: Traces | None = None
+
+    def answer(body: bytes) -> bytes:
+        nonlocal traces
+        if traces is None:
+            from pipert_shm.trace.answers import Traces
+
+            traces = Traces(session)
+        return traces.answer(body)
+
+    return answer
 
 
 def _program() -> str:

@@ -53,6 +53,7 @@ SAMPLES: tuple[Message, ...] = (
     messages.Ended(0),
     messages.Failed("key", ""), messages.Died("none", 1, ""), messages.Answer(), messages.TapMade(EDGE, 10**6),
     messages.TapEnded(10**6), messages.Hello(0), messages.Welcome("none", "", Names(), _AUDIENCE),
+   
     messages.Relay("nothing", b""), messages.Relayed(b"", b""), messages.StartRoutines((("nobody", 1),)), messages.HandleEvent(_EVENT, 512),
     messages.Refused("nobody", "why"), messages.AddTap("nobody", EDGE, 0), messages.RemoveTap("nobody", 0),
     messages.LinkOut("nobody", EDGE, 0), messages.UnlinkOut("nobody", 0, 0), messages.AddIn("nobody", EDGE, 0),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
+import weakref
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -16,19 +19,24 @@ from conftest import SHM
 from killing import await_successor, kill_flows, pid_of
 from pipert_shm import (
     START_EVENT_NAME,
+    APIWrapper,
     BatchRoutine,
     DestinationRoutine,
     MiddleRoutine,
     Pipe,
     PipeStateError,
+    RemoteRefusal,
     SourceRoutine,
     Wire,
     events,
 )
 from pipert_shm.binding import trace
+from pipert_shm.cli.trace import default_file, is_url, trace_by_name, trace_over_http
 from pipert_shm.limits import Policy
 from pipert_shm.shm import tracing
+from pipert_shm.trace import answers
 from routines import Burst, Forward, Frames, Gated, Items, Sink, chain
+from serving import free_port
 from traces import ReadTrace
 from waiting import Board, eventually
 
@@ -330,3 +338,64 @@ def test_a_ring_keeps_names_as_far_as_they_go() -> None:
     assert len(head.names[3].encode()) <= 63
     assert np.array_equal(noted["other"], [255])
     assert not list(SHM.glob("pipert-*-t*"))
+
+
+# ---- by others -----------------------------------------------------------------------------------
+
+
+def test_another_program_traces_by_name_and_over_http(tmp_path: Path) -> None:
+    pipe, port = Pipe(name="traced"), free_port()
+    chain(pipe, camera := Frames("camera", None, (40, 40), loan=True), Sink("screen"))
+    camera.set_const_fps(500)
+    with pipe, APIWrapper("127.0.0.1", port, pipe).run():
+        pipe.build()
+        pipe.notify_event(START_EVENT_NAME)
+        eventually(lambda: pipe.statistics().routines["screen"].received > 5)
+        command = [sys.executable, "-m", "pipert_shm.cli", "trace", "traced", "--seconds", "0.2", "-o", str(tmp_path / "t")]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert told.returncode == 0, told.stderr
+        assert " events; open it at" in told.stdout
+        content, report = trace_over_http(f"127.0.0.1:{port}", 0.2, None)
+        assert report.endswith(" events")
+        for shown in (ReadTrace.of(tmp_path / "t"), ReadTrace(content)):
+            assert len(shown.on("screen", "main_logic")) > 10
+        with pipe.tracing(tmp_path / "own"):
+            with pytest.raises(RemoteRefusal, match="being traced already"):
+                trace_over_http(f"127.0.0.1:{port}", 0.2, None)
+            with pytest.raises(PipeStateError, match="being traced already"):
+                trace_by_name("traced", 0.2)
+        assert not list(SHM.glob("pipert-*-t*"))
+        pipe.join(to_kill=True)
+
+
+@pytest.mark.parametrize(
+    ("pipe", "by_url", "file"),
+    [
+        ("yard", False, "yard.pftrace"),
+        ("my yard", False, "my_yard.pftrace"),
+        ("127.0.0.1:8080", True, "127.0.0.1_8080.pftrace"),
+        ("http://gate/", True, "gate_.pftrace"),
+    ],
+)
+def test_the_command_line_knows_names_from_addresses(pipe: str, by_url: bool, file: str) -> None:
+    assert is_url(pipe) == by_url
+    assert default_file(pipe) == Path(file)
+
+
+def test_a_trace_that_is_larger_than_a_message_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "PIECE", 100)
+    pipe = Pipe()
+    chain(pipe, camera := Frames("camera", None, (40, 40)), Sink("screen"))
+    camera.set_const_fps(200)
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    traces = answers.Traces(weakref.ref(pipe._built()))
+    content, report = answers.fetch(traces.answer, 0.1)
+    assert len(content) > 1000
+    assert report.endswith(" events")
+    assert ReadTrace(content).rows
+    with pytest.raises(ValueError, match="not there any more"):
+        traces.answer(b'{"number": 7, "from": 0}')
+    pipe.join(to_kill=True)
+    with pytest.raises(PipeStateError, match="has ended"):
+        answers.fetch(traces.answer, 0.1)

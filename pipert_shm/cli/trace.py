@@ -12,6 +12,25 @@ from pipert_shm.cli.remote import PATIENCE_S, detail_of
 from pipert_shm.errors import RemoteRefusal
 
 
+def is_url(pipe: str) -> bool:
+    """Whether a pipe is meant by the address of its HTTP control, and not by its name."""
+    _, colon, port = pipe.rpartition(":")
+    return "://" in pipe or bool(colon and port.isdigit())
+
+
+def trace_by_name(name: str, seconds: float) -> tuple[bytes, str]:
+    """Has a pipe of this machine traced, by its name or id: the file's content, and what is in it.
+
+    :raises PipertError, OSError, ImportError: when it can't be reached, or refuses.
+    """
+    from pipert_shm.attached import attach
+    from pipert_shm.parent.relays import TRACE
+    from pipert_shm.trace.answers import fetch
+
+    with attach(name) as pipe:
+        return fetch(lambda body: pipe.relay(TRACE, body, timeout=seconds + PATIENCE_S), seconds)
+
+
 def trace_over_http(url: str, seconds: float, token: str | None) -> tuple[bytes, str]:
     """Has a pipe traced by its HTTP control: the file's content, and what is in it.
 
