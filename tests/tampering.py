@@ -54,7 +54,8 @@ SAMPLES: tuple[Message, ...] = (
     messages.Failed("key", ""), messages.Died("none", 1, ""), messages.Answer(), messages.TapMade(EDGE, 10**6),
     messages.TapEnded(10**6), messages.Hello(0), messages.Welcome("none", "", Names(), _AUDIENCE),
    
-    messages.Relay("nothing", b""), messages.Relayed(b"", b""), messages.StartRoutines((("nobody", 1),)), messages.HandleEvent(_EVENT, 512),
+    messages.Relay("nothing", b""), messages.Relayed(b"", b""),
+    messages.StartRoutines((("nobody", 1),)), messages.HandleEvent(_EVENT, 512),
     messages.Refused("nobody", "why"), messages.AddTap("nobody", EDGE, 0), messages.RemoveTap("nobody", 0),
     messages.LinkOut("nobody", EDGE, 0), messages.UnlinkOut("nobody", 0, 0), messages.AddIn("nobody", EDGE, 0),
     messages.ExpectIn("nobody", 0), messages.RemoveIn("nobody", 0), messages.WantSlots("nobody", 1, 1),

@@ -17,6 +17,7 @@ import pytest
 
 from conftest import SHM
 from killing import await_successor, kill_flows, pid_of
+from media import bikes
 from pipert_shm import (
     START_EVENT_NAME,
     APIWrapper,
@@ -27,6 +28,7 @@ from pipert_shm import (
     PipeStateError,
     RemoteRefusal,
     SourceRoutine,
+    VideoSource,
     Wire,
     events,
 )
@@ -338,6 +340,26 @@ def test_a_ring_keeps_names_as_far_as_they_go() -> None:
     assert len(head.names[3].encode()) <= 63
     assert np.array_equal(noted["other"], [255])
     assert not list(SHM.glob("pipert-*-t*"))
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
+def test_a_video_source_shows_capture_decoding_and_conversion(live: bool, tmp_path: Path) -> None:
+    """A file's in the call; a live stream's on the thread that reads it all the time."""
+    pytest.importorskip("av")
+    pipe = Pipe(policy="block")
+    chain(pipe, VideoSource(str(bikes()), "camera", live=live, reconnect=False), Sink("screen"))
+    pipe.build()
+    with pipe.tracing(tmp_path / "t"):
+        pipe.notify_event(START_EVENT_NAME)
+        eventually(lambda: pipe.statistics().routines["screen"].received > 5)
+    pipe.join(to_kill=True)
+    shown = ReadTrace.of(tmp_path / "t")
+    row = next(row for row in shown.rows if row.startswith("camera, thread")) if live else "camera"
+    for name in ("decode", "convert"):
+        found = shown.on(row, name)
+        assert len(found) > 4
+        assert all(one.within == (() if live else ("main_logic",)) for one in found)
+        assert sum(one.end - one.begin for one in found) > 1_000_000
 
 
 # ---- by others -----------------------------------------------------------------------------------
