@@ -39,6 +39,7 @@ from pipert_shm.shm import tracing
 from pipert_shm.trace import answers
 from routines import Burst, Forward, Frames, Gated, Items, Sink, chain
 from serving import free_port
+from streams import serve
 from traces import ReadTrace
 from waiting import Board, eventually
 
@@ -342,24 +343,41 @@ def test_a_ring_keeps_names_as_far_as_they_go() -> None:
     assert not list(SHM.glob("pipert-*-t*"))
 
 
-@pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
-def test_a_video_source_shows_capture_decoding_and_conversion(live: bool, tmp_path: Path) -> None:
-    """A file's in the call; a live stream's on the thread that reads it all the time."""
-    pytest.importorskip("av")
+def spans_of_a_source(source: VideoSource, path: Path) -> ReadTrace:
+    """A trace of a source and a screen, while some frames come."""
     pipe = Pipe(policy="block")
-    chain(pipe, VideoSource(str(bikes()), "camera", live=live, reconnect=False), Sink("screen"))
+    chain(pipe, source, Sink("screen"))
     pipe.build()
-    with pipe.tracing(tmp_path / "t"):
+    with pipe.tracing(path):
         pipe.notify_event(START_EVENT_NAME)
         eventually(lambda: pipe.statistics().routines["screen"].received > 5)
     pipe.join(to_kill=True)
-    shown = ReadTrace.of(tmp_path / "t")
-    row = next(row for row in shown.rows if row.startswith("camera, thread")) if live else "camera"
+    return ReadTrace.of(path)
+
+
+def test_a_file_s_decoding_and_conversion_are_in_the_call(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    shown = spans_of_a_source(VideoSource(str(bikes()), "camera"), tmp_path / "t")
     for name in ("decode", "convert"):
-        found = shown.on(row, name)
+        found = [one for one in shown.on("camera", name) if one.within == ("main_logic",)]
         assert len(found) > 4
-        assert all(one.within == (() if live else ("main_logic",)) for one in found)
         assert sum(one.end - one.begin for one in found) > 1_000_000
+
+
+def test_a_live_stream_s_capture_and_decoding_are_on_the_thread_that_reads_it(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    url = f"http://127.0.0.1:{free_port()}/stream"
+    server = serve("mpjpeg", url, 320, 240)
+    try:
+        shown = spans_of_a_source(VideoSource(url, "camera"), tmp_path / "t")
+    finally:
+        server.kill()
+    (row,) = (row for row in shown.rows if row.startswith("camera, thread"))
+    assert shown.rows[row] == "flow camera"
+    capture, decode, convert = (shown.on(row, name) for name in ("capture", "decode", "convert"))
+    assert len(convert) > 4
+    assert all(one.within == () for one in (*capture, *decode, *convert))
+    assert sum(one.end - one.begin for one in capture) > 10 * sum(one.end - one.begin for one in decode)  # it waits for frames
 
 
 # ---- by others -----------------------------------------------------------------------------------
