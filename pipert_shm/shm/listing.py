@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from pipert_shm import binding
 from pipert_shm.display.tables import printable
-from pipert_shm.shm.segments import CONTROL, PAGE, PREFIX, SEGMENT, SHM, is_stale, open_file
+from pipert_shm.shm.segments import CONTROL, PAGE, PREFIX, SEGMENT, SHM, TRACE, is_stale, open_file
 
 TAPS = 8  # places of a pipe for the taps of its parent
 ATTACHED = 64  # and behind them, as the last of its routine numbers, for those of attached processes
@@ -68,7 +68,7 @@ class Segment:
 
     Attributes:
         size: bytes.
-        what: `control`, or whose ring it is, or why that is unknown.
+        what: `control`, or whose ring it is, or why that is unknown; `trace` for what a process notes for a trace.
         owner: flow and pid of the process that makes the frames in it; empty if that is unknown.
         slots: number and size of a ring's slots; None if it is not a ring, or can't be read.
         held: how many slots each holder keeps, by routine. A slot may have several holders.
@@ -167,11 +167,13 @@ class Control:
         """What one of the pipe's segments is.
 
         :param name: of its file.
-        :param part: the last part of the name: CONTROL, or a serial.
+        :param part: the last part of the name: CONTROL, a serial, or TRACE and a number.
         :param size: bytes.
         """
         if part == CONTROL:
             return Segment(name, size, "control")
+        if part.startswith(TRACE):
+            return Segment(name, size, "trace")
         serial = int(part)
         owner = binding.serial_owner(serial)
         segment = Segment(name, size, f"ring of {self._name(owner)}", self._owner(owner))
