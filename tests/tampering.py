@@ -48,7 +48,8 @@ _AUDIENCE = Audience({}, {}, {})
 SAMPLES: tuple[Message, ...] = (
     messages.Notify(_EVENT, 0), messages.Kill(), messages.Extend(Growth({}, {}, {}, {}, [], _AUDIENCE), 0),
     messages.AskNumbers(1), messages.RemoveFlows(("none",), False), messages.Numbers(()), messages.Removed(()),
-    messages.MakeTap("nobody"), messages.EndTap(10**6), messages.RestartFlow("none"), messages.Ready(), messages.Started(),
+    messages.MakeTap("nobody"), messages.EndTap(10**6), messages.Trace(10**6, 0),
+    messages.RestartFlow("none"), messages.Ready(), messages.Started(),
     messages.Ended(0),
     messages.Failed("key", ""), messages.Died("none", 1, ""), messages.Answer(), messages.TapMade(EDGE, 10**6),
     messages.TapEnded(10**6), messages.Hello(0), messages.Welcome("none", "", Names(), _AUDIENCE),
@@ -57,6 +58,7 @@ SAMPLES: tuple[Message, ...] = (
     messages.Refused("nobody", "why"), messages.AddTap("nobody", EDGE, 0), messages.RemoveTap("nobody", 0),
     messages.LinkOut("nobody", EDGE, 0), messages.UnlinkOut("nobody", 0, 0), messages.AddIn("nobody", EDGE, 0),
     messages.ExpectIn("nobody", 0), messages.RemoveIn("nobody", 0), messages.WantSlots("nobody", 1, 1),
+    messages.TraceInto(0, 0, 0, 0),
     messages.Extended(Names({0: "nobody"}), _AUDIENCE),
     messages.ReceiverDied("nobody", 0), messages.ReceiverFailed("nobody", 0),
     messages.SenderDied("nobody"), messages.StateChanged(10**6, 1, 1, ""), messages.Notified(_EVENT, "nobody"),

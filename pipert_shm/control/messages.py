@@ -13,6 +13,7 @@ from pipert_shm.frozen import Frozen
 from pipert_shm.graph.extension import Growth
 from pipert_shm.graph.model import EdgePlan, RoutinePlan
 from pipert_shm.graph.names import Names
+from pipert_shm.graph.replacement import Replacement
 
 
 class Message(Frozen):
@@ -73,10 +74,57 @@ class EndTap(Message):
     edge: int
 
 
+class Trace(Message):
+    """? Begin to trace the pipe; or end a trace.
+
+    Attributes:
+        serial: of the trace.
+        events: that each process keeps, at most; 0: end it.
+    """
+
+    serial: int
+    events: int
+
+
 class RestartFlow(Message):
     """Kill a flow and start it afresh."""
 
     flow: str
+
+
+class Changing(Message):
+    """? A change in several steps begins, or has ended. In between nothing that fails ends the pipe, nor is it over.
+
+    Attributes:
+        held: routines that lose wires. They wait for others, and don't end meanwhile.
+    """
+
+    on: bool
+    held: tuple[str, ...]
+
+
+class Replace(Message):
+    """? Put other routines into flows. The launcher's end of the channel of the fork server that has them comes with it."""
+
+    replacement: Replacement
+    fork_server: int
+
+
+class AwaitRuns(Message):
+    """? Answer when these flows are up, and `setup()` has returned in each of their routines that is to run."""
+
+    flows: tuple[str, ...]
+
+
+class SetParameters(Message):
+    """? Set parameters of a routine that runs. The launcher passes it on to the flow, which answers with ParametersSet.
+
+    Attributes:
+        packed: their values, by name.
+    """
+
+    routine: str
+    packed: bytes
 
 
 # ---- launcher to parent --------------------------------------------------------------------------
@@ -156,6 +204,12 @@ class TapMade(Message):
 
     edge: EdgePlan
     incarnation: int
+
+
+class ServerEnded(Message):
+    """A fork server that no flow needed any more was killed, and is to be reaped."""
+
+    pid: int
 
 
 class TapEnded(Message):
@@ -298,6 +352,22 @@ class WantSlots(Message):
     message_slots: int
 
 
+class TraceInto(Message):
+    """Note what the flow does, in a ring of events to be made; or note nothing any more.
+
+    Attributes:
+        serial: of the trace.
+        ring: the number of the ring; 0: note nothing.
+        events: that it keeps, at most.
+        flow: the flow's number.
+    """
+
+    serial: int
+    ring: int
+    events: int
+    flow: int
+
+
 class Extended(Message):
     """Routines were added or removed.
 
@@ -358,6 +428,24 @@ class Handled(Message):
     """The handlers of an event have returned; its cost is as in HandleEvent."""
 
     cost: int
+
+
+class SetUp(Message):
+    """A routine's `setup()` has returned."""
+
+    routine: int
+    run: int
+
+
+class ParametersSet(Message):
+    """The answer to SetParameters.
+
+    Attributes:
+        why: they are not set; empty when they are.
+    """
+
+    routine: str
+    why: str
 
 
 class Recovered(Message):
@@ -441,12 +529,14 @@ class Record(Message):
 # ---- all of them ---------------------------------------------------------------------------------
 
 KINDS: tuple[type[Message], ...] = (
-    Notify, Kill, Extend, AskNumbers, RemoveFlows, MakeTap, EndTap, RestartFlow,
-    Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded,
+    Notify, Kill, Extend, AskNumbers, RemoveFlows, MakeTap, EndTap, Trace, RestartFlow,
+    Changing, Replace, AwaitRuns, SetParameters,
+    Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded, ServerEnded,
     Hello, Welcome, Relay, Relayed,
-    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, WantSlots, Extended,
+    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, WantSlots,
+    TraceInto, Extended,
     ReceiverDied, ReceiverFailed, SenderDied,
-    StateChanged, Notified, Handled, Recovered, Unlinked, TapRefused,
+    StateChanged, SetUp, Notified, Handled, ParametersSet, Recovered, Unlinked, TapRefused,
     ForkFlow, Reap, Forked, Reaped,
     Record,
 )  # fmt: skip

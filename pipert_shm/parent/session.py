@@ -33,12 +33,14 @@ from pipert_shm.graph.model import Plan
 from pipert_shm.graph.reduction import plan_without
 from pipert_shm.launcher.footprint import make_rings, make_segment, names_of, tap_places
 from pipert_shm.launcher.loop import LaunchOrder, launch
+from pipert_shm.parent.changes import Changes
 from pipert_shm.parent.fork_servers import ForkServers
 from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, Line, Unanswered
 from pipert_shm.parent.listener import Listener
 from pipert_shm.parent.outcome import Outcome
 from pipert_shm.parent.relays import Handler, Relays
 from pipert_shm.parent.taps import Taps
+from pipert_shm.parent.tracing import Tracing
 from pipert_shm.shm import sockets
 from pipert_shm.shm.segments import has_segments, unlink_pipe
 from pipert_shm.shm.states import State
@@ -57,6 +59,8 @@ class Session:
     Attributes:
         gone: set when the launcher is gone, and with it all flows and every segment.
         outcome: whether all routines have ended, and what has failed.
+        changes: the steps of a change of flows that run.
+        tracing: traces the pipe.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Session:
         self._meeting = sockets.directory()
         self._is_unsure = False  # whether the launcher took in what was added last
         self.segment = make_segment(plan, name)
+        self.tracing = Tracing(self.segment.pipe_id, lambda order: self._ask(order, patience=PATIENCE))
         try:
             self._rings = make_rings(plan.routines, self.segment)
         except BaseException:
@@ -121,8 +126,17 @@ class Session:
         undo.callback(theirs.close)
         self._taps = Taps(self.segment, self.plan.names, self._untap, self.relay.logger)
         self._fork_servers = ForkServers(self.segment, self._at_rest, self._logger.name, self._grace, self._logs_in)
+        self.changes = Changes(self._ask, self._fork_servers, self._growing)
         self._listener = Listener(
-            self._line, self.outcome, self._taps, self._relays, self.relay, self.gone, self._all_over, self._end_launcher
+            self._line,
+            self.outcome,
+            self._taps,
+            self._relays,
+            self.relay,
+            self.gone,
+            self._all_over,
+            self._end_launcher,
+            self._fork_servers.reap,
         )
         order = self._order()
         self._launcher = forked.fork(lambda: launch(order, theirs, self._logs_in))
@@ -348,7 +362,7 @@ class Session:
         try:
             if has_segments(self.segment.pipe_id):
                 sockets.remove(self._meeting, self.segment.pipe_id)
-                unlink_pipe(self.segment.pipe_id)  # what the launcher could not
+                unlink_pipe(self.segment.pipe_id, keep_traces=self.tracing.is_on)  # what the launcher could not
         except OSError as error:
             tell("can't clear up /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
 
