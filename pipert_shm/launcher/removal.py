@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from pipert_shm.control.messages import Extended, Kill, UnlinkOut
 from pipert_shm.errors import PipeStateError, WiresValidation
+from pipert_shm.events import Audience
 from pipert_shm.graph.model import Plan, RoutinePlan
+from pipert_shm.graph.names import Names
 from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.incarnations import Incarnations
@@ -124,8 +126,10 @@ class Removal:
             roster.dismiss(flow)
         roster.plan.dismiss([flow.name for flow in flows])
         lifecycle.audience = lifecycle.audience.without({flow.name for flow in flows})
+        gone = tuple(item.origin for flow in flows for item in flow.routines)
+        news = Extended(Names(), Audience({}, {}, {}), tuple(flow.name for flow in flows), gone)
         for flow in roster.flows.values():
-            roster.send(flow, Extended(roster.plan.names, lifecycle.audience))
+            roster.send(flow, news)
         self._rewiring.resize()
         self._then(self._end_servers({flow.server for flow in flows if flow.server is not None}))
         lifecycle.tell_if_ended()
