@@ -28,7 +28,7 @@ INTERNAL_EVENTS = (*LIFECYCLE_EVENTS, LINK_EVENT_NAME, UNLINK_EVENT_NAME, LOG_DA
 
 LARGEST_PARAMETERS = 1 << 20  # bytes that one event's parameters may take
 
-_NAMES = {"a routine": "camera", "a flow": "capture", "an event": "zoom"}  # examples
+_NAMES = {"a pipe": "yard", "a routine": "camera", "a flow": "capture", "an event": "zoom"}  # examples
 _MARK = "__pipert_events__"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 

@@ -34,12 +34,13 @@ def unguard(fd: int) -> None:
     lib.pshm_unguard(fd)
 
 
-def map_shared(fd: int, size: int) -> int:
-    """Maps a segment read-write and returns its address.
+def map_shared(fd: int, size: int, *, writable: bool = True) -> int:
+    """Maps a segment and returns its address.
 
     :raises OSError: when the kernel refuses.
     """
-    address = lib.mmap(ffi.NULL, size, lib.PROT_READ | lib.PROT_WRITE, lib.MAP_SHARED, fd, 0)
+    access = lib.PROT_READ | lib.PROT_WRITE if writable else lib.PROT_READ
+    address = lib.mmap(ffi.NULL, size, access, lib.MAP_SHARED, fd, 0)
     if int(ffi.cast("intptr_t", address)) == -1:
         raise OSError(ffi.errno, os.strerror(ffi.errno))
     return int(ffi.cast("uintptr_t", address))

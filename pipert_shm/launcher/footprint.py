@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pipert_shm import binding
+from pipert_shm.control.encoding import PROTOCOL
 from pipert_shm.graph.model import Plan, RoutinePlan
 from pipert_shm.graph.needs import OwnFrames, frame_ring, needs_of
-from pipert_shm.shm.listing import TAPS, about
+from pipert_shm.shm import sockets
+from pipert_shm.shm.listing import ATTACHED, TAPS, Meeting, about
 from pipert_shm.shm.needs import SHARE
 from pipert_shm.shm.rings import create_ring
 from pipert_shm.shm.segments import PAGE, ControlSegment, free_bytes
@@ -25,24 +27,26 @@ class TapPlaces(NamedTuple):
 
     Attributes:
         routine: the routine number of the first.
-        taps: how many there can be.
+        taps: how many the parent can have.
+        attached: how many attached processes can have, behind those.
         edge: the edge number of the first.
     """
 
     routine: int
     taps: int
+    attached: int
     edge: int
 
 
 def tap_places(plan: Plan) -> TapPlaces:
     """The records of a plan's pipe that are kept for taps."""
     room = control_room(plan)
-    return TapPlaces(room.routines - TAPS, TAPS, room.edges - TAPS)
+    return TapPlaces(room.routines - TAPS - ATTACHED, TAPS, ATTACHED, room.edges - TAPS - ATTACHED)
 
 
 def names_of(plan: Plan, name: str) -> bytes:
-    """The names in the control segment, for other programs: of the pipe, its flows and routines."""
-    return about(*plan.directory(), name)
+    """The names in the control segment, for other programs: of the pipe, its flows and routines; and where to attach to it."""
+    return about(*plan.directory(), name, Meeting(str(sockets.directory()), PROTOCOL))
 
 
 def control_room(plan: Plan) -> binding.ControlSize:
@@ -50,12 +54,12 @@ def control_room(plan: Plan) -> binding.ControlSize:
     largest = max((edge.capacity for edge in plan.edges), default=1)
     cells = max(LEAST_CELLS, 1 << (largest - 1).bit_length())
     links = min(LINKS, QUEUES // (LIVES * cells * binding.DESCRIPTOR_BYTES))
-    newcomers = max(0, min(NEWCOMERS, binding.ROUTINES - TAPS - len(plan.routines)))
+    newcomers = max(0, min(NEWCOMERS, binding.ROUTINES - TAPS - ATTACHED - len(plan.routines)))
     return binding.ControlSize(
         flows=len(plan.flows) + newcomers,
-        routines=len(plan.routines) + newcomers + TAPS,
-        edges=len(plan.edges) + links + TAPS,
-        incarnations=LIVES * (len(plan.edges) + TAPS + links),
+        routines=len(plan.routines) + newcomers + TAPS + ATTACHED,
+        edges=len(plan.edges) + links + TAPS + ATTACHED,
+        incarnations=LIVES * (len(plan.edges) + links + TAPS) + ATTACHED,
         cells=cells,
     )
 

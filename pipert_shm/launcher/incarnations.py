@@ -77,19 +77,28 @@ class Incarnations:
         self._of.setdefault(edge.number, []).append(number)
         return number
 
+    def free_bits(self, sender: RoutinePlan) -> int:
+        """How many bits are unused wherever a routine's messages can go."""
+        return len(BITS) - len(self._used(sender))
+
     def can_open(self, edge: EdgePlan, sender: RoutinePlan) -> bool:
         """Whether `open` would succeed."""
         return None not in self._spare(edge, sender)
 
     def _spare(self, edge: EdgePlan, sender: RoutinePlan) -> tuple[int | None, int | None]:
         """A free bit and the number of a free incarnation; None for what is not free."""
+        used = set() if edge.local else self._used(sender)
+        bit = 0 if edge.local else next((bit for bit in BITS if bit not in used), None)
+        number = next((i.number for i in self._all if i.state in (binding.FREE, binding.SWEPT)), None)
+        return bit, self._one_more() if number is None else number
+
+    def _used(self, sender: RoutinePlan) -> set[int]:
+        """The bits that are used somewhere where a routine's messages can go."""
         used: set[int] = set()
         for other, numbers in self._of.items():
             if self._reach[other] & sender.reach:
                 used.update(self._all[number].bit for number in numbers if self._all[number].state != binding.SWEPT)
-        bit = 0 if edge.local else next((bit for bit in BITS if bit not in used), None)
-        number = next((i.number for i in self._all if i.state in (binding.FREE, binding.SWEPT)), None)
-        return bit, self._one_more() if number is None else number
+        return used - {0}
 
     def provide(self, count: int) -> None:
         """Has at least so many records, if there is room.

@@ -1,7 +1,8 @@
 """Makes, opens, locks, lists and sweeps shared-memory segments.
 
-A pipe has one control segment, `/dev/shm/pipert-<id>-c`, and one segment per ring, `/dev/shm/pipert-<id>-<serial>`. The id
-is random and serials only grow, so no name is used twice. Every process of a pipe keeps a shared lock (an open file
+A pipe has one control segment, `/dev/shm/pipert-<id>-c`, and one segment per ring, `/dev/shm/pipert-<id>-<serial>`. While it
+is traced, each of its processes has one more, `/dev/shm/pipert-<id>-t<number>` (shm/tracing.py). The id is random, and serials
+and numbers only grow, so no name is used twice. Every process of a pipe keeps a shared lock (an open file
 description lock) on the control segment; the kernel lets go of it when the process dies, however it dies. A pipe whose
 control segment can be locked exclusively has no process left, and `sweep_stale()` removes it.
 """
@@ -30,7 +31,8 @@ from pipert_shm.system.descriptors import Reserve
 SHM = Path("/dev/shm")
 PREFIX = "pipert-"
 CONTROL = "c"
-SEGMENT = re.compile(PREFIX + r"([0-9a-f]{12})-(c|[0-9]+)")
+TRACE = "t"
+SEGMENT = re.compile(PREFIX + r"([0-9a-f]{12})-(c|t?[0-9]+)")
 MODE = 0o600
 PAGE = mmap.PAGESIZE
 
@@ -45,7 +47,7 @@ def new_pipe_id() -> str:
 def segment_name(pipe_id: str, part: str | int) -> str:
     """The name of a pipe's segment, as shm_open wants it: with a slash before it.
 
-    :param part: CONTROL, or a ring's serial.
+    :param part: CONTROL, a ring's serial, or TRACE and a number.
     """
     return f"/{PREFIX}{pipe_id}-{part}"
 
@@ -109,11 +111,15 @@ def unlink(name: str) -> None:
         return  # another process was faster
 
 
-def unlink_pipe(pipe_id: str) -> None:
-    """Removes every segment of a pipe, the control segment last. Mapped memory stays valid."""
+def unlink_pipe(pipe_id: str, *, keep_traces: bool = False) -> None:
+    """Removes every segment of a pipe, the control segment last. Mapped memory stays valid.
+
+    :param keep_traces: spares what its processes noted for a trace, which somebody is going to read.
+    """
     control = segment_name(pipe_id, CONTROL)
+    kept = f"{PREFIX}{pipe_id}-{TRACE}" if keep_traces else None
     for name in calls.listing(SHM):
-        if name.startswith(f"{PREFIX}{pipe_id}-") and f"/{name}" != control:
+        if name.startswith(f"{PREFIX}{pipe_id}-") and f"/{name}" != control and not (kept and name.startswith(kept)):
             unlink(f"/{name}")
     unlink(control)
 
@@ -273,6 +279,18 @@ class ControlSegment:
         _lock(segment.fd, fcntl.F_RDLCK)
         binding.guard(segment.fd)
         return cls(pipe_id, segment.fd, _map_control(pipe_id, segment.size), segment.size)
+
+    @classmethod
+    def look_in(cls, pipe_id: str) -> ControlSegment:
+        """Opens the segment of a pipe without its lock: it does not count as in use by this process, which is no part of it.
+
+        :raises posix_ipc.ExistentialError: when the pipe is gone.
+        """
+        segment = calls.open_shared(segment_name(pipe_id, CONTROL))
+        try:
+            return cls(pipe_id, -1, calls.map_memory(segment.fd, segment.size), segment.size)
+        finally:
+            segment.close_fd()
 
     def _take_first(self, used: binding.ControlSize) -> None:
         """Gives memory to the first records of each kind."""
