@@ -91,6 +91,14 @@ class Restarted(Answer):
     outcome: str = Field(examples=["on its way"])
 
 
+class Removed(Answer):
+    """A flow that is gone."""
+
+    flow: str
+    """The flow, or the name that its replicas shared."""
+    outcome: str = Field(examples=["removed"])
+
+
 class RoutineStructure(Answer):
     """One routine, and the events that it handles besides those that all do."""
 
