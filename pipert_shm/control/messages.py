@@ -332,6 +332,12 @@ class RemoveIn(Message):
     edge: int
 
 
+class LetEnd(Message):
+    """The routine was held, and may end when its streams have: it has heard of its wires before this."""
+
+    routine: str
+
+
 class WantSlots(Message):
     """Have at least so many slots in the routine's ring, and in that of its messages."""
 
@@ -504,7 +510,8 @@ KINDS: tuple[type[Message], ...] = (
     Notify, Kill, Extend, AskNumbers, RemoveFlows, MakeTap, EndTap, RestartFlow, Changing, Replace, AwaitRuns, SetParameters,
     Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded, ServerEnded,
     Hello, Welcome, Relay, Relayed,
-    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, WantSlots, Extended,
+    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, LetEnd, WantSlots,
+    Extended,
     ReceiverDied, ReceiverFailed, SenderDied,
     StateChanged, SetUp, Notified, Handled, ParametersSet, Recovered, Unlinked, TapRefused,
     ForkFlow, Reap, Forked, Reaped,

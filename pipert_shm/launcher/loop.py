@@ -127,9 +127,7 @@ class Launcher:
         requests = Requests(
             parent, roster, lifecycle, taps, extension, removal, starts, supervisor, servers, relays, attaching.tell_all
         )
-        self._changes = changes = Changes(
-            parent, roster, lifecycle, order.taps.edge, servers, supervisor.replace_by_order, attaching.tell_all
-        )
+        self._changes = changes = Changes(parent, roster, lifecycle, servers, supervisor.replace_by_order, attaching.tell_all)
         deaths.on_down, starts.on_launch = changes.note_down, servers.end_unused
         changes.serve(requests.table)
         parent.serve(requests.table)
