@@ -74,6 +74,18 @@ class EndTap(Message):
     edge: int
 
 
+class Trace(Message):
+    """? Begin to trace the pipe; or end a trace.
+
+    Attributes:
+        serial: of the trace.
+        events: that each process keeps, at most; 0: end it.
+    """
+
+    serial: int
+    events: int
+
+
 class RestartFlow(Message):
     """Kill a flow and start it afresh."""
 
@@ -346,6 +358,22 @@ class WantSlots(Message):
     message_slots: int
 
 
+class TraceInto(Message):
+    """Note what the flow does, in a ring of events to be made; or note nothing any more.
+
+    Attributes:
+        serial: of the trace.
+        ring: the number of the ring; 0: note nothing.
+        events: that it keeps, at most.
+        flow: the flow's number.
+    """
+
+    serial: int
+    ring: int
+    events: int
+    flow: int
+
+
 class Extended(Message):
     """Routines were added or removed.
 
@@ -507,11 +535,12 @@ class Record(Message):
 # ---- all of them ---------------------------------------------------------------------------------
 
 KINDS: tuple[type[Message], ...] = (
-    Notify, Kill, Extend, AskNumbers, RemoveFlows, MakeTap, EndTap, RestartFlow, Changing, Replace, AwaitRuns, SetParameters,
+    Notify, Kill, Extend, AskNumbers, RemoveFlows, MakeTap, EndTap, Trace, RestartFlow,
+    Changing, Replace, AwaitRuns, SetParameters,
     Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded, ServerEnded,
     Hello, Welcome, Relay, Relayed,
     StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, LetEnd, WantSlots,
-    Extended,
+    TraceInto, Extended,
     ReceiverDied, ReceiverFailed, SenderDied,
     StateChanged, SetUp, Notified, Handled, ParametersSet, Recovered, Unlinked, TapRefused,
     ForkFlow, Reap, Forked, Reaped,

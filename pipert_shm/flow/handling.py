@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from pipert_shm import binding
+from pipert_shm.binding import trace
 from pipert_shm.control.guard import contained
 from pipert_shm.control.messages import Handled, HandleEvent, ParametersSet, SetParameters, StartRoutines
 from pipert_shm.errors import describe
@@ -31,6 +33,7 @@ from pipert_shm.flow.runner import Runner
 from pipert_shm.frozen import Frozen
 from pipert_shm.opaque import unpack
 from pipert_shm.parameters import setters_of
+from pipert_shm.shm import tracing
 from pipert_shm.system import calls, forked
 from pipert_shm.system.descriptors import advised
 
@@ -183,6 +186,7 @@ class Handling:
         for name in event.routines:
             runner = self._runners[name]
             runner.record.begin_handler()
+            began_ns = binding.now_ns()
             try:
                 self._handle_for(runner, event)
             except BaseException as error:
@@ -191,6 +195,9 @@ class Handling:
                 runner.failures.tell(f"event {event.name!r} failed", error)
             finally:
                 runner.record.end_handler()
+                if tracing.on:
+                    shown = tracing.name_index(event.name)
+                    tracing.note(trace.EVENT, runner.number, other=shown, began_ns=began_ns)
             forked.end_if_stray(self._home, None)
 
     def _handle_for(self, runner: Runner, event: Event) -> None:

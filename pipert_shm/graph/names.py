@@ -6,6 +6,11 @@ MOST_PAST = 1024  # routines that were removed and whose names are kept
 _NUMBER = 0xFFFF
 
 
+def number_of(origin: int) -> int:
+    """The number of a routine, from that which its messages carry."""
+    return origin & _NUMBER
+
+
 class Names(dict[int, str]):
     """Names by the number of a routine, and by the number that its messages carry: `RoutinePlan.origin`.
 
@@ -14,4 +19,4 @@ class Names(dict[int, str]):
     """
 
     def __missing__(self, number: int) -> str:
-        return f"routine {number & _NUMBER}"
+        return f"routine {number_of(number)}"

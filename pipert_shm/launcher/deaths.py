@@ -17,6 +17,7 @@ from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.restarts import pause_after_death, pause_after_failed_start
 from pipert_shm.launcher.roster import Flow, Roster
+from pipert_shm.launcher.tracing import Tracing
 from pipert_shm.launcher.watch import Watch
 from pipert_shm.shm.states import EndReason, FlowState
 from pipert_shm.system import calls
@@ -74,6 +75,7 @@ class Deaths:
         if flow.peer is not None:
             flow.peer.hear_last_words()
         flow.note_exit(exit_code, ending=self._lifecycle.ending)
+        Tracing.note(flow, "down", exit_code)
         self.release(flow)
         if self._lifecycle.ending:
             self._lifecycle.note_end(flow)

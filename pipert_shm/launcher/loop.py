@@ -55,6 +55,7 @@ from pipert_shm.launcher.servers import Servers
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
+from pipert_shm.launcher.tracing import Tracing
 from pipert_shm.launcher.watch import Watch
 from pipert_shm.shm import sockets
 from pipert_shm.shm.segments import ControlSegment, unlink_pipe
@@ -99,14 +100,15 @@ class Launcher:
         self._logger = logger = logging.getLogger(order.logger_name)
         self._segment = segment = ControlSegment.open(order.pipe_id)
         segment.reserve = reserve
-        control = segment.size
+        control = segment.taken_bytes
         segment.needs = lambda: needs_of(order.plan, control)
         self._watch = watch = Watch()
         self._parent = parent = Parent(channel, watch, logger, self._note_parent_gone)
         self._unready = set(order.plan.flows)
         self._roster = roster = Roster(order.plan, segment, logger)
-        incarnations = Incarnations(segment, order.plan)
+        incarnations = Incarnations(segment, order.plan, logger)
         edges = EdgeTable(segment, order.plan, incarnations, order.taps.edge)
+        self._tracing = tracing = Tracing(roster)
         self._taps = taps = Taps(roster, incarnations, order.taps, parent)
         self._recovery = recovery = Recovery(roster, incarnations, edges, taps)
         self._rewiring = rewiring = Rewiring(roster, incarnations, edges, recovery)
@@ -125,7 +127,18 @@ class Launcher:
         relays = Relays(parent.tell)
         self._attaching = attaching = Attaching(order.name, order.meeting, roster, watch, lifecycle, taps, relays)
         requests = Requests(
-            parent, roster, lifecycle, taps, extension, removal, starts, supervisor, servers, relays, attaching.tell_all
+            parent,
+            roster,
+            lifecycle,
+            taps,
+            extension,
+            removal,
+            starts,
+            supervisor,
+            servers,
+            relays,
+            attaching.tell_all,
+            tracing,
         )
         self._changes = changes = Changes(parent, roster, lifecycle, servers, supervisor.replace_by_order, attaching.tell_all)
         deaths.on_down, starts.on_launch = changes.note_down, servers.end_unused
@@ -229,7 +242,14 @@ class Launcher:
     def _note_handled(flow: Flow, message: Handled) -> None:
         flow.unhandled = max(0, flow.unhandled - message.cost)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody traces the pipe, and is there to read what was noted."""
+        return self._tracing.is_on and self._parent.is_open
+
     def _note_up(self, flow: Flow) -> None:
+        if flow.ready:
+            self._tracing.tell(flow)
         self._extension.note_up(flow)
         self._changes.look()
         if flow.name in self._unready:
@@ -241,7 +261,7 @@ class Launcher:
 def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
     """The whole life of the launcher's process, just forked."""
     status = 1
-    reserve = None
+    reserve = launcher = None
     try:
         reserve = Reserve(RESERVED)  # first: so it gets low numbers, which are there whatever the limit becomes
         signals, woken = calls.pipe()
@@ -254,7 +274,8 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         gc.freeze()  # what is here now is shared with every flow: keep the collector from touching it
         shield_records()
         forwarding_logger(order.logger_name, ForwardingHandler(logs, "launcher", "launcher"))
-        Launcher(order, parent, logs, reserve, signals).run()
+        launcher = Launcher(order, parent, logs, reserve, signals)
+        launcher.run()
         status = 0
     except BaseException as error:
         logging.getLogger(order.logger_name).exception("the launcher failed")
@@ -266,6 +287,6 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
             reserve.close()
         try:
             sockets.remove(order.meeting, order.pipe_id)
-            unlink_pipe(order.pipe_id)
+            unlink_pipe(order.pipe_id, keep_traces=launcher is not None and launcher.is_read)
         finally:
             forked.exit_process(status)

@@ -12,7 +12,8 @@ from pipert_shm.opaque import portable
 from pipert_shm.parent.line import Line
 from pipert_shm.system import calls
 
-STRUCTURE = "structure"  # the kind of question that every pipe answers
+STRUCTURE = "structure"  # the kinds of questions that every pipe answers
+TRACE = "trace"
 PATIENCE = 2.0  # seconds that a handler which is at work may delay the end of a pipe
 
 Handler = Callable[[bytes], bytes]

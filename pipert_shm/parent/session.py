@@ -40,6 +40,7 @@ from pipert_shm.parent.listener import Listener
 from pipert_shm.parent.outcome import Outcome
 from pipert_shm.parent.relays import Handler, Relays
 from pipert_shm.parent.taps import Taps
+from pipert_shm.parent.tracing import Tracing
 from pipert_shm.shm import sockets
 from pipert_shm.shm.segments import has_segments, unlink_pipe
 from pipert_shm.shm.states import State
@@ -59,6 +60,7 @@ class Session:
         gone: set when the launcher is gone, and with it all flows and every segment.
         outcome: whether all routines have ended, and what has failed.
         changes: the steps of a change of flows that run.
+        tracing: traces the pipe.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Session:
         self._meeting = sockets.directory()
         self._is_unsure = False  # whether the launcher took in what was added last
         self.segment = make_segment(plan, name)
+        self.tracing = Tracing(self.segment.pipe_id, lambda order: self._ask(order, patience=PATIENCE))
         try:
             self._rings = make_rings(plan.routines, self.segment)
         except BaseException:
@@ -249,7 +252,7 @@ class Session:
         return free
 
     def remove(self, flows: Sequence[str], receivers_wait: bool) -> None:
-        """Removes flows, and waits until their processes are gone. If it raises, nothing has changed, unless the pipe has ended.
+        """Removes flows, and waits until their processes are gone. If it raises, nothing has changed, or the pipe has ended.
 
         :param flows: their names; of a flow with replicas those of all replicas.
         :raises WiresValidation: when others need one of them.
@@ -359,7 +362,7 @@ class Session:
         try:
             if has_segments(self.segment.pipe_id):
                 sockets.remove(self._meeting, self.segment.pipe_id)
-                unlink_pipe(self.segment.pipe_id)  # what the launcher could not
+                unlink_pipe(self.segment.pipe_id, keep_traces=self.tracing.is_on)  # what the launcher could not
         except OSError as error:
             tell("can't clear up /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
 
