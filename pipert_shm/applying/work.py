@@ -139,9 +139,7 @@ class Planner:
 
     def _refuse(self, difference: Difference) -> None:
         faults = [
-            self._after.fault(
-                detail.where, f"{detail}: this can't be changed while the pipe runs; put it back, or run the file afresh"
-            )
+            self._after.fault(detail.where, f"{detail.change}: not while the pipe runs; put it back, or run the file afresh")
             for detail in difference.refused
         ]
         if faults:
