@@ -99,6 +99,15 @@ class Removed(Answer):
     outcome: str = Field(examples=["removed"])
 
 
+class Applied(Answer):
+    """What a pipeline's file has changed, or would change."""
+
+    dry_run: bool
+    """Whether nothing was done."""
+    changes: list[str] = Field(examples=[["+ flow 'second': camera2"]])
+    """A line for each change; none when the pipe is like the file already."""
+
+
 class RoutineStructure(Answer):
     """One routine, and the events that it handles besides those that all do."""
 
