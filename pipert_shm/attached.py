@@ -34,6 +34,7 @@ from pipert_shm.control.messages import (
 )
 from pipert_shm.errors import PipeStateError, UnknownTarget, describe, shown
 from pipert_shm.events import Audience, check_event_name, checked_flow_routines
+from pipert_shm.graph.names import Names
 from pipert_shm.limits import check_seconds
 from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, Line, Unanswered, error_of
 from pipert_shm.parent.relays import STRUCTURE
@@ -113,7 +114,7 @@ class Attached:
             raise PipeStateError(f"pipe {self._title} has ended") from None
         self._line = Line(self._gone, _turn_away)
         self._line.use(channel, self._logger)
-        self._taps = Taps(self._segment, (), self._untap, self._logger)
+        self._taps = Taps(self._segment, Names(), self._untap, self._logger)
         self._table = self._make_table()
         self._audience = Audience({}, {}, {})
         self._known: tuple[list[str], list[Any]] = [], []
@@ -121,10 +122,13 @@ class Attached:
         weakref.finalize(self, _unmap, self._segment).atexit = False
         try:
             calls.start_thread(self._thread)
+        except OSError:
+            self._line.close()
+            raise
+        try:
             self._greet()
         except BaseException:
-            self._line.stop_hearing()
-            self._line.close()
+            self.close()
             raise
 
     def _greet(self) -> None:

@@ -388,8 +388,8 @@ class Pipe:
 
         :param names: those of the flows; that of a flow with replicas stands for all of them. All are removed, or none.
         :raises UnknownTarget: when there is no such flow.
-        :raises WiresValidation: when a flow that stays joins what comes from one of them, or puts results in order by it: remove
-            both.
+        :raises WiresValidation: when a flow that stays joins what comes from one of them, or puts results in order by it:
+            remove both.
         :raises TypeError: when a name is not a str, or there is none.
         :raises PipeStateError: when the pipe has ended.
         """

@@ -171,11 +171,6 @@ class Requests:
         else:
             self._parent.tell(Answer(), received.question)
 
-    def _withdraw(self, question: int) -> None:
-        """The parent could not read what it was sent."""
-        if not self._relays.fail(question, "the process that built the pipe could not read the question"):
-            self._taps.withdraw(self._parent, question)
-
     def _give_numbers(self, message: AskNumbers, received: Received) -> None:
         try:
             self._parent.tell(Numbers(self._removal.numbers(message.count)), received.question)
@@ -184,13 +179,18 @@ class Requests:
 
     def _remove(self, message: RemoveFlows, received: Received) -> None:
         def tell(fork_servers: tuple[int, ...]) -> None:
+            self._tell_attached(Extended(self._roster.plan.names, self._lifecycle.audience))
             self._parent.tell(Removed(fork_servers), received.question)
-            self._tell_attached(Extended(self._roster.plan.names, self._lifecycle.audience.picklable()))
 
         try:
             self._removal.begin(message.flows, message.receivers_wait, tell)
         except REFUSALS as error:
             self._parent.refuse(received.question, error)
+
+    def _withdraw(self, question: int) -> None:
+        """The parent could not read what it was sent."""
+        if not self._relays.fail(question, "the process that built the pipe could not read the question"):
+            self._taps.withdraw(self._parent, question)
 
     def _extend(self, message: Extend, received: Received) -> None:
         question, server = received.question, None

@@ -241,7 +241,7 @@ class Session:
         return free
 
     def remove(self, flows: Sequence[str], receivers_wait: bool) -> None:
-        """Removes flows, and waits until their processes are gone. If it raises, nothing has changed, unless the pipe has ended.
+        """Removes flows, and waits until their processes are gone. If it raises, nothing has changed, or the pipe has ended.
 
         :param flows: their names; of a flow with replicas those of all replicas.
         :raises WiresValidation: when others need one of them.

@@ -27,12 +27,6 @@ class Found(Frozen):
     name: str
     meeting: Meeting
 
-    @property
-    def listens(self) -> bool:
-        """Whether its launcher listens, or never will: of one that is just beginning it does not yet."""
-        directory = self.meeting.directory
-        return not directory or Path(directory, self.pipe_id).exists()
-
 
 def running() -> list[Found]:
     """The pipes of this user that run."""
@@ -62,7 +56,7 @@ def find(wanted: str) -> Found | None:
 
 
 def await_pipe(wanted: str, timeout: float | None) -> Found:
-    """The pipe of this name or id, as soon as there is one, and others can attach to it.
+    """The pipe of this name or id, as soon as there is one.
 
     :param timeout: seconds to wait for it; 0: not at all; None: as long as it takes.
     :raises UnknownTarget: when there is none.
@@ -70,13 +64,18 @@ def await_pipe(wanted: str, timeout: float | None) -> Found:
     """
     deadline = float("inf") if timeout is None else time.monotonic() + timeout
     found = find(wanted)
-    if not (found and found.listens) and timeout != 0:
+    if timeout != 0 and not _listens(found):
         with Changes(_directories()) as changes:
-            while not ((found := find(wanted)) and found.listens) and (left := deadline - time.monotonic()) > 0:
+            while not _listens(found := find(wanted)) and (left := deadline - time.monotonic()) > 0:
                 changes.wait(min(left, LOOK_AGAIN))
     if found is None:
         raise UnknownTarget("pipe", wanted, [pipe.name or pipe.pipe_id for pipe in running()])
     return found
+
+
+def _listens(pipe: Found | None) -> bool:
+    """Whether a pipe is there, and has got as far as to make its socket; if it never makes one, attaching says so."""
+    return pipe is not None and (not pipe.meeting.directory or Path(pipe.meeting.directory, pipe.pipe_id).exists())
 
 
 def _directories() -> list[Path]:
