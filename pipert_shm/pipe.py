@@ -175,6 +175,7 @@ class Pipe:
         self._started = False  # and not stopped since
         self._was_started = self._ran_inline = False
         self._can_end = False  # whether an event was sent after which it may end
+        self._pipeline_file: object = None  # the `PipelineFile` that it was made from, and is like now
         self._owner: int | None = None  # the process that built it
         self._controls: list[Control] = []  # through which others may start it
 
@@ -227,16 +228,19 @@ class Pipe:
         process = ProcessSettings(max_rss, cpus, nice).plain()
         spec = FlowSpec(routines, replicas, ordered, Restart(restart, max_restarts, restart_window), process)
         self._blueprint.add_flow(flow_name, spec, auto_wire, data_transmitter)
-        for routine in routines:
-            routine.flow_name = flow_name
-            routine._notifier = self._notify
-            routine._logger = with_plog(self.logger.getChild(f"{flow_name}.{routine.name}"))
+        self._adopt(flow_name, *routines)
         if data_transmitter is not None and not auto_wire:
             self.logger.warning(
                 "create_flow(%r, …): data_transmitter is for the wires that auto_wire makes, and here it makes none; give it "
                 "to the wires: Wire(camera, screen, data_transmitter=…)",
                 flow_name,
             )
+
+    def _adopt(self, flow: str, *routines: Routine) -> None:
+        for routine in routines:
+            routine.flow_name = flow
+            routine._notifier = self._notify
+            routine._logger = with_plog(self.logger.getChild(f"{flow}.{routine.name}"))
 
     def link(self, *wires: Wire) -> None:
         """Adds wires, which the next `build()` makes.

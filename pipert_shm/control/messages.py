@@ -13,6 +13,7 @@ from pipert_shm.frozen import Frozen
 from pipert_shm.graph.extension import Growth
 from pipert_shm.graph.model import EdgePlan, RoutinePlan
 from pipert_shm.graph.names import Names
+from pipert_shm.graph.replacement import Replacement
 
 
 class Message(Frozen):
@@ -89,6 +90,41 @@ class RestartFlow(Message):
     """Kill a flow and start it afresh."""
 
     flow: str
+
+
+class Changing(Message):
+    """? A change in several steps begins, or has ended. In between nothing that fails ends the pipe, nor is it over.
+
+    Attributes:
+        held: routines that lose wires. They wait for others, and don't end meanwhile.
+    """
+
+    on: bool
+    held: tuple[str, ...]
+
+
+class Replace(Message):
+    """? Put other routines into flows. The launcher's end of the channel of the fork server that has them comes with it."""
+
+    replacement: Replacement
+    fork_server: int
+
+
+class AwaitRuns(Message):
+    """? Answer when these flows are up, and `setup()` has returned in each of their routines that is to run."""
+
+    flows: tuple[str, ...]
+
+
+class SetParameters(Message):
+    """? Set parameters of a routine that runs. The launcher passes it on to the flow, which answers with ParametersSet.
+
+    Attributes:
+        packed: their values, by name.
+    """
+
+    routine: str
+    packed: bytes
 
 
 # ---- launcher to parent --------------------------------------------------------------------------
@@ -168,6 +204,12 @@ class TapMade(Message):
 
     edge: EdgePlan
     incarnation: int
+
+
+class ServerEnded(Message):
+    """A fork server that no flow needed any more was killed, and is to be reaped."""
+
+    pid: int
 
 
 class TapEnded(Message):
@@ -388,6 +430,24 @@ class Handled(Message):
     cost: int
 
 
+class SetUp(Message):
+    """A routine's `setup()` has returned."""
+
+    routine: int
+    run: int
+
+
+class ParametersSet(Message):
+    """The answer to SetParameters.
+
+    Attributes:
+        why: they are not set; empty when they are.
+    """
+
+    routine: str
+    why: str
+
+
 class Recovered(Message):
     """The incarnation of a dead receiver is ready for the next one."""
 
@@ -470,12 +530,13 @@ class Record(Message):
 
 KINDS: tuple[type[Message], ...] = (
     Notify, Kill, Extend, AskNumbers, RemoveFlows, MakeTap, EndTap, Trace, RestartFlow,
-    Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded,
+    Changing, Replace, AwaitRuns, SetParameters,
+    Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded, ServerEnded,
     Hello, Welcome, Relay, Relayed,
     StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, WantSlots,
     TraceInto, Extended,
     ReceiverDied, ReceiverFailed, SenderDied,
-    StateChanged, Notified, Handled, Recovered, Unlinked, TapRefused,
+    StateChanged, SetUp, Notified, Handled, ParametersSet, Recovered, Unlinked, TapRefused,
     ForkFlow, Reap, Forked, Reaped,
     Record,
 )  # fmt: skip

@@ -39,6 +39,7 @@ from pipert_shm.control.messages import (
     RemoveIn,
     RemoveTap,
     SenderDied,
+    SetParameters,
     StartRoutines,
     TapEnded,
     TapMade,
@@ -51,7 +52,7 @@ from pipert_shm.control.messages import (
 from pipert_shm.errors import PipertError, describe
 from pipert_shm.flow.birth import FlowBirth
 from pipert_shm.flow.commands import Shutdown
-from pipert_shm.flow.handling import Handling
+from pipert_shm.flow.handling import Handling, Setting
 from pipert_shm.flow.runner import Runner
 from pipert_shm.graph.needs import needs_of
 from pipert_shm.message.types import LocalMessages
@@ -81,7 +82,7 @@ class FlowProcess:
         self._grace = birth.grace
         self._logger = logger
         self.segment = segment = ControlSegment.open(birth.pipe_id)
-        control = segment.size
+        control = segment.taken_bytes
         segment.needs = lambda: needs_of(plan, control)
         self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}  # at build time
         self._control = birth.control
@@ -164,6 +165,7 @@ class FlowProcess:
         table = Dispatch("the flow", self._logger, make_good)
         table.on(StartRoutines, self._handling.put)
         table.on(HandleEvent, self._handling.put)
+        table.on_received(SetParameters, lambda m, received: self._handling.put(Setting(m, received.question)))
         table.on_received(AddTap, self._add_tap)
         table.on(RemoveTap, self._remove_tap)
         table.on(LinkOut, lambda m: runners[m.routine].wiring.link_out(self.plan.restore_transmitter(m.edge), m.incarnation))

@@ -12,7 +12,7 @@ from collections import deque
 from pipert_shm import binding
 from pipert_shm.binding import trace
 from pipert_shm.control.attachment import Attachment
-from pipert_shm.control.messages import StateChanged
+from pipert_shm.control.messages import SetUp, StateChanged
 from pipert_shm.flow.commands import Call, Command, Start
 from pipert_shm.flow.context import Host, open_context
 from pipert_shm.flow.failures import Failures
@@ -196,6 +196,7 @@ class Runner:
         except BaseException as error:
             state, cause = State.FAILED, self._context.report_failure("setup", error)
         else:
+            self._context.host.report(SetUp(self._context.plan.number, self._run_number))
             state, cause = self._logic.run()
             try:
                 self._logic.call_user(self.routine.cleanup)

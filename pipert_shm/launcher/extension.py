@@ -93,7 +93,10 @@ class Extension:
             plan.restarts.update(growth.restarts)
             plan.processes.update(growth.processes)
             plan.flow_numbers.update(growth.numbers)
+            for number in growth.numbers.values():
+                segment.take("flow", number)
             for item in added:
+                segment.take("routine", item.number)
                 plan.routines[item.number] = item
                 binding.RoutineRecord(segment.process, item.number).clear()  # a routine that was removed may have had it
             _assign_reach(plan, added, growth.wires)

@@ -24,7 +24,6 @@ from pipert_shm.control.messages import (
     Notified,
     Recovered,
     Refused,
-    StateChanged,
     TapEnded,
     TapMade,
     TapRefused,
@@ -38,6 +37,7 @@ from pipert_shm.frozen import Frozen
 from pipert_shm.graph.model import Plan
 from pipert_shm.graph.needs import needs_of
 from pipert_shm.launcher.attaching import Attaching
+from pipert_shm.launcher.changes import Changes
 from pipert_shm.launcher.deaths import Deaths
 from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.extension import Extension
@@ -51,6 +51,7 @@ from pipert_shm.launcher.relays import Relays
 from pipert_shm.launcher.removal import Removal
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
+from pipert_shm.launcher.servers import Servers
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
@@ -99,13 +100,13 @@ class Launcher:
         self._logger = logger = logging.getLogger(order.logger_name)
         self._segment = segment = ControlSegment.open(order.pipe_id)
         segment.reserve = reserve
-        control = segment.size
+        control = segment.taken_bytes
         segment.needs = lambda: needs_of(order.plan, control)
         self._watch = watch = Watch()
         self._parent = parent = Parent(channel, watch, logger, self._note_parent_gone)
         self._unready = set(order.plan.flows)
         self._roster = roster = Roster(order.plan, segment, logger)
-        incarnations = Incarnations(segment, order.plan)
+        incarnations = Incarnations(segment, order.plan, logger)
         edges = EdgeTable(segment, order.plan, incarnations, order.taps.edge)
         self._tracing = tracing = Tracing(roster)
         self._taps = taps = Taps(roster, incarnations, order.taps, parent)
@@ -116,7 +117,8 @@ class Launcher:
         )
         self._extension = extension = Extension(roster, incarnations, edges, rewiring, lifecycle, order.taps.routine)
         stderr = FlowStderr(logger, logs, watch)
-        removal = Removal(roster, incarnations, edges, rewiring, recovery, lifecycle, order.taps.routine, order.grace)
+        servers = Servers(roster, watch, parent.tell)
+        removal = Removal(roster, incarnations, edges, rewiring, recovery, lifecycle, servers, order.taps.routine, order.grace)
         deaths = Deaths(roster, watch, recovery, lifecycle, stderr, parent.tell, self._note_up, removal.note_dead)
         self._starts = starts = Starts(
             roster, watch, edges, recovery, lifecycle, stderr, deaths, self._be_flow, self._from_flow, self._note_up
@@ -125,8 +127,13 @@ class Launcher:
         relays = Relays(parent.tell)
         self._attaching = attaching = Attaching(order.name, order.meeting, roster, watch, lifecycle, taps, relays)
         requests = Requests(
-            parent, roster, watch, lifecycle, taps, extension, removal, starts, supervisor, relays, attaching.tell_all, tracing
+            parent, roster, lifecycle, taps, extension, removal, starts, supervisor, servers, relays, attaching.tell_all, tracing
         )
+        self._changes = changes = Changes(
+            parent, roster, lifecycle, order.taps.edge, servers, supervisor.replace_by_order, attaching.tell_all
+        )
+        deaths.on_down, starts.on_launch = changes.note_down, servers.end_unused
+        changes.serve(requests.table)
         parent.serve(requests.table)
         self._signals = signals
         watch.add(signals, lambda: None)  # wakes the loop, which reads it
@@ -194,11 +201,13 @@ class Launcher:
         def make_good(received: Received, error: Exception) -> None:
             if received.question:
                 self._taps.fail(received.question, error)
+                self._changes.fail(received.question, error)
             self._starts.note_ready(flow)
             self._lifecycle.look_at(flow)
+            self._changes.look()
 
         table = Dispatch(f"the launcher, of flow {flow.name!r}", self._logger, make_good)
-        table.on(StateChanged, self._lifecycle.note_state)
+        self._changes.serve_flow(table)
         table.on(Notified, lambda message: self._note_notified(flow, message))
         table.on(Handled, lambda message: self._note_handled(flow, message))
         table.on(messages.Ready, lambda message: self._starts.note_ready(flow))
@@ -233,6 +242,7 @@ class Launcher:
         if flow.ready:
             self._tracing.tell(flow)
         self._extension.note_up(flow)
+        self._changes.look()
         if flow.name in self._unready:
             self._unready.remove(flow.name)
             if not self._unready:

@@ -28,12 +28,12 @@ from pipert_shm.control.messages import (
 from pipert_shm.errors import PipeStateError, WiresValidation, describe
 from pipert_shm.events import START_EVENT_NAME
 from pipert_shm.launcher.extension import Extension
-from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.peers import Peer
 from pipert_shm.launcher.relays import Relays
 from pipert_shm.launcher.removal import Removal
 from pipert_shm.launcher.roster import Roster
+from pipert_shm.launcher.servers import Servers
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
@@ -108,20 +108,20 @@ class Requests:
         self,
         parent: Parent,
         roster: Roster,
-        watch: Watch,
         lifecycle: Lifecycle,
         taps: Taps,
         extension: Extension,
         removal: Removal,
         starts: Starts,
         supervisor: Supervisor,
+        servers: Servers,
         relays: Relays,
         tell_attached: Callable[[Message], object],
         tracing: Tracing,
     ) -> None:
         self._parent = parent
         self._roster = roster
-        self._watch = watch
+        self._servers = servers
         self._lifecycle = lifecycle
         self._taps = taps
         self._extension = extension
@@ -198,25 +198,14 @@ class Requests:
             if received.trouble:
                 raise OSError(24, f"the pipe's launcher has no room for one more flow ({received.trouble})")
             if received.fds:
-                server = self._fork_server(message, received.fds)
+                new = (item for items in message.growth.flows.values() for item in items)
+                known = {item.number: item.generation for item in (*self._roster.plan.routines, *new)}
+                server = self._servers.make(received.fds, message.fork_server, known)
             self._extension.take_in(message.growth, server, self._starts.launch)
         except Exception as error:
             if server is not None:
-                server.close()
+                self._servers.drop(server)
             self._parent.refuse(question, error)
             return
         self._tell_attached(Extended(self._roster.plan.names, message.growth.audience))
         self._extension.when_born(lambda: self._parent.tell(Answer(), question))
-
-    def _fork_server(self, message: Extend, fds: list[int]) -> ForkServer:
-        new = (item for items in message.growth.flows.values() for item in items)
-        known = {item.number: item.generation for item in (*self._roster.plan.routines, *new)}
-        server: ForkServer
-
-        def lose() -> None:
-            for flow in self._roster.flows.values():  # nobody could fork them again; their restart finds that out
-                if flow.server is server and flow.up:
-                    flow.kill()
-
-        server = ForkServer(fds.pop(), message.fork_server, known, self._watch, self._roster.logger, lose)
-        return server

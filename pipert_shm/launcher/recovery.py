@@ -70,8 +70,9 @@ class Recovery:
             for edge in self._edges.ins(item):
                 edge.held = False
                 self._take_back(edge)
-        for item in flow.routines:
-            for edge in self._edges.outs(item):
+        numbers = {item.number for item in flow.routines}
+        for edge in self._roster.plan.edges:
+            if edge.sender in numbers:  # also if it was drained meanwhile, or long ago
                 self.forget(edge)
         self._ring_all()
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from pipert_shm import binding
 from pipert_shm.control.messages import AddTap, Message, RemoveTap, TapEnded, TapMade, TapRefused
-from pipert_shm.errors import PipeStateError
+from pipert_shm.errors import PipeStateError, SharedMemoryFull
 from pipert_shm.graph.model import EdgePlan, RoutinePlan
 from pipert_shm.launcher.footprint import TapPlaces
 from pipert_shm.launcher.incarnations import Incarnations
@@ -91,6 +91,11 @@ class Taps:
             tap=True,
             borrow_cap=self._borrow_cap(owner, item),
         )
+        try:
+            self._roster.segment.take("routine", edge.receiver)
+            self._roster.segment.take("edge", edge.number)
+        except SharedMemoryFull as error:
+            raise _refusal(str(error)) from None
         edge.format(self._roster.edge_record(edge), item.reach)
         number = self._incarnations.open(edge, item)
         if number is None:

@@ -233,6 +233,8 @@ class Inbox:
         :param edges: their numbers. An edge that has become another receiver's does not count.
         """
         own = {edge for edge in edges if binding.EdgeRecord(self._segment.process, edge).ends()[1] == self._number}
+        if len(self._incarnations) < self._segment.process.incarnations_used:
+            self._incarnations = self._segment.process.incarnations()
         waiting = sum(one.waiting() for one in self._incarnations if one.edge in own and one.state in WITH_MESSAGES)
         return waiting + (self.starved and self.edge.number in own)
 

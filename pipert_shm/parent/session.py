@@ -33,6 +33,7 @@ from pipert_shm.graph.model import Plan
 from pipert_shm.graph.reduction import plan_without
 from pipert_shm.launcher.footprint import make_rings, make_segment, names_of, tap_places
 from pipert_shm.launcher.loop import LaunchOrder, launch
+from pipert_shm.parent.changes import Changes
 from pipert_shm.parent.fork_servers import ForkServers
 from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, Line, Unanswered
 from pipert_shm.parent.listener import Listener
@@ -59,6 +60,7 @@ class Session:
         gone: set when the launcher is gone, and with it all flows and every segment.
         outcome: whether all routines have ended, and what has failed.
         tracing: traces the pipe.
+        changes: the steps of a change of flows that run.
     """
 
     def __init__(
@@ -124,8 +126,17 @@ class Session:
         undo.callback(theirs.close)
         self._taps = Taps(self.segment, self.plan.names, self._untap, self.relay.logger)
         self._fork_servers = ForkServers(self.segment, self._at_rest, self._logger.name, self._grace, self._logs_in)
+        self.changes = Changes(self._ask, self._fork_servers, self._growing)
         self._listener = Listener(
-            self._line, self.outcome, self._taps, self._relays, self.relay, self.gone, self._all_over, self._end_launcher
+            self._line,
+            self.outcome,
+            self._taps,
+            self._relays,
+            self.relay,
+            self.gone,
+            self._all_over,
+            self._end_launcher,
+            self._fork_servers.reap,
         )
         order = self._order()
         self._launcher = forked.fork(lambda: launch(order, theirs, self._logs_in))

@@ -21,7 +21,7 @@ from pipert_shm.shm.segments import CONTROL, PAGE, PREFIX, SEGMENT, SHM, TRACE, 
 TAPS = 8  # places of a pipe for the taps of its parent
 ATTACHED = 64  # and behind them, as the last of its routine numbers, for those of attached processes
 LONGEST_ABOUT = 4 << 20  # bytes of names
-UNWRITTEN = 16 << 20  # bytes that a segment may claim to have beyond the memory that it has
+UNWRITTEN = 256 << 20  # bytes that a segment may claim to have beyond the memory that it has
 
 State = Literal["alive", "stale", "not ours"]
 
@@ -108,7 +108,8 @@ def list_pipe(pipe_id: str) -> Listing | None:
         if match is None or match[1] != pipe_id:
             continue
         try:
-            found.append((name, match[2], (SHM / name).lstat().st_size))
+            status = (SHM / name).lstat()
+            found.append((name, match[2], min(status.st_size, status.st_blocks * 512)))
         except FileNotFoundError:
             continue  # it was removed meanwhile
     if not found:
@@ -146,14 +147,15 @@ class Control:
 
     def __init__(self, pipe_id: str, stale: bool) -> None:
         with open(open_file(f"{PREFIX}{pipe_id}-{CONTROL}"), "rb") as file:
-            data = _read_control(file)
-        self._copy = binding.Copy(data)
-        self.process = binding.Process(self._copy.address, len(data))
+            self._copy = _read_control(file)
+        size = len(self._copy.memory)
+        self.process = binding.Process(self._copy.address, size)
         self._stale = stale
-        self.name, self.parent, self.flows, self.routines, self.meeting = _read_about(data[self.process.records_bytes() :])
+        about = self._copy.memory[self.process.records_bytes() :]
+        self.name, self.parent, self.flows, self.routines, self.meeting = _read_about(about)
         if stale:
             self.parent = None  # another process may have this pid by now
-        self._places = {self.process.serial(place): place for place in range(binding.RINGS)}
+        self._places = {self.process.serial(place): place for place in self.process.rings()}
 
     def __enter__(self) -> Control:
         return self
@@ -221,8 +223,8 @@ class Control:
         return f"flow {self.flows[flow]}" + (f", pid {pid}" if pid else "")
 
 
-def _read_control(file: BinaryIO) -> bytes:
-    """The bytes of a control segment: its records, and the text behind them.
+def _read_control(file: BinaryIO) -> binding.Copy:
+    """A copy of a control segment: its records, and the text behind them.
 
     :raises ValueError: when it is not a control segment, or larger than its own head says.
     """
@@ -233,7 +235,7 @@ def _read_control(file: BinaryIO) -> bytes:
     process.close()
     if status.st_size > records + LONGEST_ABOUT or records > status.st_blocks * 512 + UNWRITTEN:
         raise ValueError(f"with {status.st_size:,} bytes it is larger than a pipe's control segment that has such a head")
-    return file.read(status.st_size)
+    return binding.Copy.of_file(file.fileno(), status.st_size)
 
 
 def _read_about(text: bytes) -> tuple[str, int | None, list[str], list[Member | None], Meeting]:

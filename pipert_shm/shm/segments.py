@@ -72,9 +72,12 @@ def free_bytes() -> int:
     return free
 
 
-def create_segment(name: str, size: int, purpose: str, needs: Callable[[], Needs] | None = None) -> int:
+def create_segment(
+    name: str, size: int, purpose: str, needs: Callable[[], Needs] | None = None, memory: int | None = None
+) -> int:
     """Makes a segment, mode 0600, with all of its memory. Returns its file descriptor.
 
+    :param memory: bytes at its beginning that get memory, if not all do.
     :param needs: what the whole pipe needs, for the error; by default this segment alone.
     :raises SharedMemoryFull: when /dev/shm has less than `size` bytes left. Nothing is left behind then.
     :raises OSError: when /dev/shm can't be written to.
@@ -89,7 +92,7 @@ def create_segment(name: str, size: int, purpose: str, needs: Callable[[], Needs
     try:
         calls.truncate(fd, size)
         # Memory that is allocated now can't turn into a SIGBUS later.
-        calls.allocate(fd, 0, size)
+        calls.allocate(fd, 0, size if memory is None else memory)
     except OSError as error:
         free = free_bytes() + os.fstat(fd).st_blocks * 512
         segment.close_fd()
@@ -211,6 +214,7 @@ class ControlSegment:
         self.pipe_id = pipe_id
         self.size = size
         self._fd = fd
+        self._taken: set[tuple[binding.Kind, int]] = set()
         self._address = address
         self.reserve = Reserve(0)
         self.process = binding.Process(address, size)
@@ -218,13 +222,19 @@ class ControlSegment:
 
     @classmethod
     def create(
-        cls, room: binding.ControlSize, budget: int, about: bytes = b"", needs: Callable[[], Needs] | None = None
+        cls,
+        room: binding.ControlSize,
+        budget: int,
+        about: bytes = b"",
+        needs: Callable[[], Needs] | None = None,
+        used: binding.ControlSize | None = None,
     ) -> ControlSegment:
         """Makes the segment of a new pipe.
 
         :param budget: bytes that rings may take.
         :param about: a text to stand behind the records, for `pipert-shm ls`.
         :param needs: what the whole pipe needs, for errors; by default this segment alone.
+        :param used: how many of the records are used at once; by default all. Others get memory by `take`.
         :raises ValueError: when a pipe can't have so many records.
         :raises SharedMemoryFull: when /dev/shm is too small for it.
         :raises OSError: when /dev/shm can't be written to.
@@ -235,7 +245,8 @@ class ControlSegment:
         size = records + len(about)
         while True:
             pipe_id = new_pipe_id()
-            fd = create_segment(segment_name(pipe_id, CONTROL), size, "the pipe's control segment", needs)
+            memory = None if used is None else room.head_bytes()
+            fd = create_segment(segment_name(pipe_id, CONTROL), size, "the pipe's control segment", needs, memory)
             try:
                 # Between creation and lock, a sweep may have locked or removed it as stale. Then make another one.
                 if not _lock(fd, fcntl.F_RDLCK) or not os.fstat(fd).st_nlink:
@@ -243,11 +254,14 @@ class ControlSegment:
                     unlink(segment_name(pipe_id, CONTROL))
                     continue
                 binding.guard(fd)
-                calls.write_at(fd, about, records)
                 address = _map_control(pipe_id, size)
                 room.format(address, budget)
                 segment = cls(pipe_id, fd, address, size)
                 segment.needs = needs or segment.needs
+                if used is not None:
+                    segment._take_first(used)
+                segment.make_room(about)
+                calls.write_at(fd, about, records)
                 return segment
             except BaseException:
                 binding.unguard(fd)
@@ -278,18 +292,51 @@ class ControlSegment:
         finally:
             segment.close_fd()
 
+    def _take_first(self, used: binding.ControlSize) -> None:
+        """Gives memory to the first records of each kind."""
+        counts: dict[binding.Kind, int] = {
+            "flow": used.flows,
+            "routine": used.routines,
+            "edge": used.edges,
+            "incarnation": used.incarnations,
+        }
+        for kind, count in counts.items():
+            for number in range(count):
+                self.take(kind, number)
+        self.process.note_used(used.edges, used.incarnations)
+
+    def take(self, kind: binding.Kind, number: int) -> None:
+        """Gives memory to a record, before anybody touches it. It keeps that for good, also when another one gets the number.
+
+        :raises SharedMemoryFull: when there is no memory for it.
+        :raises LookupError: when the segment has no room for so many.
+        """
+        if (kind, number) in self._taken:
+            return
+        offset, size = self.process.extent(kind, number)
+        self._allocate(offset, size, f"the pipe's control segment, for one more {kind},")
+        self._taken.add((kind, number))
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes of its memory: not all of it has some."""
+        return os.fstat(self._fd).st_blocks * 512
+
     def make_room(self, about: bytes) -> None:
         """Allocates memory for such a text, so that `tell` can't fail.
 
         :raises SharedMemoryFull: when there is no memory for it.
         """
-        size = self.process.records_bytes() + len(about)
+        self._allocate(self.process.records_bytes(), len(about), "the pipe's control segment, for more names,")
+
+    def _allocate(self, offset: int, size: int, purpose: str) -> None:
+        if not size:
+            return
         try:
-            calls.allocate(self._fd, 0, size)
+            calls.allocate(self._fd, offset, size)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            purpose = "the pipe's control segment, for more names,"
             raise SharedMemoryFull(purpose, size, free_bytes(), self.needs().shm_size) from error
 
     def tell(self, about: bytes) -> None:
