@@ -26,6 +26,7 @@ Format = Literal["bgr", "rgb", "gray", "i420", "nv12"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 PLANAR: tuple[Format, ...] = ("i420", "nv12")
 NAN = float("nan")
+TAP = "tap"  # what a tap is called among the receivers of a message
 _SETTABLE = ("sequence", "captured_ns", "pts", "wall_clock", "origin_number", "ticket", "_format", "_rows")
 
 
@@ -60,7 +61,7 @@ class Hop(NamedTuple):
     """One hand-over of a message.
 
     Attributes:
-        routine: name of the receiver.
+        routine: name of the receiver; `tap` where that is a tap.
         sent_ns: when it was sent, CLOCK_MONOTONIC, ns.
         received_ns: when it was received, CLOCK_MONOTONIC, ns.
     """
