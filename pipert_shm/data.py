@@ -182,6 +182,13 @@ class Meta:
         """Name of the source that the message comes from."""
         return self._names[self.origin_number]
 
+    def come_from(self, origin: str) -> bool:
+        """Sets the origin, by its name. False where no routine of this pipe has that name: the origin stays what it is then."""
+        if origin not in self._names:
+            return False
+        self.origin_number = self._names.index(origin)
+        return True
+
     @property
     def capture_time(self) -> float:
         """When the origin captured it, in seconds since the epoch, as `time.time()` gives."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipert_shm.errors import RoutineError
 from pipert_shm.flow.context import Context
+from pipert_shm.routine import Routine
 from pipert_shm.shm.slots import Stopping
 from pipert_shm.system import forked
 
@@ -30,6 +31,8 @@ class Loans:
         self._inbox = context.inbox
         self._outbox = context.outbox
         self._record = context.record
+        self._flow = context.plan.flow
+        self._plan = context.host.plan
 
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, wait: bool = True) -> np.ndarray:
         """An array to fill and send: in a slot, or in plain memory where nobody would get it. Waits for a slot.
@@ -57,6 +60,10 @@ class Loans:
     def wake(self) -> None:
         """Makes the routine look at its settings again. Any thread."""
         self._port.notify()
+
+    def routines(self, *, here: bool) -> list[Routine]:
+        """The routines of the pipe. Those of another process stand there as they were when that was forked."""
+        return [item.routine for item in (self._plan.flows[self._flow] if here else self._plan.routines)]
 
     def writable(self, array: np.ndarray) -> np.ndarray | None:
         """The same memory, writable, where this routine alone holds it; else a copy in a slot; None where neither can be."""
