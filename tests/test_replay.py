@@ -185,7 +185,7 @@ class Both(Told):
 class Near(Told):
     """Of frames of two cameras that were captured at the same time."""
 
-    join = Join(by="time", tolerance=0.004)
+    join = Join(by="time", tolerance=0.004, depth=20)
 
     def main_logic(self, data: dict[str, Any]) -> None:
         Record.main_logic(self, [meta.sequence for meta in self.metas])
