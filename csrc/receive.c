@@ -4,6 +4,7 @@
 
 #include "points.h"
 #include "port_parts.h"
+#include "trace.h"
 
 /* ---- the next cell --------------------------------------------------------------------- */
 
@@ -77,8 +78,11 @@ static bool await_until(pshm_port *port, uint64_t now, uint64_t deadline) {
     pshm_bell *bell = &port->record->bell;
     bool undisturbed = true;
     uint32_t word = pshm_bell_arm(bell);
-    if (nothing_new(port) && !has_notice(port))
+    if (nothing_new(port) && !has_notice(port)) {
+        uint64_t asleep = pshm_trace_start();
         undisturbed = pshm_bell_wait(bell, word, sleep_until(now, deadline));
+        pshm_port_trace_sleep(port, PSHM_TRACE_WAIT, asleep);
+    }
     pshm_bell_disarm(bell);
     return undisturbed;
 }
@@ -103,6 +107,12 @@ static int protocol_error(pshm_edge *edge) {
 
 static void begin_call(pshm_port *port, const pshm_delivery *delivery) {
     __atomic_store_n(&port->record->busy_since_ns, delivery->received_ns, __ATOMIC_RELAXED);
+}
+
+static void trace_receipt(const pshm_port *port, const pshm_delivery *delivery,
+                          uint64_t sent_ns) {
+    pshm_port_trace(port, PSHM_TRACE_RECEIVE, port->in[delivery->place].sender, delivery->origin,
+                    delivery->sequence, sent_ns, delivery->received_ns);
 }
 
 /* ---- the message ----------------------------------------------------------------------- */
@@ -176,6 +186,7 @@ int pshm_port_take(pshm_port *port, pshm_delivery *delivery) {
     pshm_count(&port->record->received, 1);
     pshm_histogram_add(edge->record->hop, delivery->received_ns - delivery->sent_ns);
     pshm_histogram_add(port->record->age, pshm_age(delivery->received_ns, delivery->captured_ns));
+    if (pshm_trace_is_on()) trace_receipt(port, delivery, delivery->sent_ns);
     begin_call(port, delivery);
     return pshm_delivery_recognise(delivery);
 }
@@ -221,6 +232,7 @@ void pshm_port_count_handed(pshm_port *port, const pshm_delivery *delivery, uint
                             uint64_t captured_ns) {
     pshm_histogram_add(port->in[delivery->place].record->hop, delivery->received_ns - sent_ns);
     pshm_histogram_add(port->record->age, pshm_age(delivery->received_ns, captured_ns));
+    if (pshm_trace_is_on()) trace_receipt(port, delivery, sent_ns);
 }
 
 /* ---- not received after all ------------------------------------------------------------ */
@@ -238,6 +250,9 @@ void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason
     for (uint32_t k = 0; k < delivery->slots; k++)
         pshm_process_release(port->process, delivery->slot[k]);
     delivery->slots = 0;
+    if (pshm_trace_is_on())
+        pshm_port_trace_drop(port, PSHM_TRACE_DISCARD, reason, port->in[delivery->place].sender,
+                             delivery->origin, delivery->sequence);
     move_to_dropped(port, port->in[delivery->place].record, reason);
 }
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -20,10 +20,13 @@ from pipert_shm.shm.head import HOP, STAMP, unpack
 MOST_HOPS = 16
 MOST_ROWS = (1 << 32) - 1
 
+# The names of routines, by the number that their messages carry.
+Labels: TypeAlias = Mapping[int, str] | tuple[str, ...]
 Format = Literal["bgr", "rgb", "gray", "i420", "nv12"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 PLANAR: tuple[Format, ...] = ("i420", "nv12")
 NAN = float("nan")
+TAP = "tap"  # what a tap is called among the receivers of a message
 _SETTABLE = ("sequence", "captured_ns", "pts", "wall_clock", "origin_number", "ticket", "_format", "_rows")
 
 
@@ -58,7 +61,7 @@ class Hop(NamedTuple):
     """One hand-over of a message.
 
     Attributes:
-        routine: name of the receiver.
+        routine: name of the receiver; `tap` where that is a tap.
         sent_ns: when it was sent, CLOCK_MONOTONIC, ns.
         received_ns: when it was received, CLOCK_MONOTONIC, ns.
     """
@@ -79,7 +82,7 @@ class Meta:
             time at which `main_logic` returned.
         pts: position in its video, seconds; None where the origin has set none. A source may set it inside `main_logic`.
         wall_clock: when the camera captured it by the camera's own clock, seconds since the epoch; None where nobody has said.
-        origin_number: number of the origin.
+        origin_number: number of the origin. No other routine of the pipe's life has it, not even a later one of that name.
         ticket: in a replicated flow whose order is restored, the routine that sent to it, and the message's number there.
     """
 
@@ -102,7 +105,7 @@ class Meta:
 
     def __init__(
         self,
-        names: tuple[str, ...],
+        names: Labels,
         origin: int,
         sequence: int,
         captured_ns: int = 0,
@@ -128,7 +131,7 @@ class Meta:
             self.wall_clock = None if wall_clock != wall_clock else wall_clock
 
     @classmethod
-    def received(cls, names: tuple[str, ...], number: int, raw: bytes) -> Meta:
+    def received(cls, names: Labels, number: int, raw: bytes) -> Meta:
         """The meta of a message that routine `number` received. It is decoded on first access, since most are never read.
 
         :param raw: see `binding.Port.raw`.
@@ -139,7 +142,7 @@ class Meta:
         return meta
 
     @classmethod
-    def handed(cls, names: tuple[str, ...], number: int, sent: Meta, sent_ns: int, received_ns: int) -> Meta:
+    def handed(cls, names: Labels, number: int, sent: Meta, sent_ns: int, received_ns: int) -> Meta:
         """The meta of a message that routine `number` received from one in its flow. It too is decoded on first access.
 
         :param sent: the sender's meta, whose `raw_hops` were read before.

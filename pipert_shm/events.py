@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar, cast
 
 from pipert_shm.errors import UnknownEvent, UnknownTarget, shown, suggestion
@@ -28,7 +28,7 @@ INTERNAL_EVENTS = (*LIFECYCLE_EVENTS, LINK_EVENT_NAME, UNLINK_EVENT_NAME, LOG_DA
 
 LARGEST_PARAMETERS = 1 << 20  # bytes that one event's parameters may take
 
-_NAMES = {"a routine": "camera", "a flow": "capture", "an event": "zoom"}  # examples
+_NAMES = {"a pipe": "yard", "a routine": "camera", "a flow": "capture", "an event": "zoom"}  # examples
 _MARK = "__pipert_events__"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -173,6 +173,15 @@ class Audience(Frozen):
             for routine, by_event in self.handlers.items()
         }
         return Audience(self.flows, handlers, self.replicas)
+
+    def without(self, flows: Collection[str]) -> Audience:
+        """The same without these flows."""
+        kept = {name: routines for name, routines in self.flows.items() if name not in flows}
+        handlers = {routine: self.handlers[routine] for routines in kept.values() for routine in routines}
+        replicas = {
+            name: those for name, those in self.replicas.items() if any(one in kept or one in handlers for one in those)
+        }
+        return Audience(kept, handlers, replicas)
 
     def address(
         self,

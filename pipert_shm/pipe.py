@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipert_shm.control.log_output import log_to_terminal, with_plog
 from pipert_shm.errors import (
@@ -32,6 +34,7 @@ from pipert_shm.events import (
     KILL_EVENT_NAME,
     START_EVENT_NAME,
     STOP_EVENT_NAME,
+    UNLINK_EVENT_NAME,
     Event,
     check_event_name,
     check_name,
@@ -45,6 +48,7 @@ from pipert_shm.graph.plan import audience_of
 from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.limits import Policy, check_count, check_flag, check_queue, check_seconds
 from pipert_shm.parent.program_end import note_end, note_start, wait_for_served
+from pipert_shm.parent.relays import STRUCTURE, TRACE, Handler
 from pipert_shm.parent.session import Session
 from pipert_shm.routine import Role, Routine
 from pipert_shm.shm.segments import sweep_stale
@@ -55,6 +59,10 @@ from pipert_shm.system.streams import occupy_standard_files
 from pipert_shm.tap import Tap
 from pipert_shm.transmitters import DataTransmitter, SharedMemoryTransmitter
 from pipert_shm.wire import QueueNetwork, Wire, check_transmitter
+
+if TYPE_CHECKING:
+    from pipert_shm.trace.answers import Traces
+    from pipert_shm.trace.recording import TraceReport
 
 DEFAULT_NAME = "Pipe"
 RIGHT_CALL = 'Pipe(policy="block", capacity=8)'
@@ -102,13 +110,15 @@ class Pipe:
         would be dropped. The pipe runs at the same rate, with less CPU.
     :param event_board: accepted for compatibility with PipeRT2, and not used.
     :param on_failure: what the pipe does when a routine or a flow has failed for good: `continue` without it, or `stop`.
+    :param name: what others call the pipe: see the attribute. `pipert_shm.attach` finds it by this name.
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
     :raises ValueError: when an argument is out of range.
-    :raises TypeError: when the network, the logger or the transmitter is of another type.
+    :raises TypeError: when the network, the logger, the transmitter or the name is of another type.
 
     Attributes:
-        name: what `pipert-shm top` and the dashboard call the pipe; set it before `build()`. By default the logger's name; if
-            that is "Pipe", the program's name, or that of the file that `pipert-shm run` runs.
+        is_named: whether it was given a name, or a logger that has one.
+        name: what `pipert_shm.attach`, `pipert-shm top` and the dashboard call the pipe; set it before `build()`. By default
+            the logger's name; if that is "Pipe", the program's name, or that of the file that `pipert-shm run` runs.
 
     >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, SourceRoutine
     >>> class Fast(SourceRoutine):
@@ -141,6 +151,7 @@ class Pipe:
         event_board: object = None,
         on_failure: Literal["continue", "stop"] = "continue",
         grace_period: float = 5.0,
+        name: str | None = None,
     ) -> None:
         defaults = _defaults(network, logger, data_transmitter, policy, capacity, timeout)
         check_seconds("grace_period", grace_period)
@@ -150,7 +161,7 @@ class Pipe:
         if on_failure not in ("continue", "stop"):
             raise ValueError(f"on_failure must be 'continue' or 'stop', not {shown(on_failure)}")
         self.logger = logger if logger is not None else logging.getLogger(DEFAULT_NAME)
-        self.name = self.logger.name if self.logger.name != DEFAULT_NAME else _program()
+        self.name, self.is_named = _named(name, self.logger)
         self._has_own_logger = logger is None
         self._blueprint = Blueprint(defaults)
         self._memory_budget = None if memory_budget is None else int(memory_budget)
@@ -160,11 +171,11 @@ class Pipe:
         self._early: list[tuple[str, dict[str, Iterable[str]] | None, str | None, dict[str, Any]]] = []
         self._session: Session | None = None
         self._building = threading.RLock()
-        self._is_building = self._is_inline = False  # in build(), in run_inline()
+        self._is_building = self._is_inline = self._joined = False  # in build(), in run_inline(), after join()
         self._started = False  # and not stopped since
         self._was_started = self._ran_inline = False
         self._can_end = False  # whether an event was sent after which it may end
-        self._joined = False
+        self._pipeline_file: object = None  # the `PipelineFile` that it was made from, and is like now
         self._owner: int | None = None  # the process that built it
         self._controls: list[Control] = []  # through which others may start it
 
@@ -217,16 +228,19 @@ class Pipe:
         process = ProcessSettings(max_rss, cpus, nice).plain()
         spec = FlowSpec(routines, replicas, ordered, Restart(restart, max_restarts, restart_window), process)
         self._blueprint.add_flow(flow_name, spec, auto_wire, data_transmitter)
-        for routine in routines:
-            routine.flow_name = flow_name
-            routine._notifier = self._notify
-            routine._logger = with_plog(self.logger.getChild(f"{flow_name}.{routine.name}"))
+        self._adopt(flow_name, *routines)
         if data_transmitter is not None and not auto_wire:
             self.logger.warning(
                 "create_flow(%r, …): data_transmitter is for the wires that auto_wire makes, and here it makes none; give it "
                 "to the wires: Wire(camera, screen, data_transmitter=…)",
                 flow_name,
             )
+
+    def _adopt(self, flow: str, *routines: Routine) -> None:
+        for routine in routines:
+            routine.flow_name = flow
+            routine._notifier = self._notify
+            routine._logger = with_plog(self.logger.getChild(f"{flow}.{routine.name}"))
 
     def link(self, *wires: Wire) -> None:
         """Adds wires, which the next `build()` makes.
@@ -288,11 +302,18 @@ class Pipe:
             self._require_alive("build")
             if self._is_inline:
                 raise PipeStateError("build(): the pipe is in run_inline(); build it when that has returned")
+            with self._changing("build"):
+                self._build_or_grow()
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        """A context in which flows and wires come and go, one change after the other."""
+        with self._building:
             if self._is_building:
-                raise PipeStateError("build() is at work already: it was called again by a signal's handler, it seems")
+                raise PipeStateError(f"{what}(): another change is at work; a signal's handler has called it, it seems")
             self._is_building = True
             try:
-                self._build_or_grow()
+                yield
             finally:
                 self._is_building = False
 
@@ -316,12 +337,14 @@ class Pipe:
             raise PipeStateError("build(): this pipe is built, and nothing was added to it since")
         grown = False
         try:
+            count = sum(len(spec.routines) for spec in flows.values())
             plan, audience, growth = plan_growth(
                 session.plan,
                 {name: spec.routines for name, spec in flows.items()},
                 wires,
                 {name: spec.restart for name, spec in flows.items()},
                 {name: spec.process for name, spec in flows.items()},
+                session.numbers(count) if count else (),
             )
             with interrupts_deferred():
                 session.grow(plan, audience, growth)
@@ -332,6 +355,91 @@ class Pipe:
                 self._blueprint.forget_new()
             raise
         self._announce()
+
+    # longer than 40 lines: its docstring is the reference
+    def remove_flow(self, *names: str, receivers_wait: bool = False) -> None:
+        """Removes flows, and all wires that lead to them and from them, while the rest of the pipe goes on.
+
+        Their routines end as at a kill: the message in hand is finished, `cleanup()` runs, and what does not return within the
+        pipe's `grace_period` gets SIGKILL. What they sent is still delivered, and views of their frames stay valid. What waits
+        for them is dropped. Returns when their processes are gone. Names of flows and routines are free at once, and so are
+        the routines: they can go into other flows. Before `build()`, or when a flow waits for it, it is just forgotten.
+
+        A routine that is left without an incoming wire ends when it has taken what waits for it, as after `unlink()`. With
+        `receivers_wait` it waits for its next wire instead, so that a flow can be replaced.
+
+        What failed of a removed flow is forgotten, too: `join()` does not raise for it. A pipe whose last flow is removed goes
+        on with none, until `join()` ends it.
+
+        >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, Pipe, SourceRoutine, Wire
+        >>> class Numbers(SourceRoutine):
+        ...     def main_logic(self):
+        ...         return self.meta.sequence
+        >>> class Screen(DestinationRoutine):
+        ...     def main_logic(self, data): ...
+        >>> camera, screen = Numbers("camera"), Screen("screen")
+        >>> pipe = Pipe()
+        >>> pipe.create_flow("camera", True, camera, Screen("preview"))
+        >>> pipe.create_flow("screen", False, screen)
+        >>> pipe.link(Wire(camera, screen))
+        >>> with pipe:
+        ...     pipe.build()
+        ...     pipe.notify_event(START_EVENT_NAME)
+        ...     pipe.remove_flow("screen")
+        ...     sorted(pipe.statistics().routines)
+        ...     pipe.join(to_kill=True)
+        ['camera', 'preview']
+
+        :param names: those of the flows; that of a flow with replicas stands for all of them. All are removed, or none.
+        :raises UnknownTarget: when there is no such flow.
+        :raises WiresValidation: when a flow that stays joins what comes from one of them, or puts results in order by it:
+            remove both.
+        :raises TypeError: when a name is not a str, or there is none.
+        :raises PipeStateError: when the pipe has ended.
+        """
+        self._require_alive("remove_flow")
+        if not names or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"remove_flow() takes the names of flows, not {shown(names)}: pipe.remove_flow('camera')")
+        check_flag("receivers_wait", receivers_wait)
+        with self._changing("remove_flow"):
+            self._blueprint.require_flows(names)
+            session = self._session
+            built = [name for name in dict.fromkeys(names) if self._blueprint.is_built(name)]
+            with interrupts_deferred():
+                if session is not None and built:
+                    flows = [one for name in built for one in session.plan.replicas.get(name, (name,))]
+                    session.remove(flows, receivers_wait)
+                self._blueprint.remove_flows(names)
+        if session is not None:
+            self._announce()
+
+    def unlink(self, source: Routine, *destinations: Routine) -> None:
+        """Removes the wires from a routine to others. On a pipe that runs it is what the event `unlink` does.
+
+        The sender stops sending between two messages; what it has sent is still delivered. A routine that is left without an
+        incoming wire ends then.
+
+        >>> from pipert_shm import DestinationRoutine, Pipe, SourceRoutine, Wire
+        >>> camera, screen, disk = SourceRoutine("camera"), DestinationRoutine("screen"), DestinationRoutine("disk")
+        >>> pipe = Pipe()
+        >>> pipe.link(Wire(camera, (screen, disk)))
+        >>> pipe.unlink(camera, disk)
+
+        :raises WiresValidation: when one of them is not wired to the source; none is unlinked then.
+        :raises TypeError: when something is no routine, or there is no destination.
+        :raises PipeStateError: when the pipe has ended.
+        """
+        self._require_alive("unlink")
+        for routine in (source, *destinations):
+            if not isinstance(routine, Routine):
+                raise TypeError(f"unlink() takes routines, not {shown(routine)}: pipe.unlink(camera, screen)")
+        if not destinations:
+            raise TypeError("unlink() takes the receivers, too: pipe.unlink(camera, screen)")
+        with self._changing("unlink"):
+            self._blueprint.require_wires(source, destinations)
+            for to in self._blueprint.remove_wires(source, destinations):
+                if self._session is not None:
+                    self._notify(UNLINK_EVENT_NAME, None, source.name, {"unlink_routine_name": to.name})
 
     def check(self) -> None:
         """Checks flows and wires as the first `build()` does, and makes nothing.
@@ -435,6 +543,8 @@ class Pipe:
         with interrupts_deferred():  # half a pipe could neither be joined nor killed
             session = Session(plan, audience, self.name, self.logger, self._grace, self._stop_on_failure)
             session.launch()
+            session.serve(STRUCTURE, partial(_structure_of, weakref.ref(self)))
+            session.serve(TRACE, _tracer_of(weakref.ref(session)))
             self._session = session
             self._blueprint.mark_built()
             note_start(self)
@@ -635,7 +745,7 @@ class Pipe:
         session = self._built()
         check_flag("to_kill", to_kill)
         session.require_no_handler("join()")
-        if to_kill:
+        if to_kill or not session.plan.flows:  # all were removed, so it would never end
             session.kill()
         elif not (self._can_end or self._controls) and not session.outcome.over.is_set() and self._never_ran():
             raise PipeStateError(
@@ -762,10 +872,75 @@ class Pipe:
         name = routine if isinstance(routine, str) else routine.name
         planned = session.plan.find(name)
         if planned is None:
-            raise UnknownTarget("routine", name, list(session.plan.names))
+            raise UnknownTarget("routine", name, session.plan.present)
         if planned.role is Role.DESTINATION:
             raise PipeStateError(f"routine {name!r} sends nothing that could be tapped: tap the one that sends to it")
         return session.tap(name)
+
+    def trace(self, path: str | os.PathLike[str], seconds: float = 5.0) -> TraceReport:
+        """Writes what becomes of every frame in the next seconds to a file, for https://ui.perfetto.dev. See `tracing`.
+
+        :param path: of the file, such as `yard.pftrace`.
+        """
+        check_seconds("seconds", seconds, positive=True)
+        with self.tracing(path) as report:
+            self._built().gone.wait(seconds)
+        return report
+
+    def _trace(self, seconds: float) -> tuple[TraceReport, bytes]:
+        """The content of such a file, for who sends it elsewhere."""
+        session = self._built()
+        if session.gone.is_set():
+            raise PipeStateError("trace(): the pipe has ended")
+        from pipert_shm.trace.recording import recording
+
+        with recording(session) as (report, content):
+            session.gone.wait(seconds)
+        return report, content[0]
+
+    def tracing(self, path: str | os.PathLike[str], *, events: int = 65_536) -> AbstractContextManager[TraceReport]:
+        """Traces the pipe while the `with` block lasts, and writes the trace to a file, for https://ui.perfetto.dev.
+
+        The trace has a row for each routine and each wire: calls of `main_logic` with their spans (`Routine.span`), loans,
+        sends, waits for messages, room and slots, queues, drops with their reasons, errors, commands, events, and flows that
+        died and came back. Arrows follow a frame from routine to routine. Traced flows take some 2 % more CPU at most. It
+        needs the extra `trace`.
+
+        It may begin before the start and end after the pipe's end. A flow that is restarted meanwhile goes on in the trace.
+
+        :param path: of the file. One that is there is overwritten.
+        :param events: that each process keeps, at least: the newest ones, in 40 bytes of /dev/shm each. A frame makes five to
+            ten in each flow. The report, and the trace, say how many are missing.
+        :returns: a context manager. It gives a report, which is complete when the block has ended.
+        :raises ImportError: when the extra `trace` is missing.
+        :raises OSError: when the file can't be written.
+        :raises PipeStateError: when the pipe is not built or has ended, or is being traced already.
+        :raises ValueError: when there can't be so many events.
+
+        >>> import tempfile
+        >>> from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Pipe, SourceRoutine
+        >>> class Numbers(SourceRoutine):
+        ...     def main_logic(self):
+        ...         if self.meta.sequence == 3:
+        ...             raise EndOfStream
+        ...         return self.meta.sequence
+        >>> class Screen(DestinationRoutine):
+        ...     def main_logic(self, number): ...
+        >>> pipe = Pipe(policy="block")
+        >>> pipe.create_flow("both", True, Numbers("numbers"), Screen("screen"))
+        >>> pipe.build()
+        >>> with tempfile.NamedTemporaryFile(suffix=".pftrace") as file, pipe.tracing(file.name) as report:
+        ...     pipe.notify_event(START_EVENT_NAME)
+        ...     pipe.join()
+        >>> report.lost, report.missing
+        ({}, [])
+        """
+        session = self._built()
+        if session.gone.is_set():
+            raise PipeStateError("tracing(): the pipe has ended")
+        from pipert_shm.trace.recording import recording_to  # only who traces pays for it
+
+        return recording_to(session, path, events)
 
     # ---- state -----------------------------------------------------------------------------------
 
@@ -846,6 +1021,36 @@ def check_pipe(call: str, pipe: object) -> None:
     """:raises TypeError: when it is not a pipe."""
     if not isinstance(pipe, Pipe):
         raise TypeError(f"{call} takes a pipe, not {shown(pipe)}")
+
+
+def _structure_of(pipe: Callable[[], Pipe | None], body: bytes) -> bytes:
+    """The answer to an attached process that asks for the structure."""
+    its = pipe()
+    if its is None:
+        raise PipeStateError("the pipe has ended")
+    return json.dumps(its.get_pipe_structure()).encode()
+
+
+def _named(name: str | None, logger: logging.Logger) -> tuple[str, bool]:
+    """A pipe's name, and whether somebody has given it one."""
+    if name is not None:
+        return check_name("a pipe", name), True
+    return (logger.name, True) if logger.name != DEFAULT_NAME else (_program(), False)
+
+
+def _tracer_of(session: weakref.ref[Session]) -> Handler:
+    """Traces the pipe for attached processes. What that takes is loaded when the first one asks."""
+    traces: Traces | None = None
+
+    def answer(body: bytes) -> bytes:
+        nonlocal traces
+        if traces is None:
+            from pipert_shm.trace.answers import Traces
+
+            traces = Traces(session)
+        return traces.answer(body)
+
+    return answer
 
 
 def _program() -> str:

@@ -287,27 +287,30 @@ def routines_table(statistics: PipeStatistics) -> Table:
     return Table(columns, rows)
 
 
-def read_statistics(process: binding.Process, flow_names: Sequence[str], members: Sequence[Member]) -> PipeStatistics:
+def read_statistics(process: binding.Process, flow_names: Sequence[str], members: Sequence[Member | None]) -> PipeStatistics:
     """Reads the counters of a pipe's control segment, or of a copy of one. Any thread, at any time.
 
-    :param flow_names: the names of its flows, by number.
-    :param members: its routines, by number.
+    :param flow_names: the names of its flows, by number; empty where no flow has the number.
+    :param members: its routines, by number; None where no routine has the number.
     :raises ValueError, LookupError: when the segment is damaged.
     """
-    names = [member.name for member in members]
+    names = [None if member is None else member.name for member in members]
     return PipeStatistics(
         binding.now_ns() / 1e9,
         routines=_read_routines(process, flow_names, members),
         wires=_read_wires(process, names),
-        flows={name: read_flow(process, number, name) for number, name in enumerate(flow_names)},
+        flows={name: read_flow(process, number, name) for number, name in enumerate(flow_names) if name},
     )
 
 
 def _read_routines(
-    process: binding.Process, flow_names: Sequence[str], members: Sequence[Member]
+    process: binding.Process, flow_names: Sequence[str], members: Sequence[Member | None]
 ) -> dict[str, RoutineStatistics]:
     routines = {}
-    for number, (name, flow, counter_names) in enumerate(members):
+    for number, member in enumerate(members):
+        if member is None:
+            continue
+        name, flow, counter_names = member
         record = binding.RoutineRecord(process, number)
         routines[name] = RoutineStatistics(
             name=name,
@@ -320,21 +323,24 @@ def _read_routines(
     return routines
 
 
-def _read_wires(process: binding.Process, names: Sequence[str]) -> dict[tuple[str, str], WireStatistics]:
+def _read_wires(process: binding.Process, names: Sequence[str | None]) -> dict[tuple[str, str], WireStatistics]:
     waiting: Counter[int] = Counter()
     for incarnation in process.incarnations():
         if incarnation.state in (binding.LIVE, binding.SENDER_DEAD):
             waiting[incarnation.edge] += incarnation.waiting()
     wires = {}
-    for number in range(process.room.edges):
+    for number in range(process.edges_used):
         record = binding.EdgeRecord(process, number)
         sender, receiver = record.ends()
         policy, capacity = record.settings()
         if not capacity or max(sender, receiver) >= len(names):
             continue  # a record that is not in use, a tap, or a wire of routines that are just being added
-        wires[names[sender], names[receiver]] = WireStatistics(
-            sender=names[sender],
-            receiver=names[receiver],
+        source, destination = names[sender], names[receiver]
+        if source is None or destination is None:
+            continue  # a wire of a routine that was removed
+        wires[source, destination] = WireStatistics(
+            sender=source,
+            receiver=destination,
             policy=policy,
             capacity=capacity,
             linked=not record.removed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from typing import Any, NamedTuple
 
 from pipert_shm.display.tables import HtmlRepr
@@ -116,9 +117,25 @@ class Wire(HtmlRepr):
         )
         return f"Wire({self.ends}{given})"
 
+    def to(self, destinations: tuple[Routine, ...]) -> Wire:
+        """The same wire to these destinations."""
+        wire = copy(self)
+        wire.destinations = destinations
+        return wire
+
     def settings(self, base: QueueSettings) -> QueueSettings:
         """The settings of its queues, in a pipe with these defaults."""
         return queue_settings(self.policy, self.capacity, self.timeout, base)
+
+    def between(self, others: Mapping[int, Routine]) -> Wire:
+        """The wire with other routines at its ends.
+
+        :param others: by the `id()` of those that they replace.
+        """
+        wire = copy(self)
+        wire.source = others.get(id(self.source), self.source)
+        wire.destinations = tuple(others.get(id(to), to) for to in self.destinations)
+        return wire
 
     @property
     def ends(self) -> str:

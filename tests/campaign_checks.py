@@ -57,7 +57,7 @@ class Watched:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self.session.plan.names
+        return tuple(self.session.plan.present)
 
     @property
     def numbers(self) -> dict[str, int]:

@@ -233,7 +233,7 @@ def test_one_that_is_damaged_is_told_and_the_others_shown(capsys: pytest.Capture
 
 
 @pytest.fixture(scope="module")
-def sound() -> tuple[bytes, list[str], list[Member]]:
+def sound() -> tuple[bytes, list[str], list[Member | None]]:
     """The control segment of a pipe that has carried frames, and the names in it."""
     with running(moving_pipe()) as pipe:
         await_motion(pipe)

@@ -12,7 +12,7 @@
 #define PSHM_LOST ...
 #define PSHM_ARRAY ...
 
-typedef struct { ...; } pshm_port;
+typedef struct { uint32_t origin; ...; } pshm_port;
 pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awaited);
 void pshm_port_close(pshm_port *port);
 uint32_t pshm_port_add_out(pshm_port *port, uint32_t incarnation);

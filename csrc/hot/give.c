@@ -98,14 +98,14 @@ bool pshm_hot_head_in_hand(pshm_hot_path *hot) {
     if (hot->source) {
         outgoing->sequence = hot->port->record->sequence;
         outgoing->captured_ns = pshm_now();
-        outgoing->origin = hot->port->routine;
+        outgoing->origin = hot->port->origin;
         outgoing->head = 0;
         return true;
     }
     outgoing->sequence = delivery->sequence;
     outgoing->captured_ns = delivery->captured_ns != 0 ? delivery->captured_ns : pshm_now();
     outgoing->origin = delivery->origin;
-    return pass_on(outgoing, delivery, hot->port->routine);
+    return pass_on(outgoing, delivery, hot->port->origin);
 }
 
 /* ---- the array ------------------------------------------------------------------------- */

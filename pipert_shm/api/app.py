@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from pipert_shm.api import control, docs, front, journal, metrics, preview
+from pipert_shm.api import control, docs, front, journal, metrics, preview, tracing
 from pipert_shm.api.journal import Journal
 from pipert_shm.api.models import Problem
 from pipert_shm.api.preview import Previews
@@ -100,7 +100,15 @@ def create_app(
 
 
 def _add_routes(app: FastAPI, dashboard: bool) -> None:
-    for router in (control.changing, control.looking, metrics.router, journal.router, preview.router, docs.router):
+    for router in (
+        control.changing,
+        control.looking,
+        metrics.router,
+        journal.router,
+        preview.router,
+        tracing.router,
+        docs.router,
+    ):
         app.include_router(router)
     app.mount(docs.FILES, docs.docs_files())
     if dashboard:

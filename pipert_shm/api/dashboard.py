@@ -338,7 +338,7 @@ def _news(entries: list[Entry]) -> str:
 def _slots(pipe: Pipe) -> str:
     """Who holds which slots: a bar for each ring."""
     listing = list_pipe(pipe._built().segment.pipe_id)
-    names = list(pipe._built().plan.names)
+    names = pipe._built().plan.present
     parts = ['<h2>Who holds which slots</h2><div class="rings">']
     for segment in listing.segments if listing is not None else ():
         if segment.slots is None:

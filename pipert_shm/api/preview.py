@@ -202,7 +202,7 @@ class Previews:
         plan = self._pipe._built().plan
         item = plan.find(routine)
         if item is None:
-            raise UnknownTarget("routine", routine, list(plan.names))
+            raise UnknownTarget("routine", routine, plan.present)
         if item.role is Role.DESTINATION:
             raise PipeStateError(f"routine {routine!r} sends nothing that could be seen; look at one that it receives from")
         async with self._openings.setdefault(routine, asyncio.Lock()):

@@ -25,6 +25,12 @@ class ControlSize(Frozen):
     incarnations: int
     cells: int
 
+    @staticmethod
+    def head_bytes() -> int:
+        """Bytes of the head, before the records."""
+        size: int = ffi.sizeof("pshm_control_head")
+        return size
+
     def bytes_needed(self) -> int:
         """Bytes of the segment; 0 when a segment can't have so many records."""
         size: int = lib.pshm_control_bytes(self._in_c())

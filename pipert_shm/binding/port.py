@@ -182,6 +182,7 @@ class Port:
         "count_handed",
         "delivery",
         "hot",
+        "origin",
         "process",
         "raw",
         "receive",
@@ -189,10 +190,13 @@ class Port:
         "send",
     )
 
-    def __init__(self, process: Process, routine: int, awaited: int = 0) -> None:
+    def __init__(self, process: Process, routine: int, awaited: int = 0, origin: int | None = None) -> None:
         port = lib.pshm_port_open(process.handle, routine, awaited)
         if port == ffi.NULL:
             raise MemoryError(f"no port for routine {routine}")
+        if origin is not None:
+            port.origin = origin
+        self.origin: int = port.origin
         self.process = process
         self._port = ffi.gc(port, lib.pshm_port_close)
         self.delivery: Any = ffi.new("pshm_delivery *")

@@ -109,6 +109,10 @@ class EdgeRecord:
         """Zeroes the record, for another pair of routines. The launcher, when no process uses the edge any more."""
         ffi.buffer(self._record)[:] = bytes(ffi.sizeof("pshm_edge_record"))
 
+    def forget_reach(self, routine: int) -> None:
+        """Takes a routine out of the reach, when no ring of it is left. The launcher."""
+        self._record.reach[routine // 64] &= ~(1 << routine % 64)
+
     def ends(self) -> Ends:
         """The routines at its two ends."""
         return Ends(self._record.sender, self._record.receiver)
@@ -259,6 +263,10 @@ class FlowRecord:
     def __init__(self, process: Process, number: int) -> None:
         self._record = _found(lib.pshm_control_flow(process.control, number), "flow", number)
 
+    def clear(self) -> None:
+        """Zeroes the record, for another flow."""
+        ffi.buffer(self._record)[:] = bytes(ffi.sizeof("pshm_flow_record"))
+
     def note_start(self, state: int, pid: int, started: int = 0) -> None:
         """Says that the flow has a process.
 
@@ -295,6 +303,10 @@ class RoutineRecord:
         self._process = process
         self._number = number
         self.words: Any = _found(lib.pshm_control_routine(process.control, number), "routine", number)
+
+    def clear(self) -> None:
+        """Zeroes the record, for another routine. The launcher, when nothing is left of the one before."""
+        ffi.buffer(self.words)[:] = bytes(ffi.sizeof("pshm_routine_record"))
 
     def ring(self) -> None:
         """Wakes the routine to look at its queues again. Any thread of any process."""

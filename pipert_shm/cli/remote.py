@@ -51,14 +51,15 @@ def call_http(url: str, path: str, arguments: dict[str, Any] | None = None, toke
             return json.load(answer)
     except HTTPError as error:
         with error:
-            raise RemoteRefusal(f"{url} refuses: {_detail(error)}") from None
+            raise RemoteRefusal(f"{url} refuses: {detail_of(error)}") from None
     except URLError as error:
         raise RemoteRefusal(f"nothing answers at {url}: {error.reason}; is `pipert-shm run --api` up there?") from None
     except (OSError, HTTPException, ValueError) as error:  # a connection that breaks, an address or an answer that is none
         raise RemoteRefusal(f"{url} is not the control of a pipe: {error or type(error).__name__}") from None
 
 
-def _detail(error: HTTPError) -> str:
+def detail_of(error: HTTPError) -> str:
+    """Why a server refuses."""
     try:
         answer = json.load(error)
     except ValueError:

@@ -20,7 +20,7 @@ from typing import NoReturn
 from pipert_shm.control.log_output import TERMINAL_FORMAT
 from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
-from pipert_shm.pipe import DEFAULT_NAME, Pipe
+from pipert_shm.pipe import Pipe
 from pipert_shm.pipeline_file.loading import load_pipeline
 from pipert_shm.pipeline_file.objects import told
 from pipert_shm.pipeline_file.schema import LoggingSettings
@@ -73,7 +73,7 @@ def load(path: Path) -> Loaded:
 
 def _named(pipe: Pipe, path: Path) -> Pipe:
     """The pipe, named after its file unless it has a name: the program would be the command."""
-    if pipe.logger.name == DEFAULT_NAME:
+    if not pipe.is_named:
         pipe.name = path.stem
     return pipe
 

@@ -50,18 +50,20 @@ class Moment(Frozen):
 
 
 def take(
-    process: binding.Process, flow_names: Sequence[str], members: Sequence[Member], segments: Iterable[Segment] = ()
+    process: binding.Process, flow_names: Sequence[str], members: Sequence[Member | None], segments: Iterable[Segment] = ()
 ) -> Moment:
     """Reads a pipe's control segment, or a copy of one, and /proc. Any thread, at any time.
 
-    :param flow_names: the names of its flows, by number.
-    :param members: its routines, by number.
+    :param flow_names: the names of its flows, by number; empty where no flow has the number.
+    :param members: its routines, by number; None where no routine has the number.
     :param segments: its segments, as `list_pipe` lists them.
     :raises ValueError, LookupError: when the segment is damaged.
     """
     statistics = read_statistics(process, flow_names, members)
     in_call = {}
     for number, member in enumerate(members):
+        if member is None:
+            continue
         since = binding.RoutineRecord(process, number).busy_since_ns
         if since and statistics.routines[member.name].state in ("running", "stopping"):
             in_call[member.name] = max(0.0, statistics.time_s - since / 1e9)

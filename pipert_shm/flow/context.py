@@ -9,6 +9,7 @@ from typing import Protocol
 from pipert_shm import binding
 from pipert_shm.control.attachment import Attachment
 from pipert_shm.control.messages import Message
+from pipert_shm.data import Labels
 from pipert_shm.errors import describe
 from pipert_shm.flow.failures import Failures
 from pipert_shm.graph.model import Plan, RoutinePlan
@@ -44,14 +45,14 @@ class Context:
     """One routine's runner, as its parts see it.
 
     Attributes:
-        names: of all routines, by number. A later build adds to them.
+        names: of all routines, by number, and by the number that their messages carry. They change with the pipe's flows.
         lanes: in a replicated flow whose order is restored: by sender to that flow, the edge from it to this replica.
         home: the process that the routine runs in. A process that the routine forks must not go on as the routine.
     """
 
     host: Host
     plan: RoutinePlan
-    names: tuple[str, ...]
+    names: Labels
     record: binding.RoutineRecord
     port: binding.Port
     inbox: Inbox
@@ -88,7 +89,7 @@ def open_context(
     segment = host.segment
     segment.reserve = host.reserve
     ins = [*plan.ins, *(edge for edge in attachment.leaving if edge.receiver == plan.number)]
-    port = binding.Port(segment.process, plan.number, len(ins))
+    port = binding.Port(segment.process, plan.number, len(ins), plan.origin)
     names = host.plan.names
     lanes = {sender: binding.EdgeRecord(segment.process, edge) for sender, edge in plan.lanes.items()}
     sizes = plan.slots, plan.message_slots

@@ -31,7 +31,7 @@ class HotLoop:
         self._hot = context.port.hot
         self._logic = plan.logic
         self._routine = plan.routine
-        self._number = plan.number
+        self._origin = plan.origin
         self._outbox = context.outbox
         self._gathering = gathering
         self._pacing = pacing
@@ -90,8 +90,8 @@ class HotLoop:
         hot = self._hot
         meta: Meta | None = hot.meta
         if meta is None:
-            names, number = self._context.names, self._number
-            meta = Meta(names, number, hot.sequence) if self.is_source else Meta.received(names, number, hot.raw())
+            names, origin = self._context.names, self._origin
+            meta = Meta(names, origin, hot.sequence) if self.is_source else Meta.received(names, origin, hot.raw())
             if keep:
                 hot.meta = meta
         return meta

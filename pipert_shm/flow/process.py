@@ -39,10 +39,12 @@ from pipert_shm.control.messages import (
     RemoveIn,
     RemoveTap,
     SenderDied,
+    SetParameters,
     StartRoutines,
     TapEnded,
     TapMade,
     TapRefused,
+    TraceInto,
     Unlinked,
     UnlinkOut,
     WantSlots,
@@ -50,10 +52,11 @@ from pipert_shm.control.messages import (
 from pipert_shm.errors import PipertError, describe
 from pipert_shm.flow.birth import FlowBirth
 from pipert_shm.flow.commands import Shutdown
-from pipert_shm.flow.handling import Handling
+from pipert_shm.flow.handling import Handling, Setting
 from pipert_shm.flow.runner import Runner
 from pipert_shm.graph.needs import needs_of
 from pipert_shm.message.types import LocalMessages
+from pipert_shm.shm import tracing
 from pipert_shm.shm.segments import ControlSegment
 from pipert_shm.system import forked
 from pipert_shm.system.descriptors import RESERVED, Reserve
@@ -79,7 +82,7 @@ class FlowProcess:
         self._grace = birth.grace
         self._logger = logger
         self.segment = segment = ControlSegment.open(birth.pipe_id)
-        control = segment.size
+        control = segment.taken_bytes
         segment.needs = lambda: needs_of(plan, control)
         self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}  # at build time
         self._control = birth.control
@@ -162,6 +165,7 @@ class FlowProcess:
         table = Dispatch("the flow", self._logger, make_good)
         table.on(StartRoutines, self._handling.put)
         table.on(HandleEvent, self._handling.put)
+        table.on_received(SetParameters, lambda m, received: self._handling.put(Setting(m, received.question)))
         table.on_received(AddTap, self._add_tap)
         table.on(RemoveTap, self._remove_tap)
         table.on(LinkOut, lambda m: runners[m.routine].wiring.link_out(self.plan.restore_transmitter(m.edge), m.incarnation))
@@ -170,6 +174,7 @@ class FlowProcess:
         table.on(ExpectIn, lambda m: runners[m.routine].wiring.expect_in(m.edge))
         table.on(RemoveIn, lambda m: runners[m.routine].wiring.remove_in(m.edge))
         table.on(WantSlots, lambda m: runners[m.routine].wiring.want_slots(m.slots, m.message_slots))
+        table.on(TraceInto, self._trace)
         table.on(Extended, self._extend)
         table.on(Refused, lambda m: runners[m.routine].wiring.refuse(m.why))
         table.on(ReceiverDied, self._recover_receiver)
@@ -190,6 +195,15 @@ class FlowProcess:
 
     def _unlink_out(self, message: UnlinkOut) -> None:
         self.runners[message.routine].wiring.remove_out(message.edge, lambda: self.report(Unlinked(message.incarnation)))
+
+    def _trace(self, message: TraceInto) -> None:
+        if not message.ring:
+            tracing.end()
+            return
+        try:
+            tracing.begin(self.segment.pipe_id, message.ring, message.events, message.flow, message.serial)
+        except (PipertError, OSError) as error:
+            self._logger.error("flow %r is missing in the trace: %s", self._name, describe(error))
 
     def _extend(self, message: Extended) -> None:
         self._audience = message.audience

@@ -54,7 +54,7 @@ class Tombstones:
         for sender, edge in context.lanes.items():
             pushed = edge.pushed_ticket()  # not one that is only announced: it may come after the look at the queue
             if pushed > edge.tickets()[1] and not self._inbox.unread({context.plan.lanes[sender]}):
-                meta = Meta(context.names, context.plan.number, 0, binding.now_ns(), ticket=(sender, pushed))
+                meta = Meta(context.names, context.plan.origin, 0, binding.now_ns(), ticket=(sender, pushed))
                 self._hand.append(NOTHING)
                 self._outbox.put(self._hand, meta)
         self._outbox.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipert_shm import binding
+from pipert_shm.data import Labels
 from pipert_shm.errors import SharedMemoryFull
 from pipert_shm.flow.context import Context
 from pipert_shm.graph.model import EdgePlan
@@ -87,8 +88,8 @@ class Wiring:
         """Says how many slots of each kind the wires need now."""
         self._call(lambda: self._outbox.want_slots(slots, message_slots))
 
-    def learn_names(self, names: tuple[str, ...]) -> None:
-        """Notes the names of all routines, after a later build has added some."""
+    def learn_names(self, names: Labels) -> None:
+        """Notes the names of all routines, after some were added or removed."""
 
         def learn() -> None:
             self._context.names = self._inbox.names = names

@@ -10,7 +10,7 @@ No camera of several is assumed to send more than twice its share: else each one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol
 
 from pipert_shm.errors import WiresValidation
@@ -51,13 +51,20 @@ class Queue(Protocol):
     per_source: int
 
 
+class Steps(Protocol):
+    """The routines of a plan, by number."""
+
+    def __getitem__(self, number: int, /) -> Step:
+        """The routine that has a number."""
+
+
 class Flood:
     """Follows the bursts of messages that batches make through a graph without cycles.
 
     :param edges: those that are linked.
     """
 
-    def __init__(self, steps: Sequence[Step], edges: Iterable[Queue]) -> None:
+    def __init__(self, steps: Steps, edges: Iterable[Queue]) -> None:
         self._steps = steps
         self._ins: dict[int, list[Queue]] = {}
         for edge in edges:

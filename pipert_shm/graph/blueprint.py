@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
 from pipert_shm.display.tables import Table
-from pipert_shm.errors import PipertError, shown
+from pipert_shm.errors import PipertError, UnknownTarget, WiresValidation, shown
 from pipert_shm.events import EVENTS_OF_A_ROUTINE, KILL_EVENT_NAME, LIFECYCLE_EVENTS, handlers_of
 from pipert_shm.frozen import Frozen
 from pipert_shm.graph.checks import check_names
@@ -119,6 +119,63 @@ class Blueprint:
             del self.flows[name]
             for routine in spec.routines:
                 routine.flow_name = routine._notifier = None
+
+    def replace(self, name: str, spec: FlowSpec) -> None:
+        """Puts routines of the same names in the place of those that a flow has, and in the wires."""
+        others = {routine.name: routine for routine in spec.routines}
+        old = {id(routine): others[routine.name] for routine in self.flows[name].routines}
+        self.flows[name] = spec
+        self.wires = [wire.between(old) for wire in self.wires]
+
+    def require_flows(self, names: Collection[str]) -> None:
+        """:raises UnknownTarget: when one of these flows is not there."""
+        for name in names:
+            if name not in self.flows:
+                raise UnknownTarget("flow", name, list(self.flows))
+
+    def require_wires(self, source: Routine, destinations: Collection[Routine]) -> None:
+        """:raises WiresValidation: when the source is not wired to one of these."""
+        wired = {id(to) for wire in self.wires if wire.source is source for to in wire.destinations}
+        for to in destinations:
+            if id(to) not in wired:
+                raise WiresValidation(f"there is no wire from {source.name!r} to {to.name!r}")
+
+    def remove_flows(self, names: Collection[str]) -> None:
+        """Removes flows, with their wires; the routines can go into other flows."""
+        self._built_flows -= sum(name in names for name in islice(self.flows, self._built_flows))
+        routines = [routine for name in names for routine in self.flows[name].routines]
+        gone = set(map(id, routines))
+        self._rewire(
+            lambda wire: () if id(wire.source) in gone else tuple(to for to in wire.destinations if id(to) not in gone)
+        )
+        self.flows = {name: spec for name, spec in self.flows.items() if name not in names}
+        for routine in routines:
+            routine.flow_name = routine._notifier = None
+
+    def remove_wires(self, source: Routine, destinations: Collection[Routine]) -> list[Routine]:
+        """Removes the wires between these; the receivers of those that are built."""
+        gone = set(map(id, destinations))
+        built = [to for wire in self.wires[: self._built_wires] if wire.source is source for to in wire.destinations]
+        self._rewire(
+            lambda wire: (
+                wire.destinations if wire.source is not source else tuple(to for to in wire.destinations if id(to) not in gone)
+            )
+        )
+        return [to for to in built if id(to) in gone]
+
+    def _rewire(self, destinations_of: Callable[[Wire], tuple[Routine, ...]]) -> None:
+        """Gives each wire other destinations, and removes those that have none."""
+        wires, built = [], 0
+        for number, wire in enumerate(self.wires):
+            destinations = destinations_of(wire)
+            if destinations:
+                wires.append(wire if destinations == wire.destinations else wire.to(destinations))
+                built += number < self._built_wires
+        self.wires, self._built_wires = wires, built
+
+    def is_built(self, flow: str) -> bool:
+        """Whether a flow is in the pipe, and does not wait for `build()`."""
+        return flow in islice(self.flows, self._built_flows)
 
     def structure(self) -> dict[str, list[Any]]:
         """The routines and events, as `Pipe.get_pipe_structure` returns them."""

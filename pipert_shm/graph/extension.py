@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any, NoReturn
 
 from pipert_shm.errors import PipertError, UniqueRoutineName, WiresValidation
@@ -50,7 +51,8 @@ class StandIn(Routine):
         return StandIn, arguments
 
 
-def _never(*_: Any) -> NoReturn:
+def never(*_: Any) -> NoReturn:
+    """Stands for a routine's `main_logic` where there is none."""
     raise AssertionError("this process does not hold the routine")
 
 
@@ -76,10 +78,12 @@ class Growth(Frozen):
     """What a later build adds to a pipe, as the launcher gets it.
 
     Attributes:
+        numbers: of the new flows' records.
         audience: that of the whole pipe with the new routines.
     """
 
     flows: dict[str, list[RoutinePlan]]
+    numbers: dict[str, int]
     restarts: dict[str, Restart]
     processes: dict[str, ProcessSettings]
     wires: list[NewWire]
@@ -92,42 +96,60 @@ def plan_growth(
     wires: Iterable[Wire],
     restarts: Mapping[str, Restart],
     processes: Mapping[str, ProcessSettings],
+    free: Iterable[tuple[int, int]],
 ) -> tuple[Plan, Audience, Growth]:
     """The plan and the audience as they will be, and what the launcher has to add.
 
     The wires may have been changed by events since the build. Only the launcher knows those, so it checks the rest.
 
+    :param free: numbers for the new routines, each with the generation of the routine that gets it.
     :raises WiresValidation, RoutineError, PipertError: when a routine, a name or a wire does not fit.
     """
     _check_names(plan, flows)
     present = {flow: [item.routine for item in items] for flow, items in plan.flows.items()}
     flow_of = check_names({**present, **flows})
     numbers = {id(item.routine): item.number for item in plan.routines}
-    for routine in (routine for routines in flows.values() for routine in routines):
-        numbers[id(routine)] = len(numbers)
-    edges = [*plan.edges]
+    generations = {}
+    added = (routine for routines in flows.values() for routine in routines)
+    for routine, (number, generation) in zip(added, free, strict=False):
+        numbers[id(routine)], generations[number] = number, generation
+    new_edges: list[EdgePlan] = []
     for wire in wires:
         for source, destination in _pairs(plan, wire, flow_of):
             ends = numbers[id(source)], numbers[id(destination)]
-            if wire.data_transmitter is not None and min(ends) < len(plan.routines):
+            if wire.data_transmitter is not None and not set(ends) <= generations.keys():
                 raise WiresValidation(f"{wire!r}: routines that run already know no transmitter but the pipe's")
             local = flow_of[id(source)] == flow_of[id(destination)]
-            edges.append(plan_edge(len(edges), ends, wire, plan.defaults, local=local))
-            edges[-1].own_transmitter = wire.data_transmitter is not None
-    new = {flow: [plan_routine(numbers[id(r)], r, flow, edges) for r in routines] for flow, routines in flows.items()}
+            new_edges.append(plan_edge(0, ends, wire, plan.defaults, local=local))
+            new_edges[-1].own_transmitter = wire.data_transmitter is not None
+    edges, routines = plan.edges.copy(), plan.routines.copy()
+    for edge in new_edges:
+        edge.number = edges.free()
+        edges[edge.number] = edge
+    new = {flow: [plan_routine(numbers[id(r)], r, flow, edges) for r in members] for flow, members in flows.items()}
+    for item in (item for items in new.values() for item in items):
+        item.generation = generations[item.number]
+        routines[item.number] = item
+    flow_numbers = _flow_numbers(plan, flows)
     grown = replace(
         plan,
         flows={**plan.flows, **new},
-        routines=[*plan.routines, *(item for items in new.values() for item in items)],
+        routines=routines,
         edges=edges,
         restarts={**plan.restarts, **restarts},
         processes={**plan.processes, **processes},
+        flow_numbers={**plan.flow_numbers, **flow_numbers},
     )
-    plan_batches(grown, edges[len(plan.edges) :])
+    plan_batches(grown, new_edges)
     audience = audience_of(grown)
-    new_edges = edges[len(plan.edges) :]
-    growth = Growth(_strangers(new), dict(restarts), dict(processes), _new_wires(grown, new_edges), audience.picklable())
-    return grown, audience, growth
+    changes = _strangers(new), flow_numbers, dict(restarts), dict(processes), _new_wires(grown, new_edges)
+    return grown, audience, Growth(*changes, audience.picklable())
+
+
+def _flow_numbers(plan: Plan, flows: Iterable[str]) -> dict[str, int]:
+    """The least numbers that no flow has, for the new ones."""
+    taken = set(plan.flow_numbers.values())
+    return dict(zip(flows, (number for number in count() if number not in taken), strict=False))
 
 
 def _check_names(plan: Plan, flows: Mapping[str, Sequence[Routine]]) -> None:
@@ -143,15 +165,15 @@ def _check_names(plan: Plan, flows: Mapping[str, Sequence[Routine]]) -> None:
 def _strangers(new: dict[str, list[RoutinePlan]]) -> dict[str, list[RoutinePlan]]:
     """The new routines as the launcher gets them: stand-ins, with no edges yet."""
     return {
-        flow: [replace(item, routine=StandIn.of(item.routine), logic=_never, ins=[], outs=[]) for item in items]
+        flow: [replace(item, routine=StandIn.of(item.routine), logic=never, ins=[], outs=[]) for item in items]
         for flow, items in new.items()
     }
 
 
 def _new_wires(grown: Plan, edges: list[EdgePlan]) -> list[NewWire]:
-    names = grown.names
+    name_of = grown.name_of
     return [
-        NewWire(names[e.sender], names[e.receiver], e.policy, e.capacity, e.timeout, e.max_age, e.own_transmitter)
+        NewWire(name_of(e.sender), name_of(e.receiver), e.policy, e.capacity, e.timeout, e.max_age, e.own_transmitter)
         for e in edges
     ]
 

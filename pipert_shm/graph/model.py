@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipert_shm import binding
 from pipert_shm.errors import WiresValidation, shown
 from pipert_shm.frozen import Frozen
+from pipert_shm.graph.names import MOST_PAST, Names
+from pipert_shm.graph.numbered import Numbered
 from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.limits import Policy, check_choice, check_count, is_number
 from pipert_shm.routine import Role, Routine
@@ -19,6 +21,7 @@ from pipert_shm.wire import QueueSettings
 RestartPolicy = Literal["on-failure", "always", "never"]
 RESTART_POLICIES: tuple[RestartPolicy, ...] = ("on-failure", "always", "never")
 BORROW_CAP = 2  # frames that user code of one receiver may keep
+NUMBER_BITS = 16  # of a routine's number; the bits above it are the generation
 IN_PASSING = 2  # messages beside those in the queue: one is held but not pushed yet, one evicted but not dropped yet
 
 
@@ -34,6 +37,7 @@ class EdgePlan:
         per_source: messages of one source that memory is set aside for; 0: as many as the queue holds.
         own_transmitter: whether it has the transmitter of the wire that a build made; else it has the pipe's.
         linked: whether the sender sends on it, or will.
+        held: whether its sender is removed, and its receiver waits for another wire before it takes the stream for ended.
     """
 
     number: int
@@ -55,6 +59,7 @@ class EdgePlan:
     per_source: int = 0
     own_transmitter: bool = True
     linked: bool = True
+    held: bool = False
 
     @property
     def queue(self) -> QueueSettings:
@@ -107,6 +112,7 @@ class RoutinePlan:
         lanes: of such a replica: for each sender to the flow, the edge from it to this replica.
         restores: the flows whose order it restores.
         joined: the routines whose messages it joins, in the order of its wires at `build()`.
+        generation: counts the routines that had this number, from 1.
     """
 
     number: int
@@ -124,11 +130,17 @@ class RoutinePlan:
     lanes: dict[int, int] = field(default_factory=dict)
     restores: list[Restored] = field(default_factory=list)
     joined: tuple[int, ...] = ()
+    generation: int = 1
 
     @property
     def name(self) -> str:
         """The routine's name."""
         return self.routine.name
+
+    @property
+    def origin(self) -> int:
+        """The number that its messages carry. Another routine that gets the same `number` later has another one."""
+        return self.generation << NUMBER_BITS | self.number
 
     @property
     def gathered(self) -> int:
@@ -194,29 +206,82 @@ class Plan:
 
     Attributes:
         edges: by number; an unlinked edge keeps its number until another one needs it.
+        flow_numbers: the number of each flow's record, by the flow's name.
+        leaving: in the launcher: routines that were removed, and whose numbers are not free yet.
+        past: the names of routines that were removed, by the number that their messages carry.
         replicas: the names of the replicas, by the name that they share: of each flow that has some, and of its routines.
         memory_budget: bytes that rings may take; None: half of what is free in /dev/shm.
     """
 
     flows: dict[str, list[RoutinePlan]]
-    routines: list[RoutinePlan]
-    edges: list[EdgePlan]
+    routines: Numbered[RoutinePlan]
+    edges: Numbered[EdgePlan]
     defaults: Defaults
     replicas: dict[str, tuple[str, ...]] = field(default_factory=dict)
     restarts: dict[str, Restart] = field(default_factory=dict)
     processes: dict[str, ProcessSettings] = field(default_factory=dict)
     auto_pacing: bool = False
     memory_budget: int | None = None
+    flow_numbers: dict[str, int] = field(default_factory=dict)
+    leaving: Numbered[RoutinePlan] = field(default_factory=Numbered)
+    past: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.flow_numbers = self.flow_numbers or {name: number for number, name in enumerate(self.flows)}
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The routines' names, by number."""
-        return tuple(plan.routine.name for plan in self.routines)
+    def names(self) -> Names:
+        """The routines' names, by number, and by the number that their messages carry."""
+        names = Names(self.past)
+        for item in (*self.leaving, *self.routines):
+            names[item.number] = names[item.origin] = item.name
+        return names
 
-    def directory(self) -> tuple[list[str], list[Member]]:
-        """The names of the flows, and the entries of the routines in the control segment's listing; both by number."""
-        flows = list(self.flows)
-        return flows, [Member(item.routine.name, flows.index(item.flow), item.routine.counter_names) for item in self.routines]
+    @property
+    def present(self) -> list[str]:
+        """The names of the routines that are in the pipe."""
+        return [item.name for item in self.routines]
+
+    def name_of(self, number: int) -> str:
+        """The name of the routine that has this number."""
+        item = self.routines.get(number) or self.leaving.get(number)
+        return f"routine {number}" if item is None else item.name
+
+    def directory(self) -> tuple[list[str], list[Member | None]]:
+        """The names of the flows, and the entries of the routines in the control segment's listing; both by number.
+
+        A number that no flow has gives an empty name, and one that no routine has gives None.
+        """
+        flows = [""] * (max(self.flow_numbers.values(), default=-1) + 1)
+        for name, number in self.flow_numbers.items():
+            flows[number] = name
+        members: list[Member | None] = [None] * (max(self.routines.numbers(), default=-1) + 1)
+        for item in self.routines:
+            members[item.number] = Member(item.name, self.flow_numbers[item.flow], item.routine.counter_names)
+        return flows, members
+
+    def dismiss(self, flows: Collection[str]) -> None:
+        """Takes flows out. Their routines are leaving then; `release` has to follow for each."""
+        for name in flows:
+            for item in self.flows.pop(name):
+                del self.routines[item.number]
+                self.leaving[item.number] = item
+                self.remember(item)
+            del self.restarts[name], self.processes[name], self.flow_numbers[name]
+        present = {*self.flows, *self.present}
+        self.replicas = {name: those for name, those in self.replicas.items() if not present.isdisjoint(those)}
+
+    def release(self, item: RoutinePlan) -> None:
+        """Nothing is left of a routine that was leaving: another one may have its number."""
+        del self.leaving[item.number]
+        for other in self.routines:
+            other.reach -= {item.number}
+
+    def remember(self, item: RoutinePlan) -> None:
+        """Keeps the name of a routine that is removed, for messages of it that are still on their way."""
+        self.past[item.origin] = item.name
+        for origin in list(self.past)[:-MOST_PAST]:
+            del self.past[origin]
 
     def find(self, name: str) -> RoutinePlan | None:
         """The routine of this name; None when there is none."""

@@ -11,6 +11,7 @@ from pipert_shm.events import Audience, handlers_of
 from pipert_shm.graph.bits import assign_bits, assign_reach
 from pipert_shm.graph.checks import check_names, logic_of, refuse_unforkable, sorted_by_wires
 from pipert_shm.graph.model import Defaults, EdgePlan, Plan, RoutinePlan
+from pipert_shm.graph.numbered import Numbered
 from pipert_shm.graph.replicas import replicate, restore_order
 from pipert_shm.graph.sizing import assign_slots, plan_batches
 from pipert_shm.routine import BatchRoutine, Role, Routine
@@ -49,7 +50,7 @@ def make_plan(
     for flow, routines in flows.items():
         planned_flows[flow] = [plan_routine(numbers[id(routine)], routine, flow, edges) for routine in routines]
     routines_planned = [plan for plans in planned_flows.values() for plan in plans]
-    plan = Plan(planned_flows, routines_planned, edges, defaults, names)
+    plan = Plan(planned_flows, Numbered(routines_planned), Numbered(edges), defaults, names)
     for flow in ordered:
         restore_order(plan, flow)
     plan_batches(plan, edges)
@@ -110,7 +111,7 @@ def plan_edge(
     )
 
 
-def plan_routine(number: int, routine: Routine, flow: str, edges: list[EdgePlan]) -> RoutinePlan:
+def plan_routine(number: int, routine: Routine, flow: str, edges: Iterable[EdgePlan]) -> RoutinePlan:
     """A routine with its edges and its role.
 
     :raises FloatingRoutine, RoutineError, WiresValidation: when the routine does not fit its wires, or can't run.

@@ -6,6 +6,7 @@ its counters, until another wire needs it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import takewhile
 
 from pipert_shm import binding
@@ -40,14 +41,15 @@ class EdgeTable:
 
     def outs(self, item: RoutinePlan) -> list[EdgePlan]:
         """The edges from a routine that are linked, and those that were unlinked and are not drained yet."""
-        return [edge for edge in self._plan.edges if edge.sender == item.number and self._is_there(edge)]
+        return [edge for edge in self._plan.edges if edge.sender == item.number and self.is_there(edge)]
 
     def ins(self, item: RoutinePlan) -> list[EdgePlan]:
         """The same of the edges to a routine."""
-        return [edge for edge in self._plan.edges if edge.receiver == item.number and self._is_there(edge)]
+        return [edge for edge in self._plan.edges if edge.receiver == item.number and self.is_there(edge)]
 
-    def _is_there(self, edge: EdgePlan) -> bool:
-        return edge.linked or bool(self._incarnations.of(edge))
+    def is_there(self, edge: EdgePlan) -> bool:
+        """Whether an edge is linked, not drained yet, or held for its receiver."""
+        return edge.linked or edge.held or bool(self._incarnations.of(edge))
 
     def attachable(self, edge: EdgePlan) -> list[int]:
         """The incarnations that the receiver may attach to, oldest first, up to the first one that is being recovered."""
@@ -84,7 +86,12 @@ class EdgeTable:
 
     def must_forget(self, edge: EdgePlan) -> bool:
         """Whether the receiver's process can be told now that the edge is unlinked. The caller tells it if so."""
-        if edge.linked or edge.number not in self._expected or self.attachable(edge) != self._incarnations.of(edge):
+        if (
+            edge.linked
+            or edge.held
+            or edge.number not in self._expected
+            or self.attachable(edge) != self._incarnations.of(edge)
+        ):
             return False
         self._expected.remove(edge.number)
         return True
@@ -93,15 +100,42 @@ class EdgeTable:
 
     def unlink(self, sender: RoutinePlan, receiver: str) -> EdgePlan | None:
         """Takes the edge between the two out of the plan. None when they are not linked."""
-        edge = next((edge for edge in sender.outs if self._plan.names[edge.receiver] == receiver), None)
+        edge = next((edge for edge in sender.outs if self._plan.routines[edge.receiver].name == receiver), None)
         if edge is None:
             return None
-        edge.linked = False
-        sender.outs.remove(edge)
-        self._plan.routines[edge.receiver].ins.remove(edge)
-        binding.EdgeRecord(self._segment.process, edge.number).removed = True
-        assign_slots(self._plan)
+        self.cut([edge])
         return edge
+
+    def cut(self, edges: Iterable[EdgePlan]) -> None:
+        """Takes edges out of the plan that are linked."""
+        for edge in edges:
+            edge.linked = False
+            self._plan.routines[edge.sender].outs.remove(edge)
+            self._plan.routines[edge.receiver].ins.remove(edge)
+            binding.EdgeRecord(self._segment.process, edge.number).removed = True
+        assign_slots(self._plan)
+
+    def let_go(self, receiver: int) -> list[EdgePlan]:
+        """Holds no edge for a receiver any more, since it has another wire; those that were held."""
+        held = [edge for edge in self._plan.edges if edge.held and edge.receiver == receiver]
+        for edge in held:
+            edge.held = False
+        return held
+
+    def forget_routine(self, item: RoutinePlan) -> bool:
+        """Forgets all edges of a routine that was removed; False, with nothing done, when one of them is still there."""
+        edges = [edge for edge in self._plan.edges if item.number in (edge.sender, edge.receiver)]
+        if any(self.is_there(edge) for edge in edges):
+            return False
+        for edge in edges:
+            binding.EdgeRecord(self._segment.process, edge.number).clear()
+            del self._plan.edges[edge.number]
+            self._expected.discard(edge.number)
+            self._incarnations.forget(edge.number)
+        for edge in self._plan.edges:
+            if self._incarnations.forget_reach(edge.number, item.number):
+                binding.EdgeRecord(self._segment.process, edge.number).forget_reach(item.number)
+        return True
 
     def link(self, wire: NewWire, *, live: bool, joins: bool = False) -> EdgePlan:
         """Puts a wire into the plan; its edge.
@@ -110,6 +144,7 @@ class EdgeTable:
         :param joins: whether the receiver does not run yet, so that it may join this input with others.
         :raises ValueError: when one of the settings is out of range.
         :raises WiresValidation: when the two can't be linked, or there is no place for the wire. Nothing has changed then.
+        :raises SharedMemoryFull: when there is no memory for it. Nothing has changed then, either.
         """
         check_queue(wire.policy, wire.capacity, wire.timeout)
         sender, receiver = self._plan.get(wire.sender), self._plan.get(wire.receiver)
@@ -117,6 +152,7 @@ class EdgeTable:
         check_ends(self._plan, sender, receiver, joins=joins or earlier is not None)
         check_room(sender, len(self.outs(sender)), receiver, len(self.ins(receiver)))
         edge = self._planned(wire, sender, receiver, earlier)
+        self._segment.take("edge", edge.number)
         if live and not self._incarnations.can_open(edge, sender):
             raise WiresValidation(
                 f"{sender.routine.name!r} has no holder bit or queue left for one more receiver, as long as its frames are kept"
@@ -169,16 +205,16 @@ class EdgeTable:
         return edge
 
     def _put(self, edge: EdgePlan, sender: RoutinePlan, receiver: RoutinePlan, *, is_new: bool) -> None:
-        if edge.number < len(self._plan.edges):
-            self._plan.edges[edge.number] = edge
-        else:
-            self._plan.edges.append(edge)
+        self._plan.edges[edge.number] = edge
         sender.outs.append(edge)
         receiver.ins.append(edge)
         assign_slots(self._plan)
-        record = binding.EdgeRecord(self._segment.process, edge.number)
+        process = self._segment.process
+        record = binding.EdgeRecord(process, edge.number)
         if is_new:
             record.clear()
+        if edge.number >= process.edges_used:
+            process.note_used(edge.number + 1, process.incarnations_used)
         edge.format(record, sender.reach)
         state = State(binding.RoutineRecord(self._segment.process, receiver.number).state)
         record.receiver_ended = state.over
@@ -186,8 +222,8 @@ class EdgeTable:
     def _place(self) -> int:
         """The edge number for two routines that were never wired before."""
         if len(self._plan.edges) < self._places:
-            return len(self._plan.edges)
-        unused = next((edge for edge in self._plan.edges if not self._is_there(edge)), None)
+            return self._plan.edges.free()
+        unused = next((edge for edge in self._plan.edges if not self.is_there(edge)), None)
         if unused is None:
             raise WiresValidation(f"the pipe has no place for one more wire: all {self._places} are in use")
         return unused.number
@@ -198,13 +234,13 @@ class EdgeTable:
         :param before: the unlinked edge whose record it took.
         """
         live = self._incarnations.live(edge)
-        self.unlink(self._plan.routines[edge.sender], self._plan.names[edge.receiver])
+        self.cut([edge])
         if live is not None:
             self._incarnations.withdraw(edge, live)
         record = binding.EdgeRecord(self._segment.process, edge.number)
         if before is None:
             record.clear()
-            self._plan.edges.pop()
+            del self._plan.edges[edge.number]
             return
         self._plan.edges[edge.number] = before
         before.format(record, self._plan.routines[before.sender].reach)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
+from pipert_shm import binding
 from pipert_shm.control.messages import Extended
 from pipert_shm.errors import WiresValidation
 from pipert_shm.graph.extension import Growth, NewWire
-from pipert_shm.graph.model import EdgePlan, Plan
+from pipert_shm.graph.model import EdgePlan, Plan, RoutinePlan
 from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.footprint import make_rings
 from pipert_shm.launcher.fork_server import ForkServer
@@ -84,41 +85,49 @@ class Extension:
         self._lifecycle.require_life("nothing can be built")
         self._check(growth)
         plan, segment = self._roster.plan, self._roster.segment
-        routines, edges, flows = len(plan.routines), list(plan.edges), list(plan.flows)
+        edges, added = plan.edges.copy(), [item for items in growth.flows.values() for item in items]
+        numbers = {item.number for item in added}
         new: list[EdgePlan] = []
         try:
             plan.flows.update(growth.flows)
             plan.restarts.update(growth.restarts)
             plan.processes.update(growth.processes)
-            plan.routines += [item for items in growth.flows.values() for item in items]
-            _assign_reach(plan, routines, growth.wires)
+            plan.flow_numbers.update(growth.numbers)
+            for number in growth.numbers.values():
+                segment.take("flow", number)
+            for item in added:
+                segment.take("routine", item.number)
+                plan.routines[item.number] = item
+                binding.RoutineRecord(segment.process, item.number).clear()  # a routine that was removed may have had it
+            _assign_reach(plan, added, growth.wires)
             for wire in growth.wires:
-                new.append(self._link(wire, routines))
-            rings = make_rings(plan.routines[routines:], segment)
+                new.append(self._link(wire, numbers))
+            rings = make_rings(added, segment)
         except Exception:
-            for item in plan.routines[routines:]:
+            for item in added:
                 self._incarnations.retire_rings(item)
             self._incarnations.remove_retired()
             for edge in reversed(new):
-                self._edges.take_back(edge, edges[edge.number] if edge.number < len(edges) else None)
-            del plan.routines[routines:]
-            for name in [name for name in plan.flows if name not in flows]:
-                del plan.flows[name], plan.restarts[name], plan.processes[name]
+                self._edges.take_back(edge, edges.get(edge.number))
+            for number in numbers & set(plan.routines.numbers()):
+                del plan.routines[number]
+            for name in growth.flows:
+                del plan.flows[name], plan.restarts[name], plan.processes[name], plan.flow_numbers[name]
             raise
         return new, rings
 
-    def _link(self, wire: NewWire, first_new: int) -> EdgePlan:
+    def _link(self, wire: NewWire, new: Container[int]) -> EdgePlan:
         plan = self._roster.plan
         sender, receiver = plan.get(wire.sender), plan.get(wire.receiver)
-        live = sender.number >= first_new or self._roster.flows[sender.flow].up
-        return self._edges.link(wire, live=live, joins=receiver.number >= first_new)
+        live = sender.number in new or self._roster.flows[sender.flow].up
+        return self._edges.link(wire, live=live, joins=receiver.number in new)
 
     def _check(self, growth: Growth) -> None:
         plan, room = self._roster.plan, self._roster.segment.process.room
         more = sum(map(len, growth.flows.values()))
         for what, there, added, most in (
             ("flows", len(plan.flows), len(growth.flows), room.flows),
-            ("routines", len(plan.routines), more, self._most_routines),
+            ("routines", len(plan.routines) + len(plan.leaving), more, self._most_routines),
         ):
             if there + added > most:
                 raise WiresValidation(f"the running pipe has {there} {what} and room for {most}; {added} more are too many")
@@ -129,12 +138,16 @@ class Extension:
                     raise WiresValidation(f"{name!r} can't be wired: its flow {flow.name!r} has failed for good")
 
 
-def _assign_reach(plan: Plan, first: int, wires: list[NewWire]) -> None:
-    """Sets the reach of the routines from number `first` on. Earlier ones keep theirs, since bits were given out by it."""
-    for item in plan.routines[first:]:
+def _assign_reach(plan: Plan, new: list[RoutinePlan], wires: list[NewWire]) -> None:
+    """Sets the reach of the new routines. Earlier ones keep theirs, since bits were given out by it."""
+    by_name = {item.name: item for item in new}
+    for item in new:
         item.reach = frozenset({item.number})
-    for _ in plan.routines[first:]:  # no chain of new routines is longer
+    changed = True
+    while changed:
+        changed = False
         for wire in wires:
-            receiver = plan.get(wire.receiver)
-            if receiver.number >= first:
-                receiver.reach |= plan.get(wire.sender).reach
+            receiver = by_name.get(wire.receiver)
+            if receiver is not None and not (reach := plan.get(wire.sender).reach) <= receiver.reach:
+                receiver.reach |= reach
+                changed = True

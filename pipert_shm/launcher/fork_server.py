@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from pipert_shm import binding
 from pipert_shm.control.channel import Channel, Received
@@ -31,18 +31,20 @@ class ForkServer:
     """The launcher's end of a fork server. None of its methods blocks.
 
     :param end: the descriptor of the channel, which is closed here, also when this raises.
-    :param known: how many routines of the pipe its process knows.
+    :param known: the routines of the pipe that its process knows: the generation of each, by number.
     :param on_lost: called once, when the fork server is dead.
     :raises OSError: when the system has no descriptors left.
 
     Attributes:
         dead: its process is dead, or is being killed.
+        pid: of its process.
     """
 
     def __init__(
-        self, end: int, pid: int, known: int, watch: Watch, logger: logging.Logger, on_lost: Callable[[], object]
+        self, end: int, pid: int, known: dict[int, int], watch: Watch, logger: logging.Logger, on_lost: Callable[[], object]
     ) -> None:
         self.known = known
+        self.pid = pid
         self.dead = False
         self._watch = watch
         self._on_lost = on_lost
@@ -142,6 +144,13 @@ class ForkServer:
             forked_as(0, IS_DEAD)
         for reaped_as in reaps.values():
             reaped_as(-signal.SIGKILL)
+
+    def end(self) -> None:
+        """Ends its process, which has no flow any more: at once, even if it is stopped."""
+        if not self.dead:
+            with suppress(ProcessLookupError):
+                self._kill()
+        self.close()
 
     def close(self) -> None:
         """Closes the channel, which ends its process. Its flows end when the channels to them are closed."""

@@ -106,7 +106,12 @@ class ForkServerProcess:
         status, plan = 1, self._plan
         try:
             control, stacks = fds
-            plan.routines += order.later
+            plan.past = order.past
+            for number in order.gone:
+                if number in plan.routines:
+                    del plan.routines[number]
+            for item in order.later:
+                plan.routines[item.number] = item
             for item in plan.flows[order.flow]:
                 item.ins = [plan.restore_transmitter(edge) for edge in order.ins[item.number]]
                 item.outs = [plan.restore_transmitter(edge) for edge in order.outs[item.number]]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 from pipert_shm import binding
+from pipert_shm.errors import SharedMemoryFull
 from pipert_shm.graph.bits import BITS
 from pipert_shm.graph.model import EdgePlan, Plan, RoutinePlan
 from pipert_shm.shm.rings import open_every_ring, remove_if_free, remove_unpublished
@@ -14,10 +16,11 @@ from pipert_shm.shm.segments import ControlSegment
 class Incarnations:
     """The table of incarnations. Only the launcher has it, and gives out holder bits after build()."""
 
-    def __init__(self, segment: ControlSegment, plan: Plan) -> None:
+    def __init__(self, segment: ControlSegment, plan: Plan, logger: logging.Logger) -> None:
+        self._logger = logger
         self._segment = segment
         self._plan = plan
-        self._all = segment.process.incarnations()
+        self._all = segment.process.incarnations()  # those that are in use, or were
         self._of: dict[int, list[int]] = {edge.number: [edge.first_incarnation] for edge in plan.edges}
         self._reach: dict[int, frozenset[int]] = {edge.number: plan.routines[edge.sender].reach for edge in plan.edges}
         self._unswept: Counter[int] = Counter()  # by incarnation: sweeps that its sender was asked for and has not done
@@ -48,6 +51,19 @@ class Incarnations:
         """Whether a receiver may attach to it: the slots of a dead receiver are swept."""
         return number not in self._unswept
 
+    def forget(self, edge: int) -> None:
+        """Forgets an edge that has none."""
+        self._of.pop(edge, None)
+        self._reach.pop(edge, None)
+
+    def forget_reach(self, edge: int, routine: int) -> bool:
+        """Takes a routine that has no ring any more out of what an edge's messages can name; whether it was there."""
+        reach = self._reach.get(edge, frozenset())
+        if routine not in reach:
+            return False
+        self._reach[edge] = reach - {routine}
+        return True
+
     def open(self, edge: EdgePlan, sender: RoutinePlan) -> int | None:
         """A new incarnation, with a bit that is unused wherever its messages can go. None when no bit or record is free now."""
         bit, number = self._spare(edge, sender)
@@ -61,18 +77,42 @@ class Incarnations:
         self._of.setdefault(edge.number, []).append(number)
         return number
 
+    def free_bits(self, sender: RoutinePlan) -> int:
+        """How many bits are unused wherever a routine's messages can go."""
+        return len(BITS) - len(self._used(sender))
+
     def can_open(self, edge: EdgePlan, sender: RoutinePlan) -> bool:
         """Whether `open` would succeed."""
         return None not in self._spare(edge, sender)
 
     def _spare(self, edge: EdgePlan, sender: RoutinePlan) -> tuple[int | None, int | None]:
         """A free bit and the number of a free incarnation; None for what is not free."""
+        used = set() if edge.local else self._used(sender)
+        bit = 0 if edge.local else next((bit for bit in BITS if bit not in used), None)
+        number = next((i.number for i in self._all if i.state in (binding.FREE, binding.SWEPT)), None)
+        return bit, self._one_more() if number is None else number
+
+    def _used(self, sender: RoutinePlan) -> set[int]:
+        """The bits that are used somewhere where a routine's messages can go."""
         used: set[int] = set()
         for other, numbers in self._of.items():
             if self._reach[other] & sender.reach:
                 used.update(self._all[number].bit for number in numbers if self._all[number].state != binding.SWEPT)
-        bit = 0 if edge.local else next((bit for bit in BITS if bit not in used), None)
-        return bit, next((i.number for i in self._all if i.state in (binding.FREE, binding.SWEPT)), None)
+        return used - {0}
+
+    def _one_more(self) -> int | None:
+        """The number of an incarnation that was never used; None when there is no room or no memory for it."""
+        number, process = len(self._all), self._segment.process
+        if number >= process.room.incarnations:
+            return None
+        try:
+            self._segment.take("incarnation", number)
+        except SharedMemoryFull as error:
+            self._logger.error("%s", error)
+            return None
+        process.note_used(process.edges_used, number + 1)
+        self._all.append(binding.Incarnation(process, number))
+        return number
 
     def withdraw(self, edge: EdgePlan, number: int) -> None:
         """Takes back one that was opened just now, before any flow heard of it."""
@@ -150,6 +190,12 @@ class Incarnations:
             if process.ring_owner(ring) == routine.number and ring not in self._retired:
                 process.recover_owner(ring)
                 self._retired.append(ring)
+
+    def ring_owners(self) -> set[int]:
+        """The numbers of the routines that have rings, or have left some."""
+        process = self._segment.process
+        serials = map(process.serial, process.rings())
+        return {binding.serial_owner(serial) for serial in serials if serial}
 
     def remove_retired(self) -> bool:
         """Removes the retired rings that are free by now; whether some are left."""

@@ -39,6 +39,7 @@ class Lifecycle:
         kill_by: when flows that still run get SIGKILL, as of time.monotonic(); None while the pipe is not to end.
         starts: how many starts the parent has requested.
         refused: how many events were refused, since a flow had too many unhandled ones.
+        changing: a change is being made in steps; until it has ended nothing that fails ends the pipe, nor is it over.
     """
 
     def __init__(
@@ -60,18 +61,26 @@ class Lifecycle:
         self._stop_on_failure = stop_on_failure
         self._wanted: set[str] = set()
         self._stopped: set[str] = set()  # routines that were ever told to stop
-        self._runs: list[int] = []
-        self._states: list[State] = []
+        self._runs: dict[int, int] = {}  # by routine number, like the next
+        self._states: dict[int, State] = {}
         self.kill_by: float | None = None
         self.starts = 0
         self.refused = 0
+        self.changing = False
         self.admit()
 
     def admit(self) -> None:
         """Takes in routines that were added to the plan."""
-        more = len(self._roster.plan.routines) - len(self._states)
-        self._runs += [0] * more
-        self._states += [State.BUILT] * more
+        for item in self._roster.plan.routines:
+            self._runs.setdefault(item.number, 0)
+            self._states.setdefault(item.number, State.BUILT)
+
+    def dismiss(self, flow: Flow) -> None:
+        """Forgets the routines of a flow that was removed."""
+        for item in flow.routines:
+            del self._runs[item.number], self._states[item.number]
+            self._wanted.discard(item.name)
+            self._stopped.discard(item.name)
 
     @property
     def ending(self) -> bool:
@@ -175,7 +184,8 @@ class Lifecycle:
 
     def _can_start(self, item: RoutinePlan) -> bool:
         runs = item.routine.name in self._wanted and not self._roster.state_of(item.number).over
-        return not runs and not self._roster.flows[item.flow].failed
+        flow = self._roster.flows[item.flow]
+        return not runs and not flow.failed and not flow.leaves
 
     def _reopen(self, item: RoutinePlan) -> None:
         for edge in item.outs:
@@ -216,31 +226,48 @@ class Lifecycle:
         :raises LookupError: when there is no such routine.
         """
         number, state = message.routine, State(message.state)
-        if not 0 <= number < len(self._states):
+        if number not in self._states:
             raise LookupError(f"there is no routine {number}")
         if message.run < self._runs[number]:
             return  # it is about a run before the last start
         self._states[number] = state
-        if message.cause:
+        if message.cause and not self._roster.flow_at(number).leaves:
             self._tell(Failed(f"routine {number}", message.cause))
-            if self._stop_on_failure:
-                self.kill()
+            self._stop_if_failed()
         if state.over:
             self._wanted.discard(self._roster.plan.routines[number].routine.name)
             self.tell_if_ended()
 
     def fail(self, flow: Flow) -> None:
         """Marks all routines of a flow that is given up as failed."""
-        if self._stop_on_failure:
-            self.kill()
+        self._stop_if_failed()
         for item in flow.routines:
             self._roster.records[item.number].state = State.FAILED
             self.note_state(StateChanged(item.number, self._runs[item.number], State.FAILED, ""))
 
     def tell_if_ended(self) -> None:
-        """Tells the parent when no routine runs or will run."""
-        if all(state.over for state in self._states):
+        """Tells the parent when no routine runs or will run. A pipe without routines waits for new ones."""
+        if not self.changing and self._states and all(state.over for state in self._states.values()):
             self._tell(Ended(self.starts))
+
+    def _stop_if_failed(self) -> None:
+        if self._stop_on_failure and not self.changing:
+            self.kill()
+
+    def end_change(self) -> None:
+        """A change has ended: what has failed meanwhile, and is still there, counts now."""
+        self.changing = False
+        if State.FAILED in self._states.values():
+            self._stop_if_failed()
+        self.tell_if_ended()
+
+    def is_wanted(self, routine: str) -> bool:
+        """Whether a routine is to run."""
+        return routine in self._wanted
+
+    def run_of(self, number: int) -> int:
+        """The number of a routine's last run that was ordered."""
+        return self._runs[number]
 
     # ---- the end ---------------------------------------------------------------------------------
 

@@ -35,11 +35,13 @@ class Recovery:
 
     @property
     def has_retired(self) -> bool:
-        """Whether rings of dead routines wait for their last slots."""
-        return self._retired
+        """Whether rings of dead routines wait for their last slots, or what dead processes held to be cleared."""
+        return self._retired or self._taps.has_unswept
 
     def remove_retired(self) -> None:
-        """Removes the rings that are free by now."""
+        """Removes the rings that are free by now, and clears what could not be cleared before."""
+        if self._taps.has_unswept:
+            self._taps.sweep()
         if self._retired:
             self._retired = self._incarnations.remove_retired()
 
@@ -56,7 +58,26 @@ class Recovery:
                 if not edge.local:
                     self._mark_received(edge)
         # The dead process may have made room or freed a slot, and died before it rang the routine that waits for that.
-        for record in records:
+        self._ring_all()
+
+    def part(self, flow: Flow) -> None:
+        """Ends all edges of a flow that was removed and is dead. What it sent is drained; what waits for it is dropped."""
+        for item in flow.routines:
+            self._roster.records[item.number].count_crash()
+        for item in flow.routines:
+            for edge in [*self._edges.outs(item), *self._taps.of(item.number)]:
+                self._mark_sent(edge)
+            for edge in self._edges.ins(item):
+                edge.held = False
+                self._take_back(edge)
+        numbers = {item.number for item in flow.routines}
+        for edge in self._roster.plan.edges:
+            if edge.sender in numbers:  # also if it was drained meanwhile, or long ago
+                self.forget(edge)
+        self._ring_all()
+
+    def _ring_all(self) -> None:
+        for record in self._roster.records.values():
             record.ring()
 
     def _mark_sent(self, edge: EdgePlan) -> None:
@@ -76,12 +97,12 @@ class Recovery:
 
     def tell_sender_died(self, receiver: int) -> None:
         """Tells a receiver to look at its queues, in any case: the sender may have died between its push and its ring."""
-        self._roster.send(self._roster.flow_at(receiver), SenderDied(self._roster.plan.names[receiver]))
+        self._roster.send(self._roster.flow_at(receiver), SenderDied(self._roster.plan.name_of(receiver)))
 
     def _mark_received(self, edge: EdgePlan) -> None:
         sender = self._roster.flow_at(edge.sender)
         for number in self._incarnations.note_receiver_death(edge, sender_lives=sender.up):
-            self._roster.send(sender, ReceiverDied(self._roster.plan.names[edge.sender], number))
+            self._roster.send(sender, ReceiverDied(self._roster.plan.name_of(edge.sender), number))
 
     def note_recovered(self, number: int) -> None:
         """A sender has swept the slots that its dead receiver held."""
@@ -98,7 +119,7 @@ class Recovery:
         attachable = self._edges.attachable(edge)
         for ready in attachable[attachable.index(number) :] if number in attachable else ():
             roster.send(
-                roster.flow_at(edge.receiver), AddIn(roster.plan.names[edge.receiver], edge.without_transmitter(), ready)
+                roster.flow_at(edge.receiver), AddIn(roster.plan.name_of(edge.receiver), edge.without_transmitter(), ready)
             )
         self.forget(edge)
 
@@ -106,7 +127,7 @@ class Recovery:
         """Tells the receiver's process that the edge is unlinked, as soon as it has all incarnations that it has to drain."""
         receiver = self._roster.flow_at(edge.receiver)
         if receiver.up and self._edges.must_forget(edge):
-            self._roster.send(receiver, RemoveIn(self._roster.plan.names[edge.receiver], edge.number))
+            self._roster.send(receiver, RemoveIn(self._roster.plan.name_of(edge.receiver), edge.number))
 
     def reopen_outs(self, flow: Flow) -> list[tuple[EdgePlan, int]] | None:
         """Opens incarnations for all edges that a restarted flow sends on. None when no holder bit is free now."""
@@ -145,11 +166,16 @@ class Recovery:
                     self._incarnations.give_up(edge)
                 roster.records[edge.receiver].ring()
             for edge in self._edges.ins(item):
-                roster.edge_record(edge).receiver_ended = True
-                sender = roster.flow_at(edge.sender)
-                if not sender.up:
-                    self._incarnations.give_up(edge)
-                elif not edge.local:
-                    for number in self._incarnations.give_up_dead(edge):
-                        roster.send(sender, ReceiverFailed(roster.plan.names[edge.sender], number))
-                roster.records[edge.sender].ring()
+                self._take_back(edge)
+
+    def _take_back(self, edge: EdgePlan) -> None:
+        """Drops what waits for a receiver that is dead for good."""
+        roster = self._roster
+        roster.edge_record(edge).receiver_ended = True
+        sender = roster.flow_at(edge.sender)
+        if not sender.up:
+            self._incarnations.give_up(edge)
+        elif not edge.local:
+            for number in self._incarnations.give_up_dead(edge):
+                roster.send(sender, ReceiverFailed(roster.plan.name_of(edge.sender), number))
+        roster.records[edge.sender].ring()

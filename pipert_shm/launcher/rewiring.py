@@ -54,8 +54,10 @@ class Rewiring:
     def _connect(self, sender: RoutinePlan, wiring: Wiring) -> None:
         receiver = self._roster.plan.get(wiring.receiver)
         for item in (sender, receiver):
-            if self._roster.flows[item.flow].failed:
-                raise WiresValidation(f"{item.routine.name!r} can't be linked: its flow {item.flow!r} has failed for good")
+            flow = self._roster.flows[item.flow]
+            if flow.failed or flow.leaves:
+                why = "is being removed" if flow.leaves else "has failed for good"
+                raise WiresValidation(f"{item.routine.name!r} can't be linked: its flow {item.flow!r} {why}")
         live = self._roster.flows[sender.flow].up
         wire = NewWire(sender.routine.name, wiring.receiver, wiring.policy, wiring.capacity, wiring.timeout)
         edge = self._edges.link(wire, live=live)
@@ -67,11 +69,13 @@ class Rewiring:
         roster = self._roster
         receiver, sender = roster.flow_at(edge.receiver), roster.flow_at(edge.sender)
         if receiver.up and self._edges.must_expect(edge):
-            roster.send(receiver, ExpectIn(roster.plan.names[edge.receiver], edge.number))
+            roster.send(receiver, ExpectIn(roster.plan.name_of(edge.receiver), edge.number))
+        for held in self._edges.let_go(edge.receiver):
+            self._recovery.forget(held)
         number = self._incarnations.live(edge)
         if number is not None:  # else the restart of the sender opens one
             self._recovery.attach(number)
-            roster.send(sender, LinkOut(roster.plan.names[edge.sender], edge.without_transmitter(), number))
+            roster.send(sender, LinkOut(roster.plan.name_of(edge.sender), edge.without_transmitter(), number))
 
     def unlink(self, event: Event) -> None:
         """Unlinks each of the addressed routines from the receiver that the event names."""

@@ -24,7 +24,8 @@ class Flow:
 
     Attributes:
         peer: the channel to its process; None while it has none. It exists before the pid is known.
-        server: the fork server that forks it; None: the launcher does.
+        server: the fork server that forks its next process; None: the launcher does.
+        forked_by: the one that forked the process that it has.
         ready: its process has said that it is there.
         stacks: the descriptor that gives the stacks of its threads, and its standard error.
         unhandled: bytes of the events that it was sent and has not handled.
@@ -38,6 +39,8 @@ class Flow:
         doom_text: the same in words; empty where the exit code says enough.
         ended_by: why its last process ended.
         came_up: one of its processes was ready once.
+        leaves: it is being removed: its process is to end, and gets no successor.
+        kill_at: when its process gets SIGKILL, if it has not ended by itself, as of time.monotonic().
     """
 
     name: str
@@ -45,6 +48,7 @@ class Flow:
     routines: list[RoutinePlan]
     record: binding.FlowRecord
     server: ForkServer | None = None
+    forked_by: ForkServer | None = None
     peer: Peer | None = None
     pid: int = 0
     pidfd: int = -1
@@ -61,11 +65,18 @@ class Flow:
     doom_text: str = ""
     ended_by: EndReason = EndReason.NONE
     came_up: bool = False
+    leaves: bool = False
+    kill_at: float | None = None
 
     @property
     def up(self) -> bool:
         """Whether it has a process, as far as the launcher knows."""
         return self.peer is not None
+
+    @property
+    def moments(self) -> tuple[float | None, ...]:
+        """When something is to be done about it, as of time.monotonic()."""
+        return self.restart_at, self.recover_at, None if self.doomed else self.kill_at
 
     @property
     def is_pending(self) -> bool:
@@ -105,10 +116,12 @@ class Flow:
     def note_launch(self) -> None:
         """Notes that it has a new process, which is not to be killed."""
         self.restart_at, self.doomed, self.doom, self.doom_text = None, False, EndReason.NONE, ""
+        self.kill_at, self.forked_by = None, self.server
 
     def forget_process(self) -> None:
         """Notes that it has no process. What belonged to that must be closed by now."""
         self.peer, self.pid, self.pidfd, self.stacks, self.unhandled, self.ready = None, 0, -1, -1, 0, False
+        self.kill_at = None
 
     def died(self) -> FlowDied:
         """An error that says how its last process ended."""
@@ -123,28 +136,40 @@ class Roster:
         self.segment = segment
         self.logger = logger
         self.flows: dict[str, Flow] = {}
-        self.records: list[binding.RoutineRecord] = []
+        self.records: dict[int, binding.RoutineRecord] = {}
         self._flow_of: dict[str, Flow] = {}
+        self._flow_at: dict[int, Flow] = {}
         for name, routines in plan.flows.items():
             self.add(name, routines, None)
 
     def add(self, name: str, routines: list[RoutinePlan], server: ForkServer | None) -> Flow:
-        """Adds a flow. Its routines get the next numbers."""
-        process = self.segment.process
-        flow = Flow(name, len(self.flows), routines, binding.FlowRecord(process, len(self.flows)), server)
+        """Adds a flow that is in the plan."""
+        process, number = self.segment.process, self.plan.flow_numbers[name]
+        flow = Flow(name, number, routines, binding.FlowRecord(process, number), server)
         self.flows[name] = flow
         for item in routines:
-            self._flow_of[item.routine.name] = flow
-            self.records.append(binding.RoutineRecord(process, item.number))
+            self._flow_of[item.routine.name] = self._flow_at[item.number] = flow
+            self.records[item.number] = binding.RoutineRecord(process, item.number)
         return flow
+
+    def dismiss(self, flow: Flow) -> None:
+        """Takes a flow out. It is still found by its routines' numbers, until these are released."""
+        del self.flows[flow.name]
+        for item in flow.routines:
+            del self._flow_of[item.name]
+        flow.record.clear()
+
+    def release(self, routine: int) -> None:
+        """Forgets a routine of a flow that was taken out."""
+        del self._flow_at[routine], self.records[routine]
 
     def flow_of(self, routine: str) -> Flow | None:
         """The flow that a routine is in."""
         return self._flow_of.get(routine)
 
     def flow_at(self, number: int) -> Flow:
-        """The flow of a routine, by its number."""
-        return self.flows[self.plan.routines[number].flow]
+        """The flow of a routine, by its number. That of a routine which was removed is found, too: it has failed for good."""
+        return self._flow_at[number]
 
     def by_flow(self, names: tuple[str, ...]) -> list[tuple[Flow, tuple[str, ...]]]:
         """The flows of these routines, each with the names of those that are in it."""

@@ -8,10 +8,12 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from pipert_shm import binding
-from pipert_shm.data import Meta
+from pipert_shm.binding import trace
+from pipert_shm.data import Labels, Meta
 from pipert_shm.graph.model import EdgePlan
 from pipert_shm.message.decoder import decode, layout_of
 from pipert_shm.message.types import NOTHING, LocalMessages, Message
+from pipert_shm.shm import tracing
 from pipert_shm.shm.head import ARRAY, TOMBSTONE, payload_kind
 from pipert_shm.shm.rings import open_every_ring, open_ring
 from pipert_shm.shm.segments import ControlSegment
@@ -30,7 +32,8 @@ class Inbox:
 
     `receive` puts a message in hand, `take` gives it, `discard` drops it.
 
-    :param names: of all routines, by number.
+    :param number: the routine's; its port says what its messages carry.
+    :param names: of all routines, by the number that their messages carry.
     :param local: per edge number, the messages that wait within this process.
 
     Attributes:
@@ -41,13 +44,14 @@ class Inbox:
     """
 
     def __init__(
-        self, segment: ControlSegment, port: binding.Port, number: int, names: tuple[str, ...], local: dict[int, LocalMessages]
+        self, segment: ControlSegment, port: binding.Port, number: int, names: Labels, local: dict[int, LocalMessages]
     ) -> None:
         self._home = forked.pid
         self._segment = segment
         self._port = port
         self._delivery = port.delivery  # the words of the message in hand; read directly, since each message needs some of them
         self._number = number
+        self._origin = port.origin
         self.names = names
         self._local = local
         self._edges: dict[int, EdgePlan] = {}
@@ -207,7 +211,8 @@ class Inbox:
             self.disown(self.edge, reason)
         else:
             if self._delivery.local:
-                self._tables[self._delivery.place].pop(self._delivery.token)
+                _, meta, _ = self._tables[self._delivery.place].pop(self._delivery.token)
+                self._show(meta)
             port.discard(binding.REASONS[reason])
         self.unsettled = True
 
@@ -228,11 +233,34 @@ class Inbox:
         :param edges: their numbers. An edge that has become another receiver's does not count.
         """
         own = {edge for edge in edges if binding.EdgeRecord(self._segment.process, edge).ends()[1] == self._number}
+        if len(self._incarnations) < self._segment.process.incarnations_used:
+            self._incarnations = self._segment.process.incarnations()
         waiting = sum(one.waiting() for one in self._incarnations if one.edge in own and one.state in WITH_MESSAGES)
         return waiting + (self.starved and self.edge.number in own)
 
-    def disown(self, edge: EdgePlan, reason: str) -> None:
-        """Counts a message as dropped that was taken from a wire, and that the routine won't get."""
+    @property
+    def received_ns(self) -> int:
+        """When the message in hand was received."""
+        received_ns: int = self._delivery.received_ns
+        return received_ns
+
+    def _show(self, meta: Meta | bytes) -> None:
+        """Says for a trace which frame the message in hand is, which came from this flow."""
+        if tracing.on and isinstance(meta, bytes):
+            self._port.hot.adopt(meta)
+        elif tracing.on and not isinstance(meta, bytes):
+            self._delivery.origin, self._delivery.sequence = meta.origin_number, meta.sequence
+
+    def disown(self, edge: EdgePlan, reason: str, meta: Meta | None = None) -> None:
+        """Counts a message as dropped that was taken from a wire, and that the routine won't get.
+
+        :param meta: the message's; None: it is the one in hand.
+        """
+        if tracing.on:
+            its = self._delivery if meta is None else meta
+            origin = self._delivery.origin if meta is None else meta.origin_number
+            frame = {"origin": origin, "sequence": its.sequence}
+            tracing.note(trace.DISCARD, self._number, other=edge.sender, detail=binding.REASONS[reason], **frame)
         self._port.disown(edge.number, binding.REASONS[reason])
 
     def take(self) -> Message:
@@ -252,7 +280,7 @@ class Inbox:
         if self._changes:
             change = self._receive[self._delivery.place]
             array = array if change is None else self._changed(change, array)
-        return array, Meta.received(self.names, self._number, port.raw[: DELIVERY_BYTES + head])
+        return array, Meta.received(self.names, self._origin, port.raw[: DELIVERY_BYTES + head])
 
     def _take_any(self) -> Message:
         """Takes a message from another process that is no array of a known layout."""
@@ -265,7 +293,7 @@ class Inbox:
                 del failed  # its traceback has this frame: a cycle would keep what it was about
         place, _, _, _, _, over_cap, _, _, _, _, _, kind, head, slots, size = self._port.head()
         body = self._port.body(size)
-        meta = Meta.received(self.names, self._number, self._port.raw[: DELIVERY_BYTES + head])
+        meta = Meta.received(self.names, self._origin, self._port.raw[: DELIVERY_BYTES + head])
         buffers = self._port.delivered_slots(slots)
         if kind & TOMBSTONE:
             return NOTHING, meta
@@ -303,11 +331,12 @@ class Inbox:
     def _take_local(self, place: int, token: int, received_ns: int) -> Message:
         """Takes a message from a routine in the flow."""
         opener, meta, sent_ns = self._tables[place].pop(token)
+        self._show(meta)
         self._port.count_handed(sent_ns, self._captured_ns(meta))
         if isinstance(meta, bytes):
-            own = Meta.received(self.names, self._number, self._port.hot.raw())
+            own = Meta.received(self.names, self._origin, self._port.hot.raw())
         else:
-            own = Meta.handed(self.names, self._number, meta, sent_ns, received_ns)
+            own = Meta.handed(self.names, self._origin, meta, sent_ns, received_ns)
         try:
             payload = opener()
         except BaseException as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from pipert_shm.errors import FlowDied
@@ -26,6 +26,7 @@ class Outcome:
         self.exit_codes: dict[str, int] = {}
         self.starts = 0
         self._causes: dict[str, str] = {}
+        self._deaths: dict[str, str] = {}  # by flow, the key of what is told of it
         self._lock = threading.RLock()
         self._numbered = 0  # no number is given out twice
         self._ended = -1  # the last start after which all was over
@@ -91,7 +92,24 @@ class Outcome:
         cause = why or str(FlowDied(flow, exit_code))
         if exit_code or not why:  # it had a process
             self.exit_codes[flow] = exit_code
-        self._causes[cause] = cause
+        self._causes[cause] = self._deaths[flow] = cause
+
+    def forget(self, flows: Collection[str], routines: Iterable[int]) -> None:
+        """Flows are removed, and their routines, by number: what failed of them does not count any more."""
+        keys = {f"routine {number}" for number in routines} | {f"flow {name}" for name in flows}
+        keys |= {self._deaths.pop(name) for name in flows if name in self._deaths}
+        self._causes = {key: cause for key, cause in self._causes.items() if key not in keys}
+        for name in flows:
+            self.exit_codes.pop(name, None)
+
+    def mark(self) -> set[str]:
+        """What stands for the failures so far."""
+        return set(self._causes)
+
+    def forget_since(self, mark: set[str]) -> None:
+        """Takes back the failures since then: of a change that was put back."""
+        for key in [key for key in list(self._causes) if key not in mark]:
+            self._causes[key] = ""
 
     def note_launcher_death(self, exit_code: int) -> None:
         """The launcher died before the pipe's end."""

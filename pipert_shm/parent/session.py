@@ -16,25 +16,32 @@ from pipert_shm.control.channel import Channel
 from pipert_shm.control.guard import tell
 from pipert_shm.control.log_relay import LAST_WORDS, LogRelay
 from pipert_shm.control.messages import (
+    AskNumbers,
     EndTap,
     Extend,
     Kill,
     MakeTap,
     Message,
     Notify,
+    RemoveFlows,
     RestartFlow,
 )
 from pipert_shm.errors import PipeFailed, PipeStateError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, Audience, Event
 from pipert_shm.graph.extension import Growth
 from pipert_shm.graph.model import Plan
+from pipert_shm.graph.reduction import plan_without
 from pipert_shm.launcher.footprint import make_rings, make_segment, names_of, tap_places
 from pipert_shm.launcher.loop import LaunchOrder, launch
+from pipert_shm.parent.changes import Changes
 from pipert_shm.parent.fork_servers import ForkServers
 from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, Line, Unanswered
 from pipert_shm.parent.listener import Listener
 from pipert_shm.parent.outcome import Outcome
+from pipert_shm.parent.relays import Handler, Relays
 from pipert_shm.parent.taps import Taps
+from pipert_shm.parent.tracing import Tracing
+from pipert_shm.shm import sockets
 from pipert_shm.shm.segments import has_segments, unlink_pipe
 from pipert_shm.shm.states import State
 from pipert_shm.system import calls, forked
@@ -52,6 +59,8 @@ class Session:
     Attributes:
         gone: set when the launcher is gone, and with it all flows and every segment.
         outcome: whether all routines have ended, and what has failed.
+        changes: the steps of a change of flows that run.
+        tracing: traces the pipe.
     """
 
     def __init__(
@@ -74,8 +83,11 @@ class Session:
         self._lock = threading.RLock()
         self._growing = threading.Lock()
         self._line = Line(self.gone, _turn_away)
+        self._relays = Relays(self._line)
+        self._meeting = sockets.directory()
         self._is_unsure = False  # whether the launcher took in what was added last
         self.segment = make_segment(plan, name)
+        self.tracing = Tracing(self.segment.pipe_id, lambda order: self._ask(order, patience=PATIENCE))
         try:
             self._rings = make_rings(plan.routines, self.segment)
         except BaseException:
@@ -114,8 +126,17 @@ class Session:
         undo.callback(theirs.close)
         self._taps = Taps(self.segment, self.plan.names, self._untap, self.relay.logger)
         self._fork_servers = ForkServers(self.segment, self._at_rest, self._logger.name, self._grace, self._logs_in)
+        self.changes = Changes(self._ask, self._fork_servers, self._growing)
         self._listener = Listener(
-            self._line, self.outcome, self._taps, self.relay, self.gone, self._all_over, self._end_launcher
+            self._line,
+            self.outcome,
+            self._taps,
+            self._relays,
+            self.relay,
+            self.gone,
+            self._all_over,
+            self._end_launcher,
+            self._fork_servers.reap,
         )
         order = self._order()
         self._launcher = forked.fork(lambda: launch(order, theirs, self._logs_in))
@@ -135,6 +156,8 @@ class Session:
         return LaunchOrder(
             plan=self.plan,
             pipe_id=self.segment.pipe_id,
+            name=self._name,
+            meeting=self._meeting,
             audience=self.audience,
             logger_name=self._logger.name,
             taps=tap_places(self.plan),
@@ -193,6 +216,7 @@ class Session:
             except KeyboardInterrupt:
                 self.relay.logger.info("interrupted again: flows have %g s to end, then they are killed", self._grace)
         self._listener.join()
+        self._relays.end()
         if not self._line.close():
             return
         self.relay.finish(self._grace)
@@ -205,9 +229,60 @@ class Session:
         tap: Tap = self._ask(MakeTap(name), patience=LONG_PATIENCE, whom=f"routine {name!r}, in a call of its own perhaps,")
         return tap
 
+    def serve(self, kind: str, handler: Handler) -> None:
+        """Answers questions of attached processes: see `Attached.relay`.
+
+        :param handler: gets a question's bytes, and gives those of the answer. It is called on a thread that the questions of
+            this kind have for themselves; what it raises is raised where the question was asked.
+        """
+        self._relays.serve(kind, handler)
+
     def restart(self, flow: str) -> None:
         """See `Pipe.restart_flow`."""
         self._line.tell(RestartFlow(flow))
+
+    def numbers(self, count: int) -> tuple[tuple[int, int], ...]:
+        """Free numbers for so many new routines, each with the generation of the routine that gets it.
+
+        :raises WiresValidation: when there are not so many.
+        :raises PipeStateError: when the pipe has ended; or on the thread of a log handler.
+        """
+        self._require_sure("build()")
+        free: tuple[tuple[int, int], ...] = self._ask(AskNumbers(count), patience=PATIENCE)
+        return free
+
+    def remove(self, flows: Sequence[str], receivers_wait: bool) -> None:
+        """Removes flows, and waits until their processes are gone. If it raises, nothing has changed, or the pipe has ended.
+
+        :param flows: their names; of a flow with replicas those of all replicas.
+        :raises WiresValidation: when others need one of them.
+        :raises PipeStateError: when the pipe has ended; or on the thread of a log handler.
+        """
+        self._require_sure("remove_flow()")
+        with self._growing:
+            order = RemoveFlows(tuple(flows), receivers_wait)
+            with self._unsure_if_unanswered():
+                for pid in self._ask(order, patience=self._grace + LONG_PATIENCE):
+                    self._fork_servers.reap(pid)
+            self.outcome.forget(flows, [item.number for name in flows for item in self.plan.flows[name]])
+            self.plan, self.audience = plan_without(self.plan, flows), self.audience.without(flows)
+            self._taps.know(self.plan.names)
+            self.segment.tell(names_of(self.plan, self._name))
+
+    @contextmanager
+    def _unsure_if_unanswered(self) -> Iterator[None]:
+        """A context in which the launcher is asked for a change of the flows."""
+        try:
+            yield
+        except Unanswered:
+            self._is_unsure = True
+            raise
+
+    def _require_sure(self, what: str) -> None:
+        """:raises PipeStateError: when it is not known which flows the launcher has; or on the thread of a log handler."""
+        self.require_no_handler(what)
+        if self._is_unsure:
+            raise PipeStateError(f"{what}: what became of an earlier change is not known; no more flows can come or go")
 
     def grow(self, plan: Plan, audience: Audience, growth: Growth) -> None:
         """Adds flows and wires, and waits until the flows are up. If it raises, nothing has changed.
@@ -217,9 +292,7 @@ class Session:
         :raises PipeStateError: when the pipe has ended; or on the thread of a log handler.
         :raises OSError: when the system has no process or no file descriptor left for it.
         """
-        self.require_no_handler("build()")
-        if self._is_unsure:
-            raise PipeStateError("build(): what became of an earlier one is not known; nothing more can be added to the pipe")
+        self._require_sure("build()")
         with self._growing, ExitStack() as undo:
             names = names_of(plan, self._name)
             self.segment.make_room(names)
@@ -230,9 +303,9 @@ class Session:
                 ours, server = self._fork_servers.fork(plan, undo)
                 ends.append(ours)
             try:
-                self._ask(Extend(growth, server), handing_over=ends, patience=LONG_PATIENCE)
+                with self._unsure_if_unanswered():
+                    self._ask(Extend(growth, server), handing_over=ends, patience=LONG_PATIENCE)
             except Unanswered:
-                self._is_unsure = True
                 undo.pop_all()  # the fork server is at work, perhaps: it ends with the launcher
                 raise
             undo.pop_all()
@@ -272,8 +345,8 @@ class Session:
     # ---- the end of the launcher, on the listener's thread ----------------------------------------
 
     def _all_over(self) -> bool:
-        numbers = range(len(self.plan.routines))
-        return all(State(binding.RoutineRecord(self.segment.process, number).state).over for number in numbers)
+        records = [binding.RoutineRecord(self.segment.process, item.number) for item in self.plan.routines]
+        return bool(records) and all(State(record.state).over for record in records)
 
     def _end_launcher(self) -> None:
         """Clears up after the launcher. Its end of the channel is closed, so it and its flows are gone, or about to be."""
@@ -288,7 +361,8 @@ class Session:
         self._await_flows()
         try:
             if has_segments(self.segment.pipe_id):
-                unlink_pipe(self.segment.pipe_id)  # what the launcher could not
+                sockets.remove(self._meeting, self.segment.pipe_id)
+                unlink_pipe(self.segment.pipe_id, keep_traces=self.tracing.is_on)  # what the launcher could not
         except OSError as error:
             tell("can't clear up /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
 

@@ -23,6 +23,7 @@ from pipert_shm.events import (
     pack_parameters,
 )
 from pipert_shm.graph.model import Defaults
+from pipert_shm.graph.names import Names
 from pipert_shm.graph.plan import audience_of, make_plan
 from pipert_shm.limits import is_count, is_number
 from pipert_shm.routine import DestinationRoutine, Role, Routine, SourceRoutine
@@ -196,11 +197,11 @@ class Surroundings:
 
     def _number_of(self, origin: str) -> int:
         """By which messages name their origin: there may be more of them than routines here."""
-        if origin not in self._names:
-            self._names = (*self._names, origin)
+        if origin not in self._names.values():
+            self._names = Names({**self._names, max(self._names) + 1: origin})
             for runner in self.stage.runners.values():
                 runner.wiring.learn_names(self._names)
-        return self._names.index(origin)
+        return max(number for number, name in self._names.items() if name == origin)
 
     def step(self) -> bool:
         """Has the routine do one thing, and takes what it has sent; whether it had anything to do."""
