@@ -187,10 +187,13 @@ class Meta:
 
     def come_from(self, origin: str) -> bool:
         """Sets the origin, by its name. False where no routine of this pipe has that name: the origin stays what it is then."""
-        if origin not in self._names:
-            return False
-        self.origin_number = self._names.index(origin)
-        return True
+        if self.origin == origin:
+            return True
+        names = self._names
+        known = [number for number, name in (enumerate(names) if isinstance(names, tuple) else names.items()) if name == origin]
+        if known:
+            self.origin_number = known[-1]  # those before are of routines of that name that were removed
+        return bool(known)
 
     @property
     def capture_time(self) -> float:
