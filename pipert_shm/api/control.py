@@ -20,6 +20,7 @@ from pipert_shm.api.models import (
     Problem,
     Rate,
     Readiness,
+    Removed,
     Restarted,
     StatisticsModel,
     Structure,
@@ -146,6 +147,23 @@ def restart(pipe: OfPipe, flow: FlowName) -> Restarted:
     """Ends a flow's process at once (SIGKILL) and starts it afresh; the rest of the pipe goes on."""
     pipe.restart_flow(flow)
     return Restarted(flow=flow, outcome="on its way")
+
+
+@_route(changing, "/flows/{flow}", "DELETE", responses={**ABSENT, **STATE, **MISFIT})
+def remove(
+    pipe: OfPipe,
+    flow: FlowName,
+    receivers_wait: Annotated[
+        bool, Query(description="Routines that are left without an incoming wire wait for another one, and do not end.")
+    ] = False,
+) -> Removed:
+    """Removes a flow with its wires; answers when its process is gone. What it sent is still delivered."""
+    pipe._built()
+    try:
+        pipe.remove_flow(flow, receivers_wait=receivers_wait)
+    except WiresValidation as error:  # others need it
+        raise HTTPException(422, str(error)) from None
+    return Removed(flow=flow, outcome="removed")
 
 
 # ---- how it is -----------------------------------------------------------------------------------

@@ -91,6 +91,23 @@ class Restarted(Answer):
     outcome: str = Field(examples=["on its way"])
 
 
+class Removed(Answer):
+    """A flow that is gone."""
+
+    flow: str
+    """The flow, or the name that its replicas shared."""
+    outcome: str = Field(examples=["removed"])
+
+
+class Applied(Answer):
+    """What a pipeline's file has changed, or would change."""
+
+    dry_run: bool
+    """Whether nothing was done."""
+    changes: list[str] = Field(examples=[["+ flow 'second': camera2"]])
+    """A line for each change; none when the pipe is like the file already."""
+
+
 class RoutineStructure(Answer):
     """One routine, and the events that it handles besides those that all do."""
 

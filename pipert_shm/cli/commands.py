@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import pipert_shm
+from pipert_shm.cli.apply import EXAMPLES, apply
 from pipert_shm.cli.looking import looking
 from pipert_shm.cli.remote import ctl, examples, print_json, rpc
 from pipert_shm.errors import ConfigError, PipeFailed, PipertError
@@ -132,6 +133,9 @@ def run(
         print(f"{file} is fit to run")
         return OK
     return (run_watched if watch else run)(file, api)
+
+
+app.command(epilog=EXAMPLES)(apply)
 
 
 @app.command(

@@ -36,19 +36,32 @@ def print_json(value: Any) -> None:
 # ---- HTTP ----------------------------------------------------------------------------------------
 
 
-def call_http(url: str, path: str, arguments: dict[str, Any] | None = None, token: str | None = None) -> Any:
+def call_http(
+    url: str,
+    path: str,
+    arguments: dict[str, Any] | None = None,
+    token: str | None = None,
+    *,
+    body: bytes | None = None,
+    method: str = "POST",
+    patience: float = PATIENCE_S,
+) -> Any:
     """Posts to the HTTP control at `url`; its answer.
 
     :param url: such as `http://127.0.0.1:8080`.
     :param arguments: of an event.
     :param token: for `Authorization: Bearer`.
+    :param body: a pipeline's text, where it takes one.
+    :param patience: seconds that the answer may take.
     :raises RemoteRefusal: when nothing answers there, or the answer is no.
     """
-    body = None if arguments is None else json.dumps({"extra_args": arguments}).encode()
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    kind = "application/json" if body is None else "application/yaml"
+    if arguments is not None:
+        body = json.dumps({"extra_args": arguments}).encode()
+    headers = {"Content-Type": kind} | ({"Authorization": f"Bearer {token}"} if token else {})
     try:
-        request = Request(url.rstrip("/") + path, body, headers, method="POST")
-        with build_opener(ProxyHandler({})).open(request, timeout=PATIENCE_S) as answer:
+        request = Request(url.rstrip("/") + path, body, headers, method=method)
+        with build_opener(ProxyHandler({})).open(request, timeout=patience) as answer:
             return json.load(answer)
     except HTTPError as error:
         with error:

@@ -141,9 +141,7 @@ class Launcher:
             attaching.tell_all,
             tracing,
         )
-        self._changes = changes = Changes(
-            parent, roster, lifecycle, order.taps.edge, servers, supervisor.replace_by_order, attaching.tell_all
-        )
+        self._changes = changes = Changes(parent, roster, lifecycle, servers, supervisor.replace_by_order, attaching.tell_all)
         deaths.on_down, starts.on_launch = changes.note_down, servers.end_unused
         changes.serve(requests.table)
         parent.serve(requests.table)
