@@ -175,6 +175,7 @@ class Pipe:
         self._started = False  # and not stopped since
         self._was_started = self._ran_inline = False
         self._can_end = False  # whether an event was sent after which it may end
+        self._handlers: dict[str, Handler] = {}  # of questions of attached processes, by kind
         self._pipeline_file: object = None  # the `PipelineFile` that it was made from, and is like now
         self._owner: int | None = None  # the process that built it
         self._controls: list[Control] = []  # through which others may start it
@@ -531,6 +532,8 @@ class Pipe:
             session = Session(plan, audience, self.name, self.logger, self._grace, self._stop_on_failure)
             session.launch()
             session.serve(STRUCTURE, partial(_structure_of, weakref.ref(self)))
+            for kind, handler in self._handlers.items():
+                session.serve(kind, handler)
             session.serve(TRACE, _tracer_of(weakref.ref(session)))
             self._session = session
             self._blueprint.mark_built()

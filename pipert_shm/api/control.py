@@ -14,7 +14,6 @@ from pipert_shm.api.guard import require_own_site
 from pipert_shm.api.models import (
     Command,
     FindingModel,
-    FlowModel,
     Health,
     Link,
     Notified,
@@ -23,12 +22,11 @@ from pipert_shm.api.models import (
     Readiness,
     Removed,
     Restarted,
-    RoutineModel,
     StatisticsModel,
     Structure,
     Unlink,
     Why,
-    WireModel,
+    statistics_model,
 )
 from pipert_shm.diagnosis import diagnose
 from pipert_shm.errors import PayloadError, PipeFailed, PipeStateError, WiresValidation
@@ -180,13 +178,7 @@ def structure(pipe: OfPipe) -> Structure:
 @_route(looking, "/statistics", "POST", "GET", responses=STATE)
 def statistics(pipe: OfPipe) -> StatisticsModel:
     """The counters of every routine, wire and flow, also after the pipe's end."""
-    now = pipe.statistics()
-    return StatisticsModel(
-        time_s=now.time_s,
-        routines=[RoutineModel.model_validate(routine) for routine in now.routines.values()],
-        wires=[WireModel.model_validate(wire) for wire in now.wires.values()],
-        flows=[FlowModel.model_validate(flow) for flow in now.flows.values()],
-    )
+    return statistics_model(pipe.statistics())
 
 
 @_route(looking, "/why", "GET", responses={**STATE, **MISFIT})

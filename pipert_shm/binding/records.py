@@ -281,6 +281,11 @@ class RoutineRecord:
     def shows(self, on: bool) -> None:
         self.words.shows = on
 
+    def hold(self, on: bool) -> None:
+        """Keeps the routine from ending when all of its streams have, or does not any more. Launcher; its flow lets go."""
+        self.words.held = on
+        self.ring()
+
     @property
     def sequence(self) -> int:
         """The number that a source's next message gets."""

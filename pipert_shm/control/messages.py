@@ -344,6 +344,12 @@ class RemoveIn(Message):
     edge: int
 
 
+class LetEnd(Message):
+    """The routine was held, and may end when its streams have: it has heard of its wires before this."""
+
+    routine: str
+
+
 class WantSlots(Message):
     """Have at least so many slots in the routine's ring, and in that of its messages."""
 
@@ -537,7 +543,7 @@ KINDS: tuple[type[Message], ...] = (
     Changing, Replace, AwaitRuns, SetParameters,
     Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded, ServerEnded,
     Hello, Welcome, Relay, Relayed,
-    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, WantSlots,
+    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, LetEnd, WantSlots,
     TraceInto, Extended,
     ReceiverDied, ReceiverFailed, SenderDied,
     StateChanged, SetUp, Notified, Handled, ParametersSet, Recovered, Unlinked, TapRefused,
