@@ -191,7 +191,7 @@ int pshm_port_take(pshm_port *port, pshm_delivery *delivery) {
     PSHM_POINT();
     pshm_count(&port->record->received, 1);
     pshm_histogram_add(edge->record->hop, delivery->received_ns - delivery->sent_ns);
-    pshm_histogram_add(port->record->age, delivery->received_ns - delivery->captured_ns);
+    pshm_histogram_add(port->record->age, pshm_age(delivery->received_ns, delivery->captured_ns));
     if (pshm_trace_is_on()) trace_receipt(port, delivery, delivery->sent_ns);
     begin_call(port, delivery);
     return pshm_delivery_recognise(delivery);
@@ -237,7 +237,7 @@ int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout
 void pshm_port_count_handed(pshm_port *port, const pshm_delivery *delivery, uint64_t sent_ns,
                             uint64_t captured_ns) {
     pshm_histogram_add(port->in[delivery->place].record->hop, delivery->received_ns - sent_ns);
-    pshm_histogram_add(port->record->age, delivery->received_ns - captured_ns);
+    pshm_histogram_add(port->record->age, pshm_age(delivery->received_ns, captured_ns));
     if (pshm_trace_is_on()) trace_receipt(port, delivery, sent_ns);
 }
 

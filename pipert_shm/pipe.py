@@ -495,6 +495,19 @@ class Pipe:
         >>> pipe.run_inline(messages=5).wires["numbers", "sum"].received, total.total
         (5, 10)
         """
+        return self._run_inline(lambda: self._plan(replicated=False), messages, timeout)
+
+    def _run_inline(
+        self,
+        make_plan: Callable[[], Plan],
+        messages: int | None = None,
+        timeout: float | None = None,
+        private: Collection[str] = (),
+    ) -> PipeStatistics:
+        """Runs a plan of this pipe inline.
+
+        :param private: routines that get copies of all frames.
+        """
         from pipert_shm.testing.inline import run_inline  # only a debugging session pays for it
 
         with self._building:
@@ -502,14 +515,14 @@ class Pipe:
             if self._session is not None or self._is_building or self._is_inline:
                 raise PipeStateError("run_inline(): the pipe is built, or runs already: make another one")
             self.check()
-            plan = self._plan(replicated=False)
+            plan = make_plan()
             audience = audience_of(plan)
             early = [audience.address(*event) for event in self._early]
             if self._has_own_logger:
                 log_to_terminal(self.logger)
             try:
                 self._is_inline = self._ran_inline = True
-                return run_inline(plan, audience, self.logger, self.name, early, messages, timeout)
+                return run_inline(plan, audience, self.logger, self.name, early, messages, timeout, private)
             finally:
                 self._is_inline = False
 
