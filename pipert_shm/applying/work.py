@@ -226,7 +226,8 @@ def place_of(file: PipelineFile, pair: Pair) -> Where:
     for number, wire in enumerate(file.settings.wires):
         if wire.source == pair[0] and pair[1] in wire.destinations:
             return "wires", number
-    return "flows", shape_of(file.settings).flow_of[pair[0]]
+    flow = shape_of(file.settings).flow_of.get(pair[0])
+    return ("wires",) if flow is None else ("flows", flow)
 
 
 class _Nothing: ...

@@ -27,7 +27,7 @@ from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.parent import Parent
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.servers import Servers
-from pipert_shm.shm.states import EndReason, State
+from pipert_shm.shm.states import EndReason
 
 
 class Changes:
@@ -175,7 +175,7 @@ class Changes:
         if flow.failed:
             return flow.died()
         for item in flow.routines:
-            if self._roster.state_of(item.number) is State.FAILED and flow.doom is EndReason.NONE:
+            if self._lifecycle.has_failed(item.number) and flow.doom is EndReason.NONE:
                 cause = self._causes.get(item.number, "it has failed; its log says why")
                 return RoutineError(item.name, cause.replace(f" of routine {item.name!r}", "", 1))
         return None
