@@ -263,8 +263,8 @@ class Pipe:
         pipe has not changed, and the flows and wires that were created since are forgotten: their routines can go into other
         flows.
 
-        - There is room for 16 more routines, in up to 16 flows, and for 32 more wires, including those of `link` events. The
-          limit of their capacity is that of `notify_event`.
+        - There is room for 2,048 more routines and flows, and for 4,096 more wires, including those of `link` events. What
+          `remove_flow` removes makes room again. The limit of their capacity is that of `notify_event`.
         - A new flow can't have replicas, and no new wire can lead to a flow with replicas.
         - A wire between a new routine and an old one uses the pipe's transmitter, and old routines forward copies of new ones'
           frames, not references.
@@ -588,7 +588,7 @@ class Pipe:
         new wire, and earlier ones still arrive over the old one.
 
         - A setting that is not given is that of the wire that joined the two before, else the pipe's. A queue holds at most as
-          many messages as the longest at `build()`, or 16. There is room for 32 wires that `build()` did not know of.
+          many messages as the longest at `build()`, or 16. There is room for 4,096 wires that `build()` did not know of.
         - An unlinked wire is an ended stream: a routine ends when its last wire is drained. Link another one first. A routine
           that has ended takes nothing from a new wire until it is started.
         - If the sender is waiting for room on a wire when that is unlinked, the message is dropped and counted as `ended`.

@@ -95,7 +95,10 @@ def create_app(
     app.add_middleware(Guard, token=token, hosts=hosts, origins=origins)
     if origins:  # around the guard: what a browser asks before a request shows no token
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["Authorization"]
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization"],
         )
     return app
 

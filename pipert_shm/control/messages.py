@@ -375,15 +375,19 @@ class TraceInto(Message):
 
 
 class Extended(Message):
-    """Routines were added or removed.
+    """Flows were added or removed.
 
     Attributes:
-        names: of all routines, by number, and by the number that their messages carry.
-        audience: who can be addressed by events now.
+        names: of the new routines, by number, and by the number that their messages carry.
+        audience: the new flows, as they can be addressed by events.
+        flows: those that were removed.
+        gone: the numbers that the messages of removed routines carry.
     """
 
     names: Names
     audience: Audience
+    flows: tuple[str, ...] = ()
+    gone: tuple[int, ...] = ()
 
 
 class ReceiverDied(Message):

@@ -88,6 +88,7 @@ class FlowProcess:
         self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}  # at build time
         self._control = birth.control
         self._audience = birth.audience
+        self._names = plan.names
         self.exit_status = 0
         local: dict[int, LocalMessages] = {}
         self.runners: dict[str, Runner] = {}
@@ -208,9 +209,10 @@ class FlowProcess:
             self._logger.error("flow %r is missing in the trace: %s", self._name, describe(error))
 
     def _extend(self, message: Extended) -> None:
-        self._audience = message.audience
+        self._audience = self._audience.without(message.flows).extended(message.audience)
+        self._names = self._names.changed(message.names, message.gone)
         for runner in self.runners.values():
-            runner.wiring.learn_names(message.names)
+            runner.wiring.learn_names(self._names)
 
     def _recover_receiver(self, message: ReceiverDied) -> None:
         self.runners[message.routine].wiring.recover_receiver(message.incarnation)

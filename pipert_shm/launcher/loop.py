@@ -94,6 +94,7 @@ class Launcher:
     :param signals: a descriptor that gives the number of each signal that is to end the pipe.
     """
 
+    # longer than 40 lines: it puts the parts together, one after the other
     def __init__(self, order: LaunchOrder, channel: Channel, logs: Channel, reserve: Reserve, signals: int) -> None:
         self._order = order
         self._logs = logs
