@@ -127,7 +127,18 @@ class Launcher:
         relays = Relays(parent.tell)
         self._attaching = attaching = Attaching(order.name, order.meeting, roster, watch, lifecycle, taps, relays)
         requests = Requests(
-            parent, roster, lifecycle, taps, extension, removal, starts, supervisor, servers, relays, attaching.tell_all, tracing
+            parent,
+            roster,
+            lifecycle,
+            taps,
+            extension,
+            removal,
+            starts,
+            supervisor,
+            servers,
+            relays,
+            attaching.tell_all,
+            tracing,
         )
         self._changes = changes = Changes(
             parent, roster, lifecycle, order.taps.edge, servers, supervisor.replace_by_order, attaching.tell_all
