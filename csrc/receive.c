@@ -29,6 +29,12 @@ static bool stream_ended(const pshm_port *port, uint32_t in) {
     return pshm_queue_finished(&edge->queue);
 }
 
+/* Whether the launcher keeps the routine from ending: its wires are about to be others. To be
+ * asked after the looks at the streams, since it is set before they are made to end. */
+static uint32_t is_held(const pshm_port *port) {
+    return __atomic_load_n(&port->record->held, __ATOMIC_SEQ_CST) != 0;
+}
+
 /* Returns PSHM_OK with a cell, PSHM_DRAINED with a place, or PSHM_TIMED_OUT; in the last
  * case port->open is how many streams have not ended. */
 static int poll_ins(pshm_port *port, pshm_delivery *delivery) {
@@ -52,7 +58,7 @@ static int poll_ins(pshm_port *port, pshm_delivery *delivery) {
         }
         open += !stream_ended(port, in);
     }
-    port->open = open;
+    port->open = open + is_held(port);
     return PSHM_TIMED_OUT;
 }
 
@@ -70,7 +76,7 @@ static bool nothing_new(const pshm_port *port) {
             return false;
         now_open += !stream_ended(port, in);
     }
-    return now_open == port->open;
+    return now_open + is_held(port) == port->open;
 }
 
 /* Sleeps if nothing has come since the last look. Returns false when a signal ended it. */
@@ -185,7 +191,7 @@ int pshm_port_take(pshm_port *port, pshm_delivery *delivery) {
     PSHM_POINT();
     pshm_count(&port->record->received, 1);
     pshm_histogram_add(edge->record->hop, delivery->received_ns - delivery->sent_ns);
-    pshm_histogram_add(port->record->age, delivery->received_ns - delivery->captured_ns);
+    pshm_histogram_add(port->record->age, pshm_age(delivery->received_ns, delivery->captured_ns));
     if (pshm_trace_is_on()) trace_receipt(port, delivery, delivery->sent_ns);
     begin_call(port, delivery);
     return pshm_delivery_recognise(delivery);
@@ -231,7 +237,7 @@ int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout
 void pshm_port_count_handed(pshm_port *port, const pshm_delivery *delivery, uint64_t sent_ns,
                             uint64_t captured_ns) {
     pshm_histogram_add(port->in[delivery->place].record->hop, delivery->received_ns - sent_ns);
-    pshm_histogram_add(port->record->age, delivery->received_ns - captured_ns);
+    pshm_histogram_add(port->record->age, pshm_age(delivery->received_ns, captured_ns));
     if (pshm_trace_is_on()) trace_receipt(port, delivery, sent_ns);
 }
 

@@ -85,7 +85,9 @@ if TYPE_CHECKING:
     from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import SnapshotWriter
-    from pipert_shm.video.record import Recorder, Replay, UntrustedRecording
+    from pipert_shm.video.record import Recorder
+    from pipert_shm.video.recording import UntrustedRecording
+    from pipert_shm.video.replay import Replay
     from pipert_shm.video.rerun import RerunWriter
     from pipert_shm.video.screen import Display, MjpegServer
     from pipert_shm.video.source import VideoSource, video_sources
@@ -226,7 +228,7 @@ _LAZY = {
     "MjpegServer": "pipert_shm.video.screen",
     "MotionDetector": "pipert_shm.video.classic",
     "Recorder": "pipert_shm.video.record",
-    "Replay": "pipert_shm.video.record",
+    "Replay": "pipert_shm.video.replay",
     "RerunWriter": "pipert_shm.video.rerun",
     "Resize": "pipert_shm.video.image",
     "SnapshotWriter": "pipert_shm.video.output",
@@ -235,7 +237,7 @@ _LAZY = {
     "Tracker": "pipert_shm.video.tracking",
     "TwinFrame": "pipert_shm.video.twin_frame",
     "TwinSource": "pipert_shm.video.twin",
-    "UntrustedRecording": "pipert_shm.video.record",
+    "UntrustedRecording": "pipert_shm.video.recording",
     "VideoError": "pipert_shm.video.opencv",
     "VideoInfo": "pipert_shm.video.capture",
     "VideoSource": "pipert_shm.video.source",

@@ -175,6 +175,7 @@ class Pipe:
         self._started = False  # and not stopped since
         self._was_started = self._ran_inline = False
         self._can_end = False  # whether an event was sent after which it may end
+        self._handlers: dict[str, Handler] = {}  # of questions of attached processes, by kind
         self._pipeline_file: object = None  # the `PipelineFile` that it was made from, and is like now
         self._owner: int | None = None  # the process that built it
         self._controls: list[Control] = []  # through which others may start it
@@ -262,8 +263,8 @@ class Pipe:
         pipe has not changed, and the flows and wires that were created since are forgotten: their routines can go into other
         flows.
 
-        - There is room for 16 more routines, in up to 16 flows, and for 32 more wires, including those of `link` events. The
-          limit of their capacity is that of `notify_event`.
+        - There is room for 2,048 more routines and flows, and for 4,096 more wires, including those of `link` events. What
+          `remove_flow` removes makes room again. The limit of their capacity is that of `notify_event`.
         - A new flow can't have replicas, and no new wire can lead to a flow with replicas.
         - A wire between a new routine and an old one uses the pipe's transmitter, and old routines forward copies of new ones'
           frames, not references.
@@ -494,6 +495,19 @@ class Pipe:
         >>> pipe.run_inline(messages=5).wires["numbers", "sum"].received, total.total
         (5, 10)
         """
+        return self._run_inline(lambda: self._plan(replicated=False), messages, timeout)
+
+    def _run_inline(
+        self,
+        make_plan: Callable[[], Plan],
+        messages: int | None = None,
+        timeout: float | None = None,
+        private: Collection[str] = (),
+    ) -> PipeStatistics:
+        """Runs a plan of this pipe inline.
+
+        :param private: routines that get copies of all frames.
+        """
         from pipert_shm.testing.inline import run_inline  # only a debugging session pays for it
 
         with self._building:
@@ -501,14 +515,14 @@ class Pipe:
             if self._session is not None or self._is_building or self._is_inline:
                 raise PipeStateError("run_inline(): the pipe is built, or runs already: make another one")
             self.check()
-            plan = self._plan(replicated=False)
+            plan = make_plan()
             audience = audience_of(plan)
             early = [audience.address(*event) for event in self._early]
             if self._has_own_logger:
                 log_to_terminal(self.logger)
             try:
                 self._is_inline = self._ran_inline = True
-                return run_inline(plan, audience, self.logger, self.name, early, messages, timeout)
+                return run_inline(plan, audience, self.logger, self.name, early, messages, timeout, private)
             finally:
                 self._is_inline = False
 
@@ -531,6 +545,8 @@ class Pipe:
             session = Session(plan, audience, self.name, self.logger, self._grace, self._stop_on_failure)
             session.launch()
             session.serve(STRUCTURE, partial(_structure_of, weakref.ref(self)))
+            for kind, handler in self._handlers.items():
+                session.serve(kind, handler)
             session.serve(TRACE, _tracer_of(weakref.ref(session)))
             self._session = session
             self._blueprint.mark_built()
@@ -585,7 +601,7 @@ class Pipe:
         new wire, and earlier ones still arrive over the old one.
 
         - A setting that is not given is that of the wire that joined the two before, else the pipe's. A queue holds at most as
-          many messages as the longest at `build()`, or 16. There is room for 32 wires that `build()` did not know of.
+          many messages as the longest at `build()`, or 16. There is room for 4,096 wires that `build()` did not know of.
         - An unlinked wire is an ended stream: a routine ends when its last wire is drained. Link another one first. A routine
           that has ended takes nothing from a new wire until it is started.
         - If the sender is waiting for room on a wire when that is unlinked, the message is dropped and counted as `ended`.

@@ -223,6 +223,9 @@ class VideoSource(SourceRoutine):
         why = f"{info.width}x{info.height}, {self._wanted.format.upper()}: {shown(self.source)}"
         return OwnFrames(math.prod(capture.shape) * self._wanted.dtype.itemsize, why) if info.width else None
 
+    def _sent_format(self, received: Format | None) -> Format | None:
+        return self._wanted.format
+
     def _open(self, needless: Callable[[float], bool] | None = None) -> Capture:
         return self._opening.open(self._logger, needless, self._idling)
 

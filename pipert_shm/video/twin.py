@@ -277,6 +277,9 @@ class TwinSource(SourceRoutine):
         what = " and ".join(f"{each.info.width}x{each.info.height}" for each in captures)
         return OwnFrames(_bytes_of(main.shape) + math.prod(sub.shape), f"{what}: {shown(self._openings[MAIN].source)}")
 
+    def _sent_format(self, received: Format | None) -> Format | None:
+        return self._formats[SUB]
+
     # ---- pairs -----------------------------------------------------------------------------------
 
     def _next(self) -> tuple[Live, Live] | None:
