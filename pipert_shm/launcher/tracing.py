@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pipert_shm.binding import trace
 from pipert_shm.control.channel import Received
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.messages import Answer, Trace, TraceInto
 from pipert_shm.errors import PipeStateError, describe
-from pipert_shm.launcher.parent import Parent
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.shm import tracing
+
+if TYPE_CHECKING:
+    from pipert_shm.launcher.parent import Parent  # which imports this
 
 
 class Tracing:
