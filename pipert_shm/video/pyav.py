@@ -37,6 +37,10 @@ from pipert_shm.video.skipping import Choice, Chooser
 from pipert_shm.video.swscale import Scaler, bits_of, no_sixteen_bits
 
 LOGGER = logging.getLogger(__name__)
+
+KEYLESS = 30.0
+"""Seconds of a stream without anything to decode after which the log says so. Some cameras send a key frame each 20 s only."""
+
 DEFAULTS = Decoding()
 
 
@@ -91,7 +95,10 @@ class PyAVCapture:
         )
         self._idling = idling
         self._chooser = Chooser(stream, decoding.skip_frame, needless, None if idling is None else idling.is_idle)
-        self._drained = False
+        self._drained = self._told_of_none = False
+        self._chosen_at = 0.0  # where the last packet stands that was decoded
+        self._logger = logger
+        self.stopped = False
         self._repeated: int | None = None  # stamp of the picture that an idle stream, which goes on, gives once more
         self._frames = self._decode(stream.codec_context)
         self._undecoded = self._given = 0
@@ -150,10 +157,11 @@ class PyAVCapture:
     def _decode(self, codec: av.VideoCodecContext) -> Generator[av.VideoFrame]:
         in_a_row, at = 0, 0.0
         for number, packet in enumerate(self._packets):
+            if self.stopped:
+                return
             at = self._position(packet.pts, number) or at
             choice = self._chooser.choose(packet, at) if packet.size else Choice((packet,))
-            if not choice.packets:
-                self._packets.barren = 0.0
+            self._note_choice(choice, at)
             if choice.repeats:
                 self._repeated = choice.packets[0].pts
             for chosen in (*choice.packets, None) if choice.drain else choice.packets:
@@ -174,6 +182,21 @@ class PyAVCapture:
                         yield frame
                     else:
                         self._repeated = None
+
+    def _note_choice(self, choice: Choice, at: float) -> None:
+        """Tells, once, of a stream in which nothing is decoded since it sends no key frame any more."""
+        if choice.packets or at < self._chosen_at:
+            self._chosen_at, self._told_of_none = at, False
+            return
+        self._packets.barren = 0.0
+        if at - self._chosen_at >= KEYLESS and not self._told_of_none:
+            self._told_of_none = True
+            self._logger.warning(
+                "%r has sent no key frame for %.0f s, and only these are decoded (skip_frame='nokey', or idle=): until one comes, "
+                "nothing is sent, and no motion is seen. Have the camera send one each second or two, or leave the option away",
+                shown(self._source),
+                at - self._chosen_at,
+            )
 
     def _position(self, stamp: int | None, number: int) -> float | None:
         """Seconds from the start: by a stamp; in a file without stamps, such as bare H.264, by the number of the picture."""
