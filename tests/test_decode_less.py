@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -41,9 +42,10 @@ def encode(
     bframes: int = 0,
     moves: Callable[[int], bool] = lambda _: True,
     last_key: int = COUNT,
+    gop: int = GOP,
     **more: str,
 ) -> Path:
-    """A square that moves when it is said to; a key frame each second, until the last one."""
+    """A square that moves when it is said to; a key frame each second, or after `gop` frames, until the last one."""
     place = 0
     with av.open(str(path), "w") as container:
         options = {"bf": str(bframes), "preset": "veryfast", "sc_threshold": "0", "forced-idr": "1", **more}
@@ -52,7 +54,7 @@ def encode(
         stream = container.add_stream(codec, rate=FPS, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.codec_context.gop_size = GOP if last_key == COUNT else 10 * COUNT
+        stream.codec_context.gop_size = gop if last_key == COUNT else 10 * COUNT
         for number in range(COUNT):
             place += 4 * moves(number)
             picture = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
@@ -223,6 +225,31 @@ def test_an_idle_stream_that_is_woken_goes_on_with_the_next_picture(tmp_path: Pa
     assert {101, 105, 110, 111, 120} <= given.keys(), "100 is a key frame, and was given"
     assert not given.keys() & {90, 99, 160, 170}, "and a second later it is idle again"
     assert len(asked) == COUNT
+
+
+OPEN: dict[str, Any] = {"x264-params": "open-gop=1:b-adapt=0"}
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("woken_at", [110, 97, 96, 94, 92])
+def test_pictures_of_open_groups_that_cannot_be_decoded_after_idling_are_counted(
+    tmp_path: Path, codec: str, woken_at: int
+) -> None:
+    """Three B-frames before each key frame build on it and on the picture before them."""
+    path = encode(tmp_path / "a.mp4", codec, 3, lambda _: False, gop=24, **OPEN)
+    whole = numbered(PyAVCapture(path))
+
+    class Woken(Idling):
+        def is_idle(self, now: float) -> bool:
+            if round(now * FPS) == woken_at:
+                self.wake()
+            return super().is_idle(now)
+
+    capture = PyAVCapture(path, idling=Woken("a", 1.0))
+    given = numbered(capture)
+    assert all(whole[number] == picture for number, picture in given.items())
+    assert len(given) + capture.left_out == COUNT
+    assert {100, 105, 112} <= given.keys()
 
 
 def test_in_a_pipe_an_event_wakes_it(tmp_path: Path) -> None:

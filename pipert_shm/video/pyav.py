@@ -192,8 +192,8 @@ class PyAVCapture:
         if at - self._chosen_at >= KEYLESS and not self._told_of_none:
             self._told_of_none = True
             self._logger.warning(
-                "%r has sent no key frame for %.0f s, and only these are decoded (skip_frame='nokey', or idle=): until one comes, "
-                "nothing is sent, and no motion is seen. Have the camera send one each second or two, or leave the option away",
+                "%r has sent no key frame for %.0f s, and only these are decoded (skip_frame='nokey', or idle=): nothing is "
+                "sent, and no motion seen, until one comes. Have the camera send one each second, or leave the option away",
                 shown(self._source),
                 at - self._chosen_at,
             )
