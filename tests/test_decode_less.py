@@ -162,6 +162,22 @@ def test_a_file_without_stamps_is_thinned_by_the_numbers_of_its_frames(tmp_path:
     assert len(play(VideoSource(bare, idle=1))) == COUNT, "everything moves"
 
 
+@pytest.mark.parametrize("suffix", ["avi", "h264"])
+def test_a_file_whose_stamps_are_in_the_order_of_decoding_is_thinned_by_the_numbers_of_its_frames(
+    tmp_path: Path, suffix: str
+) -> None:
+    """With B-frames, which are shown before the picture that comes first."""
+    path, stamped = (encode(tmp_path / f"a.{each}", bframes=3) for each in (suffix, "mp4"))
+    numbers = [(pts or 0) * FPS for _, pts in play(VideoSource(path))]
+    assert numbers == pytest.approx(range(COUNT))
+    whole = dict(enumerate(frame.tobytes() for frame, _ in play(VideoSource(stamped))))
+    source = VideoSource(path, fps=5)
+    frames = play(source)
+    assert [round((pts or 0) * FPS) for _, pts in frames] == list(range(0, COUNT, 5))
+    assert all(whole[round((pts or 0) * FPS)] == frame.tobytes() for frame, pts in frames)
+    assert source.counters["skipped"] == COUNT - len(frames)
+
+
 def test_of_a_live_stream_what_nobody_waits_for_is_not_decoded(tmp_path: Path) -> None:
     source = VideoSource(encode(tmp_path / "b.mp4", bframes=3), live=True, reconnect=False)
     source.setup()

@@ -87,14 +87,16 @@ class PyAVCapture:
         self.came_ns: int | None = None
         self.wall_clock: float | None = None
         self.waited: float | None = None
-        self._time_base = float(stream.time_base or 0)
+        stands = _says_where(self._container.format.name, stream)
+        self._time_base = float(stream.time_base or 0) if stands else 0.0
         self._start = (stream.start_time or 0) * self._time_base
         name = shown(source)
         self._packets = (
             JoinedPackets(self._container, stream, name, transport, logger) if in_pieces else Packets(self._container, stream)
         )
         self._idling = idling
-        self._chooser = Chooser(stream, decoding.skip_frame, needless, None if idling is None else idling.is_idle)
+        is_idle = None if idling is None else idling.is_idle
+        self._chooser = Chooser(stream, decoding.skip_frame, needless if stands else None, is_idle)
         self._drained = self._told_of_none = False
         self._chosen_at = 0.0  # where the last packet stands that was decoded
         self._logger = logger
@@ -199,7 +201,7 @@ class PyAVCapture:
             )
 
     def _position(self, stamp: int | None, number: int) -> float | None:
-        """Seconds from the start: by a stamp; in a file without stamps, such as bare H.264, by the number of the picture."""
+        """Seconds from the start: by a stamp; in a file without stamps of pictures, by the number of the picture."""
         if stamp is not None and self._time_base:
             return stamp * self._time_base - self._start
         return number / self.info.fps if self.info.fps and not self._live else None
@@ -251,6 +253,15 @@ def _set(codec: av.VideoCodecContext, decoding: Decoding, live: bool) -> None:
         codec.flags |= Flags.low_delay
     if decoding.skip_loop_filter is not None:
         codec.options = {"skip_loop_filter": decoding.skip_loop_filter}  # FFmpeg's `open` would take no notice of it
+
+
+def _says_where(container: str, stream: av.VideoStream) -> bool:
+    """Whether the stamps of packets say when their pictures are shown.
+
+    Bare H.264 and H.265 have none. Those in AVI count the packets, and pictures are shown in another order. So a picture stands
+    where its number says, and which packet has it is not known before it is decoded.
+    """
+    return stream.codec_context.name not in ("h264", "hevc") or container not in ("avi", "h264", "hevc")
 
 
 def begins_interlaced(source: Address) -> bool:
