@@ -29,6 +29,12 @@ static bool stream_ended(const pshm_port *port, uint32_t in) {
     return pshm_queue_finished(&edge->queue);
 }
 
+/* Whether the launcher keeps the routine from ending: its wires are about to be others. To be
+ * asked after the looks at the streams, since it is set before they are made to end. */
+static uint32_t is_held(const pshm_port *port) {
+    return __atomic_load_n(&port->record->held, __ATOMIC_SEQ_CST) != 0;
+}
+
 /* Returns PSHM_OK with a cell, PSHM_DRAINED with a place, or PSHM_TIMED_OUT; in the last
  * case port->open is how many streams have not ended. */
 static int poll_ins(pshm_port *port, pshm_delivery *delivery) {
@@ -52,7 +58,7 @@ static int poll_ins(pshm_port *port, pshm_delivery *delivery) {
         }
         open += !stream_ended(port, in);
     }
-    port->open = open;
+    port->open = open + is_held(port);
     return PSHM_TIMED_OUT;
 }
 
@@ -70,7 +76,7 @@ static bool nothing_new(const pshm_port *port) {
             return false;
         now_open += !stream_ended(port, in);
     }
-    return now_open == port->open;
+    return now_open + is_held(port) == port->open;
 }
 
 /* Sleeps if nothing has come since the last look. Returns false when a signal ended it. */

@@ -183,6 +183,14 @@ class Audience(Frozen):
         }
         return Audience(kept, handlers, replicas)
 
+    def only(self, flows: Collection[str]) -> Audience:
+        """These flows alone, without the names that replicas share."""
+        return self.without([name for name in self.flows if name not in flows]).replaced(replicas={})
+
+    def extended(self, other: Audience) -> Audience:
+        """The same with the flows of another."""
+        return Audience({**self.flows, **other.flows}, {**self.handlers, **other.handlers}, {**self.replicas, **other.replicas})
+
     def address(
         self,
         name: str,

@@ -175,6 +175,7 @@ class Pipe:
         self._started = False  # and not stopped since
         self._was_started = self._ran_inline = False
         self._can_end = False  # whether an event was sent after which it may end
+        self._handlers: dict[str, Handler] = {}  # of questions of attached processes, by kind
         self._pipeline_file: object = None  # the `PipelineFile` that it was made from, and is like now
         self._owner: int | None = None  # the process that built it
         self._controls: list[Control] = []  # through which others may start it
@@ -262,8 +263,8 @@ class Pipe:
         pipe has not changed, and the flows and wires that were created since are forgotten: their routines can go into other
         flows.
 
-        - There is room for 16 more routines, in up to 16 flows, and for 32 more wires, including those of `link` events. The
-          limit of their capacity is that of `notify_event`.
+        - There is room for 2,048 more routines and flows, and for 4,096 more wires, including those of `link` events. What
+          `remove_flow` removes makes room again. The limit of their capacity is that of `notify_event`.
         - A new flow can't have replicas, and no new wire can lead to a flow with replicas.
         - A wire between a new routine and an old one uses the pipe's transmitter, and old routines forward copies of new ones'
           frames, not references.
@@ -544,6 +545,8 @@ class Pipe:
             session = Session(plan, audience, self.name, self.logger, self._grace, self._stop_on_failure)
             session.launch()
             session.serve(STRUCTURE, partial(_structure_of, weakref.ref(self)))
+            for kind, handler in self._handlers.items():
+                session.serve(kind, handler)
             session.serve(TRACE, _tracer_of(weakref.ref(session)))
             self._session = session
             self._blueprint.mark_built()
@@ -598,7 +601,7 @@ class Pipe:
         new wire, and earlier ones still arrive over the old one.
 
         - A setting that is not given is that of the wire that joined the two before, else the pipe's. A queue holds at most as
-          many messages as the longest at `build()`, or 16. There is room for 32 wires that `build()` did not know of.
+          many messages as the longest at `build()`, or 16. There is room for 4,096 wires that `build()` did not know of.
         - An unlinked wire is an ended stream: a routine ends when its last wire is drained. Link another one first. A routine
           that has ended takes nothing from a new wire until it is started.
         - If the sender is waiting for room on a wire when that is unlinked, the message is dropped and counted as `ended`.

@@ -372,7 +372,8 @@ def test_what_is_refused_changes_nothing() -> None:
             pipe.remove_flow(one)  # type: ignore[arg-type]
         with pytest.raises(TypeError):
             pipe.remove_flow()
-        await_motion(pipe, messages=5)
+        for name in ("one", "two"):
+            moves(pipe, name, "pairs", 5)
         pipe.remove_flow("two flow", "pairs flow")
         pipe.remove_flow("workers", "last flow")
         assert set(pipe.statistics().flows) == {"one flow"}

@@ -48,6 +48,7 @@ typedef struct pshm_routine_record {
     uint64_t lost_in_crash;
     uint64_t handling_since_ns;
     uint64_t shows;
+    uint64_t held;
     uint64_t counter[...];
     uint64_t age[...];
     ...;

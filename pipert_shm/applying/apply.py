@@ -53,7 +53,8 @@ def apply_pipeline(
     :param file: the file, or its path.
     :param dry_run: only look what differs.
     :param patience: seconds that `setup()` of the new routines may take.
-    :raises ConfigError: when the file has faults, or asks for what can't be changed while the pipe runs. Nothing was touched.
+    :raises ConfigError: when the file has faults, or asks for what can't be changed while the pipe runs, which a dry run just
+        tells. Nothing was touched.
     :raises NotApplied: when a step fails: a `setup()` raises or takes too long, a flow dies, a wire can't be linked, there is
         too little memory. What was done is put back then.
     :raises PipeStateError: when the pipe was not made from a file, is not built, or has ended.
@@ -69,7 +70,7 @@ def apply_pipeline(
         session = pipe._built()
         pipe._require_alive("apply_pipeline")
         session.require_no_handler("apply_pipeline()")
-        work = Planner(pipe, session.plan, before, after).plan()
+        work = Planner(pipe, session.plan, before, after).plan(refuse=not dry_run)
         if work.difference and not dry_run:
             Change(pipe, session, work, patience).make()
         if not dry_run:

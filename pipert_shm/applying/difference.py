@@ -34,7 +34,12 @@ class Detail:
 
     def __str__(self) -> str:
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.where).lstrip(".")
-        return f"{name}: {_said(self.before)} -> {_said(self.after)}"
+        return f"{name}: {self.change}"
+
+    @property
+    def change(self) -> str:
+        """The two values, as text."""
+        return f"{_said(self.before)} -> {_said(self.after)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,10 +82,14 @@ class Planner:
         self._failed = {name for name, flow in pipe.statistics().flows.items() if flow.state == "failed"}
         self._made: dict[str, Routine] = {}
 
-    def plan(self) -> Work:
-        """The work, checked."""
+    def plan(self, *, refuse: bool = True) -> Work:
+        """The work, checked.
+
+        :param refuse: whether it is an error if the file asks for what can't be changed while the pipe runs.
+        """
         difference = between(*self._shapes, self._is_settable)
-        self._refuse(difference)
+        if refuse:
+            self._refuse(difference)
         flows = dict.fromkeys((*difference.added, *difference.rebuilt, *difference.replaced, *self._flows_of(difference.live)))
         names = [routine for flow in flows for routine in self._after.settings.flows[flow].routines]
         self._made = self._after.make_routines(names)
@@ -135,9 +139,7 @@ class Planner:
 
     def _refuse(self, difference: Difference) -> None:
         faults = [
-            self._after.fault(
-                detail.where, f"{detail}: this can't be changed while the pipe runs; put it back, or run the file afresh"
-            )
+            self._after.fault(detail.where, f"{detail.change}: not while the pipe runs; put it back, or run the file afresh")
             for detail in difference.refused
         ]
         if faults:

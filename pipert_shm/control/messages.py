@@ -344,6 +344,12 @@ class RemoveIn(Message):
     edge: int
 
 
+class LetEnd(Message):
+    """The routine was held, and may end when its streams have: it has heard of its wires before this."""
+
+    routine: str
+
+
 class WantSlots(Message):
     """Have at least so many slots in the routine's ring, and in that of its messages."""
 
@@ -369,15 +375,19 @@ class TraceInto(Message):
 
 
 class Extended(Message):
-    """Routines were added or removed.
+    """Flows were added or removed.
 
     Attributes:
-        names: of all routines, by number, and by the number that their messages carry.
-        audience: who can be addressed by events now.
+        names: of the new routines, by number, and by the number that their messages carry.
+        audience: the new flows, as they can be addressed by events.
+        flows: those that were removed.
+        gone: the numbers that the messages of removed routines carry.
     """
 
     names: Names
     audience: Audience
+    flows: tuple[str, ...] = ()
+    gone: tuple[int, ...] = ()
 
 
 class ReceiverDied(Message):
@@ -533,7 +543,7 @@ KINDS: tuple[type[Message], ...] = (
     Changing, Replace, AwaitRuns, SetParameters,
     Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded, ServerEnded,
     Hello, Welcome, Relay, Relayed,
-    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, WantSlots,
+    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, LetEnd, WantSlots,
     TraceInto, Extended,
     ReceiverDied, ReceiverFailed, SenderDied,
     StateChanged, SetUp, Notified, Handled, ParametersSet, Recovered, Unlinked, TapRefused,

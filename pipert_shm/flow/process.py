@@ -29,6 +29,7 @@ from pipert_shm.control.messages import (
     Handled,
     HandleEvent,
     Kill,
+    LetEnd,
     LinkOut,
     Message,
     Notified,
@@ -87,6 +88,7 @@ class FlowProcess:
         self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}  # at build time
         self._control = birth.control
         self._audience = birth.audience
+        self._names = plan.names
         self.exit_status = 0
         local: dict[int, LocalMessages] = {}
         self.runners: dict[str, Runner] = {}
@@ -173,6 +175,7 @@ class FlowProcess:
         table.on(AddIn, lambda m: runners[m.routine].wiring.add_in(self.plan.restore_transmitter(m.edge), m.incarnation))
         table.on(ExpectIn, lambda m: runners[m.routine].wiring.expect_in(m.edge))
         table.on(RemoveIn, lambda m: runners[m.routine].wiring.remove_in(m.edge))
+        table.on(LetEnd, lambda m: runners[m.routine].wiring.let_end())
         table.on(WantSlots, lambda m: runners[m.routine].wiring.want_slots(m.slots, m.message_slots))
         table.on(TraceInto, self._trace)
         table.on(Extended, self._extend)
@@ -206,9 +209,10 @@ class FlowProcess:
             self._logger.error("flow %r is missing in the trace: %s", self._name, describe(error))
 
     def _extend(self, message: Extended) -> None:
-        self._audience = message.audience
+        self._audience = self._audience.without(message.flows).extended(message.audience)
+        self._names = self._names.changed(message.names, message.gone)
         for runner in self.runners.values():
-            runner.wiring.learn_names(message.names)
+            runner.wiring.learn_names(self._names)
 
     def _recover_receiver(self, message: ReceiverDied) -> None:
         self.runners[message.routine].wiring.recover_receiver(message.incarnation)

@@ -10,17 +10,17 @@ from pipert_shm.control.messages import (
     Answer,
     AwaitRuns,
     Changing,
-    ExpectIn,
     Extended,
+    LetEnd,
     Message,
     ParametersSet,
-    RemoveIn,
     Replace,
     SetParameters,
     SetUp,
     StateChanged,
 )
 from pipert_shm.errors import FlowDied, PipertError, PipeStateError, RoutineError, UnknownTarget, describe
+from pipert_shm.graph.model import RoutinePlan
 from pipert_shm.graph.replacement import Replacement
 from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.lifecycle import Lifecycle
@@ -33,7 +33,6 @@ from pipert_shm.shm.states import EndReason, State
 class Changes:
     """Makes the steps of a change, and knows what each of them waits for.
 
-    :param spare_edge: the number of an edge record that no routine receives on.
     :param end: ends a flow's process, so that a new one takes its place.
     :param tell_attached: sends a message to all attached processes.
     """
@@ -43,7 +42,6 @@ class Changes:
         parent: Parent,
         roster: Roster,
         lifecycle: Lifecycle,
-        spare_edge: int,
         servers: Servers,
         end: Callable[[Flow], object],
         tell_attached: Callable[[Message], object],
@@ -51,11 +49,10 @@ class Changes:
         self._parent = parent
         self._roster = roster
         self._lifecycle = lifecycle
-        self._spare_edge = spare_edge
         self._servers = servers
         self._end = end
         self._tell_attached = tell_attached
-        self._held: dict[str, int] = {}  # routines that are kept from ending, and the processes that were told
+        self._held: list[RoutinePlan] = []  # routines that are kept from ending
         self._set_up: dict[int, int] = {}  # by routine: the last run whose setup() has returned
         self._causes: dict[int, str] = {}  # by routine: why it has failed
         self._waits: dict[int, list[Flow]] = {}  # by question
@@ -79,19 +76,25 @@ class Changes:
     def _change(self, message: Changing, received: Received) -> None:
         if message.on:
             self._lifecycle.changing = True
-            for name in message.held:
-                flow = self._roster.flow_of(name)
-                if flow is not None and flow.up:
-                    self._held[name] = flow.pid
-                    self._roster.send(flow, ExpectIn(name, self._spare_edge))
+            for item in map(self._roster.plan.find, message.held):
+                if item is not None:
+                    self._held.append(item)
+                    self._roster.records[item.number].hold(True)
         else:
-            held, self._held = self._held, {}
-            for name, pid in held.items():
-                flow = self._roster.flow_of(name)
-                if flow is not None and flow.pid == pid:  # a later process knows nothing of it
-                    self._roster.send(flow, RemoveIn(name, self._spare_edge))
+            held, self._held = self._held, []
+            for item in held:
+                if self._roster.plan.find(item.name) is item:
+                    self._let_end(item)
             self._lifecycle.end_change()
         self._parent.tell(Answer(), received.question)
+
+    def _let_end(self, item: RoutinePlan) -> None:
+        """Lets a routine end that was held, as soon as its process has heard of its wires."""
+        flow = self._roster.flows[item.flow]
+        if flow.up:
+            self._roster.send(flow, LetEnd(item.name))
+        else:
+            self._roster.records[item.number].hold(False)
 
     # ---- other routines --------------------------------------------------------------------------
 
@@ -193,6 +196,8 @@ class Changes:
         for item in flow.routines:
             self._set_up.pop(item.number, None)
             self._causes.pop(item.number, None)
+            if item not in self._held:  # a LetEnd may be lost with the process
+                self._roster.records[item.number].hold(False)
         for question in [question for question, asked in self._settings.items() if asked is flow]:
             del self._settings[question]
             self._parent.tell(Answer(), question)  # the next process begins with these parameters

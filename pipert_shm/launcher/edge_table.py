@@ -16,6 +16,7 @@ from pipert_shm.graph.batches import Flood
 from pipert_shm.graph.extension import NewWire
 from pipert_shm.graph.model import EdgePlan, Plan, RoutinePlan
 from pipert_shm.graph.sizing import assign_slots
+from pipert_shm.launcher.footprint import LIVES
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.link_checks import check_ends, check_room
 from pipert_shm.limits import check_queue
@@ -153,6 +154,7 @@ class EdgeTable:
         check_room(sender, len(self.outs(sender)), receiver, len(self.ins(receiver)))
         edge = self._planned(wire, sender, receiver, earlier)
         self._segment.take("edge", edge.number)
+        self._incarnations.provide(LIVES * (len(self._plan.edges) + 1))
         if live and not self._incarnations.can_open(edge, sender):
             raise WiresValidation(
                 f"{sender.routine.name!r} has no holder bit or queue left for one more receiver, as long as its frames are kept"

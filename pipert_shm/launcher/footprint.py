@@ -12,12 +12,13 @@ from pipert_shm.graph.needs import OwnFrames, frame_ring, needs_of
 from pipert_shm.shm import sockets
 from pipert_shm.shm.listing import ATTACHED, TAPS, Meeting, about
 from pipert_shm.shm.needs import SHARE
-from pipert_shm.shm.rings import create_ring, page_up
+from pipert_shm.shm.rings import create_ring
 from pipert_shm.shm.segments import PAGE, ControlSegment, free_bytes
 
 LINKS = 4096  # wires that can be added while the pipe runs, at one time
 NEWCOMERS = 2048  # flows that can be added while the pipe runs, and as many routines
 QUEUES = 64 << 20  # bytes of address space that the queues of added wires may have: very long ones are fewer
+LIVES = 3  # incarnations for each wire: the live one, and those that are drained after crashes
 LEAST_CELLS = 16  # messages that a queue has room for, at least
 
 
@@ -52,28 +53,26 @@ def control_room(plan: Plan) -> binding.ControlSize:
     """How many records the control segment of a new pipe has room for."""
     largest = max((edge.capacity for edge in plan.edges), default=1)
     cells = max(LEAST_CELLS, 1 << (largest - 1).bit_length())
-    links = min(LINKS, QUEUES // (2 * cells * binding.DESCRIPTOR_BYTES))
+    links = min(LINKS, QUEUES // (LIVES * cells * binding.DESCRIPTOR_BYTES))
     newcomers = max(0, min(NEWCOMERS, binding.ROUTINES - TAPS - ATTACHED - len(plan.routines)))
     return binding.ControlSize(
         flows=len(plan.flows) + newcomers,
         routines=len(plan.routines) + newcomers + TAPS + ATTACHED,
         edges=len(plan.edges) + links + TAPS + ATTACHED,
-        # for each edge the live one, and those that are drained after crashes
-        incarnations=3 * (len(plan.edges) + TAPS) + 2 * links + ATTACHED,
+        incarnations=LIVES * (len(plan.edges) + links + TAPS) + ATTACHED,
         cells=cells,
     )
 
 
 def control_used(plan: Plan) -> binding.ControlSize:
     """How many of these records a new pipe uses. The others take no memory until they are used."""
-    wires = len(plan.edges)
-    return control_room(plan).replaced(flows=len(plan.flows), routines=len(plan.routines), edges=wires, incarnations=wires)
+    room, wires = control_room(plan), len(plan.edges)
+    return room.replaced(flows=len(plan.flows), routines=len(plan.routines), edges=wires, incarnations=LIVES * wires)
 
 
 def control_bytes(plan: Plan, name: str) -> int:
     """Bytes that the control segment of a new pipe takes."""
-    kinds = 4  # of records, each of which begins and ends in the midst of a page
-    return page_up(control_used(plan).bytes_needed() + len(names_of(plan, name))) + kinds * PAGE
+    return control_room(plan).pages_of(control_used(plan), len(names_of(plan, name))) * PAGE
 
 
 def make_segment(plan: Plan, name: str) -> ControlSegment:

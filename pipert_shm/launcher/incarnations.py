@@ -100,19 +100,26 @@ class Incarnations:
                 used.update(self._all[number].bit for number in numbers if self._all[number].state != binding.SWEPT)
         return used - {0}
 
+    def provide(self, count: int) -> None:
+        """Has at least so many records, if there is room.
+
+        :raises SharedMemoryFull: when there is no memory for them.
+        """
+        process = self._segment.process
+        while len(self._all) < min(count, process.room.incarnations):
+            number = len(self._all)
+            self._segment.take("incarnation", number)
+            process.note_used(process.edges_used, number + 1)
+            self._all.append(binding.Incarnation(process, number))
+
     def _one_more(self) -> int | None:
         """The number of an incarnation that was never used; None when there is no room or no memory for it."""
-        number, process = len(self._all), self._segment.process
-        if number >= process.room.incarnations:
-            return None
+        number = len(self._all)
         try:
-            self._segment.take("incarnation", number)
+            self.provide(number + 1)
         except SharedMemoryFull as error:
             self._logger.error("%s", error)
-            return None
-        process.note_used(process.edges_used, number + 1)
-        self._all.append(binding.Incarnation(process, number))
-        return number
+        return number if number < len(self._all) else None
 
     def withdraw(self, edge: EdgePlan, number: int) -> None:
         """Takes back one that was opened just now, before any flow heard of it."""

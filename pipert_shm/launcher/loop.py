@@ -94,6 +94,7 @@ class Launcher:
     :param signals: a descriptor that gives the number of each signal that is to end the pipe.
     """
 
+    # longer than 40 lines: it puts the parts together, one after the other
     def __init__(self, order: LaunchOrder, channel: Channel, logs: Channel, reserve: Reserve, signals: int) -> None:
         self._order = order
         self._logs = logs
@@ -140,9 +141,7 @@ class Launcher:
             attaching.tell_all,
             tracing,
         )
-        self._changes = changes = Changes(
-            parent, roster, lifecycle, order.taps.edge, servers, supervisor.replace_by_order, attaching.tell_all
-        )
+        self._changes = changes = Changes(parent, roster, lifecycle, servers, supervisor.replace_by_order, attaching.tell_all)
         deaths.on_down, starts.on_launch = changes.note_down, servers.end_unused
         changes.serve(requests.table)
         parent.serve(requests.table)

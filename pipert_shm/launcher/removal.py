@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from pipert_shm.control.messages import Extended, Kill, UnlinkOut
 from pipert_shm.errors import PipeStateError, WiresValidation
+from pipert_shm.events import Audience
 from pipert_shm.graph.model import Plan, RoutinePlan
+from pipert_shm.graph.names import Names
 from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
@@ -126,8 +128,10 @@ class Removal:
             roster.dismiss(flow)
         roster.plan.dismiss([flow.name for flow in flows])
         lifecycle.audience = lifecycle.audience.without({flow.name for flow in flows})
+        gone = tuple(item.origin for flow in flows for item in flow.routines)
+        news = Extended(Names(), Audience({}, {}, {}), tuple(flow.name for flow in flows), gone)
         for flow in roster.flows.values():
-            roster.send(flow, Extended(roster.plan.names, lifecycle.audience))
+            roster.send(flow, news)
         self._rewiring.resize()
         self._then(self._servers.end_idle())
         lifecycle.tell_if_ended()

@@ -59,8 +59,8 @@ class Session:
     Attributes:
         gone: set when the launcher is gone, and with it all flows and every segment.
         outcome: whether all routines have ended, and what has failed.
-        changes: the steps of a change of flows that run.
         tracing: traces the pipe.
+        changes: the steps of a change of flows that run.
     """
 
     def __init__(

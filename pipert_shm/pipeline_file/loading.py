@@ -15,19 +15,22 @@ A file looks like this:
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipert_shm.errors import ConfigError, Fault, PipertError, RoutineError
+from pipert_shm.errors import ConfigError, Fault, PipertError, PipeStateError, RoutineError
 from pipert_shm.limits import checked_fps
-from pipert_shm.pipe import Pipe
+from pipert_shm.pipe import DEFAULT_NAME, Pipe
 from pipert_shm.pipeline_file.objects import Maker, location, told, told_of_setting
 from pipert_shm.pipeline_file.reader import Where, YamlFile, listed
 from pipert_shm.pipeline_file.schema import (
@@ -129,7 +132,13 @@ class PipelineFile:
         except (PipertError, ValueError) as error:
             raise ConfigError([self._file.fault(("wires",), str(error))]) from error
         pipe._pipeline_file = self
+        pipe._handlers["apply"] = partial(_answer, weakref.ref(pipe))
         return pipe
+
+    @property
+    def pipe_name(self) -> str:
+        """The name of the pipe that `pipert-shm run` makes of it."""
+        return self.settings.pipe.name if self.settings.pipe.name != DEFAULT_NAME else self.path.stem
 
     def make_routines(self, names: Iterable[str]) -> dict[str, Routine]:
         """Makes some of the routines, by name.
@@ -196,6 +205,16 @@ class PipelineFile:
         for path, section in sections:
             if section.data_transmitter is not None:
                 yield path, section.data_transmitter
+
+
+def _answer(pipe: weakref.ref[Pipe], question: bytes) -> bytes:
+    """Answers an attached process that wants to change the pipe."""
+    its = pipe()
+    if its is None:
+        raise PipeStateError("the pipe has ended")
+    service = importlib.import_module("pipert_shm.applying.service")  # by its name, since that stands above this module
+    answer: bytes = service.answer(its, question)
+    return answer
 
 
 def load_pipeline(path: Path) -> tuple[PipelineFile, Pipe]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,7 +12,6 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-import pipert_shm
 from pipert_shm.errors import Fault, PipertError, closest, describe, shown, suggestion
 from pipert_shm.pipeline_file import hints
 from pipert_shm.pipeline_file.reader import Where, YamlFile, listed
@@ -194,7 +194,7 @@ class Maker:
 
 def _is_public(name: str) -> bool:
     package, _, rest = name.replace(":", ".").partition(".")
-    return package == "pipert_shm" and rest in pipert_shm.__all__
+    return package == "pipert_shm" and rest in sys.modules[package].__all__
 
 
 def _nothing() -> None:
