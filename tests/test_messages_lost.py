@@ -126,9 +126,16 @@ NEEDED: dict[tuple[type[Message], bool], Trigger] = {
 """What makes each kind of message be sent, while a pipe runs."""
 ATTACHED = {messages.Hello, messages.Welcome, messages.Relay, messages.Relayed}
 """Of attached processes: see test_attach.py."""
+CHANGES = {
+    messages.Changing, messages.Replace, messages.AwaitRuns, messages.SetParameters, messages.SetUp, messages.ParametersSet,
+    messages.LetEnd, messages.ServerEnded,
+}  # fmt: skip
+"""Of changes of a running pipe: see test_apply.py. What becomes of a change whose messages are lost is not tested."""
 TRACES = {messages.Trace, messages.TraceInto}
 """See test_trace.py."""
-ELSEWHERE = {messages.Kill, messages.Ended, messages.Died, messages.ReceiverFailed, messages.TapRefused, *ATTACHED, *TRACES}
+ELSEWHERE = {
+    messages.Kill, messages.Ended, messages.Died, messages.ReceiverFailed, messages.TapRefused, *ATTACHED, *CHANGES, *TRACES,
+}  # fmt: skip
 """Sent at the end of something; tested further down."""
 
 
