@@ -818,7 +818,7 @@ flows:
   both: {routines: [camera, screen, end], auto_wire: true}
 """
         % (tmp_path / "out.jsonl")
-    )  # noqa: UP031 - the text is full of braces
+    )
     with started(pipert_shm.PipelineFile(file).make_pipe()), pipert_shm.attach("near") as near:
         assert near.name == "near"
         eventually(lambda: near.statistics().wires["screen", "end"].received > 5, "frames of the other pipe")
