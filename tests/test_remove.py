@@ -217,12 +217,15 @@ class Stuck(DestinationRoutine):
             time.sleep(1)
 
 
-def test_a_flow_that_hangs_is_removed() -> None:
-    """The camera, which waits for room on the wire to it, goes on."""
+@pytest.mark.parametrize("stopped", [False, True], ids=["hangs", "is stopped"])
+def test_a_flow_that_does_nothing_any_more_is_removed(stopped: bool) -> None:
+    """The camera, which waits for room on the wire to it, goes on. One that is stopped hears no word, and needs a SIGKILL."""
     with camera_pipe(grace=0.3) as (pipe, camera):
         add_sink(pipe, camera, Stuck("stuck"))
         eventually(lambda: pipe.statistics().wires["camera", "stuck"].waiting == 2, "a full queue")
         pid = pid_of(pipe, "stuck")
+        if stopped:
+            processes.stop(pid)
         pipe.remove_flow("stuck")
         assert pid not in processes.descendants()
         moves(pipe, "camera", "preview")
