@@ -126,7 +126,9 @@ NEEDED: dict[tuple[type[Message], bool], Trigger] = {
 """What makes each kind of message be sent, while a pipe runs."""
 ATTACHED = {messages.Hello, messages.Welcome, messages.Relay, messages.Relayed}
 """Of attached processes: see test_attach.py."""
-ELSEWHERE = {messages.Kill, messages.Ended, messages.Died, messages.ReceiverFailed, messages.TapRefused, *ATTACHED}
+TRACES = {messages.Trace, messages.TraceInto}
+"""See test_trace.py."""
+ELSEWHERE = {messages.Kill, messages.Ended, messages.Died, messages.ReceiverFailed, messages.TapRefused, *ATTACHED, *TRACES}
 """Sent at the end of something; tested further down."""
 
 
