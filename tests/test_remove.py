@@ -79,7 +79,7 @@ def test_the_others_lose_nothing(tmp_path: Path) -> None:
     live.set_const_fps(25)
     for routine in (camera, film, live, screen):
         pipe.create_flow(routine.name, False, routine, **FAST)
-    pipe.link(Wire(camera, film), Wire(live, screen, policy="drop_oldest", capacity=16))  # more than half a second
+    pipe.link(Wire(camera, film), Wire(live, screen, policy="drop_oldest", capacity=64))  # more than two seconds
     with running(pipe):
         for _ in range(10):
             both = Sink("both")
@@ -130,7 +130,7 @@ def test_a_receiver_may_wait_for_the_next_camera(tmp_path: Path) -> None:
             if number == 1:
                 os.kill(pid := pid_of(pipe, "film"), signal.SIGKILL)
                 await_successor(pipe, "film", pid)
-            assert pipe.statistics().routines["film"].state == "running"
+            await_states(pipe, film="running")
             name = ("second", "third", "first")[number]
             pipe.create_flow(name, False, camera := Frames(name, None), **FAST)
             pipe.link(Wire(camera, record))
