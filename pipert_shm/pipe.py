@@ -137,6 +137,8 @@ class Pipe:
     100
     """
 
+    _pipeline_file: object = None  # the `PipelineFile` that it was made from, and is like now
+
     def __init__(
         self,
         network: QueueNetwork | None = None,
@@ -173,10 +175,8 @@ class Pipe:
         self._building = threading.RLock()
         self._is_building = self._is_inline = self._joined = False  # in build(), in run_inline(), after join()
         self._started = False  # and not stopped since
-        self._was_started = self._ran_inline = False
-        self._can_end = False  # whether an event was sent after which it may end
+        self._was_started = self._ran_inline = self._can_end = False  # the last: an event was sent after which it may end
         self._handlers: dict[str, Handler] = {}  # of questions of attached processes, by kind
-        self._pipeline_file: object = None  # the `PipelineFile` that it was made from, and is like now
         self._owner: int | None = None  # the process that built it
         self._controls: list[Control] = []  # through which others may start it
 

@@ -164,7 +164,7 @@ def test_all_that_a_file_says_is_done(tmp_path: Path, module: str, write: Write)
     count, double = plan.get("count").routine, plan.get("double#0").routine
     assert (count._const_fps, count.hang_timeout, count.max_errors) == (500.0, 4.0, None)
     assert (double._const_fps, double.hang_timeout, double.max_errors) == (0.0, None, 3)
-    to_double, to_write = plan.edges[0], plan.edges[-1]
+    to_double, to_write = plan.edges[0], list(plan.edges)[-1]
     assert (to_double.timeout, to_double.max_age, to_double.transmitter.data_size_threshold) == (5.0, 60.0, 100)
     assert (to_write.timeout, to_write.max_age, type(to_write.transmitter)) == (None, None, BasicTransmitter)
     assert plan.auto_pacing

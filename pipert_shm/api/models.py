@@ -99,7 +99,7 @@ class Removed(Answer):
     outcome: str = Field(examples=["removed"])
 
 
-class Applied(Answer):
+class ChangesModel(Answer):
     """What a pipeline's file has changed, or would change."""
 
     dry_run: bool

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from pipert_shm.api.control import MISFIT, STATE, OfPipe
 from pipert_shm.api.guard import require_own_site
-from pipert_shm.api.models import Applied
+from pipert_shm.api.models import ChangesModel
 from pipert_shm.applying.service import apply_text
 from pipert_shm.errors import ConfigError, NotApplied
 
@@ -28,7 +28,7 @@ _BODY = {
 
 @router.put("/pipeline", operation_id="apply_put", responses={**STATE, **MISFIT}, openapi_extra=_BODY)
 @router.put("/pipeline/", include_in_schema=False)
-async def apply(request: Request, pipe: OfPipe, dry_run: DryRun = False) -> Applied:
+async def apply(request: Request, pipe: OfPipe, dry_run: DryRun = False) -> ChangesModel:
     """Brings the pipe to what a pipeline's file says: what differs is changed, and all the rest goes on. It takes a token."""
     if not request.app.state.has_token:
         raise HTTPException(403, "a pipeline names classes and files, so this takes a token: give the server one, token=…")
@@ -42,4 +42,4 @@ async def apply(request: Request, pipe: OfPipe, dry_run: DryRun = False) -> Appl
         raise HTTPException(409, str(error)) from None
     except ConfigError as error:
         raise HTTPException(422, str(error)) from None
-    return Applied(dry_run=dry_run, changes=done.difference.lines())
+    return ChangesModel(dry_run=dry_run, changes=done.difference.lines())

@@ -188,47 +188,56 @@ def between(
     """
     removed = tuple(name for name in before.flows if name not in after.flows)
     added = tuple(name for name in after.flows if name not in before.flows)
-    rebuilt: dict[str, tuple[Detail, ...]] = {}
-    replaced: dict[str, tuple[Detail, ...]] = {}
-    live: dict[str, tuple[Detail, ...]] = {}
-    eased: dict[str, tuple[Detail, ...]] = {}
-    for name in (name for name in after.flows if name in before.flows):
-        flow = _Flow(name, before, after, is_settable)
-        if flow.members or ((flow.of_process or flow.live) and is_rebuilt(name)):
-            rebuilt[name] = flow.members or flow.of_process or tuple(each for its in flow.live.values() for each in its)
-        elif flow.of_process:
-            replaced[name] = flow.of_process
-        else:
-            live |= flow.live
-        if flow.in_place and name not in rebuilt and name not in replaced:
-            eased[name] = flow.in_place
-    gone = {routine for name in (*removed, *rebuilt) for routine in before.flows[name].routines}
-    fresh = {routine for name in (*added, *rebuilt) for routine in after.flows[name].routines}
+    kept = _Kept(before, after, is_settable, is_rebuilt)
+    gone = {routine for name in (*removed, *kept.rebuilt) for routine in before.flows[name].routines}
+    fresh = {routine for name in (*added, *kept.rebuilt) for routine in after.flows[name].routines}
+    moved = gone | fresh
     relinked = {
         pair: details
         for pair, wire in before.wires.items()
         if pair in after.wires
-        and not (gone | fresh).intersection(pair)
+        and not moved.intersection(pair)
         and (details := _details(("wires", _named(pair)), wire, after.wires[pair], OF_WIRES))
     }
+    cut = (pair for pair in before.wires if not gone.intersection(pair) and (pair not in after.wires or pair in relinked))
+    linked = (pair for pair in after.wires if pair not in before.wires or pair in relinked or moved.intersection(pair))
     return Difference(
         before,
         after,
         refused=_refused(before, after),
         removed=removed,
         added=added,
-        rebuilt=rebuilt,
-        replaced=replaced,
-        live=live,
-        eased=eased,
-        cut=tuple(
-            pair for pair in before.wires if not gone.intersection(pair) and (pair not in after.wires or pair in relinked)
-        ),
-        linked=tuple(
-            pair for pair in after.wires if pair not in before.wires or pair in relinked or (gone | fresh).intersection(pair)
-        ),
+        rebuilt=kept.rebuilt,
+        replaced=kept.replaced,
+        live=kept.live,
+        eased=kept.eased,
+        cut=tuple(cut),
+        linked=tuple(linked),
         relinked=relinked,
     )
+
+
+class _Kept:
+    """What differs in the flows that both pipelines have. Its attributes are as those of `Difference`."""
+
+    def __init__(
+        self, before: Shape, after: Shape, is_settable: Callable[[str, str], bool], is_rebuilt: Callable[[str], bool]
+    ) -> None:
+        self.rebuilt: dict[str, tuple[Detail, ...]] = {}
+        self.replaced: dict[str, tuple[Detail, ...]] = {}
+        self.live: dict[str, tuple[Detail, ...]] = {}
+        self.eased: dict[str, tuple[Detail, ...]] = {}
+        for name in (name for name in after.flows if name in before.flows):
+            flow = _Flow(name, before, after, is_settable)
+            all_live = tuple(each for its in flow.live.values() for each in its)
+            if flow.members or ((flow.of_process or all_live) and is_rebuilt(name)):
+                self.rebuilt[name] = flow.members or flow.of_process or all_live
+            elif flow.of_process:
+                self.replaced[name] = flow.of_process
+            else:
+                self.live |= flow.live
+                if flow.in_place:
+                    self.eased[name] = flow.in_place
 
 
 class _Flow:
