@@ -160,6 +160,7 @@ def test_the_schema_describes_every_route_once_per_method(served: Served) -> Non
         "/routines/{routine}/unlink",
         "/flows/{flow}/restart",
         "/flows/{flow}",
+        "/pipeline",
         "/pipe/structure",
         "/statistics",
         "/why",
