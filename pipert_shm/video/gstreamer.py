@@ -94,6 +94,8 @@ class GStreamerCapture:
     :raises VideoError: when the source can't be opened; the error says why.
     """
 
+    stopped = False  # it need not be looked at: each frame ends a `grab`
+
     def __init__(
         self,
         source: Source,
