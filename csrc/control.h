@@ -139,8 +139,8 @@ typedef struct pshm_control_head {
     uint32_t cells;              /* of each queue, a power of two */
     _Atomic uint32_t edges_used; /* none from this number on is in use, but for those of taps */
     _Atomic uint64_t next_serial;
-    _Atomic uint64_t epoch; /* grows whenever a ring is removed */
-    uint64_t budget;        /* bytes that all rings may take together */
+    _Atomic uint64_t epoch;             /* grows whenever a ring is removed */
+    uint64_t budget;                    /* bytes that all rings may take together */
     _Atomic uint32_t incarnations_used; /* none from this number on is in use */
     uint32_t reserved;
     pshm_ring_entry ring[PSHM_RINGS];

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from pipert_shm.bridges.cockpit import get_socket_logger
     from pipert_shm.bridges.rpc import RPCPipeWrapper
     from pipert_shm.pipeline_file.loading import PipelineFile
+    from pipert_shm.trace.recording import TraceReport
     from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.capture import VideoInfo
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
@@ -174,6 +175,7 @@ __all__ = [
     "SqliteWriter",
     "Tap",
     "ToMain",
+    "TraceReport",
     "Tracker",
     "TwinFrame",
     "TwinSource",
@@ -234,6 +236,7 @@ _LAZY = {
     "SnapshotWriter": "pipert_shm.video.output",
     "SqliteWriter": "pipert_shm.video.detection_output",
     "ToMain": "pipert_shm.video.twin_frame",
+    "TraceReport": "pipert_shm.trace.recording",
     "Tracker": "pipert_shm.video.tracking",
     "TwinFrame": "pipert_shm.video.twin_frame",
     "TwinSource": "pipert_shm.video.twin",

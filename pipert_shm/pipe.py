@@ -906,13 +906,12 @@ class Pipe:
 
         The trace has a row for each routine and each wire: calls of `main_logic` with their spans (`Routine.span`), loans,
         sends, waits for messages, room and slots, queues, drops with their reasons, errors, commands, events, and flows that
-        died and came back. Arrows follow a frame from routine to routine. Traced flows take some 2 % more CPU at most. It
-        needs the extra `trace`.
+        died and came back. Arrows follow a frame from routine to routine. It needs the extra `trace`.
 
         It may begin before the start and end after the pipe's end. A flow that is restarted meanwhile goes on in the trace.
 
         :param path: of the file. One that is there is overwritten.
-        :param events: that each process keeps, at least: the newest ones, in 40 bytes of /dev/shm each. A frame makes five to
+        :param events: that each process keeps, at least: the newest ones, in 40 bytes of /dev/shm each. A frame makes three to
             ten in each flow. The report, and the trace, say how many are missing.
         :returns: a context manager. It gives a report, which is complete when the block has ended.
         :raises ImportError: when the extra `trace` is missing.

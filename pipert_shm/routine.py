@@ -50,12 +50,6 @@ class Runtime(Tracer, Protocol):
     def wake(self) -> None:
         """Makes the routine look at its settings again. Any thread."""
 
-    def routines(self, *, here: bool) -> list[Routine]:
-        """The routines of the pipe, this one among them.
-
-        :param here: only those that run in this process.
-        """
-
 
 _here = threading.local()
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipert_shm import DestinationRoutine, EndOfStream, MiddleRoutine, Pipe, Routine, SourceRoutine, Wire
+from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, MiddleRoutine, Pipe, Routine, SourceRoutine, Wire
 from waiting import Board
 
 
@@ -149,6 +150,18 @@ def chain(pipe: Pipe, *routines: Routine, flow: str = "{}", **options: Any) -> N
     for routine in routines:
         pipe.create_flow(flow.format(routine.name), False, routine, **options)
     pipe.link(*(Wire(a, b) for a, b in pairwise(routines)))
+
+
+@contextmanager
+def running(pipe: Pipe, *routines: Routine) -> Iterator[Pipe]:
+    """A pipe that is started, with these routines in a chain if there are any; it is killed in the end."""
+    chain(pipe, *routines)
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    try:
+        yield pipe
+    finally:
+        pipe.join(to_kill=True)
 
 
 def one_value(frame: np.ndarray) -> int:

@@ -805,6 +805,25 @@ def test_a_source_that_waits_for_its_pipe_stops_and_fails_in_time() -> None:
         fails.join()
 
 
+def test_a_pipelines_file_with_a_name_and_a_source_of_another_pipe(yard: Pipe, tmp_path: Path) -> None:
+    file = tmp_path / "near.yaml"
+    file.write_text(
+        """
+pipe: {name: near}
+routines:
+  camera: {class: pipert_shm.AttachedSource, parameters: {pipe: yard, routine: detect, timeout: 10}}
+  screen: {class: pipert_shm.MotionDetector}
+  end: {class: pipert_shm.JsonLinesWriter, parameters: {path: %s}}
+flows:
+  both: {routines: [camera, screen, end], auto_wire: true}
+"""
+        % (tmp_path / "out.jsonl")
+    )
+    with started(pipert_shm.PipelineFile(file).make_pipe()), pipert_shm.attach("near") as near:
+        assert near.name == "near"
+        eventually(lambda: near.statistics().wires["screen", "end"].received > 5, "frames of the other pipe")
+
+
 def test_an_attached_process_gives_a_source(yard: Pipe) -> None:
     with pipert_shm.attach("yard") as its:
         source = its.source("camera", "again")

@@ -55,10 +55,13 @@ class Run:
         self.counts = Counters(("unpaired", "skipped"))
         self.pairs = Pairs(self.counts, self.tolerance)
 
-    def feed(self, main: Feed, sub: Feed, seconds: float) -> Run:
+    def begin(self) -> None:
         for side in (MAIN, SUB):
             self.pairs.expect(side, SHAPES[side])
         self.pairs.await_pair()
+
+    def feed(self, main: Feed, sub: Feed, seconds: float) -> Run:
+        self.begin()
         events = []
         for side, feed in ((MAIN, main), (SUB, sub)):
             for number in range(int(seconds / feed.gap)):
@@ -140,9 +143,7 @@ def test_frames_that_get_lost_cost_their_pair_only(main: set[int], sub: set[int]
 
 def test_one_that_comes_late_gets_its_partner_and_not_the_newest() -> None:
     run = Run(0.01)
-    for side in (MAIN, SUB):
-        run.pairs.expect(side, SHAPES[side])
-    run.pairs.await_pair()
+    run.begin()
     run.come(MAIN, stamp(0.9), 0.9)
     for at in (1.0, 1.04, 1.08):
         run.come(SUB, stamp(at), at)
@@ -153,9 +154,7 @@ def test_one_that_comes_late_gets_its_partner_and_not_the_newest() -> None:
 
 def test_of_two_partners_the_nearest_is_taken_and_an_older_one_given_up() -> None:
     run = Run(0.05)
-    for side in (MAIN, SUB):
-        run.pairs.expect(side, SHAPES[side])
-    run.pairs.await_pair()
+    run.begin()
     run.come(MAIN, stamp(0.9), 0.9)
     for at in (1.0, 1.01, 1.08):
         run.come(SUB, stamp(at), at)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import RunScript
 from media import Beginning, bikes
 from pipert_shm import (
     START_EVENT_NAME,
@@ -37,6 +36,7 @@ from pipert_shm import (
 )
 from pipert_shm.data import Meta
 from pipert_shm.testing import Output
+from pipert_shm.testing.plugin import replay as replay
 from pipert_shm.video import DetectedFrame, in_step
 from pipert_shm.video.in_step import ENDED, InStep
 from pipert_shm.video.mcap import McapWriter, Part
@@ -554,17 +554,11 @@ def test_several_routines_that_send_to_destinations_are_to_be_told_apart(yard: P
         replayed(yard, pipe)
 
 
-def test_the_fixture_in_a_project_of_a_user(tmp_path: Path, yard: Path, run_script: RunScript) -> None:
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "yard.mcap").hardlink_to(yard)
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["pipert_shm.testing.plugin"]')
-    (tmp_path / "pytest.ini").write_text("[pytest]\nusefixtures = leaves_nothing")
-    (tmp_path / "tests" / "test_it.py").write_text(
-        "from pipert_shm import MotionDetector\n\n"
-        "def test_yard(replay):\n"
-        f"    out = replay('yard.mcap', MotionDetector('detector'), channels={CAMERAS})\n"
-        f"    assert len(out) == {3 * COUNT}\n"
-    )
-    arguments = ["-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
-    ended = run_script(f"import sys, pytest\nsys.exit(pytest.main({arguments}))")
-    assert "1 passed" in ended.stdout, ended.stdout + ended.stderr
+def test_the_fixture(request: pytest.FixtureRequest, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project of a user has it in docs/how-to/debugging.md."""
+    fixture = request.getfixturevalue("replay")
+    out = fixture(yard, MotionDetector("detector"), channels=CAMERAS)
+    assert len(out) == 3 * COUNT
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is no recording of a Recorder"):  # it is found beside the test
+        fixture(Path(__file__).name, MotionDetector("detector"))

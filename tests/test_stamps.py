@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipert_shm import START_EVENT_NAME, DestinationRoutine, EndOfStream, Join, Meta, MiddleRoutine, Pipe, SourceRoutine, Wire
+from pipert_shm import (
+    START_EVENT_NAME,
+    DestinationRoutine,
+    EndOfStream,
+    Join,
+    Meta,
+    MiddleRoutine,
+    Pipe,
+    Routine,
+    SourceRoutine,
+    Wire,
+)
 from pipert_shm.data import Format
 from routines import Forward
 
 COUNT = 12
+
+
+def run(*routines: Routine, within: bool) -> None:
+    """Runs a chain of routines to its end, within one flow or each in a flow of its own."""
+    with Pipe(policy="block") as pipe:
+        for number, members in enumerate([routines] if within else [(routine,) for routine in routines]):
+            pipe.create_flow(f"flow-{number}", False, *members)
+        pipe.link(*(Wire(a, b) for a, b in pairwise(routines)))
+        pipe.build()
+        pipe.notify_event(START_EVENT_NAME)
 
 
 class Stamped(SourceRoutine):
@@ -68,15 +90,7 @@ def stamps(path: Path) -> list[tuple[int, float | None]]:
 @pytest.mark.parametrize("within", [True, False], ids=["within", "across"])
 def test_a_stamp_goes_with_its_message(tmp_path: Path, make: Callable[[int], Any], within: bool) -> None:
     source, middle, sink = Stamped("source", make), Forward("middle"), Stamps(tmp_path / "got")
-    with Pipe(policy="block") as pipe:
-        if within:
-            pipe.create_flow("flow", False, source, middle, sink)
-        else:
-            for routine in (source, middle, sink):
-                pipe.create_flow(routine.name, False, routine)
-        pipe.link(Wire(source, middle), Wire(middle, sink))
-        pipe.build()
-        pipe.notify_event(START_EVENT_NAME)
+    run(source, middle, sink, within=within)
     assert stamps(tmp_path / "got") == EXPECTED
 
 
@@ -159,15 +173,7 @@ TOLD: list[tuple[float | None, float | None, Format | None]] = [
 @pytest.mark.parametrize("within", [True, False], ids=["within", "across"])
 def test_all_that_is_said_of_a_picture_goes_with_it_and_each_routine_may_say_more(tmp_path: Path, within: bool) -> None:
     source, middle, sink = Told("source"), Later("middle"), Hear(tmp_path / "got")
-    with Pipe(policy="block") as pipe:
-        if within:
-            pipe.create_flow("flow", False, source, middle, sink)
-        else:
-            for routine in (source, middle, sink):
-                pipe.create_flow(routine.name, False, routine)
-        pipe.link(Wire(source, middle), Wire(middle, sink))
-        pipe.build()
-        pipe.notify_event(START_EVENT_NAME)
+    run(source, middle, sink, within=within)
     expected = [(99.0 if number % 2 else pts, *rest) for number, (pts, *rest) in enumerate(TOLD)]
     assert (tmp_path / "got").read_text().splitlines() == [str(each) for each in expected]
 

@@ -36,8 +36,10 @@ from pipert_shm.binding import trace
 from pipert_shm.cli.trace import default_file, is_url, trace_by_name, trace_over_http
 from pipert_shm.control.messages import TraceInto
 from pipert_shm.limits import Policy
+from pipert_shm.parent.tracing import Noted
 from pipert_shm.shm import tracing
 from pipert_shm.trace import answers
+from pipert_shm.trace.timeline import timeline
 from routines import Burst, Forward, Frames, Gated, Items, Sink, chain
 from serving import free_port
 from streams import serve
@@ -212,29 +214,35 @@ def test_a_batch_shows_all_of_its_frames(tmp_path: Path) -> None:
 
 
 class Moody(DestinationRoutine):
-    """Fails at times, and takes an event."""
+    """Fails, and takes an event."""
+
+    def __init__(self, name: str, board: Board) -> None:
+        super().__init__(name)
+        self.board = board
 
     def main_logic(self, frame: np.ndarray) -> None:
         raise ValueError(f"it has {frame.size} pixels")
 
     @events("WINK")
     def wink(self) -> None:
-        pass
+        self.board.add(TAKEN)
 
 
 def test_errors_events_and_commands_are_there(tmp_path: Path) -> None:
     board = Board()
     pipe = Pipe(policy="block", grace_period=0.1)
-    chain(pipe, Burst("camera", board, GATE), Forward("forward"), Moody("moody"))
+    chain(pipe, Burst("camera", board, GATE), Forward("forward"), Moody("moody", board))
     pipe.build()
     with pipe.tracing(tmp_path / "t"):
         pipe.notify_event(START_EVENT_NAME)
         board[GATE] = 1
         pipe.notify_event("WINK")
+        pipe.notify_event("WINK")
+        board.wait(TAKEN, 2)  # the first one is noted when the second one is handled
         eventually(lambda: pipe.statistics().routines["moody"].errors == 1)
     pipe.join(to_kill=True)
     shown = ReadTrace.of(tmp_path / "t")
-    assert [one.name for one in shown.on("events of flow moody")].count("WINK") == 1
+    assert [one.name for one in shown.on("events of flow moody")].count("WINK") >= 1
     assert shown.on("moody", "command: start")
     (error,) = shown.on("moody", "error: ValueError")
     assert error.frames == ["camera #0"]
@@ -336,6 +344,14 @@ def test_what_is_overwritten_is_counted(tmp_path: Path) -> None:
     shown = ReadTrace.of(tmp_path / "t")
     assert any("earlier events are overwritten" in one.name for one in shown.on("flow screen"))
     assert shown.of_frame("camera #199", "screen")  # the newest are there
+
+
+def test_messages_that_wait_at_the_same_time_have_rows_of_their_own() -> None:
+    noted = np.zeros(4, trace.LAYOUT)
+    noted["kind"], noted["routine"], noted["sequence"] = trace.RECEIVE, 1, range(4)
+    noted["began_ns"], noted["time_ns"] = (10, 20, 30, 45), (40, 50, 60, 70)
+    slices = timeline([Noted(0, 1, (), 0, noted)])
+    assert [(one.frames[0][1], one.track.lane) for one in slices] == [(0, 0), (1, 1), (2, 2), (3, 0)]
 
 
 def test_a_span_costs_nothing_but_a_look_while_nobody_traces() -> None:

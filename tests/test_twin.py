@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from pipert_shm import (
 from pipert_shm.data import Data
 from pipert_shm.limits import Policy
 from pipert_shm.video.formats import to_bgr
-from routines import Forward, Gated, Record, chain, received
+from routines import Forward, Gated, Record, chain, received, running
 from streams import Server, free_port, listens
 from waiting import Board, eventually
 
@@ -79,18 +79,6 @@ class Notes(Record):
         super().main_logic(note)
 
 
-@contextmanager
-def running(source: TwinSource, record: Record) -> Iterator[Pipe]:
-    pipe = Pipe()
-    chain(pipe, source, record)
-    pipe.build()
-    pipe.notify_event(START_EVENT_NAME)
-    try:
-        yield pipe
-    finally:
-        pipe.join(to_kill=True)
-
-
 def gate(pipe: Pipe) -> RoutineStatistics:
     return pipe.statistics().routines["gate"]
 
@@ -121,7 +109,7 @@ def test_each_pair_is_of_the_same_moment(
     camera = Camera(tells=tells)
     main, sub = serve(camera, MAIN, main_fps, delay=delays[0]), serve(camera, SUB, sub_fps, delay=delays[1])
     source = TwinSource(main.url, sub.url, "gate", main_format="i420")
-    with running(source, Notes("notes", tmp_path / "got")) as pipe:
+    with running(Pipe(), source, Notes("notes", tmp_path / "got")) as pipe:
         eventually(lambda: gate(pipe).sent >= 10, "pairs")
         before = gate(pipe)
         eventually(lambda: gate(pipe).sent >= before.sent + 45, "three seconds of pairs")
@@ -146,7 +134,7 @@ def test_what_has_no_partner_and_is_needed_by_no_other_is_not_decoded(tmp_path: 
     """The B-frames of the large stream lie between the frames of the small one."""
     camera = Camera()
     main, sub = serve(camera, MAIN, 30, bframes=1), serve(camera, SUB)
-    with running(TwinSource(main.url, sub.url, "gate"), Notes("notes", tmp_path / "got")) as pipe:
+    with running(Pipe(), TwinSource(main.url, sub.url, "gate"), Notes("notes", tmp_path / "got")) as pipe:
         eventually(lambda: gate(pipe).sent >= 30, "pairs, and the rhythm")
         before = gate(pipe)
         eventually(lambda: gate(pipe).sent >= before.sent + 45, "three seconds of pairs")
@@ -161,7 +149,7 @@ def test_a_stream_that_is_lost_and_comes_back_larger(tmp_path: Path, serve: Serv
     caplog.set_level("INFO")
     camera, port = Camera(), free_port()
     main, sub = serve(camera, MAIN, port=port), serve(camera, SUB)
-    with running(TwinSource(main.url, sub.url, "gate", timeout=1), Notes("notes", tmp_path / "got")) as pipe:
+    with running(Pipe(), TwinSource(main.url, sub.url, "gate", timeout=1), Notes("notes", tmp_path / "got")) as pipe:
         eventually(lambda: gate(pipe).sent >= 5, "pairs")
         main.kill()
         eventually(lambda: gate(pipe).counters["connected_main"] == 0, "the loss")
@@ -212,7 +200,7 @@ def test_without_reconnection_one_that_is_not_there_is_an_error(tmp_path: Path, 
 def test_a_stop_and_a_start_while_both_are_frozen(tmp_path: Path, serve: Serve) -> None:
     camera = Camera()
     servers = main, sub = serve(camera, MAIN), serve(camera, SUB)
-    with running(TwinSource(main.url, sub.url, "gate", timeout=60), Notes("notes", tmp_path / "got")) as pipe:
+    with running(Pipe(), TwinSource(main.url, sub.url, "gate", timeout=60), Notes("notes", tmp_path / "got")) as pipe:
         eventually(lambda: gate(pipe).sent >= 3, "pairs")
         for server in servers:
             server.freeze()
@@ -230,7 +218,7 @@ def test_a_stop_and_a_start_while_both_are_frozen(tmp_path: Path, serve: Serve) 
 def test_fewer_pairs_a_second(tmp_path: Path, serve: Serve) -> None:
     camera = Camera()
     main, sub = serve(camera, MAIN, 30), serve(camera, SUB, 30)
-    with running(TwinSource(main.url, sub.url, "gate", fps=5), Notes("notes", tmp_path / "got")) as pipe:
+    with running(Pipe(), TwinSource(main.url, sub.url, "gate", fps=5), Notes("notes", tmp_path / "got")) as pipe:
         eventually(lambda: gate(pipe).sent >= 12, "pairs")
     notes = notes_of(tmp_path / "got")
     in_step(notes)
@@ -429,7 +417,7 @@ def test_a_tolerance_that_nothing_meets_is_told_of(
     camera = Camera(tells=False)
     main, sub = serve(camera, MAIN), serve(camera, SUB, delay=0.033)
     source = TwinSource(main.url, sub.url, "gate", tolerance=1e-6)
-    with running(source, Notes("notes", tmp_path / "got")):
+    with running(Pipe(), source, Notes("notes", tmp_path / "got")):
         eventually(lambda: "none had a partner within 1e-06 s (tolerance): the nearest ones were 0.0" in caplog.text, "the log")
 
 

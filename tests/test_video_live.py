@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import streams
 from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, Pipe, PipeFailed, VideoError, VideoSource, Wire, binding
 from pipert_shm.video import live
 from pipert_shm.video.opening import Backend
-from routines import Record, chain, received
+from routines import Record, chain, received, running
 from streams import FPS, Server, free_port, listens, number_of, serve, serve_rtsp
 from waiting import Board, eventually
 
@@ -77,18 +76,6 @@ class Notes(Record):
         super().main_logic(note)
 
 
-@contextmanager
-def running(source: VideoSource, record: Record) -> Iterator[Pipe]:
-    pipe = Pipe()
-    chain(pipe, source, record)
-    pipe.build()
-    pipe.notify_event(START_EVENT_NAME)
-    try:
-        yield pipe
-    finally:
-        pipe.join(to_kill=True)
-
-
 def counters(pipe: Pipe) -> dict[str, int]:
     return pipe.statistics().routines["camera"].counters
 
@@ -105,7 +92,7 @@ def test_a_stream_that_dies_is_found_again_with_frames_of_another_size(
 ) -> None:
     port = free_port()
     source = VideoSource(url_of(kind, port), "camera", backend=backend, timeout=2)
-    with running(source, Notes("notes", tmp_path / "got")) as pipe:
+    with running(Pipe(), source, Notes("notes", tmp_path / "got")) as pipe:
         if kind != "mpegts":  # where nobody answers anyway, and it takes its time to see that
             eventually(lambda: "trying again" in caplog.text, "an attempt before there is a server")
         assert sent(pipe) == 0
@@ -144,7 +131,7 @@ def test_a_frozen_server_holds_up_neither_stop_nor_start_nor_the_end(
     port = free_port()
     server = start("mpjpeg", port)
     source = VideoSource(url_of("mpjpeg", port), "camera", backend=backend, timeout=600)
-    with running(source, Notes("notes", tmp_path / "got")) as pipe:
+    with running(Pipe(), source, Notes("notes", tmp_path / "got")) as pipe:
         eventually(lambda: sent(pipe) >= 3, "frames")
         server.freeze()
         pipe.notify_event(STOP_EVENT_NAME, specific_routine="camera")
@@ -167,7 +154,7 @@ def test_a_server_that_falls_silent_is_given_up(
     port = free_port()
     server = start("mpjpeg", port)
     with running(
-        VideoSource(url_of("mpjpeg", port), "camera", timeout=1, backend=backend), Notes("notes", tmp_path / "got")
+        Pipe(), VideoSource(url_of("mpjpeg", port), "camera", timeout=1, backend=backend), Notes("notes", tmp_path / "got")
     ) as pipe:
         eventually(lambda: sent(pipe) >= 3, "frames")
         server.freeze()
@@ -214,7 +201,7 @@ def test_a_receiver_that_is_slow_gets_the_newest_frame(tmp_path: Path, start: Se
 def test_fewer_frames_a_second(tmp_path: Path, start: Serve) -> None:
     port = free_port()
     start("mpjpeg", port)
-    with running(VideoSource(url_of("mpjpeg", port), "camera", fps=5), Notes("notes", tmp_path / "got")) as pipe:
+    with running(Pipe(), VideoSource(url_of("mpjpeg", port), "camera", fps=5), Notes("notes", tmp_path / "got")) as pipe:
         eventually(lambda: sent(pipe) >= 1, "a frame")
         skipped = counters(pipe)["skipped"]
         eventually(lambda: sent(pipe) >= 6, "frames")
@@ -225,7 +212,7 @@ def test_a_part_at_another_size_of_a_stream(tmp_path: Path, start: Serve) -> Non
     port = free_port()
     start("mpjpeg", port, LARGE)
     source = VideoSource(url_of("mpjpeg", port), "camera", roi=(10, 20, 100, 50), size=(50, 25))
-    with running(source, Notes("notes", tmp_path / "got")) as pipe:
+    with running(Pipe(), source, Notes("notes", tmp_path / "got")) as pipe:
         eventually(lambda: sent(pipe) >= 2, "frames")
     assert {message.value[1] for message in received(tmp_path / "got")} == {(25, 50, 3)}
     assert pipe.statistics().routines["camera"].copied_bytes == 0
@@ -235,7 +222,7 @@ def test_a_part_that_the_frames_do_not_have(tmp_path: Path, start: Serve, caplog
     port = free_port()
     start("mpjpeg", port)
     source = VideoSource(url_of("mpjpeg", port), "camera", roi=(100, 0, 100, 50))
-    with running(source, Notes("notes", tmp_path / "got")) as pipe:
+    with running(Pipe(), source, Notes("notes", tmp_path / "got")) as pipe:
         eventually(lambda: "give another roi; trying again in" in caplog.text, "an error that says so")
         assert sent(pipe) == 0
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipert_shm import START_EVENT_NAME, Join, Pipe, VideoSource, Wire, binding
+from pipert_shm import Join, Pipe, VideoSource, Wire, binding
 from pipert_shm.video.opening import Backend
-from routines import Record, chain, received
+from routines import Record, chain, received, running
 from rtp_pieces import Packet, encode, number_in
 from rtsp_server import RtspServer
 from waiting import eventually
@@ -52,16 +50,6 @@ def counted_on(got: list[tuple[int, int, int, float | None]]) -> list[tuple[int,
         last = number
         found.append((number + turns * COUNT, captured_ns, came_ns, wall_clock))
     return found
-
-
-@contextmanager
-def running(pipe: Pipe) -> Iterator[Pipe]:
-    pipe.build()
-    pipe.notify_event(START_EVENT_NAME)
-    try:
-        yield pipe
-    finally:
-        pipe.join(to_kill=True)
 
 
 def sent(pipe: Pipe, camera: str) -> int:

@@ -274,7 +274,7 @@ def trace(
 
     The file has a row for each routine and each wire: calls, spans, waits for messages, room and slots, queues, drops with
     their reasons, restarts; arrows follow each frame. Open it at https://ui.perfetto.dev, which reads it in your browser and
-    sends it nowhere. The pipe goes on meanwhile, and takes hardly more CPU. The program that runs it needs the extra `trace`.
+    sends it nowhere. The pipe goes on meanwhile. The program that runs it needs the extra `trace`.
     """
     from pipert_shm.cli.trace import default_file, is_url, trace_by_name, trace_over_http
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipert_shm.diagnosis.finding import About, Finding
+from pipert_shm.diagnosis.finding import About, Finding, begun
 from pipert_shm.diagnosis.span import Span
 from pipert_shm.flow_statistics import FlowStatistics
 
@@ -34,7 +34,7 @@ def find_failed(span: Span) -> Iterator[Finding]:
 
 
 def _fault(kind: str, about: About, where: str, what: str, advice: tuple[str, ...], drawn_from: str) -> Finding:
-    return Finding(kind, "problem", about, where, what, "", advice, drawn_from)
+    return begun(kind, "problem", about, where)(what=what, advice=advice, drawn_from=drawn_from)
 
 
 def _exit(flow: FlowStatistics) -> str:
@@ -57,11 +57,7 @@ def find_restarts(span: Span) -> Iterator[Finding]:
         lost = sum(one.lost_in_crash for one in span.now.routines.values() if one.flow == flow.name)
         now = again > 0 or is_down
         how_often = f"{again} times in {span.seconds:.1f} s" if now else "not in this time"
-        yield Finding(
-            kind="restarts" if now else "earlier restarts",
-            severity="problem" if now else "note",
-            about="flow",
-            where=flow.name,
+        yield begun("restarts" if now else "earlier restarts", "problem" if now else "note", "flow", flow.name)(
             what=f"flow {flow.name} was restarted {flow.restarts} times so far ({how_often}), and is {flow.state}. "
             f"{lost} messages were lost in its routines' hands. {_exit(flow)}".rstrip(),
             advice=("read the log: it has the signal or the exception, and the stacks of a flow that hung",),
@@ -81,11 +77,7 @@ def find_hangs(span: Span) -> Iterator[Finding]:
         used = "" if cpu is None else f" Its flow uses {cpu:.2f} of a processor."
         waits = cpu is None or cpu < 0.5
         may_wait = waits and not span.ins(span.team_of(routine.name))  # a source: until there is something to send
-        yield Finding(
-            kind="hang",
-            severity="note" if may_wait else "problem",
-            about="routine",
-            where=routine.name,
+        yield begun("hang", "note" if may_wait else "problem", "routine", routine.name)(
             what=f"{routine.name} has been in one call of `main_logic` for {taken:.1f} s.{used}",
             why="It waits for something." if waits else "It computes, or is in an endless loop.",
             advice=(
@@ -104,11 +96,7 @@ def find_errors(span: Span) -> Iterator[Finding]:
         calls = span.count(routine, "received") or span.count(routine, "sent")
         if errors:
             every = errors >= calls
-            yield Finding(
-                kind="errors",
-                severity="problem",
-                about="routine",
-                where=routine.name,
+            yield begun("errors", "problem", "routine", routine.name)(
                 what=f"{routine.name} had {errors} errors, at {calls} messages: {span.per_second(errors):.1f} a second"
                 + (". Nothing that it does succeeds." if every else "."),
                 why="An exception in `main_logic` costs its message.",
@@ -118,11 +106,7 @@ def find_errors(span: Span) -> Iterator[Finding]:
             )
         lost = span.count(routine, "logs_lost")
         if lost:
-            yield Finding(
-                kind="logs lost",
-                severity="cost",
-                about="routine",
-                where=routine.name,
+            yield begun("logs lost", "cost", "routine", routine.name)(
                 what=f"{lost} log records of {routine.name} did not reach the program, which was too slow.",
                 advice=("log less often, or at a lower level than the logger takes",),
                 drawn_from=f"logs_lost +{lost} in {span.seconds:.1f} s",
@@ -154,12 +138,8 @@ def find_resting(span: Span) -> Iterator[Finding]:
             if state in ("stopped", "built") and any(
                 wire.linked and name in (wire.sender, wire.receiver) for wire in span.wires
             ):
-                yield Finding(
-                    "not running",
-                    "problem",
-                    "routine",
-                    name,
-                    f"{name} is {state}, while others run.",
+                yield begun("not running", "problem", "routine", name)(
+                    what=f"{name} is {state}, while others run.",
                     advice=(f"pipe.notify_event('start', specific_routine={name!r})",),
                     drawn_from="the states of the routines",
                 )

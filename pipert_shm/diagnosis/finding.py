@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from pipert_shm.frozen import Frozen
@@ -70,3 +72,8 @@ class Finding(Frozen):
     def place(self) -> tuple[int, int, float]:
         """Sorts findings by how much they matter."""
         return SEVERITIES.index(self.severity), KINDS.index(self.kind), -self.share
+
+
+def begun(kind: str, severity: Severity, about: About, where: str) -> Callable[..., Finding]:
+    """How a finding begins: `begun("hang", "problem", "routine", name)(what=…, advice=…)` is the whole."""
+    return partial(Finding, kind=kind, severity=severity, about=about, where=where)

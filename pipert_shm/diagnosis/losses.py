@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from pipert_shm.diagnosis.finding import Finding
+from pipert_shm.diagnosis.finding import Finding, begun
 from pipert_shm.diagnosis.pace import bottlenecks
 from pipert_shm.diagnosis.span import FULL, Span, wire_name
 from pipert_shm.statistics import WireStatistics
@@ -167,11 +167,7 @@ def find_losses(span: Span) -> Iterator[Finding]:
             loss = LOSSES.get(reason, _ANY)
             of = f" of {sent}" if sent >= count else ""
             told_there = reason in ("oldest", "newest") and wire.receiver in slow
-            yield Finding(
-                kind="drops",
-                severity="cost" if told_there else "problem",
-                about="wire",
-                where=wire_name(wire),
+            yield begun("drops", "cost" if told_there else "problem", "wire", wire_name(wire))(
                 what=f"{wire_name(wire)} lost {count}{of} messages, {span.per_second(count):.1f} a second ({reason}): "
                 f"{loss.what}.",
                 why=loss.why(span, wire),
@@ -187,11 +183,7 @@ def find_starved(span: Span) -> Iterator[Finding]:
         others = {name: count for name, count in ring.held.items() if name != ring.owner}
         most = max(others, key=lambda name: others[name]) if others else ""
         advice = [f"{most} holds {others[most]}: let it keep fewer frames, or copies of them (frame.copy())"] if most else []
-        yield Finding(
-            kind="no free slot",
-            severity="problem",
-            about="routine",
-            where=ring.owner,
+        yield begun("no free slot", "problem", "routine", ring.owner)(
             what=f"none of the {ring.slots} slots of {ring.owner} is free, at both looks. Held by {_holders(dict(ring.held))}.",
             why=f"{ring.owner} waits for a slot before it can make the next frame, or drops it.",
             advice=(
@@ -215,11 +207,7 @@ def find_copies(span: Span) -> Iterator[Finding]:
     for wire in span.wires:
         kept = span.wire_count(wire, "private_bytes")
         if kept:
-            yield Finding(
-                kind="kept frames",
-                severity="cost",
-                about="wire",
-                where=wire_name(wire),
+            yield begun("kept frames", "cost", "wire", wire_name(wire))(
                 what=f"{_bytes(span.per_second(kept))} a second are copied on receipt on {wire_name(wire)}.",
                 why=f"{wire.receiver} keeps more frames than its share of the sender's slots.",
                 advice=(
@@ -245,11 +233,7 @@ def _copied(span: Span, name: str, kind: str, counter: str, each: float) -> Find
             "numpy arrays in place of lists and texts: arrays travel without a pickle",
             "Wire(…) without BasicTransmitter",
         )
-    return Finding(
-        kind=kind,
-        severity="cost",
-        about="routine",
-        where=name,
+    return begun(kind, "cost", "routine", name)(
         what=f"{_bytes(each)} of each message of {name} are {what}, {rate} a second.",
         why=why,
         advice=advice,

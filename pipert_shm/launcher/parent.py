@@ -102,6 +102,7 @@ class Requests:
         table: the handlers of its messages.
     """
 
+    # longer than 40 lines: it has a line for each kind of request, and for each part that does one
     def __init__(
         self,
         parent: Parent,

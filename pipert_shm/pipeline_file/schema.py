@@ -94,7 +94,7 @@ class PipeSettings(Section):
     """Settings of the whole pipe, those of its wires being what holds where a wire says nothing."""
 
     name: Name = "Pipe"
-    """Of the logger that all records go to."""
+    """What other programs call it, and the logger that all records go to."""
     data_transmitter: MadeOf | None = None
     """How payloads travel. By default through shared memory."""
     policy: Policy | None = None

@@ -94,6 +94,8 @@ class GStreamerCapture:
     :raises VideoError: when the source can't be opened; the error says why.
     """
 
+    stopped = False  # it need not be looked at: each frame ends a `grab`
+
     def __init__(
         self,
         source: Source,
@@ -121,7 +123,6 @@ class GStreamerCapture:
         self.waited: float | None = None
         self.wall_clock: float | None = None
         self.damaged = self.left_out = self._grabbed = 0
-        self.stopped = False  # it need not be looked at: each frame ends a `grab`
         self._pipeline = Pipeline(source, wanted, timeout=timeout, live=live, transport=transport)
         try:
             self._pipeline.start()

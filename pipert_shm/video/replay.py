@@ -6,10 +6,10 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pipert_shm.errors import EndOfStream, PipertError, describe
-from pipert_shm.routine import SourceRoutine
+from pipert_shm.routine import Routine, SourceRoutine
 from pipert_shm.video.in_step import ENDED, InStep
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.recording import Recorded, Recording, Unreadable
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 REST = 0.1  # the longest wait in one call, in seconds, so that a replay stops soon when it is told to
+
+
+@runtime_checkable
+class Company(Protocol):
+    """What a replay asks of the process that runs it: who else is there."""
+
+    def routines(self, *, here: bool) -> list[Routine]:
+        """The routines of the pipe, the replay among them.
+
+        :param here: only those that run in this process.
+        """
 
 
 class Replay(SourceRoutine):
@@ -101,7 +112,7 @@ class Replay(SourceRoutine):
         """Finds the other replays of the file, and goes in step with those of this process."""
         everybody: list[Replay] = []
         here: list[Replay] = [self]
-        if self._runtime is not None:
+        if isinstance(self._runtime, Company):
             everybody = [one for one in self._runtime.routines(here=False) if self._is_beside(one)]
             here = [one for one in self._runtime.routines(here=True) if self._is_beside(one)]
         apart = [one.name for one in everybody if one not in here]
