@@ -57,17 +57,17 @@ class Line(ABC):
     def say(self) -> Iterable[tuple[Said, Any]]:
         """Yields what there is to send, each with its body."""
 
-    def appeared(self, now: float) -> None:
+    def appeared(self, now: float) -> None:  # noqa: B027: not every end has something to do then
         """Another process is at the other end."""
 
-    def vanished(self) -> None:
+    def vanished(self) -> None:  # noqa: B027
         """Nobody is at the other end."""
 
     def deadline(self) -> float | None:
         """When `wake` wants to be called (`time.monotonic`); None for never."""
         return None
 
-    def wake(self, now: float) -> None:
+    def wake(self, now: float) -> None:  # noqa: B027
         """The time has come."""
 
     # ---- for the routine's thread ------------------------------------------------------------------

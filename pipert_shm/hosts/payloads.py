@@ -1,7 +1,7 @@
 """Turns payloads into bytes for another host, and back, without pickles: a host runs no code that another one sent.
 
-A payload is an array, or plain values, containers and this package's classes with arrays in them (see `video.recorded`). What is
-a picture may go as a JPEG, and everything may be compressed by Zstandard.
+A payload is an array, or plain values, containers and this package's classes with arrays in them (see `video.recorded`). A
+picture may go as a JPEG, and everything may be compressed by Zstandard.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def encode(payload: Any, meta: Meta, codec: Codec) -> bytes:
         try:
             plain, pictures = json_from_payload(payload)
         except TypeError as error:
-            reason = f"it holds {error}; arrays, Detections, DetectedFrame and plain values in lists, tuples and dicts go to other hosts"
+            reason = f"it holds {error}; send arrays, Detections, DetectedFrame, and plain values in lists, tuples and dicts"
             raise PayloadError("", "", reason, what="a message to another host") from error
     parts = [_encoded(picture, codec) for picture in pictures]
     told = {

@@ -1,14 +1,14 @@
 """What a sender and a receiver on two hosts do: the credit protocol, without I/O, clocks or threads.
 
-Each end is told what it hears, and asked what it has to say; whoever carries that may lose, double and reorder it, and either end
-may be started anew. Then still:
+Each end is told what it hears, and asked what it has to say. The carrier may lose, double and reorder that, and either end may
+be started anew. Then still:
 
 - lossless: each message is taken once and in order, except for those that a sender had when it died, which are counted;
 - else: messages are taken in order, none twice, and those that never come are counted;
 - a sender has at most *window* messages that no receiver has taken, and a receiver keeps no more than that.
 
-A sender first says hello, and sends when it has an answer. The answer says which messages the receiver has. Numbers go on when a
-sender is started anew, in a new epoch of its stream. csrc/model/credit.pml is the model.
+A sender first says hello, and sends when it has an answer. The answer says which messages the receiver has. Numbers go on when
+a sender is started anew, in a new epoch of its stream. csrc/model/credit.pml is the model.
 """
 
 from __future__ import annotations

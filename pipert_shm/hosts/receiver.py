@@ -47,9 +47,9 @@ class ReceiverLine(Line):
 class RemoteReceiver(Remote, SourceRoutine):
     """Receives what the `RemoteSender` of the same key sends, from a pipe on another host (the extra `hosts`).
 
-    To its pipe it is a source: `meta.sequence` counts what it received, and `meta.origin` is its own name. `meta.captured_ns` is
-    when the frame was captured at the other host, translated to this one's clock; the counter `clock_uncertainty_us` says by
-    how much that may be wrong. `pts`, `wall_clock` and the format are what they were.
+    To its pipe it is a source: `meta.sequence` counts what it received, and `meta.origin` is its own name. `meta.captured_ns`
+    is when the frame was captured at the other host, translated to this one's clock; the counter `clock_uncertainty_us` says
+    by how much that may be wrong. `pts`, `wall_clock` and the format are what they were.
 
     It goes on when its flow is restarted: the sender sends again what was not taken.
 
