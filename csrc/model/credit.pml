@@ -11,13 +11,15 @@
  * Shown: messages are taken in order, none twice; lossless: one that is passed over
  * was with an S that died; S never has more than W that are not acknowledged, and R
  * keeps no more than that; when all has come to rest, S has sent everything, and
- * nothing is left unacknowledged: the credit is back.
+ * nothing is left unacknowledged: the credit is back. Without deaths and cuts it
+ * asks three times at the most.
  *
  * Abstracted:
- * - Contents, clocks, the size of the window: W is a constant.
+ * - Clocks, and the size of the window: W is a constant.
  * - Time-outs: S asks again only when nothing else can happen (`timeout`).
  * - The link keeps the order of what it does not lose, as TCP within a connection
  *   does. The tests of protocol.py reorder, too.
+ * - Contents, so nobody would notice a number that stands for two messages.
  * - R hands a message over and notes it in one step, as its place word does.
  */
 #ifndef PU
@@ -44,16 +46,18 @@ chan back = [LEN] of { bit, byte, byte, byte, byte, bit, byte };
 /* is an answer, receiver, epoch, accepted, consumed, has a gap, the question's number */
 
 /* S. What outlives its process: the epoch and the next number. */
-byte epoch = 1, next;
+byte epoch = 1, next, first;    /* first: of this epoch */
 byte base, cursor, peer, asked, question;  /* asked: of the hello, cursor + 1; 0 for none */
 bool greet = 1; byte heldfrom;  /* what it has: heldfrom .. next - 1, without what is forgotten */
-bool has[PU + 1]; byte under;   /* under: how many it has */
+bool has[PU + 1]; byte under;   /* under: how many it has, and the receiver of an S before it: elsewhere */
+byte elsewhere;
 bool dead[PU + 1];              /* numbers that an S had when it died */
 
 /* R. What outlives its process: consumed. */
 byte me = 1, known, accepted, consumed; bool gaptold, gap, owes, owesanswer; byte echo;
-bool keeps[PU + 1]; byte kept; byte floor;
+bool keeps[PU + 1]; byte kept;
 byte kills[3];
+byte tries;                     /* time-outs since anything else happened */
 byte last;                      /* one after the last that was taken */
 
 #ifdef B_NOWINDOW
@@ -61,7 +65,12 @@ byte last;                      /* one after the last that was taken */
 #else
 #define ROOM W
 #endif
-#ifdef B_STALEHELLO
+#ifdef B_NOTELSEWHERE
+#define ELSEWHERE 0
+#else
+#define ELSEWHERE (elsewhere > c -> elsewhere - c : 0)
+#endif
+#ifdef H_STALEHELLO
 #define STALE(e) false
 #else
 #define STALE(e) (e < known)
@@ -69,7 +78,7 @@ byte last;                      /* one after the last that was taken */
 
 inline release(n) {
   x = 0;
-  do :: x < n && x < PU -> if :: has[x] -> has[x] = 0; under-- :: else fi; x++ :: else -> break od; x = 0
+  do :: x < n && x < PU -> if :: has[x] -> has[x] = 0; under--; tries = 0 :: else fi; x++ :: else -> break od; x = 0
 }
 inline lowest(to) {
   to = 0;
@@ -93,7 +102,7 @@ proctype S() {
   byte x, r, e, a, c, q, b; bit ans, g;
   do
   /* takes a message of its pipe */
-  :: d_step { next < PU && peer && under < ROOM -> has[next] = 1; under++; next++ };
+  :: d_step { next < PU && peer && under + elsewhere < ROOM -> has[next] = 1; under++; next++ };
      assert(under <= W)
   /* says hello */
   :: d_step { greet && nfull(there) -> greet = 0; question++; asked = cursor + 1; lowest(b) };
@@ -114,9 +123,10 @@ proctype S() {
 #else
           release(c);
 #endif
+          elsewhere = (a < first -> a : first); elsewhere = ELSEWHERE;
           if
           :: ans && asked && q == question ->
-             b = (r != peer); peer = r;
+             b = (r != peer); peer = r; if :: b -> tries = 0 :: else fi;
 #ifdef DROP
              if
              :: b -> release(PU); cursor = next
@@ -148,21 +158,19 @@ proctype S() {
   :: d_step { kills[0] < KS -> kills[0]++; x = 0;
        do :: x < PU -> if :: has[x] -> dead[x] = 1; has[x] = 0 :: else fi; x++ :: else -> break od; x = 0;
        under = 0;
-#ifndef B_SAMEEPOCH
+#ifndef H_SAMEEPOCH
        epoch++;
 #endif
-#ifdef B_NUMBERSAGAIN
-       if :: next > 0 -> next-- :: else fi;
-#endif
-       cursor = next; peer = 0; asked = 0; greet = 1 }
+       cursor = next; first = next; elsewhere = 0; peer = 0; asked = 0; greet = 1; tries = 0 }
   /* nothing has come for too long */
   :: timeout ->
 #ifndef B_NOASKING
-     if :: under || !peer -> greet = 1 :: else -> break fi
+     if :: under || elsewhere || !peer -> greet = 1; tries++; assert(tries < 4) :: else -> break fi
 #else
      break
 #endif
   od;
+  skip;
   d_step {
     assert(next == PU);
     assert(under == 0);
@@ -200,7 +208,8 @@ end:
              x = 0;                   /* what it has no room for */
              do :: kept >= W -> if :: keeps[x] -> keeps[x] = 0; kept-- :: else fi; x++ :: else -> break od; x = 0;
 #endif
-             keeps[n] = 1; kept++; accepted = n + 1; gaptold = 0; assert(kept <= W)
+             keeps[n] = 1; kept++; accepted = n + 1; gaptold = 0;
+             assert(kept <= W)
           fi
        fi; e = 0; b = 0; n = 0; k = 0 }
   /* hands one over */
@@ -219,9 +228,7 @@ end:
        x = 0; settle(); owes = 1 }
   /* acknowledges */
   :: atomic { owesanswer && nfull(back) -> owesanswer = 0; back!1(me, known, accepted, consumed, gap, echo); gap = 0 }
-#ifndef B_NOACK
   :: atomic { owes && !owesanswer && nfull(back) -> owes = 0; back!0(me, known, accepted, consumed, gap, 0); gap = 0 }
-#endif
   /* its process dies, and another one begins, where the one before was; S sees its token */
   :: d_step { kills[1] < KR -> kills[1]++; me++; x = 0;
        do :: x < PU -> keeps[x] = 0; x++ :: else -> break od; x = 0;
@@ -229,7 +236,7 @@ end:
 #ifdef B_FROMACCEPTED
        consumed = accepted;
 #endif
-       accepted = consumed; gaptold = 0; gap = 0; owes = 0; owesanswer = 0; echo = 0;
+       accepted = consumed; gaptold = 0; gap = 0; owes = 0; owesanswer = 0; echo = 0; tries = 0;
 #ifndef B_NOTOKEN
        greet = 1
 #else
@@ -244,7 +251,7 @@ proctype L() {
   bit k; byte a, b, c, d; bit g; byte q;
   do
   :: kills[2] < KL -> atomic {
-       kills[2]++;
+       kills[2]++; tries = 0;
        do
        :: nempty(there) -> there?k(a, b, c, d)
        :: nempty(back) -> back?k(a, b, c, d, g, q)

@@ -57,7 +57,7 @@ class Line(ABC):
     def say(self) -> Iterable[tuple[Said, Any]]:
         """Yields what there is to send, each with its body."""
 
-    def appeared(self, now: float) -> None:  # noqa: B027: not every end has something to do then
+    def appeared(self, now: float) -> None:  # noqa: B027
         """Another process is at the other end."""
 
     def vanished(self) -> None:  # noqa: B027

@@ -48,6 +48,8 @@ class Sender:
         self.window = 2
         self.resent = self.forgotten = 0
         self._room = 1
+        self._first = number
+        self._elsewhere = 0  # messages of an earlier epoch that the receiver has, and nobody has taken
         self._present = False
         self._receiver: int | None = None  # which has answered
         self._cursor = number  # the next one to be sent
@@ -67,7 +69,7 @@ class Sender:
     @property
     def has_room(self) -> bool:
         """Whether one more message may be under way."""
-        return self.is_connected and len(self.held) < min(self.window, self._room)
+        return self.is_connected and len(self.held) + self._elsewhere < min(self.window, self._room)
 
     def offer(self, captured_ns: int, body: Any, now: float) -> int:
         """Takes a message for which there is room. Returns its number."""
@@ -102,6 +104,7 @@ class Sender:
             self._progress(now)
         while self.held and self.held[0].number < ack.consumed:
             self.held.popleft()
+        self._elsewhere = max(min(ack.accepted, self._first) - ack.consumed, 0)
         if answers:
             self._answered(ack, now)
         elif ack.has_gap and self.is_lossless:
@@ -140,7 +143,7 @@ class Sender:
     @property
     def deadline(self) -> float | None:
         """When `wake` wants to be called, by the clock of `now`; None for never."""
-        waits = self._present and (self.held or not self.is_connected)
+        waits = self._present and (self.held or self._elsewhere or not self.is_connected)
         return self._since + self._patience if waits else None
 
     def wake(self, now: float) -> None:
