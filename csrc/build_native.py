@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 # As the headers include each other: a declaration may use the types of those before it.
 SUBJECTS = (
     "ring", "queue", "counters", "policy", "control", "ring_table", "edge", "tickets", "process", "lease", "fork", "message",
-    "port", "send", "receive", "recover", "memory", "thread",
+    "port", "send", "receive", "recover", "trace", "memory", "thread",
 )  # fmt: skip
 # With hidden symbols, a call from one C file to another goes straight to the function. Else it would go by way of a table,
 # since another library might replace the function, and nothing could be inlined.

@@ -47,6 +47,8 @@ void pshm_control_format(void *memory, const pshm_control_size *size, uint64_t b
     head->edges = size->edges;
     head->incarnations = size->incarnations;
     head->cells = size->cells;
+    atomic_store_explicit(&head->edges_used, size->edges, memory_order_relaxed);
+    atomic_store_explicit(&head->incarnations_used, size->incarnations, memory_order_relaxed);
     PSHM_POINT();
     atomic_store_explicit(&head->next_serial, 1, memory_order_relaxed);
     PSHM_POINT();
@@ -99,6 +101,26 @@ pshm_incarnation_record *pshm_control_incarnation(const pshm_control *control, u
 
 pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t number) {
     return number < control->routines ? &control->routine[number] : NULL;
+}
+
+void pshm_control_use(const pshm_control *control, uint32_t edges, uint32_t incarnations) {
+    pshm_control_head *head = control->head;
+    /* release: who sees the count finds records that may be touched */
+    atomic_store_explicit(&head->edges_used, edges, memory_order_release);
+    atomic_store_explicit(&head->incarnations_used, incarnations, memory_order_release);
+}
+
+static uint32_t used(_Atomic uint32_t *count, uint32_t room) {
+    uint32_t n = atomic_load_explicit(count, memory_order_acquire); /* pairs with the above */
+    return n < room ? n : room;
+}
+
+uint32_t pshm_control_edges_used(const pshm_control *control) {
+    return used(&control->head->edges_used, control->edges);
+}
+
+uint32_t pshm_control_incarnations_used(const pshm_control *control) {
+    return used(&control->head->incarnations_used, control->incarnations);
 }
 
 void pshm_control_ring(const pshm_control *control, uint32_t number) {

@@ -29,9 +29,9 @@
 #include "policy.h"
 #include "queue.h"
 
-#define PSHM_VERSION 1u
-#define PSHM_RINGS 1024u    /* rings that can exist at one time */
-#define PSHM_ROUTINES 1024u /* the most routines of a pipe, taps included */
+#define PSHM_VERSION 2u
+#define PSHM_RINGS 4096u    /* rings that can exist at one time */
+#define PSHM_ROUTINES 4096u /* the most routines of a pipe, taps included */
 #define PSHM_COUNTERS 8u    /* of a routine: those that its class gives names to */
 
 /* One connection from a sender to a receiver, from its linking to its unlinking. */
@@ -106,6 +106,7 @@ typedef struct pshm_routine_record {
     uint64_t lost_in_crash;          /* messages that a process had received when it died */
     uint64_t handling_since_ns;      /* when an event handler was called; 0 outside of a call */
     uint64_t shows;                  /* whether log_data is on; outlives the process */
+    uint64_t held;                   /* atomic: whether it does not end, if its streams do */
     uint64_t counter[PSHM_COUNTERS]; /* those that its class gives names to */
     uint64_t age[PSHM_BUCKETS];      /* ns from capture to receipt */
 } pshm_routine_record;
@@ -135,11 +136,13 @@ typedef struct pshm_control_head {
     uint32_t routines;
     uint32_t edges;
     uint32_t incarnations;
-    uint32_t cells; /* of each queue, a power of two */
-    uint32_t reserved;
+    uint32_t cells;              /* of each queue, a power of two */
+    _Atomic uint32_t edges_used; /* none from this number on is in use, but for those of taps */
     _Atomic uint64_t next_serial;
     _Atomic uint64_t epoch; /* grows whenever a ring is removed */
     uint64_t budget;        /* bytes that all rings may take together */
+    _Atomic uint32_t incarnations_used; /* none from this number on is in use */
+    uint32_t reserved;
     pshm_ring_entry ring[PSHM_RINGS];
 } pshm_control_head;
 
@@ -184,6 +187,16 @@ pshm_flow_record *pshm_control_flow(const pshm_control *control, uint32_t number
 pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t number);
 pshm_edge_record *pshm_control_edge(const pshm_control *control, uint32_t number);
 pshm_incarnation_record *pshm_control_incarnation(const pshm_control *control, uint32_t number);
+
+/* Notes how many edges and incarnations are in use, which is all of them at first. The others
+ * need no memory: nobody touches them. The creator or the launcher, before anybody knows
+ * of those that are new. Order: release. Wait-free. */
+void pshm_control_use(const pshm_control *control, uint32_t edges, uint32_t incarnations);
+
+/* Return how many edges, and incarnations, may be touched: see above. Any process.
+ * Order: acquire. Wait-free. */
+uint32_t pshm_control_edges_used(const pshm_control *control);
+uint32_t pshm_control_incarnations_used(const pshm_control *control);
 
 /* Ring a routine's bell, if there is a routine of that number. Any process. The first
  * does so only if the routine sleeps or is about to; the second in any case. Wait-free but

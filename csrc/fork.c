@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "process.h"
+#include "trace.h"
 
 /* Under the mutex of the tables. Static, since the handler in the child must not
  * allocate. */
@@ -21,6 +22,7 @@ static void after_fork_in_parent(void) {
 
 static void after_fork_in_child(void) {
     pshm_process_disown_all();
+    pshm_trace_disown();
     for (size_t i = 0; i < guarded_count; i++) close(guarded[i]);
     guarded_count = 0;
     pshm_process_go_on();

@@ -116,7 +116,7 @@ void pshm_process_prune(pshm_process *process) {
     pshm_process_hold_still();
     if (process->seen_epoch != epoch) {
         process->seen_epoch = epoch;
-        for (uint32_t r = 0; r < PSHM_RINGS; r++) {
+        for (uint32_t r = 0; r < process->places; r++) {
             pshm_mapping *mapping = process->mapping[r];
             if (mapping == NULL || pshm_mapping_leases(mapping) != 0) continue;
             PSHM_POINT();

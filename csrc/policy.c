@@ -4,6 +4,7 @@
 #include "port_parts.h"
 #include "send.h"
 #include "tickets.h"
+#include "trace.h"
 
 /* ---- dropping a message ---------------------------------------------------------------- */
 
@@ -21,6 +22,20 @@ static void drop_message(pshm_port *port, const pshm_edge *edge, uint64_t cell) 
     pshm_process_drop(port->process, cell, edge->mask);
 }
 
+/* Says which message it is that the sender takes back. */
+static void trace_eviction(pshm_port *port, const pshm_edge *edge, uint64_t cell,
+                           uint32_t reason) {
+    pshm_mapping *mapping;
+    const pshm_message *message =
+        edge->local ? NULL : pshm_message_at(port->process, cell, &mapping);
+    if (message != NULL)
+        pshm_port_trace_drop(port, PSHM_TRACE_DROP, reason, edge->receiver, message->origin,
+                             message->sequence);
+    else
+        pshm_port_trace_drop(port, edge->local ? PSHM_TRACE_TAKEN : PSHM_TRACE_DROP, reason,
+                             edge->receiver, PSHM_TRACE_NO_FRAME, cell);
+}
+
 /* Each edge loses two at most, the new one and one that it takes back. Only damage makes
  * more of them. */
 static void lose_token(pshm_post *post, uint32_t out, uint64_t token) {
@@ -33,6 +48,9 @@ void pshm_policy_give_up(pshm_port *port, pshm_post *post, uint32_t out, uint32_
     pshm_edge *edge = &port->out[out];
     post->outs &= ~(1ull << out);
     pshm_tickets_withdraw(edge, post->ticket);
+    if (pshm_trace_is_on())
+        pshm_port_trace_drop(port, PSHM_TRACE_DROP, reason, edge->receiver, post->origin,
+                             post->sequence);
     if (edge->local)
         lose_token(post, out, post->token);
     else if (post->message != PSHM_NO_SLOT)
@@ -47,6 +65,7 @@ bool pshm_policy_evict(pshm_port *port, pshm_post *post, uint32_t out, pshm_edge
                        uint32_t reason) {
     uint64_t cell;
     if (!pshm_queue_pop(&edge->queue, &cell)) return false;
+    if (pshm_trace_is_on()) trace_eviction(port, edge, cell, reason);
     if (edge->local)
         lose_token(post, out, cell);
     else

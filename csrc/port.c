@@ -6,6 +6,7 @@
 #include "points.h"
 #include "port_parts.h"
 #include "send.h"
+#include "trace.h"
 
 pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awaited) {
     pshm_routine_record *record = pshm_control_routine(&process->control, routine);
@@ -15,6 +16,7 @@ pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awai
     port->record = record;
     port->routine = port->origin = routine;
     port->awaited = awaited;
+    port->frame_origin = PSHM_TRACE_NO_FRAME;
     pthread_mutex_init(&port->sending, NULL);
     return port;
 }
@@ -137,7 +139,9 @@ int pshm_port_rest(pshm_port *port, uint64_t timeout_ns) {
         uint32_t word = pshm_bell_word(&port->record->bell); /* before the look: see bell.h */
         if (has_notice(port)) return PSHM_NOTICE;
         if (now >= deadline) return PSHM_TIMED_OUT;
+        uint64_t asleep = pshm_trace_start();
         bool undisturbed = pshm_bell_wait(&port->record->bell, word, sleep_until(now, deadline));
+        pshm_port_trace_sleep(port, PSHM_TRACE_REST, asleep);
         if (!undisturbed) return PSHM_TIMED_OUT;
         now = pshm_now();
     }

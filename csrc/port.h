@@ -32,6 +32,7 @@
 
 #include "edge.h"
 #include "process.h"
+#include "trace.h"
 
 #define PSHM_OUTS 64u /* the most outgoing edges: a set of them is a 64-bit word */
 #define PSHM_INS 256u /* the most places for incoming edges */
@@ -55,7 +56,8 @@ typedef struct pshm_port {
     pshm_process *process;
     pshm_routine_record *record;
     uint32_t routine;
-    uint32_t origin; /* what its messages carry as their origin, and its hops; by default `routine` */
+    uint32_t
+        origin; /* what its messages carry as their origin, and its hops; by default `routine` */
     _Atomic uint32_t notice;
     bool hurried; /* the caller must not be kept: a send says PSHM_NOTICE where it would sleep */
     pthread_mutex_t sending; /* around a send's holds and pushes; never across a wait */
@@ -72,6 +74,10 @@ typedef struct pshm_port {
     bool drained[PSHM_INS];    /* that incarnation is empty, and must not be looked at again */
     bool paused[PSHM_INS];     /* nothing is to be taken from that place now */
     bool leaving[PSHM_INS];    /* its edge is unlinked: the place is vacant when it is drained */
+    /* The frame of the call that is under way, or was the last. It is noted only while somebody
+     * traces. */
+    uint64_t frame;
+    uint32_t frame_origin;
 } pshm_port;
 
 /* Opens a port for a routine with `awaited` incoming edges. Returns NULL when memory is
@@ -127,5 +133,27 @@ void pshm_port_notify(pshm_port *port);
 /* Takes the notice back; call it before you look at what is wanted. Returns whether it
  * was up. Wait-free. */
 bool pshm_port_noticed(pshm_port *port);
+
+/* ---- tracing: see trace.h. The routine's thread ---------------------------------------- */
+
+/* Notes something that the routine did, from `began_ns` to `ended_ns` (0: until now). Nothing
+ * where it began at 0: before anybody traced. */
+void pshm_port_trace(const pshm_port *port, uint32_t kind, uint32_t other, uint32_t origin,
+                     uint64_t sequence, uint64_t began_ns, uint64_t ended_ns);
+
+/* The same, until now: about the frame of the call that is under way, and about none. */
+static inline void pshm_port_trace_call(const pshm_port *port, uint32_t kind, uint32_t other,
+                                        uint64_t began_ns) {
+    if (began_ns != 0)
+        pshm_port_trace(port, kind, other, port->frame_origin, port->frame, began_ns, 0);
+}
+static inline void pshm_port_trace_sleep(const pshm_port *port, uint32_t kind,
+                                         uint64_t asleep_ns) {
+    if (asleep_ns != 0) pshm_port_trace(port, kind, 0, PSHM_TRACE_NO_FRAME, 0, asleep_ns, 0);
+}
+
+/* Notes that a frame was dropped, by this sender or this receiver. */
+void pshm_port_trace_drop(const pshm_port *port, uint32_t kind, uint32_t reason, uint32_t other,
+                          uint32_t origin, uint64_t sequence);
 
 #endif

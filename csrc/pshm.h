@@ -8,6 +8,7 @@
  *     queue           cells from one sender to one receiver
  *     bell            one thread sleeps, others ring
  *     counters        words that are counted in
+ *     trace           what a process did, while somebody traces its pipe
  *
  *     control         the segment that all processes share: flows, routines, edges
  *     ring_table      which rings exist, and what memory they take
@@ -20,7 +21,7 @@
  *     fork            what a forked child may keep of that
  *
  *     message         how a message lies in its slot
- *     port            a routine's end of all its edges
+ *     port            a routine's end of all its edges: port.c, port_trace.c
  *     policy          what happens when there is no room
  *     send            a message on its way out: reserve.c, spread.c, send.c
  *     layout          arrays that Python need not decode
@@ -54,5 +55,6 @@
 #include "ring_table.h"
 #include "send.h"
 #include "tickets.h"
+#include "trace.h"
 
 #endif

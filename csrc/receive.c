@@ -4,6 +4,7 @@
 
 #include "points.h"
 #include "port_parts.h"
+#include "trace.h"
 
 /* ---- the next cell --------------------------------------------------------------------- */
 
@@ -26,6 +27,12 @@ static bool stream_ended(const pshm_port *port, uint32_t in) {
     if (port->drained[in])
         return __atomic_load_n(&edge->record->sender_failed, __ATOMIC_SEQ_CST) != 0;
     return pshm_queue_finished(&edge->queue);
+}
+
+/* Whether the launcher keeps the routine from ending: its wires are about to be others. To be
+ * asked after the looks at the streams, since it is set before they are made to end. */
+static uint32_t is_held(const pshm_port *port) {
+    return __atomic_load_n(&port->record->held, __ATOMIC_SEQ_CST) != 0;
 }
 
 /* Returns PSHM_OK with a cell, PSHM_DRAINED with a place, or PSHM_TIMED_OUT; in the last
@@ -51,7 +58,7 @@ static int poll_ins(pshm_port *port, pshm_delivery *delivery) {
         }
         open += !stream_ended(port, in);
     }
-    port->open = open;
+    port->open = open + is_held(port);
     return PSHM_TIMED_OUT;
 }
 
@@ -69,7 +76,7 @@ static bool nothing_new(const pshm_port *port) {
             return false;
         now_open += !stream_ended(port, in);
     }
-    return now_open == port->open;
+    return now_open + is_held(port) == port->open;
 }
 
 /* Sleeps if nothing has come since the last look. Returns false when a signal ended it. */
@@ -77,8 +84,11 @@ static bool await_until(pshm_port *port, uint64_t now, uint64_t deadline) {
     pshm_bell *bell = &port->record->bell;
     bool undisturbed = true;
     uint32_t word = pshm_bell_arm(bell);
-    if (nothing_new(port) && !has_notice(port))
+    if (nothing_new(port) && !has_notice(port)) {
+        uint64_t asleep = pshm_trace_start();
         undisturbed = pshm_bell_wait(bell, word, sleep_until(now, deadline));
+        pshm_port_trace_sleep(port, PSHM_TRACE_WAIT, asleep);
+    }
     pshm_bell_disarm(bell);
     return undisturbed;
 }
@@ -103,6 +113,12 @@ static int protocol_error(pshm_edge *edge) {
 
 static void begin_call(pshm_port *port, const pshm_delivery *delivery) {
     __atomic_store_n(&port->record->busy_since_ns, delivery->received_ns, __ATOMIC_RELAXED);
+}
+
+static void trace_receipt(const pshm_port *port, const pshm_delivery *delivery,
+                          uint64_t sent_ns) {
+    pshm_port_trace(port, PSHM_TRACE_RECEIVE, port->in[delivery->place].sender, delivery->origin,
+                    delivery->sequence, sent_ns, delivery->received_ns);
 }
 
 /* ---- the message ----------------------------------------------------------------------- */
@@ -175,7 +191,8 @@ int pshm_port_take(pshm_port *port, pshm_delivery *delivery) {
     PSHM_POINT();
     pshm_count(&port->record->received, 1);
     pshm_histogram_add(edge->record->hop, delivery->received_ns - delivery->sent_ns);
-    pshm_histogram_add(port->record->age, delivery->received_ns - delivery->captured_ns);
+    pshm_histogram_add(port->record->age, pshm_age(delivery->received_ns, delivery->captured_ns));
+    if (pshm_trace_is_on()) trace_receipt(port, delivery, delivery->sent_ns);
     begin_call(port, delivery);
     return pshm_delivery_recognise(delivery);
 }
@@ -220,7 +237,8 @@ int pshm_port_receive(pshm_port *port, pshm_delivery *delivery, uint64_t timeout
 void pshm_port_count_handed(pshm_port *port, const pshm_delivery *delivery, uint64_t sent_ns,
                             uint64_t captured_ns) {
     pshm_histogram_add(port->in[delivery->place].record->hop, delivery->received_ns - sent_ns);
-    pshm_histogram_add(port->record->age, delivery->received_ns - captured_ns);
+    pshm_histogram_add(port->record->age, pshm_age(delivery->received_ns, captured_ns));
+    if (pshm_trace_is_on()) trace_receipt(port, delivery, sent_ns);
 }
 
 /* ---- not received after all ------------------------------------------------------------ */
@@ -238,6 +256,9 @@ void pshm_port_discard(pshm_port *port, pshm_delivery *delivery, uint32_t reason
     for (uint32_t k = 0; k < delivery->slots; k++)
         pshm_process_release(port->process, delivery->slot[k]);
     delivery->slots = 0;
+    if (pshm_trace_is_on())
+        pshm_port_trace_drop(port, PSHM_TRACE_DISCARD, reason, port->in[delivery->place].sender,
+                             delivery->origin, delivery->sequence);
     move_to_dropped(port, port->in[delivery->place].record, reason);
 }
 

@@ -56,6 +56,12 @@ typedef struct pshm_delivery {
     pshm_layout layout[PSHM_LAYOUTS];
 } pshm_delivery;
 
+/* How old a message was on receipt. One whose source dates it later, as a replay that runs
+ * ahead of the recorded pace does, is new. */
+static inline uint64_t pshm_age(uint64_t received_ns, uint64_t captured_ns) {
+    return received_ns > captured_ns ? received_ns - captured_ns : 0;
+}
+
 /* Takes the next message; the incoming edges take turns. Sleeps for `timeout_ns` at most; a
  * signal ends the sleep early, with PSHM_TIMED_OUT.
  * Returns PSHM_OK or PSHM_ARRAY + … (see layout.h) with a message; a call of main_logic

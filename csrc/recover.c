@@ -6,6 +6,7 @@
 #include "message.h"
 #include "points.h"
 #include "send.h"
+#include "trace.h"
 
 /* Per place in the table of rings, a byte for each slot: whether an unread message names
  * it. */
@@ -50,12 +51,25 @@ static void clear_others(const kept_slots *kept, pshm_process *process, const ps
     }
 }
 
+static void trace_loss(const pshm_edge *edge, uint64_t messages) {
+    if (messages == 0 || !pshm_trace_is_on()) return;
+    pshm_trace_event event = {.time_ns = pshm_now(),
+                              .began_ns = messages,
+                              .kind = PSHM_TRACE_LOST,
+                              .detail = PSHM_REASON_CRASH,
+                              .routine = (uint16_t)edge->sender,
+                              .other = (uint16_t)edge->receiver,
+                              .origin = PSHM_TRACE_NO_FRAME};
+    pshm_trace_note(&event);
+}
+
 /* Counts as lost the cells that left the queue and that neither end has counted. */
 static void count_taken(pshm_edge *edge) {
     PSHM_POINT();
     uint64_t head = atomic_load_explicit(&edge->queue.words->head, memory_order_seq_cst);
     uint64_t counted = edge->incarnation->taken + edge->incarnation->evicted;
     if (head <= counted) return;
+    trace_loss(edge, head - counted);
     PSHM_POINT();
     pshm_count(&edge->record->dropped[PSHM_REASON_CRASH], head - counted);
     PSHM_POINT();
@@ -65,6 +79,7 @@ static void count_taken(pshm_edge *edge) {
 /* Counts as lost the messages that a dead sender had begun to send on the edge. */
 static void count_unsettled(pshm_edge *edge) {
     uint64_t unsettled = edge->incarnation->offered - edge->incarnation->settled;
+    trace_loss(edge, unsettled);
     PSHM_POINT();
     pshm_count(&edge->record->dropped[PSHM_REASON_CRASH], unsettled);
     PSHM_POINT();
@@ -114,6 +129,7 @@ void pshm_recover_edge(pshm_process *process, uint32_t incarnation) {
     pshm_process_go_on();
     count_taken(&edge);
     count_unsettled(&edge);
+    trace_loss(&edge, pshm_queue_depth(&edge.queue));
     PSHM_POINT();
     pshm_count(&edge.record->dropped[PSHM_REASON_CRASH], pshm_queue_depth(&edge.queue));
     PSHM_POINT();

@@ -2,6 +2,7 @@
 #include "points.h"
 #include "port_parts.h"
 #include "send.h"
+#include "trace.h"
 
 int pshm_port_allocate(pshm_port *port, uint64_t outs, pshm_mapping *mapping,
                        uint64_t *descriptor) {
@@ -19,8 +20,11 @@ int pshm_port_allocate(pshm_port *port, uint64_t outs, pshm_mapping *mapping,
         if (must_not_sleep(port)) return PSHM_NOTICE;
         uint32_t word = pshm_bell_arm(bell);
         *descriptor = pshm_ring_alloc(&mapping->ring);
-        if (*descriptor == PSHM_NO_SLOT && !has_notice(port))
+        if (*descriptor == PSHM_NO_SLOT && !has_notice(port)) {
+            uint64_t asleep = pshm_trace_start();
             pshm_bell_wait(bell, word, sleep_until(now, deadline));
+            pshm_port_trace_call(port, PSHM_TRACE_SLOT, 0, asleep);
+        }
         pshm_bell_disarm(bell);
         if (*descriptor != PSHM_NO_SLOT) return PSHM_OK;
     }
@@ -31,7 +35,9 @@ int pshm_port_reserve(pshm_port *port, uint64_t outs, uint32_t ring, uint64_t *d
     pshm_port_end_call(port);
     pshm_mapping *mapping = pshm_process_find(port->process, ring);
     if (mapping == NULL || mapping->write == NULL) return PSHM_UNMAPPED;
+    uint64_t began = pshm_trace_start();
     int status = pshm_port_allocate(port, outs, mapping, descriptor);
+    pshm_port_trace_call(port, PSHM_TRACE_LOAN, 0, began);
     if (status != PSHM_OK) return status;
     pshm_process_lease(port->process, mapping, *descriptor, PSHM_PRODUCER, 0);
     *address = mapping->write + pshm_descriptor_slot(*descriptor) * mapping->ring.slot_bytes;

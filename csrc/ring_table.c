@@ -83,3 +83,11 @@ uint64_t pshm_control_serial(const pshm_control *control, uint32_t ring) {
     PSHM_POINT();
     return atomic_load_explicit(&control->head->ring[ring].serial, memory_order_acquire);
 }
+
+uint32_t pshm_control_next_ring(const pshm_control *control, uint32_t ring) {
+    while (ring < PSHM_RINGS &&
+           /* acquire: pairs with publish */
+           atomic_load_explicit(&control->head->ring[ring].ready, memory_order_acquire) == 0)
+        ring++;
+    return ring < PSHM_RINGS ? ring : PSHM_RINGS;
+}

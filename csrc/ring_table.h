@@ -61,6 +61,10 @@ uint64_t pshm_control_unclaim_ring(const pshm_control *control, uint32_t owner);
  * Order: acquire, which pairs with publication. Wait-free. */
 uint64_t pshm_control_serial(const pshm_control *control, uint32_t ring);
 
+/* Returns the first place from `ring` on with a published ring; PSHM_RINGS when there is
+ * none. Any process. Order: as pshm_control_serial. Wait-free. */
+uint32_t pshm_control_next_ring(const pshm_control *control, uint32_t ring);
+
 /* Returns the bytes of the memory budget that no ring has taken. Any process; a
  * snapshot. Wait-free. */
 uint64_t pshm_control_left(const pshm_control *control);

@@ -5,6 +5,7 @@
 #include "points.h"
 #include "port_parts.h"
 #include "tickets.h"
+#include "trace.h"
 
 /* ---- counts and leases ----------------------------------------------------------------- */
 
@@ -77,8 +78,12 @@ static void hold_for_edges(pshm_port *port, pshm_post *post, pshm_mapping *messa
         if (!ended && hold_message(port, post, edge, messages)) continue;
         if (!ended) pshm_count(&edge->record->protocol_errors, 1);
         post->outs &= ~(1ull << out);
+        uint32_t reason = ended ? PSHM_REASON_ENDED : PSHM_REASON_ERROR;
+        if (pshm_trace_is_on())
+            pshm_port_trace_drop(port, PSHM_TRACE_DROP, reason, edge->receiver, post->origin,
+                                 post->sequence);
         PSHM_POINT();
-        pshm_count(&edge->record->dropped[ended ? PSHM_REASON_ENDED : PSHM_REASON_ERROR], 1);
+        pshm_count(&edge->record->dropped[reason], 1);
         PSHM_POINT();
         pshm_count_own(&edge->incarnation->settled);
     }
@@ -156,11 +161,19 @@ int pshm_port_resume(pshm_port *port, pshm_post *post) {
         for (uint64_t outs = post->outs; outs != 0;) serve(port, post, next_out(&outs), now);
         if (post->outs == 0) end_post(port, post);
         pthread_mutex_unlock(&port->sending);
-        if (post->outs == 0) return post->lost == 0 ? PSHM_OK : PSHM_LOST;
+        if (post->outs == 0) {
+            if (pshm_trace_is_on())
+                pshm_port_trace(port, PSHM_TRACE_SEND, 0, post->origin, post->sequence,
+                                post->began_ns, 0);
+            return post->lost == 0 ? PSHM_OK : PSHM_LOST;
+        }
         if (must_not_sleep(port)) return PSHM_NOTICE;
         uint32_t word = pshm_bell_arm(bell);
-        if (!pshm_policy_has_room(port, post->outs) && !has_notice(port))
+        if (!pshm_policy_has_room(port, post->outs) && !has_notice(port)) {
+            uint64_t asleep = pshm_trace_start();
             pshm_bell_wait(bell, word, sleep_until(now, pshm_policy_first_deadline(post)));
+            pshm_port_trace(port, PSHM_TRACE_ROOM, 0, post->origin, post->sequence, asleep, 0);
+        }
         pshm_bell_disarm(bell);
     }
 }
@@ -176,6 +189,9 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
     post->lost = 0;
     if (post->slots > PSHM_MESSAGE_SLOTS) return PSHM_PROTOCOL;
     uint64_t now = pshm_now();
+    post->began_ns = now;
+    post->sequence = sequence;
+    post->origin = origin;
     if (any_is_remote(port, post->outs)) {
         messages = pshm_process_find(port->process, ring);
         if (messages == NULL || messages->write == NULL) return PSHM_UNMAPPED;
@@ -197,11 +213,11 @@ int pshm_port_send(pshm_port *port, pshm_post *post, uint32_t ring, uint64_t seq
 }
 
 int pshm_port_hand_over(pshm_port *port, pshm_post *post, uint64_t outs, uint64_t token,
-                        uint32_t handled) {
+                        uint32_t handled, uint64_t sequence, uint32_t origin) {
     post->outs = outs;
     post->token = token;
     post->handled = handled;
-    return pshm_port_send(port, post, 0, 0, 0, 0, 0, 0, NULL, 0);
+    return pshm_port_send(port, post, 0, sequence, 0, origin, 0, 0, NULL, 0);
 }
 
 void pshm_port_abandon(pshm_port *port, pshm_post *post, uint32_t reason) {

@@ -39,8 +39,8 @@
 #define PSHM_OFFSET_MASK ((1ull << PSHM_OFFSET_BITS) - 1)
 
 /* `outs` is a set of the port's outgoing edges, a bit each. Between two messages
- * `message` is PSHM_NO_SLOT, and everything but `token` and `deadline` is 0: the end of a
- * send leaves it so, and the next message sets only what it carries. */
+ * `message` is PSHM_NO_SLOT, and everything is 0 but `token`, `deadline` and what a trace says:
+ * the end of a send leaves it so, and the next message sets only what it carries. */
 typedef struct pshm_post {
     uint64_t outs;    /* edges that it still has to go to */
     uint64_t token;   /* what the local ones of them are sent */
@@ -51,6 +51,10 @@ typedef struct pshm_post {
     uint64_t deadline[PSHM_OUTS];
     uint32_t slots; /* payload slots, with one lease each, which the send ends */
     uint64_t slot[PSHM_MESSAGE_SLOTS];
+    /* What a trace says of it; it stays after the send: */
+    uint64_t began_ns;
+    uint64_t sequence;
+    uint32_t origin;
     uint32_t lost; /* tokens of local edges that no receiver will ask for */
     uint32_t lost_out[2 * PSHM_OUTS];
     uint64_t lost_token[2 * PSHM_OUTS];
@@ -99,7 +103,7 @@ int pshm_port_resume(pshm_port *port, pshm_post *post);
 /* Sends a message that stays in this process: to `outs`, all of them local, as `token`.
  * Returns what pshm_port_resume does. May sleep. */
 int pshm_port_hand_over(pshm_port *port, pshm_post *post, uint64_t outs, uint64_t token,
-                        uint32_t handled);
+                        uint32_t handled, uint64_t sequence, uint32_t origin);
 
 /* Gives a post up on all edges that are left, counted under `reason`. It may have a message
  * slot and leases, or not. Never sleeps. */

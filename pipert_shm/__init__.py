@@ -2,7 +2,7 @@
 
 What users write with stands here, a noun a module. Each folder answers one question, which its `__init__` says. From below:
 `display`, `binding`, `system`, `web`, `shm`, `graph`, `message`, `control`, `flow`, `launcher`, `parent`; then what needs a
-whole pipe: `testing`, `pipeline_file`, `video`, `bridges`, `api`, `compat`, `cli`. Imports point
+whole pipe: `testing`, `pipeline_file`, `video`, `bridges`, `applying`, `api`, `compat`, `cli`. Imports point
 down only (import-linter, in pyproject.toml).
 
 Every public name has one home, and is re-exported here once.
@@ -21,6 +21,7 @@ from pipert_shm.errors import (
     FloatingRoutine,
     FlowDied,
     NoFreeSlot,
+    NotApplied,
     PayloadError,
     PipeFailed,
     PipertError,
@@ -48,6 +49,7 @@ from pipert_shm.flow_statistics import FlowStatistics
 from pipert_shm.functions import FunctionalMiddleRoutine, from_callable
 from pipert_shm.join import Join
 from pipert_shm.origins import PerOrigin
+from pipert_shm.parameters import parameter
 from pipert_shm.pipe import Pipe
 from pipert_shm.routine import (
     BatchRoutine,
@@ -66,6 +68,10 @@ from pipert_shm.wire import QueueNetwork, Wire
 if TYPE_CHECKING:
     from pipert_shm.api.app import create_app
     from pipert_shm.api.server import APIWrapper
+    from pipert_shm.applying.apply import Applied, apply_pipeline
+    from pipert_shm.applying.difference import Difference
+    from pipert_shm.attached import Attached, attach
+    from pipert_shm.attached_source import AttachedSource
     from pipert_shm.bridges.cockpit import get_socket_logger
     from pipert_shm.bridges.rpc import RPCPipeWrapper
     from pipert_shm.pipeline_file.loading import PipelineFile
@@ -79,7 +85,9 @@ if TYPE_CHECKING:
     from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import SnapshotWriter
-    from pipert_shm.video.record import Recorder, Replay, UntrustedRecording
+    from pipert_shm.video.record import Recorder
+    from pipert_shm.video.recording import UntrustedRecording
+    from pipert_shm.video.replay import Replay
     from pipert_shm.video.rerun import RerunWriter
     from pipert_shm.video.screen import Display, MjpegServer
     from pipert_shm.video.source import VideoSource, video_sources
@@ -101,6 +109,9 @@ __all__ = [
     "UNLINK_EVENT_NAME",
     "APIWrapper",
     "Annotator",
+    "Applied",
+    "Attached",
+    "AttachedSource",
     "BasicTransmitter",
     "BatchRoutine",
     "CenterFaceHead",
@@ -114,6 +125,7 @@ __all__ = [
     "DetectedFrame",
     "Detections",
     "Detector",
+    "Difference",
     "Display",
     "DnnDetector",
     "EndOfStream",
@@ -136,6 +148,7 @@ __all__ = [
     "MjpegServer",
     "MotionDetector",
     "NoFreeSlot",
+    "NotApplied",
     "PayloadError",
     "PerOrigin",
     "Pipe",
@@ -176,19 +189,28 @@ __all__ = [
     "WireStatistics",
     "WiresValidation",
     "YoloHead",
+    "apply_pipeline",
+    "attach",
     "create_app",
     "events",
     "from_callable",
     "get_socket_logger",
+    "parameter",
     "video_sources",
     "writable",
 ]
 
 _LAZY = {
     "APIWrapper": "pipert_shm.api.server",
+    "attach": "pipert_shm.attached",
+    "Attached": "pipert_shm.attached",
+    "AttachedSource": "pipert_shm.attached_source",
     "create_app": "pipert_shm.api.app",
     "get_socket_logger": "pipert_shm.bridges.cockpit",
+    "Applied": "pipert_shm.applying.apply",
+    "Difference": "pipert_shm.applying.difference",
     "PipelineFile": "pipert_shm.pipeline_file.loading",
+    "apply_pipeline": "pipert_shm.applying.apply",
     "RPCPipeWrapper": "pipert_shm.bridges.rpc",
     "Annotator": "pipert_shm.video.annotation",
     "CenterFaceHead": "pipert_shm.video.heads",
@@ -206,7 +228,7 @@ _LAZY = {
     "MjpegServer": "pipert_shm.video.screen",
     "MotionDetector": "pipert_shm.video.classic",
     "Recorder": "pipert_shm.video.record",
-    "Replay": "pipert_shm.video.record",
+    "Replay": "pipert_shm.video.replay",
     "RerunWriter": "pipert_shm.video.rerun",
     "Resize": "pipert_shm.video.image",
     "SnapshotWriter": "pipert_shm.video.output",
@@ -215,7 +237,7 @@ _LAZY = {
     "Tracker": "pipert_shm.video.tracking",
     "TwinFrame": "pipert_shm.video.twin_frame",
     "TwinSource": "pipert_shm.video.twin",
-    "UntrustedRecording": "pipert_shm.video.record",
+    "UntrustedRecording": "pipert_shm.video.recording",
     "VideoError": "pipert_shm.video.opencv",
     "VideoInfo": "pipert_shm.video.capture",
     "VideoSource": "pipert_shm.video.source",

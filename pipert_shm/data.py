@@ -8,11 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from pipert_shm.binding import DELIVERY_BYTES, now_ns, read_delivered
+from pipert_shm.display.formats import FORMATS as FORMATS
+from pipert_shm.display.formats import PLANAR as PLANAR
+from pipert_shm.display.formats import Format as Format
 from pipert_shm.errors import shown
 from pipert_shm.limits import is_count
 from pipert_shm.shm.head import HOP, STAMP, unpack
@@ -22,10 +25,8 @@ MOST_ROWS = (1 << 32) - 1
 
 # The names of routines, by the number that their messages carry.
 Labels: TypeAlias = Mapping[int, str] | tuple[str, ...]
-Format = Literal["bgr", "rgb", "gray", "i420", "nv12"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-PLANAR: tuple[Format, ...] = ("i420", "nv12")
 NAN = float("nan")
+TAP = "tap"  # what a tap is called among the receivers of a message
 _SETTABLE = ("sequence", "captured_ns", "pts", "wall_clock", "origin_number", "ticket", "_format", "_rows")
 
 
@@ -60,7 +61,7 @@ class Hop(NamedTuple):
     """One hand-over of a message.
 
     Attributes:
-        routine: name of the receiver.
+        routine: name of the receiver; `tap` where that is a tap.
         sent_ns: when it was sent, CLOCK_MONOTONIC, ns.
         received_ns: when it was received, CLOCK_MONOTONIC, ns.
     """
@@ -183,6 +184,16 @@ class Meta:
     def origin(self) -> str:
         """Name of the source that the message comes from."""
         return self._names[self.origin_number]
+
+    def come_from(self, origin: str) -> bool:
+        """Sets the origin, by its name. False where no routine of this pipe has that name: the origin stays what it is then."""
+        if self.origin == origin:
+            return True
+        names = self._names
+        known = [number for number, name in (enumerate(names) if isinstance(names, tuple) else names.items()) if name == origin]
+        if known:
+            self.origin_number = known[-1]  # those before are of routines of that name that were removed
+        return bool(known)
 
     @property
     def capture_time(self) -> float:

@@ -23,6 +23,7 @@ __all__ = [
     "FloatingRoutine",
     "FlowDied",
     "NoFreeSlot",
+    "NotApplied",
     "PayloadError",
     "PipeFailed",
     "PipeStateError",
@@ -263,6 +264,19 @@ class ConfigError(PipertError):
         self.faults = [replace(fault, message=masked(fault.message)) for fault in faults]
         more = [f"and {len(faults) - MOST_FAULTS:,} faults more"] if len(faults) > MOST_FAULTS else []
         super().__init__("\n".join([*map(str, self.faults[:MOST_FAULTS]), *more]))
+
+
+class NotApplied(ConfigError):
+    """A running pipe could not be brought to what a pipeline's file says. The text says which step failed, and of what.
+
+    Attributes:
+        restored: whether the pipe is as it was before; if not, the text says what is not.
+    """
+
+    def __init__(self, fault: Fault, failures: list[str]) -> None:
+        self.restored = not failures
+        after = "the pipe is as it was before" if self.restored else f"and it is not as it was before: {'; '.join(failures)}"
+        super().__init__([replace(fault, message=f"{fault.message}; {after}")])
 
 
 class RemoteRefusal(PipertError):

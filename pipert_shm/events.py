@@ -28,7 +28,7 @@ INTERNAL_EVENTS = (*LIFECYCLE_EVENTS, LINK_EVENT_NAME, UNLINK_EVENT_NAME, LOG_DA
 
 LARGEST_PARAMETERS = 1 << 20  # bytes that one event's parameters may take
 
-_NAMES = {"a routine": "camera", "a flow": "capture", "an event": "zoom"}  # examples
+_NAMES = {"a pipe": "yard", "a routine": "camera", "a flow": "capture", "an event": "zoom"}  # examples
 _MARK = "__pipert_events__"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -182,6 +182,14 @@ class Audience(Frozen):
             name: those for name, those in self.replicas.items() if any(one in kept or one in handlers for one in those)
         }
         return Audience(kept, handlers, replicas)
+
+    def only(self, flows: Collection[str]) -> Audience:
+        """These flows alone, without the names that replicas share."""
+        return self.without([name for name in self.flows if name not in flows]).replaced(replicas={})
+
+    def extended(self, other: Audience) -> Audience:
+        """The same with the flows of another."""
+        return Audience({**self.flows, **other.flows}, {**self.handlers, **other.handlers}, {**self.replicas, **other.replicas})
 
     def address(
         self,

@@ -13,7 +13,8 @@ from pipert_shm.routine import FPSRoutine, MiddleRoutine, Routine
 class FunctionalMiddleRoutine(MiddleRoutine):
     """A middle routine made of a function: its result is sent, and None sends nothing.
 
-    :param func: takes the payload. It may be a lambda, since flows are forked. None: set `logic` before `build()`.
+    :param func: takes the payload, and `self.meta` if it has a parameter `meta`. It may be a lambda, since flows are forked.
+        None: set `logic` before `build()`.
     :raises RoutineError: when it can't be called, or is `async def` or a generator function.
 
     Attributes:
@@ -24,25 +25,30 @@ class FunctionalMiddleRoutine(MiddleRoutine):
     (2, 3)
     """
 
-    def __init__(self, func: Callable[[Any], Any] | None = None, name: str | None = None) -> None:
+    def __init__(self, func: Callable[..., Any] | None = None, name: str | None = None) -> None:
         if func is not None:
             _require_function("FunctionalMiddleRoutine", func, name)
         super().__init__(name)
         if func is not None:
             require_plain(self.name, "its function", func)
         self.logic = func
+        self._asked: Callable[..., Any] | None = None  # the function of which `_takes_meta` is known
+        self._takes_meta = False
 
     def main_logic(self, data: Any) -> Any:
         """The function's result."""
         assert self.logic is not None  # build() has seen to that
-        return self.logic(data)
+        if self._asked is not self.logic:
+            self._asked, self._takes_meta = self.logic, takes_meta(self.logic)
+        return self.logic(data, meta=self.meta) if self._takes_meta else self.logic(data)
 
 
 def from_callable(func: Callable[..., Any], name: str | None = None) -> FPSRoutine:
     """A routine whose `main_logic` is any callable: a function, a bound method, an object with `__call__`.
 
     Its role is inferred from its wires. A source is called with no argument, or with None if it needs one, and raises
-    `EndOfStream` at its end; others are called with the payload.
+    `EndOfStream` at its end; others are called with the payload. A function with a parameter `meta` behind that gets the `meta`
+    of the message in hand: its origin, times and `format`, which it may set, too.
 
     :param name: by default the function's name; for a lambda, `FPSRoutine` and a number.
     :raises RoutineError: when it can't be called, or is `async def` or a generator function.
@@ -52,13 +58,58 @@ def from_callable(func: Callable[..., Any], name: str | None = None) -> FPSRouti
     >>> routine = from_callable(shout)
     >>> routine.name, routine.main_logic("hello")
     ('shout', 'HELLO')
+    >>> def brightness(frame, meta):
+    ...     return meta.origin, float(frame.mean()), meta.format
+
     """
     _require_function("from_callable", func, name)
     own = getattr(func, "__name__", "<lambda>")
-    routine = FPSRoutine(name or (None if own == "<lambda>" else own))
+    name = name or (None if own == "<lambda>" else own)
+    routine = _WithMeta(name) if callable(func) and takes_meta(func) else FPSRoutine(name)
     require_plain(routine.name, "its function", func)
-    setattr(routine, "main_logic", func)  # noqa: B010 - a plain assignment would not pass the type checker
+    if isinstance(routine, _WithMeta):
+        routine.function = func
+    else:
+        setattr(routine, "main_logic", func)  # noqa: B010 - a plain assignment would not pass the type checker
     return routine
+
+
+class _WithMeta(FPSRoutine):
+    """A routine made of a function that takes the meta, too."""
+
+    function: Callable[..., Any]
+
+    @property
+    def main_logic(self) -> _Call:  # type: ignore[override]
+        """Calls the function. It is made anew for each replica, which has a meta of its own."""
+        return _Call(self, self.function)
+
+
+class _Call:
+    """Calls a function with the meta of a routine's message. It has the signature of the function, without that."""
+
+    def __init__(self, routine: Routine, function: Callable[..., Any]) -> None:
+        self._routine = routine
+        self._function = function
+        told = inspect.signature(function)
+        self.__signature__ = told.replace(parameters=[each for each in told.parameters.values() if each.name != "meta"])
+
+    def __call__(self, *data: Any) -> Any:
+        return self._function(*data, meta=self._routine.meta)
+
+
+def takes_meta(function: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter `meta` that can be given by name, behind that for the payload."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # of C
+        return False
+    by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    only_by_name = inspect.Parameter.KEYWORD_ONLY
+    return any(
+        each.name == "meta" and (each.kind is only_by_name or (each.kind is by_name and place > 0))
+        for place, each in enumerate(parameters)
+    )
 
 
 def _require_function(call: str, func: Any, name: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from pipert_shm.errors import PayloadError, describe
+from pipert_shm.errors import PayloadError, PipeStateError, describe
 
 DEEPEST = 100  # levels of dicts, lists, tuples and sets
 
@@ -32,6 +32,14 @@ def pack(what: str, value: object, limit: int) -> bytes:
         reason = f"{len(data):,} bytes, and {limit:,} is the limit; send large data over a wire"
         raise PayloadError("", "", reason, size=len(data), limit=limit, what=what)
     return data
+
+
+def portable(error: Exception) -> bytes:
+    """An exception as bytes. One that does not pickle becomes a PipeStateError with its text."""
+    try:
+        return pickle.dumps(error, 5)
+    except Exception:
+        return pickle.dumps(PipeStateError(describe(error)), 5)
 
 
 def unpack(data: bytes) -> Any:

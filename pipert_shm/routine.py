@@ -23,9 +23,9 @@ from pipert_shm.join import Join
 from pipert_shm.limits import check_count, check_seconds, checked_fps
 from pipert_shm.origins import MOST_ORIGINS, PerOrigin
 from pipert_shm.shm.counters import Counters
+from pipert_shm.spans import Traced, Tracer
 
 T = TypeVar("T")
-
 LARGEST_FRAME = 1 << 47  # bytes: what a process can address
 MOST_AXES = 32  # as every version of NumPy has
 
@@ -38,7 +38,7 @@ class Role(Enum):
     DESTINATION = "destination"
 
 
-class Runtime(Protocol):
+class Runtime(Tracer, Protocol):
     """The services that a routine uses of the process that runs it."""
 
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, wait: bool = True) -> np.ndarray:
@@ -49,6 +49,12 @@ class Runtime(Protocol):
 
     def wake(self) -> None:
         """Makes the routine look at its settings again. Any thread."""
+
+    def routines(self, *, here: bool) -> list[Routine]:
+        """The routines of the pipe, this one among them.
+
+        :param here: only those that run in this process.
+        """
 
 
 _here = threading.local()
@@ -103,7 +109,7 @@ class _OwnLogger:
         return self if routine is None else routine._logger
 
 
-class Routine(InHand, HtmlRepr):
+class Routine(InHand, Traced, HtmlRepr):
     """One step of a pipe: `setup()` is called, then `main_logic` again and again, then `cleanup()`.
 
     Subclass `SourceRoutine`, `MiddleRoutine` or `DestinationRoutine`; a direct subclass gets its role from its wires.

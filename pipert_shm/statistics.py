@@ -329,7 +329,7 @@ def _read_wires(process: binding.Process, names: Sequence[str | None]) -> dict[t
         if incarnation.state in (binding.LIVE, binding.SENDER_DEAD):
             waiting[incarnation.edge] += incarnation.waiting()
     wires = {}
-    for number in range(process.room.edges):
+    for number in range(process.edges_used):
         record = binding.EdgeRecord(process, number)
         sender, receiver = record.ends()
         policy, capacity = record.settings()

@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import Any
 
 from pipert_shm import binding
-from pipert_shm.data import Labels, Meta
+from pipert_shm.data import TAP, Meta
 from pipert_shm.errors import PipeStateError, describe
 from pipert_shm.graph.model import EdgePlan
+from pipert_shm.graph.names import Names
 from pipert_shm.limits import check_seconds
 from pipert_shm.message.inbox import Inbox
 from pipert_shm.shm.segments import ControlSegment
@@ -35,7 +36,7 @@ class Tap:
         segment: ControlSegment,
         edge: EdgePlan,
         incarnation: int,
-        names: Labels,
+        names: Names,
         on_close: Callable[[int], None],
         logger: logging.Logger,
     ) -> None:
@@ -45,7 +46,7 @@ class Tap:
         self._on_close = on_close
         self._logger = logger
         self._port = binding.Port(segment.process, edge.receiver, 1)
-        self._inbox = Inbox(segment, self._port, edge.receiver, names, {})
+        self._inbox = Inbox(segment, self._port, edge.receiver, self._and_itself(names), {})
         self._inbox.add(edge, incarnation)
         self._inbox.on_starved = self._warn_of_starving
         self._home = os.getpid()
@@ -126,9 +127,12 @@ class Tap:
         if os.getpid() != self._home:
             raise PipeStateError("this process was forked from the one that made the tap, and can't use it: tap there")
 
-    def know(self, names: Labels) -> None:
+    def know(self, names: Names) -> None:
         """Tells the tap the names of the routines whose messages may come, after some were added or removed."""
-        self._inbox.names = names
+        self._inbox.names = self._and_itself(names)
+
+    def _and_itself(self, names: Names) -> Names:
+        return Names({**names, self.edge.receiver: TAP})
 
     def end(self) -> None:
         """Makes a reader stop, after what was sent already."""

@@ -127,6 +127,16 @@ class Wire(HtmlRepr):
         """The settings of its queues, in a pipe with these defaults."""
         return queue_settings(self.policy, self.capacity, self.timeout, base)
 
+    def between(self, others: Mapping[int, Routine]) -> Wire:
+        """The wire with other routines at its ends.
+
+        :param others: by the `id()` of those that they replace.
+        """
+        wire = copy(self)
+        wire.source = others.get(id(self.source), self.source)
+        wire.destinations = tuple(others.get(id(to), to) for to in self.destinations)
+        return wire
+
     @property
     def ends(self) -> str:
         """The names of its source and destinations, as text."""

@@ -6,6 +6,9 @@ package in between: what it finds is what a process that maps them would find.
 
 from __future__ import annotations
 
+import io
+import json
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +19,8 @@ import numpy as np
 
 SHM = Path("/dev/shm")
 OPEN = 2**64 - 1
-RINGS = 1024
+RINGS = 4096
+ROUTINES = 4096
 REASONS = 10
 BUCKETS = 608
 LIVE, SENDER_DEAD = 1, 2
@@ -39,14 +43,16 @@ def _round_up(n: int, to: int) -> int:
 
 _ENTRY = _record(24, serial=(0, "u8"), bytes=(8, "u8"), ready=(16, "u4"))
 _HEAD = _record(
-    56 + RINGS * _ENTRY.itemsize,
+    64 + RINGS * _ENTRY.itemsize,
     flows=(8, "u4"),
     routines=(12, "u4"),
     edges=(16, "u4"),
     incarnations=(20, "u4"),
     cells=(24, "u4"),
+    edges_used=(28, "u4"),
     budget=(48, "u8"),
-    rings=(56, (_ENTRY, RINGS)),
+    incarnations_used=(56, "u4"),
+    rings=(64, (_ENTRY, RINGS)),
 )
 _FLOW = _record(32, state=(0, "u4"))
 _ROUTINE = _record(
@@ -59,8 +65,9 @@ _ROUTINE = _record(
     sequence=(144, "u8"),
     lost_in_crash=(160, "u8"),
 )
+_SENT = 64 + ROUTINES // 8  # behind the reach, a bit for each routine
 _EDGE = _record(
-    _round_up(352 + 8 * BUCKETS, LINE),
+    _round_up(_SENT + 160 + 8 * BUCKETS, LINE),
     sender=(0, "u4"),
     receiver=(4, "u4"),
     local=(8, "u4"),
@@ -68,11 +75,11 @@ _EDGE = _record(
     capacity=(16, "u4"),
     receiver_ended=(32, "u4"),
     removed=(36, "u4"),
-    sent=(192, "u8"),
-    dropped=(200, ("u8", REASONS)),
-    received=(320, "u8"),
-    private_bytes=(328, "u8"),
-    protocol_errors=(336, "u8"),
+    sent=(_SENT, "u8"),
+    dropped=(_SENT + 8, ("u8", REASONS)),
+    received=(_SENT + 128, "u8"),
+    private_bytes=(_SENT + 136, "u8"),
+    protocol_errors=(_SENT + 144, "u8"),
 )
 _RING = _record(32, slots=(4, "u4"), owner=(8, "u4"), place=(12, "u4"), slot_bytes=(16, "u8"), payload_offset=(24, "u8"))
 _RING_WORDS_AT = _round_up(_RING.itemsize, LINE)
@@ -167,24 +174,38 @@ class Snapshot:
 
 
 def take_snapshot(pipe_id: str) -> Snapshot:
-    """Reads all of a pipe's control words."""
-    data = (SHM / f"pipert-{pipe_id}-c").read_bytes()
-    head = np.frombuffer(data, _HEAD, 1)[0]
+    """Reads all of a pipe's control words that are in use: most of the segment has no memory."""
+    with (SHM / f"pipert-{pipe_id}-c").open("rb", buffering=0) as file:
+        return _snapshot(pipe_id, file)
+
+
+def _snapshot(pipe_id: str, file: io.FileIO) -> Snapshot:
+    def part(kind: np.dtype[Any], count: int, at: int) -> np.ndarray:
+        file.seek(at)
+        return np.frombuffer(file.read(count * kind.itemsize), kind, count)
+
+    head = part(_HEAD, 1, 0)[0]
     routines_at = _round_up(_round_up(_HEAD.itemsize, LINE) + int(head["flows"]) * _FLOW.itemsize, LINE)
     edges_at = routines_at + int(head["routines"]) * _ROUTINE.itemsize
     incarnations_at = edges_at + int(head["edges"]) * _EDGE.itemsize
     incarnation = _incarnation(int(head["cells"]))
     end = incarnations_at + int(head["incarnations"]) * incarnation.itemsize
-    assert end <= len(data), f"the layout of the control segment is another one: {end} bytes expected, there are {len(data)}"
+    size = file.seek(0, os.SEEK_END)
+    assert end <= size, f"the layout of the control segment is another one: {end} bytes expected, there are {size}"
+    file.seek(end)
+    names = json.loads(file.read().rstrip(b"\0"))["routines"]
+    incarnations = part(incarnation, int(head["incarnations_used"]), incarnations_at)
+    # Those of taps come last, and are known by their incarnations.
+    edges = max([int(head["edges_used"]), *(int(i["edge"]) + 1 for i in incarnations if i["state"])])
     rings = {}
     for place, entry in enumerate(head["rings"]):
         if entry["serial"] and entry["ready"] and (ring := _read_ring(pipe_id, place, int(entry["serial"]))) is not None:
             rings[place] = ring
     return Snapshot(
         pipe_id,
-        routines=np.frombuffer(data, _ROUTINE, int(head["routines"]), routines_at),
-        edges=np.frombuffer(data, _EDGE, int(head["edges"]), edges_at),
-        incarnations=np.frombuffer(data, incarnation, int(head["incarnations"]), incarnations_at),
+        routines=part(_ROUTINE, len(names), routines_at),
+        edges=part(_EDGE, edges, edges_at),
+        incarnations=incarnations,
         budget=int(head["budget"]),
         memory_left=int(head["budget"]) - int(head["rings"]["bytes"].sum()),
         rings=rings,

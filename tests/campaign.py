@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 
+from campaign_attachers import Attachers
 from campaign_checks import Watched
 from campaign_figures import Errors, Figures, Violation, Waits, report
 from campaign_graphs import Edge, Graph, make_pipe, random_graph
@@ -48,6 +49,8 @@ class Trial(Watched):
         self.pipe.notify_event(START_EVENT_NAME)
         self.await_motion("the start")
         self.launcher_fds = self.count_launcher_fds()
+        senders = [copy for node in graph.nodes if node.kind != "screen" for copy in node.copies]
+        self.attachers = Attachers(self.pipe_id, senders, rng, figures)
 
     # ---- torment -------------------------------------------------------------------------------------
 
@@ -55,6 +58,7 @@ class Trial(Watched):
         """Kills and stops some processes, and waits until everything moves again."""
         flows = list(dict.fromkeys(flow for node in self.nodes for flow in node.flows))
         self.hold_listener()
+        self.attachers.torment()
         self.rewire()
         idle = self.stop_some() if self.rng.random() < 0.2 else []
         victims = self.rng.sample(flows, min(len(flows), self.rng.choice((1, 1, 1, 2, 2, 3, len(flows)))))
@@ -91,6 +95,7 @@ class Trial(Watched):
         finally:
             self.figures.recoveries.append(time.monotonic() - started)
         self.note("everything moves again")
+        self.attachers.check()
         time.sleep(self.rng.choice((0, 0, 0.01, 0.05)))
 
     def stop_some(self) -> list[str]:
@@ -166,6 +171,7 @@ class Trial(Watched):
     def grow(self) -> None:
         """Adds the flows that were planned for later."""
         self.note(f"add {self.graph.late_edges}")
+        self.attachers.end()  # they would be among the launcher's descriptors
         self.made.add(self.graph, self.graph.late, self.graph.late_edges)
         self.pipe.build()
         self.nodes += self.graph.late
@@ -179,6 +185,7 @@ class Trial(Watched):
 
     def audit_stopped(self) -> None:
         """Stops everything at once, with messages in the queues, and looks."""
+        self.attachers.end()
         self.note("stop all")
         self.pipe.notify_event(STOP_EVENT_NAME)
         self.await_stop([node.name for node in self.nodes])
@@ -188,6 +195,7 @@ class Trial(Watched):
 
     def audit_drained(self) -> None:
         """Stops the sources and lets the rest take all that there is: then every slot has to be free."""
+        self.attachers.end()
         self.note("stop the sources")
         cameras = [node.name for node in self.nodes if node.kind == "camera"]
         for name in cameras:
@@ -265,6 +273,8 @@ def run(kills: int, seed: int, policy: Policy | None, figures: Figures) -> None:
             trial.end()
         except Violation as violation:
             text = f"{violation}\n{trial.describe(trial.pipe.statistics())}"
+            with suppress(Exception):
+                trial.attachers.end()
             with suppress(Exception):
                 trial.pipe.join(to_kill=True)
             raise Violation(text) from None

@@ -26,6 +26,8 @@ class Figures:
 
     kills: int = 0
     stops: int = 0
+    attacher_kills: int = 0
+    attacher_stops: int = 0
     pauses: int = 0
     waits: int = 0
     links: int = 0
@@ -78,7 +80,9 @@ def report(figures: Figures, seconds: float) -> str:
     recoveries = sorted(figures.recoveries) or [float("nan")]
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in figures.dropped.items() if count) or "none"
     return (
-        f"{figures.kills} kills, {figures.stops} SIGSTOPs, {figures.pauses} stops, {figures.waits} log handlers that waited, "
+        f"{figures.kills} kills, {figures.stops} SIGSTOPs, {figures.attacher_kills} kills and "
+        f"{figures.attacher_stops} SIGSTOPs of attached processes, {figures.pauses} stops, "
+        f"{figures.waits} log handlers that waited, "
         f"{figures.restarts} restarts, {figures.links} links ({figures.refused} refused), {figures.added} additions, "
         f"{figures.pipes} pipes, {figures.audits} audits in {seconds:.0f} s\n"
         f"{figures.messages:,} messages; dropped: {dropped}; lost in a dead process's hands: {figures.lost_in_crash:,}\n"

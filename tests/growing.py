@@ -14,9 +14,9 @@ from waiting import eventually
 
 
 @contextmanager
-def camera_pipe(*, capacity: int = 2, **options: Any) -> Iterator[tuple[Pipe, Frames]]:
+def camera_pipe(*, capacity: int = 2, grace: float = 2, **options: Any) -> Iterator[tuple[Pipe, Frames]]:
     """A camera and a preview, running, each in a flow of its own."""
-    pipe = Pipe(policy="block", capacity=capacity, grace_period=2, **options)
+    pipe = Pipe(policy="block", capacity=capacity, grace_period=grace, **options)
     camera = Frames("camera", None, loan=True)
     preview = Sink("preview")
     pipe.create_flow("camera", False, camera, **FAST)

@@ -23,6 +23,7 @@ from pipert_shm.events import Audience, Event
 from pipert_shm.graph.extension import Growth
 from pipert_shm.graph.model import EdgePlan
 from pipert_shm.graph.names import Names
+from pipert_shm.graph.replacement import Replacement
 from pipert_shm.transmitters import SharedMemoryTransmitter
 
 HEADER = struct.Struct("<4sHHIIII")  # as pipert_shm.control.channel has it
@@ -47,17 +48,24 @@ _AUDIENCE = Audience({}, {}, {})
 
 SAMPLES: tuple[Message, ...] = (
     messages.Notify(_EVENT, 0), messages.Kill(), messages.Extend(Growth({}, {}, {}, {}, [], _AUDIENCE), 0),
-    messages.AskNumbers(1), messages.RemoveFlows(("none",), False), messages.Numbers(()), messages.Removed(()),
-    messages.MakeTap("nobody"), messages.EndTap(10**6), messages.RestartFlow("none"), messages.Ready(), messages.Started(),
-    messages.Ended(0),
-    messages.Failed("key", ""), messages.Died("none", 1, ""), messages.Answer(), messages.TapMade(EDGE, 10**6),
-    messages.TapEnded(10**6), messages.StartRoutines((("nobody", 1),)), messages.HandleEvent(_EVENT, 512),
+    messages.AskNumbers(1), messages.RemoveFlows(("none",), False),
+    messages.MakeTap("nobody"), messages.EndTap(10**6), messages.Trace(10**6, 0),
+    messages.RestartFlow("none"), messages.Changing(False, ("nobody",)),
+    messages.Replace(Replacement({}, (), {}, {}, _AUDIENCE), 0), messages.AwaitRuns(()), messages.SetParameters("nobody", b""),
+    messages.Ready(), messages.Started(), messages.Ended(0),
+    messages.Failed("key", ""), messages.Died("none", 1, ""), messages.Answer(), messages.Numbers(()), messages.Removed(()),
+    messages.TapMade(EDGE, 10**6), messages.TapEnded(10**6), messages.ServerEnded(10**6),
+    messages.Hello(0), messages.Welcome("none", "", Names(), _AUDIENCE),
+    messages.Relay("nothing", b""), messages.Relayed(b"", b""),
+    messages.StartRoutines((("nobody", 1),)), messages.HandleEvent(_EVENT, 512),
     messages.Refused("nobody", "why"), messages.AddTap("nobody", EDGE, 0), messages.RemoveTap("nobody", 0),
     messages.LinkOut("nobody", EDGE, 0), messages.UnlinkOut("nobody", 0, 0), messages.AddIn("nobody", EDGE, 0),
-    messages.ExpectIn("nobody", 0), messages.RemoveIn("nobody", 0), messages.WantSlots("nobody", 1, 1),
-    messages.Extended(Names({0: "nobody"}), _AUDIENCE), messages.ReceiverDied("nobody", 0), messages.ReceiverFailed("nobody", 0),
-    messages.SenderDied("nobody"), messages.StateChanged(10**6, 1, 1, ""), messages.Notified(_EVENT, "nobody"),
-    messages.Handled(1 << 40), messages.Recovered(10**6), messages.Unlinked(10**6), messages.TapRefused(10**6, "why"),
+    messages.ExpectIn("nobody", 0), messages.RemoveIn("nobody", 0), messages.LetEnd("nobody"),
+    messages.WantSlots("nobody", 1, 1), messages.TraceInto(0, 0, 0, 0), messages.Extended(Names({0: "nobody"}), _AUDIENCE),
+    messages.ReceiverDied("nobody", 0), messages.ReceiverFailed("nobody", 0), messages.SenderDied("nobody"),
+    messages.StateChanged(10**6, 1, 1, ""), messages.SetUp(10**6, 1), messages.Notified(_EVENT, "nobody"),
+    messages.Handled(1 << 40), messages.ParametersSet("nobody", ""),
+    messages.Recovered(10**6), messages.Unlinked(10**6), messages.TapRefused(10**6, "why"),
     messages.ForkFlow("none", [], [], {}, {}, {}, {}, {}, Attachment({}, {}, {}, []), _AUDIENCE), messages.Reap(0),
     messages.Forked(0, "why"), messages.Reaped(0), messages.Record({"msg": "a record"}, {}),
 )  # fmt: skip

@@ -159,6 +159,7 @@ def test_the_schema_describes_every_route_once_per_method(served: Served) -> Non
         "/routines/{routine}/link",
         "/routines/{routine}/unlink",
         "/flows/{flow}/restart",
+        "/flows/{flow}",
         "/pipe/structure",
         "/statistics",
         "/why",
@@ -256,6 +257,18 @@ def test_a_flow_is_restarted(served: Served) -> None:
     assert served.pipe.statistics().flows["first"].restarts == 1
     answer = served.client.post("/flows/third/restart")
     assert (answer.status_code, set(answer.json()["known"])) == (404, {"first", "second"})
+
+
+def test_a_flow_is_removed(served: Served) -> None:
+    served.do("/start")
+    served.move()
+    answer = served.client.delete("/flows/third")
+    assert (answer.status_code, set(answer.json()["known"])) == (404, {"first", "second"})
+    answer = served.client.delete("/flows/second/", params={"receivers_wait": True})
+    assert (answer.status_code, answer.json()) == (200, {"flow": "second", "outcome": "removed"})
+    assert {flow["name"] for flow in served.do("/statistics", "GET")["flows"]} == {"first"}
+    assert {routine["flow_name"] for routine in served.do("/pipe/structure", "GET")["Routines"]} == {"first"}
+    assert served.client.delete("/flows/second").status_code == 404
 
 
 def test_health_and_readiness(served: Served) -> None:

@@ -36,7 +36,7 @@ NO_ROOM = "verdict:   it does not fit (rings get fewer slots, or there is none f
 CODE = """
 import numpy as np
 from pipert_shm import (
-    Annotator, BatchRoutine, Detections, Detector, DestinationRoutine, EndOfStream, Join, MiddleRoutine, Pipe, Resize,
+    Annotator, BatchRoutine, Crop, Detections, Detector, DestinationRoutine, EndOfStream, Join, MiddleRoutine, Pipe, Resize,
     SourceRoutine, VideoSource, Wire,
 )
 
@@ -107,6 +107,17 @@ def make_pipe():
     return pipe
 """
 
+PLANAR_FRAMES = """
+def make_pipe():
+    camera, bright = VideoSource("{clip}", "camera", loop=True, format="nv12"), Bright("bright")
+    parts = Crop(8, 4, 64, 48, "crop"), Resize((96, 64), "small"), Annotator(name="draw")
+    pipe = Pipe(policy="block")
+    for routine in (camera, bright, *parts, screen := Screen("screen")):
+        pipe.create_flow(routine.name, False, routine)
+    pipe.link(Wire(camera, (bright, *parts[:2])), Wire(bright, parts[2]), *(Wire(part, screen) for part in parts))
+    return pipe
+"""
+
 IN_YAML = """
 routines:
   camera: {{class: pipert_shm.VideoSource, parameters: {{source: "{clip}", loop: true}}}}
@@ -174,8 +185,8 @@ def sizes(examination: Examination) -> list[tuple[str, int, int]]:
 
 @pytest.mark.parametrize(
     "pipeline",
-    [MANY_CAMERAS, REPLICAS_AND_A_JOIN, IN_YAML, TOO_MANY_RECEIVERS],
-    ids=["cameras", "replicas", "yaml", "copies"],
+    [MANY_CAMERAS, REPLICAS_AND_A_JOIN, PLANAR_FRAMES, IN_YAML, TOO_MANY_RECEIVERS],
+    ids=["cameras", "replicas", "planar", "yaml", "copies"],
 )
 def test_the_rings_are_those_of_the_pipe_that_runs(
     write_file: WriteFile, pipeline: str, monkeypatch: pytest.MonkeyPatch

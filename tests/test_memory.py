@@ -67,6 +67,8 @@ def test_their_memory_is_allocated_before_it_is_used() -> None:
     pipe, ours = running_pipe()
     assert ours
     for path in ours:
+        if path.name.endswith("-c"):
+            continue  # its records get memory one by one: see test_room.py
         status = path.stat()
         assert status.st_blocks * 512 >= status.st_size > 0, path
     pipe.join(to_kill=True)

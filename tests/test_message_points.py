@@ -102,6 +102,9 @@ def _nonsense(it: Bench) -> dict[str, list[tuple[Message, bool]]]:
             (messages.MakeTap("nobody"), QUIET),
             (messages.EndTap(10**6), QUIET),
             (messages.RestartFlow("none"), COUNTED),
+            (messages.Changing(False, ("nobody",)), QUIET),
+            (messages.AwaitRuns(("none",)), COUNTED),
+            (messages.SetParameters("nobody", b""), QUIET),  # it is refused
             (messages.Answer(), QUIET),
             (messages.Ready(), COUNTED),
         ],
@@ -110,6 +113,7 @@ def _nonsense(it: Bench) -> dict[str, list[tuple[Message, bool]]]:
             (messages.Answer(b"no pickle"), QUIET),
             (messages.TapMade(EDGE, 10**6), QUIET),  # the error is the question's
             (messages.TapEnded(10**6), QUIET),
+            (messages.ServerEnded(10**6), QUIET),
             (messages.Ended(0), QUIET),
             (messages.Started(), QUIET),
             (messages.Ready(), QUIET),
@@ -132,6 +136,8 @@ def _nonsense(it: Bench) -> dict[str, list[tuple[Message, bool]]]:
                     | messages.ExpectIn
                     | messages.RemoveIn
                     | messages.WantSlots
+                    | messages.LetEnd
+                    | messages.SetParameters
                     | messages.Refused
                     | messages.ReceiverDied
                     | messages.ReceiverFailed
@@ -145,6 +151,8 @@ def _nonsense(it: Bench) -> dict[str, list[tuple[Message, bool]]]:
         "the launcher, of a flow": [
             (messages.StateChanged(10**6, 1, 1, ""), COUNTED),
             (messages.StateChanged(-1, 1, 1, ""), COUNTED),
+            (messages.SetUp(10**6, 1), COUNTED),
+            (messages.ParametersSet("nobody", "why"), QUIET),
             (messages.StateChanged(0, 10**6, 77, ""), COUNTED),
             (messages.StateChanged(0, -1, 3, ""), QUIET),  # of a run that is long over
             (messages.Notified(Event("ping", ("nobody",)), "source"), QUIET),  # it is refused

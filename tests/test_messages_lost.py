@@ -120,7 +120,9 @@ NEEDED: dict[tuple[type[Message], bool], Trigger] = {
     (messages.Extended, False): Bench.grow_in_vain,
 }
 """What makes each kind of message be sent, while a pipe runs."""
-ELSEWHERE = {messages.Kill, messages.Ended, messages.Died, messages.ReceiverFailed, messages.TapRefused}
+ATTACHED = {messages.Hello, messages.Welcome, messages.Relay, messages.Relayed}
+"""Of attached processes: see test_attach.py."""
+ELSEWHERE = {messages.Kill, messages.Ended, messages.Died, messages.ReceiverFailed, messages.TapRefused, *ATTACHED}
 """Sent at the end of something; tested further down."""
 
 

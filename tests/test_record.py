@@ -21,7 +21,7 @@ from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, DestinationRoutine, En
 from pipert_shm.data import Meta
 from pipert_shm.video import DetectedFrame, Detections, MotionDetector, Recorder, Replay, VideoError
 from pipert_shm.video.mcap import McapWriter, Part
-from pipert_shm.video.record import MCAP_MAGIC, OF_PICKLES, UntrustedRecording
+from pipert_shm.video.recording import MCAP_MAGIC, OF_PICKLES, UntrustedRecording
 from routines import Items, Record, Sink, chain, received
 from test_detection import digest
 from waiting import eventually

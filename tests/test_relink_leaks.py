@@ -10,10 +10,17 @@ import pytest
 from audit import LIVE, SENDER_DEAD
 from killing import assert_sound, await_motion, await_states, drain, launcher_of, running, snapshot_of
 from pipert_shm import START_EVENT_NAME, Pipe, WiresValidation
-from pipert_shm.launcher.footprint import LINKS
 from relinking import APART, GATE, TAKEN, Camera, drained, link, moves, two_cameras, unlink, wire
 from routines import Gated, Sink
 from waiting import Board, eventually
+
+LINKS = 32
+
+
+@pytest.fixture(autouse=True)
+def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nobody would wait for thousands of flows."""
+    monkeypatch.setattr("pipert_shm.launcher.footprint.LINKS", LINKS)
 
 
 def test_two_hundred_links_take_no_more_than_one() -> None:

@@ -48,6 +48,7 @@ typedef struct pshm_routine_record {
     uint64_t lost_in_crash;
     uint64_t handling_since_ns;
     uint64_t shows;
+    uint64_t held;
     uint64_t counter[...];
     uint64_t age[...];
     ...;
@@ -58,8 +59,9 @@ typedef struct pshm_flow_record {
 } pshm_flow_record;
 
 typedef struct {
-    uint32_t flows; uint32_t routines; uint32_t edges; uint32_t incarnations; uint32_t cells; ...;
+    uint32_t flows; uint32_t routines; uint32_t edges; uint32_t incarnations; uint32_t cells; uint32_t incarnation_stride; ...;
 } pshm_control;
+typedef struct { ...; } pshm_control_head;
 typedef struct pshm_control_size {
     uint32_t flows; uint32_t routines; uint32_t edges; uint32_t incarnations; uint32_t cells;
 } pshm_control_size;
@@ -69,4 +71,7 @@ pshm_flow_record *pshm_control_flow(const pshm_control *control, uint32_t number
 pshm_routine_record *pshm_control_routine(const pshm_control *control, uint32_t number);
 pshm_edge_record *pshm_control_edge(const pshm_control *control, uint32_t number);
 pshm_incarnation_record *pshm_control_incarnation(const pshm_control *control, uint32_t number);
+void pshm_control_use(const pshm_control *control, uint32_t edges, uint32_t incarnations);
+uint32_t pshm_control_edges_used(const pshm_control *control);
+uint32_t pshm_control_incarnations_used(const pshm_control *control);
 void pshm_control_ring(const pshm_control *control, uint32_t number);

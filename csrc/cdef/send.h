@@ -14,6 +14,8 @@ typedef struct pshm_post {
     uint32_t handled;
     uint32_t slots;
     uint64_t slot[...];
+    uint64_t sequence;
+    uint32_t origin;
     uint32_t lost;
     uint32_t lost_out[...];
     uint64_t lost_token[...];

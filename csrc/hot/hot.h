@@ -272,7 +272,8 @@ static inline bool pshm_hot_noticed(pshm_hot_path *hot) {
 /* Whether the message in hand is older than its wire allows. */
 static inline bool pshm_hot_expired(const pshm_hot_path *hot) {
     const pshm_delivery *delivery = hot->delivery;
-    return delivery->received_ns - delivery->captured_ns > hot->max_age_ns[delivery->place];
+    return pshm_age(delivery->received_ns, delivery->captured_ns) >
+           hot->max_age_ns[delivery->place];
 }
 
 /* The array in hand, after a receipt that gave `status` of at least PSHM_ARRAY. NULL with an

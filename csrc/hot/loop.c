@@ -68,6 +68,23 @@ static PyObject *call_receiver(pshm_hot_path *hot, PyObject *main_logic) {
     return result;
 }
 
+static PyObject *call(pshm_hot_path *hot, PyObject *main_logic) {
+    return hot->source ? call_source(hot, main_logic) : call_receiver(hot, main_logic);
+}
+
+/* The same, and what a trace says of it. */
+static PyObject *traced_call(pshm_hot_path *hot, PyObject *main_logic) {
+    pshm_port *port = hot->port;
+    const pshm_delivery *delivery = hot->delivery;
+    port->frame_origin = hot->source ? port->origin : delivery->origin;
+    port->frame = hot->source ? port->record->sequence : delivery->sequence;
+    if (!hot->source) pshm_port_trace_call(port, PSHM_TRACE_DECODE, 0, delivery->received_ns);
+    uint64_t began = pshm_now();
+    PyObject *result = call(hot, main_logic);
+    pshm_port_trace_call(port, PSHM_TRACE_CALL, 0, began);
+    return result;
+}
+
 /* What becomes of a result that is not sent. */
 static void finish(pshm_hot_path *hot) {
     if (hot->source) {
@@ -126,7 +143,7 @@ int pshm_hot_loop(pshm_hot_path *hot, PyObject *main_logic) {
         }
         take_turn(hot);
         Py_CLEAR(hot->meta);
-        hot->result = hot->source ? call_source(hot, main_logic) : call_receiver(hot, main_logic);
+        hot->result = pshm_trace_is_on() ? traced_call(hot, main_logic) : call(hot, main_logic);
         if (hot->result == NULL) return -1;
         if (is_stray(hot)) return PSHM_LOOP_STRAY;
         hot->calls++;

@@ -50,7 +50,31 @@ static PyObject *pickle_rules(PyObject *module, PyObject *functions) {
     Py_RETURN_NONE;
 }
 
+/* trace(kind, detail, routine, other, origin, sequence, began_ns, ended_ns) */
+static PyObject *trace(PyObject *module, PyObject *arguments) {
+    (void)module;
+    unsigned kind, detail, origin;
+    unsigned short routine, other;
+    unsigned long long sequence, began_ns, ended_ns;
+    if (!PyArg_ParseTuple(arguments, "IIHHIKKK", &kind, &detail, &routine, &other, &origin,
+                          &sequence, &began_ns, &ended_ns))
+        return NULL;
+    pshm_trace_event event = {.time_ns = ended_ns != 0 ? ended_ns : pshm_now(),
+                              .began_ns = began_ns,
+                              .sequence = sequence,
+                              .kind = kind,
+                              .detail = detail,
+                              .routine = routine,
+                              .other = other,
+                              .origin = origin};
+    pshm_trace_note(&event);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
+    {"trace", trace, METH_VARARGS,
+     "trace(kind, detail, routine, other, origin, sequence, began_ns, ended_ns): notes an "
+     "event."},
     {"array_at", (PyCFunction)(void (*)(void))array_at, METH_FASTCALL,
      "array_at(buffer, offset, layout): an array on a buffer, read-only for good."},
     {"pickle_rules", pickle_rules, METH_VARARGS,

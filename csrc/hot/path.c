@@ -328,6 +328,28 @@ static PyObject *pickle_form(PyObject *self, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+/* ---- tracing --------------------------------------------------------------------------- */
+
+/* trace_frame(origin, sequence): the frame of the call that begins. */
+static PyObject *trace_frame(PyObject *self, PyObject *arguments) {
+    pshm_port *port = ((pshm_hot_path *)self)->port;
+    unsigned origin;
+    unsigned long long sequence;
+    if (!PyArg_ParseTuple(arguments, "IK", &origin, &sequence)) return NULL;
+    port->frame_origin = origin;
+    port->frame = sequence;
+    Py_RETURN_NONE;
+}
+
+/* trace(kind, other, began_ns): until now, about that frame. */
+static PyObject *trace(PyObject *self, PyObject *arguments) {
+    unsigned kind, other;
+    unsigned long long began_ns;
+    if (!PyArg_ParseTuple(arguments, "IIK", &kind, &other, &began_ns)) return NULL;
+    pshm_port_trace_call(((pshm_hot_path *)self)->port, kind, other, began_ns);
+    Py_RETURN_NONE;
+}
+
 /* ---- the loop -------------------------------------------------------------------------- */
 
 /* run(main_logic, is_source, ring, interval_ns, turn_ns) -> outcome */
@@ -433,6 +455,10 @@ static PyMethodDef methods[] = {
     {"persistent_load", persistent_load, METH_O, "persistent_load(name): an unpickler's."},
     {"run", run, METH_VARARGS,
      "run(main_logic, is_source, ring, interval_ns, turn_ns): calls it until Python is wanted."},
+    {"trace_frame", trace_frame, METH_VARARGS,
+     "trace_frame(origin, sequence): the frame of the call that begins, for a trace."},
+    {"trace", trace, METH_VARARGS,
+     "trace(kind, other, began_ns): what the routine did until now, with that frame."},
     {"come_back", come_back, METH_NOARGS,
      "come_back(): `run` ends after the call that is under way."},
     {"take_payload", take_payload, METH_NOARGS, "take_payload(): what the call that raised got."},

@@ -82,7 +82,8 @@ int pshm_hot_hand_over(pshm_hot_path *hot, uint32_t handled) {
     int status;
     hot->port->record->sent += 1;
     Py_BEGIN_ALLOW_THREADS
-    status = pshm_port_hand_over(hot->port, hot->post, hot->outs, hot->token, handled);
+    status = pshm_port_hand_over(hot->port, hot->post, hot->outs, hot->token, handled,
+                                 hot->outgoing.sequence, hot->outgoing.origin);
     Py_END_ALLOW_THREADS
     return status;
 }

@@ -253,6 +253,7 @@ int main(int arguments, char **argument) {
         pshm_stress_ring(mode);
         pshm_stress_drop(mode);
         pshm_stress_bell(mode);
+        pshm_stress_trace(mode);
     }
     printf("stress: %" PRIu32 " passed, 0 failed\n", passed);
     return EXIT_SUCCESS;

@@ -98,5 +98,6 @@ void pshm_stress_queue(pshm_test_mode mode);
 void pshm_stress_ring(pshm_test_mode mode);
 void pshm_stress_drop(pshm_test_mode mode);
 void pshm_stress_bell(pshm_test_mode mode);
+void pshm_stress_trace(pshm_test_mode mode);
 
 #endif

@@ -31,7 +31,7 @@ SHIM_FLAGS = f"{C_FLAGS} -Wno-ignored-qualifiers -Wno-unused-value -DPSHM_CRASH_
 
 # Sizes that a search need not have, in the copy. Each text must occur once.
 SMALLER = [
-    ("control.h", "PSHM_RINGS 1024u", "PSHM_RINGS 2u"),
+    ("control.h", "PSHM_RINGS 4096u", "PSHM_RINGS 2u"),
     ("counters.h", "PSHM_BUCKETS 608u", "PSHM_BUCKETS 8u"),
     ("port.h", "PSHM_INS 256u", "PSHM_INS 2u"),
 ]

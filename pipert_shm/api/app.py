@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from pipert_shm.api import control, docs, front, journal, metrics, preview
+from pipert_shm.api import control, docs, front, journal, metrics, pipeline, preview, tracing
 from pipert_shm.api.journal import Journal
 from pipert_shm.api.models import Problem
 from pipert_shm.api.preview import Previews
@@ -84,6 +84,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.pipe = pipe
+    app.state.has_token = token is not None
     app.state.journal = Journal(pipe)
     app.state.previews = Previews(pipe)
     _add_routes(app, dashboard)
@@ -94,13 +95,25 @@ def create_app(
     app.add_middleware(Guard, token=token, hosts=hosts, origins=origins)
     if origins:  # around the guard: what a browser asks before a request shows no token
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["Authorization"]
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization"],
         )
     return app
 
 
 def _add_routes(app: FastAPI, dashboard: bool) -> None:
-    for router in (control.changing, control.looking, metrics.router, journal.router, preview.router, docs.router):
+    for router in (
+        control.changing,
+        pipeline.router,
+        control.looking,
+        metrics.router,
+        journal.router,
+        preview.router,
+        tracing.router,
+        docs.router,
+    ):
         app.include_router(router)
     app.mount(docs.FILES, docs.docs_files())
     if dashboard:

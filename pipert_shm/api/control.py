@@ -14,20 +14,19 @@ from pipert_shm.api.guard import require_own_site
 from pipert_shm.api.models import (
     Command,
     FindingModel,
-    FlowModel,
     Health,
     Link,
     Notified,
     Problem,
     Rate,
     Readiness,
+    Removed,
     Restarted,
-    RoutineModel,
     StatisticsModel,
     Structure,
     Unlink,
     Why,
-    WireModel,
+    statistics_model,
 )
 from pipert_shm.diagnosis import diagnose
 from pipert_shm.errors import PayloadError, PipeFailed, PipeStateError, WiresValidation
@@ -150,6 +149,23 @@ def restart(pipe: OfPipe, flow: FlowName) -> Restarted:
     return Restarted(flow=flow, outcome="on its way")
 
 
+@_route(changing, "/flows/{flow}", "DELETE", responses={**ABSENT, **STATE, **MISFIT})
+def remove(
+    pipe: OfPipe,
+    flow: FlowName,
+    receivers_wait: Annotated[
+        bool, Query(description="Routines that are left without an incoming wire wait for another one, and do not end.")
+    ] = False,
+) -> Removed:
+    """Removes a flow with its wires; answers when its process is gone. What it sent is still delivered."""
+    pipe._built()
+    try:
+        pipe.remove_flow(flow, receivers_wait=receivers_wait)
+    except WiresValidation as error:  # others need it
+        raise HTTPException(422, str(error)) from None
+    return Removed(flow=flow, outcome="removed")
+
+
 # ---- how it is -----------------------------------------------------------------------------------
 
 
@@ -162,13 +178,7 @@ def structure(pipe: OfPipe) -> Structure:
 @_route(looking, "/statistics", "POST", "GET", responses=STATE)
 def statistics(pipe: OfPipe) -> StatisticsModel:
     """The counters of every routine, wire and flow, also after the pipe's end."""
-    now = pipe.statistics()
-    return StatisticsModel(
-        time_s=now.time_s,
-        routines=[RoutineModel.model_validate(routine) for routine in now.routines.values()],
-        wires=[WireModel.model_validate(wire) for wire in now.wires.values()],
-        flows=[FlowModel.model_validate(flow) for flow in now.flows.values()],
-    )
+    return statistics_model(pipe.statistics())
 
 
 @_route(looking, "/why", "GET", responses={**STATE, **MISFIT})

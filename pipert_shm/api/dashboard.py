@@ -167,6 +167,8 @@ class Page:
             if name not in self._cards:
                 with self._grid:
                     self._cards[name] = Card(self, self._pipe, name)
+        for name in [name for name in self._cards if name not in now.routines]:
+            self._cards.pop(name).remove()
         for card in self._cards.values():
             card.show(self._motion, entries)
         self._why.set_content(panel_of(self._diagnosis.look()))
@@ -204,6 +206,10 @@ class Card:
                         wanted = {parameter.name: parameter for one in signatures for parameter in one.parameters.values()}
                         self._button(event, partial(self._ask, event, list(wanted.values())))
                 self._button("restart flow", lambda: page.restart(item.flow))
+
+    def remove(self) -> None:
+        """Takes the card away: its routine was removed."""
+        self._box.delete()
 
     @staticmethod
     def _button(text: str, action: Callable[[], Any]) -> None:
@@ -327,6 +333,8 @@ def _news(entries: list[Entry]) -> str:
                 COLOURS["running"],
                 f"↻ <b>{told['flow']}</b> is up again, restart {told['restarts']}, pid {told['pid']}",
             )
+        elif entry.kind == "removed":
+            colour, text = COLOURS["ended"], f"✖ <b>{told['flow']}</b> was removed"
         elif entry.kind == "state":
             colour, text = COLOURS.get(told["now"], "#94a3b8"), f"● {told['routine']}: {told['now']}"
         else:

@@ -87,6 +87,8 @@ def draw(motion: Motion, *, upright: bool = False) -> str:
     :param upright: whether frames go down the page (for a phone), rather than to the right.
     """
     places = places_of(motion.now)
+    if not places:
+        return ""  # all flows were removed
     corners = [_corner(place, upright) for place in places.values()]
     width, height = max(x for x, _ in corners) + WIDE + MARGIN, max(y for _, y in corners) + HIGH + MARGIN
     if any(_passes(places[wire.sender], places[wire.receiver]) for wire in motion.now.wires.values() if wire.linked):

@@ -28,7 +28,7 @@ LONGEST_TEXT = 4000
 LOOK_S = 0.2  # how often the pipe is looked at, and a client told
 RETRY_MS = 2000  # after which a client connects again
 
-Kind = Literal["state", "crash", "restart", "log", "end"]
+Kind = Literal["state", "crash", "restart", "removed", "log", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Entry:
     Attributes:
         number: counts from 1.
         time: seconds since the epoch.
-        kind: `state` (of a routine), `crash` or `restart` (of a flow), `log`, or `end` (of the pipe).
+        kind: `state` (of a routine), `crash`, `restart` or `removed` (of a flow), `log`, or `end` (of the pipe).
         details: by kind; see `/events`.
     """
 
@@ -141,6 +141,9 @@ class Journal(logging.Handler):
         for name, flow in now.flows.items():
             if name in before.flows:
                 self._compare_flow(before.flows[name], flow)
+        for name in before.flows:
+            if name not in now.flows:
+                self._add("removed", flow=name)
         for name, routine in now.routines.items():
             was = before.routines[name].state if name in before.routines else None
             if was != routine.state:
@@ -202,6 +205,7 @@ async def events(
     - `crash`: `flow`, `last_exit`, `reason` (as `last_reason` in the statistics), `restarts`, `state` (`failed` when it is for
       good): the flow's process died.
     - `restart`: `flow`, `pid`, `restarts`: the flow has a process again.
+    - `removed`: `flow`: the flow was removed.
     - `log`: `level`, `logger`, `flow`, `routine`, `message`, `exception`: a record that reached the pipe's logger.
     - `lost`: `count` entries are not remembered any more, since the client was too slow.
     - `end`: the pipe has ended, and so does the stream.

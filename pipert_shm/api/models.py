@@ -11,7 +11,7 @@ from pipert_shm import binding
 from pipert_shm.flow_statistics import FlowStatistics
 from pipert_shm.limits import FASTEST_FPS, LONGEST_WAIT, SLOWEST_FPS, Policy, checked_fps
 from pipert_shm.measures import measured
-from pipert_shm.statistics import Latency, RoutineStatistics, WireStatistics
+from pipert_shm.statistics import Latency, PipeStatistics, RoutineStatistics, WireStatistics
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -89,6 +89,23 @@ class Restarted(Answer):
     flow: str
     """The flow, or the name that its replicas share."""
     outcome: str = Field(examples=["on its way"])
+
+
+class Removed(Answer):
+    """A flow that is gone."""
+
+    flow: str
+    """The flow, or the name that its replicas shared."""
+    outcome: str = Field(examples=["removed"])
+
+
+class Applied(Answer):
+    """What a pipeline's file has changed, or would change."""
+
+    dry_run: bool
+    """Whether nothing was done."""
+    changes: list[str] = Field(examples=[["+ flow 'second': camera2"]])
+    """A line for each change; none when the pipe is like the file already."""
 
 
 class RoutineStructure(Answer):
@@ -190,6 +207,16 @@ class StatisticsModel(Answer):
     routines: list[RoutineModel]
     wires: list[WireModel]
     flows: list[FlowModel]
+
+
+def statistics_model(now: PipeStatistics) -> StatisticsModel:
+    """The statistics of a pipe, as they are answered."""
+    return StatisticsModel(
+        time_s=now.time_s,
+        routines=[RoutineModel.model_validate(routine) for routine in now.routines.values()],
+        wires=[WireModel.model_validate(wire) for wire in now.wires.values()],
+        flows=[FlowModel.model_validate(flow) for flow in now.flows.values()],
+    )
 
 
 class FindingModel(Answer):

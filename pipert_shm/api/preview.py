@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -338,5 +337,9 @@ async def _parts(previews: Previews, routine: str, preview: Preview) -> AsyncIte
             yield head.encode() + shot.jpeg + b"\r\n"
         elif preview.over:
             await asyncio.sleep(AGAIN_S)
-            with suppress(PipeStateError):  # it has ended, or its flow is being restarted
+            try:
                 preview = await previews.opened(routine)
+            except PipeStateError:
+                continue  # it has ended, or its flow is being restarted
+            except UnknownTarget:
+                return  # it was removed

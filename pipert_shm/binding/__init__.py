@@ -36,6 +36,7 @@ from pipert_shm.binding.constants import (
     PROTOCOL,
     REASONS,
     RINGS,
+    ROUTINES,
     SENDER_DEAD,
     SWEPT,
     TIMED_OUT,
@@ -67,7 +68,7 @@ from pipert_shm.binding.port import (
     read_delivered,
     slot_and_offset,
 )
-from pipert_shm.binding.process import Claim, Geometry, Process, Writable
+from pipert_shm.binding.process import Claim, Geometry, Kind, Process, Writable
 from pipert_shm.binding.records import EdgeRecord, Ends, FlowRecord, FlowStatus, Incarnation, RoutineRecord, Settings, Tickets
 from pipert_shm.binding.thread import signal_thread
 
@@ -108,6 +109,7 @@ __all__ = [
     "REFUSED",
     "RESULT",
     "RINGS",
+    "ROUTINES",
     "SENDER_DEAD",
     "SENT",
     "SWEPT",
@@ -125,6 +127,7 @@ __all__ = [
     "Geometry",
     "Holders",
     "Incarnation",
+    "Kind",
     "Lease",
     "Memory",
     "Port",

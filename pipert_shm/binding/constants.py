@@ -23,6 +23,7 @@ LAYOUTS: int = lib.PSHM_LAYOUTS
 HEAD_SHIFT: int = lib.PSHM_HEAD_SHIFT
 
 RINGS: int = lib.PSHM_RINGS
+ROUTINES: int = lib.PSHM_ROUTINES  # of a pipe, taps included
 OUTS: int = lib.PSHM_OUTS
 INS: int = lib.PSHM_INS
 BUCKETS: int = lib.PSHM_BUCKETS

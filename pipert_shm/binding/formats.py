@@ -11,6 +11,8 @@ from pipert_shm.binding.memory import Copy
 from pipert_shm.binding.native import ffi, lib
 from pipert_shm.frozen import Frozen
 
+LINE = 64  # bytes of a cache line, at which each kind of records begins
+
 
 class ControlSize(Frozen):
     """How many records of each kind a control segment has room for.
@@ -25,10 +27,38 @@ class ControlSize(Frozen):
     incarnations: int
     cells: int
 
+    @staticmethod
+    def head_bytes() -> int:
+        """Bytes of the head, before the records."""
+        size: int = ffi.sizeof("pshm_control_head")
+        return size
+
     def bytes_needed(self) -> int:
         """Bytes of the segment; 0 when a segment can't have so many records."""
         size: int = lib.pshm_control_bytes(self._in_c())
         return size
+
+    def pages_of(self, used: ControlSize, text: int) -> int:
+        """How many pages of such a segment have memory when so many records are used.
+
+        :param text: bytes behind the records.
+        """
+        edges_at = self.replaced(edges=0, incarnations=0).bytes_needed()
+        incarnations_at, end = self.replaced(incarnations=0).bytes_needed(), self.bytes_needed()
+        stride = self.replaced(incarnations=1).bytes_needed() - incarnations_at
+        routine, edge, flow = map(ffi.sizeof, ("pshm_routine_record", "pshm_edge_record", "pshm_flow_record"))
+        parts = (
+            (0, self.head_bytes()),
+            (-(-self.head_bytes() // LINE) * LINE, used.flows * flow),
+            (edges_at - self.routines * routine, used.routines * routine),
+            (edges_at, used.edges * edge),
+            (incarnations_at, used.incarnations * stride),
+            (end, text),
+        )
+        pages: set[int] = set()
+        for start, size in parts:
+            pages.update(range(start // mmap.PAGESIZE, -(-(start + size) // mmap.PAGESIZE) if size else 0))
+        return len(pages)
 
     def format(self, address: int, budget: int) -> None:
         """Writes the head of a fresh, zeroed segment.

@@ -34,12 +34,13 @@ def unguard(fd: int) -> None:
     lib.pshm_unguard(fd)
 
 
-def map_shared(fd: int, size: int) -> int:
-    """Maps a segment read-write and returns its address.
+def map_shared(fd: int, size: int, *, writable: bool = True) -> int:
+    """Maps a segment and returns its address.
 
     :raises OSError: when the kernel refuses.
     """
-    address = lib.mmap(ffi.NULL, size, lib.PROT_READ | lib.PROT_WRITE, lib.MAP_SHARED, fd, 0)
+    access = lib.PROT_READ | lib.PROT_WRITE if writable else lib.PROT_READ
+    address = lib.mmap(ffi.NULL, size, access, lib.MAP_SHARED, fd, 0)
     if int(ffi.cast("intptr_t", address)) == -1:
         raise OSError(ffi.errno, os.strerror(ffi.errno))
     return int(ffi.cast("uintptr_t", address))
@@ -50,6 +51,9 @@ def unmap(address: int, size: int) -> None:
     lib.munmap(ffi.cast("void *", address), size)
 
 
+_NO_RESERVE = 0x4000  # MAP_NORESERVE: Python has no name for it before 3.13
+
+
 class Copy:
     """A private copy of the beginning of a segment, aligned to a page. The segment itself is neither mapped nor changed."""
 
@@ -57,9 +61,25 @@ class Copy:
 
     def __init__(self, data: bytes, size: int = 0) -> None:
         """:param size: the fewest bytes that it has. Those past `data` are 0."""
-        self.memory = mmap.mmap(-1, max(size, len(data), 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.memory = mmap.mmap(-1, max(size, len(data), 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
         self.memory[: len(data)] = data
         self._address = ffi.from_buffer(self.memory)
+
+    @classmethod
+    def of_file(cls, fd: int, size: int) -> Copy:
+        """A copy of a file. Of what has no memory in it, nothing is read."""
+        copy, at = cls(b"", size), 0
+        while at < size:
+            try:
+                begin = os.lseek(fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # which says that only a hole is left
+                    raise
+                break
+            at = min(os.lseek(fd, begin, os.SEEK_HOLE), size)
+            data = os.pread(fd, max(0, at - begin), begin)
+            copy.memory[begin : begin + len(data)] = data
+        return copy
 
     @property
     def address(self) -> int:

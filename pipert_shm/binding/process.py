@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pipert_shm.binding import hot
 from pipert_shm.binding.constants import LIVE, RINGS, SENDER_DEAD
@@ -11,6 +11,8 @@ from pipert_shm.binding.formats import ControlSize, Holders, holders_of
 from pipert_shm.binding.memory import Memory, address_of
 from pipert_shm.binding.native import ffi, lib
 from pipert_shm.binding.records import Incarnation
+
+Kind: TypeAlias = Literal["flow", "routine", "edge", "incarnation"]  # of a record
 
 
 class Claim(NamedTuple):
@@ -25,6 +27,13 @@ class Geometry(NamedTuple):
 
     slots: int
     slot_bytes: int
+
+
+class Extent(NamedTuple):
+    """A part of a segment."""
+
+    offset: int
+    size: int
 
 
 class Writable(NamedTuple):
@@ -50,13 +59,14 @@ class Process:
         control: the C structure, for the modules of this folder.
     """
 
-    __slots__ = ("_process", "control")
+    __slots__ = ("_address", "_process", "control")
 
     def __init__(self, address: int, size: int) -> None:
         process = lib.pshm_process_open(ffi.cast("void *", address), size)
         if process == ffi.NULL:
             raise ValueError("this is not the control segment of a pipe of this version")
         self._process = process
+        self._address = address
         self.control: Any = ffi.addressof(process, "control")
 
     def close(self) -> bool:
@@ -73,8 +83,40 @@ class Process:
         return self._process
 
     def incarnations(self) -> list[Incarnation]:
-        """Every incarnation that the control segment has room for, in use or not."""
-        return [Incarnation(self, number) for number in range(self.room.incarnations)]
+        """The incarnations, by number, that are in use or were."""
+        return [Incarnation(self, number) for number in range(self.incarnations_used)]
+
+    @property
+    def edges_used(self) -> int:
+        """No edge from this number on is in use, but for those of taps."""
+        used: int = lib.pshm_control_edges_used(self.control)
+        return used
+
+    @property
+    def incarnations_used(self) -> int:
+        """No incarnation from this number on is in use."""
+        used: int = lib.pshm_control_incarnations_used(self.control)
+        return used
+
+    def note_used(self, edges: int, incarnations: int) -> None:
+        """Says so many are in use. The creator or the launcher, when they have memory."""
+        lib.pshm_control_use(self.control, edges, incarnations)
+
+    def extent(self, kind: Kind, number: int) -> Extent:
+        """Where in the control segment a record lies.
+
+        :raises LookupError: when there is no room for so many.
+        """
+        find, size = {
+            "flow": (lib.pshm_control_flow, ffi.sizeof("pshm_flow_record")),
+            "routine": (lib.pshm_control_routine, ffi.sizeof("pshm_routine_record")),
+            "edge": (lib.pshm_control_edge, ffi.sizeof("pshm_edge_record")),
+            "incarnation": (lib.pshm_control_incarnation, self.control.incarnation_stride),
+        }[kind]
+        record = find(self.control, number)
+        if not record:
+            raise LookupError(f"the control segment has no room for {kind} {number}")
+        return Extent(address_of(record) - self._address, size)
 
     @property
     def room(self) -> ControlSize:
@@ -116,6 +158,15 @@ class Process:
     def release_ring(self, ring: int) -> None:
         """Gives back a ring's place and its bytes of the budget. Its owner, or the launcher for a dead one."""
         lib.pshm_control_release_ring(self.control, ring)
+
+    def rings(self) -> list[int]:
+        """The places of the rings that are published. A snapshot."""
+        places = []
+        place: int = lib.pshm_control_next_ring(self.control, 0)
+        while place < RINGS:
+            places.append(place)
+            place = lib.pshm_control_next_ring(self.control, place + 1)
+        return places
 
     def serial(self, ring: int) -> int:
         """The serial of a published ring, 0 if the place is free."""

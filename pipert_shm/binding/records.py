@@ -68,6 +68,11 @@ def _found(record: Any, what: str, number: int) -> Any:
     return record
 
 
+def _zero(record: Any) -> None:
+    memory = ffi.buffer(record)
+    memory[:] = bytes(len(memory))
+
+
 class EdgeRecord:
     """One edge's record in the control segment: its settings, which stay as they are, and its counters."""
 
@@ -107,7 +112,7 @@ class EdgeRecord:
 
     def clear(self) -> None:
         """Zeroes the record, for another pair of routines. The launcher, when no process uses the edge any more."""
-        ffi.buffer(self._record)[:] = bytes(ffi.sizeof("pshm_edge_record"))
+        _zero(self._record)
 
     def forget_reach(self, routine: int) -> None:
         """Takes a routine out of the reach, when no ring of it is left. The launcher."""
@@ -265,7 +270,7 @@ class FlowRecord:
 
     def clear(self) -> None:
         """Zeroes the record, for another flow."""
-        ffi.buffer(self._record)[:] = bytes(ffi.sizeof("pshm_flow_record"))
+        _zero(self._record)
 
     def note_start(self, state: int, pid: int, started: int = 0) -> None:
         """Says that the flow has a process.
@@ -306,7 +311,7 @@ class RoutineRecord:
 
     def clear(self) -> None:
         """Zeroes the record, for another routine. The launcher, when nothing is left of the one before."""
-        ffi.buffer(self.words)[:] = bytes(ffi.sizeof("pshm_routine_record"))
+        _zero(self.words)
 
     def ring(self) -> None:
         """Wakes the routine to look at its queues again. Any thread of any process."""
@@ -329,6 +334,11 @@ class RoutineRecord:
     @shows.setter
     def shows(self, on: bool) -> None:
         self.words.shows = on
+
+    def hold(self, on: bool) -> None:
+        """Keeps the routine from ending when all of its streams have, or does not any more. Launcher; its flow lets go."""
+        self.words.held = on
+        self.ring()
 
     @property
     def sequence(self) -> int:

@@ -13,6 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 import pipert_shm
+from pipert_shm.cli.apply import EXAMPLES, apply
+from pipert_shm.cli.looking import looking
 from pipert_shm.cli.remote import ctl, examples, print_json, rpc
 from pipert_shm.errors import ConfigError, PipeFailed, PipertError
 from pipert_shm.system.streams import say
@@ -66,6 +68,7 @@ def _pipert_shm(
 
 app.add_typer(ctl, name="ctl")
 app.add_typer(rpc, name="rpc")
+app.add_typer(looking)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
@@ -132,6 +135,9 @@ def run(
     return (run_watched if watch else run)(file, api)
 
 
+app.command(epilog=EXAMPLES)(apply)
+
+
 @app.command(
     epilog=examples(
         "pipert-shm demo                               a clip that is installed: vtest.avi, or that of the demo extra",
@@ -186,8 +192,11 @@ def bench(context: typer.Context) -> int:
 # ---- this machine --------------------------------------------------------------------------------
 
 
-@app.command(epilog=examples("pipert-shm top", "pipert-shm top --once --json | jq '.pipes[].wires[]'"))
+@app.command(epilog=examples("pipert-shm top", "pipert-shm top yard", "pipert-shm top --once --json | jq '.pipes[].wires[]'"))
 def top(
+    pipe: Annotated[
+        str | None, typer.Argument(metavar="[PIPE]", help="Its name or id, or a part of one; by default all pipes that run.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print what happens within one interval, and end.")] = False,
     as_json: Json = False,
     interval: Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="Time between two looks.")] = 1.0,
@@ -206,11 +215,11 @@ def top(
     if not once:
         if as_json or not console.is_terminal:
             raise typer.BadParameter("give --once: the live table needs a terminal")
-        show_live(interval, console)
+        show_live(interval, console, pipe)
         return
-    before = look()
+    before = look(pipe)
     time.sleep(interval)
-    report = compare(look(), before)
+    report = compare(look(pipe), before)
     if as_json:
         print_json(report)
     else:
@@ -247,6 +256,37 @@ def why(
         print_json(reports)
     else:
         show(reports, Console(markup=False, highlight=False, emoji=False))
+
+
+@app.command(
+    epilog=examples(
+        "pipert-shm trace yard                               5 seconds, into yard.pftrace",
+        "pipert-shm trace 127.0.0.1:8080 --seconds 1 -o t.pftrace",
+    )
+)
+def trace(
+    pipe: Annotated[str, typer.Argument(metavar="PIPE|URL", help="Its name or id; or where it is controlled: 127.0.0.1:8080.")],
+    seconds: Annotated[float, typer.Option(min=0.01, max=60, metavar="SECONDS", help="How long it is traced.")] = 5.0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", dir_okay=False, writable=True)] = None,
+    token: Annotated[str | None, typer.Option(envvar="PIPERT_TOKEN", help="The bearer token, where it asks for one.")] = None,
+) -> None:
+    """Show where the time of each frame goes: trace a running pipe for some seconds.
+
+    The file has a row for each routine and each wire: calls, spans, waits for messages, room and slots, queues, drops with
+    their reasons, restarts; arrows follow each frame. Open it at https://ui.perfetto.dev, which reads it in your browser and
+    sends it nowhere. The pipe goes on meanwhile, and takes hardly more CPU. The program that runs it needs the extra `trace`.
+    """
+    from pipert_shm.cli.trace import default_file, is_url, trace_by_name, trace_over_http
+
+    path = output or default_file(pipe)
+    with path.open("wb") as file:  # first: what can't be written is told at once
+        try:
+            content, report = trace_over_http(pipe, seconds, token) if is_url(pipe) else trace_by_name(pipe, seconds)
+        except BaseException:
+            path.unlink()
+            raise
+        file.write(content)
+    print(f"{path}: {report}; open it at https://ui.perfetto.dev")
 
 
 @app.command("ls")

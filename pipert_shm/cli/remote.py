@@ -1,4 +1,4 @@
-"""Control of a pipe that runs elsewhere, over HTTP or zerorpc: `pipert-shm ctl` and `pipert-shm rpc`."""
+"""Control of a pipe that another process runs: `pipert-shm ctl` by its name or over HTTP, `pipert-shm rpc` over zerorpc."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from urllib.request import ProxyHandler, Request, build_opener
 import typer
 
 from pipert_shm.errors import RemoteRefusal
+from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME, STOP_EVENT_NAME
 from pipert_shm.extras import to_install
 
 PATIENCE_S = 60.0  # how long an answer may take; that to `kill` comes when the pipe has ended
 
-ctl = typer.Typer(help="Control a pipe over HTTP: start, pause, kill, events, statistics.")
+ctl = typer.Typer(help="Control a pipe by its name, or over HTTP: start, pause, kill, events, statistics.")
 rpc = typer.Typer(help="Control a pipe over zerorpc, by PipeRT2's calls.")
 
 
@@ -35,30 +36,44 @@ def print_json(value: Any) -> None:
 # ---- HTTP ----------------------------------------------------------------------------------------
 
 
-def call_http(url: str, path: str, arguments: dict[str, Any] | None = None, token: str | None = None) -> Any:
+def call_http(
+    url: str,
+    path: str,
+    arguments: dict[str, Any] | None = None,
+    token: str | None = None,
+    *,
+    body: bytes | None = None,
+    method: str = "POST",
+    patience: float = PATIENCE_S,
+) -> Any:
     """Posts to the HTTP control at `url`; its answer.
 
     :param url: such as `http://127.0.0.1:8080`.
     :param arguments: of an event.
     :param token: for `Authorization: Bearer`.
+    :param body: a pipeline's text, where it takes one.
+    :param patience: seconds that the answer may take.
     :raises RemoteRefusal: when nothing answers there, or the answer is no.
     """
-    body = None if arguments is None else json.dumps({"extra_args": arguments}).encode()
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    kind = "application/json" if body is None else "application/yaml"
+    if arguments is not None:
+        body = json.dumps({"extra_args": arguments}).encode()
+    headers = {"Content-Type": kind} | ({"Authorization": f"Bearer {token}"} if token else {})
     try:
-        request = Request(url.rstrip("/") + path, body, headers, method="POST")
-        with build_opener(ProxyHandler({})).open(request, timeout=PATIENCE_S) as answer:
+        request = Request(url.rstrip("/") + path, body, headers, method=method)
+        with build_opener(ProxyHandler({})).open(request, timeout=patience) as answer:
             return json.load(answer)
     except HTTPError as error:
         with error:
-            raise RemoteRefusal(f"{url} refuses: {_detail(error)}") from None
+            raise RemoteRefusal(f"{url} refuses: {detail_of(error)}") from None
     except URLError as error:
         raise RemoteRefusal(f"nothing answers at {url}: {error.reason}; is `pipert-shm run --api` up there?") from None
     except (OSError, HTTPException, ValueError) as error:  # a connection that breaks, an address or an answer that is none
         raise RemoteRefusal(f"{url} is not the control of a pipe: {error or type(error).__name__}") from None
 
 
-def _detail(error: HTTPError) -> str:
+def detail_of(error: HTTPError) -> str:
+    """Why a server refuses."""
     try:
         answer = json.load(error)
     except ValueError:
@@ -75,45 +90,62 @@ def event_path(event: str, routine: str | None) -> str:
 
 @ctl.callback(
     epilog=examples(
-        "pipert-shm ctl 127.0.0.1:8080 pause",
-        "pipert-shm ctl 127.0.0.1:8080 event SET_THRESHOLD --routine detector value=60",
-        "pipert-shm ctl 127.0.0.1:8080 stats | jq '.wires[].dropped'",
+        "pipert-shm ctl yard pause                        the pipe of this machine that is called yard",
+        "pipert-shm ctl 127.0.0.1:8080 pause              over HTTP",
+        "pipert-shm ctl yard event SET_THRESHOLD --routine detector value=60",
+        "pipert-shm ctl yard stats | jq '.wires[].dropped'",
     )
 )
 def _ctl(
     context: typer.Context,
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where the pipe is controlled, such as 127.0.0.1:8080.")],
+    pipe: Annotated[
+        str, typer.Argument(metavar="PIPE|URL", help="Its name or id, or where it is controlled, such as 127.0.0.1:8080.")
+    ],
     token: Annotated[str | None, typer.Option(envvar="PIPERT_TOKEN", help="The bearer token, where it asks for one.")] = None,
 ) -> None:
-    """Control a pipe over HTTP: one that `pipert-shm run --api` or an `APIWrapper` serves."""
-    context.obj = url if "://" in url else f"http://{url}", token
+    """Control a pipe: one of this machine by its name, or one that `pipert-shm run --api` or an `APIWrapper` serves."""
+    context.obj = _url(pipe), pipe, token
 
 
-def _call(context: typer.Context, path: str, arguments: dict[str, Any] | None = None) -> Any:
-    url, token = context.obj
-    return call_http(url, path, arguments, token)
+def _url(pipe: str) -> str | None:
+    """The URL that is meant; None where it is a pipe's name."""
+    if "://" in pipe:
+        return pipe
+    host, _, port = pipe.rpartition(":")
+    return f"http://{pipe}" if host and port.rstrip("/").isdigit() else None
 
 
-def _say_outcome(answer: Any) -> None:
+def _notify(context: typer.Context, path: str, event: str, routine: str | None, arguments: dict[str, Any] | None) -> None:
+    """Has an event notified.
+
+    :param path: of the request where it goes over HTTP.
+    """
+    url, pipe, token = context.obj
+    if url is not None:
+        answer = call_http(url, path, arguments, token)
+    else:
+        from pipert_shm.cli.by_name import notify
+
+        answer = notify(pipe, event, routine, arguments)
     print(f"{answer['event']}: {answer['outcome']}")
 
 
 @ctl.command("start")
 def _ctl_start(context: typer.Context) -> None:
     """Start all routines."""
-    _say_outcome(_call(context, "/start"))
+    _notify(context, "/start", START_EVENT_NAME, None, None)
 
 
 @ctl.command("pause")
 def _ctl_pause(context: typer.Context) -> None:
     """Stop all routines after the message in hand; `start` goes on."""
-    _say_outcome(_call(context, "/pause"))
+    _notify(context, "/pause", STOP_EVENT_NAME, None, None)
 
 
 @ctl.command("kill")
 def _ctl_kill(context: typer.Context) -> None:
     """End the pipe, and wait until it has ended."""
-    _say_outcome(_call(context, "/kill"))
+    _notify(context, "/kill", KILL_EVENT_NAME, None, None)
 
 
 @ctl.command("event")
@@ -126,7 +158,7 @@ def _ctl_event(
     routine: Annotated[str | None, typer.Option(help="Notify this routine only.")] = None,
 ) -> None:
     """Notify an event: to all routines that handle it, or to one."""
-    _say_outcome(_call(context, event_path(name, routine), dict(map(_parameter, parameters or []))))
+    _notify(context, event_path(name, routine), name, routine, dict(map(_parameter, parameters or [])))
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -142,7 +174,13 @@ def _parameter(text: str) -> tuple[str, Any]:
 @ctl.command("stats")
 def _ctl_stats(context: typer.Context) -> None:
     """Print, as JSON, what each routine and wire has done so far."""
-    print_json(_call(context, "/statistics"))
+    url, pipe, token = context.obj
+    if url is not None:
+        print_json(call_http(url, "/statistics", token=token))
+        return
+    from pipert_shm.cli.by_name import statistics_of
+
+    print_json(statistics_of(pipe))
 
 
 # ---- zerorpc -------------------------------------------------------------------------------------

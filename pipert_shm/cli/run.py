@@ -18,9 +18,9 @@ from types import FrameType, ModuleType
 from typing import NoReturn
 
 from pipert_shm.control.log_output import TERMINAL_FORMAT
-from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError
+from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError, PipeStateError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
-from pipert_shm.pipe import DEFAULT_NAME, Pipe
+from pipert_shm.pipe import Pipe
 from pipert_shm.pipeline_file.loading import load_pipeline
 from pipert_shm.pipeline_file.objects import told
 from pipert_shm.pipeline_file.schema import LoggingSettings
@@ -73,7 +73,7 @@ def load(path: Path) -> Loaded:
 
 def _named(pipe: Pipe, path: Path) -> Pipe:
     """The pipe, named after its file unless it has a name: the program would be the command."""
-    if pipe.logger.name == DEFAULT_NAME:
+    if not pipe.is_named:
         pipe.name = path.stem
     return pipe
 
@@ -110,7 +110,9 @@ def run(path: Path, api: Address | None = None) -> int:
 
 
 def run_watched(path: Path, api: Address | None = None) -> int:
-    """Runs a file's pipe, afresh in a new interpreter whenever its code or parameters have changed, until a signal comes.
+    """Runs a file's pipe, afresh in a new interpreter whenever its code has changed, until a signal comes.
+
+    A change of a `.yaml` file is applied to the pipe that runs, and starts it afresh only where that can't be.
 
     Looked at are the file, and every `.py` file beside it or beside a module that it imports, other than installed ones.
 
@@ -236,7 +238,7 @@ def _signals() -> Iterator[_Came]:
 
 
 class _Watch:
-    """A thread that kills the pipe when a file has changed.
+    """A thread that applies the pipeline's file when that alone has changed, and kills the pipe when code has.
 
     :param before: the files as they were when they were loaded.
     """
@@ -250,16 +252,39 @@ class _Watch:
         threading.Thread(target=self._look, name="run-watch", daemon=True).start()
 
     def _look(self) -> None:
-        try:
-            now = self._changed_files()
-        except (OSError, RuntimeError) as error:  # the system has no more inotify watches, say
-            _say(f"can't watch the files: {error}; WATCHFILES_FORCE_POLLING=1 looks at them again and again instead")
-            return
-        files = {path for path in now.keys() | self._before.keys() if now.get(path) != self._before.get(path)}
+        while True:
+            try:
+                now = self._changed_files()
+            except (OSError, RuntimeError) as error:  # the system has no more inotify watches, say
+                _say(f"can't watch the files: {error}; WATCHFILES_FORCE_POLLING=1 looks at them again and again instead")
+                return
+            files = {path for path in now.keys() | self._before.keys() if now.get(path) != self._before.get(path)}
+            if files != {self._path} or not self._is_applied():
+                break
+            self._before = now
         _say(f"{', '.join(sorted(path.name for path in files))} changed: starting afresh")
         self._changed.set()
         if self._pipe:
             self._pipe.notify_event(KILL_EVENT_NAME)
+
+    def _is_applied(self) -> bool:
+        """Brings the pipe to what its file says now. If that can't be, the pipe goes on as it is, and the reason is told.
+
+        :returns: False when the file asks for what only a fresh start can do, or no pipe runs.
+        """
+        from pipert_shm.applying.apply import apply_pipeline
+
+        if self._pipe is None or self._path.suffix == ".py":
+            return False
+        try:
+            if apply_pipeline(self._pipe, self._path, dry_run=True).difference.refused:
+                return False
+            _say(f"{self._path.name} changed: applied\n{apply_pipeline(self._pipe, self._path)}")
+        except PipeStateError:  # it is not built yet, or has ended
+            return False
+        except PipertError as error:
+            _say(f"{self._path.name} changed, and is not applied:\n{error}")
+        return True
 
     def _changed_files(self) -> Files:
         """Waits for a change; the files as they are then."""

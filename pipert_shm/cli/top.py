@@ -11,7 +11,7 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from select import select
 from typing import Any
@@ -23,7 +23,9 @@ from rich.segment import Segments as Pieces
 from rich.table import Table
 from rich.text import Text
 
+from pipert_shm.cli.why import chosen
 from pipert_shm.display.pager import Pager
+from pipert_shm.errors import UnknownTarget
 from pipert_shm.measures import measured
 from pipert_shm.shm.listing import Control, Segment, list_pipe
 from pipert_shm.shm.segments import free_bytes, pipe_ids
@@ -50,8 +52,12 @@ class Look:
     statistics: PipeStatistics = NEVER
 
 
-def look() -> dict[str, Look]:
-    """At every pipe that runs on this machine; by id."""
+def look(wanted: str | None = None) -> dict[str, Look]:
+    """At the pipes that run on this machine; by id.
+
+    :param wanted: the id or the name of a pipe, or a part of one of them; None for all.
+    :raises UnknownTarget: when no pipe is called so.
+    """
     looks = {}
     for pipe_id in pipe_ids():
         listing = list_pipe(pipe_id)
@@ -67,7 +73,7 @@ def look() -> dict[str, Look]:
             looks[pipe_id] = Look(*common, problem=str(error))
             continue
         looks[pipe_id] = Look(*common, statistics=statistics)
-    return looks
+    return looks if wanted is None else chosen(looks, wanted)
 
 
 def compare(now: dict[str, Look], before: dict[str, Look]) -> dict[str, Any]:
@@ -172,20 +178,24 @@ def show_once(report: dict[str, Any], console: Console) -> None:
     console.print(_view(report))
 
 
-def show_live(interval: float, console: Console) -> None:
+def show_live(interval: float, console: Console, wanted: str | None = None) -> None:
     """Shows the pipes, as they are every `interval` seconds, until `q` is pressed. Keys scroll and filter: see `Pager`.
 
+    :param wanted: the pipe to show, as `look` takes it; once it has ended, there is nothing to show.
+    :raises UnknownTarget: when no pipe is called so.
     :raises KeyboardInterrupt: at Ctrl-C.
     """
     pager = Pager()
-    before = look()
+    before = look(wanted)
     report, due = compare(before, {}), time.monotonic() + interval
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         while not pager.wants_end:
             live.update(_screen(matching(report, pager.filter), pager, console), refresh=True)
             pager.press(pressed(max(0.0, due - time.monotonic())))
             if time.monotonic() >= due:
-                now = look()
+                now: dict[str, Look] = {}
+                with suppress(UnknownTarget):
+                    now = look(wanted)
                 report, due = compare(now, before), time.monotonic() + interval
                 before = now
 

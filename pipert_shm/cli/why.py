@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from textwrap import wrap
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.text import Text
@@ -54,10 +54,21 @@ def look(wanted: str | None = None) -> dict[str, Look]:
             looks[pipe_id] = Look(pipe_id, listing.name, None, str(error))
             continue
         looks[pipe_id] = Look(pipe_id, listing.name, moment)
-    return looks if wanted is None else _chosen(looks, wanted)
+    return looks if wanted is None else chosen(looks, wanted)
 
 
-def _chosen(looks: dict[str, Look], wanted: str) -> dict[str, Look]:
+class Named(Protocol):
+    """Anything that is of one pipe."""
+
+    @property
+    def name(self) -> str:
+        """The pipe's name."""
+
+
+N = TypeVar("N", bound=Named)
+
+
+def chosen(looks: dict[str, N], wanted: str) -> dict[str, N]:
     """Those that are called so; where there are none, those whose id or name contains it, in any case.
 
     :raises UnknownTarget: when there is none.

@@ -26,7 +26,6 @@ from pipert_shm.frozen import Frozen
 from pipert_shm.system import calls
 
 PACKET_BYTES = 120 << 10  # every socket takes it, whatever net.core.wmem_max is
-BUFFER_BYTES = 1 << 20
 LARGEST_MESSAGE = 8 << 20
 MOST_FDS = 4
 SHORTAGES = (errno.ENOBUFS, errno.ENOMEM)  # of the kernel, which pass
@@ -152,7 +151,7 @@ class Channel:
 
         :raises OSError: when the system has no descriptors or no memory for them.
         """
-        ends = calls.channel_ends(BUFFER_BYTES)
+        ends = calls.channel_ends()
         return cls(ends[0]), cls(ends[1])
 
     def keep(self) -> Channel:

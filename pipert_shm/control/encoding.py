@@ -6,11 +6,15 @@ import io
 import pickle
 import types
 import typing
+import zlib
 from typing import Any, Union
 
 from pipert_shm.control.messages import KINDS, Message
 
 _CODES = {kind: code for code, kind in enumerate(KINDS)}
+PROTOCOL = zlib.crc32(
+    repr([(kind.__name__, str(kind.FIELDS)) for kind in KINDS]).encode()
+)  # of this version: all of its messages
 _PLAIN = {("builtins", name) for name in ("frozenset", "set", "getattr")}
 
 

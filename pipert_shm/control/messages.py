@@ -1,9 +1,11 @@
 """Every message between the processes of a pipe.
 
-The parent, the launcher, the flows and the fork servers send each other these and nothing else. Objects of users (parameters of
-events, fields of log records, exceptions) travel in them as `bytes`, and only the process that needs them decodes them. So a
-message is made of this package's classes only, and decoding it runs no code of others.
+The parent, the launcher, the flows, the fork servers and attached processes send each other these and nothing else. Objects of
+users (parameters of events, fields of log records, exceptions) travel in them as `bytes`, and only the process that needs them
+decodes them. So a message is made of this package's classes only, and decoding it runs no code of others.
 """
+
+# longer than 400 lines: every kind stands here, each with its few fields, and none does anything
 
 from pipert_shm.control.attachment import Attachment
 from pipert_shm.events import Audience, Event
@@ -11,6 +13,7 @@ from pipert_shm.frozen import Frozen
 from pipert_shm.graph.extension import Growth
 from pipert_shm.graph.model import EdgePlan, RoutinePlan
 from pipert_shm.graph.names import Names
+from pipert_shm.graph.replacement import Replacement
 
 
 class Message(Frozen):
@@ -71,10 +74,57 @@ class EndTap(Message):
     edge: int
 
 
+class Trace(Message):
+    """? Begin to trace the pipe; or end a trace.
+
+    Attributes:
+        serial: of the trace.
+        events: that each process keeps, at most; 0: end it.
+    """
+
+    serial: int
+    events: int
+
+
 class RestartFlow(Message):
     """Kill a flow and start it afresh."""
 
     flow: str
+
+
+class Changing(Message):
+    """? A change in several steps begins, or has ended. In between nothing that fails ends the pipe, nor is it over.
+
+    Attributes:
+        held: routines that lose wires. They wait for others, and don't end meanwhile.
+    """
+
+    on: bool
+    held: tuple[str, ...]
+
+
+class Replace(Message):
+    """? Put other routines into flows. The launcher's end of the channel of the fork server that has them comes with it."""
+
+    replacement: Replacement
+    fork_server: int
+
+
+class AwaitRuns(Message):
+    """? Answer when these flows are up, and `setup()` has returned in each of their routines that is to run."""
+
+    flows: tuple[str, ...]
+
+
+class SetParameters(Message):
+    """? Set parameters of a routine that runs. The launcher passes it on to the flow, which answers with ParametersSet.
+
+    Attributes:
+        packed: their values, by name.
+    """
+
+    routine: str
+    packed: bytes
 
 
 # ---- launcher to parent --------------------------------------------------------------------------
@@ -156,10 +206,62 @@ class TapMade(Message):
     incarnation: int
 
 
+class ServerEnded(Message):
+    """A fork server that no flow needed any more was killed, and is to be reaped."""
+
+    pid: int
+
+
 class TapEnded(Message):
     """A tap's sender has let go of it."""
 
     edge: int
+
+
+# ---- attached processes, launcher and parent -----------------------------------------------------
+
+
+class Hello(Message):
+    """? The first message of a process that attaches. The answer is Welcome, or an Answer that says why not.
+
+    Attributes:
+        started: when the process began, in clock ticks since the system did.
+    """
+
+    started: int
+
+
+class Welcome(Message):
+    """The process is attached.
+
+    Attributes:
+        name: the pipe's.
+        names: of all routines, by number, and by the number that their messages carry.
+        audience: who can be addressed by events.
+    """
+
+    pipe_id: str
+    name: str
+    names: Names
+    audience: Audience
+
+
+class Relay(Message):
+    """? A question of an attached process to the parent, which the launcher passes on."""
+
+    kind: str
+    body: bytes
+
+
+class Relayed(Message):
+    """The answer to Relay.
+
+    Attributes:
+        error: the exception that is the answer, pickled; else empty.
+    """
+
+    body: bytes
+    error: bytes
 
 
 # ---- launcher to flow ----------------------------------------------------------------------------
@@ -242,6 +344,12 @@ class RemoveIn(Message):
     edge: int
 
 
+class LetEnd(Message):
+    """The routine was held, and may end when its streams have: it has heard of its wires before this."""
+
+    routine: str
+
+
 class WantSlots(Message):
     """Have at least so many slots in the routine's ring, and in that of its messages."""
 
@@ -250,16 +358,36 @@ class WantSlots(Message):
     message_slots: int
 
 
-class Extended(Message):
-    """Routines were added or removed.
+class TraceInto(Message):
+    """Note what the flow does, in a ring of events to be made; or note nothing any more.
 
     Attributes:
-        names: of all routines, by number, and by the number that their messages carry.
-        audience: who can be addressed by events now.
+        serial: of the trace.
+        ring: the number of the ring; 0: note nothing.
+        events: that it keeps, at most.
+        flow: the flow's number.
+    """
+
+    serial: int
+    ring: int
+    events: int
+    flow: int
+
+
+class Extended(Message):
+    """Flows were added or removed.
+
+    Attributes:
+        names: of the new routines, by number, and by the number that their messages carry.
+        audience: the new flows, as they can be addressed by events.
+        flows: those that were removed.
+        gone: the numbers that the messages of removed routines carry.
     """
 
     names: Names
     audience: Audience
+    flows: tuple[str, ...] = ()
+    gone: tuple[int, ...] = ()
 
 
 class ReceiverDied(Message):
@@ -310,6 +438,24 @@ class Handled(Message):
     """The handlers of an event have returned; its cost is as in HandleEvent."""
 
     cost: int
+
+
+class SetUp(Message):
+    """A routine's `setup()` has returned."""
+
+    routine: int
+    run: int
+
+
+class ParametersSet(Message):
+    """The answer to SetParameters.
+
+    Attributes:
+        why: they are not set; empty when they are.
+    """
+
+    routine: str
+    why: str
 
 
 class Recovered(Message):
@@ -393,11 +539,14 @@ class Record(Message):
 # ---- all of them ---------------------------------------------------------------------------------
 
 KINDS: tuple[type[Message], ...] = (
-    Notify, Kill, Extend, AskNumbers, RemoveFlows, MakeTap, EndTap, RestartFlow,
-    Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded,
-    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, WantSlots, Extended,
+    Notify, Kill, Extend, AskNumbers, RemoveFlows, MakeTap, EndTap, Trace, RestartFlow,
+    Changing, Replace, AwaitRuns, SetParameters,
+    Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded, ServerEnded,
+    Hello, Welcome, Relay, Relayed,
+    StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, LetEnd, WantSlots,
+    TraceInto, Extended,
     ReceiverDied, ReceiverFailed, SenderDied,
-    StateChanged, Notified, Handled, Recovered, Unlinked, TapRefused,
+    StateChanged, SetUp, Notified, Handled, ParametersSet, Recovered, Unlinked, TapRefused,
     ForkFlow, Reap, Forked, Reaped,
     Record,
 )  # fmt: skip

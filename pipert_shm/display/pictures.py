@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipert_shm.display.formats import PLANAR
+
 WIDEST_MOSAIC = 1280  # pixels
 STALE_S = 5.0  # after which the tile of a silent camera says so
 GONE_S = 60.0  # after which the tile of a silent camera is removed
 BETWEEN_MOSAICS_S = 1 / 30
-PLANAR = ("i420", "nv12")  # formats whose arrays have half as many rows more than the picture
 SOON_S = 0.1  # a camera whose frames come in such intervals need not be shown at once
 
 

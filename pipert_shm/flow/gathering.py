@@ -145,5 +145,5 @@ class Gathering:
         return None if matched is None else ([payload for _, payload, _ in matched], [meta for _, _, meta in matched])
 
     def _disown(self, dropped: list[tuple[Hashable, Held]]) -> None:
-        for _, (edge, _, _) in dropped:
-            self._inbox.disown(edge, "join")
+        for _, (edge, _, meta) in dropped:
+            self._inbox.disown(edge, "join", meta)

@@ -12,8 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from pipert_shm import binding
+from pipert_shm.binding import trace
 from pipert_shm.control.guard import contained
-from pipert_shm.control.messages import Handled, HandleEvent, Message, StartRoutines
+from pipert_shm.control.messages import Handled, HandleEvent, ParametersSet, SetParameters, StartRoutines
+from pipert_shm.errors import describe
 from pipert_shm.events import (
     KILL_EVENT_NAME,
     LOG_DATA,
@@ -27,23 +30,33 @@ from pipert_shm.events import (
 )
 from pipert_shm.flow.commands import Start, Stop
 from pipert_shm.flow.runner import Runner
+from pipert_shm.frozen import Frozen
+from pipert_shm.opaque import unpack
+from pipert_shm.parameters import setters_of
+from pipert_shm.shm import tracing
 from pipert_shm.system import calls, forked
 from pipert_shm.system.descriptors import advised
 
-Orders = StartRoutines | HandleEvent
+
+class Setting(Frozen):
+    """An order to set parameters, and the number of the question that it is."""
+
+    order: SetParameters
+    question: int
+
+
+Orders = StartRoutines | HandleEvent | Setting
 
 
 class Handling:
-    """Carries out StartRoutines and HandleEvent. Its public methods are for the control thread.
+    """Carries out StartRoutines, HandleEvent and SetParameters. Its public methods are for the control thread.
 
     Its own thread is started when the first event comes that has handlers of the user's.
 
     :param report: tells the launcher.
     """
 
-    def __init__(
-        self, flow: str, runners: Mapping[str, Runner], report: Callable[[Message], None], logger: logging.Logger
-    ) -> None:
+    def __init__(self, flow: str, runners: Mapping[str, Runner], report: Callable[..., None], logger: logging.Logger) -> None:
         self._flow = flow
         self._logger = logger
         self._runners = runners
@@ -73,6 +86,8 @@ class Handling:
             self._changed.notify()
 
     def _calls_handlers(self, order: Orders) -> bool:
+        if isinstance(order, Setting):
+            return True
         event = START_EVENT_NAME if isinstance(order, StartRoutines) else order.event.name
         kinds = {type(self._runners[name].routine) for name in _names_in(order)}
         return event == UPDATE_FPS_NAME or any(event in handlers_of(kind) for kind in kinds)
@@ -125,8 +140,28 @@ class Handling:
     def _do(self, order: Orders) -> None:
         if isinstance(order, StartRoutines):
             self._start(order)
+        elif isinstance(order, Setting):
+            self._set(order.order, order.question)
         else:
             self._deliver(order)
+
+    def _set(self, order: SetParameters, question: int) -> None:
+        """Calls the methods that set the parameters. A failure counts as the routine's error, and is told to who asked."""
+        runner, why = self._runners[order.routine], ""
+        runner.record.begin_handler()
+        try:
+            setters = setters_of(type(runner.routine))
+            for name, value in unpack(order.packed).items():
+                getattr(runner.routine, setters[name])(value)
+        except BaseException as error:
+            forked.end_if_stray(self._home, error)
+            runner.record.count_error()
+            runner.failures.tell("parameters can't be set", error)
+            why = describe(error)
+        finally:
+            runner.record.end_handler()
+            self._report(ParametersSet(order.routine, why), question)
+        forked.end_if_stray(self._home, None)
 
     def _start(self, order: StartRoutines) -> None:
         """Starts the runs that no earlier order has started: an order may come twice."""
@@ -151,6 +186,7 @@ class Handling:
         for name in event.routines:
             runner = self._runners[name]
             runner.record.begin_handler()
+            began_ns = binding.now_ns()
             try:
                 self._handle_for(runner, event)
             except BaseException as error:
@@ -159,6 +195,9 @@ class Handling:
                 runner.failures.tell(f"event {event.name!r} failed", error)
             finally:
                 runner.record.end_handler()
+                if tracing.on:
+                    shown = tracing.name_index(event.name)
+                    tracing.note(trace.EVENT, runner.number, other=shown, began_ns=began_ns)
             forked.end_if_stray(self._home, None)
 
     def _handle_for(self, runner: Runner, event: Event) -> None:
@@ -183,4 +222,6 @@ class Handling:
 
 
 def _names_in(order: Orders) -> tuple[str, ...]:
+    if isinstance(order, Setting):
+        return (order.order.routine,)
     return order.event.routines if isinstance(order, HandleEvent) else tuple(name for name, _ in order.runs)

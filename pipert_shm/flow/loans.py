@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from pipert_shm.binding import trace
 from pipert_shm.errors import RoutineError
 from pipert_shm.flow.context import Context
+from pipert_shm.routine import Routine
+from pipert_shm.shm import tracing
 from pipert_shm.shm.slots import Stopping
 from pipert_shm.system import forked
 
@@ -26,10 +29,13 @@ class Loans:
         self._obey = obey
         self._home = context.home
         self._name = context.plan.name
+        self._number = context.plan.number
         self._port = context.port
         self._inbox = context.inbox
         self._outbox = context.outbox
         self._record = context.record
+        self._flow = context.plan.flow
+        self._plan = context.host.plan
 
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, wait: bool = True) -> np.ndarray:
         """An array to fill and send: in a slot, or in plain memory where nobody would get it. Waits for a slot.
@@ -57,6 +63,23 @@ class Loans:
     def wake(self) -> None:
         """Makes the routine look at its settings again. Any thread."""
         self._port.notify()
+
+    def routines(self, *, here: bool) -> list[Routine]:
+        """The routines of the pipe. Those of another process stand there as they were when that was forked."""
+        return [item.routine for item in (self._plan.flows[self._flow] if here else self._plan.routines)]
+
+    def note_span(self, name: str, began_ns: int, ended_ns: int = 0) -> None:
+        """Notes what the routine did, if somebody traces the pipe. Any thread: what another one did has no frame."""
+        if not tracing.on:
+            return
+        index = tracing.name_index(name)
+        times = {"began_ns": began_ns, "ended_ns": ended_ns}
+        if threading.current_thread() is not self._thread:
+            tracing.note(trace.THREAD, self._number, other=index, sequence=threading.get_native_id(), **times)
+        elif ended_ns:
+            tracing.note(trace.SPAN, self._number, other=index, **times)
+        else:
+            self._port.hot.trace(trace.SPAN, index, began_ns)
 
     def writable(self, array: np.ndarray) -> np.ndarray | None:
         """The same memory, writable, where this routine alone holds it; else a copy in a slot; None where neither can be."""

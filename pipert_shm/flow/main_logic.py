@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from pipert_shm import binding
+from pipert_shm.binding import trace
 from pipert_shm.data import Meta
 from pipert_shm.errors import EndOfStream, NoFreeSlot, PayloadError, RoutineError, SharedMemoryFull, describe
 from pipert_shm.flow.commands import Command
@@ -16,6 +17,7 @@ from pipert_shm.flow.hot_loop import HotLoop
 from pipert_shm.flow.pacing import Pacing
 from pipert_shm.flow.payload_log import PayloadLog
 from pipert_shm.flow.tombstones import Tombstones
+from pipert_shm.shm import tracing
 from pipert_shm.shm.slots import Stopping
 from pipert_shm.shm.states import State
 from pipert_shm.system import forked
@@ -58,7 +60,7 @@ class MainLogic:
         self._control = control
         self._logic = plan.logic
         self._routine = plan.routine
-        self._origin = plan.origin
+        self._number, self._origin = plan.number, plan.origin
         self._home = context.home
         self._port = context.port
         self._outbox = context.outbox
@@ -162,7 +164,9 @@ class MainLogic:
                 self._payload_log.log("input", payload, its)
         handled = len(holder)
         try:
-            if self._began:
+            if tracing.on:
+                result = self._call_traced(holder, metas)
+            elif self._began:
                 self._began = False  # by its receipt; and it is ended by what comes next, the send or the next receipt
                 result = self.call_user(self._logic, holder[0])
             else:
@@ -253,6 +257,19 @@ class MainLogic:
             self._port.end_call()  # else the send does
         return result
 
+    def _call_traced(self, holder: list[Any], metas: list[Meta]) -> Any:
+        """One call, which a trace is told of."""
+        hot, first = self._port.hot, metas[0]
+        for meta in metas[1:]:
+            tracing.note(trace.MEMBER, self._number, origin=meta.origin_number, sequence=meta.sequence)
+        hot.trace_frame(first.origin_number, first.sequence)
+        began, self._began = self._began, False
+        began_ns = binding.now_ns()
+        try:
+            return self.call_user(self._logic, holder[0]) if began else self._call(holder)
+        finally:
+            hot.trace(trace.CALL, 0, began_ns)
+
     def _goes_on_after(self, error: BaseException, payloads: list[Any], metas: list[Meta]) -> bool:
         """Draws the consequences of what `main_logic` raised; False when that ends the run, or interrupts it."""
         handled = len(payloads)
@@ -264,8 +281,8 @@ class MainLogic:
             self._words.handled += handled
             return False
         if isinstance(error, NoFreeSlot):
-            for _ in range(max(1, handled) if self._is_batch else 1):
-                self._outbox.lose()  # by loan(): as the wires' policies say, not an error
+            for meta in metas if self._is_batch else metas[:1]:
+                self._outbox.lose(meta)  # by loan(): as the wires' policies say, not an error
             if not handled:
                 self._words.sequence += 1
         else:
@@ -277,6 +294,9 @@ class MainLogic:
         messages = f"message{'s' if len(metas) > 1 else ''} {sequences}"
         tell = self._context.failures.tell
         tell("main_logic failed on {}", error, on=messages, sequence=metas[0].sequence, payloads=payloads)
+        if tracing.on:
+            name = tracing.name_index(type(error).__name__)
+            tracing.note(trace.ERROR, self._number, other=name, origin=metas[0].origin_number, sequence=metas[0].sequence)
         self._count_error(error)
 
     def _count_error(self, error: BaseException) -> None:

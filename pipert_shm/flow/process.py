@@ -29,6 +29,7 @@ from pipert_shm.control.messages import (
     Handled,
     HandleEvent,
     Kill,
+    LetEnd,
     LinkOut,
     Message,
     Notified,
@@ -39,10 +40,12 @@ from pipert_shm.control.messages import (
     RemoveIn,
     RemoveTap,
     SenderDied,
+    SetParameters,
     StartRoutines,
     TapEnded,
     TapMade,
     TapRefused,
+    TraceInto,
     Unlinked,
     UnlinkOut,
     WantSlots,
@@ -50,10 +53,11 @@ from pipert_shm.control.messages import (
 from pipert_shm.errors import PipertError, describe
 from pipert_shm.flow.birth import FlowBirth
 from pipert_shm.flow.commands import Shutdown
-from pipert_shm.flow.handling import Handling
+from pipert_shm.flow.handling import Handling, Setting
 from pipert_shm.flow.runner import Runner
 from pipert_shm.graph.needs import needs_of
 from pipert_shm.message.types import LocalMessages
+from pipert_shm.shm import tracing
 from pipert_shm.shm.segments import ControlSegment
 from pipert_shm.system import forked
 from pipert_shm.system.descriptors import RESERVED, Reserve
@@ -79,11 +83,12 @@ class FlowProcess:
         self._grace = birth.grace
         self._logger = logger
         self.segment = segment = ControlSegment.open(birth.pipe_id)
-        control = segment.size
+        control = segment.taken_bytes
         segment.needs = lambda: needs_of(plan, control)
         self.edge_names = {edge.bit: plan.names[edge.receiver] for edge in plan.edges if edge.bit}  # at build time
         self._control = birth.control
         self._audience = birth.audience
+        self._names = plan.names
         self.exit_status = 0
         local: dict[int, LocalMessages] = {}
         self.runners: dict[str, Runner] = {}
@@ -162,6 +167,7 @@ class FlowProcess:
         table = Dispatch("the flow", self._logger, make_good)
         table.on(StartRoutines, self._handling.put)
         table.on(HandleEvent, self._handling.put)
+        table.on_received(SetParameters, lambda m, received: self._handling.put(Setting(m, received.question)))
         table.on_received(AddTap, self._add_tap)
         table.on(RemoveTap, self._remove_tap)
         table.on(LinkOut, lambda m: runners[m.routine].wiring.link_out(self.plan.restore_transmitter(m.edge), m.incarnation))
@@ -169,7 +175,9 @@ class FlowProcess:
         table.on(AddIn, lambda m: runners[m.routine].wiring.add_in(self.plan.restore_transmitter(m.edge), m.incarnation))
         table.on(ExpectIn, lambda m: runners[m.routine].wiring.expect_in(m.edge))
         table.on(RemoveIn, lambda m: runners[m.routine].wiring.remove_in(m.edge))
+        table.on(LetEnd, lambda m: runners[m.routine].wiring.let_end())
         table.on(WantSlots, lambda m: runners[m.routine].wiring.want_slots(m.slots, m.message_slots))
+        table.on(TraceInto, self._trace)
         table.on(Extended, self._extend)
         table.on(Refused, lambda m: runners[m.routine].wiring.refuse(m.why))
         table.on(ReceiverDied, self._recover_receiver)
@@ -191,10 +199,20 @@ class FlowProcess:
     def _unlink_out(self, message: UnlinkOut) -> None:
         self.runners[message.routine].wiring.remove_out(message.edge, lambda: self.report(Unlinked(message.incarnation)))
 
+    def _trace(self, message: TraceInto) -> None:
+        if not message.ring:
+            tracing.end()
+            return
+        try:
+            tracing.begin(self.segment.pipe_id, message.ring, message.events, message.flow, message.serial)
+        except (PipertError, OSError) as error:
+            self._logger.error("flow %r is missing in the trace: %s", self._name, describe(error))
+
     def _extend(self, message: Extended) -> None:
-        self._audience = message.audience
+        self._audience = self._audience.without(message.flows).extended(message.audience)
+        self._names = self._names.changed(message.names, message.gone)
         for runner in self.runners.values():
-            runner.wiring.learn_names(message.names)
+            runner.wiring.learn_names(self._names)
 
     def _recover_receiver(self, message: ReceiverDied) -> None:
         self.runners[message.routine].wiring.recover_receiver(message.incarnation)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipert_shm import binding
+from pipert_shm.binding import trace
 from pipert_shm.errors import EndOfStream
 from pipert_shm.flow.context import Context
 from pipert_shm.flow.tombstones import Tombstones
 from pipert_shm.graph.model import EdgePlan
 from pipert_shm.message.types import NOTHING, Message
+from pipert_shm.shm import tracing
 
 
 class Reception:
@@ -72,11 +74,15 @@ class Reception:
         self.nothing_came = self.stopped = False
         if status == binding.OK:
             try:
-                return self._inbox.take()
+                message = self._inbox.take()
             except BaseException as error:  # user code unpacks payloads, and may raise anything
                 self._context.failures.tell("a message could not be decoded", error)
                 self._count_error(error)
-        elif status == binding.TIMED_OUT:
+                return None
+            if tracing.on:
+                self._note_decoded(message)
+            return message
+        if status == binding.TIMED_OUT:
             self.nothing_came = True
         elif status == binding.CLOSED:
             raise EndOfStream
@@ -87,6 +93,16 @@ class Reception:
             bug = LookupError("it does not match its slots: a bug, please report it")
             self._context.failures.tell("a message is skipped", bug)
         return None
+
+    def _note_decoded(self, message: Message) -> None:
+        meta, began_ns = message[1], self._inbox.received_ns
+        tracing.note(
+            trace.DECODE,
+            self._context.plan.number,
+            origin=meta.origin_number,
+            sequence=meta.sequence,
+            began_ns=began_ns,
+        )
 
     def _warn_of_cap(self, edge: EdgePlan) -> None:
         """Warns that the routine keeps more frames of a wire than it may; once."""

@@ -125,5 +125,5 @@ class Reordering:
     def let_go(self) -> None:
         """Drops all that is held back, counted as `ended`."""
         while waiting := self._order.waiting():
-            _, (edge, _, _) = self._order.release(waiting[0])
-            self._inbox.disown(edge, "ended")
+            _, (edge, _, meta) = self._order.release(waiting[0])
+            self._inbox.disown(edge, "ended", meta)

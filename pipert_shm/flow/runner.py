@@ -10,8 +10,9 @@ import threading
 from collections import deque
 
 from pipert_shm import binding
+from pipert_shm.binding import trace
 from pipert_shm.control.attachment import Attachment
-from pipert_shm.control.messages import StateChanged
+from pipert_shm.control.messages import SetUp, StateChanged
 from pipert_shm.flow.commands import Call, Command, Start
 from pipert_shm.flow.context import Host, open_context
 from pipert_shm.flow.failures import Failures
@@ -23,6 +24,7 @@ from pipert_shm.graph.model import RoutinePlan
 from pipert_shm.message.inbox import Inbox
 from pipert_shm.message.types import LocalMessages
 from pipert_shm.routine import run_as
+from pipert_shm.shm import tracing
 from pipert_shm.shm.counters import Counters
 from pipert_shm.shm.slots import RETRY_NS, Stopping
 from pipert_shm.shm.states import REACTIONS, Reaction, State
@@ -32,6 +34,7 @@ class Runner:
     """Runs one routine on a thread of its own. Public methods are for the control thread.
 
     Attributes:
+        number: the routine's.
         state: the routine's.
         commands: those that the routine's thread has not obeyed yet.
         wiring: changes its wires.
@@ -48,6 +51,7 @@ class Runner:
     def __init__(self, host: Host, plan: RoutinePlan, local: dict[int, LocalMessages], attachment: Attachment) -> None:
         self.routine = plan.routine
         self._context = context = open_context(host, plan, local, attachment, self.make_inbox, self.make_failures)
+        self.number = plan.number
         self.failures = context.failures
         self.record = context.record
         self._port = context.port
@@ -130,7 +134,16 @@ class Runner:
             self.commands.append(command)
 
     def _do(self, reaction: Reaction, command: Command) -> None:
-        """Does what a command comes to, whose turn it is."""
+        """Does what a command comes to, whose turn it is. A trace shows when: of a run, when it begins."""
+        began_ns = binding.now_ns()
+        if reaction is not Reaction.RUN:
+            self._carry_out(reaction, command)
+        if tracing.on:
+            tracing.note(trace.COMMAND, self.number, other=tracing.name_index(command.order.name.lower()), began_ns=began_ns)
+        if reaction is Reaction.RUN:
+            self._carry_out(reaction, command)
+
+    def _carry_out(self, reaction: Reaction, command: Command) -> None:
         if reaction is Reaction.RUN and isinstance(command, Start):
             self._begin(command.run)
             self._run()
@@ -183,6 +196,7 @@ class Runner:
         except BaseException as error:
             state, cause = State.FAILED, self._context.report_failure("setup", error)
         else:
+            self._context.host.report(SetUp(self._context.plan.number, self._run_number))
             state, cause = self._logic.run()
             try:
                 self._logic.call_user(self.routine.cleanup)

@@ -120,6 +120,13 @@ class Blueprint:
             for routine in spec.routines:
                 routine.flow_name = routine._notifier = None
 
+    def replace(self, name: str, spec: FlowSpec) -> None:
+        """Puts routines of the same names in the place of those that a flow has, and in the wires."""
+        others = {routine.name: routine for routine in spec.routines}
+        old = {id(routine): others[routine.name] for routine in self.flows[name].routines}
+        self.flows[name] = spec
+        self.wires = [wire.between(old) for wire in self.wires]
+
     def require_flows(self, names: Collection[str]) -> None:
         """:raises UnknownTarget: when one of these flows is not there."""
         for name in names:

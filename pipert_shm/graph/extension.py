@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
 from dataclasses import replace
+from itertools import count
 from typing import Any, NoReturn
 
 from pipert_shm.errors import PipertError, UniqueRoutineName, WiresValidation
@@ -51,7 +51,8 @@ class StandIn(Routine):
         return StandIn, arguments
 
 
-def _never(*_: Any) -> NoReturn:
+def never(*_: Any) -> NoReturn:
+    """Stands for a routine's `main_logic` where there is none."""
     raise AssertionError("this process does not hold the routine")
 
 
@@ -164,7 +165,7 @@ def _check_names(plan: Plan, flows: Mapping[str, Sequence[Routine]]) -> None:
 def _strangers(new: dict[str, list[RoutinePlan]]) -> dict[str, list[RoutinePlan]]:
     """The new routines as the launcher gets them: stand-ins, with no edges yet."""
     return {
-        flow: [replace(item, routine=StandIn.of(item.routine), logic=_never, ins=[], outs=[]) for item in items]
+        flow: [replace(item, routine=StandIn.of(item.routine), logic=never, ins=[], outs=[]) for item in items]
         for flow, items in new.items()
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -159,6 +159,11 @@ class RoutinePlan:
         return min(binding.MOST_SLOTS, sum(edge.capacity + 1 + IN_PASSING for edge in remote) + 1) if remote else 0
 
 
+def names_of(items: Iterable[RoutinePlan]) -> Names:
+    """The names of routines, by number, and by the number that their messages carry."""
+    return Names({number: item.name for item in items for number in (item.number, item.origin)})
+
+
 @dataclass(frozen=True, slots=True)
 class Restart:
     """The restart policy of a flow.
@@ -233,8 +238,8 @@ class Plan:
     def names(self) -> Names:
         """The routines' names, by number, and by the number that their messages carry."""
         names = Names(self.past)
-        for item in (*self.leaving, *self.routines):
-            names[item.number] = names[item.origin] = item.name
+        names.past = tuple(self.past)
+        names.update(names_of((*self.leaving, *self.routines)))
         return names
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from pipert_shm.display.formats import Format
 from pipert_shm.errors import PipertError, text_of
 from pipert_shm.graph.checks import sorted_by_wires
 from pipert_shm.graph.model import Plan, RoutinePlan
@@ -42,6 +43,28 @@ class KnowsFrames(Protocol):
         """
 
 
+@runtime_checkable
+class SaysFormat(Protocol):
+    """A routine that knows in which format the frames are that it sends. Others send on the format that they get."""
+
+    def _sent_format(self, received: Format | None) -> Format | None:
+        """The format; None where it is not known.
+
+        :param received: that of the frames that it gets; None where it is not known, or it gets none.
+        """
+
+
+@runtime_checkable
+class KnowsFormats(Protocol):
+    """A routine that makes larger or smaller frames of some formats."""
+
+    def _own_frames_of(self, received: int, format: Format) -> OwnFrames | None:
+        """The frames that it makes of frames in this format; None where `_own_frames` has it.
+
+        :param received: bytes of the largest frames that it gets.
+        """
+
+
 def needs_of(plan: Plan, control: int, *, look: bool = False) -> Needs:
     """What a pipe needs of /dev/shm.
 
@@ -76,10 +99,14 @@ def _frames_of(plan: Plan, look: bool) -> dict[int, OwnFrames | None]:
     pairs = [(plan.routines[edge.sender].routine, item.routine) for item in plan.routines for edge in item.ins]
     own: dict[int, OwnFrames | None] = {}
     sent: dict[int, int] = {}  # bytes of the largest frames that it sends, its own or those that it gets
+    formats: dict[int, Format | None] = {}  # of the frames that it sends
     for routine in sorted_by_wires([item.routine for item in plan.routines], pairs):
         item = items[id(routine)]
         received = max((sent[edge.sender] for edge in item.ins), default=0)
-        frames = _frames_made_by(item, received, look) if item.outs else OwnFrames(0)
+        told = {formats[edge.sender] for edge in item.ins}
+        format = told.pop() if len(told) == 1 else None
+        formats[item.number] = routine._sent_format(format) if isinstance(routine, SaysFormat) else format
+        frames = _frames_made_by(item, received, format, look) if item.outs else OwnFrames(0)
         if frames == OwnFrames(0) and received:
             frames = _copies_sent_by(item, received, plan)
         own[item.number] = frames
@@ -97,12 +124,16 @@ def _copies_sent_by(item: RoutinePlan, received: int, plan: Plan) -> OwnFrames:
     return OwnFrames(0)
 
 
-def _frames_made_by(item: RoutinePlan, received: int, look: bool) -> OwnFrames | None:
+def _frames_made_by(item: RoutinePlan, received: int, format: Format | None, look: bool) -> OwnFrames | None:
     routine, trouble = item.routine, ""
     if routine._output_bytes is not None:
         return OwnFrames(routine._output_bytes, "declared" if routine._output_bytes else "")
     try:
-        known = routine._own_frames(received, look=look) if isinstance(routine, KnowsFrames) else None
+        known = None
+        if received and format is not None and isinstance(routine, KnowsFormats):
+            known = routine._own_frames_of(received, format)
+        if known is None and isinstance(routine, KnowsFrames):
+            known = routine._own_frames(received, look=look)
     except (PipertError, OSError, ImportError) as error:
         known, trouble = None, f": {text_of(error)}"
     if known is not None or not look:

@@ -36,7 +36,7 @@ def replicate(
             continue
         for routine in routines:
             _check_replicable(routine, count, id(routine) in receiving)
-            members[id(routine)] = [_copy(routine, number) for number in range(count)]
+            members[id(routine)] = [copy_of(routine, number) for number in range(count)]
             names[routine.name] = tuple(member.name for member in members[id(routine)])
         names[flow] = tuple(f"{flow}#{number}" for number in range(count))
         for number, name in enumerate(names[flow]):
@@ -110,7 +110,8 @@ def restore_order(plan: Plan, flow: str) -> None:
         receiver.restores.append(restored)
 
 
-def _copy(routine: Routine, number: int) -> Routine:
+def copy_of(routine: Routine, number: int) -> Routine:
+    """The routine of a replica."""
     replica = copy.copy(routine)
     replica.name = f"{routine.name}#{number}"
     replica._logger = logging.getLogger(f"{routine._logger.name}#{number}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from pipert_shm import binding
@@ -53,9 +54,16 @@ def assign_slots(plan: Plan) -> None:
         edge.borrow_cap = BORROW_CAP + _held_in_flow(plan, receiver) + receiver.gathered
         if edge.ordered:
             edge.borrow_cap += HELD_BACK + 1
+    carried: dict[int, list[EdgePlan]] = defaultdict(list)  # by the owner of the frames, like the next
+    kept_within: dict[int, list[EdgePlan]] = defaultdict(list)
+    for edge in edges:
+        if edge.local:
+            kept_within[edge.sender].append(edge)
+            continue
+        for owner in plan.routines[edge.sender].reach:
+            carried[owner].append(edge)
     for routine in plan.routines:
-        carrying = [edge for edge in edges if routine.number in plan.routines[edge.sender].reach and not edge.local]
-        within = [edge for edge in edges if edge.sender == routine.number and edge.local]
+        carrying, within = carried.get(routine.number, ()), kept_within.get(routine.number, ())
         if not carrying and not within:
             continue
         held_by_edges = sum(_queued(edge, routine) + edge.borrow_cap + IN_PASSING for edge in carrying)

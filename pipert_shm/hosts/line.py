@@ -127,7 +127,11 @@ class Line(ABC):
             self._logger.warning("the wire %r between hosts carries %s; it is left out", self._key, error)
             return
         if isinstance(said, Bye):
-            self._parting.add(said.end)
+            if self._gone is not None and self._gone[0] == said.end:
+                self._gone = None
+                self._news.append("ended")
+            else:
+                self._parting.add(said.end)
         else:
             self.hear(said, event.arrived_ns)
 

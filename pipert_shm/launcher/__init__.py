@@ -17,6 +17,7 @@ says so, and each process ends when the channel that its orders come by is close
     rewiring     wires that come and go               link_checks   whether two routines may be linked
     edge_table   the edges of the running pipe        incarnations  their incarnations, and the bits of these
     taps         edges to the parent
-    extension    later builds                         footprint     how much shared memory a pipe gets
+    extension    later builds                         removal       flows that are removed
+    footprint    how much shared memory a pipe gets
     fork_server  the launcher's end of a fork server  fork_server_process  that process
 """

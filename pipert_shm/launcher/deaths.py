@@ -17,6 +17,7 @@ from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.restarts import pause_after_death, pause_after_failed_start
 from pipert_shm.launcher.roster import Flow, Roster
+from pipert_shm.launcher.tracing import Tracing
 from pipert_shm.launcher.watch import Watch
 from pipert_shm.shm.states import EndReason, FlowState
 from pipert_shm.system import calls
@@ -30,6 +31,9 @@ class Deaths:
     :param tell: sends the parent a message.
     :param note_up: called when a flow has failed for good, so that nobody waits for it to come up.
     :param note_removed: called when a flow that is being removed has no process any more.
+
+    Attributes:
+        on_down: called when a flow has lost its process, or got none.
     """
 
     def __init__(
@@ -52,12 +56,13 @@ class Deaths:
         self._tell = tell
         self._note_up = note_up
         self._note_removed = note_removed
+        self.on_down: Callable[[Flow], object] = lambda flow: None
 
     def note_death(self, flow: Flow) -> None:
         """Handles a death that the flow's pidfd has shown."""
         self._watch.drop(flow.pidfd)
-        if flow.server is not None:
-            flow.server.reap(flow.pid, lambda exit_code: self._bury(flow, exit_code))
+        if flow.forked_by is not None:
+            flow.forked_by.reap(flow.pid, lambda exit_code: self._bury(flow, exit_code))
             return
         try:
             exit_code = calls.wait_for_exit(flow.pid)
@@ -70,6 +75,7 @@ class Deaths:
         if flow.peer is not None:
             flow.peer.hear_last_words()
         flow.note_exit(exit_code, ending=self._lifecycle.ending)
+        Tracing.note(flow, "down", exit_code)
         self.release(flow)
         if self._lifecycle.ending:
             self._lifecycle.note_end(flow)
@@ -137,8 +143,7 @@ class Deaths:
             text = "flow %r can't be started: %s; it is tried again in %g s"
             self._logger.error(text, flow.name, why, pause, extra={"flow": flow.name})
 
-    @staticmethod
-    def _record(flow: Flow, pause: float | None, *, restarting: bool) -> None:
+    def _record(self, flow: Flow, pause: float | None, *, restarting: bool) -> None:
         """Sets when the flow is forked again, and writes its state into its record.
 
         :param pause: seconds until it is forked again; None: never.
@@ -147,6 +152,7 @@ class Deaths:
         flow.restart_at = None if pause is None else time.monotonic() + pause
         state = FlowState.FAILED if pause is None else FlowState.RESTARTING
         flow.record.note_death(state, flow.exit_code, flow.ended_by, restarting=restarting)
+        self.on_down(flow)
 
     def _fail(self, flow: Flow, why: str) -> None:
         """Gives the flow up for good: the flows beside it go on without it.

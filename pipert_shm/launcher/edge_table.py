@@ -16,6 +16,7 @@ from pipert_shm.graph.batches import Flood
 from pipert_shm.graph.extension import NewWire
 from pipert_shm.graph.model import EdgePlan, Plan, RoutinePlan
 from pipert_shm.graph.sizing import assign_slots
+from pipert_shm.launcher.footprint import LIVES
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.link_checks import check_ends, check_room
 from pipert_shm.limits import check_queue
@@ -144,6 +145,7 @@ class EdgeTable:
         :param joins: whether the receiver does not run yet, so that it may join this input with others.
         :raises ValueError: when one of the settings is out of range.
         :raises WiresValidation: when the two can't be linked, or there is no place for the wire. Nothing has changed then.
+        :raises SharedMemoryFull: when there is no memory for it. Nothing has changed then, either.
         """
         check_queue(wire.policy, wire.capacity, wire.timeout)
         sender, receiver = self._plan.get(wire.sender), self._plan.get(wire.receiver)
@@ -151,6 +153,8 @@ class EdgeTable:
         check_ends(self._plan, sender, receiver, joins=joins or earlier is not None)
         check_room(sender, len(self.outs(sender)), receiver, len(self.ins(receiver)))
         edge = self._planned(wire, sender, receiver, earlier)
+        self._segment.take("edge", edge.number)
+        self._incarnations.provide(LIVES * (len(self._plan.edges) + 1))
         if live and not self._incarnations.can_open(edge, sender):
             raise WiresValidation(
                 f"{sender.routine.name!r} has no holder bit or queue left for one more receiver, as long as its frames are kept"
@@ -207,9 +211,12 @@ class EdgeTable:
         sender.outs.append(edge)
         receiver.ins.append(edge)
         assign_slots(self._plan)
-        record = binding.EdgeRecord(self._segment.process, edge.number)
+        process = self._segment.process
+        record = binding.EdgeRecord(process, edge.number)
         if is_new:
             record.clear()
+        if edge.number >= process.edges_used:
+            process.note_used(edge.number + 1, process.incarnations_used)
         edge.format(record, sender.reach)
         state = State(binding.RoutineRecord(self._segment.process, receiver.number).state)
         record.receiver_ended = state.over

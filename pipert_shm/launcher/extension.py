@@ -8,7 +8,7 @@ from pipert_shm import binding
 from pipert_shm.control.messages import Extended
 from pipert_shm.errors import WiresValidation
 from pipert_shm.graph.extension import Growth, NewWire
-from pipert_shm.graph.model import EdgePlan, Plan, RoutinePlan
+from pipert_shm.graph.model import EdgePlan, Plan, RoutinePlan, names_of
 from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.footprint import make_rings
 from pipert_shm.launcher.fork_server import ForkServer
@@ -54,11 +54,13 @@ class Extension:
         edges, rings = self._take_in(growth)
         self._lifecycle.audience = growth.audience
         running = [flow for flow in self._roster.flows.values() if flow.up]
+        names = names_of(item for items in growth.flows.values() for item in items)
+        news = Extended(names, growth.audience.only(growth.flows))
         new = [self._roster.add(name, routines, server) for name, routines in growth.flows.items()]
         self._lifecycle.admit()
         self._unborn = {flow.name for flow in new}
         for flow in running:
-            self._roster.send(flow, Extended(self._roster.plan.names, growth.audience))
+            self._roster.send(flow, news)
         self._rewiring.resize()
         for edge in edges:
             self._rewiring.announce(edge)
@@ -93,7 +95,10 @@ class Extension:
             plan.restarts.update(growth.restarts)
             plan.processes.update(growth.processes)
             plan.flow_numbers.update(growth.numbers)
+            for number in growth.numbers.values():
+                segment.take("flow", number)
             for item in added:
+                segment.take("routine", item.number)
                 plan.routines[item.number] = item
                 binding.RoutineRecord(segment.process, item.number).clear()  # a routine that was removed may have had it
             _assign_reach(plan, added, growth.wires)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 from pipert_shm import binding
+from pipert_shm.errors import SharedMemoryFull
 from pipert_shm.graph.bits import BITS
 from pipert_shm.graph.model import EdgePlan, Plan, RoutinePlan
 from pipert_shm.shm.rings import open_every_ring, remove_if_free, remove_unpublished
@@ -14,10 +16,11 @@ from pipert_shm.shm.segments import ControlSegment
 class Incarnations:
     """The table of incarnations. Only the launcher has it, and gives out holder bits after build()."""
 
-    def __init__(self, segment: ControlSegment, plan: Plan) -> None:
+    def __init__(self, segment: ControlSegment, plan: Plan, logger: logging.Logger) -> None:
+        self._logger = logger
         self._segment = segment
         self._plan = plan
-        self._all = segment.process.incarnations()
+        self._all = segment.process.incarnations()  # those that are in use, or were
         self._of: dict[int, list[int]] = {edge.number: [edge.first_incarnation] for edge in plan.edges}
         self._reach: dict[int, frozenset[int]] = {edge.number: plan.routines[edge.sender].reach for edge in plan.edges}
         self._unswept: Counter[int] = Counter()  # by incarnation: sweeps that its sender was asked for and has not done
@@ -74,18 +77,49 @@ class Incarnations:
         self._of.setdefault(edge.number, []).append(number)
         return number
 
+    def free_bits(self, sender: RoutinePlan) -> int:
+        """How many bits are unused wherever a routine's messages can go."""
+        return len(BITS) - len(self._used(sender))
+
     def can_open(self, edge: EdgePlan, sender: RoutinePlan) -> bool:
         """Whether `open` would succeed."""
         return None not in self._spare(edge, sender)
 
     def _spare(self, edge: EdgePlan, sender: RoutinePlan) -> tuple[int | None, int | None]:
         """A free bit and the number of a free incarnation; None for what is not free."""
+        used = set() if edge.local else self._used(sender)
+        bit = 0 if edge.local else next((bit for bit in BITS if bit not in used), None)
+        number = next((i.number for i in self._all if i.state in (binding.FREE, binding.SWEPT)), None)
+        return bit, self._one_more() if number is None else number
+
+    def _used(self, sender: RoutinePlan) -> set[int]:
+        """The bits that are used somewhere where a routine's messages can go."""
         used: set[int] = set()
         for other, numbers in self._of.items():
             if self._reach[other] & sender.reach:
                 used.update(self._all[number].bit for number in numbers if self._all[number].state != binding.SWEPT)
-        bit = 0 if edge.local else next((bit for bit in BITS if bit not in used), None)
-        return bit, next((i.number for i in self._all if i.state in (binding.FREE, binding.SWEPT)), None)
+        return used - {0}
+
+    def provide(self, count: int) -> None:
+        """Has at least so many records, if there is room.
+
+        :raises SharedMemoryFull: when there is no memory for them.
+        """
+        process = self._segment.process
+        while len(self._all) < min(count, process.room.incarnations):
+            number = len(self._all)
+            self._segment.take("incarnation", number)
+            process.note_used(process.edges_used, number + 1)
+            self._all.append(binding.Incarnation(process, number))
+
+    def _one_more(self) -> int | None:
+        """The number of an incarnation that was never used; None when there is no room or no memory for it."""
+        number = len(self._all)
+        try:
+            self.provide(number + 1)
+        except SharedMemoryFull as error:
+            self._logger.error("%s", error)
+        return number if number < len(self._all) else None
 
     def withdraw(self, edge: EdgePlan, number: int) -> None:
         """Takes back one that was opened just now, before any flow heard of it."""
@@ -166,7 +200,8 @@ class Incarnations:
 
     def ring_owners(self) -> set[int]:
         """The numbers of the routines that have rings, or have left some."""
-        serials = map(self._segment.process.serial, range(binding.RINGS))
+        process = self._segment.process
+        serials = map(process.serial, process.rings())
         return {binding.serial_owner(serial) for serial in serials if serial}
 
     def remove_retired(self) -> bool:

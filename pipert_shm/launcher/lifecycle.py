@@ -39,6 +39,7 @@ class Lifecycle:
         kill_by: when flows that still run get SIGKILL, as of time.monotonic(); None while the pipe is not to end.
         starts: how many starts the parent has requested.
         refused: how many events were refused, since a flow had too many unhandled ones.
+        changing: a change is being made in steps; until it has ended nothing that fails ends the pipe, nor is it over.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Lifecycle:
         self.kill_by: float | None = None
         self.starts = 0
         self.refused = 0
+        self.changing = False
         self.admit()
 
     def admit(self) -> None:
@@ -231,24 +233,41 @@ class Lifecycle:
         self._states[number] = state
         if message.cause and not self._roster.flow_at(number).leaves:
             self._tell(Failed(f"routine {number}", message.cause))
-            if self._stop_on_failure:
-                self.kill()
+            self._stop_if_failed()
         if state.over:
             self._wanted.discard(self._roster.plan.routines[number].routine.name)
             self.tell_if_ended()
 
     def fail(self, flow: Flow) -> None:
         """Marks all routines of a flow that is given up as failed."""
-        if self._stop_on_failure:
-            self.kill()
+        self._stop_if_failed()
         for item in flow.routines:
             self._roster.records[item.number].state = State.FAILED
             self.note_state(StateChanged(item.number, self._runs[item.number], State.FAILED, ""))
 
     def tell_if_ended(self) -> None:
         """Tells the parent when no routine runs or will run. A pipe without routines waits for new ones."""
-        if self._states and all(state.over for state in self._states.values()):
+        if not self.changing and self._states and all(state.over for state in self._states.values()):
             self._tell(Ended(self.starts))
+
+    def _stop_if_failed(self) -> None:
+        if self._stop_on_failure and not self.changing:
+            self.kill()
+
+    def end_change(self) -> None:
+        """A change has ended: what has failed meanwhile, and is still there, counts now."""
+        self.changing = False
+        if State.FAILED in self._states.values():
+            self._stop_if_failed()
+        self.tell_if_ended()
+
+    def is_wanted(self, routine: str) -> bool:
+        """Whether a routine is to run."""
+        return routine in self._wanted
+
+    def run_of(self, number: int) -> int:
+        """The number of a routine's last run that was ordered."""
+        return self._runs[number]
 
     # ---- the end ---------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from pipert_shm import binding
@@ -23,7 +24,6 @@ from pipert_shm.control.messages import (
     Notified,
     Recovered,
     Refused,
-    StateChanged,
     TapEnded,
     TapMade,
     TapRefused,
@@ -36,6 +36,8 @@ from pipert_shm.flow.process import run_flow
 from pipert_shm.frozen import Frozen
 from pipert_shm.graph.model import Plan
 from pipert_shm.graph.needs import needs_of
+from pipert_shm.launcher.attaching import Attaching
+from pipert_shm.launcher.changes import Changes
 from pipert_shm.launcher.deaths import Deaths
 from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.extension import Extension
@@ -45,13 +47,17 @@ from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.parent import REFUSALS, Parent, Requests
 from pipert_shm.launcher.recovery import Recovery
+from pipert_shm.launcher.relays import Relays
 from pipert_shm.launcher.removal import Removal
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
+from pipert_shm.launcher.servers import Servers
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
+from pipert_shm.launcher.tracing import Tracing
 from pipert_shm.launcher.watch import Watch
+from pipert_shm.shm import sockets
 from pipert_shm.shm.segments import ControlSegment, unlink_pipe
 from pipert_shm.system import calls, forked
 from pipert_shm.system.descriptors import RESERVED, Reserve
@@ -61,6 +67,8 @@ class LaunchOrder(Frozen):
     """All that a launcher starts with.
 
     Attributes:
+        name: the pipe's, for people.
+        meeting: the directory for the socket that others attach by.
         rings: per routine number, the ring that build() made for it, and its slot size.
         grace: seconds that a flow has to end in, before SIGKILL.
         stop_on_failure: whether the whole pipe ends when a routine or a flow has failed for good.
@@ -68,6 +76,8 @@ class LaunchOrder(Frozen):
 
     plan: Plan
     pipe_id: str
+    name: str
+    meeting: Path
     audience: Audience
     logger_name: str
     taps: TapPlaces
@@ -84,21 +94,23 @@ class Launcher:
     :param signals: a descriptor that gives the number of each signal that is to end the pipe.
     """
 
+    # longer than 40 lines: it puts the parts together, one after the other
     def __init__(self, order: LaunchOrder, channel: Channel, logs: Channel, reserve: Reserve, signals: int) -> None:
         self._order = order
         self._logs = logs
         self._logger = logger = logging.getLogger(order.logger_name)
         self._segment = segment = ControlSegment.open(order.pipe_id)
         segment.reserve = reserve
-        control = segment.size
+        control = segment.taken_bytes
         segment.needs = lambda: needs_of(order.plan, control)
         self._watch = watch = Watch()
         self._parent = parent = Parent(channel, watch, logger, self._note_parent_gone)
         self._unready = set(order.plan.flows)
         self._roster = roster = Roster(order.plan, segment, logger)
-        incarnations = Incarnations(segment, order.plan)
+        incarnations = Incarnations(segment, order.plan, logger)
         edges = EdgeTable(segment, order.plan, incarnations, order.taps.edge)
-        self._taps = taps = Taps(roster, incarnations, order.taps, parent.tell, parent.refuse)
+        self._tracing = tracing = Tracing(roster)
+        self._taps = taps = Taps(roster, incarnations, order.taps, parent)
         self._recovery = recovery = Recovery(roster, incarnations, edges, taps)
         self._rewiring = rewiring = Rewiring(roster, incarnations, edges, recovery)
         self._lifecycle = lifecycle = Lifecycle(
@@ -106,13 +118,33 @@ class Launcher:
         )
         self._extension = extension = Extension(roster, incarnations, edges, rewiring, lifecycle, order.taps.routine)
         stderr = FlowStderr(logger, logs, watch)
-        removal = Removal(roster, incarnations, edges, rewiring, recovery, lifecycle, order.taps.routine, order.grace)
+        servers = Servers(roster, watch, parent.tell)
+        removal = Removal(roster, incarnations, edges, rewiring, recovery, lifecycle, servers, order.taps.routine, order.grace)
         deaths = Deaths(roster, watch, recovery, lifecycle, stderr, parent.tell, self._note_up, removal.note_dead)
         self._starts = starts = Starts(
             roster, watch, edges, recovery, lifecycle, stderr, deaths, self._be_flow, self._from_flow, self._note_up
         )
         self._supervisor = supervisor = Supervisor(roster, recovery, lifecycle, stderr, deaths, starts, order.grace)
-        parent.serve(Requests(parent, roster, watch, lifecycle, taps, extension, removal, starts, supervisor).table)
+        relays = Relays(parent.tell)
+        self._attaching = attaching = Attaching(order.name, order.meeting, roster, watch, lifecycle, taps, relays)
+        requests = Requests(
+            parent,
+            roster,
+            lifecycle,
+            taps,
+            extension,
+            removal,
+            starts,
+            supervisor,
+            servers,
+            relays,
+            attaching.tell_all,
+            tracing,
+        )
+        self._changes = changes = Changes(parent, roster, lifecycle, servers, supervisor.replace_by_order, attaching.tell_all)
+        deaths.on_down, starts.on_launch = changes.note_down, servers.end_unused
+        changes.serve(requests.table)
+        parent.serve(requests.table)
         self._signals = signals
         watch.add(signals, lambda: None)  # wakes the loop, which reads it
 
@@ -121,6 +153,7 @@ class Launcher:
         for flow in list(self._roster.flows.values()):
             with contained(self._logger, f"starting flow {flow.name!r}"):
                 self._starts.launch(flow, self._order.rings)
+        self._attaching.listen()  # afterwards: so the first flows inherit nothing of it
         while any(flow.is_pending for flow in self._roster.flows.values()) or not self._is_over():
             with contained(self._logger, "waiting for what comes"):
                 actions = self._watch.wait(self._supervisor.due)
@@ -178,11 +211,13 @@ class Launcher:
         def make_good(received: Received, error: Exception) -> None:
             if received.question:
                 self._taps.fail(received.question, error)
+                self._changes.fail(received.question, error)
             self._starts.note_ready(flow)
             self._lifecycle.look_at(flow)
+            self._changes.look()
 
         table = Dispatch(f"the launcher, of flow {flow.name!r}", self._logger, make_good)
-        table.on(StateChanged, self._lifecycle.note_state)
+        self._changes.serve_flow(table)
         table.on(Notified, lambda message: self._note_notified(flow, message))
         table.on(Handled, lambda message: self._note_handled(flow, message))
         table.on(messages.Ready, lambda message: self._starts.note_ready(flow))
@@ -208,8 +243,16 @@ class Launcher:
     def _note_handled(flow: Flow, message: Handled) -> None:
         flow.unhandled = max(0, flow.unhandled - message.cost)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody traces the pipe, and is there to read what was noted."""
+        return self._tracing.is_on and self._parent.is_open
+
     def _note_up(self, flow: Flow) -> None:
+        if flow.ready:
+            self._tracing.tell(flow)
         self._extension.note_up(flow)
+        self._changes.look()
         if flow.name in self._unready:
             self._unready.remove(flow.name)
             if not self._unready:
@@ -219,7 +262,7 @@ class Launcher:
 def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
     """The whole life of the launcher's process, just forked."""
     status = 1
-    reserve = None
+    reserve = launcher = None
     try:
         reserve = Reserve(RESERVED)  # first: so it gets low numbers, which are there whatever the limit becomes
         signals, woken = calls.pipe()
@@ -232,7 +275,8 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         gc.freeze()  # what is here now is shared with every flow: keep the collector from touching it
         shield_records()
         forwarding_logger(order.logger_name, ForwardingHandler(logs, "launcher", "launcher"))
-        Launcher(order, parent, logs, reserve, signals).run()
+        launcher = Launcher(order, parent, logs, reserve, signals)
+        launcher.run()
         status = 0
     except BaseException as error:
         logging.getLogger(order.logger_name).exception("the launcher failed")
@@ -243,6 +287,7 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
         if reserve is not None:
             reserve.close()
         try:
-            unlink_pipe(order.pipe_id)
+            sockets.remove(order.meeting, order.pipe_id)
+            unlink_pipe(order.pipe_id, keep_traces=launcher is not None and launcher.is_read)
         finally:
             forked.exit_process(status)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections import deque
 from collections.abc import Callable
 
@@ -14,27 +13,33 @@ from pipert_shm.control.messages import (
     AskNumbers,
     EndTap,
     Extend,
+    Extended,
     Kill,
     MakeTap,
     Message,
     Notify,
     Numbers,
+    Relayed,
     Removed,
     RemoveFlows,
     RestartFlow,
+    Trace,
 )
 from pipert_shm.errors import PipeStateError, WiresValidation, describe
 from pipert_shm.events import START_EVENT_NAME
 from pipert_shm.launcher.extension import Extension
-from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.peers import Peer
+from pipert_shm.launcher.relays import Relays
 from pipert_shm.launcher.removal import Removal
 from pipert_shm.launcher.roster import Roster
+from pipert_shm.launcher.servers import Servers
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
+from pipert_shm.launcher.tracing import Tracing
 from pipert_shm.launcher.watch import Watch
+from pipert_shm.opaque import portable
 
 REFUSALS = (ValueError, PipeStateError, WiresValidation)  # answers to an event that can't be done: no fault of the launcher
 
@@ -71,7 +76,7 @@ class Parent:
 
     def refuse(self, question: int, error: Exception) -> None:
         """Answers a question with an exception."""
-        self.tell(Answer(_portable(error)), question)
+        self.tell(Answer(portable(error)), question)
 
     def close(self) -> None:
         """Lets go of the channel."""
@@ -79,7 +84,7 @@ class Parent:
 
     def _hear(self, received: Received) -> None:
         """Hands a message to the table. A question that comes twice is handed on once, and gets one answer."""
-        if received.question and received.message is not None and not isinstance(received.message, Answer):
+        if received.question and received.message is not None and not isinstance(received.message, Answer | Relayed):
             if received.question in self._questions:
                 self._logger.error("a question of the parent's came twice (%s); it is dropped", received.kind)
                 close_all(received.fds)
@@ -92,6 +97,9 @@ class Parent:
 class Requests:
     """Does what the parent asks for.
 
+    :param relays: the questions that the parent is asked.
+    :param tell_attached: sends a message to all attached processes.
+
     Attributes:
         table: the handlers of its messages.
     """
@@ -100,25 +108,32 @@ class Requests:
         self,
         parent: Parent,
         roster: Roster,
-        watch: Watch,
         lifecycle: Lifecycle,
         taps: Taps,
         extension: Extension,
         removal: Removal,
         starts: Starts,
         supervisor: Supervisor,
+        servers: Servers,
+        relays: Relays,
+        tell_attached: Callable[[Message], object],
+        tracing: Tracing,
     ) -> None:
         self._parent = parent
         self._roster = roster
-        self._watch = watch
+        self._servers = servers
         self._lifecycle = lifecycle
         self._taps = taps
         self._extension = extension
         self._removal = removal
         self._starts = starts
+        self._relays = relays
+        self._tell_attached = tell_attached
+        self._tracing = tracing
 
         def refuse(received: Received, error: Exception) -> None:
-            parent.refuse(received.question, error)  # even if it was no question
+            if not relays.fail(received.question, f"the answer of the process that built the pipe is lost: {describe(error)}"):
+                parent.refuse(received.question, error)  # even if it was no question
 
         self.table = table = Dispatch("the launcher, of the parent", roster.logger, refuse)
         table.on_received(Notify, self._notify)
@@ -126,10 +141,12 @@ class Requests:
         table.on_received(AskNumbers, self._give_numbers)
         table.on_received(RemoveFlows, self._remove)
         table.on_received(MakeTap, self._make_tap)
-        table.on(EndTap, lambda message: taps.end(message.edge))
+        table.on_received(Trace, self._trace)
+        table.on(EndTap, lambda message: taps.end(parent, message.edge))
         table.on(RestartFlow, lambda message: supervisor.restart_by_order(roster.flows[message.flow]))
         table.on(Kill, lambda message: lifecycle.kill())
-        table.on_received(Answer, lambda message, received: taps.withdraw(received.question))
+        table.on_received(Relayed, lambda message, received: relays.answer(received.question, message))
+        table.on_received(Answer, lambda message, received: self._withdraw(received.question))
 
     def _notify(self, message: Notify, received: Received) -> None:
         self._lifecycle.starts = max(self._lifecycle.starts, message.starts)
@@ -142,9 +159,17 @@ class Requests:
 
     def _make_tap(self, message: MakeTap, received: Received) -> None:
         try:
-            self._taps.make(received.question, message.routine)
+            self._taps.make(self._parent, received.question, message.routine)
         except PipeStateError as error:
             self._parent.refuse(received.question, error)
+
+    def _trace(self, message: Trace, received: Received) -> None:
+        try:
+            self._tracing.obey(message)
+        except PipeStateError as error:
+            self._parent.refuse(received.question, error)
+        else:
+            self._parent.tell(Answer(), received.question)
 
     def _give_numbers(self, message: AskNumbers, received: Received) -> None:
         try:
@@ -154,6 +179,7 @@ class Requests:
 
     def _remove(self, message: RemoveFlows, received: Received) -> None:
         def tell(fork_servers: tuple[int, ...]) -> None:
+            self._tell_attached(Extended(self._roster.plan.names, self._lifecycle.audience))
             self._parent.tell(Removed(fork_servers), received.question)
 
         try:
@@ -161,38 +187,25 @@ class Requests:
         except REFUSALS as error:
             self._parent.refuse(received.question, error)
 
+    def _withdraw(self, question: int) -> None:
+        """The parent could not read what it was sent."""
+        if not self._relays.fail(question, "the process that built the pipe could not read the question"):
+            self._taps.withdraw(self._parent, question)
+
     def _extend(self, message: Extend, received: Received) -> None:
         question, server = received.question, None
         try:
             if received.trouble:
                 raise OSError(24, f"the pipe's launcher has no room for one more flow ({received.trouble})")
             if received.fds:
-                server = self._fork_server(message, received.fds)
+                new = (item for items in message.growth.flows.values() for item in items)
+                known = {item.number: item.generation for item in (*self._roster.plan.routines, *new)}
+                server = self._servers.make(received.fds, message.fork_server, known)
             self._extension.take_in(message.growth, server, self._starts.launch)
         except Exception as error:
             if server is not None:
-                server.close()
+                self._servers.drop(server)
             self._parent.refuse(question, error)
             return
+        self._tell_attached(Extended(self._roster.plan.names, message.growth.audience))
         self._extension.when_born(lambda: self._parent.tell(Answer(), question))
-
-    def _fork_server(self, message: Extend, fds: list[int]) -> ForkServer:
-        new = (item for items in message.growth.flows.values() for item in items)
-        known = {item.number: item.generation for item in (*self._roster.plan.routines, *new)}
-        server: ForkServer
-
-        def lose() -> None:
-            for flow in self._roster.flows.values():  # nobody could fork them again; their restart finds that out
-                if flow.server is server and flow.up:
-                    flow.kill()
-
-        server = ForkServer(fds.pop(), message.fork_server, known, self._watch, self._roster.logger, lose)
-        return server
-
-
-def _portable(error: Exception) -> bytes:
-    """An exception as bytes. One that does not pickle becomes a PipeStateError with its text."""
-    try:
-        return pickle.dumps(error, 5)
-    except Exception:
-        return pickle.dumps(PipeStateError(describe(error)), 5)

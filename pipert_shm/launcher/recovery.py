@@ -35,11 +35,13 @@ class Recovery:
 
     @property
     def has_retired(self) -> bool:
-        """Whether rings of dead routines wait for their last slots."""
-        return self._retired
+        """Whether rings of dead routines wait for their last slots, or what dead processes held to be cleared."""
+        return self._retired or self._taps.has_unswept
 
     def remove_retired(self) -> None:
-        """Removes the rings that are free by now."""
+        """Removes the rings that are free by now, and clears what could not be cleared before."""
+        if self._taps.has_unswept:
+            self._taps.sweep()
         if self._retired:
             self._retired = self._incarnations.remove_retired()
 
@@ -68,8 +70,9 @@ class Recovery:
             for edge in self._edges.ins(item):
                 edge.held = False
                 self._take_back(edge)
-        for item in flow.routines:
-            for edge in self._edges.outs(item):
+        numbers = {item.number for item in flow.routines}
+        for edge in self._roster.plan.edges:
+            if edge.sender in numbers:  # also if it was drained meanwhile, or long ago
                 self.forget(edge)
         self._ring_all()
 

@@ -12,14 +12,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from pipert_shm.control.messages import Extended, Kill, UnlinkOut
 from pipert_shm.errors import PipeStateError, WiresValidation
+from pipert_shm.events import Audience
 from pipert_shm.graph.model import Plan, RoutinePlan
+from pipert_shm.graph.names import Names
 from pipert_shm.launcher.edge_table import EdgeTable
-from pipert_shm.launcher.fork_server import ForkServer
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
+from pipert_shm.launcher.servers import Servers
 
 GENERATIONS = 0xFFFF  # lives of a number, after which its messages are labelled as those of the first one were
 
@@ -39,6 +41,7 @@ class Removal:
         rewiring: Rewiring,
         recovery: Recovery,
         lifecycle: Lifecycle,
+        servers: Servers,
         most_routines: int,
         grace: float,
     ) -> None:
@@ -48,6 +51,7 @@ class Removal:
         self._rewiring = rewiring
         self._recovery = recovery
         self._lifecycle = lifecycle
+        self._servers = servers
         self._most_routines = most_routines
         self._grace = grace
         self._flows: list[Flow] = []
@@ -124,18 +128,13 @@ class Removal:
             roster.dismiss(flow)
         roster.plan.dismiss([flow.name for flow in flows])
         lifecycle.audience = lifecycle.audience.without({flow.name for flow in flows})
+        gone = tuple(item.origin for flow in flows for item in flow.routines)
+        news = Extended(Names(), Audience({}, {}, {}), tuple(flow.name for flow in flows), gone)
         for flow in roster.flows.values():
-            roster.send(flow, Extended(roster.plan.names, lifecycle.audience))
+            roster.send(flow, news)
         self._rewiring.resize()
-        self._then(self._end_servers({flow.server for flow in flows if flow.server is not None}))
+        self._then(self._servers.end_idle())
         lifecycle.tell_if_ended()
-
-    def _end_servers(self, servers: set[ForkServer]) -> tuple[int, ...]:
-        """Ends the fork servers that have no flow any more; their pids."""
-        idle = servers - {flow.server for flow in self._roster.flows.values() if flow.server is not None}
-        for server in idle:
-            server.end()
-        return tuple(server.pid for server in idle)
 
     # ---- numbers ---------------------------------------------------------------------------------
 

@@ -24,7 +24,8 @@ class Flow:
 
     Attributes:
         peer: the channel to its process; None while it has none. It exists before the pid is known.
-        server: the fork server that forks it; None: the launcher does.
+        server: the fork server that forks its next process; None: the launcher does.
+        forked_by: the one that forked the process that it has.
         ready: its process has said that it is there.
         stacks: the descriptor that gives the stacks of its threads, and its standard error.
         unhandled: bytes of the events that it was sent and has not handled.
@@ -47,6 +48,7 @@ class Flow:
     routines: list[RoutinePlan]
     record: binding.FlowRecord
     server: ForkServer | None = None
+    forked_by: ForkServer | None = None
     peer: Peer | None = None
     pid: int = 0
     pidfd: int = -1
@@ -70,6 +72,11 @@ class Flow:
     def up(self) -> bool:
         """Whether it has a process, as far as the launcher knows."""
         return self.peer is not None
+
+    @property
+    def moments(self) -> tuple[float | None, ...]:
+        """When something is to be done about it, as of time.monotonic()."""
+        return self.restart_at, self.recover_at, None if self.doomed else self.kill_at
 
     @property
     def is_pending(self) -> bool:
@@ -109,10 +116,12 @@ class Flow:
     def note_launch(self) -> None:
         """Notes that it has a new process, which is not to be killed."""
         self.restart_at, self.doomed, self.doom, self.doom_text = None, False, EndReason.NONE, ""
+        self.kill_at, self.forked_by = None, self.server
 
     def forget_process(self) -> None:
         """Notes that it has no process. What belonged to that must be closed by now."""
         self.peer, self.pid, self.pidfd, self.stacks, self.unhandled, self.ready = None, 0, -1, -1, 0, False
+        self.kill_at = None
 
     def died(self) -> FlowDied:
         """An error that says how its last process ended."""

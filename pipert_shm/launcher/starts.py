@@ -39,6 +39,9 @@ class Starts:
     :param be_flow: runs in the forked child, and does not return.
     :param dispatch_for: makes the table of a flow's messages.
     :param note_up: called when a flow's process is ready.
+
+    Attributes:
+        on_launch: called when a flow gets a process, and so has none that another fork server made.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Starts:
         self._be_flow = be_flow
         self._dispatch_for = dispatch_for
         self._note_up = note_up
+        self.on_launch: Callable[[], object] = lambda: None
 
     def launch(self, flow: Flow, rings: dict[int, tuple[int, int]]) -> None:
         """Starts a flow's process, unless the pipe is to end. An error is handled as a failed start.
@@ -107,10 +111,11 @@ class Starts:
         flow.peer, flow.stacks, flow.unhandled = self._peer_of(flow, ours), stacks, 0
         undo.callback(self._watch.drop, ours)
         flow.note_launch()
+        self.on_launch()
         for edge in attachment.leaving:
             self._recovery.forget(edge)
-        if flow.server is not None and order is not None:
-            flow.server.fork(order, [theirs.detach(), stacks_in], lambda pid, why: self._note_forked(flow, pid, why))
+        if flow.forked_by is not None and order is not None:
+            flow.forked_by.fork(order, [theirs.detach(), stacks_in], lambda pid, why: self._note_forked(flow, pid, why))
         else:
             self._note_process(flow, pid, pidfd)
 
@@ -191,8 +196,8 @@ class Starts:
 
     @staticmethod
     def _forget_child(flow: Flow, pid: int) -> None:
-        if flow.server is not None:
-            flow.server.reap(pid, lambda exit_code: None)
+        if flow.forked_by is not None:
+            flow.forked_by.reap(pid, lambda exit_code: None)
 
     def note_ready(self, flow: Flow) -> None:
         """A flow's process says that it is ready. It may say so more than once, and before the fork server has told its pid."""

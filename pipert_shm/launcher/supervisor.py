@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from pipert_shm.control.guard import contained
+from pipert_shm.control.messages import Kill
 from pipert_shm.launcher.deaths import RECOVERY_RETRY, Deaths
 from pipert_shm.launcher.flow_stderr import FlowStderr
 from pipert_shm.launcher.fork_server import ForkServer
@@ -58,6 +59,17 @@ class Supervisor:
             self._logger.info("flow %r is killed, to be restarted as requested", flow.name)
             flow.kill_for(EndReason.ORDER)
 
+    def replace_by_order(self, flow: Flow) -> None:
+        """Ends a flow's process, its routines cleaned up within the grace period, so that a new one takes its place."""
+        if self._lifecycle.ending:
+            return
+        if flow.restart_at is not None:
+            flow.restart_at = time.monotonic()
+        elif flow.up and not flow.doomed:
+            flow.doom, flow.doom_text = EndReason.ORDER, "has ended, to be replaced"
+            flow.kill_at = time.monotonic() + self._grace
+            self._roster.send(flow, Kill())
+
     def _restart(self, flow: Flow) -> None:
         """Forks the flow again, with fresh incarnations of the edges that it sends on."""
         opened = self._recovery.reopen_outs(flow)
@@ -77,12 +89,7 @@ class Supervisor:
         """When `do_due` should be called, as of time.monotonic(); None: nothing is due."""
         now = time.monotonic()
         flows = self._roster.flows.values()
-        moments = [
-            moment
-            for flow in flows
-            for moment in (flow.restart_at, flow.recover_at, None if flow.doomed else flow.kill_at)
-            if moment is not None
-        ]
+        moments = [moment for flow in flows for moment in flow.moments if moment is not None]
         moments += [server.due for server in self._servers() if server.due is not None]
         if self._lifecycle.kill_by is not None:
             moments.append(self._lifecycle.kill_by)
@@ -123,7 +130,8 @@ class Supervisor:
         elif flow.restart_at is not None and now >= flow.restart_at:
             self._restart(flow)
         elif flow.kill_at is not None and now >= flow.kill_at and flow.up and not flow.doomed:
-            self._logger.warning("flow %r is removed, did not end within %g s and is killed", flow.name, self._grace)
+            what = "removed" if flow.leaves else "replaced"
+            self._logger.warning("flow %r is %s, did not end within %g s and is killed", flow.name, what, self._grace)
             flow.kill()
         elif flow.pidfd >= 0 and not flow.doomed and self._hangs.is_found(flow):
             flow.kill_for(EndReason.HANG)

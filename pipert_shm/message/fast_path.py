@@ -78,6 +78,7 @@ class FastPath:
         except BaseException:  # what somebody wrote into the meta
             payload.clear()
             self._posting.sequence = meta.sequence
+            self._posting.show(meta.origin_number, meta.sequence)
             self._words.sent += 1
             self._posting.drop(self._group.outs, binding.REASONS["error"], handled)
             check_numbers(meta)
@@ -99,7 +100,9 @@ class FastPath:
     def refuse(self, error: BaseException, handled: int) -> None:
         """Counts the message that C wanted to send as not made, and raises the error."""
         self._words.sent += 1
-        self._posting.sequence = self._hot.message()[1]
+        message = self._hot.message()
+        self._posting.sequence = message[1]
+        self._posting.show(message[3], message[1])
         self._posting.drop(self._group.outs, binding.REASONS["error"], handled)
         raise error
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from pipert_shm import binding
+from pipert_shm.binding import trace
 from pipert_shm.data import Labels, Meta
 from pipert_shm.graph.model import EdgePlan
 from pipert_shm.message.decoder import decode, layout_of
 from pipert_shm.message.types import NOTHING, LocalMessages, Message
+from pipert_shm.shm import tracing
 from pipert_shm.shm.head import ARRAY, TOMBSTONE, payload_kind
 from pipert_shm.shm.rings import open_every_ring, open_ring
 from pipert_shm.shm.segments import ControlSegment
@@ -209,7 +211,8 @@ class Inbox:
             self.disown(self.edge, reason)
         else:
             if self._delivery.local:
-                self._tables[self._delivery.place].pop(self._delivery.token)
+                _, meta, _ = self._tables[self._delivery.place].pop(self._delivery.token)
+                self._show(meta)
             port.discard(binding.REASONS[reason])
         self.unsettled = True
 
@@ -230,11 +233,34 @@ class Inbox:
         :param edges: their numbers. An edge that has become another receiver's does not count.
         """
         own = {edge for edge in edges if binding.EdgeRecord(self._segment.process, edge).ends()[1] == self._number}
+        if len(self._incarnations) < self._segment.process.incarnations_used:
+            self._incarnations = self._segment.process.incarnations()
         waiting = sum(one.waiting() for one in self._incarnations if one.edge in own and one.state in WITH_MESSAGES)
         return waiting + (self.starved and self.edge.number in own)
 
-    def disown(self, edge: EdgePlan, reason: str) -> None:
-        """Counts a message as dropped that was taken from a wire, and that the routine won't get."""
+    @property
+    def received_ns(self) -> int:
+        """When the message in hand was received."""
+        received_ns: int = self._delivery.received_ns
+        return received_ns
+
+    def _show(self, meta: Meta | bytes) -> None:
+        """Says for a trace which frame the message in hand is, which came from this flow."""
+        if tracing.on and isinstance(meta, bytes):
+            self._port.hot.adopt(meta)
+        elif tracing.on and not isinstance(meta, bytes):
+            self._delivery.origin, self._delivery.sequence = meta.origin_number, meta.sequence
+
+    def disown(self, edge: EdgePlan, reason: str, meta: Meta | None = None) -> None:
+        """Counts a message as dropped that was taken from a wire, and that the routine won't get.
+
+        :param meta: the message's; None: it is the one in hand.
+        """
+        if tracing.on:
+            its = self._delivery if meta is None else meta
+            origin = self._delivery.origin if meta is None else meta.origin_number
+            frame = {"origin": origin, "sequence": its.sequence}
+            tracing.note(trace.DISCARD, self._number, other=edge.sender, detail=binding.REASONS[reason], **frame)
         self._port.disown(edge.number, binding.REASONS[reason])
 
     def take(self) -> Message:
@@ -305,6 +331,7 @@ class Inbox:
     def _take_local(self, place: int, token: int, received_ns: int) -> Message:
         """Takes a message from a routine in the flow."""
         opener, meta, sent_ns = self._tables[place].pop(token)
+        self._show(meta)
         self._port.count_handed(sent_ns, self._captured_ns(meta))
         if isinstance(meta, bytes):
             own = Meta.received(self.names, self._origin, self._port.hot.raw())

@@ -24,6 +24,7 @@ from pipert_shm.message.outgoing import Group, Outgoing
 from pipert_shm.message.packer import Packer
 from pipert_shm.message.posting import Posting, check_numbers
 from pipert_shm.message.types import NOTHING, LocalMessages
+from pipert_shm.shm import tracing
 from pipert_shm.shm.head import pack
 from pipert_shm.shm.needs import MESSAGE_SLOT_BYTES
 from pipert_shm.shm.rings import open_ring
@@ -75,7 +76,7 @@ class Outbox:
         self._record = binding.RoutineRecord(segment.process, number)
         self._outgoing = Outgoing(port, local)
         self._fast: FastPath | None = None  # where the wires have one
-        self._posting = Posting(port, self._outgoing)
+        self._posting = Posting(port, self._outgoing, number)
         self._words = self._record.words
         self._messages = Slots(segment, port, number, name, 0, f"the messages of {name!r}")
         self.slots = Slots(segment, port, number, name, 0, f"the ring of {name!r}")
@@ -276,15 +277,17 @@ class Outbox:
     def abandon(self) -> None:
         """Gives up what is unsent, counted as stopped."""
         self._posting.give_up(binding.REASONS["stopped"])
-        for group, _, _, handled in self._unsent:
+        for group, _, meta, handled in self._unsent:
             self._handled += handled
+            self._show(meta)
             self._drop(self._outgoing.choose(group), "stopped")
         self._unsent.clear()
         self._count_handled()
         self.unsent = bool(self._finished)
 
-    def lose(self) -> None:
+    def lose(self, meta: Meta) -> None:
         """Counts a message that was not even made, for want of a slot, as dropped on every wire."""
+        self._show(meta)
         outs = 0
         for group in self._outgoing.groups:
             outs |= self._outgoing.choose(group)
@@ -302,6 +305,8 @@ class Outbox:
         remote = outs & group.remote
         posting = self._posting
         posting.sequence = meta.sequence
+        if tracing.on:
+            self._show(meta)
         self._hot.token = token = self._hot.token + 1
         words = posting.post.post  # its words one by one, and only those that this message needs: this is each message's way
         words.outs = outs
@@ -364,6 +369,9 @@ class Outbox:
                 check_numbers(meta)
             raise
         self._posting.finish(status, message)
+
+    def _show(self, meta: Meta) -> None:
+        self._posting.show(meta.origin_number, meta.sequence)
 
     def _drop(self, outs: int, reason: str) -> None:
         handled, self._handled = self._handled, 0

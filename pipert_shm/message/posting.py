@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from operator import index
+from struct import Struct
 from typing import Any, SupportsIndex
 
 from pipert_shm import binding
+from pipert_shm.binding import trace
 from pipert_shm.data import Meta
 from pipert_shm.message.outgoing import Outgoing
+from pipert_shm.shm import tracing
 from pipert_shm.shm.slots import Stopping
 
 # The numbers of a meta, which somebody may have written into, and their bits in a message.
 NUMBERS = (("sequence", 64), ("captured_ns", 64), ("origin_number", 32))
+
+_HEAD = Struct("=QQQI")  # the beginning of `waiting_head` in csrc/hot/within.c
 
 
 def check_numbers(meta: Meta) -> None:
@@ -22,8 +28,18 @@ def check_numbers(meta: Meta) -> None:
             raise ValueError(f"meta.{name} must be from 0 to 2**{bits} - 1, not {value!r}")
 
 
+def frame_of(meta: Meta | bytes) -> tuple[int, int]:
+    """Origin and sequence of a message that waits within the flow, from its meta or from the head that C has made."""
+    if isinstance(meta, bytes):
+        sequence, _, _, origin = _HEAD.unpack_from(meta)
+        return origin, sequence
+    return meta.origin_number, meta.sequence
+
+
 class Posting:
     """The message that a routine is sending. The routine's thread only.
+
+    :param number: the routine's.
 
     Attributes:
         post: the message in the port's form.
@@ -31,8 +47,9 @@ class Posting:
         stuck: whether a send was interrupted, so that `resume` is due.
     """
 
-    def __init__(self, port: binding.Port, outgoing: Outgoing) -> None:
+    def __init__(self, port: binding.Port, outgoing: Outgoing, number: int) -> None:
         self._port = port
+        self._number = number
         self._outgoing = outgoing
         self.post = binding.Post()
         self.sequence = 0
@@ -81,6 +98,11 @@ class Posting:
             self.stuck = False
             self._again = None
 
+    def show(self, origin: int, sequence: int) -> None:
+        """Says for a trace which frame the next message is, where it may be dropped before a send has said so."""
+        with suppress(OverflowError, TypeError):  # of what somebody wrote into a meta
+            self.post.post.origin, self.post.post.sequence = origin, sequence
+
     def drop(self, outs: int, reason: int, handled: int) -> None:
         """Counts a message that was not made as dropped on these wires.
 
@@ -100,4 +122,7 @@ class Posting:
     def forget_lost(self) -> None:
         """Lets go of the payloads that no receiver in the flow will ask for."""
         for out, token in self.post.take_lost():
-            self._outgoing.waiting(out).pop(token, None)
+            lost = self._outgoing.waiting(out).pop(token, None)
+            if tracing.on and lost is not None:
+                origin, sequence = frame_of(lost[1])
+                tracing.note(trace.TOKEN, self._number, origin=origin, sequence=token, began_ns=sequence)

@@ -6,6 +6,7 @@ import logging
 import pickle
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pipert_shm.control.channel import Channel, Received
@@ -47,6 +48,18 @@ class Line:
         self._channel, theirs = Channel.pair()
         self._channel.keep()
         return theirs
+
+    def use(self, channel: Channel, logger: logging.Logger) -> None:
+        """Takes a channel that is connected already."""
+        self._logger = logger
+        self._channel = channel.keep()
+
+    def stop_hearing(self) -> None:
+        """Makes `hear` give None, on whatever thread it waits."""
+        with self._lock:
+            if not self._closed:
+                with suppress(OSError):  # the launcher has hung up: it gives that anyway
+                    self._channel.stop_receiving()
 
     def close(self) -> bool:
         """Closes the channel; False when it was closed already."""
@@ -99,7 +112,7 @@ class Line:
         if answer is OPEN:
             raise PipeStateError("the pipe has ended")
         if isinstance(answer, bytes):  # unpickled on the thread that asked: the listener runs no users' code
-            raise _unpickled(answer)
+            raise error_of(answer)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -113,7 +126,7 @@ class Line:
         self._questions.close()
 
 
-def _unpickled(error: bytes) -> Exception:
+def error_of(error: bytes) -> Exception:
     """The exception that is the launcher's answer."""
     try:
         answer = pickle.loads(error)

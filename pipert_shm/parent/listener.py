@@ -10,10 +10,22 @@ from pipert_shm.control.channel import Received
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.guard import contained
 from pipert_shm.control.log_relay import LogRelay
-from pipert_shm.control.messages import Answer, Died, Ended, Failed, Numbers, Removed, TapEnded, TapMade
+from pipert_shm.control.messages import (
+    Answer,
+    Died,
+    Ended,
+    Failed,
+    Numbers,
+    Relay,
+    Removed,
+    ServerEnded,
+    TapEnded,
+    TapMade,
+)
 from pipert_shm.errors import describe
 from pipert_shm.parent.line import Line, Unanswered
 from pipert_shm.parent.outcome import Outcome
+from pipert_shm.parent.relays import Relays
 from pipert_shm.parent.taps import Taps
 from pipert_shm.system import calls
 
@@ -23,6 +35,7 @@ class Listener:
 
     :param gone: the listener sets it when the launcher is gone.
     :param all_over: whether all routines have ended, by their records in the control segment.
+    :param reap: waits for a fork server that has ended.
     :param clear_up: called when the launcher's end of the line is closed.
 
     Attributes:
@@ -35,20 +48,24 @@ class Listener:
         line: Line,
         outcome: Outcome,
         taps: Taps,
+        relays: Relays,
         relay: LogRelay,
         gone: threading.Event,
         all_over: Callable[[], bool],
         clear_up: Callable[[], None],
+        reap: Callable[[int], object],
     ) -> None:
         self.ready = threading.Event()
         self.busy = threading.Lock()
         self._line = line
         self._outcome = outcome
         self._taps = taps
+        self._relays = relays
         self._logger = relay.logger
         self._gone = gone
         self._all_over = all_over
         self._clear_up = clear_up
+        self._reap = reap
         self._table = self._make_table()
 
     def start(self, name: str) -> None:
@@ -78,7 +95,9 @@ class Listener:
         table.on_received(Numbers, lambda message, received: self._line.answer(received.question, message.free))
         table.on_received(Removed, lambda message, received: self._line.answer(received.question, message.fork_servers))
         table.on_received(TapMade, self._make_tap)
+        table.on_received(Relay, lambda message, received: self._relays.take(message, received.question))
         table.on(TapEnded, lambda message: self._taps.end(message.edge))
+        table.on(ServerEnded, lambda message: self._reap(message.pid))
         return table
 
     def _make_good(self, received: Received, error: Exception) -> None:

@@ -102,6 +102,15 @@ class Outcome:
         for name in flows:
             self.exit_codes.pop(name, None)
 
+    def mark(self) -> set[str]:
+        """What stands for the failures so far."""
+        return set(self._causes)
+
+    def forget_since(self, mark: set[str]) -> None:
+        """Takes back the failures since then: of a change that was put back."""
+        for key in [key for key in list(self._causes) if key not in mark]:
+            self._causes[key] = ""
+
     def note_launcher_death(self, exit_code: int) -> None:
         """The launcher died before the pipe's end."""
         if not self._causes.get("launcher"):

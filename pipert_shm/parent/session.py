@@ -33,11 +33,15 @@ from pipert_shm.graph.model import Plan
 from pipert_shm.graph.reduction import plan_without
 from pipert_shm.launcher.footprint import make_rings, make_segment, names_of, tap_places
 from pipert_shm.launcher.loop import LaunchOrder, launch
+from pipert_shm.parent.changes import Changes
 from pipert_shm.parent.fork_servers import ForkServers
 from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, Line, Unanswered
 from pipert_shm.parent.listener import Listener
 from pipert_shm.parent.outcome import Outcome
+from pipert_shm.parent.relays import Handler, Relays
 from pipert_shm.parent.taps import Taps
+from pipert_shm.parent.tracing import Tracing
+from pipert_shm.shm import sockets
 from pipert_shm.shm.segments import has_segments, unlink_pipe
 from pipert_shm.shm.states import State
 from pipert_shm.system import calls, forked
@@ -55,6 +59,8 @@ class Session:
     Attributes:
         gone: set when the launcher is gone, and with it all flows and every segment.
         outcome: whether all routines have ended, and what has failed.
+        tracing: traces the pipe.
+        changes: the steps of a change of flows that run.
     """
 
     def __init__(
@@ -77,8 +83,11 @@ class Session:
         self._lock = threading.RLock()
         self._growing = threading.Lock()
         self._line = Line(self.gone, _turn_away)
+        self._relays = Relays(self._line)
+        self._meeting = sockets.directory()
         self._is_unsure = False  # whether the launcher took in what was added last
         self.segment = make_segment(plan, name)
+        self.tracing = Tracing(self.segment.pipe_id, lambda order: self._ask(order, patience=PATIENCE))
         try:
             self._rings = make_rings(plan.routines, self.segment)
         except BaseException:
@@ -117,8 +126,17 @@ class Session:
         undo.callback(theirs.close)
         self._taps = Taps(self.segment, self.plan.names, self._untap, self.relay.logger)
         self._fork_servers = ForkServers(self.segment, self._at_rest, self._logger.name, self._grace, self._logs_in)
+        self.changes = Changes(self._ask, self._fork_servers, self._growing)
         self._listener = Listener(
-            self._line, self.outcome, self._taps, self.relay, self.gone, self._all_over, self._end_launcher
+            self._line,
+            self.outcome,
+            self._taps,
+            self._relays,
+            self.relay,
+            self.gone,
+            self._all_over,
+            self._end_launcher,
+            self._fork_servers.reap,
         )
         order = self._order()
         self._launcher = forked.fork(lambda: launch(order, theirs, self._logs_in))
@@ -138,6 +156,8 @@ class Session:
         return LaunchOrder(
             plan=self.plan,
             pipe_id=self.segment.pipe_id,
+            name=self._name,
+            meeting=self._meeting,
             audience=self.audience,
             logger_name=self._logger.name,
             taps=tap_places(self.plan),
@@ -196,6 +216,7 @@ class Session:
             except KeyboardInterrupt:
                 self.relay.logger.info("interrupted again: flows have %g s to end, then they are killed", self._grace)
         self._listener.join()
+        self._relays.end()
         if not self._line.close():
             return
         self.relay.finish(self._grace)
@@ -207,6 +228,14 @@ class Session:
         """See `Pipe.tap`. Waits until the routine sends to it; other requests do not wait for that."""
         tap: Tap = self._ask(MakeTap(name), patience=LONG_PATIENCE, whom=f"routine {name!r}, in a call of its own perhaps,")
         return tap
+
+    def serve(self, kind: str, handler: Handler) -> None:
+        """Answers questions of attached processes: see `Attached.relay`.
+
+        :param handler: gets a question's bytes, and gives those of the answer. It is called on a thread that the questions of
+            this kind have for themselves; what it raises is raised where the question was asked.
+        """
+        self._relays.serve(kind, handler)
 
     def restart(self, flow: str) -> None:
         """See `Pipe.restart_flow`."""
@@ -223,7 +252,7 @@ class Session:
         return free
 
     def remove(self, flows: Sequence[str], receivers_wait: bool) -> None:
-        """Removes flows, and waits until their processes are gone. If it raises, nothing has changed, unless the pipe has ended.
+        """Removes flows, and waits until their processes are gone. If it raises, nothing has changed, or the pipe has ended.
 
         :param flows: their names; of a flow with replicas those of all replicas.
         :raises WiresValidation: when others need one of them.
@@ -332,7 +361,8 @@ class Session:
         self._await_flows()
         try:
             if has_segments(self.segment.pipe_id):
-                unlink_pipe(self.segment.pipe_id)  # what the launcher could not
+                sockets.remove(self._meeting, self.segment.pipe_id)
+                unlink_pipe(self.segment.pipe_id, keep_traces=self.tracing.is_on)  # what the launcher could not
         except OSError as error:
             tell("can't clear up /dev/shm: %s; `pipert-shm clean` removes what may be left there", error)
 

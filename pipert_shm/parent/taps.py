@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from pipert_shm.control.messages import TapMade
-from pipert_shm.data import Labels
+from pipert_shm.graph.names import Names
 from pipert_shm.shm.segments import ControlSegment
 from pipert_shm.tap import Tap
 
@@ -18,7 +18,7 @@ class Taps:
     :param untap: takes the wire of a tap away, given its edge's number.
     """
 
-    def __init__(self, segment: ControlSegment, names: Labels, untap: Callable[[int], None], logger: logging.Logger) -> None:
+    def __init__(self, segment: ControlSegment, names: Names, untap: Callable[[int], None], logger: logging.Logger) -> None:
         self._segment = segment
         self._names = names
         self.untap = untap
@@ -31,6 +31,10 @@ class Taps:
     def __contains__(self, edge: int) -> bool:
         return edge in self._taps
 
+    def all(self) -> list[Tap]:
+        """Those that have not ended."""
+        return list(self._taps.values())
+
     def make(self, message: TapMade) -> Tap:
         """The tap that the launcher has made a wire for."""
         edge = message.edge
@@ -38,7 +42,7 @@ class Taps:
         self._taps[edge.number] = tap  # its end, which may be told of next, finds it here
         return tap
 
-    def know(self, names: Labels) -> None:
+    def know(self, names: Names) -> None:
         """Tells all taps, and those to come, the names of the routines whose messages may come. Any thread."""
         self._names = names  # before the look at the taps: one that is made meanwhile knows them
         for tap in list(self._taps.values()):
@@ -46,10 +50,13 @@ class Taps:
 
     def end(self, edge: int) -> None:
         """Ends a tap whose wire is gone, and gives the edge back."""
-        tap = self._taps.pop(edge, None)
+        tap = self._taps.get(edge)
         if tap is not None:
-            tap.end()
-            tap.release()
+            try:
+                tap.end()
+                tap.release()
+            finally:
+                del self._taps[edge]  # last: who sees that it is gone finds its place given back
 
     def end_all(self) -> None:
         """Makes every reader stop: the pipe has ended."""

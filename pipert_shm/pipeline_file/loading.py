@@ -15,19 +15,22 @@ A file looks like this:
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipert_shm.errors import ConfigError, Fault, PipertError, RoutineError
+from pipert_shm.errors import ConfigError, Fault, PipertError, PipeStateError, RoutineError
 from pipert_shm.limits import checked_fps
-from pipert_shm.pipe import Pipe
+from pipert_shm.pipe import DEFAULT_NAME, Pipe
 from pipert_shm.pipeline_file.objects import Maker, location, told, told_of_setting
 from pipert_shm.pipeline_file.reader import Where, YamlFile, listed
 from pipert_shm.pipeline_file.schema import (
@@ -62,11 +65,15 @@ class PipelineFile:
     start from the working directory, not from the file's.
 
     :param path: the file.
+    :param text: its content, in place of what is on the disk.
     :raises ConfigError: when the file can't be read or has faults. The error lists every fault with its line and field.
 
     Attributes:
         path: the file.
         settings: its settings.
+        named: what it has imported.
+        allowed: what it may import, besides what this package offers; None: anything.
+        arguments: of each routine that was made: its parameters, as the file gives them.
 
     >>> import pathlib, tempfile
     >>> from pipert_shm import PipelineFile
@@ -92,9 +99,12 @@ class PipelineFile:
     >>> directory.cleanup()
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], text: str | None = None) -> None:
         self.path = Path(path)
-        self._file = YamlFile(self.path)
+        self.named: frozenset[str] = frozenset()
+        self.allowed: frozenset[str] | None = None
+        self.arguments: dict[str, dict[str, Any]] = {}
+        self._file = YamlFile(self.path, text)
         settings, faults = _read(self._file)
         _refuse(faults)
         assert settings is not None, "else there are faults"
@@ -106,11 +116,12 @@ class PipelineFile:
         :raises ConfigError: when a class can't be imported, a parameter does not fit, or the wires don't make a pipeline. The
             error lists every fault.
         """
-        maker = _maker(self._file)
-        routines = {name: _routine(maker, name, settings) for name, settings in self.settings.routines.items()}
+        maker = self._maker()
+        routines = self._routines(maker, self.settings.routines)
         transmitters = {
             path: maker.make((*path, "data_transmitter"), made_of, DataTransmitter) for path, made_of in self._transmitters()
         }
+        self.named |= maker.named
         _refuse(maker.faults)
         pipe = self._assemble(maker, routines, transmitters)
         _refuse(maker.faults)
@@ -120,7 +131,52 @@ class PipelineFile:
             raise ConfigError([self._file.fault(("routines", error.routine), str(error))]) from error
         except (PipertError, ValueError) as error:
             raise ConfigError([self._file.fault(("wires",), str(error))]) from error
+        pipe._pipeline_file = self
+        pipe._handlers["apply"] = partial(_answer, weakref.ref(pipe))
         return pipe
+
+    @property
+    def pipe_name(self) -> str:
+        """The name of the pipe that `pipert-shm run` makes of it."""
+        return self.settings.pipe.name if self.settings.pipe.name != DEFAULT_NAME else self.path.stem
+
+    def make_routines(self, names: Iterable[str]) -> dict[str, Routine]:
+        """Makes some of the routines, by name.
+
+        :raises ConfigError: when a class can't be imported, or a parameter does not fit. It lists every fault.
+        """
+        maker = self._maker()
+        routines = self._routines(maker, names)
+        _refuse(maker.faults)
+        return routines
+
+    def make_transmitter(self, where: Where) -> DataTransmitter | None:
+        """Makes the transmitter that a section gives, if it gives one.
+
+        :param where: the section, such as `("wires", 0)`.
+        :raises ConfigError: when it can't be made.
+        """
+        made_of = dict(self._transmitters()).get(where)
+        if made_of is None:
+            return None
+        maker = self._maker()
+        transmitter: DataTransmitter | None = maker.make((*where, "data_transmitter"), made_of, DataTransmitter)
+        self.named |= maker.named
+        _refuse(maker.faults)
+        return transmitter
+
+    def fault(self, where: Where, message: str) -> Fault:
+        """A fault of this file, with the line of the field."""
+        return self._file.fault(where, message)
+
+    def _maker(self) -> Maker:
+        return _maker(self._file, self.allowed)
+
+    def _routines(self, maker: Maker, names: Iterable[str]) -> dict[str, Any]:
+        routines = {name: _routine(maker, name, self.settings.routines[name]) for name in names}
+        self.named |= maker.named
+        self.arguments |= {name: maker.arguments.get(("routines", name), {}) for name in routines}
+        return routines
 
     def _assemble(self, maker: Maker, routines: dict[str, Routine], transmitters: dict[Where, DataTransmitter]) -> Pipe:
         settings = self.settings.pipe
@@ -151,6 +207,16 @@ class PipelineFile:
                 yield path, section.data_transmitter
 
 
+def _answer(pipe: weakref.ref[Pipe], question: bytes) -> bytes:
+    """Answers an attached process that wants to change the pipe."""
+    its = pipe()
+    if its is None:
+        raise PipeStateError("the pipe has ended")
+    service = importlib.import_module("pipert_shm.applying.service")  # by its name, since that stands above this module
+    answer: bytes = service.answer(its, question)
+    return answer
+
+
 def load_pipeline(path: Path) -> tuple[PipelineFile, Pipe]:
     """Reads a pipeline's file, and makes its pipe, which is checked but not built.
 
@@ -176,11 +242,11 @@ def _faults_of_classes(path: Path) -> list[Fault]:
     return maker.faults
 
 
-def _maker(file: YamlFile) -> Maker:
+def _maker(file: YamlFile, allowed: frozenset[str] | None = None) -> Maker:
     directory = str(file.path.resolve().parent)
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    return Maker(file)
+    return Maker(file, allowed)
 
 
 def _routine(maker: Maker, name: str, settings: RoutineSettings) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -36,10 +37,18 @@ class Maker:
     import path, and a class whose objects can't be called stands for a function that makes one.
 
     :param file: the file that describes the objects.
+    :param allowed: what it may import, besides what this package offers; None: anything.
+
+    Attributes:
+        named: what it has imported.
+        arguments: those of each object that a section describes, as they were given in the file, by the section's place.
     """
 
-    def __init__(self, file: YamlFile) -> None:
+    def __init__(self, file: YamlFile, allowed: frozenset[str] | None = None) -> None:
         self._file = file
+        self._allowed = allowed
+        self.named: set[str] = set()
+        self.arguments: dict[Where, dict[str, Any]] = {}
         self.faults: list[Fault] = []
         self._fields: list[Where] = []  # the fields of these faults
 
@@ -74,6 +83,10 @@ class Maker:
         return None
 
     def _imported(self, path: Where, name: str) -> Any:
+        if self._allowed is not None and name not in self._allowed and not _is_public(name):
+            self.note(path, f"{name} is not named in the file that the pipe runs, and a client may name nothing else")
+            return None
+        self.named.add(name)
         try:
             return pkgutil.resolve_name(name)
         except Exception as error:  # of a user's module: anything
@@ -98,6 +111,7 @@ class Maker:
             )
             for name, value in made_of.parameters.items()
         }
+        self.arguments[path] = given
         arguments = {**given, **more}
         positional = _positional(accepted or {}, arguments)
         return partial(cls, *positional, **arguments) if cls is not None else _nothing
@@ -176,6 +190,11 @@ class Maker:
         if len(self.faults) > before:
             return None
         return self._called(path, call) if _makes_callables(cls) else call
+
+
+def _is_public(name: str) -> bool:
+    package, _, rest = name.replace(":", ".").partition(".")
+    return package == "pipert_shm" and rest in sys.modules[package].__all__
 
 
 def _nothing() -> None:

@@ -24,6 +24,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 class YamlFile:
     """The values of a YAML 1.2 file, and their lines. Use it on one thread.
 
+    :param text: its content, in place of what is on the disk.
     :raises ConfigError: when the file can't be read, is not YAML, is too large or nested too deep, or an alias contains itself.
 
     Attributes:
@@ -31,8 +32,9 @@ class YamlFile:
         data: its values: dicts, lists and scalars. All uses of an alias are the same object.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str | None = None) -> None:
         self.path = path
+        self._given = text
         self._children: dict[int, dict[str | int, tuple[int, Node]]] = {}
         yaml = YAML(typ="safe", pure=True)
         yaml.Composer, yaml.Constructor = _Composer, _Constructor
@@ -54,8 +56,11 @@ class YamlFile:
             raise self._refusal(0, f"can't be read: {said}") from None
 
     def _text(self) -> str:
-        with self.path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        if self._given is not None:
+            content = self._given.encode()
+        else:
+            with self.path.open("rb") as file:
+                content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise self._refusal(0, f"it is larger than {MOST_BYTES:,} bytes; keep long lists in files of their own")
         return content.decode("utf-8")

@@ -16,11 +16,12 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from pipert_shm import binding
 from pipert_shm.display.tables import printable
-from pipert_shm.shm.segments import CONTROL, PAGE, PREFIX, SEGMENT, SHM, is_stale, open_file
+from pipert_shm.shm.segments import CONTROL, PAGE, PREFIX, SEGMENT, SHM, TRACE, is_stale, open_file
 
-TAPS = 8  # places of a pipe for taps: the last of its routine numbers
+TAPS = 8  # places of a pipe for the taps of its parent
+ATTACHED = 64  # and behind them, as the last of its routine numbers, for those of attached processes
 LONGEST_ABOUT = 4 << 20  # bytes of names
-UNWRITTEN = 16 << 20  # bytes that a segment may claim to have beyond the memory that it has
+UNWRITTEN = 256 << 20  # bytes that a segment may claim to have beyond the memory that it has
 
 State = Literal["alive", "stale", "not ours"]
 
@@ -33,14 +34,32 @@ class Member(NamedTuple):
     counters: tuple[str, ...] = ()
 
 
-def about(flows: Sequence[str], routines: Sequence[Member | None], name: str = "") -> bytes:
+class Meeting(NamedTuple):
+    """Where others may attach to a pipe.
+
+    Attributes:
+        directory: that the launcher's socket is in; empty where nobody may attach.
+        protocol: what messages are understood there.
+    """
+
+    directory: str = ""
+    protocol: int = 0
+
+
+def about(
+    flows: Sequence[str],
+    routines: Sequence[Member | None],
+    name: str = "",
+    meeting: Meeting = Meeting(),  # noqa: B008 - it is immutable
+) -> bytes:
     """The text behind the records of a pipe's control segment: names, and this process as the pipe's parent.
 
     :param flows: their names, by number; empty where no flow has the number.
     :param routines: by number; None where no routine has the number.
-    :param name: the pipe's, for people.
+    :param name: the pipe's.
+    :param meeting: where others may attach to it.
     """
-    return json.dumps({"name": name, "parent": os.getpid(), "flows": flows, "routines": routines}).encode()
+    return json.dumps({"name": name, "parent": os.getpid(), "meeting": meeting, "flows": flows, "routines": routines}).encode()
 
 
 @dataclass(slots=True)
@@ -49,7 +68,7 @@ class Segment:
 
     Attributes:
         size: bytes.
-        what: `control`, or whose ring it is, or why that is unknown.
+        what: `control`, or whose ring it is, or why that is unknown; `trace` for what a process notes for a trace.
         owner: flow and pid of the process that makes the frames in it; empty if that is unknown.
         slots: number and size of a ring's slots; None if it is not a ring, or can't be read.
         held: how many slots each holder keeps, by routine. A slot may have several holders.
@@ -89,7 +108,8 @@ def list_pipe(pipe_id: str) -> Listing | None:
         if match is None or match[1] != pipe_id:
             continue
         try:
-            found.append((name, match[2], (SHM / name).lstat().st_size))
+            status = (SHM / name).lstat()
+            found.append((name, match[2], min(status.st_size, status.st_blocks * 512)))
         except FileNotFoundError:
             continue  # it was removed meanwhile
     if not found:
@@ -122,18 +142,20 @@ class Control:
         process: its records, for `pipert_shm.statistics.read_statistics`.
         flows: their names, by number, empty where no flow has the number; none if the text is damaged.
         routines: by number, None where no routine has the number; none if the text is damaged.
+        meeting: where others may attach to the pipe.
     """
 
     def __init__(self, pipe_id: str, stale: bool) -> None:
         with open(open_file(f"{PREFIX}{pipe_id}-{CONTROL}"), "rb") as file:
-            data = _read_control(file)
-        self._copy = binding.Copy(data)
-        self.process = binding.Process(self._copy.address, len(data))
+            self._copy = _read_control(file)
+        size = len(self._copy.memory)
+        self.process = binding.Process(self._copy.address, size)
         self._stale = stale
-        self.name, self.parent, self.flows, self.routines = _read_about(data[self.process.records_bytes() :])
+        about = self._copy.memory[self.process.records_bytes() :]
+        self.name, self.parent, self.flows, self.routines, self.meeting = _read_about(about)
         if stale:
             self.parent = None  # another process may have this pid by now
-        self._places = {self.process.serial(place): place for place in range(binding.RINGS)}
+        self._places = {self.process.serial(place): place for place in self.process.rings()}
 
     def __enter__(self) -> Control:
         return self
@@ -145,11 +167,13 @@ class Control:
         """What one of the pipe's segments is.
 
         :param name: of its file.
-        :param part: the last part of the name: CONTROL, or a serial.
+        :param part: the last part of the name: CONTROL, a serial, or TRACE and a number.
         :param size: bytes.
         """
         if part == CONTROL:
             return Segment(name, size, "control")
+        if part.startswith(TRACE):
+            return Segment(name, size, "trace")
         serial = int(part)
         owner = binding.serial_owner(serial)
         segment = Segment(name, size, f"ring of {self._name(owner)}", self._owner(owner))
@@ -180,12 +204,14 @@ class Control:
         segment.held = dict(held.most_common())
 
     def _name(self, routine: int) -> str:
-        """The name of a routine, or of a tap: taps have the last routine numbers."""
+        """The name of a routine, or of a tap of the parent's or of an attached process: taps have the last routine numbers."""
         member = self.routines[routine] if routine < len(self.routines) else None
         if member is not None:
             return member.name
-        tap = routine - (self.process.room.routines - TAPS)
-        return f"tap {tap}" if self.routines and tap >= 0 else f"routine {routine}"
+        tap = routine - (self.process.room.routines - ATTACHED - TAPS)
+        if not self.routines or tap < 0:
+            return f"routine {routine}"
+        return f"tap {tap}" if tap < TAPS else f"attached {tap - TAPS}"
 
     def _owner(self, routine: int) -> str:
         member = self.routines[routine] if routine < len(self.routines) else None
@@ -197,8 +223,8 @@ class Control:
         return f"flow {self.flows[flow]}" + (f", pid {pid}" if pid else "")
 
 
-def _read_control(file: BinaryIO) -> bytes:
-    """The bytes of a control segment: its records, and the text behind them.
+def _read_control(file: BinaryIO) -> binding.Copy:
+    """A copy of a control segment: its records, and the text behind them.
 
     :raises ValueError: when it is not a control segment, or larger than its own head says.
     """
@@ -209,18 +235,20 @@ def _read_control(file: BinaryIO) -> bytes:
     process.close()
     if status.st_size > records + LONGEST_ABOUT or records > status.st_blocks * 512 + UNWRITTEN:
         raise ValueError(f"with {status.st_size:,} bytes it is larger than a pipe's control segment that has such a head")
-    return file.read(status.st_size)
+    return binding.Copy.of_file(file.fileno(), status.st_size)
 
 
-def _read_about(text: bytes) -> tuple[str, int | None, list[str], list[Member | None]]:
-    """Reads the text that `about` made: name, parent, flows and routines. If it is damaged, all of them are empty."""
+def _read_about(text: bytes) -> tuple[str, int | None, list[str], list[Member | None], Meeting]:
+    """Reads the text that `about` made: name, parent, flows, routines and meeting. If it is damaged, all of them are empty."""
     try:
         said: dict[str, Any] = json.loads(text.rstrip(b"\0"))  # there may be room for more names
         flows = [printable(str(name)) for name in said["flows"]]
         routines = [None if entry is None else _read_member(*entry, flows=flows) for entry in said["routines"]]
-        return printable(str(said.get("name", ""))), int(said["parent"]), flows, routines
+        directory, protocol = said.get("meeting", Meeting())
+        meeting = Meeting(str(directory), int(protocol))
+        return printable(str(said.get("name", ""))), int(said["parent"]), flows, routines, meeting
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
-        return "", None, [], []
+        return "", None, [], [], Meeting()
 
 
 def _read_member(name: object, flow: int, counters: Sequence[object], *, flows: list[str]) -> Member:

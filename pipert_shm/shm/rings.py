@@ -111,7 +111,7 @@ def _pay_and_make(
 
 def _rings_there(segment: ControlSegment) -> Iterator[tuple[int, binding.Geometry]]:
     """The rings that exist now: the owner's number, and the slots. Nothing is mapped."""
-    for ring in range(binding.RINGS):
+    for ring in segment.process.rings():
         serial = segment.process.serial(ring)
         if not serial:
             continue
@@ -152,9 +152,7 @@ def open_every_ring(segment: ControlSegment) -> list[int]:
     :raises OSError: see `open_ring`.
     """
     rings = []
-    for ring in range(binding.RINGS):
-        if not segment.process.serial(ring):
-            continue
+    for ring in segment.process.rings():
         if segment.process.ring_owner(ring) is None:
             try:
                 open_ring(segment, ring)
@@ -169,7 +167,7 @@ def remove_unpublished(segment: ControlSegment, owner: int) -> None:
     process = segment.process
     while serial := process.unclaim_ring(owner):
         unlink(segment_name(segment.pipe_id, serial))
-    for ring in range(binding.RINGS):
+    for ring in process.rings():
         serial = process.serial(ring)
         is_own = bool(serial) and binding.serial_owner(serial) == owner
         if is_own and not calls.exists(SHM / segment_name(segment.pipe_id, serial)[1:]):

@@ -1,7 +1,8 @@
 """Makes, opens, locks, lists and sweeps shared-memory segments.
 
-A pipe has one control segment, `/dev/shm/pipert-<id>-c`, and one segment per ring, `/dev/shm/pipert-<id>-<serial>`. The id
-is random and serials only grow, so no name is used twice. Every process of a pipe keeps a shared lock (an open file
+A pipe has one control segment, `/dev/shm/pipert-<id>-c`, and one segment per ring, `/dev/shm/pipert-<id>-<serial>`. While it
+is traced, each of its processes has one more, `/dev/shm/pipert-<id>-t<number>` (shm/tracing.py). The id is random, and serials
+and numbers only grow, so no name is used twice. Every process of a pipe keeps a shared lock (an open file
 description lock) on the control segment; the kernel lets go of it when the process dies, however it dies. A pipe whose
 control segment can be locked exclusively has no process left, and `sweep_stale()` removes it.
 """
@@ -30,7 +31,8 @@ from pipert_shm.system.descriptors import Reserve
 SHM = Path("/dev/shm")
 PREFIX = "pipert-"
 CONTROL = "c"
-SEGMENT = re.compile(PREFIX + r"([0-9a-f]{12})-(c|[0-9]+)")
+TRACE = "t"
+SEGMENT = re.compile(PREFIX + r"([0-9a-f]{12})-(c|t?[0-9]+)")
 MODE = 0o600
 PAGE = mmap.PAGESIZE
 
@@ -45,7 +47,7 @@ def new_pipe_id() -> str:
 def segment_name(pipe_id: str, part: str | int) -> str:
     """The name of a pipe's segment, as shm_open wants it: with a slash before it.
 
-    :param part: CONTROL, or a ring's serial.
+    :param part: CONTROL, a ring's serial, or TRACE and a number.
     """
     return f"/{PREFIX}{pipe_id}-{part}"
 
@@ -70,9 +72,12 @@ def free_bytes() -> int:
     return free
 
 
-def create_segment(name: str, size: int, purpose: str, needs: Callable[[], Needs] | None = None) -> int:
+def create_segment(
+    name: str, size: int, purpose: str, needs: Callable[[], Needs] | None = None, memory: int | None = None
+) -> int:
     """Makes a segment, mode 0600, with all of its memory. Returns its file descriptor.
 
+    :param memory: bytes at its beginning that get memory, if not all do.
     :param needs: what the whole pipe needs, for the error; by default this segment alone.
     :raises SharedMemoryFull: when /dev/shm has less than `size` bytes left. Nothing is left behind then.
     :raises OSError: when /dev/shm can't be written to.
@@ -87,7 +92,7 @@ def create_segment(name: str, size: int, purpose: str, needs: Callable[[], Needs
     try:
         calls.truncate(fd, size)
         # Memory that is allocated now can't turn into a SIGBUS later.
-        calls.allocate(fd, 0, size)
+        calls.allocate(fd, 0, size if memory is None else memory)
     except OSError as error:
         free = free_bytes() + os.fstat(fd).st_blocks * 512
         segment.close_fd()
@@ -106,11 +111,15 @@ def unlink(name: str) -> None:
         return  # another process was faster
 
 
-def unlink_pipe(pipe_id: str) -> None:
-    """Removes every segment of a pipe, the control segment last. Mapped memory stays valid."""
+def unlink_pipe(pipe_id: str, *, keep_traces: bool = False) -> None:
+    """Removes every segment of a pipe, the control segment last. Mapped memory stays valid.
+
+    :param keep_traces: spares what its processes noted for a trace, which somebody is going to read.
+    """
     control = segment_name(pipe_id, CONTROL)
+    kept = f"{PREFIX}{pipe_id}-{TRACE}" if keep_traces else None
     for name in calls.listing(SHM):
-        if name.startswith(f"{PREFIX}{pipe_id}-") and f"/{name}" != control:
+        if name.startswith(f"{PREFIX}{pipe_id}-") and f"/{name}" != control and not (kept and name.startswith(kept)):
             unlink(f"/{name}")
     unlink(control)
 
@@ -205,6 +214,7 @@ class ControlSegment:
         self.pipe_id = pipe_id
         self.size = size
         self._fd = fd
+        self._taken: set[tuple[binding.Kind, int]] = set()
         self._address = address
         self.reserve = Reserve(0)
         self.process = binding.Process(address, size)
@@ -212,13 +222,19 @@ class ControlSegment:
 
     @classmethod
     def create(
-        cls, room: binding.ControlSize, budget: int, about: bytes = b"", needs: Callable[[], Needs] | None = None
+        cls,
+        room: binding.ControlSize,
+        budget: int,
+        about: bytes = b"",
+        needs: Callable[[], Needs] | None = None,
+        used: binding.ControlSize | None = None,
     ) -> ControlSegment:
         """Makes the segment of a new pipe.
 
         :param budget: bytes that rings may take.
         :param about: a text to stand behind the records, for `pipert-shm ls`.
         :param needs: what the whole pipe needs, for errors; by default this segment alone.
+        :param used: how many of the records are used at once; by default all. Others get memory by `take`.
         :raises ValueError: when a pipe can't have so many records.
         :raises SharedMemoryFull: when /dev/shm is too small for it.
         :raises OSError: when /dev/shm can't be written to.
@@ -229,7 +245,8 @@ class ControlSegment:
         size = records + len(about)
         while True:
             pipe_id = new_pipe_id()
-            fd = create_segment(segment_name(pipe_id, CONTROL), size, "the pipe's control segment", needs)
+            memory = None if used is None else room.head_bytes()
+            fd = create_segment(segment_name(pipe_id, CONTROL), size, "the pipe's control segment", needs, memory)
             try:
                 # Between creation and lock, a sweep may have locked or removed it as stale. Then make another one.
                 if not _lock(fd, fcntl.F_RDLCK) or not os.fstat(fd).st_nlink:
@@ -237,11 +254,14 @@ class ControlSegment:
                     unlink(segment_name(pipe_id, CONTROL))
                     continue
                 binding.guard(fd)
-                calls.write_at(fd, about, records)
                 address = _map_control(pipe_id, size)
                 room.format(address, budget)
                 segment = cls(pipe_id, fd, address, size)
                 segment.needs = needs or segment.needs
+                if used is not None:
+                    segment._take_first(used)
+                segment.make_room(about)
+                calls.write_at(fd, about, records)
                 return segment
             except BaseException:
                 binding.unguard(fd)
@@ -260,18 +280,63 @@ class ControlSegment:
         binding.guard(segment.fd)
         return cls(pipe_id, segment.fd, _map_control(pipe_id, segment.size), segment.size)
 
+    @classmethod
+    def look_in(cls, pipe_id: str) -> ControlSegment:
+        """Opens the segment of a pipe without its lock: it does not count as in use by this process, which is no part of it.
+
+        :raises posix_ipc.ExistentialError: when the pipe is gone.
+        """
+        segment = calls.open_shared(segment_name(pipe_id, CONTROL))
+        try:
+            return cls(pipe_id, -1, calls.map_memory(segment.fd, segment.size), segment.size)
+        finally:
+            segment.close_fd()
+
+    def _take_first(self, used: binding.ControlSize) -> None:
+        """Gives memory to the first records of each kind."""
+        counts: dict[binding.Kind, int] = {
+            "flow": used.flows,
+            "routine": used.routines,
+            "edge": used.edges,
+            "incarnation": used.incarnations,
+        }
+        for kind, count in counts.items():
+            for number in range(count):
+                self.take(kind, number)
+        self.process.note_used(used.edges, used.incarnations)
+
+    def take(self, kind: binding.Kind, number: int) -> None:
+        """Gives memory to a record, before anybody touches it. It keeps that for good, also when another one gets the number.
+
+        :raises SharedMemoryFull: when there is no memory for it.
+        :raises LookupError: when the segment has no room for so many.
+        """
+        if (kind, number) in self._taken:
+            return
+        offset, size = self.process.extent(kind, number)
+        self._allocate(offset, size, f"the pipe's control segment, for one more {kind},")
+        self._taken.add((kind, number))
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes of its memory: not all of it has some."""
+        return os.fstat(self._fd).st_blocks * 512
+
     def make_room(self, about: bytes) -> None:
         """Allocates memory for such a text, so that `tell` can't fail.
 
         :raises SharedMemoryFull: when there is no memory for it.
         """
-        size = self.process.records_bytes() + len(about)
+        self._allocate(self.process.records_bytes(), len(about), "the pipe's control segment, for more names,")
+
+    def _allocate(self, offset: int, size: int, purpose: str) -> None:
+        if not size:
+            return
         try:
-            calls.allocate(self._fd, 0, size)
+            calls.allocate(self._fd, offset, size)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            purpose = "the pipe's control segment, for more names,"
             raise SharedMemoryFull(purpose, size, free_bytes(), self.needs().shm_size) from error
 
     def tell(self, about: bytes) -> None:

@@ -13,6 +13,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,8 +36,14 @@ lock = fcntl.fcntl
 space = os.statvfs
 listing = os.listdir
 map_memory = binding.map_shared
+make_directory = os.mkdir
 cpus_of = os.sched_getaffinity
 set_cpus = os.sched_setaffinity
+
+CHANNEL_BYTES = 1 << 20  # how much each end of a channel may have sent that the other has not received yet
+
+_SO_PEERPIDFD = 77  # since Linux 6.5
+_CREDENTIALS = struct.Struct("iii")  # pid, user, group
 
 
 def wait_for_exit(pid: int) -> int:
@@ -69,15 +76,70 @@ def unlink_shared(name: str) -> None:
         raise PermissionError(errno.EACCES, f"{name} in /dev/shm is not ours: {error}") from error
 
 
-def channel_ends(buffer_bytes: int) -> tuple[socket.socket, socket.socket]:
-    """Two connected ends of a SOCK_SEQPACKET pair.
-
-    :param buffer_bytes: how much each end may have sent that the other has not received yet.
-    """
+def channel_ends() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends of a SOCK_SEQPACKET pair."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHANNEL_BYTES)
     return ends
+
+
+def listen_at(path: str) -> socket.socket:
+    """Makes a SOCK_SEQPACKET socket that listens at a path. This user alone may connect to it; to accept does not block.
+
+    For a process with one thread: the umask is that of the process.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(path)
+        listener.listen()
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    return listener
+
+
+def accept(listener: socket.socket) -> socket.socket:
+    """The end of the next connection.
+
+    :raises BlockingIOError: when nobody waits.
+    """
+    end, _ = listener.accept()
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHANNEL_BYTES)
+    return end
+
+
+def connect(path: str) -> socket.socket:
+    """Connects to the socket that listens at a path.
+
+    :raises ConnectionRefusedError: when nobody listens any more.
+    """
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHANNEL_BYTES)
+        end.connect(path)
+    except BaseException:
+        end.close()
+        raise
+    return end
+
+
+def peer_of(end: socket.socket) -> tuple[int, int]:
+    """The process that has connected, and its user."""
+    pid, user, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, user
+
+
+def peer_pidfd(end: socket.socket) -> int:
+    """The pidfd of the process that has connected.
+
+    :raises OSError: ENOPROTOOPT where the kernel has no such thing.
+    """
+    return end.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
 
 
 def duplicate(end: socket.socket) -> socket.socket:

@@ -22,6 +22,7 @@ from pipert_shm.testing.surroundings import (
     FLOW,
     Notification,
     Output,
+    Passed,
     Surroundings,
     captured_at,
     check_place,
@@ -199,9 +200,8 @@ class RoutineHarness:
         :raises Exception: as `send()` does.
         """
         before = len(self.outputs)
-        size = self.routine.batch_size if isinstance(self.routine, BatchRoutine) else 1
         rest = iter(payloads)
-        while batch := list(itertools.islice(rest, size)):
+        while batch := list(itertools.islice(rest, self._batch_size)):
             for payload in batch:
                 self._feed(payload, sender, origin, capture_time, format=format)
             del payload, batch
@@ -209,6 +209,28 @@ class RoutineHarness:
             if self.ended:
                 break
         return [output.payload for output in self.outputs[before:]]
+
+    def pass_on(self, messages: Iterable[Passed]) -> None:
+        """Sends the routine messages as they were elsewhere, in batches as large as it takes. `outputs` has what it sent.
+
+        A routine that raises EndOfStream gets no further ones.
+
+        :raises Exception: as `send()` does.
+        """
+        if self._role is Role.SOURCE:
+            raise TypeError(f"{self.routine!r} is a source, and gets nothing: take() has it make messages")
+        rest = iter(messages)
+        while batch := list(itertools.islice(rest, self._batch_size)):
+            for message in batch:
+                self._require_run("takes").pass_on(message)
+            del message, batch
+            self._drive()
+            if self.ended:
+                break
+
+    @property
+    def _batch_size(self) -> int:
+        return self.routine.batch_size if isinstance(self.routine, BatchRoutine) else 1
 
     def take(self, count: int) -> list[Any]:
         """Lets a source make so many messages, and returns them; fewer when it ends before.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -36,10 +36,12 @@ def run_inline(
     early: Iterable[Event],
     messages: int | None,
     timeout: float | None,
+    private: Collection[str] = (),
 ) -> PipeStatistics:
     """Runs a plan to its end: see `Pipe.run_inline`.
 
     :param early: events that are delivered first.
+    :param private: routines that get copies of all frames.
     """
     if messages is not None:
         check_count("messages", messages)
@@ -48,7 +50,7 @@ def run_inline(
     run: _Run | None = None
     try:
         with interrupts_deferred():  # a Ctrl-C comes when there is a stage to close
-            run = _Run(plan, audience, logger, name)
+            run = _Run(plan, audience, logger, name, private)
         run.begin(early)
         run.go(messages, None if timeout is None else time.monotonic() + timeout)
         run.end()
@@ -73,14 +75,14 @@ class _Run:
     full, or when a turn of all sources has brought nothing more for it.
     """
 
-    def __init__(self, plan: Plan, audience: Audience, logger: logging.Logger, name: str) -> None:
+    def __init__(self, plan: Plan, audience: Audience, logger: logging.Logger, name: str, private: Collection[str]) -> None:
         self._audience = audience
         self._logger = logger
         self._events: deque[Event] = deque()
         self._runs = 0
         self._killed = False
         notifiers = {item.name: partial(self._notify, item.name) for item in plan.routines}
-        self.stage = Stage(plan, name, logger, notifiers)
+        self.stage = Stage(plan, name, logger, notifiers, private=private)
         distance = _distances(plan)
         runners = sorted(self.stage.runners.values(), key=lambda runner: -distance[runner.plan.number])
         self._sources = deque(runner for runner in runners if runner.plan.role is Role.SOURCE)

@@ -1,7 +1,7 @@
-"""A pytest plugin with a fixture that fails a test which leaves anything behind.
+"""A pytest plugin with two fixtures: one fails a test which leaves anything behind, the other replays recordings.
 
-Nothing of it is active by itself. Name the plugin in the `conftest.py` at your project's root, and the fixture in the tests
-that are to be checked; or, for all of them, in `pyproject.toml`:
+Nothing of it is active by itself. Name the plugin in the `conftest.py` at your project's root, and a fixture in the tests that
+need it; or, for all of them, in `pyproject.toml`:
 
     pytest_plugins = ["pipert_shm.testing.plugin"]      # conftest.py
 
@@ -13,7 +13,10 @@ pytest is no dependency of the package: this module is the one that imports it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +44,24 @@ def fail_on_leftovers(request: pytest.FixtureRequest, before: Possessions) -> No
     left = before.left_by_now() and before.left_after()
     if left:
         pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture
+def replay(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
+    """Runs a routine or a pipe on a recording: `replay("yard.mcap", Detector("detector"))` returns what it sent.
+
+    It takes what `pipert_shm.video.replayed.replayed` takes. The path of a recording may begin at the folder of the test.
+    """
+    replayed = import_module("pipert_shm.video.replayed").replayed  # by name: it stands above this folder, and loads OpenCV
+
+    def run(path: Path | str, target: Any, **options: Any) -> list[Any]:
+        found: list[Any] = replayed(_found(request, Path(path)), target, **options)
+        return found
+
+    return run
+
+
+def _found(request: pytest.FixtureRequest, path: Path) -> Path:
+    """A path, as it is or from the folder of the test."""
+    beside = request.path.parent / path
+    return beside if beside.exists() else path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,6 +52,26 @@ class Output(NamedTuple):
     meta: Meta
 
 
+class Passed(NamedTuple):
+    """A message as it was known elsewhere, in a recording for example, to be sent to a routine as it is.
+
+    Attributes:
+        sender: who sends it.
+        payload: what it carries.
+        origin: the source that it comes from.
+        sequence: its number there.
+        captured_ns: when it was captured, CLOCK_MONOTONIC, ns.
+        tell: writes into its meta what else is known of it.
+    """
+
+    sender: str
+    payload: Any
+    origin: str
+    sequence: int
+    captured_ns: int
+    tell: Callable[[Meta], None]
+
+
 class Notification(NamedTuple):
     """An event that the routine notified by `self.notify_event`.
 
@@ -75,7 +95,7 @@ class _Feeder(SourceRoutine):
         """Nothing: it is never called."""
 
 
-class _Collector(DestinationRoutine):
+class Collector(DestinationRoutine):
     """Takes what the routine sends."""
 
     def __init__(self, outputs: list[Output]) -> None:
@@ -104,7 +124,7 @@ class Surroundings:
         flows[FLOW] = [routine]
         wires = [Wire(feeder, routine) for feeder in feeders]
         if role is not Role.DESTINATION:
-            collector = _Collector(outputs)
+            collector = Collector(outputs)
             flows[RESULTS] = [collector]
             wires.append(Wire(routine, collector))
         plan = make_plan(flows, wires, Defaults("block", 2, None, SharedMemoryTransmitter()))
@@ -167,6 +187,13 @@ class Surroundings:
             frame = payload.get_frame() if isinstance(payload, FrameData) else payload
             meta.describe(format, len(frame) if isinstance(frame, np.ndarray) and frame.ndim else 0)
             self.stage.runners[sender].feed(payload, meta)
+
+    def pass_on(self, message: Passed) -> None:
+        """Has its sender send a message as it is."""
+        self._next[message.origin] = message.sequence + 1
+        meta = Meta(self._names, self._number_of(message.origin), message.sequence, message.captured_ns)
+        message.tell(meta)
+        self.stage.runners[message.sender].feed(message.payload, meta)
 
     def _number_of(self, origin: str) -> int:
         """By which messages name their origin: there may be more of them than routines here."""

@@ -15,7 +15,9 @@ from pipert_shm.video.heads import CenterFaceHead, YoloHead
 from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.output import SnapshotWriter
-from pipert_shm.video.record import Recorder, Replay, UntrustedRecording
+from pipert_shm.video.record import Recorder
+from pipert_shm.video.recording import UntrustedRecording
+from pipert_shm.video.replay import Replay
 from pipert_shm.video.rerun import RerunWriter
 from pipert_shm.video.screen import Display, MjpegServer
 from pipert_shm.video.source import VideoSource, video_sources

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pipert_shm.data import Format
 from pipert_shm.errors import RoutineError, describe, shown
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.routine import MiddleRoutine, writable
 from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, finite
-from pipert_shm.video.formats import converted, eight_bits, format_of, size_of
+from pipert_shm.video.formats import converted, eight_bits, format_of, is_planar, size_of
 from pipert_shm.video.opencv import cv2
 
 if TYPE_CHECKING:
@@ -63,6 +64,15 @@ class Annotator(MiddleRoutine):
 
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames | None:
         return OwnFrames(received, "copies of frames that others hold, too", "perhaps") if received else None
+
+    def _own_frames_of(self, received: int, format: Format) -> OwnFrames | None:
+        if format == "bgr":
+            return None
+        pixels = received * 2 // 3 if is_planar(format) else received // (1 if format == "gray" else 3)
+        return OwnFrames(3 * pixels, f"BGR, of frames in {format.upper()}")
+
+    def _sent_format(self, received: Format | None) -> Format | None:
+        return "bgr"
 
     def main_logic(self, data: DetectedFrame) -> DetectedFrame:
         """Returns the frame, in BGR, with the detections drawn on it.

@@ -90,6 +90,13 @@ def _to_eight_bits(dtype: np.dtype[np.generic]) -> str:
     return "(frame >> 8).astype(np.uint8) where they fill 16 bits, say"
 
 
+def _planar_frames(format: Format, width: int, height: int) -> OwnFrames | None:
+    """Frames of so many pixels in a planar format; None for any other."""
+    if not is_planar(format):
+        return None
+    return OwnFrames(width * height * 3 // 2, f"{width}x{height}, {format.upper()}")
+
+
 class Resize(MiddleRoutine):
     """Scales each frame, straight into shared memory. Proportions are not kept. The format stays what it is.
 
@@ -111,6 +118,9 @@ class Resize(MiddleRoutine):
 
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
         return OwnFrames(math.prod(self._size) * 3, "{}x{}, BGR".format(*self._size))
+
+    def _own_frames_of(self, received: int, format: Format) -> OwnFrames | None:
+        return _planar_frames(format, *self._size)
 
     def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
         """Returns the frame at the new size, in the same format and of the same dtype.
@@ -152,6 +162,9 @@ class Convert(MiddleRoutine):
             return None
         factor = 2 if self._format in ("bgr", "rgb") else 1  # the most, but for grey frames
         return OwnFrames(factor * received, f"{self._format}, of frames in another format", "perhaps")
+
+    def _sent_format(self, received: Format | None) -> Format | None:
+        return self._format
 
     def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
         """Returns the frame in the format. One that becomes planar loses the last column or row of an odd size.
@@ -199,6 +212,9 @@ class CvtColor(MiddleRoutine):
                 converted = cv2.cvtColor(frame, self._code)
                 return OwnFrames(received * converted.size // frame.size, "converted") if received else None
         return None
+
+    def _sent_format(self, received: Format | None) -> Format | None:
+        return _made_by(self._code, received)
 
     def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
         """Returns the converted frame. The first frame of each shape is copied: the result's shape is known only afterwards.
@@ -254,6 +270,9 @@ class Crop(MiddleRoutine):
 
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
         return OwnFrames(0)
+
+    def _own_frames_of(self, received: int, format: Format) -> OwnFrames | None:
+        return _planar_frames(format, *self._part[2:])
 
     def main_logic(self, data: np.ndarray | FrameData) -> np.ndarray:
         """Returns the part: a view of the frame, or, of a planar frame, a copy of its planes' parts.

@@ -15,6 +15,7 @@ from pipert_shm.binding import now_ns
 from pipert_shm.shm.counters import Counters
 from pipert_shm.system.queueing import QueueTime
 from pipert_shm.video.capture import Capture
+from pipert_shm.video.hops import NoteSpan, note_grab, note_nothing
 from pipert_shm.video.lateness import Lateness, data_wait
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.timing import StreamClock
@@ -55,6 +56,7 @@ class LiveReader:
     :param reconnect: whether to connect again after a loss; otherwise the stream ends.
     :param after: a thread of an earlier reader, which must end first.
     :param changed: what is notified of each frame; None for one of the reader's own.
+    :param note: notes for a trace when a frame was captured, decoded and converted.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class LiveReader:
         reconnect: bool,
         after: threading.Thread | None = None,
         changed: threading.Condition | None = None,
+        note: NoteSpan = note_nothing,
     ) -> None:
+        self._note = note
         self._name = name
         self._connect = connect
         self._counters = counters
@@ -188,6 +192,7 @@ class LiveReader:
                 raise VideoError(self._name, f"{self._name!r} is lost, {silence:.1f} s after its last frame")
             came_ns = capture.came_ns or now_ns()
             now = now_ns()
+            note_grab(self._note, begun_ns, capture.came_ns)
             # OpenCV does not tell how long it waited. It decodes in this thread.
             waited = (now - begun_ns) / 1e9 - (time.thread_time() - worked) if capture.waited is None else capture.waited
             passed_over = capture.left_out - left_out
@@ -225,8 +230,10 @@ class LiveReader:
             if out is None:
                 return
         frame = None
+        begun_ns = now_ns()
         try:
             frame = capture.retrieve(out)
+            self._note("convert", begun_ns, now_ns())
             if frame is not None and out.shape != capture.shape:
                 self._logger.warning("frames of %s come instead of %s; the first of them is copied", capture.shape, out.shape)
         finally:

@@ -11,10 +11,11 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pipert_shm.errors import describe
 from pipert_shm.extras import to_install
@@ -49,6 +50,7 @@ CHUNK_HEAD = struct.Struct(
     "<BQQQQIIQ"
 )  # opcode, length, first and last time, size, CRC, length of the compression's name, size
 PREFIX = struct.Struct("<BQ")  # opcode and length of a record
+FOOTER_BYTES = 37  # of the last record, with the magic number behind it
 LARGEST = 1 << 40  # bytes of a record; a larger length means that the file is damaged
 
 
@@ -68,6 +70,12 @@ class _OpenChunk:
     last: int
     begun: float
     index: dict[int, list[tuple[int, int]]]
+
+
+class PassedOver(NamedTuple):
+    """Stands in the place of a message that was not read."""
+
+    channel_id: int
 
 
 @dataclass(slots=True)
@@ -246,52 +254,81 @@ def _chunk_head(first: int, last: int, size: int) -> bytes:
     return CHUNK_HEAD.pack(Opcode.CHUNK, CHUNK_HEAD.size - PREFIX.size + size, first, last, size, 0, 0, size)
 
 
-def messages_in(file: BinaryIO, on_break: Callable[[int], object]) -> Iterator[tuple[Channel, Message]]:
+def messages_in(
+    file: BinaryIO, on_break: Callable[[int], object], is_wanted: Callable[[Channel], bool] = lambda channel: True
+) -> Iterator[tuple[Channel, Message | None]]:
     """Yields the messages of a file in order. If its end is missing, it yields those that are whole.
 
     :param on_break: called with the place, in bytes, at which the file breaks off or is damaged.
+    :param is_wanted: whether the messages of a channel are read. In the place of others stands None.
     :raises VideoError: when a compressed chunk is damaged.
     """
     channels: dict[int, Channel] = {}
+    unwanted: set[int] = set()
     file.seek(len(MAGIC))
     while True:
         at = file.tell()
         try:
-            records = _next_records(file)
+            records = _next_records(file, unwanted)
         except (McapError, ValueError, struct.error, OverflowError, MemoryError):
             on_break(at)
             return
         for record in records:
             if isinstance(record, Channel):
                 channels[record.id] = record
+                (unwanted.discard if is_wanted(record) else unwanted.add)(record.id)
             elif isinstance(record, DataEnd):
                 return
-            elif isinstance(record, Message):
+            elif isinstance(record, Message | PassedOver):
                 if record.channel_id not in channels:
                     on_break(at)
                     return
-                yield channels[record.channel_id], record
+                is_read = isinstance(record, Message) and record.channel_id not in unwanted
+                yield channels[record.channel_id], record if is_read else None  # type: ignore[misc]
 
 
-def _next_records(file: BinaryIO) -> list[McapRecord]:
-    """Reads the next records. A chunk that is not compressed is read record by record, since its end may be missing."""
+def channels_in(file: BinaryIO) -> list[Channel]:
+    """The channels of a file: those that its index tells of; where it has none, those before its end."""
+    size = os.fstat(file.fileno()).st_size
+    found: dict[int, Channel] = {}
+    try:
+        file.seek(max(0, size - FOOTER_BYTES))
+        opcode, _, start = struct.unpack("<BQQ", _read(file, 17))
+        if opcode == Opcode.FOOTER and start and os.pread(file.fileno(), len(MAGIC), size - len(MAGIC)) == MAGIC:
+            file.seek(start)
+            while file.tell() < size - FOOTER_BYTES:
+                found.update({record.id: record for record in _next_records(file, set()) if isinstance(record, Channel)})
+            return list(found.values())
+    except (McapError, ValueError, struct.error, OverflowError, MemoryError):
+        found.clear()  # it has an index that is damaged
+    file.seek(len(MAGIC))
+    everything = set(range(1 << 16))
+    with suppress(McapError, VideoError, ValueError, struct.error, OverflowError, MemoryError):  # reading it tells of that
+        while True:
+            for record in _next_records(file, everything):
+                if isinstance(record, Channel):
+                    found[record.id] = record
+                elif isinstance(record, DataEnd):
+                    return list(found.values())
+    return list(found.values())
+
+
+def _next_records(file: BinaryIO, unwanted: set[int]) -> list[McapRecord | PassedOver]:
+    """Reads the next records. A chunk that is not compressed is read record by record, since its end may be missing.
+
+    :param unwanted: the numbers of channels whose messages are passed over.
+    """
     opcode, length = PREFIX.unpack(_read(file, PREFIX.size))
     if length > LARGEST:
         raise ValueError("no record is as large")
     if opcode == Opcode.CHUNK:
-        begun = file.tell()
-        head = _read(file, 32)
-        if not int.from_bytes(head[28:32], "little"):
-            _read(file, 8)
-            return []
-        file.seek(begun)
-        chunk = Chunk.read(ReadDataStream(BytesIO(_read(file, length))))
-        try:
-            return breakup_chunk(chunk)
-        except Exception as error:  # of zstd, LZ4, or the records
-            raise VideoError(
-                file.name, f"the chunk at byte {begun} of {file.name!r} is damaged: {describe(error)}; what follows is not sent"
-            ) from error
+        return _chunk_in(file, length)
+    if opcode == Opcode.MESSAGE and unwanted:
+        (channel,) = struct.unpack("<H", _read(file, 2))
+        if channel in unwanted:
+            _pass_over(file, length - 2)
+            return [PassedOver(channel)]
+        file.seek(-2, os.SEEK_CUR)
     data = _read(file, length)
     stream = ReadDataStream(BytesIO(data))
     if opcode == Opcode.CHANNEL:
@@ -305,8 +342,32 @@ def _next_records(file: BinaryIO) -> list[McapRecord]:
     return []
 
 
+def _chunk_in(file: BinaryIO, length: int) -> list[McapRecord | PassedOver]:
+    """The records of a compressed chunk; none of another, which follow."""
+    begun = file.tell()
+    head = _read(file, 32)
+    if not int.from_bytes(head[28:32], "little"):
+        _read(file, 8)
+        return []
+    file.seek(begun)
+    chunk = Chunk.read(ReadDataStream(BytesIO(_read(file, length))))
+    try:
+        return [*breakup_chunk(chunk)]
+    except Exception as error:  # of zstd, LZ4, or the records
+        raise VideoError(
+            file.name, f"the chunk at byte {begun} of {file.name!r} is damaged: {describe(error)}; what follows is not sent"
+        ) from error
+
+
 def _read(file: BinaryIO, count: int) -> bytes:
     data = file.read(count)
     if len(data) < count:
         raise ValueError("it ends here")
     return data
+
+
+def _pass_over(file: BinaryIO, count: int) -> None:
+    at = file.tell() + count
+    if count < 0 or at > os.fstat(file.fileno()).st_size:
+        raise ValueError("it ends here")
+    file.seek(at)

@@ -10,12 +10,13 @@ import base64
 import json
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from pipert_shm.data import FORMATS, MOST_ROWS, PLANAR, Format, Meta
+from pipert_shm.limits import is_count
 from pipert_shm.video.detection import DetectedFrame, Detections
 
 IMAGE_NAME = "sensor_msgs/msg/Image"
@@ -91,12 +92,48 @@ def format_told(meta: Meta) -> dict[str, str]:
     return {"format": format, "rows": str(rows)} if format in PLANAR else {"format": format}
 
 
-def describe(meta: Meta, told: dict[str, str]) -> None:
+def describe(meta: Meta, told: Mapping[str, str]) -> None:
     """Sets the format that a channel tells of. Any other text in its place, of another program, says nothing."""
     rows = told.get("rows", "0")
     for format in FORMATS:
         if told.get("format") == format and rows.isdecimal() and len(rows) <= 10 and int(rows) <= MOST_ROWS:
             meta.describe(format, int(rows))
+
+
+def stamp_data(meta: Meta) -> bytes | None:
+    """What was known of one message, as JSON, beyond what its channel and its record say; None where nothing was."""
+    told: dict[str, Any] = {"pts": meta.pts, "wall_clock": meta.wall_clock}
+    told = {name: value for name, value in told.items() if value is not None}
+    if meta.sequence > LARGEST:
+        told["sequence"] = meta.sequence
+    return json_from_payload(told)[0] if told else None
+
+
+def stamp_from(data: bytes) -> dict[str, Any]:
+    """Reads what `stamp_data` wrote.
+
+    :raises ValueError: when the data is none.
+    """
+    told = payload_from_json(data, [])
+    if not isinstance(told, dict):
+        raise ValueError("it has no stamp before it")
+    for name in ("pts", "wall_clock"):
+        if name in told and not (isinstance(told[name], int | float) and not isinstance(told[name], bool)):
+            raise ValueError(f"its {name} is no number")
+    if "sequence" in told and not (is_count(told["sequence"], 0) and told["sequence"] < 1 << 64):
+        raise ValueError("its sequence is no number of a message")
+    return told
+
+
+def captured_at(log_time: int, told: Mapping[str, str]) -> int | None:
+    """When a message was captured, CLOCK_MONOTONIC of the recorder's machine; None where its channel does not tell.
+
+    :param log_time: the same, ns since the epoch.
+    """
+    epoch = told.get("epoch_ns", "")
+    if not epoch.isdecimal() or len(epoch) > 20 or int(epoch) > log_time:
+        return None
+    return log_time - int(epoch)
 
 
 def _put_text(body: bytearray, text: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pipert_shm.binding import now_ns
 from pipert_shm.data import Format
 from pipert_shm.errors import EndOfStream, NoFreeSlot
 from pipert_shm.errors import shown as quoted
@@ -22,6 +23,7 @@ from pipert_shm.video.capture import Capture, Source, is_device, is_folder, is_p
 from pipert_shm.video.decoding import Decoding, SkipFrame, SkipLoopFilter
 from pipert_shm.video.fit import Wanted
 from pipert_shm.video.formats import shape_of
+from pipert_shm.video.hops import note_grab
 from pipert_shm.video.live import LiveReader
 from pipert_shm.video.opening import Backend, Opening, Transport
 from pipert_shm.video.timing import Playback, Thinning
@@ -55,6 +57,9 @@ class VideoSource(SourceRoutine):
     `self.meta` tells receivers the source's name (`origin`), when a live frame came (`captured_ns`, `capture_time`; if its
     stamp says that it should have come earlier, that time), its position in the video (`pts`, seconds), and where the camera or
     the file tells, when it was seen by their clock (`wall_clock`, seconds since the epoch).
+
+    In a trace of the pipe, `capture` is the time that it waited for data, `decode` that of the decoder, and `convert` the way
+    from there to shared memory. OpenCV and GStreamer don't tell the first two apart: there both are `capture`.
 
     Counters are `connected` (0 or 1), `reconnects`, `idle` (0 or 1), and the frames that were `late`, `damaged` or `skipped`
     (by `fps`, too, and those that were not decoded).
@@ -174,6 +179,7 @@ class VideoSource(SourceRoutine):
             self._logger,
             reconnect=self._reconnect,
             after=self._reading_still,
+            note=self._note_span,
         )
         if not self._reconnect and self._reader.await_shape(3 * self._timeout) is None and self._reader.failure is not None:
             raise self._reader.failure
@@ -216,6 +222,9 @@ class VideoSource(SourceRoutine):
         info = capture.info
         why = f"{info.width}x{info.height}, {self._wanted.format.upper()}: {shown(self.source)}"
         return OwnFrames(math.prod(capture.shape) * self._wanted.dtype.itemsize, why) if info.width else None
+
+    def _sent_format(self, received: Format | None) -> Format | None:
+        return self._wanted.format
 
     def _open(self, needless: Callable[[float], bool] | None = None) -> Capture:
         return self._opening.open(self._logger, needless, self._idling)
@@ -278,7 +287,8 @@ class VideoSource(SourceRoutine):
                 return None
         self._in_hand = False
         out = self.loan(self._capture.shape, self._wanted.dtype)
-        frame = self._capture.retrieve(out)
+        with self.span("convert"):
+            frame = self._capture.retrieve(out)
         if frame is None:
             self._note_damage(1)
             return None
@@ -293,7 +303,9 @@ class VideoSource(SourceRoutine):
         """Moves on to the next wanted frame; False if it has not come to one in 0.2 s."""
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
+            begun_ns = now_ns()
             got = capture.grab()
+            note_grab(self._note_span, begun_ns, capture.came_ns)
             damaged, self._damaged = capture.damaged - self._damaged, capture.damaged
             if damaged:
                 self._note_damage(damaged)

@@ -19,6 +19,7 @@ from pipert_shm.video.capture import Capture, Source, shown
 from pipert_shm.video.decoding import Decoding
 from pipert_shm.video.fit import Wanted
 from pipert_shm.video.formats import shape_of
+from pipert_shm.video.hops import NoteSpan
 from pipert_shm.video.live import Live, LiveReader
 from pipert_shm.video.opening import Backend, Opening, Transport
 from pipert_shm.video.pairing import MAIN, NAMES, SIDES, SUB, Pair, Pairs, Stamp
@@ -71,6 +72,7 @@ class _Stream(LiveReader):
         *,
         reconnect: bool,
         after: threading.Thread | None,
+        note: NoteSpan,
     ) -> None:
         self._side = side
         self._opening = opening
@@ -78,7 +80,14 @@ class _Stream(LiveReader):
         self._left_out = 0
         self._stands: tuple[float, Stamp] | None = None  # position and stamp of the last frame
         super().__init__(
-            shown(opening.source), self._open, counters, logger, reconnect=reconnect, after=after, changed=pairs.changed
+            shown(opening.source),
+            self._open,
+            counters,
+            logger,
+            reconnect=reconnect,
+            after=after,
+            changed=pairs.changed,
+            note=note,
         )
 
     def _open(self) -> Capture:
@@ -219,6 +228,7 @@ class TwinSource(SourceRoutine):
                 self._logger,
                 reconnect=self._reconnect,
                 after=self._reading_still[side],
+                note=self._note_span,
             )
             self._streams.append(stream)
         for stream in [] if self._reconnect else self._streams:
@@ -266,6 +276,9 @@ class TwinSource(SourceRoutine):
             return None
         what = " and ".join(f"{each.info.width}x{each.info.height}" for each in captures)
         return OwnFrames(_bytes_of(main.shape) + math.prod(sub.shape), f"{what}: {shown(self._openings[MAIN].source)}")
+
+    def _sent_format(self, received: Format | None) -> Format | None:
+        return self._formats[SUB]
 
     # ---- pairs -----------------------------------------------------------------------------------
 

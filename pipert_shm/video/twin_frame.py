@@ -69,6 +69,9 @@ class ToMain(MiddleRoutine):
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
         return OwnFrames(0)
 
+    def _sent_format(self, received: Format | None) -> Format | None:
+        return None  # each message tells that of the large picture
+
     def main_logic(self, data: FrameData) -> np.ndarray | DetectedFrame:
         """Returns the large picture, with the detections if there are any.
 

@@ -1,0 +1,330 @@
+"""What differs between two pipelines. It computes, and touches no pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+from pipert_shm.errors import shown
+from pipert_shm.pipeline_file.reader import Where
+from pipert_shm.pipeline_file.schema import FlowSettings, Pipeline, RoutineSettings, Section, WireSettings
+
+Pair: TypeAlias = tuple[str, str]  # the names of a sender and a receiver
+
+FIXED = ("pipe", "api", "logging")  # sections that hold for as long as a pipe runs
+IN_PLACE = ("restart", "max_restarts", "restart_window", "max_rss")  # of a flow: only the launcher goes by them
+OF_PROCESS = ("cpus", "nice")  # a new process gets them
+OF_WIRES = ("policy", "capacity", "timeout", "max_age", "data_transmitter")
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One setting that differs.
+
+    Attributes:
+        where: its field in the file.
+        before, after: its values; None where it is not given.
+    """
+
+    where: Where
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.where).lstrip(".")
+        return f"{name}: {self.change}"
+
+    @property
+    def change(self) -> str:
+        """The two values, as text."""
+        return f"{_said(self.before)} -> {_said(self.after)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A pipeline as it is compared: what it says, in one way only.
+
+    Attributes:
+        flows: the settings of each flow, without those of its wires.
+        routines: the settings of each routine.
+        wires: the settings of each wire, and which section of the file they stand in, by pair.
+        fixed: the sections that hold as long as the pipe runs.
+    """
+
+    flows: Mapping[str, FlowSettings]
+    routines: Mapping[str, RoutineSettings]
+    wires: Mapping[Pair, WireSettings]
+    fixed: Mapping[str, Any]
+
+    @property
+    def flow_of(self) -> dict[str, str]:
+        """The flow of each routine."""
+        return {routine: name for name, flow in self.flows.items() for routine in flow.routines}
+
+
+def shape_of(pipeline: Pipeline) -> Shape:
+    """The shape of a pipeline that was read and found to be in order."""
+    flows = {
+        name: flow.model_copy(update={"auto_wire": False, "data_transmitter": None, "routines": sorted(flow.routines)})
+        for name, flow in pipeline.flows.items()
+    }
+    fixed = {name: getattr(pipeline, name) for name in FIXED}
+    return Shape(flows, dict(pipeline.routines), dict(_wires_of(pipeline)), fixed)
+
+
+def _wires_of(pipeline: Pipeline) -> Iterator[tuple[Pair, WireSettings]]:
+    for flow in pipeline.flows.values():
+        for source, destination in pairwise(flow.routines) if flow.auto_wire else ():
+            yield (
+                (source, destination),
+                WireSettings(source=source, destinations=[destination], data_transmitter=flow.data_transmitter),
+            )
+    for wire in pipeline.wires:
+        for destination in wire.destinations:
+            yield (wire.source, destination), wire.model_copy(update={"destinations": [destination]})
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How to get from one pipeline to another. It is false when there is nothing to do.
+
+    Attributes:
+        before, after: the two.
+        refused: settings that can't be changed while the pipe runs.
+        removed, added: flows.
+        rebuilt: flows that are removed and added again, as others, and why.
+        replaced: flows whose process makes way for another, while their wires stay, and why.
+        live: routines whose settings change without a restart, and which.
+        eased: flows of which settings change that only the launcher goes by.
+        cut: wires that are unlinked by themselves, and not with a flow.
+        linked: wires that are made.
+        relinked: which of them were there before, with other settings.
+    """
+
+    before: Shape
+    after: Shape
+    refused: tuple[Detail, ...] = ()
+    removed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    rebuilt: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
+    replaced: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
+    live: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
+    eased: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
+    cut: tuple[Pair, ...] = ()
+    linked: tuple[Pair, ...] = ()
+    relinked: Mapping[Pair, tuple[Detail, ...]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return any(bool(getattr(self, name)) for name in ("refused", *_CHANGES))
+
+    def applied_to(self, shape: Shape) -> Shape:
+        """The shape that comes of another by these changes alone."""
+        gone = {*self.removed, *self.rebuilt}
+        lost = {routine for routine, flow in shape.flow_of.items() if flow in gone}
+        wires = {pair: wire for pair, wire in shape.wires.items() if pair not in self.cut and not lost.intersection(pair)}
+        flows = {name: flow for name, flow in shape.flows.items() if name not in gone}
+        routines = {name: its for name, its in shape.routines.items() if name not in lost}
+        for name in (*self.added, *self.rebuilt, *self.replaced, *self.eased):
+            flows[name] = self.after.flows[name]
+        fresh = {routine for name in (*self.added, *self.rebuilt, *self.replaced) for routine in flows[name].routines}
+        for routine in fresh | self.live.keys():
+            routines[routine] = self.after.routines[routine]
+        wires |= {pair: self.after.wires[pair] for pair in self.linked}
+        return replace(shape, flows=flows, routines=routines, wires=wires)
+
+    def lines(self) -> list[str]:
+        """What is done, a line each, for people."""
+        lines = [f"! {detail}: not while the pipe runs" for detail in self.refused]
+        lines += [f"- flow {name!r}: {', '.join(self.before.flows[name].routines)}" for name in self.removed]
+        lines += [f"+ flow {name!r}: {', '.join(self.after.flows[name].routines)}" for name in self.added]
+        for word, flows in (("is removed, and added anew", self.rebuilt), ("gets a new process", self.replaced)):
+            lines += [f"~ flow {name!r} {word}: {_listed(details)}" for name, details in flows.items()]
+        lines += [f"~ flow {name!r}, without a restart: {_listed(details)}" for name, details in self.eased.items()]
+        lines += [f"~ routine {name!r}, without a restart: {_listed(details)}" for name, details in self.live.items()]
+        lines += [f"- wire {_named(pair)}" for pair in self.cut if pair not in self.relinked]
+        lines += [f"+ wire {_named(pair)}" for pair in self.linked if pair not in self.relinked]
+        lines += [f"~ wire {_named(pair)} is linked anew: {_listed(details)}" for pair, details in self.relinked.items()]
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines()) or "nothing differs"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs."""
+
+        def told(details: Mapping[Any, tuple[Detail, ...]]) -> dict[str, list[str]]:
+            return {key if isinstance(key, str) else _named(key): list(map(str, its)) for key, its in details.items()}
+
+        return {
+            "refused": list(map(str, self.refused)),
+            "flows": {
+                "removed": list(self.removed),
+                "added": list(self.added),
+                "rebuilt": told(self.rebuilt),
+                "replaced": told(self.replaced),
+                "changed": told(self.eased),
+            },
+            "routines": told(self.live),
+            "wires": {
+                "unlinked": [_named(pair) for pair in self.cut if pair not in self.relinked],
+                "linked": [_named(pair) for pair in self.linked if pair not in self.relinked],
+                "linked_anew": told(self.relinked),
+            },
+        }
+
+
+_CHANGES = ("removed", "added", "rebuilt", "replaced", "live", "eased", "cut", "linked")
+
+
+def between(
+    before: Shape, after: Shape, is_settable: Callable[[str, str], bool], is_rebuilt: Callable[[str], bool] = lambda flow: False
+) -> Difference:
+    """What has to be done to a pipe that is like `before`, so that it is like `after`.
+
+    :param is_settable: whether a routine's parameter can be set while it runs.
+    :param is_rebuilt: whether a flow that would get a new process has to be removed and added instead.
+    """
+    removed = tuple(name for name in before.flows if name not in after.flows)
+    added = tuple(name for name in after.flows if name not in before.flows)
+    rebuilt: dict[str, tuple[Detail, ...]] = {}
+    replaced: dict[str, tuple[Detail, ...]] = {}
+    live: dict[str, tuple[Detail, ...]] = {}
+    eased: dict[str, tuple[Detail, ...]] = {}
+    for name in (name for name in after.flows if name in before.flows):
+        flow = _Flow(name, before, after, is_settable)
+        if flow.members or ((flow.of_process or flow.live) and is_rebuilt(name)):
+            rebuilt[name] = flow.members or flow.of_process or tuple(each for its in flow.live.values() for each in its)
+        elif flow.of_process:
+            replaced[name] = flow.of_process
+        else:
+            live |= flow.live
+        if flow.in_place and name not in rebuilt and name not in replaced:
+            eased[name] = flow.in_place
+    gone = {routine for name in (*removed, *rebuilt) for routine in before.flows[name].routines}
+    fresh = {routine for name in (*added, *rebuilt) for routine in after.flows[name].routines}
+    relinked = {
+        pair: details
+        for pair, wire in before.wires.items()
+        if pair in after.wires
+        and not (gone | fresh).intersection(pair)
+        and (details := _details(("wires", _named(pair)), wire, after.wires[pair], OF_WIRES))
+    }
+    return Difference(
+        before,
+        after,
+        refused=_refused(before, after),
+        removed=removed,
+        added=added,
+        rebuilt=rebuilt,
+        replaced=replaced,
+        live=live,
+        eased=eased,
+        cut=tuple(
+            pair for pair in before.wires if not gone.intersection(pair) and (pair not in after.wires or pair in relinked)
+        ),
+        linked=tuple(
+            pair for pair in after.wires if pair not in before.wires or pair in relinked or (gone | fresh).intersection(pair)
+        ),
+        relinked=relinked,
+    )
+
+
+class _Flow:
+    """What differs in one flow that both pipelines have.
+
+    Attributes:
+        members: what makes it another flow.
+        of_process: what takes a new process.
+        live: what does not, by routine.
+        in_place: what only the launcher goes by.
+    """
+
+    def __init__(self, name: str, before: Shape, after: Shape, is_settable: Callable[[str, str], bool]) -> None:
+        old, new = before.flows[name], after.flows[name]
+        at: Where = ("flows", name)
+        self.members = _details(at, old, new, ("routines", "replicas", "ordered"))
+        self.in_place = _details(at, old, new, IN_PLACE)
+        self.of_process = _details(at, old, new, OF_PROCESS)
+        self.live: dict[str, tuple[Detail, ...]] = {}
+        if self.members:
+            return
+        for routine in new.routines:
+            hard, soft = _of_routine(routine, before.routines[routine], after.routines[routine], is_settable)
+            self.of_process += hard
+            if soft:
+                self.live[routine] = soft
+        if self.of_process:
+            self.of_process += tuple(detail for details in self.live.values() for detail in details) + self.in_place
+
+
+def _of_routine(
+    name: str, old: RoutineSettings, new: RoutineSettings, is_settable: Callable[[str, str], bool]
+) -> tuple[tuple[Detail, ...], tuple[Detail, ...]]:
+    """What takes a new process, and what does not."""
+    at: Where = ("routines", name)
+    hard = tuple(replace(each, where=(*at, "class")) for each in _details(at, old, new, ("cls",)))
+    hard += _details(at, old, new, ("max_errors",))
+    soft = _details(at, old, new, ("fps", "hang_timeout"))
+    for parameter in dict.fromkeys((*old.parameters, *new.parameters)):
+        pair = old.parameters.get(parameter, _NOT), new.parameters.get(parameter, _NOT)
+        if not _same(*pair):
+            detail = Detail((*at, "parameters", parameter), *pair)
+            if not hard and is_settable(name, parameter):
+                soft += (detail,)
+            else:
+                hard += (detail,)
+    return hard, soft
+
+
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "(not given)"
+
+
+_NOT = _NotGiven()
+
+
+def _details(at: Where, old: Section, new: Section, names: tuple[str, ...]) -> tuple[Detail, ...]:
+    pairs = ((name, getattr(old, name), getattr(new, name)) for name in names)
+    return tuple(Detail((*at, name), one, other) for name, one, other in pairs if not _same(one, other))
+
+
+def _refused(before: Shape, after: Shape) -> tuple[Detail, ...]:
+    refused: tuple[Detail, ...] = ()
+    for name in FIXED:
+        old, new = before.fixed[name], after.fixed[name]
+        if old is None or new is None:
+            if old is not new:
+                refused += (Detail((name,), old, new),)
+            continue
+        refused += _details((name,), old, new, tuple(type(old).model_fields))
+    return refused
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values of a file mean the same: 1 is neither 1.0 nor true there."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, Section):
+        return all(_same(getattr(one, name), getattr(other, name)) for name in type(one).model_fields)
+    return bool(one == other) or (one != one and other != other)
+
+
+def _named(pair: Pair) -> str:
+    return f"{pair[0]} -> {pair[1]}"
+
+
+def _listed(details: tuple[Detail, ...]) -> str:
+    return "; ".join(map(str, details))
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Section):
+        value = value.model_dump(by_alias=True, exclude_defaults=True)
+    return "none" if value is None else shown(value)

@@ -1,0 +1,72 @@
+"""Brings a running pipe to what a file says: `pipert-shm apply`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import typer
+
+from pipert_shm.cli.remote import call_http, examples, print_json
+
+PATIENCE = 600.0  # seconds: each setup() may take a minute, there and back
+
+EXAMPLES = examples(
+    "pipert-shm apply yard.yaml                      the pipe that `pipert-shm run yard.yaml` runs",
+    "pipert-shm apply yard.yaml --dry-run            what would change",
+    "pipert-shm apply yard.yaml --to 10.0.0.5:8080   over HTTP, with the token in PIPERT_TOKEN",
+)
+
+
+def apply(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE.yaml")],
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|URL", help="The pipe's name or id, or where its control listens. By default the file's."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    token: Annotated[str | None, typer.Option(envvar="PIPERT_TOKEN", help="The bearer token, for a URL.")] = None,
+) -> None:
+    """Bring a running pipe to what its file says now.
+
+    Only what differs is changed: flows come and go, wires are linked anew, parameters are set where the routine has a method
+    for that, and else the flow's process is replaced. All the rest goes on. What fails is put back, and told with its line.
+    """
+    told = apply_file(file, to, dry_run=dry_run, token=token)
+    if as_json:
+        print_json(told)
+    else:
+        print("\n".join(told["changes"]) or "nothing differs")
+
+
+def apply_file(path: Path, to: str | None, *, dry_run: bool, token: str | None) -> dict[str, Any]:
+    """Has a running pipe apply a file; what it says of that.
+
+    :param to: the pipe's name or id, or the URL of its control; by default the name that the file gives it.
+    :raises ConfigError, NotApplied: when the file has faults, or could not be applied.
+    :raises UnknownTarget: when there is no such pipe.
+    :raises RemoteRefusal: when nothing answers at the URL, or the answer is no.
+    """
+    from pipert_shm.applying.service import KIND, question
+    from pipert_shm.attached import attach
+    from pipert_shm.pipeline_file.loading import PipelineFile
+
+    file = PipelineFile(path)  # its faults are told here, before anybody is asked
+    text = path.read_text(encoding="utf-8")
+    if to is not None and is_url(to):
+        url = to if "://" in to else f"http://{to}"
+        asked = f"/pipeline?{urlencode({'dry_run': json.dumps(dry_run)})}"
+        answer: dict[str, Any] = call_http(url, asked, token=token, body=text.encode(), method="PUT", patience=PATIENCE)
+        return answer
+    with attach(to or file.pipe_name) as pipe:
+        told: dict[str, Any] = json.loads(pipe.relay(KIND, question(text, str(path), dry_run=dry_run), timeout=PATIENCE))
+        return told
+
+
+def is_url(to: str) -> bool:
+    """Whether it is an address, such as 127.0.0.1:8080, and no pipe's name."""
+    host, colon, port = to.rpartition(":")
+    return "://" in to or bool(host and colon and port.isdigit())

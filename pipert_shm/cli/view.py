@@ -1,0 +1,171 @@
+"""Shows what a routine of a running pipe sends: in a window, in the terminal, or on a page (`pipert-shm view`)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal
+
+import numpy as np
+
+from pipert_shm.api.preview import picture_of
+from pipert_shm.attached import Attached, attach
+from pipert_shm.cli.terminal import PICTURES, picture_protocol
+from pipert_shm.display.pictures import encoded
+from pipert_shm.errors import PipeStateError
+from pipert_shm.system.streams import say
+from pipert_shm.tap import Tap
+
+Way = Literal["window", "terminal", "page"]
+Show = Callable[[np.ndarray], bool]
+
+LOOK_S = 0.5  # how long a picture is waited for before the window is looked after
+QUALITY = 80  # of JPEG
+AGAIN_S = 0.2  # between two tries to tap a routine whose flow is being restarted
+KEYS_TO_END = (ord("q"), 27)  # and Esc
+
+
+def view(target: str, way: Way | None, port: int) -> None:
+    """Shows it until the pipe or the routine has ended, the window is closed, or Ctrl-C.
+
+    :param target: `PIPE` or `PIPE/ROUTINE`.
+    :param way: where; None: a window where there is a screen, else the terminal where it can, else a page.
+    :param port: of the page; 0: a free one.
+    :raises PipertError, OSError: when there is nothing to show, or no such way here.
+    """
+    pipe, _, routine = target.partition("/")
+    with attach(pipe) as attached, _opened(way, target, port) as show:
+        name = routine or _chosen(attached)
+        say(f"{attached.name}/{name}")
+        while (tap := _tapped(attached, name)) is not None:
+            with tap:
+                if not _shown(tap, show):
+                    return
+
+
+def _chosen(attached: Attached) -> str:
+    """The routine to look at where none is named: the last one that sends anything.
+
+    :raises PipeStateError: when there is none.
+    """
+    names: list[str] = [routine["routine_name"] for routine in attached.structure()["Routines"]]
+    wires = attached.statistics().wires
+    for name in reversed(names):
+        if any(sender == name for sender, _ in wires):
+            return name
+    raise PipeStateError(f"no routine of pipe {attached.name!r} sends anything")
+
+
+def _tapped(attached: Attached, name: str) -> Tap | None:
+    """A tap of the routine, as soon as its flow is up; None when it has ended.
+
+    :raises UnknownTarget, PipeStateError: when it can't be tapped.
+    """
+    while not attached.has_ended:
+        routines = attached.statistics().routines
+        if name in routines and routines[name].state in ("ended", "failed"):
+            return None
+        try:
+            return attached.tap(name)
+        except PipeStateError as error:
+            if "does not run" not in str(error) and "died just now" not in str(error):
+                raise
+        time.sleep(AGAIN_S)
+    return None
+
+
+def _shown(tap: Tap, show: Show) -> bool:
+    """Shows what comes; False when somebody has closed the window, True when the tap has ended."""
+    picture: np.ndarray | None = None
+    while True:
+        try:
+            payload = tap.read(LOOK_S)
+            picture = picture_of(payload, tap.meta)
+            del payload
+        except TimeoutError:
+            pass
+        except StopIteration:
+            return True
+        except ValueError as error:
+            raise PipeStateError(f"it can't be shown: {error}") from None
+        if picture is not None and not show(picture):
+            return False
+
+
+# ---- where ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(way: Way | None, title: str, port: int) -> Iterator[Show]:
+    has_screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if way == "window" and not has_screen:
+        raise PipeStateError("there is no screen to show a window on (DISPLAY is not set); try --in terminal or --in page")
+    if way == "window" or (way is None and has_screen):
+        with _window(title) as show:
+            yield show
+        return
+    protocol = picture_protocol() if way != "page" else None
+    if way == "terminal" and protocol is None:
+        raise PipeStateError("this terminal shows no pictures (it knows neither kitty's protocol nor sixel); try --in page")
+    if protocol is not None:
+        draw = PICTURES[protocol]
+        yield lambda picture: draw(picture, sys.stdout)
+        return
+    with _page(port) as show:
+        yield show
+
+
+@contextmanager
+def _window(title: str) -> Iterator[Show]:
+    """A window of OpenCV's."""
+    import cv2
+
+    def show(picture: np.ndarray) -> bool:
+        cv2.imshow(title, picture)
+        return cv2.waitKey(1) & 0xFF not in KEYS_TO_END
+
+    try:
+        yield show
+    finally:
+        cv2.destroyAllWindows()
+
+
+@contextmanager
+def _page(port: int) -> Iterator[Show]:
+    """A page with a stream of JPEG pictures, for this machine only.
+
+    :raises OSError: when the port is taken.
+    """
+    from pipert_shm.video.mjpeg import Viewers
+    from pipert_shm.web.guard import Guard
+    from pipert_shm.web.server import Server
+
+    with ExitStack() as leaving:
+        listener = leaving.enter_context(socket.create_server(("127.0.0.1", port)))
+        viewers = Viewers()
+        server = Server(
+            Guard(viewers, token=None, hosts=(), origins=()),
+            viewers.end,
+            slow_client_s=1.0,
+            lifespan="off",
+            log_level="warning",
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="view-http", daemon=True)
+        thread.start()
+        say(f"look at http://127.0.0.1:{listener.getsockname()[1]}/ (Ctrl-C ends it)")
+
+        def show(picture: np.ndarray) -> bool:
+            if viewers.count:
+                viewers.show(encoded(picture, QUALITY))
+            return True
+
+        try:
+            yield show
+        finally:
+            server.should_exit = True
+            thread.join()

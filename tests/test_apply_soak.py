@@ -1,0 +1,96 @@
+"""Random differences are applied to a running pipe, one after the other. Some fail. At last it has what it had at first."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from applying import Sink, Step, Yard, branches, numbers_in, routine, wire, yard
+from pipert_shm import NotApplied
+from test_remove import possessions
+from waiting import eventually
+
+POLICIES = ("block", "drop_oldest", "drop_newest")
+FAILS = (13, 14)  # sizes with which a step's setup() fails, or ends its process
+
+
+def changed(base: dict[str, Any], dice: random.Random) -> dict[str, Any]:
+    """Another pipeline: the numbers and their writer as in the first one, and a few branches at random."""
+    data = {"routines": {}, "flows": {}, "wires": [], "pipe": base["pipe"]} | {
+        "routines": {name: dict(base["routines"][name]) for name in ("numbers", "writer")},
+        "flows": {name: base["flows"][name] for name in ("numbers", "writer")},
+        "wires": [base["wires"][0]],
+    }
+    for name in dice.sample(("a", "b", "c"), dice.randint(0, 3)):
+        members = [f"{name}{number}" for number in range(dice.randint(1, 2))]
+        for one in members:
+            size = dice.choice(FAILS) if dice.random() < 0.08 else dice.randint(1, 2)
+            data["routines"][one] = routine(Step, level=13 if dice.random() < 0.03 else dice.randint(0, 3), size=size)
+            data["routines"][one]["fps"] = dice.choice((0.0, 1000.0))
+        data["routines"][f"{name}-end"] = routine(Sink, size=dice.choice((0, 0, 0, 1)))
+        where = dice.choice(("with", "apart"))
+        data["flows"][name] = {"routines": [*members, f"{name}-end"] if where == "with" else members}
+        data["flows"][name] |= {"max_restarts": dice.randint(3, 5)}
+        if where == "apart":
+            data["flows"][f"{name}-end"] = {"routines": [f"{name}-end"]}
+        for one in members:
+            data["wires"].append(wire("numbers", one, policy=dice.choice(POLICIES[1:]), capacity=dice.randint(1, 4)))
+            data["wires"].append(wire(one, f"{name}-end", policy=dice.choice(POLICIES)))
+    return data
+
+
+def soak(directory: Path, rounds: int, seed: int) -> tuple[int, int]:
+    """Applies so many random differences; how many were made, and how many failed and were put back."""
+    dice = random.Random(seed)
+    base = branches(directory)
+    base["routines"]["numbers"]["fps"] = 300.0
+    first = {**base, "flows": {name: base["flows"][name] for name in ("numbers", "writer")}, "wires": base["wires"][:1]}
+    first["routines"] = {name: base["routines"][name] for name in ("numbers", "writer")}
+    made = failed = 0
+    with yard(directory, first) as it:
+        it.moves("numbers", "writer")
+        before = None
+        for number in range(rounds):
+            it.data = changed(first, dice)
+            try:
+                made += bool(it.apply())
+            except NotApplied as error:
+                assert error.restored, error
+                failed += 1
+            if before is None and number >= min(20, rounds // 3):
+                before = at_rest(it, first)
+        after = at_rest(it, first)
+        with suppress(AssertionError):
+            eventually(lambda: possessions(it.pipe) == before)
+        assert possessions(it.pipe) == before, after
+        it.moves("numbers", "writer")
+        assert it.pipe.statistics().wires["numbers", "writer"].lost == 0
+        it.pipe.join(to_kill=True)
+    numbers = numbers_in(directory / "written")
+    assert (numbers == range(len(numbers))).all()
+    return made, failed
+
+
+def at_rest(it: Yard, first: dict[str, Any]) -> object:
+    """What it has when it is as at first, and old rings are gone."""
+    it.data = first
+    it.apply()
+    eventually(lambda: possessions(it.pipe).rings == 2, "an end of old rings")
+    return possessions(it.pipe)
+
+
+def test_sixty_random_differences_leave_nothing(tmp_path: Path) -> None:
+    """`python tests/test_apply_soak.py 1000` applies more of them, which takes too long here."""
+    made, failed = soak(tmp_path, int(os.environ.get("PIPERT_APPLIES", "60")), seed=5)
+    assert made > 30
+    assert failed > 2
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as directory:
+        print(soak(Path(directory), int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1))

@@ -1,0 +1,783 @@
+"""Attaching: other processes look at a pipe, and it never suffers from them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pipert_shm
+from killing import FAST, assert_sound, await_motion, await_states, await_successor, drain, launcher_of, pid_of, pipe_id_of
+from pipert_shm import (
+    START_EVENT_NAME,
+    STOP_EVENT_NAME,
+    Attached,
+    AttachedSource,
+    DestinationRoutine,
+    Pipe,
+    PipeFailed,
+    PipeStateError,
+    SourceRoutine,
+    Tap,
+    UnknownEvent,
+    UnknownTarget,
+    Wire,
+    events,
+)
+from pipert_shm.control import messages
+from pipert_shm.control.channel import Channel, packets_of
+from pipert_shm.events import Event
+from pipert_shm.shm import sockets
+from pipert_shm.system import calls
+from processes import reap_orphans, stop
+from routines import Forward, Frames, Sink, one_value
+from waiting import Board, eventually
+
+READY, COUNT, GO = 0, 1, 2
+
+
+class Ticks(SourceRoutine):
+    """Sends frames for ever, all pixels of number n being n % 251, some 400 a second."""
+
+    def setup(self) -> None:
+        self.set_const_fps(400)
+
+    def main_logic(self) -> np.ndarray:
+        frame = self.loan((48, 64, 3))
+        frame[...] = self.meta.sequence % 251
+        return frame
+
+    @events("zoom")
+    def zoom(self, factor: int) -> None:
+        self.logger.warning("zoom %d", factor)
+
+
+def made(name: str = "yard", **options: Any) -> Pipe:
+    """A camera, a detector that forwards, and a screen, each in a flow of its own; nothing is lost on the wires."""
+    pipe = Pipe(name=name, policy="block", grace_period=2, **options)
+    camera, detect, screen = Ticks("camera"), Forward("detect"), Sink("screen")
+    for routine in (camera, detect, screen):
+        pipe.create_flow(routine.name, False, routine, **FAST)
+    pipe.link(Wire(camera, detect), Wire(detect, screen))
+    return pipe
+
+
+@contextmanager
+def started(pipe: Pipe) -> Iterator[Pipe]:
+    pipe.build()
+    try:
+        pipe.notify_event(START_EVENT_NAME)
+        yield pipe
+    finally:
+        with suppress(PipeFailed):
+            pipe.join(to_kill=True)
+
+
+@pytest.fixture
+def yard() -> Iterator[Pipe]:
+    with started(made()) as pipe:
+        yield pipe
+
+
+def process(work: Callable[[], object]) -> int:
+    """Forks a process that does this, and ends with status 0, or 1 if that raised."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
+
+
+def ended_well(pid: int) -> None:
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def at_rest(pipe: Pipe) -> None:
+    """Everything that was sent has arrived, all counters add up, and no slot is held."""
+    drain(pipe, "camera")
+    assert_sound(pipe, {"camera": 4})
+
+
+# ---- looking, and asking -------------------------------------------------------------------------
+
+
+def test_another_process_looks_at_a_pipe(yard: Pipe) -> None:
+    def look() -> None:
+        with pipert_shm.attach("yard") as its:
+            assert (its.name, its.pipe_id) == ("yard", pipe_id_of(yard))
+            assert its.structure() == yard.get_pipe_structure()
+            assert its.statistics().routines["camera"].state == "running"
+            with its.tap("detect") as tap:
+                numbers = []
+                for _ in range(20):
+                    frame = tap.read(timeout=10)
+                    assert tap.meta is not None
+                    assert (one_value(frame), tap.meta.origin) == (tap.meta.sequence % 251, "camera")
+                    assert not frame.flags.writeable
+                    numbers.append(tap.meta.sequence)
+                assert numbers == sorted(set(numbers))
+
+    for pid in [process(look) for _ in range(3)]:
+        ended_well(pid)
+    at_rest(yard)
+
+
+def test_it_may_be_there_before_the_pipe() -> None:
+    board = Board()
+
+    def look() -> None:
+        board[READY] = 1
+        with pipert_shm.attach("late one", timeout=30) as its:
+            eventually(lambda: its.statistics().routines["screen"].state == "running")
+            one_value(its.tap("camera").read(timeout=10))
+
+    pid = process(look)
+    board.wait(READY)
+    with started(made("late one")):
+        ended_well(pid)
+
+
+def test_events_of_an_attached_process(yard: Pipe, caplog: pytest.LogCaptureFixture) -> None:
+    with pipert_shm.attach("yard") as its:
+        its.notify_event("zoom", specific_routine="camera", factor=7)
+        eventually(lambda: "zoom 7" in caplog.text, "the event")
+        with pytest.raises(UnknownEvent, match="factor"):
+            its.notify_event("zoom", specific_routine="camera")
+        with pytest.raises(UnknownTarget, match="there is no routine 'nobody'"):
+            its.notify_event("zoom", specific_routine="nobody", factor=1)
+        its.notify_event(STOP_EVENT_NAME)
+        await_states(yard, camera="stopped", detect="stopped", screen="stopped")
+        its.notify_event(START_EVENT_NAME)
+        await_motion(yard)
+        its.notify_event("unlink", specific_routine="detect", unlink_routine_name="screen")
+        eventually(lambda: not yard.statistics().wires["detect", "screen"].linked)
+        with pytest.raises(pipert_shm.WiresValidation, match="camera"):
+            its.notify_event("link", specific_routine="detect", link_routine_name="camera")
+        its.notify_event("kill")
+        assert its.await_end(20)
+    yard.join()
+
+
+def test_questions_to_the_parent(yard: Pipe) -> None:
+    session = yard._built()
+    asked_on: list[str] = []
+    hold = threading.Event()
+
+    def shout(body: bytes) -> bytes:
+        asked_on.append(threading.current_thread().name)
+        return body.upper()
+
+    def refuse(body: bytes) -> bytes:
+        raise UnknownTarget("thing", body.decode(), ["this", "that"])
+
+    session.serve("shout", shout)
+    session.serve("refuse", refuse)
+    session.serve("hold", lambda body: str(hold.wait(20)).encode())
+    session.serve("large", lambda body: bytes(9 << 20))
+    with pipert_shm.attach("yard") as its:
+        assert its.relay("shout", b"hello") == b"HELLO"
+        assert asked_on == ["pipe-answers-shout"]
+        with pytest.raises(UnknownTarget, match="there is no thing 'other'; there are: this, that"):
+            its.relay("refuse", b"other")
+        with pytest.raises(UnknownTarget, match="kind of question 'nothing'; there are: hold, large, refuse, shout, structure"):
+            its.relay("nothing")
+        with pytest.raises(pipert_shm.PayloadError, match="8,388,608 is the limit"):
+            its.relay("large")
+        with pytest.raises(PipeStateError, match=r"has not answered for 0\.05 s"):
+            its.relay("hold", timeout=0.05)
+        assert its.relay("shout", b"others go on") == b"OTHERS GO ON"
+        hold.set()
+    assert_attached(yard, 0)
+
+
+def assert_attached(pipe: Pipe, count: int) -> None:
+    """Until the launcher has the channels of so many attached processes, beside its others."""
+    folder = Path(f"/proc/{launcher_of(pipe)}/fd")
+
+    def there() -> bool:
+        pidfds = 0
+        for fd in folder.iterdir():
+            with suppress(FileNotFoundError):  # it was closed meanwhile
+                pidfds += "pidfd" in os.readlink(fd)
+        return pidfds == len(pipe.statistics().flows) + count
+
+    eventually(there, f"{count} attached processes")
+
+
+def test_what_is_added_later_is_known(yard: Pipe) -> None:
+    with pipert_shm.attach("yard") as its:
+        late = Forward("late")
+        yard.create_flow("late", False, late)
+        yard.link(Wire(next(iter(yard.flows["camera"].routines.values())), late))
+        end = Sink("late end")
+        yard.create_flow("late end", False, end)
+        yard.link(Wire(late, end))
+        yard.build()
+        yard.notify_event(START_EVENT_NAME)
+        with its.tap("late") as tap:
+            assert tap.read(timeout=10).shape == (48, 64, 3)
+            assert tap.meta is not None
+            assert tap.meta.hops[0].routine == "late"
+        assert its.statistics().routines["late"].flow == "late"
+        assert [entry["routine_name"] for entry in its.structure()["Routines"]][-2:] == ["late", "late end"]
+
+
+# ---- which pipe, and who may ---------------------------------------------------------------------
+
+
+def test_two_pipes_of_one_name(yard: Pipe) -> None:
+    with started(made()) as other:
+        ids = sorted([pipe_id_of(yard), pipe_id_of(other)])
+        with pytest.raises(
+            PipeStateError, match=f"2 pipes are called 'yard': attach by the id of one of them: {', '.join(ids)}"
+        ):
+            pipert_shm.attach("yard")
+        with pipert_shm.attach(pipe_id_of(other)) as its:
+            assert its.pipe_id == pipe_id_of(other)
+
+
+def test_no_such_pipe(yard: Pipe) -> None:
+    with pytest.raises(UnknownTarget, match=r"there is no pipe 'yord'; there are: .*yard.*did you mean 'yard'"):
+        pipert_shm.attach("yord")
+    with pytest.raises(UnknownTarget):
+        pipert_shm.attach("yord", timeout=0.1)
+    for wrong, error in ((7, TypeError), (None, TypeError)):
+        with pytest.raises(error, match="name or id"):
+            pipert_shm.attach(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="timeout"):
+        pipert_shm.attach("yard", timeout=-1)
+    with pytest.raises(ValueError, match="can't be called"):
+        Pipe(name="a/b")
+
+
+def test_a_directory_that_others_may_enter_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    directory = tmp_path / "pipert_shm"
+    directory.mkdir(mode=0o755)
+    with started(made("open")) as pipe:
+        await_motion(pipe)
+        eventually(lambda: "nobody can attach to this pipe" in caplog.text, "a warning")
+        assert f"{directory} is not for this user alone (its owner is user {os.getuid()}, its mode 755)" in caplog.text
+        with pytest.raises(PermissionError, match="is not for this user alone"):
+            pipert_shm.attach("open")
+    assert caplog.text.count("nobody can attach") == 1
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make another user's directory")
+def test_another_users_directory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "pipert_shm").mkdir(mode=0o700)
+    os.chown(tmp_path / "pipert_shm", 65534, 65534)
+    with started(made("foreign")) as pipe:
+        await_motion(pipe)
+        with pytest.raises(PermissionError, match="its owner is user 65534"):
+            pipert_shm.attach("foreign")
+    (tmp_path / "pipert_shm").rmdir()
+    (tmp_path / "pipert_shm").symlink_to(tmp_path)
+    with started(made("link")) as pipe:
+        await_motion(pipe)
+        with pytest.raises(OSError, match="pipert_shm"):
+            pipert_shm.attach("link")
+
+
+def test_where_the_socket_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 120)  # longer than a socket's path may be
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    with started(made("private")) as pipe:
+        path = long / "pipert_shm" / pipe_id_of(pipe)
+        eventually(path.exists, "a socket")
+        assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        monkeypatch.delenv("XDG_RUNTIME_DIR")  # of another process it may be another one
+        with pipert_shm.attach("private") as its:
+            assert its.statistics().flows
+    assert list(path.parent.iterdir()) == []
+
+
+def test_the_socket_of_a_dead_launcher_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with started(made("first")) as first:
+        dead = tmp_path / "pipert_shm" / "0123456789ab"
+        half = dead.with_name("0123456789ac.new")
+        for path in (dead, half):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
+                end.bind(str(path))
+        os.utime(half, (0, 0))
+        with started(made("second")) as second:
+            left = {pipe_id_of(first), pipe_id_of(second)}
+            eventually(lambda: set(os.listdir(dead.parent)) == left, "the sockets of those that run alone")
+    with started(made("third")) as third:
+        os.kill(launcher_of(third), signal.SIGKILL)
+    reap_orphans(set())
+    assert sockets.sweep(dead.parent) == []
+    assert list(dead.parent.iterdir()) == []
+
+
+def test_only_so_many_at_a_time(yard: Pipe) -> None:
+    with ExitStack() as leaving:
+        attached = [leaving.enter_context(pipert_shm.attach("yard")) for _ in range(64)]
+        with pytest.raises(PipeStateError, match="can't attach: 64 processes are attached already"):
+            pipert_shm.attach("yard")
+        attached[7].close()
+
+        def again() -> bool:
+            try:
+                leaving.enter_context(pipert_shm.attach("yard"))
+            except PipeStateError:
+                return False
+            return True
+
+        eventually(again, "a place")
+        await_motion(yard)
+    assert_attached(yard, 0)
+
+
+# ---- clients that misbehave ----------------------------------------------------------------------
+
+
+@contextmanager
+def connected(pipe: Pipe) -> Iterator[socket.socket]:
+    with sockets.connect(sockets.directory(), pipe_id_of(pipe)) as end:
+        yield end
+
+
+def is_hung_up(end: socket.socket) -> bool:
+    end.settimeout(10)
+    with suppress(ConnectionError):
+        while end.recv(1 << 17):
+            continue
+    return True
+
+
+HELLO = packets_of(messages.Hello(0), 1)
+EVENT = Event("zoom", ("camera",))
+GARBAGE: dict[str, list[bytes]] = {
+    "garbage": [b"GET / HTTP/1.1\r\n\r\n"],
+    "garbage after a hello": [*HELLO, b"\0" * 64],
+    "too long": [*HELLO, b"PSM1" + b"x" * 150_000],
+    "an order of the parent's": [*HELLO, *packets_of(messages.RestartFlow("camera"), 0)],
+    "the parent's kill": [*HELLO, *packets_of(messages.Kill(), 0)],
+    "an answer of a flow's": [*HELLO, *packets_of(messages.TapEnded(0), 0)],
+    "no hello": packets_of(messages.Notify(EVENT, 0), 1),
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_a_client_that_sends_what_it_may_not_is_hung_up_on(yard: Pipe, what: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pipert_shm.attach("yard") as its, its.tap("camera") as tap:
+        with connected(yard) as end:
+            for packet in GARBAGE[what]:
+                end.send(packet)
+            assert is_hung_up(end)
+        eventually(lambda: f"attached process {os.getpid()}" in caplog.text, "its name in the log")
+        tap.read(timeout=10)
+        await_motion(yard)
+        assert {flow.restarts for flow in yard.statistics().flows.values()} == {0}
+        assert its.relay("structure")
+
+
+def test_a_client_that_makes_no_sense_is_refused(yard: Pipe) -> None:
+    with pipert_shm.attach("yard") as its, its.tap("camera") as tap:
+        with connected(yard) as end:
+            channel = Channel(end)
+            for number, question in enumerate(
+                [
+                    messages.Hello(0),
+                    messages.MakeTap("nobody"),
+                    messages.MakeTap("screen"),
+                    messages.Notify(Event("zoom", ("nobody",)), 0),
+                    messages.Notify(Event("link", ("camera",)), 0),
+                    messages.Relay("nothing", b""),
+                ],
+                1,
+            ):
+                channel.send(question, number)
+                received = channel.receive()
+                assert received is not None
+                assert received.question == number
+                assert isinstance(received.message, messages.Welcome if number == 1 else messages.Answer | messages.Relayed)
+            channel.send(messages.EndTap(tap.edge.number))  # another one's
+            channel.send(messages.EndTap(10**6))
+            channel.send(messages.MakeTap("camera"), 7)
+            received = channel.receive()
+            assert received is not None
+            assert isinstance(received.message, messages.TapMade)
+            channel.send(messages.Answer(), 7)  # as one that can't read it
+            received = channel.receive()
+            assert received is not None
+            assert isinstance(received.message, messages.TapEnded)
+        for _ in range(3):
+            tap.read(timeout=10)
+        assert its.statistics().flows["camera"].restarts == 0
+    at_rest(yard)
+
+
+def test_many_that_say_nothing(yard: Pipe) -> None:
+    with ExitStack() as leaving:
+        ends = [leaving.enter_context(connected(yard)) for _ in range(100)]
+        assert is_hung_up(ends[-1])  # more than may wait
+        await_motion(yard)
+    with pipert_shm.attach("yard", timeout=10) as its:
+        assert its.statistics().flows
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_kernel_that_gives_no_pidfd_of_a_peer(honest: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(end: socket.socket) -> int:
+        raise OSError(92, "Protocol not available")
+
+    monkeypatch.setattr(calls, "peer_pidfd", none)
+    with started(made("old kernel")) as pipe:
+        if not honest:
+            with connected(pipe) as end:
+                channel = Channel(end)
+                channel.send(messages.Hello(1), 1)  # as one that has another's pid by now
+                received = channel.receive()
+                assert received is not None
+                assert isinstance(received.message, messages.Answer)
+                assert is_hung_up(end)
+            return
+        board = Board()
+
+        def hold() -> None:
+            frame = pipert_shm.attach("old kernel").tap("camera").read(timeout=10)
+            board[READY] = frame.size
+            time.sleep(60)
+
+        pid = process(hold)
+        board.wait(READY)
+        kill(pid)
+        at_rest(pipe)
+
+
+# ---- deaths --------------------------------------------------------------------------------------
+
+
+def keeps(board: Board, name: str = "yard") -> None:
+    """Attaches, keeps what frames it can, and goes on reading."""
+    its = pipert_shm.attach(name)
+    kept = [its.tap(routine).read(timeout=10) for routine in ("camera", "detect")]
+    taps = [its.tap(routine) for routine in ("camera", "detect")]
+    board.add(READY)
+    while True:
+        kept = [*kept[-6:], *(tap.read(timeout=10) for tap in taps)]
+        board.add(COUNT)
+
+
+def test_one_that_is_killed_gives_back_all_that_it_held(yard: Pipe) -> None:
+    for _ in range(4):
+        board = Board()
+        pid = process(lambda board=board: keeps(board))  # type: ignore[misc]
+        board.wait(COUNT, 5)
+        await_motion(yard)
+        kill(pid)
+    assert_attached(yard, 0)
+    at_rest(yard)
+
+
+def test_one_that_is_stopped_holds_up_nothing(yard: Pipe) -> None:
+    boards = [Board() for _ in range(3)]
+    pids = [process(lambda board=board: keeps(board)) for board in boards]  # type: ignore[misc]
+    try:
+        for board, pid in zip(boards, pids, strict=True):
+            board.wait(COUNT, 3)
+            stop(pid)
+        await_motion(yard, messages=300)
+        os.kill(pids[0], signal.SIGCONT)
+        before = boards[0][COUNT]
+        boards[0].wait(COUNT, before + 5)
+    finally:
+        for pid in pids:
+            kill(pid)
+    at_rest(yard)
+
+
+def test_one_that_is_killed_while_it_waits_for_a_frame_or_a_tap(yard: Pipe) -> None:
+    board = Board()
+    drain(yard, "camera")
+
+    def waits() -> None:
+        tap = pipert_shm.attach("yard").tap("detect")
+        board[READY] = 1
+        tap.read()
+
+    pid = process(waits)
+    board.wait(READY)
+    kill(pid)
+    stop(pid_of(yard, "camera"))  # so that a tap of it is asked for, and not made
+    pid = process(lambda: pipert_shm.attach("yard").tap("camera"))
+    assert_attached(yard, 1)
+    time.sleep(0.05)
+    kill(pid)
+    assert_attached(yard, 0)
+    os.kill(pid_of(yard, "camera"), signal.SIGCONT)
+    yard.notify_event(START_EVENT_NAME)
+    await_motion(yard)
+    at_rest(yard)
+
+
+def test_a_child_that_keeps_the_socket_does_not_keep_a_dead_process_attached(yard: Pipe) -> None:
+    board = Board()
+
+    def hold() -> None:
+        its = pipert_shm.attach("yard")
+        frame = its.tap("camera").read(timeout=10)
+        os.dup(its._line._channel.fileno())  # one that no fork closes
+        if os.fork() == 0:
+            board[GO] = os.getpid()
+            time.sleep(60)
+        board[READY] = int(one_value(frame)) + 1
+        time.sleep(60)
+
+    pid = process(hold)
+    board.wait(READY)
+    board.wait(GO)
+    kill(pid)
+    try:
+        assert_attached(yard, 0)
+        at_rest(yard)
+    finally:
+        os.kill(board[GO], signal.SIGKILL)
+        yard.join(to_kill=True)
+        reap_orphans(set())
+
+
+def test_a_forked_child_is_not_attached(yard: Pipe) -> None:
+    with pipert_shm.attach("yard") as its, its.tap("camera") as tap:
+        refused: list[Callable[[], object]] = [its.structure, its.statistics, its.close, tap.read, tap.close]
+        refused += [lambda: its.tap("camera"), lambda: its.notify_event("stop")]
+
+        def child() -> None:
+            for call in refused:
+                with pytest.raises(PipeStateError, match="forked"):
+                    call()
+            with pipert_shm.attach("yard") as own, own.tap("camera") as another:
+                another.read(timeout=10)
+
+        ended_well(process(child))
+        tap.read(timeout=10)
+
+
+def test_frames_that_are_kept_by_many_leave_the_pipe_its_memory(yard: Pipe) -> None:
+    with ExitStack() as leaving:
+        taps = [leaving.enter_context(leaving.enter_context(pipert_shm.attach("yard")).tap("camera")) for _ in range(20)]
+        kept = [tap.read(timeout=10) for _ in range(3) for tap in taps]
+        await_motion(yard, messages=100)
+        assert len({frame.ctypes.data for frame in kept}) == len(kept)
+    kept.clear()
+    at_rest(yard)
+
+
+def test_the_bits_that_a_restart_needs_are_left(yard: Pipe) -> None:
+    with ExitStack() as leaving:
+        taps: list[Tap] = []
+
+        def tap_all() -> None:
+            while len(taps) < 40:
+                taps.append(leaving.enter_context(leaving.enter_context(pipert_shm.attach("yard")).tap("camera")))
+
+        with pytest.raises(PipeStateError, match="routine 'camera' has no holder bit left for one more receiver"):
+            tap_all()
+        kept = [tap.read(timeout=10) for tap in taps]
+        pid = pid_of(yard, "camera")
+        os.kill(pid, signal.SIGKILL)
+        await_successor(yard, "camera", pid)
+        await_motion(yard)
+        assert len(kept) > 20
+
+
+def test_a_process_has_only_so_many_taps(yard: Pipe) -> None:
+    with pipert_shm.attach("yard") as its:
+        taps = [its.tap("camera") for _ in range(8)]
+        with pytest.raises(PipeStateError, match="this process has 8 taps already"):
+            its.tap("detect")
+        for tap in taps:
+            assert tap.read(timeout=10).shape == (48, 64, 3)
+            tap.close()
+        eventually(lambda: not len(its._taps), "an end of all taps")
+        assert its.tap("camera").read(timeout=10).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("victim", ["camera", "detect"])
+def test_the_tapped_flow_is_restarted(yard: Pipe, victim: str) -> None:
+    with pipert_shm.attach("yard") as its:
+        tap = its.tap(victim)
+        kept = tap.read(timeout=10)
+        value = one_value(kept)
+        pid = pid_of(yard, victim)
+        os.kill(pid, signal.SIGKILL)
+        for _ in tap:
+            continue
+        await_successor(yard, victim, pid)
+
+        def again() -> bool:
+            with suppress(PipeStateError), its.tap(victim) as another:
+                return bool(another.read(timeout=10).shape)
+            return False
+
+        eventually(again, "a tap of the next process")
+        assert one_value(kept) == value
+    del kept, tap
+    at_rest(yard)
+
+
+def test_the_pipe_ends() -> None:
+    with started(made("ends")) as pipe:
+        its = pipert_shm.attach("ends")
+        tap = its.tap("camera")
+        frame = tap.read(timeout=10)
+        value = one_value(frame)
+        assert its.statistics().wires["camera", "detect"].sent
+    assert its.await_end(10)
+    list(tap)
+    with pytest.raises(PipeStateError, match="the pipe has ended"):
+        its.notify_event("stop")
+    with pytest.raises(PipeStateError, match="the pipe has ended"):
+        its.structure()
+    assert its.statistics().flows["camera"].state == "ended"
+    assert one_value(frame) == value
+    assert repr(its).endswith("ended)")
+    its.close()
+    assert pipe.statistics().wires["camera", "detect"].sent
+
+
+def test_the_launcher_is_killed() -> None:
+    pipe = made("killed")
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    its = pipert_shm.attach("killed")
+    tap = its.tap("camera")
+    tap.read(timeout=10)
+    os.kill(launcher_of(pipe), signal.SIGKILL)
+    assert its.await_end(10)
+    list(tap)
+    with pytest.raises(PipeFailed):
+        pipe.join()
+    its.close()
+    assert not (sockets.directory() / its.pipe_id).exists()
+    reap_orphans(set())
+
+
+# ---- a source of another pipe --------------------------------------------------------------------
+
+
+class Compare(DestinationRoutine):
+    """Compares each frame with what its number says, and counts."""
+
+    def __init__(self, board: Board) -> None:
+        super().__init__("compare")
+        self.board = board
+
+    def main_logic(self, frame: np.ndarray) -> None:
+        assert (frame == self.meta.sequence % 251).all()
+        assert self.meta.format == "rgb"
+        assert 0 < time.monotonic_ns() - self.meta.captured_ns < 60e9
+        assert self.meta.origin == "far camera"
+        self.board.add(COUNT)
+
+
+class Coloured(Ticks):
+    def main_logic(self) -> np.ndarray:
+        self.meta.describe("rgb", 0)
+        return super().main_logic()
+
+
+@pytest.mark.parametrize("flows", [1, 2])
+def test_what_another_pipe_sends_comes_bit_for_bit(flows: int) -> None:
+    board = Board()
+    near = Pipe(name="near", policy="block")
+    source, compare = AttachedSource("far", "camera", "far camera"), Compare(board)
+    if flows == 1:
+        near.create_flow("both", True, source, compare)
+    else:
+        near.create_flow("source", False, source)
+        near.create_flow("compare", False, compare)
+        near.link(Wire(source, compare))
+    with started(near):
+        far = Pipe(name="far", policy="block")
+        far.create_flow("camera", True, Coloured("camera"), Sink("screen"), **FAST)
+        with started(far):
+            board.wait(COUNT, 100)
+            pid = pid_of(far, "camera")
+            os.kill(pid, signal.SIGKILL)
+            await_successor(far, "camera", pid)
+            before = board[COUNT]
+            board.wait(COUNT, before + 50)
+        await_states(near, compare="ended")
+        numbers = near.statistics()
+        assert numbers.routines["compare"].errors == 0
+        assert numbers.routines["far camera"].copied_bytes == 48 * 64 * 3 * numbers.routines["far camera"].sent
+        near.join()
+
+
+def test_a_source_goes_on_with_the_next_pipe() -> None:
+    board = Board()
+    near = Pipe(name="near", grace_period=2)
+    near.create_flow("both", True, AttachedSource("far", "camera", reconnect=True), Sink("screen", board, COUNT))
+    with started(near):
+        for _ in range(2):
+            with started(made("far")):
+                before = board[COUNT]
+                board.wait(COUNT, before + 20)
+        assert near.statistics().routines["screen"].state == "running"
+
+
+def test_a_source_that_waits_for_its_pipe_stops_and_fails_in_time() -> None:
+    pipe = Pipe(name="waits", grace_period=2)
+    pipe.create_flow("both", True, AttachedSource("nowhere", "camera", "source"), Sink("screen"))
+    with started(pipe):
+        await_states(pipe, source="running")
+        pipe.notify_event(STOP_EVENT_NAME)
+        await_states(pipe, source="stopped")
+    fails = Pipe(name="fails", grace_period=2)
+    fails.create_flow("both", True, AttachedSource("nowhere", "camera", timeout=0.1), Sink("screen"))
+    fails.build()
+    fails.notify_event(START_EVENT_NAME)
+    with pytest.raises(PipeFailed, match="there is no pipe 'nowhere'"):
+        fails.join()
+
+
+def test_an_attached_process_gives_a_source(yard: Pipe) -> None:
+    with pipert_shm.attach("yard") as its:
+        source = its.source("camera", "again")
+    assert isinstance(its, Attached)
+    assert (source.name, isinstance(source, AttachedSource)) == ("again", True)
+
+
+def test_frames_of_a_routine_that_ends(caplog: pytest.LogCaptureFixture) -> None:
+    pipe = Pipe(name="short", policy="block")
+    pipe.create_flow("both", True, Frames("source", 5), Sink("sink"))
+    caplog.set_level(logging.WARNING)
+    pipe.build()
+    with pipert_shm.attach("short") as its:
+        tap = its.tap("source")
+        its.notify_event(START_EVENT_NAME)
+        assert [one_value(frame) for frame in tap][-1] == 4
+        pipe.join(to_kill=True)
+    assert "attached process" not in caplog.text
