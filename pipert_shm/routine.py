@@ -50,6 +50,9 @@ class Runtime(Tracer, Protocol):
     def wake(self) -> None:
         """Makes the routine look at its settings again. Any thread."""
 
+    def sent(self) -> int:
+        """How many messages the routine has sent, in all lives of its process. One that waits for room does not count yet."""
+
     def routines(self, *, here: bool) -> list[Routine]:
         """The routines of the pipe, this one among them.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipert_shm import DestinationRoutine, Pipe, SourceRoutine, Wire, events
 from pipert_shm.hosts import RemoteReceiver, RemoteSender
+from pipert_shm.limits import Policy
 from waiting import Board, eventually
 
 SHAPE = (48, 64, 3)
@@ -66,7 +67,7 @@ class Log(DestinationRoutine):
 @contextmanager
 def sending(board: Board, sender: RemoteSender, fps: float, shape: tuple[int, ...] = SHAPE) -> Iterator[Pipe]:
     """A pipe with a camera and the sender, each in a flow of its own."""
-    policy = "block" if sender._is_lossless else "drop_oldest"
+    policy: Policy = "block" if sender._is_lossless else "drop_oldest"
     camera = Camera(board, fps, shape)
     with running(Pipe(policy=policy), camera, sender) as pipe:
         yield pipe
@@ -187,12 +188,10 @@ def torment(board: Board, edge: Pipe, hub: Pipe, kills: int, rng: random.Random)
 
 
 def at_rest(board: Board, edge: Pipe, hub: Pipe) -> tuple[int, int]:
-    """Stops the camera, waits until all has come; returns how many numbers never came, and how many are counted as lost."""
+    """Stops the camera, waits until its last frame has come; returns how many never came, and how many are counted as lost."""
     board[OPEN] = 0
-    eventually(lambda: edge.statistics().wires["camera", "sender"].waiting == 0, "an empty queue")
-    receiver = lambda: hub.statistics().routines["receiver"]  # noqa: E731
-    sender = lambda: edge.statistics().routines["sender"]  # noqa: E731
-    eventually(lambda: board[COUNT] == receiver().sent, "all to have come")
-    time.sleep(0.3)  # nothing more may come
-    crashed = sender().lost_in_crash
-    return board[SKIPPED], receiver().counters["missed"] + crashed
+    before = edge.statistics().routines["camera"].sent
+    eventually(lambda: board[LAST] >= before, "the last frame")
+    edge_now, hub_now = edge.statistics(), hub.statistics()
+    with_the_sender = hub_now.routines["receiver"].counters["missed"] + edge_now.routines["sender"].lost_in_crash
+    return board[SKIPPED], with_the_sender + hub_now.wires["receiver", "log"].lost

@@ -15,7 +15,7 @@ from pipert_shm.hosts.protocol import LONGEST_PATIENCE, Receiver, Sender
 from pipert_shm.hosts.window import AutoWindow
 
 STEPS = ("offer", "offer", "offer", "say", "carry", "carry", "carry", "take", "take", "wait")
-TROUBLE = ("lose", "double", "swap", "sender dies", "receiver dies", "receiver dies in hand", "cut")
+TROUBLE = ("window", "lose", "double", "swap", "sender dies", "receiver dies", "receiver dies in hand", "cut")
 
 
 class World:
@@ -71,6 +71,8 @@ class World:
             case "wait":
                 self.now += LONGEST_PATIENCE
                 self.sender.wake(self.now)
+            case "window":
+                self.sender.window = 1 + at % self.window
             case "lose":
                 for line in (self.there, self.back):
                     del line[at % (len(line) + 1) :]
@@ -158,6 +160,18 @@ def test_what_a_dead_sender_had_is_counted_as_missed() -> None:
     world.settle()
     assert world.taken == [3]
     assert world.receiver.missed == 3
+
+
+def test_a_window_that_shrinks_costs_no_message() -> None:
+    world = World(4, is_lossless=True)
+    world.settle()
+    for _ in range(4):
+        world.step("offer", 0)
+    world.step("say", 0)
+    world.sender.window = 1
+    world.step("cut", 0)
+    world.settle()
+    assert world.taken == [0, 1, 2, 3]
 
 
 SAID = (

@@ -271,10 +271,11 @@ class Receiver:
             if len(self.waiting) >= self.room:
                 self.crowded += 1
                 return  # it comes again
-        self.missed += message.number - self.accepted
-        while len(self.waiting) >= min(self.room, self._window):
-            self.waiting.popleft()
-            self.crowded += 1
+        else:
+            self.missed += message.number - self.accepted
+            while len(self.waiting) >= min(self.room, self._window):
+                self.waiting.popleft()
+                self.crowded += 1
         self.accepted = message.number + 1
         self._gap_told = False
         self.waiting.append(Waiting(message.stream, message.number, message, arrived_ns))

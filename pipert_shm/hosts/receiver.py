@@ -18,8 +18,7 @@ from pipert_shm.limits import check_count, check_seconds
 from pipert_shm.routine import SourceRoutine
 
 REST = 0.5  # seconds after which a call returns without a message
-_TURN_BITS = 24
-_TURNS = 1 << _TURN_BITS
+_SENT = 1 << 24  # of the messages that the routine has sent, this many are told apart
 
 
 class ReceiverLine(Line):
@@ -93,11 +92,11 @@ class RemoteReceiver(Remote, SourceRoutine):
     def _open(self) -> ReceiverLine:
         """Connects, and goes on after the last message that was handed over.
 
-        The counter `place` is the number after the last message taken, and the turn of `main_logic` that took it. If that turn
-        comes again, its message was not handed over.
+        The counter `place` is the number after the last message taken, and how many the routine had sent before. If it has sent
+        no more since, that message was not handed over.
         """
-        number, turn = divmod(self.counters["place"], _TURNS)
-        if number and turn == self.meta.sequence % _TURNS:
+        number, sent = divmod(self.counters["place"], _SENT)
+        if number and sent == self._sent():
             number -= 1
         place = self.counters["stream"], number
         self._line = line = ReceiverLine(self._hub, self.key, place, self._room, self._tell, self._logger)
@@ -140,8 +139,11 @@ class RemoteReceiver(Remote, SourceRoutine):
         if self.counters["stream"] != waiting.stream:
             self.counters["place"] = 0
             self.counters["stream"] = waiting.stream
-        self.counters["place"] = (waiting.number + 1) * _TURNS + self.meta.sequence % _TURNS
+        self.counters["place"] = (waiting.number + 1) * _SENT + self._sent()
         machine.take()
+
+    def _sent(self) -> int:
+        return 0 if self._runtime is None else self._runtime.sent() % _SENT
 
     def _payload_of(self, waiting: Waiting) -> Any:
         """Returns the payload, dated by this host's clock; None where it is too old."""
