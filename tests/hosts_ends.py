@@ -85,7 +85,7 @@ def running(pipe: Pipe, source: SourceRoutine, destination: DestinationRoutine) 
     """The pipe, built and started, until the end of the block."""
     with pipe:
         for routine in (source, destination):
-            pipe.create_flow(f"of {routine.name}", False, routine, max_restarts=10_000)
+            pipe.create_flow(f"of {routine.name}", False, routine, max_restarts=10_000, restart_window=0.3)
         pipe.link(Wire(source, destination))
         pipe.build()
         pipe.notify_event("start")

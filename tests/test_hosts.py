@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import PACKAGE_ROOT, StartCli
 from hosts_ends import (
     COUNT,
     DIED,
@@ -26,6 +28,7 @@ from hosts_ends import (
     sending,
     torment,
 )
+from media import bikes, excerpt
 from pipert_shm import DetectedFrame, Detections, Meta, PayloadError
 from pipert_shm.hosts import Hub, RemoteReceiver, RemoteSender
 from pipert_shm.hosts.payloads import CODECS, Codec, decode, encode
@@ -219,3 +222,17 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], text: str) -> None
 def test_both_ends_can_be_named_in_a_file() -> None:
     assert Hub(connect="tcp/a:1").address == "tcp/a:1"
     assert RemoteReceiver("gate", listen="tcp/0.0.0.0:7447").key == "gate"
+
+
+def test_the_example_of_two_hosts_runs(port: int, tmp_path: Path, start_cli: StartCli) -> None:
+    excerpt(bikes(), range(40), tmp_path / "clip.mp4")
+    for name in ("hub", "edge"):
+        text = (PACKAGE_ROOT / "examples" / "two_hosts" / f"{name}.yaml").read_text()
+        (tmp_path / f"{name}.yaml").write_text(text.replace("127.0.0.1:7447", f"127.0.0.1:{port}"))
+    processes = [start_cli("run", tmp_path / f"{name}.yaml", cwd=tmp_path) for name in ("hub", "edge")]
+    lines = tmp_path / "detections.jsonl"
+    eventually(lambda: lines.exists() and lines.read_text().count("\n") >= 5, "five frames on the other host", 40)
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    assert [process.wait(30) for process in processes] == [130, 130], "as after Ctrl-C"
+    assert '"origin": "gate"' in lines.read_text()

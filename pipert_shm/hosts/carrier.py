@@ -177,7 +177,7 @@ class Carrier:
 
     def _set_up(self, session: Any) -> None:
         """Declares everything. The token comes last: who sees it may send."""
-        zenoh, key = self._zenoh, self._key
+        zenoh, key = self._zenoh, f"pipert_shm/{self._key}"
         other = "receiver" if self._role == "sender" else "sender"
         self._session = session
         what = session.declare_subscriber(f"{key}/to-{self._role}", zenoh.handlers.FifoChannel(QUEUED))

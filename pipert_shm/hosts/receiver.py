@@ -50,7 +50,8 @@ class RemoteReceiver(Remote, SourceRoutine):
     is when the frame was captured at the other host, translated to this one's clock; the counter `clock_uncertainty_us` says
     by how much that may be wrong. `pts`, `wall_clock` and the format are what they were.
 
-    It goes on when its flow is restarted: the sender sends again what was not taken.
+    It goes on when its flow is restarted: the sender sends again what was not taken. Only a message that waited for room in the
+    queue after it when it died is lost, and counted there.
 
     :param key: of the wire.
     :param connect, listen, ca, certificate, key_file: as of `RemoteSender`.
