@@ -2,7 +2,7 @@
 
 Two pipes, lossless. The flows of the sender and of the receiver get SIGKILL at random under load, and now and then the link is
 cut, for up to 5 s. Every byte and the order are checked, and at the end of each round every number that never came has to be
-counted as lost. Then a receiver that takes 5 frames a second for a while: the memory of both pipes has to stay flat.
+counted as lost; one that a sender had in hand when it died may be counted and have come. Then a receiver that takes 5 frames a second for a while: the memory of both pipes has to stay flat.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def round_of(kills: int, rng: random.Random) -> tuple[int, int]:
         board.wait(COUNT, board[COUNT] + 20, timeout=30)
         skipped, counted = at_rest(board, edge, hub)
         assert board[WRONG] == 0, f"{board[WRONG]} messages were torn, came twice or out of order"
-        assert skipped == counted, f"{skipped} never came, {counted} are counted as lost"
+        assert skipped <= counted <= skipped + kills, f"{skipped} never came, {counted} are counted as lost"
         return board[COUNT], board[SKIPPED]
 
 
