@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import suppress
 from typing import Any
 
@@ -147,6 +148,19 @@ def test_every_message_comes_once_and_in_order_and_the_credit_comes_back(
     assert world.taken[-3:] == [before, before + 1, before + 2], "it goes on"
     if is_lossless:
         assert set(range(world.next)) - set(world.taken) <= world.lost, "only what a sender had when it died is lost"
+
+
+def test_the_same_in_long_lives_with_little_trouble() -> None:
+    """Random walks, in which the ends are mostly connected: these find what the examples above are too short for."""
+    choices = (*STEPS * 3, *("offer",) * 9, *("say",) * 4, *TROUBLE)
+    for seed in range(200):
+        rng = random.Random(seed)
+        world = World(rng.randint(2, 5), is_lossless=rng.random() < 0.5)
+        for _ in range(400):
+            world.step(rng.choice(choices), rng.randint(0, 6))
+        world.settle()
+        if world.is_lossless:
+            assert set(range(world.next)) - set(world.taken) <= world.lost, f"seed {seed}"
 
 
 def test_what_a_dead_sender_had_is_counted_as_missed() -> None:
