@@ -109,8 +109,10 @@ class Attached:
         channel = _connected(found)
         try:
             self._segment = ControlSegment.look_in(found.pipe_id)
-        except posix_ipc.ExistentialError:
+        except BaseException as error:
             channel.close()
+            if not isinstance(error, posix_ipc.ExistentialError):
+                raise
             raise PipeStateError(f"pipe {self._title} has ended") from None
         self._line = Line(self._gone, _turn_away)
         self._line.use(channel, self._logger)

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Protocol
 
 from pipert_shm import binding
+from pipert_shm.binding import trace
 from pipert_shm.shm import tracing
 
 
@@ -64,16 +65,4 @@ class _Span:
         self._tracer.note_span(self._name, self._began_ns)
 
 
-class _NoSpan:
-    """A context that notes nothing."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        pass
-
-
-_NO_SPAN = _NoSpan()
+_NO_SPAN: AbstractContextManager[None] = trace.NoSpan()  # of C: a span that nobody sees takes a third of the time then

@@ -2,8 +2,8 @@
 
 `python tests/errno_points.py [--part N/M] [--only TEXT]`. The calls are those of `pipert_shm.system.calls`; a point is one of
 them in one process (the parent, the launcher, a flow, a fork server), at one place of the code, and one error number. A run
-without faults finds the places. Then there is a run for each point: build, start, link, tap, a later build, a larger ring, a
-death, unlink, stop, start, end. After each step the pipe goes on, or the call in question says why not; flows that have
+without faults finds the places. Then there is a run for each point: build, start, link, tap, attach, a later build, a larger
+ring, a death, unlink, stop, start, end. After each step the pipe goes on, or the call in question says why not; flows that have
 nothing to do with it keep moving; and when the pipe has ended nothing is left: no process, thread, descriptor or segment. It
 prints how many points there are, and fails where one did not hold.
 """
@@ -81,6 +81,11 @@ ERRNOS: dict[str, tuple[int, ...]] = {
     "open_shared": (*SHORT, errno.EACCES),
     "unlink_shared": (errno.EACCES,),
     "channel_ends": (*SHORT, errno.ENOBUFS),
+    "listen_at": (errno.EMFILE, errno.EACCES, errno.EADDRINUSE),
+    "accept": (*SHORT, errno.ECONNABORTED),
+    "connect": (errno.EMFILE, errno.ECONNREFUSED, errno.EAGAIN),
+    "peer_pidfd": (errno.EMFILE, errno.ESRCH),
+    "make_directory": (errno.EACCES, errno.ENOSPC),
     "duplicate": (errno.EMFILE,),
     "send": (errno.ENOBUFS, errno.ENOMEM),
     "receive": (errno.ENOMEM,),
@@ -227,6 +232,7 @@ class Trial:
             ("start", self._start),
             ("link", lambda: self._event(LINK_EVENT_NAME, "camera", link_routine_name="wall")),
             ("tap", self._tap),
+            ("attach", self._attach),
             ("later build", self._extend),
             ("larger ring", lambda: self._event("GROW", "camera")),
             ("restart", self._kill),
@@ -261,6 +267,15 @@ class Trial:
     def _tap(self) -> None:
         with self.pipe.tap("other") as tap:
             tap.read(PATIENCE)
+
+    def _attach(self) -> None:
+        """This process is at once one that attaches."""
+        with pipert_shm.attach(self.pipe._built().segment.pipe_id) as attached:
+            assert attached.structure()["Routines"]
+            with attached.tap("other") as tap:
+                tap.read(PATIENCE)
+                self._event("GROW", "other")
+                assert attached.statistics().flows
 
     def _extend(self) -> None:
         self.pipe.create_flow("late", False, self.late)

@@ -54,7 +54,7 @@ class RtspServer:
         self._piled_up = piled_up
         self._sound_from = sound_from
         self.sent_ns: list[int] = []
-        """When the last packet of each picture was sent."""
+        """When the last packet of each picture was sent, to the client that came last."""
         self._format = _format(codec, packets[0].data) if told else ""
         self._closing = threading.Event()
         self._chance = random.Random(3)
@@ -129,6 +129,7 @@ class RtspServer:
 
     def _play(self, send: Callable[[int, bytes], object]) -> None:
         number = sequence = 0
+        self.sent_ns = []
         began = time.monotonic() - self._piled_up / self._fps
         while not self._closing.wait(max(0.0, began + number / self._fps - time.monotonic())):
             if self._sound_from is not None and number >= self._sound_from:

@@ -160,6 +160,7 @@ def test_the_schema_describes_every_route_once_per_method(served: Served) -> Non
         "/routines/{routine}/unlink",
         "/flows/{flow}/restart",
         "/flows/{flow}",
+        "/pipeline",
         "/pipe/structure",
         "/statistics",
         "/why",
@@ -169,6 +170,7 @@ def test_the_schema_describes_every_route_once_per_method(served: Served) -> Non
         "/events",
         "/routines/{routine}/preview.jpg",
         "/routines/{routine}/preview",
+        "/trace",
     ]
     by_both = {path for path, methods in paths.items() if methods.keys() == {"get", "post"}}
     assert by_both >= {

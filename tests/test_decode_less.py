@@ -6,12 +6,16 @@ import logging
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 
+import rtp_pieces
 from pipert_shm import Pipe, VideoSource
+from pipert_shm.video import pyav
 from pipert_shm.video.capture import Capture
 from pipert_shm.video.decoding import Decoding
 from pipert_shm.video.hardware import accelerator
@@ -19,6 +23,7 @@ from pipert_shm.video.idle import Idling
 from pipert_shm.video.pyav import PyAVCapture
 from pipert_shm.video.skipping import Need, Needs
 from routines import Record, chain, received
+from rtsp_server import RtspServer
 from test_video_files import play
 from waiting import eventually
 
@@ -31,23 +36,33 @@ def still(number: int) -> bool:
     return number < COUNT // 2
 
 
-def encode(path: Path, codec: str = "libx264", bframes: int = 0, moves: Callable[[int], bool] = lambda _: True) -> Path:
-    """A square that moves when it is said to; a key frame each second."""
+def encode(
+    path: Path,
+    codec: str = "libx264",
+    bframes: int = 0,
+    moves: Callable[[int], bool] = lambda _: True,
+    last_key: int = COUNT,
+    gop: int = GOP,
+    **more: str,
+) -> Path:
+    """A square that moves when it is said to; a key frame each second, or after `gop` frames, until the last one."""
     place = 0
     with av.open(str(path), "w") as container:
-        options = {"bf": str(bframes), "preset": "veryfast", "sc_threshold": "0"}
+        options = {"bf": str(bframes), "preset": "veryfast", "sc_threshold": "0", "forced-idr": "1", **more}
         if codec == "libx265":
             options = {"preset": "ultrafast", "x265-params": f"log-level=none:bframes={bframes}:scenecut=0"}
         stream = container.add_stream(codec, rate=FPS, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.codec_context.gop_size = GOP
+        stream.codec_context.gop_size = gop if last_key == COUNT else 10 * COUNT
         for number in range(COUNT):
             place += 4 * moves(number)
             picture = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
             picture[60:120, 20 + place % 200 : 80 + place % 200] = 220
             frame = av.VideoFrame.from_ndarray(picture, "bgr24")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
+            if last_key < COUNT and number % GOP == 0 and number <= last_key:
+                frame.pict_type = PictureType.I
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
@@ -147,6 +162,22 @@ def test_a_file_without_stamps_is_thinned_by_the_numbers_of_its_frames(tmp_path:
     assert len(play(VideoSource(bare, idle=1))) == COUNT, "everything moves"
 
 
+@pytest.mark.parametrize("suffix", ["avi", "h264"])
+def test_a_file_whose_stamps_are_in_the_order_of_decoding_is_thinned_by_the_numbers_of_its_frames(
+    tmp_path: Path, suffix: str
+) -> None:
+    """With B-frames, which are shown before the picture that comes first."""
+    path, stamped = (encode(tmp_path / f"a.{each}", bframes=3) for each in (suffix, "mp4"))
+    numbers = [(pts or 0) * FPS for _, pts in play(VideoSource(path))]
+    assert numbers == pytest.approx(range(COUNT))
+    whole = dict(enumerate(frame.tobytes() for frame, _ in play(VideoSource(stamped))))
+    source = VideoSource(path, fps=5)
+    frames = play(source)
+    assert [round((pts or 0) * FPS) for _, pts in frames] == list(range(0, COUNT, 5))
+    assert all(whole[round((pts or 0) * FPS)] == frame.tobytes() for frame, pts in frames)
+    assert source.counters["skipped"] == COUNT - len(frames)
+
+
 def test_of_a_live_stream_what_nobody_waits_for_is_not_decoded(tmp_path: Path) -> None:
     source = VideoSource(encode(tmp_path / "b.mp4", bframes=3), live=True, reconnect=False)
     source.setup()
@@ -212,6 +243,31 @@ def test_an_idle_stream_that_is_woken_goes_on_with_the_next_picture(tmp_path: Pa
     assert len(asked) == COUNT
 
 
+OPEN: dict[str, Any] = {"x264-params": "open-gop=1:b-adapt=0"}
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("woken_at", [110, 97, 96, 94, 92])
+def test_pictures_of_open_groups_that_cannot_be_decoded_after_idling_are_counted(
+    tmp_path: Path, codec: str, woken_at: int
+) -> None:
+    """Three B-frames before each key frame build on it and on the picture before them."""
+    path = encode(tmp_path / "a.mp4", codec, 3, lambda _: False, gop=24, **OPEN)
+    whole = numbered(PyAVCapture(path))
+
+    class Woken(Idling):
+        def is_idle(self, now: float) -> bool:
+            if round(now * FPS) == woken_at:
+                self.wake()
+            return super().is_idle(now)
+
+    capture = PyAVCapture(path, idling=Woken("a", 1.0))
+    given = numbered(capture)
+    assert all(whole[number] == picture for number, picture in given.items())
+    assert len(given) + capture.left_out == COUNT
+    assert {100, 105, 112} <= given.keys()
+
+
 def test_in_a_pipe_an_event_wakes_it(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", moves=lambda _: False)
     source = VideoSource(path, "camera", idle=0.5, realtime=True, loop=True)
@@ -236,6 +292,41 @@ def test_a_camera_without_idle_says_that_it_is_always_active(tmp_path: Path, cap
     with caplog.at_level("INFO"):
         VideoSource(encode(tmp_path / "a.mp4")).stay_active()
     assert "it is always active, since it has no idle=" in caplog.text
+
+
+# ---- streams that send no key frame any more ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["nokey", "idle"])
+def test_a_stream_that_sends_no_key_frame_any_more_is_told_of_once(
+    tmp_path: Path, idle: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyav, "KEYLESS", 3.0)
+    path = encode(tmp_path / "a.mp4", moves=lambda _: False, last_key=75)
+    assert keys_of(path) == [0, 25, 50, 75]
+    decoding = Decoding() if idle else Decoding(skip_frame="nokey")
+    given = numbered(PyAVCapture(path, decoding=decoding, idling=Idling("a", 1.0) if idle else None))
+    assert max(given) == 75
+    (record,) = caplog.records
+    assert "a.mp4' has sent no key frame for 3 s, and only these are decoded" in record.getMessage()
+    caplog.clear()
+    numbered(PyAVCapture(encode(tmp_path / "b.mp4"), decoding=decoding))
+    assert not caplog.records, "one that sends them is not told of"
+
+
+def test_a_reader_of_such_a_stream_ends_and_the_next_one_begins() -> None:
+    """While no key frame comes, nothing but the end of the stream would wake its thread."""
+    with RtspServer("libx264", rtp_pieces.encode("libx264", 300, "bframes=0", gop=10_000)) as server:
+        source = VideoSource(server.url, "camera", skip_frame="nokey")
+        for _ in range(2):
+            source.setup()
+            reader = source._reader
+            assert reader is not None
+            eventually(lambda reader=reader: reader._grabbed > 0, "the only key frame")  # type: ignore[misc]
+            before = len(server.sent_ns)
+            eventually(lambda before=before: len(server.sent_ns) > before + 5, "others")  # type: ignore[misc]
+            source.cleanup()
+            assert source._reading_still is None, "its thread has ended"
 
 
 # ---- options of the decoder --------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def _nonsense(it: Bench) -> dict[str, list[tuple[Message, bool]]]:
             (messages.EndTap(10**6), QUIET),
             (messages.RestartFlow("none"), COUNTED),
             (messages.Changing(False, ("nobody",)), QUIET),
-            (messages.AwaitRuns(("none",)), COUNTED),
+            (messages.AwaitRuns(("none",), True), COUNTED),
             (messages.SetParameters("nobody", b""), QUIET),  # it is refused
             (messages.Answer(), QUIET),
             (messages.Ready(), COUNTED),

@@ -118,11 +118,17 @@ NEEDED: dict[tuple[type[Message], bool], Trigger] = {
     (messages.Reaped, False): _restart("extra"),
     (messages.Extend, False): Bench.grow_in_vain,
     (messages.Extended, False): Bench.grow_in_vain,
+    (messages.AskNumbers, False): Bench.grow_in_vain,
+    (messages.Numbers, False): Bench.grow_in_vain,
+    (messages.RemoveFlows, False): Bench.shrink,
+    (messages.Removed, False): Bench.shrink,
 }
 """What makes each kind of message be sent, while a pipe runs."""
 ATTACHED = {messages.Hello, messages.Welcome, messages.Relay, messages.Relayed}
 """Of attached processes: see test_attach.py."""
-ELSEWHERE = {messages.Kill, messages.Ended, messages.Died, messages.ReceiverFailed, messages.TapRefused, *ATTACHED}
+TRACES = {messages.Trace, messages.TraceInto}
+"""See test_trace.py."""
+ELSEWHERE = {messages.Kill, messages.Ended, messages.Died, messages.ReceiverFailed, messages.TapRefused, *ATTACHED, *TRACES}
 """Sent at the end of something; tested further down."""
 
 
@@ -130,7 +136,10 @@ def test_every_kind_is_needed_somewhere() -> None:
     assert {kind for kind, _ in NEEDED} | ELSEWHERE == set(KINDS)
 
 
-GROWS, FORKS = {messages.Extend, messages.Extended}, {messages.ForkFlow, messages.Forked, messages.Reap, messages.Reaped}
+GROWS = {
+    messages.Extend, messages.Extended, messages.AskNumbers, messages.Numbers, messages.RemoveFlows, messages.Removed,
+}  # fmt: skip
+FORKS = {messages.ForkFlow, messages.Forked, messages.Reap, messages.Reaped}
 
 
 def _groups(way: str) -> Iterator[list[tuple[tuple[type[Message], bool], Trigger]]]:

@@ -34,12 +34,14 @@ from pipert_shm import (
 )
 from pipert_shm.binding import trace
 from pipert_shm.cli.trace import default_file, is_url, trace_by_name, trace_over_http
+from pipert_shm.control.messages import TraceInto
 from pipert_shm.limits import Policy
 from pipert_shm.shm import tracing
 from pipert_shm.trace import answers
 from routines import Burst, Forward, Frames, Gated, Items, Sink, chain
 from serving import free_port
 from streams import serve
+from tampering import tampering
 from traces import ReadTrace
 from waiting import Board, eventually
 
@@ -302,6 +304,23 @@ def test_a_trace_that_an_error_ends_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="events must be"), pipe.tracing(tmp_path / "t", events=1 << 25):
         pass
     pipe.join(to_kill=True)
+
+
+@pytest.mark.parametrize("way", ["missing", "flipped", "doubled"])
+def test_a_flow_that_is_not_told_is_missing_in_the_trace_and_nothing_else(way: str, tmp_path: Path) -> None:
+    with tampering() as orders:
+        pipe = Pipe(policy="block")
+        chain(pipe, Items("camera", range(FRAMES)), Sink("screen"))
+        pipe.build()
+        orders.change(TraceInto, way, by_launcher=True)
+        with pipe.tracing(tmp_path / "t") as report:
+            eventually(lambda: orders.is_done)
+            pipe.notify_event(START_EVENT_NAME)
+            pipe.join()
+    assert report.missing == ([] if way == "doubled" else ["camera"])
+    shown = ReadTrace.of(tmp_path / "t")
+    assert len(shown.on("screen", "main_logic")) == FRAMES
+    assert len(shown.on("camera", "send")) == (FRAMES if way == "doubled" else 0)
 
 
 def test_what_is_overwritten_is_counted(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class Scripted:
     waited: float | None = 1.0
     wall_clock: float | None = None
     damaged = left_out = 0
+    stopped = False
 
     def __init__(self, edge: int = 4) -> None:
         self.info = VideoInfo(edge, edge, 25.0, 0)

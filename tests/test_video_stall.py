@@ -68,10 +68,16 @@ def sent(pipe: Pipe, camera: str) -> int:
     return pipe.statistics().routines[camera].sent
 
 
+def stands_still(pid: int) -> bool:
+    """Whether all threads of a process are stopped."""
+    return all(path.read_text().rpartition(")")[2].split()[0] == "T" for path in Path(f"/proc/{pid}/task").glob("*/stat"))
+
+
 def stall(pipe: Pipe, flow: str) -> tuple[int, int]:
     """Stops a process for a second. Returns from when to when."""
     pid = pipe.statistics().flows[flow].pid
     os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: stands_still(pid), "the stop: on a busy machine, threads go on after the signal was sent")
     begin = time.monotonic_ns()
     time.sleep(STALL)  # how long it lasts is what this is about
     end = time.monotonic_ns()

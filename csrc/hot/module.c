@@ -71,6 +71,38 @@ static PyObject *trace(PyObject *module, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+/* ---- a context that does nothing --------------------------------------------------------- */
+
+static PyObject *enter(PyObject *self, PyObject *none) {
+    (void)self;
+    (void)none;
+    Py_RETURN_NONE;
+}
+
+static PyObject *leave(PyObject *self, PyObject *const *error, Py_ssize_t count) {
+    (void)self;
+    (void)error;
+    (void)count;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef no_span_methods[] = {
+    {"__enter__", enter, METH_NOARGS, "Does nothing."},
+    {"__exit__", (PyCFunction)(void (*)(void))leave, METH_FASTCALL, "Does nothing."},
+    {NULL, NULL, 0, NULL},
+};
+static PyType_Slot no_span_slots[] = {
+    {Py_tp_doc, "A context that does nothing: a span while nobody traces."},
+    {Py_tp_methods, no_span_methods},
+    {0, NULL},
+};
+static PyType_Spec no_span = {
+    .name = "pipert_shm._hot.NoSpan",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = no_span_slots,
+};
+
 static PyMethodDef functions[] = {
     {"trace", trace, METH_VARARGS,
      "trace(kind, detail, routine, other, origin, sequence, began_ns, ended_ns): notes an "
@@ -118,6 +150,9 @@ static int fill(PyObject *made) {
     PyObject *type = pshm_path_type();
     int added = type == NULL ? -1 : PyModule_AddObjectRef(made, "HotPath", type);
     Py_XDECREF(type);
+    PyObject *context = PyType_FromSpec(&no_span);
+    if (added == 0) added = context == NULL ? -1 : PyModule_AddObjectRef(made, "NoSpan", context);
+    Py_XDECREF(context);
     for (size_t k = 0; added == 0 && k < sizeof constants / sizeof constants[0]; k++)
         added = PyModule_AddIntConstant(made, constants[k].name, constants[k].value);
     return added;

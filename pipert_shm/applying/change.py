@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from pipert_shm.applying.difference import Pair
-from pipert_shm.applying.work import Setting, Values, Work, place_of
+from pipert_shm.applying.work import Setting, Values, Work, options_of, place_of
 from pipert_shm.errors import Fault, FlowDied, NotApplied, PipeStateError, RoutineError, describe
 from pipert_shm.events import START_EVENT_NAME, UPDATE_FPS_NAME
 from pipert_shm.graph.blueprint import FlowSpec
@@ -33,6 +33,9 @@ class Change:
         self._patience = patience
         self._where: Where = ()  # the section that the step at hand is about
         self._undo: list[Callable[[], None]] = []
+        self._wires = {
+            (wire.source.name, to.name): options_of(wire) for wire in pipe._blueprint.wires for to in wire.destinations
+        }
         self._at_rest = {name for name, its in pipe.statistics().routines.items() if its.state in AT_REST}
 
     def make(self) -> None:
@@ -85,32 +88,35 @@ class Change:
         kept = [name for name in work.flows if name in work.flows_before and name not in difference.rebuilt]
         replaced = tuple(difference.replaced)
         if kept:
-            self._undo.append(lambda: self._put({name: work.flows_before[name] for name in kept}, replaced))
+            self._undo.append(lambda: self._take_back(kept, replaced))
             self._put({name: work.flows[name] for name in kept}, replaced)
         for routine, setting in work.settings.items():
             self._undo.append(lambda routine=routine: self._set(routine, work.settings_before[routine]))  # type: ignore[misc]
             self._set(routine, setting)
         self._rewire()
         flows = (*replaced, *difference.added, *difference.rebuilt)
+        self._session.changes.await_up(self._replicas_of(replaced), self._patience)
         self._start(flows)
-        self._await(flows)
+        self._session.changes.await_runs(self._replicas_of(flows), self._patience)
 
     def _put_back(self) -> list[str]:
         """Undoes all that was done, the last step first; what could not be undone, in words."""
         failures = []
-        restored = tuple(name for name in self._work.flows_before if name in self._pipe._blueprint.flows)
-        last: list[Callable[[], None]] = [lambda: self._start(restored), lambda: self._await(self._undone())]
-        for step in (*reversed(self._undo), *last):
+        for step in (*reversed(self._undo), self._run_again):
             try:
                 step()
             except Exception as error:
                 failures.append(describe(error))
         return failures
 
-    def _undone(self) -> tuple[str, ...]:
-        """The flows that were put back."""
-        difference = self._work.difference
-        return tuple(name for name in (*difference.replaced, *difference.removed, *difference.rebuilt))
+    def _run_again(self) -> None:
+        """Starts what was put back, and waits until it runs."""
+        difference, changes = self._work.difference, self._session.changes
+        changed = (*difference.replaced, *difference.removed, *difference.rebuilt)
+        flows = [name for name in changed if name in self._pipe._blueprint.flows]
+        changes.await_up(self._replicas_of(flows), self._patience)
+        self._start(flows)
+        changes.await_runs(self._replicas_of(flows), self._patience)
 
     # ---- the steps -------------------------------------------------------------------------------
 
@@ -132,6 +138,19 @@ class Change:
         session.plan, session.audience = plan, audience
         for name, spec in specs.items():
             pipe._blueprint.replace(name, spec)
+
+    def _take_back(self, kept: Iterable[str], now: Iterable[str]) -> None:
+        """Puts the earlier routines into flows again. A flow that has failed for good meanwhile is built anew."""
+        states = self._pipe.statistics().flows
+        failed = [name for name in kept if any(states[one].state == "failed" for one in self._replicas_of([name]))]
+        rest = {name: self._work.flows_before[name] for name in kept if name not in failed}
+        if rest:
+            self._put(rest, [name for name in now if name in rest])
+        for name in failed:
+            routines = {routine.name for routine in self._work.flows_before[name].routines}
+            self._remove(name)
+            wires = {pair: its for pair, its in self._wires.items() if routines.intersection(pair)}
+            self._make({name: self._work.flows_before[name]}, wires)
 
     def _set(self, routine: str, setting: Setting) -> None:
         """Sets parameters, and the rate, of a routine that runs."""
@@ -211,11 +230,10 @@ class Change:
             for member in starting:
                 self._pipe._notify(START_EVENT_NAME, None, member, {})
 
-    def _await(self, flows: Iterable[str]) -> None:
-        plan = self._session.plan
-        names = tuple(one for name in flows for one in plan.replicas.get(name, (name,)))
-        if names:
-            self._session.changes.await_runs(names, self._patience)
+    def _replicas_of(self, flows: Iterable[str]) -> tuple[str, ...]:
+        """The flows as the launcher knows them."""
+        replicas = self._session.plan.replicas
+        return tuple(one for name in flows for one in replicas.get(name, (name,)))
 
 
 def _create(pipe: Pipe, name: str, spec: FlowSpec) -> None:

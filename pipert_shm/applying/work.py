@@ -167,7 +167,7 @@ class Planner:
         flows_before = {name: blueprint.flows[name] for name in (*gone, *kept)}
         lost = {routine.name for name in gone for routine in blueprint.flows[name].routines}
         wires_before = {
-            (wire.source.name, to.name): _options(wire)
+            (wire.source.name, to.name): options_of(wire)
             for wire in blueprint.wires
             for to in wire.destinations
             if (pair := (wire.source.name, to.name)) in difference.cut or lost.intersection(pair)
@@ -214,7 +214,7 @@ class Planner:
         future.flows = {name: work.flows.get(name, spec) for name, spec in blueprint.flows.items() if name not in gone}
         future.flows |= work.flows
         by_name = {routine.name: routine for spec in future.flows.values() for routine in spec.routines}
-        pairs = {(wire.source.name, to.name): _options(wire) for wire in blueprint.wires for to in wire.destinations}
+        pairs = {(wire.source.name, to.name): options_of(wire) for wire in blueprint.wires for to in wire.destinations}
         pairs = {pair: options for pair, options in pairs.items() if pair not in work.wires_before} | dict(work.wires)
         with self._blamed("wires"):
             future.wires = [Wire(by_name[one], by_name[other], **options) for (one, other), options in pairs.items()]
@@ -226,7 +226,8 @@ def place_of(file: PipelineFile, pair: Pair) -> Where:
     for number, wire in enumerate(file.settings.wires):
         if wire.source == pair[0] and pair[1] in wire.destinations:
             return "wires", number
-    return "flows", shape_of(file.settings).flow_of[pair[0]]
+    flow = shape_of(file.settings).flow_of.get(pair[0])
+    return ("wires",) if flow is None else ("flows", flow)
 
 
 class _Nothing: ...
@@ -248,6 +249,7 @@ def _plain(name: str, replicated: bool) -> str:
     return name.rpartition("#")[0] if replicated else name
 
 
-def _options(wire: Wire) -> Values:
+def options_of(wire: Wire) -> Values:
+    """The settings that a wire was made with, as arguments."""
     names = ("data_transmitter", "policy", "capacity", "timeout", "max_age")
     return {name: getattr(wire, name) for name in names}

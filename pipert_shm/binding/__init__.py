@@ -43,6 +43,7 @@ from pipert_shm.binding.constants import (
     UNMAPPED,
     now_ns,
 )
+from pipert_shm.binding.flow_record import FlowRecord, FlowStatus
 from pipert_shm.binding.formats import ControlSize, Holders, RingHead, format_ring, read_ring, ring_bytes, serial_owner
 from pipert_shm.binding.hot import FOUND, NOTICED, REFUSED, RESULT, SENT, UNKNOWN, Lease, array_at, pickle_rules
 from pipert_shm.binding.memory import (
@@ -69,7 +70,7 @@ from pipert_shm.binding.port import (
     slot_and_offset,
 )
 from pipert_shm.binding.process import Claim, Geometry, Kind, Process, Writable
-from pipert_shm.binding.records import EdgeRecord, Ends, FlowRecord, FlowStatus, Incarnation, RoutineRecord, Settings, Tickets
+from pipert_shm.binding.records import EdgeRecord, Ends, Incarnation, RoutineRecord, Settings, Tickets
 from pipert_shm.binding.thread import signal_thread
 
 __all__ = [

@@ -15,6 +15,9 @@ from pipert_shm.binding.records import Incarnation
 Kind: TypeAlias = Literal["flow", "routine", "edge", "incarnation"]  # of a record
 
 
+WORD = 64  # bits of a word of an edge's reach
+
+
 class Claim(NamedTuple):
     """A place for a new ring, and its serial."""
 
@@ -134,15 +137,21 @@ class Process:
         """Where the records end. The rest of the control segment is Python's."""
         return self.room.bytes_needed()
 
-    def receivers_by_bit(self, owner: int) -> dict[int, int]:
-        """The receivers that may hold slots of routine number `owner`: their routine numbers, by holder bit. A snapshot."""
+    def receivers(self) -> dict[int, dict[int, int]]:
+        """Who may hold slots of each routine: the routine numbers of receivers, by owner and holder bit. A snapshot."""
         edge = ffi.new("pshm_edge *")
-        receivers = {}
+        receivers: dict[int, dict[int, int]] = {}
         for incarnation in self.incarnations():
             if incarnation.state not in (LIVE, SENDER_DEAD) or not incarnation.bit:
                 continue
-            if lib.pshm_edge_attach(edge, self.control, incarnation.number) and lib.pshm_edge_reaches(edge, owner):
-                receivers[edge.mask.bit_length() - 1] = edge.receiver
+            if not lib.pshm_edge_attach(edge, self.control, incarnation.number):
+                continue
+            reach = lib.pshm_control_edge(self.control, incarnation.edge).reach
+            for place, word in enumerate(ffi.unpack(reach, len(reach))):
+                while word:
+                    owner = place * WORD + (word & -word).bit_length() - 1
+                    receivers.setdefault(owner, {})[edge.mask.bit_length() - 1] = edge.receiver
+                    word &= word - 1
         return receivers
 
     def claim_ring(self, owner: int) -> Claim | None:

@@ -1,4 +1,4 @@
-"""The records of a control segment: one for each edge, incarnation, flow and routine."""
+"""The records of a control segment: one for each edge, incarnation and routine; those of flows are in flow_record.py."""
 
 from __future__ import annotations
 
@@ -38,27 +38,7 @@ class Tickets(NamedTuple):
     done: int
 
 
-class FlowStatus(NamedTuple):
-    """What the launcher wrote of a flow.
-
-    Attributes:
-        state: a `FlowState`, 0 before the flow's first process.
-        pid: of its process, 0 while there is none.
-        last_exit: exit code of the process before, or minus the signal that killed it.
-        restarts: how often it was started again.
-        last_reason: why the process before ended: an `EndReason`, 0 while there was none.
-        started: when its process began, in clock ticks since the system did; 0 where that is unknown.
-    """
-
-    state: int
-    pid: int
-    last_exit: int
-    restarts: int
-    last_reason: int
-    started: int
-
-
-def _found(record: Any, what: str, number: int) -> Any:
+def found(record: Any, what: str, number: int) -> Any:
     """The record, or an error: to read by a null pointer would end the process.
 
     :raises LookupError: when the segment has no room for so many.
@@ -68,7 +48,8 @@ def _found(record: Any, what: str, number: int) -> Any:
     return record
 
 
-def _zero(record: Any) -> None:
+def zero(record: Any) -> None:
+    """Zeroes a record."""
     memory = ffi.buffer(record)
     memory[:] = bytes(len(memory))
 
@@ -79,7 +60,7 @@ class EdgeRecord:
     __slots__ = ("_record",)
 
     def __init__(self, process: Process, number: int) -> None:
-        self._record = _found(lib.pshm_control_edge(process.control, number), "edge", number)
+        self._record = found(lib.pshm_control_edge(process.control, number), "edge", number)
 
     def format(
         self,
@@ -112,7 +93,7 @@ class EdgeRecord:
 
     def clear(self) -> None:
         """Zeroes the record, for another pair of routines. The launcher, when no process uses the edge any more."""
-        _zero(self._record)
+        zero(self._record)
 
     def forget_reach(self, routine: int) -> None:
         """Takes a routine out of the reach, when no ring of it is left. The launcher."""
@@ -201,7 +182,7 @@ class Incarnation:
 
     def __init__(self, process: Process, number: int) -> None:
         self._process = process
-        self._record = _found(lib.pshm_control_incarnation(process.control, number), "incarnation", number)
+        self._record = found(lib.pshm_control_incarnation(process.control, number), "incarnation", number)
         self._edge = ffi.new("pshm_edge *")
         self.number = number
 
@@ -260,41 +241,6 @@ class Incarnation:
         lib.pshm_recover_edge(self._process.handle, self.number)
 
 
-class FlowRecord:
-    """One flow's record in the control segment. The launcher writes it, any process may read it."""
-
-    __slots__ = ("_record",)
-
-    def __init__(self, process: Process, number: int) -> None:
-        self._record = _found(lib.pshm_control_flow(process.control, number), "flow", number)
-
-    def clear(self) -> None:
-        """Zeroes the record, for another flow."""
-        _zero(self._record)
-
-    def note_start(self, state: int, pid: int, started: int = 0) -> None:
-        """Says that the flow has a process.
-
-        :param started: when it began, in clock ticks since the system did; 0 where that is unknown.
-        """
-        self._record.state = state
-        self._record.started = started
-        self._record.pid = pid
-
-    def note_death(self, state: int, exit_code: int, reason: int, *, restarting: bool) -> None:
-        """Says that the flow has no process any more, and why."""
-        self._record.state = state
-        self._record.pid = 0
-        self._record.last_exit = exit_code
-        self._record.last_reason = reason
-        self._record.restarts += restarting
-
-    def read(self) -> FlowStatus:
-        """The flow's status. Any process."""
-        record = self._record
-        return FlowStatus(record.state, record.pid, record.last_exit, record.restarts, record.last_reason, record.started)
-
-
 class RoutineRecord:
     """One routine's record in the control segment.
 
@@ -307,11 +253,11 @@ class RoutineRecord:
     def __init__(self, process: Process, number: int) -> None:
         self._process = process
         self._number = number
-        self.words: Any = _found(lib.pshm_control_routine(process.control, number), "routine", number)
+        self.words: Any = found(lib.pshm_control_routine(process.control, number), "routine", number)
 
     def clear(self) -> None:
         """Zeroes the record, for another routine. The launcher, when nothing is left of the one before."""
-        _zero(self.words)
+        zero(self.words)
 
     def ring(self) -> None:
         """Wakes the routine to look at its queues again. Any thread of any process."""

@@ -38,6 +38,7 @@ FLOW: int = lib.PSHM_TRACE_FLOW
 
 # note(kind, detail, routine, other, origin, sequence, began_ns, ended_ns): an event, if this process is traced. Any thread.
 note: Any = _hot.trace
+NoSpan: Any = _hot.NoSpan  # a context manager that does nothing
 
 _FIELDS = ffi.typeof("pshm_trace_event").fields
 LAYOUT = np.dtype([(name, f"u{ffi.sizeof(field.type)}") for name, field in _FIELDS])

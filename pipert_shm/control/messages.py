@@ -111,9 +111,14 @@ class Replace(Message):
 
 
 class AwaitRuns(Message):
-    """? Answer when these flows are up, and `setup()` has returned in each of their routines that is to run."""
+    """? Answer when these flows are up, with the routines that they are to have.
+
+    Attributes:
+        set_up: whether `setup()` has to have returned in each of their routines that is to run; a failure is an answer, too.
+    """
 
     flows: tuple[str, ...]
+    set_up: bool
 
 
 class SetParameters(Message):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any, NoReturn
@@ -11,7 +11,8 @@ from pipert_shm.errors import PipertError, UniqueRoutineName, WiresValidation
 from pipert_shm.events import Audience
 from pipert_shm.frozen import Frozen
 from pipert_shm.graph.checks import check_names
-from pipert_shm.graph.model import EdgePlan, Plan, Restart, RoutinePlan
+from pipert_shm.graph.model import Defaults, EdgePlan, Plan, Restart, RoutinePlan
+from pipert_shm.graph.numbered import Numbered
 from pipert_shm.graph.plan import audience_of, plan_edge, plan_routine
 from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.graph.sizing import plan_batches
@@ -113,19 +114,12 @@ def plan_growth(
     added = (routine for routines in flows.values() for routine in routines)
     for routine, (number, generation) in zip(added, free, strict=False):
         numbers[id(routine)], generations[number] = number, generation
-    new_edges: list[EdgePlan] = []
-    for wire in wires:
-        for source, destination in _pairs(plan, wire, flow_of):
-            ends = numbers[id(source)], numbers[id(destination)]
-            if wire.data_transmitter is not None and not set(ends) <= generations.keys():
-                raise WiresValidation(f"{wire!r}: routines that run already know no transmitter but the pipe's")
-            local = flow_of[id(source)] == flow_of[id(destination)]
-            new_edges.append(plan_edge(0, ends, wire, plan.defaults, local=local))
-            new_edges[-1].own_transmitter = wire.data_transmitter is not None
     edges, routines = plan.edges.copy(), plan.routines.copy()
-    for edge in new_edges:
-        edge.number = edges.free()
-        edges[edge.number] = edge
+    new_edges = [
+        _add_edge(edges, numbers, generations.keys(), wire, plan.defaults, pair, local=len({flow_of[id(r)] for r in pair}) == 1)
+        for wire in wires
+        for pair in _pairs(plan, wire, flow_of)
+    ]
     new = {flow: [plan_routine(numbers[id(r)], r, flow, edges) for r in members] for flow, members in flows.items()}
     for item in (item for items in new.values() for item in items):
         item.generation = generations[item.number]
@@ -144,6 +138,31 @@ def plan_growth(
     audience = audience_of(grown)
     changes = _strangers(new), flow_numbers, dict(restarts), dict(processes), _new_wires(grown, new_edges)
     return grown, audience, Growth(*changes, audience.picklable())
+
+
+def _add_edge(
+    edges: Numbered[EdgePlan],
+    numbers: Mapping[int, int],
+    new: Collection[int],
+    wire: Wire,
+    defaults: Defaults,
+    pair: tuple[Routine, Routine],
+    *,
+    local: bool,
+) -> EdgePlan:
+    """Adds the edge of a wire between two routines.
+
+    :param numbers: of all routines, by their `id()`.
+    :param new: those of the new routines.
+    :raises WiresValidation: when the wire has a transmitter, and one of the routines runs already.
+    """
+    ends = numbers[id(pair[0])], numbers[id(pair[1])]
+    if wire.data_transmitter is not None and not (ends[0] in new and ends[1] in new):
+        raise WiresValidation(f"{wire!r}: routines that run already know no transmitter but the pipe's")
+    edge = plan_edge(edges.free(), ends, wire, defaults, local=local)
+    edge.own_transmitter = wire.data_transmitter is not None
+    edges[edge.number] = edge
+    return edge
 
 
 def _flow_numbers(plan: Plan, flows: Iterable[str]) -> dict[str, int]:

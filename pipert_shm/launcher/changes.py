@@ -27,7 +27,9 @@ from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.parent import Parent
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.servers import Servers
-from pipert_shm.shm.states import EndReason, State
+from pipert_shm.shm.states import EndReason
+
+OFF_TRIAL = 5.0  # seconds that a flow which dies in a change waits for its restart besides
 
 
 class Changes:
@@ -53,9 +55,10 @@ class Changes:
         self._end = end
         self._tell_attached = tell_attached
         self._held: list[RoutinePlan] = []  # routines that are kept from ending
-        self._set_up: dict[int, int] = {}  # by routine: the last run whose setup() has returned
-        self._causes: dict[int, str] = {}  # by routine: why it has failed
-        self._waits: dict[int, list[Flow]] = {}  # by question
+        self._set_up: dict[int, int] = {}  # by a routine's `origin`: the last run whose setup() has returned
+        self._causes: dict[int, str] = {}  # likewise: why it has failed
+        self._waits: dict[int, tuple[list[Flow], bool]] = {}  # by question; with whether it waits for setup()
+        self._on_trial: set[Flow] = set()  # since the change began
         self._settings: dict[int, Flow] = {}  # by question
 
     def serve(self, table: Dispatch) -> None:
@@ -82,6 +85,7 @@ class Changes:
                     self._roster.records[item.number].hold(True)
         else:
             held, self._held = self._held, []
+            self._on_trial.clear()
             for item in held:
                 if self._roster.plan.find(item.name) is item:
                     self._let_end(item)
@@ -140,21 +144,24 @@ class Changes:
         self._tell_attached(Extended(plan.names, replacement.audience))
         for flow in flows:
             if flow.name in replacement.now:
+                flow.deaths.clear()  # those of other routines
                 self._end(flow)
 
     # ---- until they run --------------------------------------------------------------------------
 
     def _await_runs(self, message: AwaitRuns, received: Received) -> None:
-        self._waits[received.question] = [self._roster.flows[name] for name in message.flows]
+        flows = [self._roster.flows[name] for name in message.flows]
+        self._waits[received.question] = flows, message.set_up
+        self._on_trial.update(flows)
         self.look()
 
     def look(self) -> None:
         """Answers what has come about."""
-        for question, flows in list(self._waits.items()):
-            failure = next((failure for flow in flows if (failure := self._failure_of(flow))), None)
+        for question, (flows, set_up) in list(self._waits.items()):
+            failure = next((failure for flow in flows if (failure := self._failure_of(flow, set_up))), None)
             if failure is not None:
                 self._give_up(question, failure)
-            elif all(map(self._runs, flows)):
+            elif all(self._runs(flow, set_up) for flow in flows):
                 del self._waits[question]
                 self._parent.tell(Answer(), question)
 
@@ -162,40 +169,39 @@ class Changes:
         del self._waits[question]
         self._parent.refuse(question, failure)
 
-    def _runs(self, flow: Flow) -> bool:
+    def _runs(self, flow: Flow, set_up: bool) -> bool:
         """Whether it has the process that it is to have, and each routine that is to run has done its `setup()`."""
         if not flow.ready or flow.doom is not EndReason.NONE:
             return False
-        return all(
-            not self._lifecycle.is_wanted(item.name) or self._set_up.get(item.number) == self._lifecycle.run_of(item.number)
+        return not set_up or all(
+            not self._lifecycle.is_wanted(item.name) or self._set_up.get(item.origin) == self._lifecycle.run_of(item.number)
             for item in flow.routines
         )
 
-    def _failure_of(self, flow: Flow) -> PipertError | None:
+    def _failure_of(self, flow: Flow, set_up: bool) -> PipertError | None:
         if flow.failed:
             return flow.died()
-        for item in flow.routines:
-            if self._roster.state_of(item.number) is State.FAILED and flow.doom is EndReason.NONE:
-                cause = self._causes.get(item.number, "it has failed; its log says why")
+        for item in flow.routines if set_up else ():
+            if self._lifecycle.has_failed(item.number) and flow.doom is EndReason.NONE:
+                cause = self._causes.get(item.origin, "it has failed; its log says why")
                 return RoutineError(item.name, cause.replace(f" of routine {item.name!r}", "", 1))
         return None
 
     def _note_state(self, message: StateChanged) -> None:
         self._lifecycle.note_state(message)
         if message.cause:
-            self._causes[message.routine] = message.cause
+            self._causes[self._roster.plan.routines[message.routine].origin] = message.cause
         self.look()
 
     def _note_set_up(self, message: SetUp) -> None:
-        self._roster.flow_at(message.routine)
-        self._set_up[message.routine] = message.run
+        self._set_up[self._roster.plan.routines[message.routine].origin] = message.run
         self.look()
 
     def note_down(self, flow: Flow) -> None:
         """Notes that a flow has lost its process, or got none."""
         for item in flow.routines:
-            self._set_up.pop(item.number, None)
-            self._causes.pop(item.number, None)
+            self._set_up.pop(item.origin, None)
+            self._causes.pop(item.origin, None)
             if item not in self._held:  # a LetEnd may be lost with the process
                 self._roster.records[item.number].hold(False)
         for question in [question for question, asked in self._settings.items() if asked is flow]:
@@ -203,7 +209,9 @@ class Changes:
             self._parent.tell(Answer(), question)  # the next process begins with these parameters
         if flow.ended_by is EndReason.ORDER:
             return
-        for question in [question for question, flows in self._waits.items() if flow in flows]:
+        if self._lifecycle.changing and flow in self._on_trial and flow.restart_at is not None:
+            flow.restart_at += OFF_TRIAL  # it is put back before, or replaced
+        for question in [question for question, (flows, set_up) in self._waits.items() if set_up and flow in flows]:
             how = str(flow.died()) if flow.ended_by is not EndReason.START else f"flow {flow.name!r} can't be started"
             self._give_up(question, FlowDied(flow.name, flow.exit_code, how.removeprefix(f"flow {flow.name!r} ")))
 

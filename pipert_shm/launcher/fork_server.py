@@ -52,6 +52,7 @@ class ForkServer:
         self._forks: dict[int, Callable[[int, str], object]] = {}
         self._reaps: dict[int, Callable[[int], object]] = {}
         self._due: dict[int, float] = {}
+        self._heard = time.monotonic()  # when it answered last
         with ExitStack() as undo:
             channel = Channel(socket.socket(fileno=end))
             undo.callback(channel.close)
@@ -92,15 +93,19 @@ class ForkServer:
             self._give_up()
 
     def _note_forked(self, message: Forked, received: Received) -> None:
-        self._due.pop(received.question, None)
+        self._note_answer(received)
         if received.question in self._reaps:  # it answers a question like this that it could not read
             self._reaps.pop(received.question)(-signal.SIGKILL)
         else:
             self._forks.pop(received.question)(message.pid, message.why)
 
     def _note_reaped(self, message: Reaped, received: Received) -> None:
-        self._due.pop(received.question, None)
+        self._note_answer(received)
         self._reaps.pop(received.question)(message.exit_code)
+
+    def _note_answer(self, received: Received) -> None:
+        self._due.pop(received.question, None)
+        self._heard = time.monotonic()
 
     def _make_good(self, received: Received, error: Exception) -> None:
         """Handles an answer that can't be read. An exit code can be missed; but a child of unknown pid must not live on."""
@@ -115,8 +120,8 @@ class ForkServer:
 
     @property
     def due(self) -> float | None:
-        """When `check` should be called, as of time.monotonic()."""
-        return min(self._due.values(), default=None)
+        """When `check` should be called, as of time.monotonic(). While it answers, later questions wait their turn."""
+        return max(min(self._due.values()), self._heard + PATIENCE) if self._due else None
 
     def check(self, now: float) -> None:
         """Kills it when it has not answered for too long: a late fork would make a process that nobody expects."""

@@ -265,6 +265,10 @@ class Lifecycle:
         """Whether a routine is to run."""
         return routine in self._wanted
 
+    def has_failed(self, number: int) -> bool:
+        """Whether a routine has failed, as far as its flow has told."""
+        return self._states[number] is State.FAILED
+
     def run_of(self, number: int) -> int:
         """The number of a routine's last run that was ordered."""
         return self._runs[number]

@@ -109,7 +109,7 @@ class Launcher:
         self._roster = roster = Roster(order.plan, segment, logger)
         incarnations = Incarnations(segment, order.plan, logger)
         edges = EdgeTable(segment, order.plan, incarnations, order.taps.edge)
-        self._tracing = tracing = Tracing(roster)
+        self.tracing = Tracing(roster, parent)
         self._taps = taps = Taps(roster, incarnations, order.taps, parent)
         self._recovery = recovery = Recovery(roster, incarnations, edges, taps)
         self._rewiring = rewiring = Rewiring(roster, incarnations, edges, recovery)
@@ -128,22 +128,12 @@ class Launcher:
         relays = Relays(parent.tell)
         self._attaching = attaching = Attaching(order.name, order.meeting, roster, watch, lifecycle, taps, relays)
         requests = Requests(
-            parent,
-            roster,
-            lifecycle,
-            taps,
-            extension,
-            removal,
-            starts,
-            supervisor,
-            servers,
-            relays,
-            attaching.tell_all,
-            tracing,
+            parent, roster, lifecycle, taps, extension, removal, starts, supervisor, servers, relays, attaching.tell_all
         )
         self._changes = changes = Changes(parent, roster, lifecycle, servers, supervisor.replace_by_order, attaching.tell_all)
         deaths.on_down, starts.on_launch = changes.note_down, servers.end_unused
         changes.serve(requests.table)
+        self.tracing.serve(requests.table)
         parent.serve(requests.table)
         self._signals = signals
         watch.add(signals, lambda: None)  # wakes the loop, which reads it
@@ -243,14 +233,9 @@ class Launcher:
     def _note_handled(flow: Flow, message: Handled) -> None:
         flow.unhandled = max(0, flow.unhandled - message.cost)
 
-    @property
-    def is_read(self) -> bool:
-        """Whether somebody traces the pipe, and is there to read what was noted."""
-        return self._tracing.is_on and self._parent.is_open
-
     def _note_up(self, flow: Flow) -> None:
         if flow.ready:
-            self._tracing.tell(flow)
+            self.tracing.tell(flow)
         self._extension.note_up(flow)
         self._changes.look()
         if flow.name in self._unready:
@@ -288,6 +273,6 @@ def launch(order: LaunchOrder, parent: Channel, logs: Channel) -> NoReturn:
             reserve.close()
         try:
             sockets.remove(order.meeting, order.pipe_id)
-            unlink_pipe(order.pipe_id, keep_traces=launcher is not None and launcher.is_read)
+            unlink_pipe(order.pipe_id, keep_traces=launcher is not None and launcher.tracing.is_read)
         finally:
             forked.exit_process(status)

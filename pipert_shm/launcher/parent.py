@@ -23,7 +23,6 @@ from pipert_shm.control.messages import (
     Removed,
     RemoveFlows,
     RestartFlow,
-    Trace,
 )
 from pipert_shm.errors import PipeStateError, WiresValidation, describe
 from pipert_shm.events import START_EVENT_NAME
@@ -37,7 +36,6 @@ from pipert_shm.launcher.servers import Servers
 from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
-from pipert_shm.launcher.tracing import Tracing
 from pipert_shm.launcher.watch import Watch
 from pipert_shm.opaque import portable
 
@@ -117,7 +115,6 @@ class Requests:
         servers: Servers,
         relays: Relays,
         tell_attached: Callable[[Message], object],
-        tracing: Tracing,
     ) -> None:
         self._parent = parent
         self._roster = roster
@@ -129,7 +126,6 @@ class Requests:
         self._starts = starts
         self._relays = relays
         self._tell_attached = tell_attached
-        self._tracing = tracing
 
         def refuse(received: Received, error: Exception) -> None:
             if not relays.fail(received.question, f"the answer of the process that built the pipe is lost: {describe(error)}"):
@@ -141,7 +137,6 @@ class Requests:
         table.on_received(AskNumbers, self._give_numbers)
         table.on_received(RemoveFlows, self._remove)
         table.on_received(MakeTap, self._make_tap)
-        table.on_received(Trace, self._trace)
         table.on(EndTap, lambda message: taps.end(parent, message.edge))
         table.on(RestartFlow, lambda message: supervisor.restart_by_order(roster.flows[message.flow]))
         table.on(Kill, lambda message: lifecycle.kill())
@@ -162,14 +157,6 @@ class Requests:
             self._taps.make(self._parent, received.question, message.routine)
         except PipeStateError as error:
             self._parent.refuse(received.question, error)
-
-    def _trace(self, message: Trace, received: Received) -> None:
-        try:
-            self._tracing.obey(message)
-        except PipeStateError as error:
-            self._parent.refuse(received.question, error)
-        else:
-            self._parent.tell(Answer(), received.question)
 
     def _give_numbers(self, message: AskNumbers, received: Received) -> None:
         try:

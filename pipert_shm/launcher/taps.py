@@ -6,6 +6,7 @@ from itertools import count
 from typing import NamedTuple, Protocol
 
 from pipert_shm import binding
+from pipert_shm.control.guard import contained
 from pipert_shm.control.messages import AddTap, Message, RemoveTap, TapEnded, TapMade, TapRefused
 from pipert_shm.errors import PipeStateError, SharedMemoryFull
 from pipert_shm.graph.model import EdgePlan, RoutinePlan
@@ -255,7 +256,8 @@ class Taps:
             if edge in self._taps:
                 self._unread.add(edge)
                 self._remove(edge)
-            else:
+                continue
+            with contained(self._roster.logger, "what a dead process held can't be given back now; it is tried again"):
                 self._clear(edge)
 
     def holds(self, owner: Owner) -> bool:

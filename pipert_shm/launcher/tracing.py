@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pipert_shm.binding import trace
-from pipert_shm.control.messages import Trace, TraceInto
+from pipert_shm.control.channel import Received
+from pipert_shm.control.dispatch import Dispatch
+from pipert_shm.control.messages import Answer, Trace, TraceInto
 from pipert_shm.errors import PipeStateError, describe
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.shm import tracing
+
+if TYPE_CHECKING:
+    from pipert_shm.launcher.parent import Parent  # which imports this
 
 
 class Tracing:
@@ -15,8 +22,9 @@ class Tracing:
     Each process gets a ring of its own. Nobody waits for a flow: one that can't be told, or can't make its ring, has none.
     """
 
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, roster: Roster, parent: Parent) -> None:
         self._roster = roster
+        self._parent = parent
         self._events = 0  # that each ring has; 0: nobody traces
         self._serial = 0
         self._rings = 0  # the number of the last
@@ -25,6 +33,23 @@ class Tracing:
     def is_on(self) -> bool:
         """Whether somebody traces."""
         return self._events > 0
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody traces, and is there to read what was noted."""
+        return self.is_on and self._parent.is_open
+
+    def serve(self, table: Dispatch) -> None:
+        """Has the table of the parent's messages handle its orders."""
+        table.on_received(Trace, self._hear)
+
+    def _hear(self, order: Trace, received: Received) -> None:
+        try:
+            self.obey(order)
+        except PipeStateError as error:
+            self._parent.refuse(received.question, error)
+        else:
+            self._parent.tell(Answer(), received.question)
 
     def obey(self, order: Trace) -> None:
         """Begins a trace, or ends it.

@@ -71,7 +71,15 @@ class Changes:
         :raises FlowDied: when a flow's process died before.
         :raises Unanswered: when it takes longer than `patience` seconds.
         """
-        self._ask(AwaitRuns(flows), patience=patience, whom="setup() of a new routine")
+        self._ask(AwaitRuns(flows, True), patience=patience, whom="setup() of a new routine")
+
+    def await_up(self, flows: tuple[str, ...], patience: float) -> None:
+        """Waits until flows have the processes that they are to have.
+
+        :raises FlowDied: when one has failed for good.
+        :raises Unanswered: when it takes longer than `patience` seconds.
+        """
+        self._ask(AwaitRuns(flows, False), patience=patience, whom="the new process of a flow")
 
     def set_parameters(self, routine: str, values: dict[str, Any]) -> None:
         """Sets parameters of a routine that runs.

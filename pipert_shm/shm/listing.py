@@ -155,6 +155,7 @@ class Control:
         self.name, self.parent, self.flows, self.routines, self.meeting = _read_about(about)
         if stale:
             self.parent = None  # another process may have this pid by now
+        self._receivers = self.process.receivers()
         self._places = {self.process.serial(place): place for place in self.process.rings()}
 
     def __enter__(self) -> Control:
@@ -196,7 +197,7 @@ class Control:
         slots, in_use, by_bit = ring.holders
         segment.slots = binding.Geometry(slots, ring.slot_bytes)
         segment.free = slots - in_use
-        receivers = self.process.receivers_by_bit(ring.owner)
+        receivers = self._receivers.get(ring.owner, {})
         held: Counter[str] = Counter()
         for bit, count in by_bit.items():
             number = ring.owner if bit == 0 else receivers.get(bit)

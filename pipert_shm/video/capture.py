@@ -151,6 +151,8 @@ class Capture(Protocol):
         wall_clock: when it was captured by the camera's clock, in seconds since the epoch; None if nobody says.
         damaged: how many frames before that one could not be decoded.
         left_out: how many frames before that one were not decoded, since nobody wanted them.
+        stopped: any thread may set it to True, when nobody wants another frame. `grab` returns False soon then, also where it
+            finds nothing to decode.
     """
 
     info: VideoInfo
@@ -160,6 +162,7 @@ class Capture(Protocol):
     waited: float | None
     wall_clock: float | None
     damaged: int
+    stopped: bool
 
     @property
     def left_out(self) -> int:
@@ -220,6 +223,7 @@ class OpenCVCapture:
         self.waited: float | None = None
         self.wall_clock: float | None = None
         self.damaged = self.left_out = 0
+        self.stopped = False  # it need not be looked at: each frame ends a `grab`
         self._booted = 0.0
         self._scratch: np.ndarray | None = None
         self._is_camera = is_device(source)
@@ -310,6 +314,7 @@ class ImageFolder:
         self.waited: float | None = None
         self.wall_clock: float | None = None
         self.damaged = self.left_out = 0
+        self.stopped = False  # it need not be looked at: each frame ends a `grab`
         self._number = -1
 
     def grab(self) -> bool:

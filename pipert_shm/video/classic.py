@@ -8,6 +8,7 @@ import numpy as np
 
 from pipert_shm.errors import shown
 from pipert_shm.limits import is_count
+from pipert_shm.parameters import parameter
 from pipert_shm.video.detection import Detections, Detector
 from pipert_shm.video.formats import eight_bits, format_of, is_planar, luma, resized, size_of, to_gray
 from pipert_shm.video.opencv import cv2
@@ -48,7 +49,17 @@ class MotionDetector(Detector):
         super().__init__(name)
         self._size = None if size is None else (size[0], size[1])
         self._history = history
+        self.set_threshold(threshold)
+        self.set_min_area(min_area)
+
+    @parameter("threshold")
+    def set_threshold(self, threshold: float) -> None:
+        """Sets it, also while the routine runs."""
         self._threshold = threshold
+
+    @parameter("min_area")
+    def set_min_area(self, min_area: int) -> None:
+        """Sets it, also while the routine runs."""
         self._min_area = min_area
 
     def setup(self) -> None:
@@ -60,7 +71,9 @@ class MotionDetector(Detector):
     def detect(self, frame: np.ndarray) -> Detections:
         """Returns a box around each thing that moves. The frame is in the format that `self.meta` tells of."""
         picture, across, down = self._looked_at(frame)
-        _, mask = cv2.threshold(self._models[self.meta.origin].apply(picture), SHADOW, MOVING, cv2.THRESH_BINARY)
+        model = self._models[self.meta.origin]
+        model.setVarThreshold(self._threshold)  # it may have been set anew
+        _, mask = cv2.threshold(model.apply(picture), SHADOW, MOVING, cv2.THRESH_BINARY)
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _rectangle(SPECK, across, down))
         mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _rectangle(GAP, across, down))
         contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -155,6 +168,11 @@ class HogPeopleDetector(Detector):
         super().__init__(name)
         self._stride = stride
         self._scale = scale
+        self.set_threshold(threshold)
+
+    @parameter("threshold")
+    def set_threshold(self, threshold: float) -> None:
+        """Sets it, also while the routine runs."""
         self._threshold = threshold
 
     def setup(self) -> None:

@@ -121,6 +121,7 @@ class GStreamerCapture:
         self.waited: float | None = None
         self.wall_clock: float | None = None
         self.damaged = self.left_out = self._grabbed = 0
+        self.stopped = False  # it need not be looked at: each frame ends a `grab`
         self._pipeline = Pipeline(source, wanted, timeout=timeout, live=live, transport=transport)
         try:
             self._pipeline.start()

@@ -79,6 +79,7 @@ class LiveReader:
         self._reconnect = reconnect
         self._after = after
         self._closing = threading.Event()
+        self._capture: Capture | None = None
         self._changed = threading.Condition() if changed is None else changed
         self._shape: tuple[int, ...] | None = None
         self._wanted: np.ndarray | None = None
@@ -134,6 +135,8 @@ class LiveReader:
     def close(self) -> threading.Thread | None:
         """Ends the reader. Returns its thread if that still waits for a silent stream; it ends later."""
         self._closing.set()
+        if self._capture is not None:
+            self._capture.stopped = True
         self._thread.join(FAREWELL)
         return self._thread if self._thread.is_alive() else None
 
@@ -147,7 +150,7 @@ class LiveReader:
         while not self._closing.is_set():
             seen = self._grabbed
             try:
-                capture = self._connect()
+                self._capture = capture = self._connect()
                 try:
                     self._counters["connected"] = 1
                     self._counters["reconnects"] += connected_before
@@ -155,6 +158,7 @@ class LiveReader:
                     self._read_on(capture)
                 finally:
                     self._counters["connected"] = 0
+                    self._capture = None
                     capture.close()
             except Exception as error:
                 if self._closing.is_set():

@@ -37,6 +37,10 @@ from pipert_shm.video.skipping import Choice, Chooser
 from pipert_shm.video.swscale import Scaler, bits_of, no_sixteen_bits
 
 LOGGER = logging.getLogger(__name__)
+
+KEYLESS = 30.0
+"""Seconds of a stream without anything to decode after which the log says so. Some cameras send a key frame each 20 s only."""
+
 DEFAULTS = Decoding()
 
 
@@ -83,15 +87,20 @@ class PyAVCapture:
         self.came_ns: int | None = None
         self.wall_clock: float | None = None
         self.waited: float | None = None
-        self._time_base = float(stream.time_base or 0)
+        stands = _says_where(self._container.format.name, stream)
+        self._time_base = float(stream.time_base or 0) if stands else 0.0
         self._start = (stream.start_time or 0) * self._time_base
         name = shown(source)
         self._packets = (
             JoinedPackets(self._container, stream, name, transport, logger) if in_pieces else Packets(self._container, stream)
         )
         self._idling = idling
-        self._chooser = Chooser(stream, decoding.skip_frame, needless, None if idling is None else idling.is_idle)
-        self._drained = False
+        is_idle = None if idling is None else idling.is_idle
+        self._chooser = Chooser(stream, decoding.skip_frame, needless if stands else None, is_idle)
+        self._drained = self._told_of_none = False
+        self._chosen_at = 0.0  # where the last packet stands that was decoded
+        self._logger = logger
+        self.stopped = False
         self._repeated: int | None = None  # stamp of the picture that an idle stream, which goes on, gives once more
         self._frames = self._decode(stream.codec_context)
         self._undecoded = self._given = 0
@@ -150,10 +159,11 @@ class PyAVCapture:
     def _decode(self, codec: av.VideoCodecContext) -> Generator[av.VideoFrame]:
         in_a_row, at = 0, 0.0
         for number, packet in enumerate(self._packets):
+            if self.stopped:
+                return
             at = self._position(packet.pts, number) or at
             choice = self._chooser.choose(packet, at) if packet.size else Choice((packet,))
-            if not choice.packets:
-                self._packets.barren = 0.0
+            self._note_choice(choice, at)
             if choice.repeats:
                 self._repeated = choice.packets[0].pts
             for chosen in (*choice.packets, None) if choice.drain else choice.packets:
@@ -175,8 +185,23 @@ class PyAVCapture:
                     else:
                         self._repeated = None
 
+    def _note_choice(self, choice: Choice, at: float) -> None:
+        """Tells, once, of a stream in which nothing is decoded since it sends no key frame any more."""
+        if choice.packets or at < self._chosen_at:
+            self._chosen_at, self._told_of_none = at, False
+            return
+        self._packets.barren = 0.0
+        if at - self._chosen_at >= KEYLESS and not self._told_of_none:
+            self._told_of_none = True
+            self._logger.warning(
+                "%r has sent no key frame for %.0f s, and only these are decoded (skip_frame='nokey', or idle=): nothing is "
+                "sent, and no motion seen, until one comes. Have the camera send one each second, or leave the option away",
+                shown(self._source),
+                at - self._chosen_at,
+            )
+
     def _position(self, stamp: int | None, number: int) -> float | None:
-        """Seconds from the start: by a stamp; in a file without stamps, such as bare H.264, by the number of the picture."""
+        """Seconds from the start: by a stamp; in a file without stamps of pictures, by the number of the picture."""
         if stamp is not None and self._time_base:
             return stamp * self._time_base - self._start
         return number / self.info.fps if self.info.fps and not self._live else None
@@ -228,6 +253,15 @@ def _set(codec: av.VideoCodecContext, decoding: Decoding, live: bool) -> None:
         codec.flags |= Flags.low_delay
     if decoding.skip_loop_filter is not None:
         codec.options = {"skip_loop_filter": decoding.skip_loop_filter}  # FFmpeg's `open` would take no notice of it
+
+
+def _says_where(container: str, stream: av.VideoStream) -> bool:
+    """Whether the stamps of packets say when their pictures are shown.
+
+    Bare H.264 and H.265 have none. Those in AVI count the packets, and pictures are shown in another order. So a picture stands
+    where its number says, and which packet has it is not known before it is decoded.
+    """
+    return stream.codec_context.name not in ("h264", "hevc") or container not in ("avi", "h264", "hevc")
 
 
 def begins_interlaced(source: Address) -> bool:

@@ -134,6 +134,7 @@ class Chooser:
         self._keys_only = stream.codec_context.codec.intra_only
         self._key_given = False
         self._key_at = 0.0
+        self._begun_at: int | None = None  # stamp of the key frame with which decoding began anew
         self.left_out = 0
 
     def choose(self, packet: AnyPacket, at: float) -> Choice:
@@ -148,6 +149,10 @@ class Chooser:
             return self._while_idle(packet, need, at)
         if self._was_idle:
             return self._woken(packet, need)
+        if need is Need.KEY:
+            self._begun_at = None
+        elif self._leads(packet):
+            return self._leading()
         if need is Need.SPARE and (self._skip == "noref" or (self._needless is not None and self._needless(at))):
             self.left_out += 1
             return NOTHING
@@ -168,8 +173,8 @@ class Chooser:
                 self.left_out += 1
                 return NOTHING
             self._key_at = at
-        elif not self._was_idle:
-            return Choice((packet,))  # it becomes idle with a key frame
+        elif not self._was_idle:  # it becomes idle with a key frame
+            return self._leading() if self._leads(packet) else Choice((packet,))
         elif self._kept:
             self._kept.append(packet)
             self._kept_bytes += packet.size
@@ -181,10 +186,22 @@ class Chooser:
         """Goes on with this packet: those that it builds on are decoded now."""
         kept, self._kept = self._kept, []
         if need is Need.KEY:
-            self._was_idle = False
+            self._was_idle, self._begun_at = False, packet.pts
             return Choice((packet,))
         if not kept:
             return self._key_or_nothing(packet, need)  # there is nothing to build on before the next key frame
-        self._was_idle = False
-        self.left_out -= len(kept) - self._key_given
-        return Choice((*kept, packet), repeats=self._key_given)
+        self._was_idle, self._begun_at = False, kept[0].pts
+        chosen = [each for each in (*kept, packet) if not self._leads(each)]
+        self.left_out += 1 + self._key_given - len(chosen)
+        return Choice(tuple(chosen), repeats=self._key_given)
+
+    def _leading(self) -> Choice:
+        self.left_out += 1
+        return NOTHING
+
+    def _leads(self, packet: AnyPacket) -> bool:
+        """Whether a picture is shown before the key frame with which decoding began anew.
+
+        In an open group of pictures such a one builds on pictures before the key frame, too, which were not decoded.
+        """
+        return self._begun_at is not None and packet.pts is not None and packet.pts < self._begun_at
