@@ -2,7 +2,8 @@
 
 Two pipes, lossless. The flows of the sender and of the receiver get SIGKILL at random under load, and now and then the link is
 cut, for up to 5 s. Every byte and the order are checked, and at the end of each round every number that never came has to be
-counted as lost; one that a sender had in hand when it died may be counted and have come. Then a receiver that takes 5 frames a second for a while: the memory of both pipes has to stay flat.
+counted as lost; one that a sender had in hand when it died may be counted, and have come. Then a receiver takes 5 frames a
+second for a while: the memory of both pipes has to stay flat.
 """
 
 from __future__ import annotations

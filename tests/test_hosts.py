@@ -104,10 +104,10 @@ def test_a_slow_receiver_gets_frames_that_are_not_old_and_the_memory_stays_flat(
             return sum(flow.private_bytes or 0 for pipe in (edge, hub) for flow in pipe.statistics().flows.values())
 
         before = memory()
-        board.wait(COUNT, 28)
+        board.wait(COUNT, 20)
         grown = memory() - before
     assert board[WRONG] == 0
-    assert board[SKIPPED] > 20, "the receiver is slow"
+    assert board[SKIPPED] > 10, "the receiver is slow"
     assert grown < 20 << 20, f"{grown:,} bytes"
 
 
