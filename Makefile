@@ -17,7 +17,7 @@ SIZE_demo := 45 MB
 SIZE_dev := 355 MB
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/hot/*.c csrc/hot/*.h csrc/*.py csrc/cdef/*.h)
 
-.PHONY: demo test test-python right-python check docs bench bench-full bench-cameras bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full weak-relacy weak-memory fuzz hot-sanitized debug-python kill-campaign soak lock test-lowest format clean \
+.PHONY: demo test test-python right-python check docs bench bench-full bench-cameras bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full weak-relacy weak-memory fuzz hot-sanitized debug-python kill-campaign hosts-campaign soak lock test-lowest format clean \
   wheels wheel-test container-test release
 
 KILLS ?= 5000
@@ -149,6 +149,10 @@ fuzz:
 # Random SIGKILLs of flows under load, and an audit after each recovery.
 kill-campaign: $(VENV)/dev
 	$(BIN)/python tests/campaign.py --kills $(KILLS)
+
+# The same for a wire between two hosts, with cuts of the link, and a slow receiver.
+hosts-campaign: $(VENV)/dev
+	$(BIN)/python tests/hosts_campaign.py --kills 500
 
 soak: $(VENV)/dev
 	$(BIN)/python tests/soak.py --minutes $(MINUTES)

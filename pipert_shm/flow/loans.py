@@ -64,6 +64,10 @@ class Loans:
         """Makes the routine look at its settings again. Any thread."""
         self._port.notify()
 
+    def sent(self) -> int:
+        """How many messages the routine has sent, in all lives of its process."""
+        return int(self._record.words.sent)
+
     def routines(self, *, here: bool) -> list[Routine]:
         """The routines of the pipe. Those of another process stand there as they were when that was forked."""
         return [item.routine for item in (self._plan.flows[self._flow] if here else self._plan.routines)]

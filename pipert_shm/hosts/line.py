@@ -1,0 +1,157 @@
+"""The thread between a routine's end of the protocol and its carrier, and who is at the other end."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pipert_shm.hosts.carrier import Carrier, Heard, Hub, Presence, Role
+from pipert_shm.hosts.messages import Bye, Said, pack, unpack
+
+RESTART_S = 0.7  # within which a flow that died is there again; what is not, is unreachable
+TOKEN_BITS = 62
+
+Tell = Callable[[str], None]
+
+
+def new_token() -> int:
+    """A number that no other end has."""
+    return secrets.randbits(TOKEN_BITS) + 1
+
+
+class Line(ABC):
+    """One end of a wire between hosts. It has a thread, which says what the protocol has to say, and hears.
+
+    Sleepers on `changed` are woken after each change; it also guards the protocol's state, for any thread.
+
+    :param tell: called with `died`, `unreachable` or `ended` when the other end is gone.
+    """
+
+    def __init__(self, hub: Hub, key: str, role: Role, tell: Tell, logger: logging.Logger) -> None:
+        self.end = new_token()
+        self.changed = threading.Condition()
+        self._tell, self._logger, self._key = tell, logger, key
+        self._inbox: deque[Heard | Presence] = deque()
+        self._poked = self._closing = False
+        self._present: set[int] = set()
+        self._parting: set[int] = set()
+        self._gone: tuple[int, float] | None = None  # whose loss is to be told, unless another comes by then
+        self._news: list[str] = []
+        self.carrier = Carrier(hub, key, role, self.end, self._listen, logger)
+        self._thread = threading.Thread(target=self._run, name="hosts-line", daemon=True)
+        self._thread.start()
+
+    # ---- what the protocol of an end does, with `changed` in hand ----------------------------------
+
+    @abstractmethod
+    def hear(self, said: Said, arrived_ns: int) -> None:
+        """Takes what the other end says."""
+
+    @abstractmethod
+    def say(self) -> Iterable[tuple[Said, Any]]:
+        """Yields what there is to send, each with its body."""
+
+    def appeared(self, now: float) -> None:  # noqa: B027
+        """Another process is at the other end."""
+
+    def vanished(self) -> None:  # noqa: B027
+        """Nobody is at the other end."""
+
+    def deadline(self) -> float | None:
+        """When `wake` wants to be called (`time.monotonic`); None for never."""
+        return None
+
+    def wake(self, now: float) -> None:  # noqa: B027
+        """The time has come."""
+
+    # ---- for the routine's thread ------------------------------------------------------------------
+
+    def poke(self) -> None:
+        """There may be something to send. With `changed` in hand."""
+        self._poked = True
+        self.changed.notify_all()
+
+    def close(self) -> None:
+        """Says goodbye, and ends."""
+        with self.changed:
+            self._closing = True
+            self.changed.notify_all()
+        self._thread.join()
+        self.carrier.send(pack(Bye(self.end)))
+        self.carrier.close()
+
+    # ---- the threads -------------------------------------------------------------------------------
+
+    def _listen(self, event: Heard | Presence) -> None:
+        with self.changed:
+            self._inbox.append(event)
+            self.changed.notify_all()
+
+    def _run(self) -> None:
+        while not self._closing:
+            with self.changed:
+                self.changed.wait_for(lambda: self._inbox or self._poked or self._closing, self._patience())
+                self._poked = False
+                while self._inbox:
+                    self._take(self._inbox.popleft())
+                now = time.monotonic()
+                if self._gone is not None and now >= self._gone[1]:
+                    self._gone = None
+                    self._news.append("unreachable")
+                self.wake(now)
+                out = [(pack(said), body) for said, body in self.say()]
+                news, self._news = self._news, []
+                self.changed.notify_all()
+            for head, body in out:
+                self.carrier.send(head, body)
+            for reason in news:
+                self._tell(reason)
+
+    def _patience(self) -> float | None:
+        times = [at for at in (self.deadline(), self._gone[1] if self._gone else None) if at is not None]
+        return max(min(times) - time.monotonic(), 0) if times else None
+
+    def _take(self, event: Heard | Presence) -> None:
+        if isinstance(event, Presence):
+            self._note_presence(event.end, event.is_there)
+            return
+        try:
+            said = unpack(event.head, event.body)
+        except ValueError as error:
+            self._logger.warning("the wire %r between hosts carries %s; it is left out", self._key, error)
+            return
+        if isinstance(said, Bye):
+            if self._gone is not None and self._gone[0] == said.end:
+                self._gone = None
+                self._news.append("ended")
+            else:
+                self._parting.add(said.end)
+        else:
+            self.hear(said, event.arrived_ns)
+
+    def _note_presence(self, end: int, is_there: bool) -> None:
+        if is_there == (end in self._present):
+            return
+        if is_there:
+            self._present.add(end)
+            if self._gone is not None and self._gone[0] != end:
+                self._news.append("died")
+            self._gone = None
+            self._logger.info("the other end of the wire %r is there", self._key)
+            self.appeared(time.monotonic())
+            return
+        self._present.discard(end)
+        if self._present:
+            return
+        self.vanished()
+        if end in self._parting:
+            self._parting.discard(end)
+            self._news.append("ended")
+        else:
+            self._gone = end, time.monotonic() + RESTART_S

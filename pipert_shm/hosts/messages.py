@@ -1,0 +1,151 @@
+"""What a sender and a receiver on two hosts say to each other, and how it becomes bytes."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+VERSION = 1
+
+_HELLO = struct.Struct("<BBQIQB?q")
+_MESSAGE = struct.Struct("<BBQIQQqB?q?qQ")
+_ACK = struct.Struct("<BBQQIQQ??Bqqq")
+_BYE = struct.Struct("<BBQ")
+HELLO, MESSAGE, ACK, BYE = 1, 2, 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A sender asks what the receiver has. It is the first thing that it says, and what it says when no answer comes.
+
+    Attributes:
+        stream: number of the sender's pipe, drawn at random.
+        epoch: which process of the sender it is, from 1.
+        base: number of the oldest message that the sender still has, or of its next one. Earlier ones will not come.
+        window: the most messages that it has under way.
+        is_lossless: whether each message has to come.
+        sent_ns: when it was sent, by the sender's clock. The answer repeats it.
+    """
+
+    stream: int
+    epoch: int
+    base: int
+    window: int
+    is_lossless: bool
+    sent_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """How far the receiver's clock is ahead of the sender's, in ns, and by how much that may be wrong."""
+
+    ns: int
+    uncertainty_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message under way.
+
+    Attributes:
+        number: of the message in its stream, from 0.
+        captured_ns: when it was captured, by the sender's clock.
+        offset: of the clocks, as the sender knows it; None before the first answer.
+        body: the payload, which the protocol does not look at.
+    """
+
+    stream: int
+    epoch: int
+    base: int
+    number: int
+    window: int
+    is_lossless: bool
+    sent_ns: int
+    captured_ns: int
+    offset: Offset | None
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """A receiver says what it has.
+
+    Attributes:
+        receiver: which process of the receiver it is: a number drawn at random.
+        stream, epoch: the sender that it listens to; 0 where it does not know one.
+        accepted: messages up to this number have come, or are given up; the number after the last one.
+        consumed: messages up to this number have been handed over to the receiving pipe, likewise.
+        has_gap: whether a later message came, so that the one after `accepted` is missing.
+        is_answer: whether it answers a `Hello`.
+        room: messages that the receiver keeps at the most.
+        echo_ns: the stamp of what it answers; 0 for none.
+        arrived_ns, sent_ns: when that arrived, and when this was sent, by the receiver's clock.
+    """
+
+    receiver: int
+    stream: int
+    epoch: int
+    accepted: int
+    consumed: int
+    has_gap: bool
+    is_answer: bool
+    room: int
+    echo_ns: int
+    arrived_ns: int
+    sent_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """One end ends, of its own will. `end` is the token by which the other one knows it."""
+
+    end: int
+
+
+Said: TypeAlias = Hello | Message | Ack | Bye
+
+
+def pack(said: Said) -> bytes:
+    """The bytes of what one end says. The body of a message travels beside them."""
+    match said:
+        case Hello():
+            return _HELLO.pack(VERSION, HELLO, said.stream, said.epoch, said.base, said.window, said.is_lossless, said.sent_ns)
+        case Message():
+            place = said.stream, said.epoch, said.base, said.number, said.captured_ns, said.window, said.is_lossless
+            offset = (False, 0, 0) if said.offset is None else (True, said.offset.ns, said.offset.uncertainty_ns)
+            return _MESSAGE.pack(VERSION, MESSAGE, *place, said.sent_ns, *offset)
+        case Ack():
+            state = said.receiver, said.stream, said.epoch, said.accepted, said.consumed, said.has_gap, said.is_answer
+            return _ACK.pack(VERSION, ACK, *state, said.room, said.echo_ns, said.arrived_ns, said.sent_ns)
+        case Bye():
+            return _BYE.pack(VERSION, BYE, said.end)
+
+
+def unpack(data: bytes, body: Any = None) -> Said:
+    """What `pack` made bytes of.
+
+    :param body: of a message.
+    :raises ValueError: when they are no such bytes, or of another version.
+    """
+    if len(data) < 2 or data[0] != VERSION:
+        raise ValueError(f"{len(data)} bytes of another program, or of another version of this one")
+    try:
+        match data[1]:
+            case 1:
+                return Hello(*_HELLO.unpack(data)[2:])
+            case 2:
+                return _message(data, body)
+            case 3:
+                return Ack(*_ACK.unpack(data)[2:])
+            case 4:
+                return Bye(*_BYE.unpack(data)[2:])
+    except struct.error as error:
+        raise ValueError(f"a damaged message: {error}") from None
+    raise ValueError(f"a message of an unknown kind, {data[1]}")
+
+
+def _message(data: bytes, body: Any) -> Message:
+    stream, epoch, base, number, captured, window, is_lossless, sent, known, ns, uncertainty = _MESSAGE.unpack(data)[2:]
+    offset = Offset(ns, uncertainty) if known else None
+    return Message(stream, epoch, base, number, window, is_lossless, sent, captured, offset, body)

@@ -1,0 +1,179 @@
+"""The source that receives from another host."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+from pipert_shm.binding import now_ns
+from pipert_shm.hosts.carrier import Hub
+from pipert_shm.hosts.line import Line, Tell
+from pipert_shm.hosts.messages import Hello, Message, Said
+from pipert_shm.hosts.payloads import decode
+from pipert_shm.hosts.protocol import Receiver, Waiting
+from pipert_shm.hosts.remote import Remote
+from pipert_shm.hosts.window import MOST
+from pipert_shm.limits import check_count, check_seconds
+from pipert_shm.routine import SourceRoutine
+
+REST = 0.5  # seconds after which a call returns without a message
+_SENT = 1 << 24  # of the messages that the routine has sent, this many are told apart
+
+
+@runtime_checkable
+class Sending(Protocol):
+    """What a receiver asks of the process that runs it."""
+
+    def sent(self) -> int:
+        """How many messages the routine has sent, in all lives of its process. One that waits for room does not count yet."""
+
+
+class ReceiverLine(Line):
+    """The receiving end."""
+
+    def __init__(self, hub: Hub, key: str, place: tuple[int, int], room: int, tell: Tell, logger: logging.Logger) -> None:
+        self._place, self._room = place, room
+        self.machine: Receiver | None = None
+        super().__init__(hub, key, "receiver", tell, logger)
+
+    def hear(self, said: Said, arrived_ns: int) -> None:
+        """Takes what the sender says."""
+        if self.machine is None:
+            self.machine = Receiver(self.end, *self._place, room=self._room)
+        if isinstance(said, Hello | Message):
+            self.machine.hear(said, arrived_ns)
+
+    def say(self) -> Iterable[tuple[Said, Any]]:
+        """Yields acknowledgements."""
+        if self.machine is not None:
+            for ack in self.machine.say(now_ns()):
+                yield ack, b""
+
+
+class RemoteReceiver(Remote, SourceRoutine):
+    """Receives what the `RemoteSender` of the same key sends, from a pipe on another host (the extra `hosts`).
+
+    To its pipe it is a source: `meta.sequence` counts what it received, and `meta.origin` is its own name. `meta.captured_ns`
+    is when the frame was captured at the other host, translated to this one's clock; the counter `clock_uncertainty_us` says
+    by how much that may be wrong. `pts`, `wall_clock` and the format are what they were.
+
+    It goes on when its flow is restarted: the sender sends again what was not taken. Only a message that waited for room in the
+    queue after it when it died is lost, and counted there.
+
+    :param key: of the wire.
+    :param connect, listen, ca, certificate, key_file: as of `RemoteSender`.
+    :param room: the most messages that it keeps, and so the most that a sender may have under way.
+    :param max_age: seconds since its capture after which a message is not delivered.
+    :raises ValueError: when a setting is wrong.
+
+    >>> receiver = RemoteReceiver("gate", listen="tcp/0.0.0.0:7447", max_age=0.5)
+    """
+
+    counter_names = ("connected", "repeated", "missed", "too_old", "unreadable", "clock_uncertainty_us", "stream", "place")
+
+    def __init__(
+        self,
+        key: str,
+        name: str | None = None,
+        *,
+        connect: str | None = None,
+        listen: str | None = None,
+        ca: str | None = None,
+        certificate: str | None = None,
+        key_file: str | None = None,
+        room: int = MOST,
+        max_age: float | None = None,
+    ) -> None:
+        super().__init__(name, key, Hub(connect, listen, ca, certificate, key_file))
+        check_count("room", room)
+        if max_age is not None:
+            check_seconds("max_age", max_age, positive=True)
+        self._room = room
+        self._max_age = max_age
+        self._line: ReceiverLine | None = None
+
+    def setup(self) -> None:
+        """Notes that it begins: the connection is opened by the first `main_logic`, which knows where the last one was."""
+        self._stopping = False
+        self._base = self.counters["repeated"], self.counters["missed"]
+
+    def _open(self) -> ReceiverLine:
+        """Connects, and goes on after the last message that was handed over.
+
+        The counter `place` is the number after the last message taken, and how many the routine had sent before. If it has sent
+        no more since, that message was not handed over.
+        """
+        number, sent = divmod(self.counters["place"], _SENT)
+        if number and sent == self._sent():
+            number -= 1
+        place = self.counters["stream"], number
+        self._line = line = ReceiverLine(self._hub, self.key, place, self._room, self._tell, self._logger)
+        return line
+
+    def main_logic(self) -> Any:
+        """Returns the next message; None if none comes for half a second, or it is too old.
+
+        :raises ImportError: when Zenoh is not installed.
+        :raises HostsError: when a file can't be read, or the address is taken.
+        :raises ValueError: when the message can't be read. It is left out, and counted.
+        """
+        line = self._line or self._open()
+        with line.changed:
+            if line.machine is not None:
+                line.machine.done()
+                line.poke()
+            line.changed.wait_for(lambda: self._stopping or (line.machine is not None and line.machine.waiting), REST)
+            machine = line.machine
+            waiting = None if machine is None else machine.peek()
+        if machine is not None:
+            self._count(machine)
+        if machine is None or waiting is None:
+            return None
+        try:
+            return self._payload_of(waiting)
+        except ValueError:
+            self.counters["unreadable"] += 1
+            raise
+        except BaseException:  # a stop, while it waited for a slot: the message stays
+            waiting = None
+            raise
+        finally:
+            if waiting is not None:
+                with line.changed:
+                    if machine.peek() is waiting:
+                        self._note_taken(waiting, machine)
+
+    def _note_taken(self, waiting: Waiting, machine: Receiver) -> None:
+        if self.counters["stream"] != waiting.stream:
+            self.counters["place"] = 0
+            self.counters["stream"] = waiting.stream
+        self.counters["place"] = (waiting.number + 1) * _SENT + self._sent()
+        machine.take()
+
+    def _sent(self) -> int:
+        return self._runtime.sent() % _SENT if isinstance(self._runtime, Sending) else 0
+
+    def _payload_of(self, waiting: Waiting) -> Any:
+        """Returns the payload, dated by this host's clock; None where it is too old."""
+        message = waiting.message
+        if message.offset is not None:
+            captured_ns = message.captured_ns + message.offset.ns
+            self.counters["clock_uncertainty_us"] = message.offset.uncertainty_ns // 1000
+        else:
+            captured_ns = waiting.arrived_ns
+        if self._max_age is not None and now_ns() - captured_ns > self._max_age * 1e9:
+            self.counters["too_old"] += 1
+            return None
+        payload = decode(message.body.to_bytes(), self.meta, self.loan)
+        self.meta.captured_ns = captured_ns
+        return payload
+
+    def _count(self, machine: Receiver) -> None:
+        self.counters["connected"] = machine.epoch > 0
+        self.counters["repeated"] = self._base[0] + machine.repeated
+        self.counters["missed"] = self._base[1] + machine.missed
+
+    def cleanup(self) -> None:
+        """Disconnects."""
+        self._close()

@@ -1,0 +1,204 @@
+"""The destination that sends to another host."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+from pipert_shm.binding import now_ns
+from pipert_shm.hosts.carrier import Hub
+from pipert_shm.hosts.clocks import ClockOffset
+from pipert_shm.hosts.line import Line, Tell
+from pipert_shm.hosts.messages import Ack, Message, Said
+from pipert_shm.hosts.payloads import CODECS, Codec, check_zstandard, encode
+from pipert_shm.hosts.protocol import Sender
+from pipert_shm.hosts.remote import Remote
+from pipert_shm.hosts.window import MOST, AutoWindow
+from pipert_shm.limits import check_choice, check_count, check_seconds
+from pipert_shm.routine import DestinationRoutine
+from pipert_shm.shm.slots import Stopping
+
+RemotePolicy = Literal["drop_oldest", "block"]
+PATIENCE = 1.0  # seconds that a message waits for its turn before it is dropped, where the policy drops and there is no max_age
+FLUSH_S = 3.0  # that the end waits for acknowledgements; shorter than the grace period of a pipe
+_EPOCH_BITS = 20
+
+
+class SenderLine(Line):
+    """The sending end."""
+
+    def __init__(self, hub: Hub, key: str, machine: Sender, window: int | None, tell: Tell, logger: logging.Logger) -> None:
+        self.machine = machine
+        self.auto = AutoWindow()
+        self.clocks = ClockOffset()
+        self._fixed = window
+        machine.window = self.auto.size if window is None else window
+        super().__init__(hub, key, "sender", tell, logger)
+
+    def hear(self, said: Said, arrived_ns: int) -> None:
+        """Takes an acknowledgement."""
+        if not isinstance(said, Ack):
+            return
+        if said.echo_ns and said.epoch == self.machine.epoch and said.stream == self.machine.stream:
+            trip = self.clocks.note(sent=said.echo_ns, arrived=said.arrived_ns, answered=said.sent_ns, back=arrived_ns)
+            self.auto.note_round_trip(trip / 1e9)
+            if self._fixed is None:
+                self.machine.window = self.auto.size
+        self.machine.hear(said, time.monotonic())
+
+    def say(self) -> Iterable[tuple[Said, Any]]:
+        """Yields what the protocol says, each dated when it goes."""
+        now = now_ns()
+        for said in self.machine.say(now, self.clocks.offset(now)):
+            yield said, said.body if isinstance(said, Message) else b""
+
+    def appeared(self, now: float) -> None:
+        """A receiver is there."""
+        self.clocks.clear()
+        self.machine.appear(now)
+
+    def vanished(self) -> None:
+        """None is."""
+        self.machine.vanish()
+
+    def deadline(self) -> float | None:
+        """When to ask again."""
+        return self.machine.deadline
+
+    def wake(self, now: float) -> None:
+        """Asks again."""
+        self.machine.wake(now)
+
+
+class RemoteSender(Remote, DestinationRoutine):
+    """Sends what it gets to the `RemoteReceiver` of the same key, in a pipe on another host (the extra `hosts`).
+
+    With `policy="drop_oldest"` at most `window` messages are under way, and those that can't be sent in time are dropped and
+    counted. While no receiver can be reached, all are. With `policy="block"` each message arrives once and in order, across
+    cuts of the link and restarts of either flow. While no receiver takes them the routine waits, and the policy of the wire
+    before it says what happens: for a lossless way that is `block`, too. What a sender has when it dies is lost, and counted
+    by the receiver.
+
+    Payloads are arrays, `Detections`, `DetectedFrame`, and plain values in lists, tuples and dicts. They are not pickled.
+
+    :param key: of the wire. Each wire has one sender and one receiver.
+    :param connect: address of the other end or of a hub: `tcp/HOST:PORT`, or `tls/HOST:PORT` with the three files.
+    :param listen: in its place, the address where this end listens.
+    :param ca: file with the certificate of the authority that both trust.
+    :param certificate, key_file: files with the certificate of this end, and its private key.
+    :param policy: what happens when messages come faster than the other end takes them.
+    :param window: the most messages under way; `auto` for what the rate and the round trip ask for, 2 to 64.
+    :param max_age: seconds since its capture after which a message is neither sent nor delivered.
+    :param codec: `jpeg` for pictures (arrays of 8 bits with 1 or 3 channels; all else goes as it is), `zstd` for everything.
+    :raises ValueError: when a setting is wrong.
+    :raises ImportError: when `codec` needs a package that is missing.
+
+    >>> sender = RemoteSender("gate", connect="tcp/10.0.0.7:7447", codec="jpeg", max_age=0.5)
+    """
+
+    counter_names = ("connected", "sent", "acknowledged", "resent", "dropped", "window", "round_trip_us", "stream")
+
+    def __init__(
+        self,
+        key: str,
+        name: str | None = None,
+        *,
+        connect: str | None = None,
+        listen: str | None = None,
+        ca: str | None = None,
+        certificate: str | None = None,
+        key_file: str | None = None,
+        policy: RemotePolicy = "drop_oldest",
+        window: int | Literal["auto"] = "auto",
+        max_age: float | None = None,
+        codec: Codec = "none",
+    ) -> None:
+        super().__init__(name, key, Hub(connect, listen, ca, certificate, key_file))
+        check_choice("policy", policy, get_args(RemotePolicy))
+        check_choice("codec", codec, CODECS)
+        if window != "auto":
+            check_count("window", window)
+            if window > MOST:
+                raise ValueError(f"window must be 'auto', or a whole number from 1 to {MOST} messages, not {window}")
+        if max_age is not None:
+            check_seconds("max_age", max_age, positive=True)
+        if codec == "zstd":
+            check_zstandard()
+        self._is_lossless = policy == "block"
+        self._window = None if window == "auto" else window
+        self._max_age = max_age
+        self._codec: Codec = codec
+        self._line: SenderLine | None = None
+
+    def setup(self) -> None:
+        """Connects in the background, or listens.
+
+        :raises ImportError: when Zenoh is not installed.
+        :raises HostsError: when a file can't be read, or the address is taken.
+        """
+        self._stopping = False
+        word = self.counters["stream"] or secrets.randbits(40) << _EPOCH_BITS
+        self.counters["stream"] = word = word + 1  # another epoch of the same stream
+        stream, epoch = word >> _EPOCH_BITS, word & ((1 << _EPOCH_BITS) - 1)
+        machine = Sender(stream, epoch, self.counters["sent"], is_lossless=self._is_lossless)
+        self._base = self.counters["resent"], self.counters["dropped"]
+        self._line = SenderLine(self._hub, self.key, machine, self._window, self._tell, self._logger)
+
+    def main_logic(self, data: Any) -> None:
+        """Sends a message, or drops it.
+
+        :raises PayloadError: when it holds what can't go to another host.
+        """
+        line = self._line
+        assert line is not None, "setup() comes first"
+        meta = self.meta
+        with line.changed:
+            may = self._await_room(line, meta.captured_ns)
+        if may:
+            body = line.carrier.hold(encode(data, meta, self._codec))
+            with line.changed:
+                self.counters["sent"] = line.machine.next + 1
+                now = time.monotonic()
+                line.auto.note_sent(now)
+                line.machine.offer(meta.captured_ns, body, now)
+                line.poke()
+        else:
+            self.counters["dropped"] += 1
+        self._count(line)
+
+    def _await_room(self, line: SenderLine, captured_ns: int) -> bool:
+        """Waits until the message may be sent; False if it is to be dropped."""
+        machine = line.machine
+        if self._is_lossless:
+            line.changed.wait_for(lambda: machine.has_room or self._stopping)
+        elif machine.is_connected:
+            age = (now_ns() - captured_ns) / 1e9
+            patience = PATIENCE if self._max_age is None else self._max_age - age
+            line.changed.wait_for(lambda: machine.has_room or self._stopping or not machine.is_connected, max(patience, 0))
+        if self._stopping and not machine.has_room:
+            raise Stopping
+        is_late = self._max_age is not None and now_ns() - captured_ns > self._max_age * 1e9
+        return machine.has_room and not is_late
+
+    def _count(self, line: SenderLine) -> None:
+        machine = line.machine
+        self.counters["connected"] = machine.is_connected
+        self.counters["acknowledged"] = machine.next - len(machine.held)
+        self.counters["resent"] = self._base[0] + machine.resent
+        self.counters["window"] = machine.window
+        self.counters["round_trip_us"] = int(line.auto.round_trip * 1e6)
+
+    def cleanup(self) -> None:
+        """Waits for acknowledgements, up to 3 s, and disconnects."""
+        line = self._line
+        if line is None:
+            return
+        with line.changed:
+            line.changed.wait_for(lambda: not line.machine.held, FLUSH_S if line.machine.is_connected else 0)
+            if line.machine.held:
+                self._logger.warning("%d messages were sent to %r and not acknowledged", len(line.machine.held), self.key)
+        self._count(line)
+        self._close()
