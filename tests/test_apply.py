@@ -101,11 +101,20 @@ def test_a_rate_changes_without_a_restart_and_stays_after_one(tmp_path: Path) ->
 # ---- nothing is lost -----------------------------------------------------------------------------
 
 
-def test_what_does_not_change_loses_nothing(tmp_path: Path) -> None:
-    """A camera sends to a writer without loss, while the branch beside it is changed twenty times in every way."""
+@pytest.mark.parametrize(("policy", "rounds"), [("block", 20), ("drop_oldest", 4)])
+def test_what_does_not_change_loses_nothing(tmp_path: Path, policy: str, rounds: int) -> None:
+    """A camera sends to a writer, while the branch beside it is changed many times in every way.
+
+    By `block` at any speed; by `drop_oldest` at a camera's, in a queue that outlasts a busy machine.
+    """
     data = branches(tmp_path)
+    data["wires"][0] |= {"policy": policy}
+    if policy == "drop_oldest":
+        data["wires"][0]["capacity"] = 64
+        data["routines"]["numbers"]["fps"] = 25.0
     with yard(tmp_path, data) as it:
-        for round in range(20):
+        it.moves("numbers", "writer")
+        for round in range(rounds):
             step = data["routines"]["step"]["parameters"]
             if round % 4 == 0:
                 step["level"] = round + 20
@@ -125,8 +134,37 @@ def test_what_does_not_change_loses_nothing(tmp_path: Path) -> None:
         assert notes(tmp_path / "writer") == ["setup"]
         it.pipe.join(to_kill=True)
     numbers = numbers_in(tmp_path / "written")
-    assert len(numbers) > 20
+    assert len(numbers) > rounds
     assert (numbers == range(len(numbers))).all()
+
+
+def test_replicas_of_a_running_pipe_are_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    data = branches(tmp_path)
+    with yard(tmp_path, data) as it:
+        it.moves("step", "sink")
+        pids = it.pids()
+        data["flows"]["step"]["replicas"] = 2
+        data["routines"]["step"]["parameters"]["level"] = 7
+        with pytest.raises(ConfigError, match=r"flows\.step: flow 'step' has replicas, and a running pipe takes none"):
+            it.apply()
+        assert (it.pids(), notes(tmp_path / "step")) == (pids, ["setup 1 1"])
+        it.moves("step", "sink")
+
+
+def test_replicas_that_could_not_be_put_back_are_not_taken_away(tmp_path: Path) -> None:
+    data = branches(tmp_path)
+    data["flows"]["step"]["replicas"] = 2
+    with yard(tmp_path, data) as it:
+        it.moves("numbers", "writer")
+        flows = set(it.pids())
+        data["wires"][1:] = [wire("numbers", "sink")]
+        del data["routines"]["step"], data["flows"]["step"]
+        with pytest.raises(
+            ConfigError, match=r"flow 'step' has replicas, and could not be put back .* apply its removal alone"
+        ):
+            it.apply()
+        assert set(it.pids()) == flows
+        it.moves("numbers", "writer")
 
 
 # ---- what fails is put back ----------------------------------------------------------------------

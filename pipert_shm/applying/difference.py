@@ -119,6 +119,10 @@ class Difference:
     def __bool__(self) -> bool:
         return any(bool(getattr(self, name)) for name in ("refused", *_CHANGES))
 
+    def removes_only(self, flow: str) -> bool:
+        """Whether the removal of this flow is all that is done."""
+        return self.removed == (flow,) and not any(getattr(self, name) for name in _CHANGES if name != "removed")
+
     def applied_to(self, shape: Shape) -> Shape:
         """The shape that comes of another by these changes alone."""
         gone = {*self.removed, *self.rebuilt}

@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any
 
 from pipert_shm.applying.difference import Detail, Difference, Pair, between, shape_of
-from pipert_shm.errors import ConfigError, PayloadError, PipertError, RoutineError
+from pipert_shm.errors import ConfigError, Fault, PayloadError, PipertError, RoutineError
 from pipert_shm.events import LARGEST_PARAMETERS
 from pipert_shm.graph.blueprint import Blueprint, FlowSpec
 from pipert_shm.graph.model import Plan, Restart
@@ -96,6 +96,7 @@ class Planner:
         for routine, details in difference.live.items():
             self._note_unsendable(routine, details)
         difference = between(*self._shapes, self._is_settable, self._is_rebuilt)
+        self._refuse(difference)
         work = self._work(difference)
         self._check(work)
         return work
@@ -142,8 +143,29 @@ class Planner:
             self._after.fault(detail.where, f"{detail.change}: not while the pipe runs; put it back, or run the file afresh")
             for detail in difference.refused
         ]
+        faults += self._replicated(difference)
         if faults:
             raise ConfigError(sorted(faults, key=lambda fault: fault.line))
+
+    def _replicated(self, difference: Difference) -> list[Fault]:
+        """What can't be done, or could not be put back, since a running pipe takes no flow with replicas."""
+        before, after = (shape.flows for shape in self._shapes)
+        faults = [
+            self._after.fault(
+                ("flows", name), f"flow {name!r} has replicas, and a running pipe takes none: run the file afresh"
+            )
+            for name in (*difference.added, *difference.rebuilt)
+            if after[name].replicas != 1 or after[name].ordered
+        ]
+        faults += [
+            self._after.fault(
+                ("flows",),
+                f"flow {name!r} has replicas, and could not be put back if another step failed: apply its removal alone first",
+            )
+            for name in (*difference.removed, *difference.rebuilt)
+            if before[name].replicas != 1 and not difference.removes_only(name)
+        ]
+        return faults
 
     @contextmanager
     def _blamed(self, *where: str | int) -> Iterator[None]:
