@@ -20,6 +20,7 @@ from pipert_shm.errors import (
     Fault,
     FloatingRoutine,
     FlowDied,
+    HostsError,
     NoFreeSlot,
     NotApplied,
     PayloadError,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from pipert_shm.attached_source import AttachedSource
     from pipert_shm.bridges.cockpit import get_socket_logger
     from pipert_shm.bridges.rpc import RPCPipeWrapper
+    from pipert_shm.bridges.telemetry import export_spans
     from pipert_shm.pipeline_file.loading import PipelineFile
     from pipert_shm.trace.recording import TraceReport
     from pipert_shm.video.annotation import Annotator
@@ -140,6 +142,7 @@ __all__ = [
     "HaarDetector",
     "HogPeopleDetector",
     "Hop",
+    "HostsError",
     "Join",
     "JsonFormatter",
     "JsonLinesWriter",
@@ -195,6 +198,7 @@ __all__ = [
     "attach",
     "create_app",
     "events",
+    "export_spans",
     "from_callable",
     "get_socket_logger",
     "parameter",
@@ -208,6 +212,7 @@ _LAZY = {
     "Attached": "pipert_shm.attached",
     "AttachedSource": "pipert_shm.attached_source",
     "create_app": "pipert_shm.api.app",
+    "export_spans": "pipert_shm.bridges.telemetry",
     "get_socket_logger": "pipert_shm.bridges.cockpit",
     "Applied": "pipert_shm.applying.apply",
     "Difference": "pipert_shm.applying.difference",

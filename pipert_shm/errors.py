@@ -266,6 +266,10 @@ class ConfigError(PipertError):
         super().__init__("\n".join([*map(str, self.faults[:MOST_FAULTS]), *more]))
 
 
+class HostsError(PipertError):
+    """A wire between hosts can't be set up; its text says what to do."""
+
+
 class NotApplied(ConfigError):
     """A running pipe could not be brought to what a pipeline's file says. The text says which step failed, and of what.
 

@@ -311,7 +311,9 @@ class Pipe:
         """A context in which flows and wires come and go, one change after the other."""
         with self._building:
             if self._is_building:
-                raise PipeStateError(f"{what}(): another change is at work; a signal's handler has called it, it seems")
+                raise PipeStateError(
+                    f"{what}(): another change is at work already: it was called again by a signal's handler, it seems"
+                )
             self._is_building = True
             try:
                 yield

@@ -245,7 +245,7 @@ from pipert_shm import DestinationRoutine, EndOfStream, Pipe, PipeFailed, PipeSt
 logging.basicConfig(stream=sys.stdout, format="%(name)s %(levelname)s %(message)s")
 FILLER = "/dev/shm/somebody-else-s"
 board = np.frombuffer(mmap.mmap(-1, 64), np.int64)  # until the gate is open, only frames before the later ones are taken
-GATE, SEEN, LATER, OF_CAMERA = 0, 1, 2, 3
+GATE, SEEN, LATER, OF_CAMERA, OF_STEADY = 0, 1, 2, 3, 4
 board[LATER] = 1 << 40
 
 def fill(but=0):
@@ -268,7 +268,7 @@ class Camera(SourceRoutine):
         if n == self.count:
             raise EndOfStream
         if n == self.grows:
-            until(lambda: board[OF_CAMERA] == n)
+            until(lambda: board[OF_CAMERA] == n and board[OF_STEADY] != 0)  # so the other one has its memory
             fill()
         size = 100_000 if self.grows is None or n < self.grows else 1_000_000
         frame = self.loan((size,))
@@ -281,6 +281,7 @@ class Show(DestinationRoutine):
         until(lambda: self.meta.origin != "camera" or self.meta.sequence < board[LATER] or board[GATE])
         board[SEEN] += 1
         board[OF_CAMERA] += self.meta.origin == "camera"
+        board[OF_STEADY] += self.meta.origin == "steady"
 
 def make_pipe(grows=None, steady=500, camera=500, **options):
     pipe = Pipe(policy="block", grace_period=0.2, **options)
@@ -308,6 +309,7 @@ board[LATER] = 1
 pipe = make_pipe()
 pipe.notify_event("start")
 until(lambda: pipe.statistics().wires["camera", "show"].received > 1)  # most slots are still as they were made
+until(lambda: pipe.statistics().wires["steady", "show"].sent > 0)
 fill()
 board[GATE] = 1
 pipe.notify_event("stop")

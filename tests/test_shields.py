@@ -334,7 +334,7 @@ def test_a_build_in_the_midst_of_a_build() -> None:
             pipe.create_flow("late", False, late := Sink("late"))
             pipe.link(Wire(camera, late))
             pipe.build()
-        assert "at work already" in str(refused[0])
+        assert "another change is at work already" in str(refused[0])
         pipe.notify_event("start")
         await_motion(pipe)
     assert threading.active_count() == 1

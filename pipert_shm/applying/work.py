@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
 
 from pipert_shm.applying.difference import Detail, Difference, Pair, between, shape_of
-from pipert_shm.errors import ConfigError, Fault, PayloadError, PipertError, RoutineError
+from pipert_shm.errors import ConfigError, PayloadError, PipertError, RoutineError
 from pipert_shm.events import LARGEST_PARAMETERS
 from pipert_shm.graph.blueprint import Blueprint, FlowSpec
 from pipert_shm.graph.model import Plan, Restart
@@ -95,8 +95,9 @@ class Planner:
         self._made = self._after.make_routines(names)
         for routine, details in difference.live.items():
             self._note_unsendable(routine, details)
-        difference = between(*self._shapes, self._is_settable, self._is_rebuilt)
-        self._refuse(difference)
+        difference = self._with_replicas(between(*self._shapes, self._is_settable, self._is_rebuilt))
+        if refuse:
+            self._refuse(difference)
         work = self._work(difference)
         self._check(work)
         return work
@@ -143,29 +144,24 @@ class Planner:
             self._after.fault(detail.where, f"{detail.change}: not while the pipe runs; put it back, or run the file afresh")
             for detail in difference.refused
         ]
-        faults += self._replicated(difference)
         if faults:
             raise ConfigError(sorted(faults, key=lambda fault: fault.line))
 
-    def _replicated(self, difference: Difference) -> list[Fault]:
-        """What can't be done, or could not be put back, since a running pipe takes no flow with replicas."""
+    def _with_replicas(self, difference: Difference) -> Difference:
+        """The same, with what can't be done, or could not be put back: a running pipe takes no flow with replicas."""
         before, after = (shape.flows for shape in self._shapes)
-        faults = [
-            self._after.fault(
-                ("flows", name), f"flow {name!r} has replicas, and a running pipe takes none: run the file afresh"
-            )
+        refused = [
+            Detail(("flows", name, setting), getattr(before.get(name, _SINGLE), setting), getattr(after[name], setting))
             for name in (*difference.added, *difference.rebuilt)
-            if after[name].replicas != 1 or after[name].ordered
+            for setting in ("replicas", "ordered")
+            if any(getattr(its, setting) != getattr(_SINGLE, setting) for its in (before.get(name, _SINGLE), after[name]))
         ]
-        faults += [
-            self._after.fault(
-                ("flows",),
-                f"flow {name!r} has replicas, and could not be put back if another step failed: apply its removal alone first",
-            )
-            for name in (*difference.removed, *difference.rebuilt)
+        refused += [
+            Detail(("flows", name), before[name], None)  # alone it can go: no other step could fail
+            for name in difference.removed
             if before[name].replicas != 1 and not difference.removes_only(name)
         ]
-        return faults
+        return replace(difference, refused=(*difference.refused, *refused))
 
     @contextmanager
     def _blamed(self, *where: str | int) -> Iterator[None]:
@@ -253,6 +249,9 @@ def place_of(file: PipelineFile, pair: Pair) -> Where:
 
 
 class _Nothing: ...
+
+
+_SINGLE = FlowSettings(routines=["one"])  # what a flow says that has no replicas
 
 
 _NONE = _Nothing()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pipert_shm.binding import now_ns
-from pipert_shm.errors import PipertError, describe, shown
+from pipert_shm.errors import HostsError, describe, shown
 from pipert_shm.extras import to_install
 
 LEASE_S = 2.0  # of silence after which the link counts as cut
@@ -21,10 +21,6 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two attempts to connec
 FAREWELL = 1.0  # seconds that the end waits for a thread
 QUEUED = 128  # samples that Zenoh keeps for us
 Role = Literal["sender", "receiver"]
-
-
-class HostsError(PipertError):
-    """A wire between hosts can't be set up; its text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)

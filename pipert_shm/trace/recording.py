@@ -43,33 +43,60 @@ class TraceReport:
         return ", ".join(parts)
 
 
+class Recorded:
+    """What was noted while a pipe was traced; complete when that has ended.
+
+    Attributes:
+        report: how much it is.
+        known: the flows and routines that it is about.
+        slices: what happened, in the order in which it began.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.report = TraceReport()
+        self.known = Known(plan)
+        self.slices: list[Slice] = []
+
+
 @contextmanager
-def recording(session: Session, events: int = EVENTS) -> Iterator[tuple[TraceReport, list[bytes]]]:
-    """Traces a pipe while the context lasts. Then the report is complete, and the list has the file's content.
+def observing(session: Session, events: int = EVENTS) -> Iterator[Recorded]:
+    """Traces a pipe while the context lasts.
 
     :param events: that each process keeps, at least; the newest ones.
-    :raises ImportError: when the extra `trace` is missing.
     :raises PipeStateError: when the pipe is being traced already, or has ended.
     :raises ValueError: when a process can't keep so many events.
     """
     check_count("events", events)
     if events > trace.EVENTS:
         raise ValueError(f"events must be at most {trace.EVENTS:,}, not {events:,}")
-    require_perfetto()
-    report, content, known = TraceReport(), list[bytes](), _Known(session.plan)
+    recorded = Recorded(session.plan)
     session.tracing.begin(1 << (events - 1).bit_length())
     try:
-        yield report, content
+        yield recorded
     finally:
         noted = session.tracing.end()
-    known.learn(session.plan)  # of what was added or removed meanwhile, too
+    recorded.known.learn(session.plan)  # of what was added or removed meanwhile, too
+    _complete(recorded.report, noted, recorded.known.flows)
+    recorded.slices = [*_losses(noted), *timeline(noted)]
+
+
+@contextmanager
+def recording(session: Session, events: int = EVENTS) -> Iterator[tuple[TraceReport, list[bytes]]]:
+    """The same. When it has ended, the list has the content of a file for Perfetto.
+
+    :raises ImportError: when the extra `trace` is missing.
+    """
+    require_perfetto()
+    content: list[bytes] = []
+    with observing(session, events) as recorded:
+        yield recorded.report, content
+    known = recorded.known
     file = PerfettoFile(known.flows, known.names, known.flow_of)
-    _complete(report, noted, known.flows)
-    file.add([*_losses(noted), *timeline(noted)])
+    file.add(recorded.slices)
     content.append(file.finish())
 
 
-class _Known:
+class Known:
     """The flows and routines of a pipe, those that were removed among them.
 
     Attributes:

@@ -49,8 +49,8 @@ class MotionDetector(Detector):
         super().__init__(name)
         self._size = None if size is None else (size[0], size[1])
         self._history = history
-        self.set_threshold(threshold)
-        self.set_min_area(min_area)
+        self._threshold = threshold
+        self._min_area = min_area
 
     @parameter("threshold")
     def set_threshold(self, threshold: float) -> None:
@@ -168,7 +168,7 @@ class HogPeopleDetector(Detector):
         super().__init__(name)
         self._stride = stride
         self._scale = scale
-        self.set_threshold(threshold)
+        self._threshold = threshold
 
     @parameter("threshold")
     def set_threshold(self, threshold: float) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pipert_shm.extras import to_install
+from pipert_shm.graph.names import number_of
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.routine import MiddleRoutine
 from pipert_shm.video.detection import DetectedFrame, Detections
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import supervision
 
 BLOCK = 100_000  # ids in a block; each camera has blocks of its own
-ORIGINS = 1024  # the most routines of a pipe
+ORIGINS = 4096  # the most routines of a pipe
 
 
 class SupervisionTracker(Protocol):
@@ -59,14 +60,17 @@ class Tracker(MiddleRoutine):
         tracked = self._trackers[self.meta.origin].update(data.detections.to_supervision())
         found = Detections.from_supervision(tracked, data.detections.names)
         if found.track_ids is not None:
-            found.track_ids = _unique(found.track_ids, self.meta.origin_number)
+            found.track_ids = _unique(found.track_ids, number_of(self.meta.origin_number))
         return data.changed(detections=found)
 
 
 def _unique(ids: np.ndarray, origin: int) -> np.ndarray:
     """Turns the ids of one camera's tracker into ids that no other camera has. -1 stays.
 
-    Each camera has every `ORIGINS`th block of numbers, so its ids do not depend on the other cameras.
+    Each camera has every `ORIGINS`th block of numbers, so its ids do not depend on the other cameras. One that is added after
+    another was removed may get the numbers of that.
+
+    :param origin: the camera's number.
     """
     block, place = np.divmod(ids, BLOCK)
     return np.where(ids < 0, ids, (block * ORIGINS + origin) * BLOCK + place)
