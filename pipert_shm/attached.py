@@ -43,7 +43,7 @@ from pipert_shm.routine import Routine
 from pipert_shm.shm import sockets
 from pipert_shm.shm.finding import Found, await_pipe
 from pipert_shm.shm.listing import Control
-from pipert_shm.shm.segments import ControlSegment
+from pipert_shm.shm.segments import ControlSegment, is_stale
 from pipert_shm.statistics import PipeStatistics, read_statistics
 from pipert_shm.system import calls, usage
 from pipert_shm.tap import Tap
@@ -135,7 +135,14 @@ class Attached:
 
     def _greet(self) -> None:
         hello = Hello(usage.started_at(os.getpid()))
-        welcome: Welcome = self._line.ask(hello, f"the launcher of pipe {self._title}", patience=PATIENCE)
+        try:
+            welcome: Welcome = self._line.ask(hello, f"the launcher of pipe {self._title}", patience=PATIENCE)
+        except PipeStateError as error:
+            if not self._gone.is_set() or is_stale(self.pipe_id):
+                raise
+            raise PipeStateError(
+                f"the launcher of pipe {self._title} has hung up: too many processes want to attach at this moment; try again"
+            ) from error
         self._audience = welcome.audience
         self._taps.know(welcome.names)
 

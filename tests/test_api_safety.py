@@ -297,10 +297,10 @@ load_all_checks()
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_the_server_does_what_its_schema_says(served: Served, mode: GenerationMode) -> None:
-    """Generated requests, right and wrong ones, to every route but those that end the pipe, or never end themselves."""
+    """Generated requests, right and wrong ones, to every route but those that end the pipe, or take their time."""
     tried = set()
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{served.port}/openapi.json")
-    for found in schema.exclude(path=["/kill", "/events", "/routines/{routine}/preview"]).get_all_operations():
+    for found in schema.exclude(path=["/kill", "/events", "/routines/{routine}/preview", "/trace"]).get_all_operations():
         assert isinstance(found, Ok), found
         operation = found.ok()
 

@@ -134,7 +134,9 @@ class Attaching:
             self._let_go(client)
         attached = sum(client.is_open and client.refusal is None for client in self._clients)
         if sum(client.is_open for client in self._clients) >= ATTACHED + MOST_WAITING:
-            raise PipeStateError(f"more than {ATTACHED + MOST_WAITING} processes want to attach at a time; one is hung up on")
+            self._logger.warning("more than %d processes want to attach at a time; one is hung up on", ATTACHED + MOST_WAITING)
+            end.close()
+            return
         pid, user = calls.peer_of(end)
         refusal = None
         if user != os.geteuid():
