@@ -36,7 +36,7 @@ from pipert_shm.errors import PipeStateError, UnknownTarget, describe, shown
 from pipert_shm.events import Audience, check_event_name, checked_flow_routines
 from pipert_shm.graph.names import Names
 from pipert_shm.limits import check_seconds
-from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, Line, Unanswered, error_of
+from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, HungUp, Line, Unanswered, error_of
 from pipert_shm.parent.relays import STRUCTURE
 from pipert_shm.parent.taps import Taps
 from pipert_shm.routine import Routine
@@ -121,7 +121,8 @@ class Attached:
         self._audience = Audience({}, {}, {})
         self._known: tuple[list[str], list[Any]] = [], []
         self._thread = threading.Thread(target=self._listen, name=f"attached-{found.pipe_id}", daemon=True)
-        weakref.finalize(self, _unmap, self._segment).atexit = False
+        unmap = weakref.finalize(self, _unmap, self._segment)
+        unmap.atexit = False
         try:
             calls.start_thread(self._thread)
         except OSError:
@@ -131,14 +132,15 @@ class Attached:
             self._greet()
         except BaseException:
             self.close()
+            unmap()  # now: whoever looks at the error keeps this object
             raise
 
     def _greet(self) -> None:
         hello = Hello(usage.started_at(os.getpid()))
         try:
             welcome: Welcome = self._line.ask(hello, f"the launcher of pipe {self._title}", patience=PATIENCE)
-        except PipeStateError as error:
-            if not self._gone.is_set() or is_stale(self.pipe_id):
+        except HungUp as error:
+            if is_stale(self.pipe_id):
                 raise
             raise PipeStateError(
                 f"the launcher of pipe {self._title} has hung up: too many processes want to attach at this moment; try again"

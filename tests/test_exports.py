@@ -68,7 +68,7 @@ def test_every_error_is_a_pipert_error() -> None:
         if module in ("bridges.rpc", "bridges.cockpit", "cli.demo"):
             continue  # those load what not everybody has installed
         for name, value in vars(importlib.import_module(f"pipert_shm.{module}")).items():
-            internal = name in ("Stopping", "Deferred", "Unanswered", "Barren") or name.startswith(
+            internal = name in ("Stopping", "Deferred", "Unanswered", "HungUp", "Barren") or name.startswith(
                 "_"
             )  # control flow of the framework's own, and what has a public base
             if inspect.isclass(value) and issubclass(value, Exception) and value.__module__.startswith("pipert_shm"):

@@ -26,6 +26,10 @@ class Unanswered(PipeStateError):
     """The launcher's answer came too late, or can't be read."""
 
 
+class HungUp(PipeStateError):
+    """The launcher is gone, or has hung up, without an answer."""
+
+
 class Line:
     """Sends to the launcher, from any thread. The listener's thread gives the answers.
 
@@ -110,7 +114,7 @@ class Line:
         if answer is OPEN and not self._gone.is_set():
             raise Unanswered(f"{whom} has not answered for {patience:g} s")
         if answer is OPEN:
-            raise PipeStateError("the pipe has ended")
+            raise HungUp("the pipe has ended")
         if isinstance(answer, bytes):  # unpickled on the thread that asked: the listener runs no users' code
             raise error_of(answer)
         if isinstance(answer, Exception):
