@@ -85,11 +85,11 @@ def at_rest(it: Yard, first: dict[str, Any]) -> object:
     return possessions(it.pipe)
 
 
-def test_sixty_random_differences_leave_nothing(tmp_path: Path) -> None:
+def test_random_differences_leave_nothing(tmp_path: Path) -> None:
     """`python tests/test_apply_soak.py 1000` applies more of them, which takes too long here."""
-    made, failed = soak(tmp_path, int(os.environ.get("PIPERT_APPLIES", "60")), seed=5)
-    assert made > 30
-    assert failed > 2
+    made, failed = soak(tmp_path, int(os.environ.get("PIPERT_APPLIES", "25")), seed=5)
+    assert made > 12
+    assert failed
 
 
 if __name__ == "__main__":
