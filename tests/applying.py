@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from pipert_shm import (
     START_EVENT_NAME,
     DestinationRoutine,
+    Join,
     MiddleRoutine,
     Pipe,
     PipeFailed,
@@ -108,6 +109,14 @@ class Sink(DestinationRoutine):
     def setup(self) -> None:
         if self.size == 13:
             raise RuntimeError("there is no such size")
+
+    def main_logic(self, data: Any) -> None: ...
+
+
+class Pairs(DestinationRoutine):
+    """Takes pairs of numbers."""
+
+    join = Join(by="seq")
 
     def main_logic(self, data: Any) -> None: ...
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from applying import Sink, Step, branches, notes, numbers_in, routine, wire, yard
-from pipert_shm import ConfigError, NotApplied
+from applying import Numbers, Pairs, Sink, Step, branches, notes, numbers_in, routine, wire, yard
+from pipert_shm import ConfigError, NotApplied, PipeStateError
+from pipert_shm.applying.service import apply_text
 from waiting import eventually
 
 
@@ -148,6 +149,71 @@ def test_replicas_of_a_running_pipe_are_refused_before_anything_is_touched(tmp_p
         with pytest.raises(ConfigError, match=r"flows\.step\.replicas: 1 -> 2: not while the pipe runs"):
             it.apply()
         assert (it.pids(), notes(tmp_path / "step")) == (pids, ["setup 1 1"])
+        it.moves("step", "sink")
+
+
+def test_a_wire_that_could_not_be_made_again_is_not_cut(tmp_path: Path) -> None:
+    data = branches(tmp_path)
+    data["flows"]["step"]["replicas"] = 2
+    with yard(tmp_path, data) as it:
+        it.moves("numbers", "writer")
+        before = it.states()
+        data["wires"][1]["policy"] = "drop_newest"
+        with pytest.raises(ConfigError, match=r"wires\.numbers -> step: .*: not while the pipe runs"):
+            it.apply()
+        del data["wires"][1]["policy"]
+        data["flows"]["numbers"]["routines"].append("second")  # which would rebuild the camera before it
+        data["routines"]["second"] = routine(Sink)
+        data["wires"].append(wire("numbers", "second"))
+        with pytest.raises(ConfigError, match=r"wires\.numbers -> step"):
+            it.apply()
+        assert it.states() == before
+        it.moves("numbers", "writer")
+
+
+def test_a_join_goes_with_the_cameras_that_it_joins(tmp_path: Path) -> None:
+    data = branches(tmp_path)
+    data["routines"] |= {"left": routine(Numbers, fps=100.0), "right": routine(Numbers, fps=100.0), "pairs": routine(Pairs)}
+    data["flows"] |= {name: {"routines": [name]} for name in ("left", "right", "pairs")}
+    data["wires"] += [wire("left", "pairs"), wire("right", "pairs")]
+    with yard(tmp_path, data) as it:
+        it.moves("left", "pairs", 1)
+        for name in ("left", "right", "pairs"):
+            del data["routines"][name], data["flows"][name]
+        data["wires"] = data["wires"][:3]
+        assert set(it.apply().difference.removed) == {"left", "right", "pairs"}
+        it.moves("step", "sink")
+
+
+def test_a_pipe_that_was_changed_by_other_means_is_not_compared(tmp_path: Path) -> None:
+    data = branches(tmp_path)
+    with yard(tmp_path, data) as it:
+        it.pipe.remove_flow("sink")
+        data["routines"]["step"]["parameters"]["level"] = 7
+        with pytest.raises(PipeStateError, match=r"by other means than the file \(sink, step -> sink\): run it afresh"):
+            it.apply()
+        it.moves("numbers", "writer")
+
+
+def test_an_age_that_the_file_says_no_more_of_does_not_count(tmp_path: Path) -> None:
+    data = branches(tmp_path)
+    data["wires"][1]["max_age"] = 1e-6
+    with yard(tmp_path, data) as it:
+        eventually(lambda: it.pipe.statistics().wires["numbers", "step"].dropped.get("expired", 0) > 5)
+        del data["wires"][1]["max_age"]
+        it.apply()
+        it.moves("numbers", "step")
+
+
+def test_only_the_pipes_own_file_may_trust_a_recording(tmp_path: Path) -> None:
+    data = branches(tmp_path)
+    with yard(tmp_path, data) as it:
+        data["routines"]["old"] = {"class": "pipert_shm.Replay", "parameters": {"path": "old.mcap", "trust": True}}
+        data["flows"]["old"] = {"routines": ["old"]}
+        data["wires"].append(wire("old", "sink"))
+        it.save()
+        with pytest.raises(ConfigError, match=r"routines\.old\.parameters\.trust: only the pipe's own file may trust"):
+            apply_text(it.pipe, it.path.read_text())
         it.moves("step", "sink")
 
 

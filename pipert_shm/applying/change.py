@@ -52,7 +52,9 @@ class Change:
             if self._session.gone.is_set():
                 raise PipeStateError("the pipe has ended while it was changed") from error
             failures = self._put_back()
-            self._session.outcome.forget_since(mark)
+            replaced = self._replicas_of(self._work.difference.replaced)  # the others' failures go with their flows
+            numbers = [item.number for name in replaced for item in self._session.plan.flows[name]]
+            self._session.outcome.forget(replaced, numbers, since=mark)
             if not isinstance(error, Exception):
                 raise
             raise NotApplied(self._fault(error), failures) from error
@@ -166,15 +168,14 @@ class Change:
         work, difference = self._work, self._work.difference
         for pair in difference.cut:
             self._where = ("wires",)
-            self._undo.append(lambda pair=pair: self._make({}, {pair: work.wires_before[pair]}))  # type: ignore[misc]
             self._unlink(pair)
+            self._undo.append(lambda pair=pair: self._make({}, {pair: work.wires_before[pair]}))  # type: ignore[misc]
         gone = (*difference.removed, *difference.rebuilt)
         if gone:
             cut = {pair: its for pair, its in work.wires_before.items() if pair not in difference.cut}
+            self._where = ("flows",)
+            self._remove(*gone)  # together: a join goes with those that it joins
             self._undo.append(lambda: self._make({name: work.flows_before[name] for name in gone}, cut))
-            for name in gone:
-                self._where = ("flows",)
-                self._remove(name)
         fresh = (*difference.added, *difference.rebuilt)
         if fresh or work.wires:
             self._make({name: work.flows[name] for name in fresh}, work.wires)
@@ -205,15 +206,15 @@ class Change:
         for pair in self._work.wires:
             if not names.intersection(pair):
                 self._unlink(pair)
-        for name in fresh:
-            self._remove(name)
+        if fresh:
+            self._remove(*fresh)
 
     def _unlink(self, pair: Pair) -> None:
         by_name = self._by_name()
         self._pipe.unlink(by_name[pair[0]], by_name[pair[1]])
 
-    def _remove(self, name: str) -> None:
-        self._pipe.remove_flow(name, receivers_wait=True)
+    def _remove(self, *names: str) -> None:
+        self._pipe.remove_flow(*names, receivers_wait=True)
 
     def _by_name(self) -> dict[str, Routine]:
         return {name: routine for flow in self._pipe.flows.values() for name, routine in flow.routines.items()}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from pipert_shm.applying.apply import Applied, apply_pipeline
-from pipert_shm.errors import PipertError, PipeStateError
+from pipert_shm.errors import ConfigError, PipertError, PipeStateError
 from pipert_shm.pipe import Pipe
 from pipert_shm.pipeline_file.loading import PipelineFile
 
@@ -25,7 +26,30 @@ def apply_text(pipe: Pipe, text: str, *, path: str | None = None, dry_run: bool 
         raise PipeStateError("this pipe was not made from a pipeline's file, and can't be changed by one")
     after = PipelineFile(path or before.path, text)
     after.allowed = None if is_trusted else before.named
+    if not is_trusted:
+        _refuse_trust(before, after)
     return apply_pipeline(pipe, after, dry_run=dry_run)
+
+
+def _refuse_trust(before: PipelineFile, after: PipelineFile) -> None:
+    """Checks that no recording is trusted that the pipe's own file does not trust: its pickles may run any code.
+
+    :raises ConfigError: when one is.
+    """
+    faults = [
+        after.fault(("routines", name, "parameters", "trust"), "only the pipe's own file may trust a recording")
+        for name, its in after.settings.routines.items()
+        if _trusts(its.parameters) and its not in before.settings.routines.values()
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _trusts(value: Any) -> bool:
+    """Whether it is said anywhere in a parameter's value."""
+    if isinstance(value, dict):
+        return any((key == "trust" and each) or _trusts(each) for key, each in value.items())
+    return isinstance(value, list) and any(map(_trusts, value))
 
 
 def question(text: str, path: str, *, dry_run: bool) -> bytes:

@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any
 
 from pipert_shm.applying.difference import Detail, Difference, Pair, between, shape_of
-from pipert_shm.errors import ConfigError, PayloadError, PipertError, RoutineError
+from pipert_shm.errors import ConfigError, PayloadError, PipertError, PipeStateError, RoutineError
 from pipert_shm.events import LARGEST_PARAMETERS
 from pipert_shm.graph.blueprint import Blueprint, FlowSpec
 from pipert_shm.graph.model import Plan, Restart
@@ -87,6 +87,7 @@ class Planner:
 
         :param refuse: whether it is an error if the file asks for what can't be changed while the pipe runs.
         """
+        self._check_alike()
         difference = between(*self._shapes, self._is_settable)
         if refuse:
             self._refuse(difference)
@@ -95,7 +96,7 @@ class Planner:
         self._made = self._after.make_routines(names)
         for routine, details in difference.live.items():
             self._note_unsendable(routine, details)
-        difference = self._with_replicas(between(*self._shapes, self._is_settable, self._is_rebuilt))
+        difference = self._limited(between(*self._shapes, self._is_settable, self._is_rebuilt))
         if refuse:
             self._refuse(difference)
         work = self._work(difference)
@@ -147,8 +148,8 @@ class Planner:
         if faults:
             raise ConfigError(sorted(faults, key=lambda fault: fault.line))
 
-    def _with_replicas(self, difference: Difference) -> Difference:
-        """The same, with what can't be done, or could not be put back: a running pipe takes no flow with replicas."""
+    def _limited(self, difference: Difference) -> Difference:
+        """The same, with what a running pipe can't do, or could not undo if another step failed: see `Pipe.build`."""
         before, after = (shape.flows for shape in self._shapes)
         refused = [
             Detail(("flows", name, setting), getattr(before.get(name, _SINGLE), setting), getattr(after[name], setting))
@@ -156,12 +157,36 @@ class Planner:
             for setting in ("replicas", "ordered")
             if any(getattr(its, setting) != getattr(_SINGLE, setting) for its in (before.get(name, _SINGLE), after[name]))
         ]
-        refused += [
-            Detail(("flows", name), before[name], None)  # alone it can go: no other step could fail
-            for name in difference.removed
-            if before[name].replicas != 1 and not difference.removes_only(name)
-        ]
+        if len(difference.removed) != 1 or not difference.removes_only(difference.removed[0]):  # else no other step could fail
+            refused += [
+                Detail(("flows", name), before[name], None) for name in difference.removed if before[name].replicas != 1
+            ]
+            refused += self._fixed_wires(difference)
         return replace(difference, refused=(*difference.refused, *refused))
+
+    def _fixed_wires(self, difference: Difference) -> list[Detail]:
+        """Wires that would have to be made, or made again, and can't: to replicas, or with a transmitter of their own."""
+        before, after = self._shapes
+        gone, fresh = ({*flows, *difference.rebuilt} for flows in (difference.removed, difference.added))
+        lost = [pair for pair in before.wires if pair in difference.cut or gone.intersection(map(before.flow_of.get, pair))]
+        return [
+            Detail(("wires", f"{pair[0]} -> {pair[1]}"), before.wires.get(pair), after.wires.get(pair))
+            for shape, pairs, new in ((before, lost, gone), (after, difference.linked, fresh))
+            for pair in pairs
+            for one, other in [(shape.flow_of[pair[0]], shape.flow_of[pair[1]])]
+            if shape.flows[other].replicas != 1 or (shape.wires[pair].data_transmitter and not {one, other} <= new)
+        ]
+
+    def _check_alike(self) -> None:
+        """:raises PipeStateError: when the pipe is not what its file says, so that it can't be compared with another."""
+        blueprint, shape = self._pipe._blueprint, self._shapes[0]
+        pairs = {(wire.source.name, to.name) for wire in blueprint.wires for to in wire.destinations}
+        differing = sorted(blueprint.flows.keys() ^ shape.flows.keys())
+        differing += sorted(f"{one} -> {other}" for one, other in pairs ^ shape.wires.keys())
+        if differing:
+            raise PipeStateError(
+                f"flows or wires were added or removed by other means than the file ({', '.join(differing)}): run it afresh"
+            )
 
     @contextmanager
     def _blamed(self, *where: str | int) -> Iterator[None]:

@@ -284,6 +284,9 @@ class _Watch:
             return False
         except PipertError as error:
             _say(f"{self._path.name} changed, and is not applied:\n{error}")
+        except Exception as error:  # of code that the file names; whatever it is, the next change is looked at
+            _say(f"{self._path.name} changed, and is not applied:")
+            _report(error)
         return True
 
     def _changed_files(self) -> Files:

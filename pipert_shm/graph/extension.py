@@ -63,6 +63,7 @@ class NewWire(Frozen):
     Where a setting is None, the wire has that of an earlier wire between the two, else the pipe's.
 
     Attributes:
+        is_whole: a `max_age` of None means none, and not that of an earlier wire.
         own_transmitter: it has one that both of its ends know of.
     """
 
@@ -73,6 +74,7 @@ class NewWire(Frozen):
     timeout: float | None
     max_age: float | None = None
     own_transmitter: bool = False
+    is_whole: bool = False
 
 
 class Growth(Frozen):
@@ -192,7 +194,7 @@ def _strangers(new: dict[str, list[RoutinePlan]]) -> dict[str, list[RoutinePlan]
 def _new_wires(grown: Plan, edges: list[EdgePlan]) -> list[NewWire]:
     name_of = grown.name_of
     return [
-        NewWire(name_of(e.sender), name_of(e.receiver), e.policy, e.capacity, e.timeout, e.max_age, e.own_transmitter)
+        NewWire(name_of(e.sender), name_of(e.receiver), e.policy, e.capacity, e.timeout, e.max_age, e.own_transmitter, True)
         for e in edges
     ]
 

@@ -193,7 +193,7 @@ class EdgeTable:
             own_transmitter=wire.own_transmitter or (earlier is not None and earlier.own_transmitter),
         )
         if earlier is not None:
-            edge.max_age, edge.spread = wire.max_age or earlier.max_age, earlier.spread
+            edge.max_age, edge.spread = wire.max_age if wire.is_whole else wire.max_age or earlier.max_age, earlier.spread
             edge.ticketed, edge.ordered = earlier.ticketed, earlier.ordered
         cells = self._segment.process.room.cells
         if not edge.own_capacity:

@@ -94,10 +94,14 @@ class Outcome:
             self.exit_codes[flow] = exit_code
         self._causes[cause] = self._deaths[flow] = cause
 
-    def forget(self, flows: Collection[str], routines: Iterable[int]) -> None:
-        """Flows are removed, and their routines, by number: what failed of them does not count any more."""
+    def forget(self, flows: Collection[str], routines: Iterable[int], since: Collection[str] = ()) -> None:
+        """Flows are removed or put back, and their routines, by number: what failed of them does not count any more.
+
+        :param since: what stands for failures that count all the same.
+        """
         keys = {f"routine {number}" for number in routines} | {f"flow {name}" for name in flows}
-        keys |= {self._deaths.pop(name) for name in flows if name in self._deaths}
+        keys |= {self._deaths.pop(name) for name in flows if name in self._deaths and self._deaths[name] not in since}
+        keys -= set(since)
         self._causes = {key: cause for key, cause in self._causes.items() if key not in keys}
         for name in flows:
             self.exit_codes.pop(name, None)
@@ -105,11 +109,6 @@ class Outcome:
     def mark(self) -> set[str]:
         """What stands for the failures so far."""
         return set(self._causes)
-
-    def forget_since(self, mark: set[str]) -> None:
-        """Takes back the failures since then: of a change that was put back."""
-        for key in [key for key in list(self._causes) if key not in mark]:
-            self._causes[key] = ""
 
     def note_launcher_death(self, exit_code: int) -> None:
         """The launcher died before the pipe's end."""
