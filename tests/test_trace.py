@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from pipert_shm.limits import Policy
 from pipert_shm.parent.tracing import Noted
 from pipert_shm.shm import tracing
 from pipert_shm.trace import answers
+from pipert_shm.trace.recording import whole_file
 from pipert_shm.trace.timeline import timeline
 from routines import Burst, Forward, Frames, Gated, Items, Sink, chain
 from serving import free_port
@@ -443,6 +445,18 @@ def test_another_program_traces_by_name_and_over_http(tmp_path: Path) -> None:
         pipe.join(to_kill=True)
 
 
+def test_a_file_that_was_there_stays_until_the_trace_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "yard.pftrace"
+    path.write_bytes(b"an earlier one")
+    with pytest.raises(RuntimeError, match="broken off"), whole_file(path) as file:
+        file.write(b"half")
+        raise RuntimeError("broken off")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("yard.pftrace", b"an earlier one")]
+    with whole_file(path) as file:
+        file.write(b"whole")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("yard.pftrace", b"whole")]
+
+
 @pytest.mark.parametrize(
     ("pipe", "by_url", "file"),
     [
@@ -469,8 +483,11 @@ def test_a_trace_that_is_larger_than_a_message_comes_in_pieces(monkeypatch: pyte
     assert len(content) > 1000
     assert report.endswith(" events")
     assert ReadTrace(content).rows
-    with pytest.raises(ValueError, match="not there any more"):
+    with pytest.raises(PipeStateError, match="not there any more"):
         traces.answer(b'{"number": 7, "from": 0}')
+    first, second = (json.loads(traces.answer(b'{"seconds": 0.05}')) for _ in range(2))
+    for told in (first, second):  # the second one has not replaced the first
+        assert len(traces.answer(json.dumps({"number": told["number"], "from": 0}).encode())) == 100
     pipe.join(to_kill=True)
     with pytest.raises(PipeStateError, match="has ended"):
         answers.fetch(traces.answer, 0.1)

@@ -267,7 +267,12 @@ def why(
 def trace(
     pipe: Annotated[str, typer.Argument(metavar="PIPE|URL", help="Its name or id; or where it is controlled: 127.0.0.1:8080.")],
     seconds: Annotated[float, typer.Option(min=0.01, max=60, metavar="SECONDS", help="How long it is traced.")] = 5.0,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", dir_okay=False, writable=True)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", dir_okay=False, writable=True, help="Where it goes; by default PIPE.pftrace."
+        ),
+    ] = None,
     token: Annotated[str | None, typer.Option(envvar="PIPERT_TOKEN", help="The bearer token, where it asks for one.")] = None,
 ) -> None:
     """Show where the time of each frame goes: trace a running pipe for some seconds.
@@ -277,14 +282,11 @@ def trace(
     sends it nowhere. The pipe goes on meanwhile. The program that runs it needs the extra `trace`.
     """
     from pipert_shm.cli.trace import default_file, is_url, trace_by_name, trace_over_http
+    from pipert_shm.trace.recording import whole_file
 
     path = output or default_file(pipe)
-    with path.open("wb") as file:  # first: what can't be written is told at once
-        try:
-            content, report = trace_over_http(pipe, seconds, token) if is_url(pipe) else trace_by_name(pipe, seconds)
-        except BaseException:
-            path.unlink()
-            raise
+    with whole_file(path) as file:
+        content, report = trace_over_http(pipe, seconds, token) if is_url(pipe) else trace_by_name(pipe, seconds)
         file.write(content)
     print(f"{path}: {report}; open it at https://ui.perfetto.dev")
 

@@ -14,6 +14,7 @@ from pipert_shm.limits import check_seconds
 from pipert_shm.parent.session import Session
 from pipert_shm.trace.recording import recording
 
+KEPT = 4  # traces that were not fetched
 PIECE = 4 << 20  # bytes: a message takes no more than eight
 Ask = Callable[[bytes], bytes]
 
@@ -21,7 +22,7 @@ Ask = Callable[[bytes], bytes]
 class Traces:
     """Answers their questions, of the kind `parent.relays.TRACE`.
 
-    The last trace is kept until the next, or until it was fetched whole.
+    Traces wait for each other. Each is kept until it was fetched whole, but no more than the last few.
 
     A question is `{"seconds": 5}`, and the answer `{"number": 1, "size": …, "report": …}`; or it is
     `{"number": 1, "from": 0}`, and the answer is a piece of that file.
@@ -31,7 +32,7 @@ class Traces:
         self._session = session
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._number, self._content = 0, b""
+        self._kept: dict[int, bytes] = {}
 
     def answer(self, body: bytes) -> bytes:
         """The answer to one question.
@@ -43,11 +44,12 @@ class Traces:
         if "seconds" in asked:
             return self._trace(asked["seconds"])
         with self._lock:
-            if asked["number"] != self._number:
-                raise ValueError("that trace is not there any more")
-            piece = self._content[asked["from"] :][:PIECE]
-            if asked["from"] + len(piece) >= len(self._content):
-                self._content = b""
+            content = self._kept.get(asked["number"])
+            if content is None:
+                raise PipeStateError("that trace is not there any more: too many others were made meanwhile")
+            piece = content[asked["from"] :][:PIECE]
+            if asked["from"] + len(piece) >= len(content):
+                del self._kept[asked["number"]]
             return piece
 
     def _trace(self, seconds: float) -> bytes:
@@ -59,8 +61,11 @@ class Traces:
             session.gone.wait(seconds)
         del session
         with self._lock:
-            self._number, self._content = next(self._numbers), content[0]
-            told = {"number": self._number, "size": len(self._content), "report": str(report)}
+            number = next(self._numbers)
+            self._kept[number] = content[0]
+            for old in list(self._kept)[:-KEPT]:
+                del self._kept[old]
+            told = {"number": number, "size": len(content[0]), "report": str(report)}
         return json.dumps(told).encode()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from pipert_shm.binding import trace
 from pipert_shm.graph.model import Plan
@@ -139,18 +141,34 @@ def _losses(noted: list[Noted]) -> Iterator[Slice]:
 
 @contextmanager
 def recording_to(session: Session, path: str | os.PathLike[str], events: int = EVENTS) -> Iterator[TraceReport]:
-    """The same, to a file, which is opened first: so it is known at once if it can't be written.
+    """The same, to a file: see `whole_file`.
 
     :raises OSError: when the file can't be written.
     """
     path = Path(path)
-    with path.open("wb") as file:
+    with whole_file(path) as file:
+        with recording(session, events) as (report, content):
+            report.path = path
+            yield report
+        file.write(content[0])
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of the one of that name when it is whole. It is opened at once, to know if that can be.
+
+    :raises OSError: when it can't be written.
+    """
+    if path.exists() and not path.is_file():  # /dev/stdout, say
+        with path.open("wb") as file:
+            yield file
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}")
+    with part.open("wb") as file:
         try:
-            with recording(session, events) as (report, content):
-                report.path = path
-                yield report
-            file.write(content[0])
+            yield file
+            file.flush()
+            part.replace(path)
         except BaseException:
-            if not file.tell():
-                path.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise
