@@ -448,9 +448,14 @@ def test_another_program_traces_by_name_and_over_http(tmp_path: Path) -> None:
 def test_a_file_that_was_there_stays_until_the_trace_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "yard.pftrace"
     path.write_bytes(b"an earlier one")
-    with pytest.raises(RuntimeError, match="broken off"), whole_file(path) as file:
-        file.write(b"half")
-        raise RuntimeError("broken off")
+
+    def break_off() -> None:
+        with whole_file(path) as file:
+            file.write(b"half")
+            raise RuntimeError("broken off")
+
+    with pytest.raises(RuntimeError, match="broken off"):
+        break_off()
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("yard.pftrace", b"an earlier one")]
     with whole_file(path) as file:
         file.write(b"whole")

@@ -36,7 +36,9 @@ class Change:
         self._wires = {
             (wire.source.name, to.name): options_of(wire) for wire in pipe._blueprint.wires for to in wire.destinations
         }
-        self._at_rest = {name for name, its in pipe.statistics().routines.items() if its.state in AT_REST}
+        states = {name: its.state for name, its in pipe.statistics().routines.items()}
+        self._at_rest = {name for name, state in states.items() if state in AT_REST}
+        self._is_started = pipe._started or len(self._at_rest) < len(states)  # by an attached process, perhaps
 
     def make(self) -> None:
         """Makes it.
@@ -221,7 +223,7 @@ class Change:
 
     def _start(self, flows: Iterable[str]) -> None:
         """Starts the routines of flows, but not those that somebody has stopped. In a pipe that is not started, none."""
-        if not self._pipe._started:
+        if not self._is_started:
             return
         plan = self._session.plan
         for name in flows:
