@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 import traceback
@@ -38,7 +40,8 @@ from pipert_shm import (
 from pipert_shm.control import messages
 from pipert_shm.control.channel import Channel, packets_of
 from pipert_shm.events import Event
-from pipert_shm.shm import sockets
+from pipert_shm.shm import segments, sockets
+from pipert_shm.shm.listing import Control
 from pipert_shm.system import calls
 from processes import reap_orphans, stop
 from routines import Forward, Frames, Sink, one_value
@@ -318,6 +321,28 @@ def test_another_users_directory_is_refused(
             pipert_shm.attach(f"link-{OWN}")
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make another user's segment")
+def test_another_users_segment_with_the_same_name_is_passed_over(yard: Pipe) -> None:
+    own = segments.SHM / f"pipert-{pipe_id_of(yard)}-c"
+    foreign = own.with_name("pipert-0123456789ab-c")
+    with foreign.open("xb+") as file:
+        try:
+            os.fchown(file.fileno(), 65534, 65534)
+            os.fchmod(file.fileno(), 0o644)
+            file.write(own.read_bytes())
+            file.flush()
+            os.posix_fallocate(file.fileno(), 0, own.stat().st_size)
+            assert segments._lock(file.fileno(), fcntl.F_RDLCK)
+            with Control("0123456789ab", stale=False) as control:
+                assert control.name == YARD
+            with pipert_shm.attach(YARD) as its:
+                assert its.pipe_id == pipe_id_of(yard)
+            with pytest.raises(UnknownTarget, match="there is no pipe '0123456789ab'"):
+                pipert_shm.attach("0123456789ab")
+        finally:
+            foreign.unlink()
+
+
 def test_where_the_socket_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("x" * 120)  # longer than a socket's path may be
     long.mkdir()
@@ -397,6 +422,9 @@ GARBAGE: dict[str, list[bytes]] = {
     "the parent's kill": [*HELLO, *packets_of(messages.Kill(), 0)],
     "an answer of a flow's": [*HELLO, *packets_of(messages.TapEnded(0), 0)],
     "no hello": packets_of(messages.Notify(EVENT, 0), 1),
+    "a part of too many": [*HELLO, struct.pack("<4sHHIIII", b"PSM1", 5, 0, 65535, 1, 1, 0) + bytes(100 << 10)],
+    "a part of too large a message": [*HELLO, struct.pack("<4sHHIIII", b"PSM1", 5, 0, 2, 1, (8 << 20) + 1, 0)],
+    "a part behind the last one": [*HELLO, struct.pack("<4sHHIIII", b"PSM1", 5, 0, 0, 1, 1, 0)],
 }
 
 
@@ -588,6 +616,36 @@ def test_a_child_that_keeps_the_socket_does_not_keep_a_dead_process_attached(yar
         at_rest(yard)
     finally:
         os.kill(board[GO], signal.SIGKILL)
+        yard.join(to_kill=True)
+        reap_orphans(set())
+
+
+def test_children_that_send_for_a_dead_process_are_not_heard_for_ever(yard: Pipe, caplog: pytest.LogCaptureFixture) -> None:
+    board = Board()
+    (packet,) = packets_of(messages.EndTap(10**6))
+
+    def flood() -> None:
+        end = pipert_shm.attach(YARD)._line._channel
+        descriptor = os.dup(end.fileno())  # one that no fork closes
+        for _ in range(3):
+            if os.fork() == 0:
+                board.add(GO)
+                with suppress(OSError), socket.socket(fileno=descriptor) as its:
+                    while its.send(packet):
+                        board.add(COUNT)
+                os._exit(0)
+        time.sleep(60)
+
+    pid = process(flood)
+    board.wait(GO, 3)
+    board.wait(COUNT, 1000)
+    kill(pid)
+    try:
+        assert_attached(yard, 0)
+        yard.notify_event("zoom", specific_routine="camera", factor=3)
+        eventually(lambda: "zoom 3" in caplog.text, "an answer of the launcher")
+        at_rest(yard)
+    finally:
         yard.join(to_kill=True)
         reap_orphans(set())
 
