@@ -47,7 +47,7 @@ from processes import reap_orphans, stop
 from routines import Forward, Frames, Sink, one_value
 from waiting import Board, eventually
 
-READY, COUNT, GO = 0, 1, 2
+READY, COUNT, GO, GOT = 0, 1, 2, 3
 OWN = os.getpid()  # in the names of pipes, so that no other run on this machine has the same
 YARD = f"yard-{OWN}"
 
@@ -904,6 +904,110 @@ def test_a_source_that_waits_for_its_pipe_stops_and_fails_in_time() -> None:
     fails.notify_event(START_EVENT_NAME)
     with pytest.raises(PipeFailed, match=f"there is no pipe 'nowhere-{OWN}'"):
         fails.join()
+
+
+def test_a_source_of_no_routine_fails_at_once(yard: Pipe) -> None:
+    pipe = Pipe(name=f"near-{OWN}", grace_period=2)
+    pipe.create_flow("both", True, AttachedSource(YARD, "camra"), Sink("screen"))
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    with pytest.raises(PipeFailed, match=r"there is no routine 'camra'; there are: camera, .*did you mean 'camera'"):
+        pipe.join()
+
+
+class Tried(AttachedSource):
+    """Counts its calls."""
+
+    def __init__(self, board: Board, *names: str, **options: Any) -> None:
+        super().__init__(*names, **options)
+        self.board = board
+
+    def main_logic(self) -> Any:
+        self.board.add(COUNT)
+        return super().main_logic()
+
+
+@pytest.mark.parametrize("what", ["a routine that never was", "two pipes"])
+def test_a_source_that_can_not_have_what_it_wants_rests_between_its_tries(
+    yard: Pipe, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = Board()
+    rest = time.sleep
+
+    def sleep(seconds: float) -> None:
+        board.add(READY)
+        rest(seconds)
+
+    monkeypatch.setattr("pipert_shm.attached_source.time.sleep", sleep)
+    source = Tried(board, f"far-{OWN}", "camra", "source")
+    pipe = Pipe(name=f"near-{OWN}", grace_period=2)
+    pipe.create_flow("both", True, source, Sink("screen"))
+    with ExitStack() as running:
+        running.enter_context(started(pipe))
+        board.wait(COUNT)  # so its setup found no pipe
+        for _ in range(1 + (what == "two pipes")):
+            running.enter_context(started(made(f"far-{OWN}")))
+        eventually(lambda: pipe.statistics().routines["source"].errors >= 3, "errors")
+        assert board[READY] >= pipe.statistics().routines["source"].errors - 1
+
+
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_the_routine_of_a_source_is_removed(yard: Pipe, reconnect: bool) -> None:
+    board = Board()
+    near = Pipe(name=f"near-{OWN}", grace_period=2)
+    near.create_flow("both", True, Tried(board, YARD, "extra", "source", reconnect=reconnect), Sink("end", board, GOT))
+    extra = Forward("extra")
+    yard.create_flow("extra", False, extra)
+    yard.link(Wire(next(iter(yard.flows["camera"].routines.values())), extra))
+    end = Sink("extra end")
+    yard.create_flow("extra end", False, end)
+    yard.link(Wire(extra, end))
+    yard.build()
+    yard.notify_event(START_EVENT_NAME)
+    with started(near):
+        board.wait(GOT, 5)
+        yard.remove_flow("extra", receivers_wait=True)
+        if reconnect:
+            before = board[COUNT]
+            board.wait(COUNT, before + 5)
+        else:
+            await_states(near, source="ended")
+        numbers = near.statistics().routines["source"]
+        assert (numbers.errors, numbers.state) == (0, "running" if reconnect else "ended")
+
+
+class Slow(SourceRoutine):
+    """Is in one long call."""
+
+    def __init__(self, board: Board) -> None:
+        super().__init__("camera")
+        self.board = board
+
+    def main_logic(self) -> int:
+        self.board[READY] = 1
+        while not self.board[GO]:
+            time.sleep(0.01)
+        return 7
+
+
+def test_a_source_stops_while_the_other_routine_is_in_a_long_call() -> None:
+    board = Board()
+    far = Pipe(name=f"far-{OWN}", grace_period=2)
+    far.create_flow("camera", True, Slow(board), Sink("screen"), **FAST)
+    near = Pipe(name=f"near-{OWN}", grace_period=2)
+    source = Tried(board, f"far-{OWN}", "camera", "source")
+    near.create_flow("both", True, source, Sink("end", board, GOT))
+    with started(far):
+        board.wait(READY)
+        with started(near):
+            board.wait(COUNT, 2)  # one of its calls has ended without a tap
+            near.notify_event(STOP_EVENT_NAME)
+            await_states(near, source="stopped")
+            assert not board[GO]
+            board[GO] = 1
+            near.notify_event(START_EVENT_NAME)
+            board.wait(GOT, 2)
+            assert near.statistics().routines["source"].errors == 0
 
 
 def test_a_pipelines_file_with_a_name_and_a_source_of_another_pipe(yard: Pipe, tmp_path: Path) -> None:
