@@ -155,7 +155,7 @@ class AttachedSource(SourceRoutine):
         return False
 
     def _ask(self) -> bool:
-        """Asks for a tap, and waits a little: the other routine's call may be a long one, and must not hold up a stop of this one."""
+        """Asks for a tap, and waits a little: a long call of the other routine must not hold up a stop of this one."""
         assert self._attached is not None
         asked, self._asked = self._asked, None
         if asked is None:
