@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -201,11 +201,30 @@ class Attached:
         if not isinstance(routine, Routine | str):
             raise TypeError(f"tap() takes a routine or the name of one, not {shown(routine)}")
         name = routine if isinstance(routine, str) else routine.name
+        self._require_known(name)
+        tap: Tap = self._ask(MakeTap(name), LONG_PATIENCE, f"routine {name!r}, in a call of its own perhaps,")
+        return tap
+
+    def begin_tap(self, routine: str) -> Callable[[float], Tap | None]:
+        """Asks for a tap, and gives a function that waits for it for so many seconds; what that gives is None until it is made.
+
+        :raises UnknownTarget, PipeStateError: as `tap` does; so does the function.
+        """
+        self._require_known(routine)
+        self._require_usable()
+        number = self._line.put(MakeTap(routine))
+
+        def look(seconds: float) -> Tap | None:
+            answer = self._line.look(number, seconds)
+            return answer if isinstance(answer, Tap) else None
+
+        return look
+
+    def _require_known(self, name: str) -> None:
+        """:raises UnknownTarget: when there is no such routine."""
         known = [its for routines in self._audience.flows.values() for its in routines]
         if name not in known:
             raise UnknownTarget("routine", name, known)
-        tap: Tap = self._ask(MakeTap(name), LONG_PATIENCE, f"routine {name!r}, in a call of its own perhaps,")
-        return tap
 
     def source(self, routine: Routine | str, name: str | None = None, *, reconnect: bool = False) -> AttachedSource:
         """A source for a pipe of this program, which sends what a routine of this one sends. See `AttachedSource`."""
@@ -245,9 +264,7 @@ class Attached:
         return answer.body
 
     def _ask(self, message: Message, patience: float, whom: str = "") -> Any:
-        self._require_home()
-        if self._closed:
-            raise PipeStateError(f"this process is detached from pipe {self._title}")
+        self._require_usable()
         try:
             return self._line.ask(message, whom or f"the launcher of pipe {self._title}", patience=patience)
         except Deferred:
@@ -258,6 +275,11 @@ class Attached:
     def _untap(self, edge: int) -> None:
         if not self._gone.is_set():
             self._line.tell(EndTap(edge))
+
+    def _require_usable(self) -> None:
+        self._require_home()
+        if self._closed:
+            raise PipeStateError(f"this process is detached from pipe {self._title}")
 
     def _require_home(self) -> None:
         if os.getpid() != self._home:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pipert_shm.data import Meta
 from pipert_shm.errors import EndOfStream, PipeStateError, UnknownTarget
 from pipert_shm.limits import check_flag, check_seconds
 from pipert_shm.routine import SourceRoutine
+from pipert_shm.shm.finding import find
 
 if TYPE_CHECKING:
     from pipert_shm.attached import Attached
@@ -54,6 +57,7 @@ class AttachedSource(SourceRoutine):
         self._reconnect = bool(reconnect)
         self._attached: Attached | None = None
         self._tap: Tap | None = None
+        self._asked: Callable[[float], Tap | None] | None = None  # waits for the tap that was asked for
 
     def setup(self) -> None:
         """Attaches to the other pipe, if it is there.
@@ -61,9 +65,28 @@ class AttachedSource(SourceRoutine):
         :raises UnknownTarget: when it is not there in time, or has no such routine.
         :raises PipeStateError, OSError: when it refuses.
         """
-        self._was_attached = False
+        self._was_attached = self._was_tapped = False
         if self._timeout is not None:
             self._attach(self._timeout)
+        else:
+            with suppress(
+                PipeStateError
+            ):  # it is just beginning or ending, or one of two: `main_logic` sees what becomes of it
+                if find(self._pipe) is not None:
+                    self._attach(LOOK_S)
+        try:
+            self._require_routine()
+        except UnknownTarget:
+            self._detach()
+            raise
+
+    def _require_routine(self) -> None:
+        """:raises UnknownTarget: when the other pipe is there, and has no such routine."""
+        if self._attached is not None:
+            with suppress(PipeStateError):  # it has ended meanwhile: `main_logic` sees that
+                known = list(self._attached.statistics().routines)
+                if self._its not in known:
+                    raise UnknownTarget("routine", self._its, known)
 
     def main_logic(self) -> Any:
         """The other routine's newest output; None when there is none for a while."""
@@ -96,11 +119,11 @@ class AttachedSource(SourceRoutine):
             if self._timeout is not None and not self._was_attached:
                 raise
             return False
-        except PipeStateError as error:  # it is just beginning or ending
-            if not (self._was_attached and self._reconnect):
+        except (PipeStateError, OSError) as error:
+            time.sleep(AGAIN_S)  # before the next try, which an error does not keep from coming
+            if not (isinstance(error, PipeStateError) and self._was_attached and self._reconnect):
                 raise
-            self.logger.info("%s: %s; it is tried again", self.name, error)
-            time.sleep(AGAIN_S)
+            self.logger.info("%s: %s; it is tried again", self.name, error)  # it is just beginning or ending
             return False
         self._was_attached = True
         return True
@@ -109,12 +132,16 @@ class AttachedSource(SourceRoutine):
         """Whether the other routine is tapped now.
 
         :raises EndOfStream: when it has ended, or its pipe has, and that is the end of this stream, too.
+        :raises UnknownTarget: when it has never been there.
         """
         assert self._attached is not None
         if not self._attached.has_ended:
             try:
-                self._tap = self._attached.tap(self._its)
-                return True
+                return self._ask()
+            except UnknownTarget:
+                if not self._was_tapped:
+                    time.sleep(AGAIN_S)
+                    raise
             except PipeStateError:
                 if not self._attached.has_ended and self._is_to_run():
                     time.sleep(AGAIN_S)
@@ -126,6 +153,19 @@ class AttachedSource(SourceRoutine):
         else:
             time.sleep(AGAIN_S)
         return False
+
+    def _ask(self) -> bool:
+        """Asks for a tap, and waits a little: a long call of the other routine must not hold up a stop of this one."""
+        assert self._attached is not None
+        asked, self._asked = self._asked, None
+        if asked is None:
+            asked = self._attached.begin_tap(self._its)
+        self._tap = asked(LOOK_S)
+        if self._tap is None:
+            self._asked = asked
+            return False
+        self._was_tapped = True
+        return True
 
     def _is_to_run(self) -> bool:
         assert self._attached is not None
@@ -139,6 +179,6 @@ class AttachedSource(SourceRoutine):
         own.describe(*meta.described)
 
     def _detach(self) -> None:
-        attached, self._attached, self._tap = self._attached, None, None
+        attached, self._attached, self._tap, self._asked = self._attached, None, None, None
         if attached is not None:
             attached.close()

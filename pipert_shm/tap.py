@@ -48,6 +48,7 @@ class Tap:
         self._port = binding.Port(segment.process, edge.receiver, 1)
         self._inbox = Inbox(segment, self._port, edge.receiver, self._and_itself(names), {})
         self._inbox.add(edge, incarnation)
+        self._inbox.remove(edge.number)  # nothing follows: once it is drained, the record may be another tap's
         self._inbox.on_starved = self._warn_of_starving
         self._home = os.getpid()
         self._over = threading.Event()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 import traceback
@@ -38,13 +40,16 @@ from pipert_shm import (
 from pipert_shm.control import messages
 from pipert_shm.control.channel import Channel, packets_of
 from pipert_shm.events import Event
-from pipert_shm.shm import sockets
+from pipert_shm.shm import segments, sockets
+from pipert_shm.shm.listing import Control
 from pipert_shm.system import calls
 from processes import reap_orphans, stop
 from routines import Forward, Frames, Sink, one_value
 from waiting import Board, eventually
 
-READY, COUNT, GO = 0, 1, 2
+READY, COUNT, GO, GOT = 0, 1, 2, 3
+OWN = os.getpid()  # in the names of pipes, so that no other run on this machine has the same
+YARD = f"yard-{OWN}"
 
 
 class Ticks(SourceRoutine):
@@ -73,7 +78,7 @@ class Keeper(DestinationRoutine):
             self.first = frame
 
 
-def made(name: str = "yard", **options: Any) -> Pipe:
+def made(name: str = YARD, **options: Any) -> Pipe:
     """A camera, a detector that forwards, and a screen, each in a flow of its own; nothing is lost on the wires."""
     pipe = Pipe(name=name, policy="block", grace_period=2, **options)
     camera, detect, screen = Ticks("camera"), Forward("detect"), Sink("screen")
@@ -135,8 +140,8 @@ def at_rest(pipe: Pipe) -> None:
 
 def test_another_process_looks_at_a_pipe(yard: Pipe) -> None:
     def look() -> None:
-        with pipert_shm.attach("yard") as its:
-            assert (its.name, its.pipe_id) == ("yard", pipe_id_of(yard))
+        with pipert_shm.attach(YARD) as its:
+            assert (its.name, its.pipe_id) == (YARD, pipe_id_of(yard))
             assert its.structure() == yard.get_pipe_structure()
             assert its.statistics().routines["camera"].state == "running"
             with its.tap("detect") as tap:
@@ -159,18 +164,18 @@ def test_it_may_be_there_before_the_pipe() -> None:
 
     def look() -> None:
         board[READY] = 1
-        with pipert_shm.attach("late one", timeout=30) as its:
+        with pipert_shm.attach(f"late one-{OWN}", timeout=30) as its:
             eventually(lambda: its.statistics().routines["screen"].state == "running")
             one_value(its.tap("camera").read(timeout=10))
 
     pid = process(look)
     board.wait(READY)
-    with started(made("late one")):
+    with started(made(f"late one-{OWN}")):
         ended_well(pid)
 
 
 def test_events_of_an_attached_process(yard: Pipe, caplog: pytest.LogCaptureFixture) -> None:
-    with pipert_shm.attach("yard") as its:
+    with pipert_shm.attach(YARD) as its:
         its.notify_event("zoom", specific_routine="camera", factor=7)
         eventually(lambda: "zoom 7" in caplog.text, "the event")
         with pytest.raises(UnknownEvent, match="factor"):
@@ -206,7 +211,7 @@ def test_questions_to_the_parent(yard: Pipe) -> None:
     session.serve("refuse", refuse)
     session.serve("hold", lambda body: str(hold.wait(20)).encode())
     session.serve("large", lambda body: bytes(9 << 20))
-    with pipert_shm.attach("yard") as its:
+    with pipert_shm.attach(YARD) as its:
         assert its.relay("shout", b"hello") == b"HELLO"
         assert asked_on == ["pipe-answers-shout"]
         with pytest.raises(UnknownTarget, match="there is no thing 'other'; there are: this, that"):
@@ -237,7 +242,7 @@ def assert_attached(pipe: Pipe, count: int) -> None:
 
 
 def test_what_is_added_later_is_known(yard: Pipe) -> None:
-    with pipert_shm.attach("yard") as its:
+    with pipert_shm.attach(YARD) as its:
         late = Forward("late")
         yard.create_flow("late", False, late)
         yard.link(Wire(next(iter(yard.flows["camera"].routines.values())), late))
@@ -261,23 +266,23 @@ def test_two_pipes_of_one_name(yard: Pipe) -> None:
     with started(made()) as other:
         ids = sorted([pipe_id_of(yard), pipe_id_of(other)])
         with pytest.raises(
-            PipeStateError, match=f"2 pipes are called 'yard': attach by the id of one of them: {', '.join(ids)}"
+            PipeStateError, match=f"2 pipes are called '{YARD}': attach by the id of one of them: {', '.join(ids)}"
         ):
-            pipert_shm.attach("yard")
+            pipert_shm.attach(YARD)
         with pipert_shm.attach(pipe_id_of(other)) as its:
             assert its.pipe_id == pipe_id_of(other)
 
 
 def test_no_such_pipe(yard: Pipe) -> None:
-    with pytest.raises(UnknownTarget, match=r"there is no pipe 'yord'; there are: .*yard.*did you mean 'yard'"):
-        pipert_shm.attach("yord")
+    with pytest.raises(UnknownTarget, match=rf"there is no pipe 'yord-{OWN}'; there are: .*{YARD}.*did you mean '{YARD}'"):
+        pipert_shm.attach(f"yord-{OWN}")
     with pytest.raises(UnknownTarget):
-        pipert_shm.attach("yord", timeout=0.1)
+        pipert_shm.attach(f"yord-{OWN}", timeout=0.1)
     for wrong, error in ((7, TypeError), (None, TypeError)):
         with pytest.raises(error, match="name or id"):
             pipert_shm.attach(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="timeout"):
-        pipert_shm.attach("yard", timeout=-1)
+        pipert_shm.attach(YARD, timeout=-1)
     with pytest.raises(ValueError, match="can't be called"):
         Pipe(name="a/b")
 
@@ -288,12 +293,12 @@ def test_a_directory_that_others_may_enter_is_refused(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     directory = tmp_path / "pipert_shm"
     directory.mkdir(mode=0o755)
-    with started(made("open")) as pipe:
+    with started(made(f"open-{OWN}")) as pipe:
         await_motion(pipe)
         eventually(lambda: "nobody can attach to this pipe" in caplog.text, "a warning")
         assert f"{directory} is not for this user alone (its owner is user {os.getuid()}, its mode 755)" in caplog.text
         with pytest.raises(PermissionError, match="is not for this user alone"):
-            pipert_shm.attach("open")
+            pipert_shm.attach(f"open-{OWN}")
     assert caplog.text.count("nobody can attach") == 1
 
 
@@ -304,45 +309,67 @@ def test_another_users_directory_is_refused(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     (tmp_path / "pipert_shm").mkdir(mode=0o700)
     os.chown(tmp_path / "pipert_shm", 65534, 65534)
-    with started(made("foreign")) as pipe:
+    with started(made(f"foreign-{OWN}")) as pipe:
         await_motion(pipe)
         with pytest.raises(PermissionError, match="its owner is user 65534"):
-            pipert_shm.attach("foreign")
+            pipert_shm.attach(f"foreign-{OWN}")
     (tmp_path / "pipert_shm").rmdir()
     (tmp_path / "pipert_shm").symlink_to(tmp_path)
-    with started(made("link")) as pipe:
+    with started(made(f"link-{OWN}")) as pipe:
         await_motion(pipe)
         with pytest.raises(OSError, match="pipert_shm"):
-            pipert_shm.attach("link")
+            pipert_shm.attach(f"link-{OWN}")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make another user's segment")
+def test_another_users_segment_with_the_same_name_is_passed_over(yard: Pipe) -> None:
+    own = segments.SHM / f"pipert-{pipe_id_of(yard)}-c"
+    foreign = own.with_name("pipert-0123456789ab-c")
+    with foreign.open("xb+") as file:
+        try:
+            os.fchown(file.fileno(), 65534, 65534)
+            os.fchmod(file.fileno(), 0o644)
+            file.write(own.read_bytes())
+            file.flush()
+            os.posix_fallocate(file.fileno(), 0, own.stat().st_size)
+            assert segments._lock(file.fileno(), fcntl.F_RDLCK)
+            with Control("0123456789ab", stale=False) as control:
+                assert control.name == YARD
+            with pipert_shm.attach(YARD) as its:
+                assert its.pipe_id == pipe_id_of(yard)
+            with pytest.raises(UnknownTarget, match="there is no pipe '0123456789ab'"):
+                pipert_shm.attach("0123456789ab")
+        finally:
+            foreign.unlink()
 
 
 def test_where_the_socket_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("x" * 120)  # longer than a socket's path may be
     long.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
-    with started(made("private")) as pipe:
+    with started(made(f"private-{OWN}")) as pipe:
         path = long / "pipert_shm" / pipe_id_of(pipe)
         eventually(path.exists, "a socket")
         assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
         monkeypatch.delenv("XDG_RUNTIME_DIR")  # of another process it may be another one
-        with pipert_shm.attach("private") as its:
+        with pipert_shm.attach(f"private-{OWN}") as its:
             assert its.statistics().flows
     assert list(path.parent.iterdir()) == []
 
 
 def test_the_socket_of_a_dead_launcher_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with started(made("first")) as first:
+    with started(made(f"first-{OWN}")) as first:
         dead = tmp_path / "pipert_shm" / "0123456789ab"
         half = dead.with_name("0123456789ac.new")
         for path in (dead, half):
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
                 end.bind(str(path))
         os.utime(half, (0, 0))
-        with started(made("second")) as second:
+        with started(made(f"second-{OWN}")) as second:
             left = {pipe_id_of(first), pipe_id_of(second)}
             eventually(lambda: set(os.listdir(dead.parent)) == left, "the sockets of those that run alone")
-    with started(made("third")) as third:
+    with started(made(f"third-{OWN}")) as third:
         os.kill(launcher_of(third), signal.SIGKILL)
     reap_orphans(set())
     assert sockets.sweep(dead.parent) == []
@@ -351,14 +378,14 @@ def test_the_socket_of_a_dead_launcher_is_swept(tmp_path: Path, monkeypatch: pyt
 
 def test_only_so_many_at_a_time(yard: Pipe) -> None:
     with ExitStack() as leaving:
-        attached = [leaving.enter_context(pipert_shm.attach("yard")) for _ in range(64)]
+        attached = [leaving.enter_context(pipert_shm.attach(YARD)) for _ in range(64)]
         with pytest.raises(PipeStateError, match="can't attach: 64 processes are attached already"):
-            pipert_shm.attach("yard")
+            pipert_shm.attach(YARD)
         attached[7].close()
 
         def again() -> bool:
             try:
-                leaving.enter_context(pipert_shm.attach("yard"))
+                leaving.enter_context(pipert_shm.attach(YARD))
             except PipeStateError:
                 return False
             return True
@@ -395,12 +422,15 @@ GARBAGE: dict[str, list[bytes]] = {
     "the parent's kill": [*HELLO, *packets_of(messages.Kill(), 0)],
     "an answer of a flow's": [*HELLO, *packets_of(messages.TapEnded(0), 0)],
     "no hello": packets_of(messages.Notify(EVENT, 0), 1),
+    "a part of too many": [*HELLO, struct.pack("<4sHHIIII", b"PSM1", 5, 0, 65535, 1, 1, 0) + bytes(100 << 10)],
+    "a part of too large a message": [*HELLO, struct.pack("<4sHHIIII", b"PSM1", 5, 0, 2, 1, (8 << 20) + 1, 0)],
+    "a part behind the last one": [*HELLO, struct.pack("<4sHHIIII", b"PSM1", 5, 0, 0, 1, 1, 0)],
 }
 
 
 @pytest.mark.parametrize("what", GARBAGE)
 def test_a_client_that_sends_what_it_may_not_is_hung_up_on(yard: Pipe, what: str, caplog: pytest.LogCaptureFixture) -> None:
-    with pipert_shm.attach("yard") as its, its.tap("camera") as tap:
+    with pipert_shm.attach(YARD) as its, its.tap("camera") as tap:
         with connected(yard) as end:
             for packet in GARBAGE[what]:
                 end.send(packet)
@@ -413,7 +443,7 @@ def test_a_client_that_sends_what_it_may_not_is_hung_up_on(yard: Pipe, what: str
 
 
 def test_a_client_that_makes_no_sense_is_refused(yard: Pipe) -> None:
-    with pipert_shm.attach("yard") as its, its.tap("camera") as tap:
+    with pipert_shm.attach(YARD) as its, its.tap("camera") as tap:
         with connected(yard) as end:
             channel = Channel(end)
             for number, question in enumerate(
@@ -453,12 +483,12 @@ def test_many_that_say_nothing(yard: Pipe) -> None:
         ends = [leaving.enter_context(connected(yard)) for _ in range(100)]
         assert is_hung_up(ends[-1])  # more than may wait
         with pytest.raises(PipeStateError, match="has hung up: too many processes want to attach at this moment; try again"):
-            pipert_shm.attach("yard")
+            pipert_shm.attach(YARD)
         await_motion(yard)
 
     def is_attached() -> bool:
         try:
-            with pipert_shm.attach("yard") as its:
+            with pipert_shm.attach(YARD) as its:
                 return bool(its.statistics().flows)
         except PipeStateError:  # the launcher has not heard of all ends yet
             return False
@@ -472,7 +502,7 @@ def test_a_kernel_that_gives_no_pidfd_of_a_peer(honest: bool, monkeypatch: pytes
         raise OSError(92, "Protocol not available")
 
     monkeypatch.setattr(calls, "peer_pidfd", none)
-    with started(made("old kernel")) as pipe:
+    with started(made(f"old kernel-{OWN}")) as pipe:
         if not honest:
             with connected(pipe) as end:
                 channel = Channel(end)
@@ -485,7 +515,7 @@ def test_a_kernel_that_gives_no_pidfd_of_a_peer(honest: bool, monkeypatch: pytes
         board = Board()
 
         def hold() -> None:
-            frame = pipert_shm.attach("old kernel").tap("camera").read(timeout=10)
+            frame = pipert_shm.attach(f"old kernel-{OWN}").tap("camera").read(timeout=10)
             board[READY] = frame.size
             time.sleep(60)
 
@@ -498,7 +528,7 @@ def test_a_kernel_that_gives_no_pidfd_of_a_peer(honest: bool, monkeypatch: pytes
 # ---- deaths --------------------------------------------------------------------------------------
 
 
-def keeps(board: Board, name: str = "yard") -> None:
+def keeps(board: Board, name: str = YARD) -> None:
     """Attaches, keeps what frames it can, one of them for ever, and goes on reading."""
     its = pipert_shm.attach(name)
     first = its.tap("camera")
@@ -545,7 +575,7 @@ def test_one_that_is_killed_while_it_waits_for_a_frame_or_a_tap(yard: Pipe) -> N
     drain(yard, "camera")
 
     def waits() -> None:
-        tap = pipert_shm.attach("yard").tap("detect")
+        tap = pipert_shm.attach(YARD).tap("detect")
         board[READY] = 1
         tap.read()
 
@@ -553,7 +583,7 @@ def test_one_that_is_killed_while_it_waits_for_a_frame_or_a_tap(yard: Pipe) -> N
     board.wait(READY)
     kill(pid)
     stop(pid_of(yard, "camera"))  # so that a tap of it is asked for, and not made
-    pid = process(lambda: pipert_shm.attach("yard").tap("camera"))
+    pid = process(lambda: pipert_shm.attach(YARD).tap("camera"))
     assert_attached(yard, 1)
     time.sleep(0.05)
     kill(pid)
@@ -568,7 +598,7 @@ def test_a_child_that_keeps_the_socket_does_not_keep_a_dead_process_attached(yar
     board = Board()
 
     def hold() -> None:
-        its = pipert_shm.attach("yard")
+        its = pipert_shm.attach(YARD)
         frame = its.tap("camera").read(timeout=10)
         os.dup(its._line._channel.fileno())  # one that no fork closes
         if os.fork() == 0:
@@ -590,8 +620,38 @@ def test_a_child_that_keeps_the_socket_does_not_keep_a_dead_process_attached(yar
         reap_orphans(set())
 
 
+def test_children_that_send_for_a_dead_process_are_not_heard_for_ever(yard: Pipe, caplog: pytest.LogCaptureFixture) -> None:
+    board = Board()
+    (packet,) = packets_of(messages.EndTap(10**6))
+
+    def flood() -> None:
+        end = pipert_shm.attach(YARD)._line._channel
+        descriptor = os.dup(end.fileno())  # one that no fork closes
+        for _ in range(3):
+            if os.fork() == 0:
+                board.add(GO)
+                with suppress(OSError), socket.socket(fileno=descriptor) as its:
+                    while its.send(packet):
+                        board.add(COUNT)
+                os._exit(0)
+        time.sleep(60)
+
+    pid = process(flood)
+    board.wait(GO, 3)
+    board.wait(COUNT, 1000)
+    kill(pid)
+    try:
+        assert_attached(yard, 0)
+        yard.notify_event("zoom", specific_routine="camera", factor=3)
+        eventually(lambda: "zoom 3" in caplog.text, "an answer of the launcher")
+        at_rest(yard)
+    finally:
+        yard.join(to_kill=True)
+        reap_orphans(set())
+
+
 def test_a_forked_child_is_not_attached(yard: Pipe) -> None:
-    with pipert_shm.attach("yard") as its, its.tap("camera") as tap:
+    with pipert_shm.attach(YARD) as its, its.tap("camera") as tap:
         refused: list[Callable[[], object]] = [its.structure, its.statistics, its.close, tap.read, tap.close]
         refused += [lambda: its.tap("camera"), lambda: its.notify_event("stop")]
 
@@ -599,7 +659,7 @@ def test_a_forked_child_is_not_attached(yard: Pipe) -> None:
             for call in refused:
                 with pytest.raises(PipeStateError, match="forked"):
                     call()
-            with pipert_shm.attach("yard") as own, own.tap("camera") as another:
+            with pipert_shm.attach(YARD) as own, own.tap("camera") as another:
                 another.read(timeout=10)
 
         ended_well(process(child))
@@ -608,7 +668,7 @@ def test_a_forked_child_is_not_attached(yard: Pipe) -> None:
 
 def test_frames_that_are_kept_by_many_leave_the_pipe_its_memory(yard: Pipe) -> None:
     with ExitStack() as leaving:
-        taps = [leaving.enter_context(leaving.enter_context(pipert_shm.attach("yard")).tap("camera")) for _ in range(20)]
+        taps = [leaving.enter_context(leaving.enter_context(pipert_shm.attach(YARD)).tap("camera")) for _ in range(20)]
         kept: list[np.ndarray] = []
         last = -1
         for tap in taps:
@@ -626,14 +686,14 @@ def test_frames_that_are_kept_by_many_leave_the_pipe_its_memory(yard: Pipe) -> N
 def test_the_bits_that_a_restart_needs_are_left() -> None:
     """Although nobody gives back what bits there are: neither the attached processes, nor the receiver, which keeps a frame."""
     board = Board()
-    pipe = Pipe(name="keeper", policy="block", grace_period=2)
+    pipe = Pipe(name=f"keeper-{OWN}", policy="block", grace_period=2)
     camera, keeper = Ticks("camera"), Keeper("keeper")
     for routine in (camera, keeper):
         pipe.create_flow(routine.name, False, routine, **FAST)
     pipe.link(Wire(camera, keeper))
 
     def takes_all() -> None:
-        its = pipert_shm.attach("keeper")
+        its = pipert_shm.attach(f"keeper-{OWN}")
         taps: list[Tap] = []
         try:
             while len(taps) < 8:
@@ -664,7 +724,7 @@ def test_the_bits_that_a_restart_needs_are_left() -> None:
 
 
 def test_a_process_has_only_so_many_taps(yard: Pipe) -> None:
-    with pipert_shm.attach("yard") as its:
+    with pipert_shm.attach(YARD) as its:
         taps = [its.tap("camera") for _ in range(8)]
         with pytest.raises(PipeStateError, match="this process has 8 taps already"):
             its.tap("detect")
@@ -677,7 +737,7 @@ def test_a_process_has_only_so_many_taps(yard: Pipe) -> None:
 
 @pytest.mark.parametrize("victim", ["camera", "detect"])
 def test_the_tapped_flow_is_restarted(yard: Pipe, victim: str) -> None:
-    with pipert_shm.attach("yard") as its:
+    with pipert_shm.attach(YARD) as its:
         tap = its.tap(victim)
         kept = tap.read(timeout=10)
         value = one_value(kept)
@@ -698,9 +758,41 @@ def test_the_tapped_flow_is_restarted(yard: Pipe, victim: str) -> None:
     at_rest(yard)
 
 
+def test_who_hears_late_that_a_tap_has_ended_leaves_its_place_to_others(yard: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pipert_shm.attach(YARD) as late, pipert_shm.attach(YARD) as other:
+        told, end = threading.Event(), late._taps.end
+
+        def end_late(edge: int) -> None:
+            assert told.wait(20)
+            end(edge)
+
+        monkeypatch.setattr(late._taps, "end", end_late)
+        first = late.tap("camera")
+        first.read(timeout=10)
+        os.kill(pid_of(yard, "camera"), signal.SIGKILL)
+        reader = threading.Thread(target=lambda: list(first))
+        reader.start()
+
+        def same_place() -> Tap | None:
+            with suppress(PipeStateError):
+                tap = other.tap("camera")
+                if tap.edge.number == first.edge.number:
+                    return tap
+                tap.close()
+            return None
+
+        while (second := same_place()) is None:  # the first one's reader drains it first
+            time.sleep(0.01)
+        told.set()
+        eventually(lambda: not len(late._taps), "the end of the first tap")
+        for _ in range(3):
+            second.read(timeout=10)
+        reader.join()
+
+
 def test_the_pipe_ends() -> None:
-    with started(made("ends")) as pipe:
-        its = pipert_shm.attach("ends")
+    with started(made(f"ends-{OWN}")) as pipe:
+        its = pipert_shm.attach(f"ends-{OWN}")
         tap = its.tap("camera")
         frame = tap.read(timeout=10)
         value = one_value(frame)
@@ -719,10 +811,10 @@ def test_the_pipe_ends() -> None:
 
 
 def test_the_launcher_is_killed() -> None:
-    pipe = made("killed")
+    pipe = made(f"killed-{OWN}")
     pipe.build()
     pipe.notify_event(START_EVENT_NAME)
-    its = pipert_shm.attach("killed")
+    its = pipert_shm.attach(f"killed-{OWN}")
     tap = its.tap("camera")
     tap.read(timeout=10)
     os.kill(launcher_of(pipe), signal.SIGKILL)
@@ -762,8 +854,8 @@ class Coloured(Ticks):
 @pytest.mark.parametrize("flows", [1, 2])
 def test_what_another_pipe_sends_comes_bit_for_bit(flows: int) -> None:
     board = Board()
-    near = Pipe(name="near", policy="block")
-    source, compare = AttachedSource("far", "camera", "far camera"), Compare(board)
+    near = Pipe(name=f"near-{OWN}", policy="block")
+    source, compare = AttachedSource(f"far-{OWN}", "camera", "far camera"), Compare(board)
     if flows == 1:
         near.create_flow("both", True, source, compare)
     else:
@@ -771,7 +863,7 @@ def test_what_another_pipe_sends_comes_bit_for_bit(flows: int) -> None:
         near.create_flow("compare", False, compare)
         near.link(Wire(source, compare))
     with started(near):
-        far = Pipe(name="far", policy="block")
+        far = Pipe(name=f"far-{OWN}", policy="block")
         far.create_flow("camera", True, Coloured("camera"), Sink("screen"), **FAST)
         with started(far):
             board.wait(COUNT, 100)
@@ -789,63 +881,166 @@ def test_what_another_pipe_sends_comes_bit_for_bit(flows: int) -> None:
 
 def test_a_source_goes_on_with_the_next_pipe() -> None:
     board = Board()
-    near = Pipe(name="near", grace_period=2)
-    near.create_flow("both", True, AttachedSource("far", "camera", reconnect=True), Sink("screen", board, COUNT))
+    near = Pipe(name=f"near-{OWN}", grace_period=2)
+    near.create_flow("both", True, AttachedSource(f"far-{OWN}", "camera", reconnect=True), Sink("screen", board, COUNT))
     with started(near):
         for _ in range(2):
-            with started(made("far")):
+            with started(made(f"far-{OWN}")):
                 before = board[COUNT]
                 board.wait(COUNT, before + 20)
         assert near.statistics().routines["screen"].state == "running"
 
 
 def test_a_source_that_waits_for_its_pipe_stops_and_fails_in_time() -> None:
-    pipe = Pipe(name="waits", grace_period=2)
-    pipe.create_flow("both", True, AttachedSource("nowhere", "camera", "source"), Sink("screen"))
+    pipe = Pipe(name=f"waits-{OWN}", grace_period=2)
+    pipe.create_flow("both", True, AttachedSource(f"nowhere-{OWN}", "camera", "source"), Sink("screen"))
     with started(pipe):
         await_states(pipe, source="running")
         pipe.notify_event(STOP_EVENT_NAME)
         await_states(pipe, source="stopped")
-    fails = Pipe(name="fails", grace_period=2)
-    fails.create_flow("both", True, AttachedSource("nowhere", "camera", timeout=0.1), Sink("screen"))
+    fails = Pipe(name=f"fails-{OWN}", grace_period=2)
+    fails.create_flow("both", True, AttachedSource(f"nowhere-{OWN}", "camera", timeout=0.1), Sink("screen"))
     fails.build()
     fails.notify_event(START_EVENT_NAME)
-    with pytest.raises(PipeFailed, match="there is no pipe 'nowhere'"):
+    with pytest.raises(PipeFailed, match=f"there is no pipe 'nowhere-{OWN}'"):
         fails.join()
+
+
+def test_a_source_of_no_routine_fails_at_once(yard: Pipe) -> None:
+    pipe = Pipe(name=f"near-{OWN}", grace_period=2)
+    pipe.create_flow("both", True, AttachedSource(YARD, "camra"), Sink("screen"))
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    with pytest.raises(PipeFailed, match=r"there is no routine 'camra'; there are: camera, .*did you mean 'camera'"):
+        pipe.join()
+
+
+class Tried(AttachedSource):
+    """Counts its calls."""
+
+    def __init__(self, board: Board, *names: str, **options: Any) -> None:
+        super().__init__(*names, **options)
+        self.board = board
+
+    def main_logic(self) -> Any:
+        self.board.add(COUNT)
+        return super().main_logic()
+
+
+@pytest.mark.parametrize("what", ["a routine that never was", "two pipes"])
+def test_a_source_that_can_not_have_what_it_wants_rests_between_its_tries(
+    yard: Pipe, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = Board()
+    rest = time.sleep
+
+    def sleep(seconds: float) -> None:
+        board.add(READY)
+        rest(seconds)
+
+    monkeypatch.setattr("pipert_shm.attached_source.time.sleep", sleep)
+    source = Tried(board, f"far-{OWN}", "camra", "source")
+    pipe = Pipe(name=f"near-{OWN}", grace_period=2)
+    pipe.create_flow("both", True, source, Sink("screen"))
+    with ExitStack() as running:
+        running.enter_context(started(pipe))
+        board.wait(COUNT)  # so its setup found no pipe
+        for _ in range(1 + (what == "two pipes")):
+            running.enter_context(started(made(f"far-{OWN}")))
+        eventually(lambda: pipe.statistics().routines["source"].errors >= 3, "errors")
+        assert board[READY] >= pipe.statistics().routines["source"].errors - 1
+
+
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_the_routine_of_a_source_is_removed(yard: Pipe, reconnect: bool) -> None:
+    board = Board()
+    near = Pipe(name=f"near-{OWN}", grace_period=2)
+    near.create_flow("both", True, Tried(board, YARD, "extra", "source", reconnect=reconnect), Sink("end", board, GOT))
+    extra = Forward("extra")
+    yard.create_flow("extra", False, extra)
+    yard.link(Wire(next(iter(yard.flows["camera"].routines.values())), extra))
+    end = Sink("extra end")
+    yard.create_flow("extra end", False, end)
+    yard.link(Wire(extra, end))
+    yard.build()
+    yard.notify_event(START_EVENT_NAME)
+    with started(near):
+        board.wait(GOT, 5)
+        yard.remove_flow("extra", receivers_wait=True)
+        if reconnect:
+            before = board[COUNT]
+            board.wait(COUNT, before + 5)
+        else:
+            await_states(near, source="ended")
+        numbers = near.statistics().routines["source"]
+        assert (numbers.errors, numbers.state) == (0, "running" if reconnect else "ended")
+
+
+class Slow(SourceRoutine):
+    """Is in one long call."""
+
+    def __init__(self, board: Board) -> None:
+        super().__init__("camera")
+        self.board = board
+
+    def main_logic(self) -> int:
+        self.board[READY] = 1
+        while not self.board[GO]:
+            time.sleep(0.01)
+        return 7
+
+
+def test_a_source_stops_while_the_other_routine_is_in_a_long_call() -> None:
+    board = Board()
+    far = Pipe(name=f"far-{OWN}", grace_period=2)
+    far.create_flow("camera", True, Slow(board), Sink("screen"), **FAST)
+    near = Pipe(name=f"near-{OWN}", grace_period=2)
+    source = Tried(board, f"far-{OWN}", "camera", "source")
+    near.create_flow("both", True, source, Sink("end", board, GOT))
+    with started(far):
+        board.wait(READY)
+        with started(near):
+            board.wait(COUNT, 2)  # one of its calls has ended without a tap
+            near.notify_event(STOP_EVENT_NAME)
+            await_states(near, source="stopped")
+            assert not board[GO]
+            board[GO] = 1
+            near.notify_event(START_EVENT_NAME)
+            board.wait(GOT, 2)
+            assert near.statistics().routines["source"].errors == 0
 
 
 def test_a_pipelines_file_with_a_name_and_a_source_of_another_pipe(yard: Pipe, tmp_path: Path) -> None:
     file = tmp_path / "near.yaml"
     file.write_text(
-        """
-pipe: {name: near}
+        f"""
+pipe: {{name: near-{OWN}}}
 routines:
-  camera: {class: pipert_shm.AttachedSource, parameters: {pipe: yard, routine: detect, timeout: 10}}
-  screen: {class: pipert_shm.MotionDetector}
-  end: {class: pipert_shm.JsonLinesWriter, parameters: {path: %s}}
+  camera: {{class: pipert_shm.AttachedSource, parameters: {{pipe: {YARD}, routine: detect, timeout: 10}}}}
+  screen: {{class: pipert_shm.MotionDetector}}
+  end: {{class: pipert_shm.JsonLinesWriter, parameters: {{path: {tmp_path / "out.jsonl"}}}}}
 flows:
-  both: {routines: [camera, screen, end], auto_wire: true}
+  both: {{routines: [camera, screen, end], auto_wire: true}}
 """
-        % (tmp_path / "out.jsonl")
     )
-    with started(pipert_shm.PipelineFile(file).make_pipe()), pipert_shm.attach("near") as near:
-        assert near.name == "near"
+    with started(pipert_shm.PipelineFile(file).make_pipe()), pipert_shm.attach(f"near-{OWN}") as near:
+        assert near.name == f"near-{OWN}"
         eventually(lambda: near.statistics().wires["screen", "end"].received > 5, "frames of the other pipe")
 
 
 def test_an_attached_process_gives_a_source(yard: Pipe) -> None:
-    with pipert_shm.attach("yard") as its:
+    with pipert_shm.attach(YARD) as its:
         source = its.source("camera", "again")
     assert isinstance(its, Attached)
     assert (source.name, isinstance(source, AttachedSource)) == ("again", True)
 
 
 def test_frames_of_a_routine_that_ends(caplog: pytest.LogCaptureFixture) -> None:
-    pipe = Pipe(name="short", policy="block")
+    pipe = Pipe(name=f"short-{OWN}", policy="block")
     pipe.create_flow("both", True, Frames("source", 5), Sink("sink"))
     caplog.set_level(logging.WARNING)
     pipe.build()
-    with pipert_shm.attach("short") as its:
+    with pipert_shm.attach(f"short-{OWN}") as its:
         tap = its.tap("source")
         its.notify_event(START_EVENT_NAME)
         assert [one_value(frame) for frame in tap][-1] == 4

@@ -25,9 +25,11 @@ from killing import await_states, pipe_id_of
 from pipert_shm import Pipe
 from pipert_shm.cli.commands import main
 from pipert_shm.cli.terminal import draw_kitty, sixel_of
-from test_attach import made, started
+from test_attach import OWN, made, started
 
 Run = Callable[..., Finished]
+
+GATE = f"gate-{OWN}"
 
 
 @pytest.fixture
@@ -43,37 +45,37 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def gate() -> Iterator[Pipe]:
-    with started(made("gate")) as pipe:
+    with started(made(GATE)) as pipe:
         yield pipe
 
 
 def test_ctl_by_name(gate: Pipe, run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    assert run("ctl", "gate", "pause").lines == ["stop: on its way"]
+    assert run("ctl", GATE, "pause").lines == ["stop: on its way"]
     await_states(gate, camera="stopped", screen="stopped")
-    assert {one["state"] for one in json.loads(run("ctl", "gate", "stats").stdout)["routines"]} == {"stopped"}
+    assert {one["state"] for one in json.loads(run("ctl", GATE, "stats").stdout)["routines"]} == {"stopped"}
     assert run("ctl", pipe_id_of(gate), "start").lines == ["start: on its way"]
     await_states(gate, camera="running")
-    assert run("ctl", "gate", "event", "zoom", "--routine", "camera", "factor=3").lines == ["zoom: on its way"]
-    refused = run("ctl", "gate", "event", "zoom", "--routine", "nobody", "factor=3")
+    assert run("ctl", GATE, "event", "zoom", "--routine", "camera", "factor=3").lines == ["zoom: on its way"]
+    refused = run("ctl", GATE, "event", "zoom", "--routine", "nobody", "factor=3")
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith("pipert-shm: pipe gate: there is no routine 'nobody'")
-    assert run("ctl", "gate", "event", "zoom").returncode == 1
+    assert refused.stderr.startswith(f"pipert-shm: pipe {GATE}: there is no routine 'nobody'")
+    assert run("ctl", GATE, "event", "zoom").returncode == 1
     for command in ("start", "stats"):
-        assert "pipe gatte: there is no pipe 'gatte'; there are: " in run("ctl", "gatte", command).stderr
-    assert run("ctl", "gate", "kill").lines == ["kill: the pipe has ended"]
+        assert f"pipe gatte-{OWN}: there is no pipe 'gatte-{OWN}'; there are: " in run("ctl", f"gatte-{OWN}", command).stderr
+    assert run("ctl", GATE, "kill").lines == ["kill: the pipe has ended"]
     gate.join()
 
 
 def test_top_and_why_by_name(gate: Pipe, run: Run) -> None:
-    with started(made("other")):
-        shown = json.loads(run("top", "gate", "--once", "--json", "--interval", "0.05").stdout)
-        assert [pipe["name"] for pipe in shown["pipes"]] == ["gate"]
-        assert [pipe["name"] for pipe in json.loads(run("why", "gate", "--json", "--seconds", "0.05").stdout)] == ["gate"]
-        assert "there is no pipe 'nowhere'" in run("top", "nowhere", "--once").stderr
+    with started(made(f"other-{OWN}")):
+        shown = json.loads(run("top", GATE, "--once", "--json", "--interval", "0.05").stdout)
+        assert [pipe["name"] for pipe in shown["pipes"]] == [GATE]
+        assert [pipe["name"] for pipe in json.loads(run("why", GATE, "--json", "--seconds", "0.05").stdout)] == [GATE]
+        assert f"there is no pipe 'nowhere-{OWN}'" in run("top", f"nowhere-{OWN}", "--once").stderr
 
 
 def test_a_page_shows_what_a_routine_sends(gate: Pipe) -> None:
-    command = [sys.executable, "-m", "pipert_shm.cli", "view", "gate/detect", "--in", "page"]
+    command = [sys.executable, "-m", "pipert_shm.cli", "view", f"{GATE}/detect", "--in", "page"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         address = re.search(r"http://127\.0\.0\.1:\d+/", process.stderr.readline())
@@ -94,7 +96,7 @@ def test_a_page_shows_what_a_routine_sends(gate: Pipe) -> None:
     ("answer", "begins"), [(b"\x1b_Gi=31;OK\x1b\\\x1b[?62c", b"\x1b_Ga=T"), (b"\x1b[?62;4;6c", b"\x1bP0;1q")]
 )
 def test_a_terminal_that_can_shows_pictures(gate: Pipe, answer: bytes, begins: bytes) -> None:
-    command = [sys.executable, "-m", "pipert_shm.cli", "view", "gate"]
+    command = [sys.executable, "-m", "pipert_shm.cli", "view", GATE]
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=environment) as process:
@@ -124,10 +126,10 @@ def _read_all(terminal: int) -> None:
 def test_where_nothing_can_be_shown(gate: Pipe, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert "there is no screen" in run("view", "gate", "--in", "window").stderr
-    assert "this terminal shows no pictures" in run("view", "gate", "--in", "terminal").stderr
-    assert "'screen' sends nothing that could be tapped" in run("view", "gate/screen", "--in", "page").stderr
-    assert "there is no routine 'nobody'" in run("view", "gate/nobody", "--in", "page").stderr
+    assert "there is no screen" in run("view", GATE, "--in", "window").stderr
+    assert "this terminal shows no pictures" in run("view", GATE, "--in", "terminal").stderr
+    assert "'screen' sends nothing that could be tapped" in run("view", f"{GATE}/screen", "--in", "page").stderr
+    assert "there is no routine 'nobody'" in run("view", f"{GATE}/nobody", "--in", "page").stderr
 
 
 def test_pictures_for_terminals() -> None:

@@ -35,6 +35,8 @@ NO_ROOM_FOR_FDS = "too many open files: the descriptors that came with it were l
 
 _HEADER = struct.Struct("<4sHHIIII")  # magic, kind, part, parts, question, bytes of the body, its checksum
 _MAGIC = b"PSM1"
+_ROOM = PACKET_BYTES - _HEADER.size  # for a part of a body
+_MOST_PARTS = -(-LARGEST_MESSAGE // _ROOM)
 
 
 class Received(Frozen):
@@ -72,6 +74,11 @@ class _Head(Frozen):
             return None
         return cls(*_HEADER.unpack_from(packet)[1:])
 
+    @property
+    def is_too_large(self) -> bool:
+        """Whether no message is like that. What comes in so many parts would fill the memory before it is whole."""
+        return self.size > LARGEST_MESSAGE or not self.part < self.parts <= _MOST_PARTS
+
 
 class _Assembly:
     """Puts packets together to messages. One that will never be complete is given as damaged."""
@@ -92,7 +99,9 @@ class _Assembly:
         self._parts.append(packet[_HEADER.size :])
         self._fds += fds
         self._lost_fds |= bool(flags & socket.MSG_CTRUNC)
-        if head is None or not fits:
+        if head is not None and head.is_too_large:
+            yield self._finish(f"it is larger than {LARGEST_MESSAGE:,} bytes, which is the limit")
+        elif head is None or not fits:
             yield self._finish("it is not whole")
         elif head.part == head.parts - 1:
             yield self._finish("")
@@ -276,8 +285,7 @@ def packets_of(message: Message, question: int = 0) -> list[bytes]:
     if len(body) > LARGEST_MESSAGE:
         reason = f"{len(body):,} bytes, and {LARGEST_MESSAGE:,} is the limit"
         raise PayloadError("", "", reason, size=len(body), limit=LARGEST_MESSAGE, what=f"a message ({type(message).__name__})")
-    room = PACKET_BYTES - _HEADER.size
-    pieces = [body[start : start + room] for start in range(0, len(body), room)] or [b""]
+    pieces = [body[start : start + _ROOM] for start in range(0, len(body), _ROOM)] or [b""]
     checksum = zlib.crc32(body)
     return [
         _HEADER.pack(_MAGIC, code, part, len(pieces), question, len(body), checksum) + piece

@@ -46,6 +46,31 @@ class Questions:
             raise
         return self._withdraw(number)
 
+    def put(self, send: Callable[[int], None]) -> int:
+        """Asks a question whose answer `look` gives; its number. It is open until it is withdrawn.
+
+        :param send: as in `ask`.
+        :raises Exception: what `send` raises.
+        """
+        with self._changed:
+            self._asked += 1
+            number = self._asked
+            self._answers[number] = OPEN
+        try:
+            send(number)
+        except BaseException:
+            self._turn_away(self._withdraw(number))
+            raise
+        return number
+
+    def look(self, number: int, patience: float) -> Any:
+        """The answer to a question, which is then withdrawn; `OPEN` when it has not come in so many seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._answers[number] is not OPEN or self._closed, patience)
+            if self._answers[number] is OPEN and not self._closed:
+                return OPEN
+            return self._withdraw(number)
+
     def _withdraw(self, number: int) -> Any:
         """Closes a question; its answer, or `OPEN`."""
         with self._changed:

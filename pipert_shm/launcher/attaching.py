@@ -28,6 +28,7 @@ from pipert_shm.system import calls, usage
 from pipert_shm.system.descriptors import is_shortage
 
 MOST_WAITING = 16  # connections beside those of attached processes, which are refused
+MOST_LAST_WORDS = 1000  # messages of a dead process: more than a socket holds
 
 
 class Client:
@@ -225,7 +226,7 @@ class Attaching:
     def _note_death(self, client: Client) -> None:
         """Takes back what a dead process held. A child of its may still have its end of the channel: that says nothing."""
         self._watch.drop(client.pidfd)
-        client.peer.hear_last_words()
+        client.peer.hear_last_words(MOST_LAST_WORDS)
         self._hang_up(client)
         self._let_go(client)
         self._taps.abandon(client)

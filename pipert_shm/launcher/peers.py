@@ -102,13 +102,20 @@ class Peer:
             if not self._hear_one():
                 return
 
-    def hear_last_words(self) -> None:
-        """Handles all messages that a dead process left. Those that the system has no memory for are lost."""
-        failures = 0
+    def hear_last_words(self, most: int | None = None) -> None:
+        """Handles all messages that a dead process left. Those that the system has no memory for are lost.
+
+        :param most: how many at most, where a child of the process could go on sending; None: all.
+        """
+        failures = heard = 0
         while failures < MOST_FAILURES:
+            if heard == most:
+                self._logger.warning("%s is dead, and others send in its place: they are not heard any more", self.name)
+                return
             try:
                 if not self._hear_one():
                     return
+                heard += 1
             except OSError:
                 failures += 1
         self._logger.error("the last words of %s can't be received: there is no memory for them", self.name)

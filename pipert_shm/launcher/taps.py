@@ -209,7 +209,8 @@ class Taps:
     def end_all(self, owner: Owner) -> None:
         """Ends all taps of an owner that takes nothing more."""
         for edge in self._edges_of(owner):
-            self._asked.pop(edge, None)
+            if self._asked.pop(edge, None) is not None:
+                self._unread.add(edge)  # it has not got the tap
             self._remove(edge)
 
     def _remove(self, edge: int) -> None:

@@ -113,6 +113,30 @@ class Line:
         answer = self._questions.ask(send, patience)
         if answer is OPEN and not self._gone.is_set():
             raise Unanswered(f"{whom} has not answered for {patience:g} s")
+        return self._given(answer)
+
+    def put(self, message: Message) -> int:
+        """Asks a question whose answer `look` gives; its number.
+
+        :raises Deferred: as `ask` does.
+        """
+
+        def send(number: int) -> None:
+            if not self._gone.is_set() and not self.tell(message, number):
+                raise Deferred
+
+        return self._questions.put(send)
+
+    def look(self, number: int, patience: float) -> Any:
+        """The answer to such a question; `OPEN` when it has not come in so many seconds, and may come yet.
+
+        :raises Exception: when the answer is an exception.
+        :raises PipeStateError: when the pipe has ended.
+        """
+        answer = self._questions.look(number, patience)
+        return OPEN if answer is OPEN and not self._gone.is_set() else self._given(answer)
+
+    def _given(self, answer: Any) -> Any:
         if answer is OPEN:
             raise HungUp("the pipe has ended")
         if isinstance(answer, bytes):  # unpickled on the thread that asked: the listener runs no users' code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -36,9 +37,10 @@ def running() -> list[Found]:
             continue
         try:
             with Control(pipe_id, stale=False) as control:
-                found.append(Found(pipe_id, control.name, control.meeting))
+                if control.user == os.geteuid():  # another one's may be readable, and say anything
+                    found.append(Found(pipe_id, control.name, control.meeting))
         except (OSError, ValueError):
-            continue  # it has ended meanwhile, is another user's, or damaged
+            continue  # it has ended meanwhile, can't be read, or is damaged
     return found
 
 

@@ -143,10 +143,12 @@ class Control:
         flows: their names, by number, empty where no flow has the number; none if the text is damaged.
         routines: by number, None where no routine has the number; none if the text is damaged.
         meeting: where others may attach to the pipe.
+        user: whose the segment is.
     """
 
     def __init__(self, pipe_id: str, stale: bool) -> None:
         with open(open_file(f"{PREFIX}{pipe_id}-{CONTROL}"), "rb") as file:
+            self.user = os.fstat(file.fileno()).st_uid
             self._copy = _read_control(file)
         size = len(self._copy.memory)
         self.process = binding.Process(self._copy.address, size)
