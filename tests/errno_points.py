@@ -367,6 +367,9 @@ def start(point: Point | None, folder: Path, number: int, others: Iterable[Runni
     pid = os.fork()
     if pid == 0:
         os.setsid()
+        sockets = folder / f"sockets{number}"  # of its own: where other pipes leave some, more places are come by
+        sockets.mkdir(mode=0o700, exist_ok=True)
+        os.environ["XDG_RUNTIME_DIR"] = str(sockets)
         for other in others:
             os.close(other.pidfd)
         with out.open("w") as file:
