@@ -117,8 +117,10 @@ class Tap:
         self._require_home()
         if not self._closed:
             self._closed = True
+            had_ended = self._over.is_set()
             self.end()
-            self._on_close(self.edge.number)
+            if not had_ended:  # else the launcher knows, and may have given its place to another tap
+                self._on_close(self.edge.number)
 
     def _warn_of_starving(self, edge: EdgePlan, error: OSError) -> None:
         text = "a tap waits, since what the next output is in can't be opened here: %s. It is tried again; %s"
