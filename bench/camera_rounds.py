@@ -122,9 +122,8 @@ class Running:
         self.task = task
         self._leader = fork.Process(target=_lead, args=(way, task))
         threads = cv2.getNumThreads()
-        cv2.setNumThreads(
-            1
-        )  # for pictures this small, more cost more than they give; in the fork the call would wait for threads
+        # For pictures this small, more threads cost more than they give. Set here: in the fork it would wait for threads.
+        cv2.setNumThreads(1)
         self._leader.start()
         cv2.setNumThreads(threads)
         assert self._leader.pid is not None

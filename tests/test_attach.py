@@ -21,6 +21,7 @@ import pytest
 
 import pipert_shm
 from killing import FAST, assert_sound, await_motion, await_states, await_successor, drain, launcher_of, pid_of, pipe_id_of
+from killing import running as started
 from pipert_shm import (
     START_EVENT_NAME,
     STOP_EVENT_NAME,
@@ -86,17 +87,6 @@ def made(name: str = YARD, **options: Any) -> Pipe:
         pipe.create_flow(routine.name, False, routine, **FAST)
     pipe.link(Wire(camera, detect), Wire(detect, screen))
     return pipe
-
-
-@contextmanager
-def started(pipe: Pipe) -> Iterator[Pipe]:
-    pipe.build()
-    try:
-        pipe.notify_event(START_EVENT_NAME)
-        yield pipe
-    finally:
-        with suppress(PipeFailed):
-            pipe.join(to_kill=True)
 
 
 @pytest.fixture

@@ -22,10 +22,11 @@ import pytest
 
 from conftest import Finished
 from killing import await_states, pipe_id_of
+from killing import running as started
 from pipert_shm import Pipe
 from pipert_shm.cli.commands import main
 from pipert_shm.cli.terminal import draw_kitty, sixel_of
-from test_attach import OWN, made, started
+from test_attach import OWN, made
 
 Run = Callable[..., Finished]
 

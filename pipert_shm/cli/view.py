@@ -88,7 +88,7 @@ def _shown(tap: Tap, show: Show) -> bool:
             picture = picture_of(payload, tap.meta)
             del payload
         except TimeoutError:
-            pass
+            pass  # nothing new: the last picture is shown again, so that the window answers
         except StopIteration:
             return True
         except ValueError as error:

@@ -26,6 +26,12 @@ class Questions:
         """How many are open."""
         return len(self._answers)
 
+    def _open(self) -> int:
+        with self._changed:
+            self._asked += 1
+            self._answers[self._asked] = OPEN
+            return self._asked
+
     def ask(self, send: Callable[[int], None], patience: float | None) -> Any:
         """Asks a question, and waits. Gives the answer, or `OPEN` when none came in time, or none will come.
 
@@ -33,10 +39,7 @@ class Questions:
         :param patience: seconds to wait; None: as long as it takes.
         :raises Exception: what `send` raises.
         """
-        with self._changed:
-            self._asked += 1
-            number = self._asked
-            self._answers[number] = OPEN
+        number = self._open()
         try:
             send(number)
             with self._changed:
@@ -52,10 +55,7 @@ class Questions:
         :param send: as in `ask`.
         :raises Exception: what `send` raises.
         """
-        with self._changed:
-            self._asked += 1
-            number = self._asked
-            self._answers[number] = OPEN
+        number = self._open()
         try:
             send(number)
         except BaseException:

@@ -74,9 +74,10 @@ class Removal:
         flows = [self._flow(name) for name in names]
         check_removal(self._roster.plan, flows)
         self._flows, self._alive, self._then = flows, set(flows), then
-        for item in (item for flow in flows for item in flow.routines):
-            # without its wires it would end like one whose streams have ended, and so would those who receive from it
-            self._roster.records[item.number].hold(True)
+        for flow in flows:
+            for item in flow.routines:
+                # without its wires it would end like one whose streams have ended, and so would those who receive from it
+                self._roster.records[item.number].hold(True)
         self._cut(flows, receivers_wait)
         for flow in flows:
             flow.leaves = True
