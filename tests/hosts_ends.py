@@ -193,5 +193,5 @@ def at_rest(board: Board, edge: Pipe, hub: Pipe) -> tuple[int, int]:
     before = edge.statistics().routines["camera"].sent
     eventually(lambda: board[LAST] >= before, "the last frame")
     edge_now, hub_now = edge.statistics(), hub.statistics()
-    with_the_sender = hub_now.routines["receiver"].counters["missed"] + edge_now.routines["sender"].lost_in_crash
-    return board[SKIPPED], with_the_sender + hub_now.wires["receiver", "log"].lost
+    counted = hub_now.routines["receiver"].counters["missed"] + edge_now.routines["sender"].lost_in_crash
+    return board[SKIPPED], counted + edge_now.wires["camera", "sender"].lost + hub_now.wires["receiver", "log"].lost
