@@ -56,7 +56,7 @@ _HEAD = _record(
 )
 _FLOW = _record(32, state=(0, "u4"))
 _ROUTINE = _record(
-    _round_up(192 + 8 * COUNTERS + 8 * BUCKETS, LINE),
+    _round_up(208 + 8 * COUNTERS + 8 * BUCKETS, LINE),
     state=(64, "u4"),
     received=(72, "u8"),
     sent=(80, "u8"),

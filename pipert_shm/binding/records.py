@@ -1,4 +1,4 @@
-"""The records of a control segment's edges and incarnations; those of flows and routines are in flow_record.py and routine_record.py."""
+"""The records of edges and incarnations in a control segment; flow_record.py and routine_record.py have the others."""
 
 from __future__ import annotations
 
