@@ -55,7 +55,8 @@ class Log(DestinationRoutine):
             self.board.add(WRONG)
         self.board.add(SKIPPED, max(number - last, 0))
         self.board[LAST] = number + 1
-        self.board[OLDEST] = max(self.board[OLDEST], int((time.monotonic_ns() - self.meta.captured_ns) / 1000))
+        age = self.meta.hops[-1].sent_ns - self.meta.captured_ns - self.meta.uncertainty_ns  # when the receiver handed it over
+        self.board[OLDEST] = max(self.board[OLDEST], age // 1000)
         time.sleep(self.delay)
 
     @events("on_peer_failed")
@@ -74,9 +75,9 @@ def sending(board: Board, sender: RemoteSender, fps: float, shape: tuple[int, ..
 
 
 @contextmanager
-def receiving(board: Board, receiver: RemoteReceiver, delay: float = 0.0) -> Iterator[Pipe]:
+def receiving(board: Board, receiver: RemoteReceiver, delay: float = 0.0, make_log: type[Log] | None = None) -> Iterator[Pipe]:
     """A pipe with the receiver and a log, each in a flow of its own."""
-    with running(Pipe(policy="block", capacity=1), receiver, Log(board, delay)) as pipe:
+    with running(Pipe(policy="block", capacity=1), receiver, (make_log or Log)(board, delay)) as pipe:
         yield pipe
 
 
