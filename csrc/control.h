@@ -29,7 +29,7 @@
 #include "policy.h"
 #include "queue.h"
 
-#define PSHM_VERSION 2u
+#define PSHM_VERSION 3u
 #define PSHM_RINGS 4096u    /* rings that can exist at one time */
 #define PSHM_ROUTINES 4096u /* the most routines of a pipe, taps included */
 #define PSHM_COUNTERS 8u    /* of a routine: those that its class gives names to */
