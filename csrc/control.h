@@ -68,12 +68,27 @@ typedef struct pshm_edge_record {
  * gets a new incarnation, with a holder bit and a queue of its own, while the receiver
  * drains the old one. When a receiver dies, the incarnation stays: the next receiver
  * goes on where it was. An incarnation's bit may be given to another one only after
- * PSHM_SWEPT. */
+ * PSHM_SWEPT or PSHM_GIVEN_UP, its record only after PSHM_SWEPT.
+ *
+ * After SENDER_DEAD, receiver and launcher may both want to clear it: whoever moves the state
+ * on, to SWEEPING or to TAKING_BACK, does. */
 enum pshm_incarnation_state {
     PSHM_FREE,
     PSHM_LIVE,
     PSHM_SENDER_DEAD, /* the receiver drains it */
-    PSHM_SWEPT        /* no slot has its bit any more */
+    PSHM_SWEPT,       /* no slot has its bit any more */
+    PSHM_SWEEPING,    /* the receiver has drained it, and clears its bit, or still has leases */
+    PSHM_TAKING_BACK, /* the launcher takes back what the receiver leaves unread */
+    PSHM_GIVEN_UP     /* no slot has its bit any more, but the receiver still looks at it */
+};
+
+/* Whether a receiver's process reads an incarnation. It claims the life of the record that it
+ * was told of, when it attaches; the launcher withdraws one that nobody has claimed. So a
+ * process that wakes up late can't attach to what has been another incarnation since. */
+enum pshm_reader {
+    PSHM_UNCLAIMED, /* none has attached yet, or the one that had is dead */
+    PSHM_CLAIMED,
+    PSHM_WITHDRAWN
 };
 
 typedef struct pshm_incarnation_record {
@@ -85,6 +100,7 @@ typedef struct pshm_incarnation_record {
     uint64_t offered; /* messages that the sender has begun to send on this edge */
     uint64_t settled; /* those of them that were pushed, or dropped and counted */
     uint64_t evicted; /* cells that the sender has taken back, dropped and counted */
+    uint64_t reader;  /* atomic: {life:32 | enum pshm_reader:32}; see edge.h */
     _Alignas(PSHM_CACHE_LINE) uint64_t taken; /* cells that the receiver has counted */
     pshm_queue_words queue;
 } pshm_incarnation_record;

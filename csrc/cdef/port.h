@@ -16,7 +16,7 @@ typedef struct { uint32_t origin; ...; } pshm_port;
 pshm_port *pshm_port_open(pshm_process *process, uint32_t routine, uint32_t awaited);
 void pshm_port_close(pshm_port *port);
 uint32_t pshm_port_add_out(pshm_port *port, uint32_t incarnation);
-uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation);
+uint32_t pshm_port_add_in(pshm_port *port, uint32_t edge, uint64_t name);
 void pshm_port_remove_out(pshm_port *port, uint32_t out);
 void pshm_port_expect_in(pshm_port *port, uint32_t edge);
 void pshm_port_remove_in(pshm_port *port, uint32_t edge);

@@ -217,9 +217,12 @@ class Port:
         """:raises ValueError: when the edge is not sound, or the port is full."""
         return self._place(lib.pshm_port_add_out(self._port, incarnation), incarnation)
 
-    def add_in(self, incarnation: int) -> int:
-        """:raises ValueError: when the edge is not sound, or the port is full."""
-        return self._place(lib.pshm_port_add_in(self._port, incarnation), incarnation)
+    def add_in(self, edge: int, incarnation: int) -> int:
+        """Adds an incarnation of an edge, by its `Incarnation.name`. One that the launcher has withdrawn counts as drained.
+
+        :raises ValueError: when the edge is not sound, or the port is full.
+        """
+        return self._place(lib.pshm_port_add_in(self._port, edge, incarnation), incarnation)
 
     def expect_in(self, edge: int) -> None:
         """Says that an edge to this routine was linked. Its incarnations come with `add_in`."""
