@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 import pipert_shm
 from pipert_shm.cli.apply import EXAMPLES, apply
+from pipert_shm.cli.hub import hub
 from pipert_shm.cli.looking import looking
 from pipert_shm.cli.remote import ctl, examples, print_json, rpc
 from pipert_shm.errors import ConfigError, PipeFailed, PipertError
@@ -68,6 +69,7 @@ def _pipert_shm(
 
 app.add_typer(ctl, name="ctl")
 app.add_typer(rpc, name="rpc")
+app.add_typer(hub, name="hub")
 app.add_typer(looking)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
