@@ -75,7 +75,7 @@ def load_zenoh() -> Any:
     return zenoh
 
 
-def configured(hub: Hub, more: Mapping[str, Any] = {}) -> Any:  # noqa: B006 - it is only read
+def configured(hub: Hub, more: Mapping[str, Any] = {}) -> Any:
     """The configuration of a session: a client of the address that it connects to, or a router where it listens.
 
     :param more: further settings, by their paths.
