@@ -52,7 +52,7 @@ def agent(
     logger = logging.getLogger("agent")
     way = hub_of(hub, ca=ca, certificate=certificate, key=key)
     try:
-        running = Agent(name, labels, way, Store(state or default_state(name)), logger, more=handlers(name))
+        running = Agent(name, labels, way, Store(state or default_state(name)), logger, more=handlers)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     for number in (signal.SIGINT, signal.SIGTERM):

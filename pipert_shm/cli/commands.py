@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ import pipert_shm
 from pipert_shm.cli.apply import EXAMPLES, apply, for_several_hosts
 from pipert_shm.cli.hosting import hosting
 from pipert_shm.cli.looking import looking
-from pipert_shm.cli.remote import ctl, examples, print_json, rpc
+from pipert_shm.cli.remote import PATIENCE_S, ctl, examples, print_json, rpc
 from pipert_shm.errors import ConfigError, PipeFailed, PipertError
 from pipert_shm.system.streams import say
 
@@ -212,20 +211,22 @@ def top(
     Reads shared memory and /proc only: the pipes don't notice. Rates and latencies are those of the last interval. `own` is
     a process's own memory, `shared` what it has seen of the frames. Arrow keys and PgUp, PgDn, Home and End scroll; `/` filters
     by the names of pipes, flows and routines. End it with q or Ctrl-C.
+
+    Where PIPERT_HUB names a hub, the pipes of all of its hosts are shown, too, by their names `PIPE@HOST`.
     """
     from rich.console import Console
 
-    from pipert_shm.cli.top import compare, look, show_live, show_once
+    from pipert_shm.cli.far import top_elsewhere
+    from pipert_shm.cli.top import report_once, show_live, show_once
 
     console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
-    if not once:
-        if as_json or not console.is_terminal:
-            raise typer.BadParameter("give --once: the live table needs a terminal")
-        show_live(interval, console, pipe)
-        return
-    before = look(pipe)
-    time.sleep(interval)
-    report = compare(look(pipe), before)
+    with top_elsewhere(pipe, interval) as elsewhere:
+        if not once:
+            if as_json or not console.is_terminal:
+                raise typer.BadParameter("give --once: the live table needs a terminal")
+            show_live(interval, console, pipe, elsewhere)
+            return
+        report = report_once(interval, pipe, elsewhere)
     if as_json:
         print_json(report)
     else:
@@ -255,9 +256,14 @@ def why(
     """
     from rich.console import Console
 
+    from pipert_shm.cli.far import ask, far
     from pipert_shm.cli.why import examine, show
 
-    reports = examine(pipe, seconds)
+    if pipe is not None and (elsewhere := far(pipe)) is not None:
+        answers = ask(*elsewhere, "why", seconds + PATIENCE_S, seconds=seconds)
+        reports = [report for answer in answers.values() for report in answer.value]
+    else:
+        reports = examine(pipe, seconds)
     if as_json:
         print_json(reports)
     else:
