@@ -24,7 +24,7 @@ class Router:
 
     def __init__(self, hub: Hub, rights: Mapping[str, Any] | None, logger: logging.Logger) -> None:
         zenoh = load_zenoh()
-        hub.check_files()
+        hub.identify()
         try:
             self._session = zenoh.open(configured(hub, {"access_control": rights} if rights else {}))
         except zenoh.ZError as error:

@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 
+from pipert_shm.cli.certificates import certificates
 from pipert_shm.cli.remote import examples
 
 hub = typer.Typer(invoke_without_command=True)
+hub.add_typer(certificates)
 
 
 @hub.callback(
