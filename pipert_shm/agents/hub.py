@@ -1,4 +1,4 @@
-"""The hub: a Zenoh router that agents and wires between hosts connect to. It keeps nothing, so it may be restarted at any time."""
+"""The hub: a Zenoh router that agents and wires between hosts connect to. It keeps nothing: it may be restarted at any time."""
 
 from __future__ import annotations
 

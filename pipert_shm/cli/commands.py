@@ -13,7 +13,11 @@ import typer
 from typer.core import TyperGroup
 
 import pipert_shm
-from pipert_shm.cli.apply import EXAMPLES, apply
+from pipert_shm.cli.agent import EXAMPLES as AGENT_EXAMPLES
+from pipert_shm.cli.agent import agent
+from pipert_shm.cli.apply import EXAMPLES, apply, for_several_hosts
+from pipert_shm.cli.hosts import EXAMPLES as HOSTS_EXAMPLES
+from pipert_shm.cli.hosts import hosts
 from pipert_shm.cli.hub import hub
 from pipert_shm.cli.looking import looking
 from pipert_shm.cli.remote import ctl, examples, print_json, rpc
@@ -128,6 +132,8 @@ def run(
     """
     from pipert_shm.cli.run import load, run, run_watched
 
+    if file.suffix in (".yaml", ".yml") and (several := for_several_hosts(file)) is not None:
+        return _run_on_hosts(several, api, check, watch)
     if check:
         if watch:
             raise typer.BadParameter("give either --check or --watch")
@@ -137,7 +143,21 @@ def run(
     return (run_watched if watch else run)(file, api)
 
 
+def _run_on_hosts(file: Any, api: Any, check: bool, watch: bool) -> int:
+    from pipert_shm.cli.several import check_for_hosts, run_on_hosts
+
+    if watch:
+        raise typer.BadParameter("--watch is for files of one host; say `pipert-shm apply` after a change")
+    if not check:
+        return run_on_hosts(file, api)
+    check_for_hosts(file)
+    print(f"{file.path} is fit to be divided among its hosts, which check their parts: see `pipert-shm apply --dry-run`")
+    return OK
+
+
 app.command(epilog=EXAMPLES)(apply)
+app.command(epilog=AGENT_EXAMPLES)(agent)
+app.command(epilog=HOSTS_EXAMPLES)(hosts)
 
 
 @app.command(
