@@ -23,12 +23,17 @@ NOBODY = "-"  # the host of an end that was told none
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
+def is_host_name(name: object) -> bool:
+    """Whether a host can be called so."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None and name != ALL
+
+
 def check_host_name(name: str) -> str:
     """The name.
 
     :raises ValueError: when a host can't be called so: it is a part of keys, of file names and of a certificate.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name == ALL:
+    if not is_host_name(name):
         raise ValueError(
             f"a host can't be called {shown(name)}: its name has 1 to 63 letters, digits, '.', '_' and '-', begins with a "
             f"letter or a digit, and is not {ALL!r}"
