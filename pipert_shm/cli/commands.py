@@ -13,12 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 import pipert_shm
-from pipert_shm.cli.agent import EXAMPLES as AGENT_EXAMPLES
-from pipert_shm.cli.agent import agent
 from pipert_shm.cli.apply import EXAMPLES, apply, for_several_hosts
-from pipert_shm.cli.hosts import EXAMPLES as HOSTS_EXAMPLES
-from pipert_shm.cli.hosts import hosts
-from pipert_shm.cli.hub import hub
+from pipert_shm.cli.hosting import hosting
 from pipert_shm.cli.looking import looking
 from pipert_shm.cli.remote import ctl, examples, print_json, rpc
 from pipert_shm.errors import ConfigError, PipeFailed, PipertError
@@ -73,7 +69,7 @@ def _pipert_shm(
 
 app.add_typer(ctl, name="ctl")
 app.add_typer(rpc, name="rpc")
-app.add_typer(hub, name="hub")
+app.add_typer(hosting)
 app.add_typer(looking)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -133,7 +129,9 @@ def run(
     from pipert_shm.cli.run import load, run, run_watched
 
     if file.suffix in (".yaml", ".yml") and (several := for_several_hosts(file)) is not None:
-        return _run_on_hosts(several, api, check, watch)
+        from pipert_shm.cli.several import run_on_hosts
+
+        return run_on_hosts(several, api, check=check, watch=watch)
     if check:
         if watch:
             raise typer.BadParameter("give either --check or --watch")
@@ -143,21 +141,7 @@ def run(
     return (run_watched if watch else run)(file, api)
 
 
-def _run_on_hosts(file: Any, api: Any, check: bool, watch: bool) -> int:
-    from pipert_shm.cli.several import check_for_hosts, run_on_hosts
-
-    if watch:
-        raise typer.BadParameter("--watch is for files of one host; say `pipert-shm apply` after a change")
-    if not check:
-        return run_on_hosts(file, api)
-    check_for_hosts(file)
-    print(f"{file.path} is fit to be divided among its hosts, which check their parts: see `pipert-shm apply --dry-run`")
-    return OK
-
-
 app.command(epilog=EXAMPLES)(apply)
-app.command(epilog=AGENT_EXAMPLES)(agent)
-app.command(epilog=HOSTS_EXAMPLES)(hosts)
 
 
 @app.command(
@@ -278,39 +262,6 @@ def why(
         print_json(reports)
     else:
         show(reports, Console(markup=False, highlight=False, emoji=False))
-
-
-@app.command(
-    epilog=examples(
-        "pipert-shm trace yard                               5 seconds, into yard.pftrace",
-        "pipert-shm trace 127.0.0.1:8080 --seconds 1 -o t.pftrace",
-    )
-)
-def trace(
-    pipe: Annotated[str, typer.Argument(metavar="PIPE|URL", help="Its name or id; or where it is controlled: 127.0.0.1:8080.")],
-    seconds: Annotated[float, typer.Option(min=0.01, max=60, metavar="SECONDS", help="How long it is traced.")] = 5.0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", metavar="FILE", dir_okay=False, writable=True, help="Where it goes; by default PIPE.pftrace."
-        ),
-    ] = None,
-    token: Annotated[str | None, typer.Option(envvar="PIPERT_TOKEN", help="The bearer token, where it asks for one.")] = None,
-) -> None:
-    """Show where the time of each frame goes: trace a running pipe for some seconds.
-
-    The file has a row for each routine and each wire: calls, spans, waits for messages, room and slots, queues, drops with
-    their reasons, restarts; arrows follow each frame. Open it at https://ui.perfetto.dev, which reads it in your browser and
-    sends it nowhere. The pipe goes on meanwhile. The program that runs it needs the extra `trace`.
-    """
-    from pipert_shm.cli.trace import default_file, is_url, trace_by_name, trace_over_http
-    from pipert_shm.trace.recording import whole_file
-
-    path = output or default_file(pipe)
-    with whole_file(path) as file:
-        content, report = trace_over_http(pipe, seconds, token) if is_url(pipe) else trace_by_name(pipe, seconds)
-        file.write(content)
-    print(f"{path}: {report}; open it at https://ui.perfetto.dev")
 
 
 @app.command("ls")

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from pipert_shm.errors import ConfigError, Fault, PipertError
 from pipert_shm.pipeline_file.loading import PipelineFile
 from pipert_shm.system.streams import say
@@ -82,9 +84,11 @@ def _told(file: PipelineFile, rollout: Rollout, own: list[str], *, dry_run: bool
 # ---- run -----------------------------------------------------------------------------------------
 
 
-def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None) -> int:
+def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None, *, check: bool, watch: bool) -> int:
     """Has the other hosts apply a file, and runs the part of this host, if it has one. The others go on when that ends.
 
+    :param check: only look whether the file can be divided.
+    :param watch: is refused.
     :raises ConfigError: when a host can't, and all are as they were before.
     :raises PipertError: as `run` does. What fails before all routines run is put back on the other hosts.
     """
@@ -92,6 +96,12 @@ def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None) -> int:
     from pipert_shm.cli.run import run
     from pipert_shm.pipe import Pipe
 
+    if watch:
+        raise typer.BadParameter("--watch is for files of one host; say `pipert-shm apply` after a change")
+    if check:
+        check_for_hosts(file)
+        say(f"{file.path} is fit to be divided among its hosts, which check their parts: see `pipert-shm apply --dry-run`")
+        return 0
     told = _elsewhere(str(file.path))
     for line in told["lines"]:
         say(f"pipert-shm: {line}")
