@@ -9,7 +9,7 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -20,8 +20,9 @@ from pipert_shm.agents.code import sources_of
 from pipert_shm.agents.keeper import COMMAND, Keeper
 from pipert_shm.agents.kept import Kept, Store, Told
 from pipert_shm.agents.link import Link
-from pipert_shm.agents.names import EVERY, check_host, key_of_questions, key_of_token, version
+from pipert_shm.agents.names import EVERY, key_of_questions, key_of_token, version
 from pipert_shm.errors import HostsError, RemoteRefusal
+from pipert_shm.hosts.access import check_host_name
 from pipert_shm.hosts.session import LEASE_S, Hub, load_zenoh
 
 AT_ONCE = 8  # questions that are answered side by side
@@ -56,7 +57,7 @@ class Agent:
         more: Callable[[Agent], Mapping[str, Handler]] = lambda agent: {},
         command: Sequence[str] = COMMAND,
     ) -> None:
-        self.name = check_host(name)
+        self.name = check_host_name(name)
         self._labels, self._hub, self._store, self._logger, self._command = dict(labels), hub, store, logger, command
         self._life = f"{time.time_ns()}-{secrets.token_hex(4)}"
         self._began = time.time()
@@ -144,7 +145,7 @@ class Agent:
         self._declared.append(session.liveliness().declare_token(key_of_token(self.name, self._life)))
         if self._is_double(session, 0):  # both came at the same moment: the one that began first stays
             return
-        key = key_of_questions(self.name)
+        key = key_of_questions(EVERY, self.name)
         queryable = session.declare_queryable(key, zenoh.handlers.FifoChannel(QUEUED))
         self._declared.append(queryable)
         self._logger.info("host %s is there", self.name)
@@ -176,7 +177,7 @@ class Agent:
         with query:
             head, body = answered(self._handlers, b"" if query.payload is None else query.payload.to_bytes())
             try:
-                query.reply(key_of_questions(self.name), body, attachment=head)
+                query.reply(query.key_expr, body, attachment=head)
             except Exception as error:  # the one who asked is gone
                 self._logger.debug("not answered: %s", error)
 

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from pipert_shm.agents.link import close_in_time, open_now
-from pipert_shm.agents.names import EVERY, host_in, key_of_questions
+from pipert_shm.agents.names import EVERY, host_in, key_of_questions, key_of_token
 from pipert_shm.errors import ConfigError, RemoteRefusal, describe
+from pipert_shm.hosts.access import NOBODY
 from pipert_shm.hosts.session import Hub, load_zenoh
 
 LOOK_S = 3.0  # that agents have to say what they are
@@ -49,6 +50,8 @@ class Asker:
 
     def __init__(self, hub: Hub) -> None:
         self._zenoh = load_zenoh()
+        identity = hub.identify()
+        self._name = NOBODY if identity is None else identity.host
         self._session = open_now(hub)
 
     def __enter__(self) -> Asker:
@@ -59,8 +62,10 @@ class Asker:
 
     def hosts(self) -> dict[str, dict[str, Any]]:
         """What each agent that can be reached says of itself, by host."""
-        found = self._collected(self._put(EVERY, {"kind": "about"}, LOOK_S))
-        return {host: answer.value for host, answer in sorted(found.items()) if not answer.error}
+        tokens = self._session.liveliness().get(key_of_token(EVERY, EVERY), timeout=LOOK_S)
+        hosts = sorted({host_in(str(reply.ok.key_expr)) for reply in tokens if reply.ok is not None})
+        found = self.ask_all({host: {"kind": "about"} for host in hosts}, LOOK_S)
+        return {host: answer.value for host, answer in found.items() if not answer.error}
 
     def ask(self, host: str, kind: str, *, patience: float = PATIENCE_S, **question: Any) -> Answer:
         """Asks one host.
@@ -78,11 +83,11 @@ class Asker:
         :param patience: seconds that they have.
         """
         running = {host: self._put(host, question, patience) for host, question in questions.items()}
-        return {host: self._collected(replies).get(host, Answer.none()) for host, replies in running.items()}
+        return {host: _collected(replies) for host, replies in running.items()}
 
     def _put(self, host: str, question: Question, patience: float) -> Any:
         return self._session.get(
-            key_of_questions(host),
+            key_of_questions(self._name, host),
             self._zenoh.handlers.FifoChannel(MOST),
             payload=json.dumps(question).encode(),
             target=self._zenoh.QueryTarget.ALL,
@@ -90,12 +95,10 @@ class Asker:
             timeout=patience,
         )
 
-    def _collected(self, replies: Any) -> dict[str, Answer]:
-        answers = {}
-        for reply in replies:
-            if reply.ok is not None:
-                answers[host_in(str(reply.ok.key_expr))] = _read(reply.ok)
-        return answers
+
+def _collected(replies: Any) -> Answer:
+    answers = [_read(reply.ok) for reply in replies if reply.ok is not None]
+    return answers[-1] if answers else Answer.none()
 
 
 def _read(sample: Any) -> Answer:

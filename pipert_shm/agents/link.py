@@ -23,7 +23,7 @@ class Link:
 
     def __init__(self, hub: Hub, opened: Callable[[Any], None], logger: logging.Logger) -> None:
         self._zenoh = load_zenoh()
-        hub.check_files()
+        hub.identify()
         self._hub, self._opened, self._logger = hub, opened, logger
         self._closing = threading.Event()
         self._session: Any = None
@@ -38,7 +38,9 @@ class Link:
             except self._zenoh.ZError as error:
                 if not warned:
                     self._logger.warning(
-                        "can't reach the hub at %s yet: %s; it goes on trying", self._hub.address, text_of(error)
+                        "can't reach the hub at %s yet: %s; it goes on trying",
+                        self._hub.address,
+                        self._hub.why_refused() or text_of(error),
                     )
                 warned = True
                 self._closing.wait(wait)
@@ -71,8 +73,10 @@ def open_now(hub: Hub) -> Any:
     :raises HostsError: when it does not, or a file can't be read.
     """
     zenoh = load_zenoh()
-    hub.check_files()
+    hub.identify()
     try:
         return zenoh.open(configured(hub))
     except zenoh.ZError as error:
-        raise HostsError(f"can't reach the hub at {hub.address}: {text_of(error)}; is `pipert-shm hub` up there?") from None
+        raise HostsError(
+            f"can't reach the hub at {hub.address}: {hub.why_refused() or text_of(error)}; is `pipert-shm hub` up there?"
+        ) from None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import re
 
-ROOT = "pipert_shm/hosts"
+from pipert_shm.hosts.access import ALL, is_host_name, key_of
+
 EVERY = "*"  # in place of a host: all of them
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62})")
 
 
 def version() -> str:
@@ -15,40 +14,26 @@ def version() -> str:
     return str(importlib.import_module("pipert_shm").__version__)  # by its name, since that stands above this module
 
 
-def check_host(name: str) -> str:
-    """The name of a host.
-
-    :raises ValueError: when a host can't be called so. It is part of keys, certificates and file names.
-
-    >>> check_host("edge-1")
-    'edge-1'
-    >>> check_host("edge/1")
-    Traceback (most recent call last):
-    ValueError: a host can't be called 'edge/1': it may have 63 letters, digits, '.', '_' and '-', a letter or digit first
-    """
-    if not _HOST.fullmatch(name):
-        raise ValueError(
-            f"a host can't be called {name!r}: it may have 63 letters, digits, '.', '_' and '-', a letter or digit first"
-        )
-    return name
-
-
-def key_of_questions(host: str) -> str:
-    """The key under which an agent is asked. `*` for all."""
-    return f"{ROOT}/{host}/ask"
+def key_of_questions(asker: str, host: str) -> str:
+    """The key under which a host asks an agent. `*` for any asker."""
+    return key_of(asker, host, "ask")
 
 
 def key_of_token(host: str, life: str) -> str:
-    """The key of the liveliness token of an agent.
+    """The key of the liveliness token of an agent. `*` for any host.
 
     :param life: what tells this process from others; `*` for all.
     """
-    return f"{ROOT}/{host}/alive/{life}"
+    return key_of(host, ALL, "alive", life)
 
 
 def host_in(key: str) -> str:
-    """The host that such a key is of."""
-    return key.removeprefix(f"{ROOT}/").partition("/")[0]
+    """The host whose token it is.
+
+    >>> host_in(key_of_token("edge-1", "7"))
+    'edge-1'
+    """
+    return key.split("/")[1]
 
 
 def pipe_on(pipe: str, host: str) -> str:
@@ -68,4 +53,4 @@ def divided(name: str) -> tuple[str, str] | None:
     >>> divided("yard")
     """
     pipe, at, host = name.rpartition("@")
-    return (pipe, host) if at and pipe and (host == EVERY or _HOST.fullmatch(host)) else None
+    return (pipe, host) if at and pipe and (host == EVERY or is_host_name(host)) else None

@@ -6,15 +6,16 @@ import secrets
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pipert_shm.agents.asking import Answer, Asker
 from pipert_shm.agents.code import ABSENT, differing, modules_in, sources_of
-from pipert_shm.agents.names import check_host, version
+from pipert_shm.agents.names import version
 from pipert_shm.agents.placing import Shares, place
 from pipert_shm.agents.splitting import Part, split
-from pipert_shm.errors import ConfigError, Fault
+from pipert_shm.errors import ConfigError, Fault, HostsError
+from pipert_shm.hosts.access import check_host_name
+from pipert_shm.hosts.session import Hub
 from pipert_shm.pipeline_file.loading import PipelineFile
 from pipert_shm.pipeline_file.schema import HostsSettings
 
@@ -41,23 +42,15 @@ class Rollout:
 
 
 def name_of_here(settings: HostsSettings) -> str:
-    """What this host is called: by its settings, else by its certificate, else by its own name.
+    """What this host is called: by its certificate, else by its settings, else by its own name.
 
     :raises ValueError: when a host can't be called so.
+    :raises HostsError: when the certificate does not fit, or is another host's.
     """
-    if settings.name is not None:
-        return check_host(settings.name)
-    return check_host(socket.gethostname() if settings.certificate is None else _common_name(Path(settings.certificate)))
-
-
-def _common_name(certificate: Path) -> str:
-    from cryptography import x509
-
-    subject = x509.load_pem_x509_certificate(certificate.read_bytes()).subject
-    names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    if not names:
-        raise ValueError(f"the certificate {certificate} has no common name; say hosts.name")
-    return str(names[0].value)
+    identity = Hub(settings.hub, None, settings.ca, settings.certificate, settings.key, settings.name).identify()
+    if identity is not None:
+        return identity.host
+    return check_host_name(settings.name or socket.gethostname())
 
 
 def roll_out(file: PipelineFile, asker: Asker, *, dry_run: bool = False, reachable_only: bool = False) -> Rollout:
@@ -124,7 +117,7 @@ def _here(file: PipelineFile) -> str:
     assert settings is not None, "else it is a file for one host"
     try:
         return name_of_here(settings)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, HostsError) as error:
         raise ConfigError([file.fault(("hosts",), f"this host needs a name: {error}")]) from None
 
 
@@ -134,7 +127,7 @@ def _placed(file: PipelineFile, about: Mapping[str, dict[str, Any]], here: str) 
     for name, flow in file.settings.flows.items():
         try:
             if isinstance(flow.host, str):
-                check_host(flow.host)
+                check_host_name(flow.host)
             placement[name] = place(flow.host, flow.replicas, hosts, here, file.pipe_name)
         except (LookupError, ValueError) as error:
             faults.append(file.fault(("flows", name, "host"), str(error.args[0])))

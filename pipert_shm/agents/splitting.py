@@ -258,7 +258,7 @@ class _Splitter:
         first = destinations[0]
         key = ".".join((host, self._file.pipe_name, wire.source, there, first))
         ends = {"key": key} | ({} if wire.max_age is None else {"max_age": wire.max_age})
-        sending: dict[str, Any] = {**ends, "policy": self._policy(wire)}
+        sending: dict[str, Any] = {**ends, "host": host, "peer": there, "policy": self._policy(wire)}
         sending |= {name: value for name in ("codec", "window") if (value := getattr(wire, name)) is not None}
         sender, receiver = f"{wire.source}-to-{first}@{there}", f"{first}-from-{wire.source}@{host}"
         if share:
@@ -268,7 +268,7 @@ class _Splitter:
         else:
             self._add(host, number, sender, (sender, SENDER, sending))
             self._wire(host, number, wire.source, [sender])
-        self._add(there, number, receiver, (receiver, RECEIVER, ends))
+        self._add(there, number, receiver, (receiver, RECEIVER, {**ends, "host": there, "peer": host}))
         self._wire(there, number, receiver, destinations)
         self.parts[host].remotes.append(sender)
         self.parts[there].remotes.append(receiver)

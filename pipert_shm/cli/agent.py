@@ -14,13 +14,19 @@ from pipert_shm.cli.remote import examples
 
 EXAMPLES = examples(
     "pipert-shm agent --name edge-1 --hub tcp/10.0.0.7:7447",
-    "pipert-shm agent --name gpu-1 --label gpu=true --hub tls/hub:7447 --ca ca.pem --certificate gpu-1.pem --key gpu-1.key",
+    "pipert-shm agent gpu-1/ --label gpu=true    with the folder that `pipert-shm hub invite gpu-1` made",
 )
 
 
 def agent(
-    name: Annotated[str, typer.Option(help="What the host is called in `host:`. Each name is there once.")],
-    hub: Annotated[str, typer.Option(metavar="ADDRESS", help="Where the hub listens: tcp/HOST:PORT or tls/HOST:PORT.")],
+    invitation: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FOLDER]", help="What `pipert-shm hub invite` made: name, hub and certificate of this host."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the host is called in `host:`. Each name is there once.")] = None,
+    hub: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Where the hub listens: tcp/HOST:PORT or tls/HOST:PORT.")
+    ] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="By which flows choose hosts. May be repeated.")
     ] = None,
@@ -46,11 +52,18 @@ def agent(
     from pipert_shm.cli.forwarded import handlers
     from pipert_shm.cli.reaching import hub_of
     from pipert_shm.control.log_output import TERMINAL_FORMAT
+    from pipert_shm.hosts.authority import read_invitation
 
     labels = dict(map(_label, label or []))
     logging.basicConfig(level=logging.INFO, format=TERMINAL_FORMAT)
     logger = logging.getLogger("agent")
-    way = hub_of(hub, ca=ca, certificate=certificate, key=key)
+    if invitation is not None:
+        told = read_invitation(invitation)
+        name, hub = name or told.name, hub or told.hub
+        ca, certificate, key = told.ca, told.certificate, told.key
+    if name is None or hub is None:
+        raise typer.BadParameter("give the folder that `pipert-shm hub invite` made, or --name and --hub")
+    way = hub_of(hub, ca=ca, certificate=certificate, key=key, host=name)
     try:
         running = Agent(name, labels, way, Store(state or default_state(name)), logger, more=handlers)
     except ValueError as error:

@@ -21,6 +21,7 @@ def hub_of(
     ca: str | None = None,
     certificate: str | None = None,
     key: str | None = None,
+    host: str | None = None,
 ) -> Hub:
     """What options say.
 
@@ -29,7 +30,7 @@ def hub_of(
     from pipert_shm.hosts.session import Hub
 
     try:
-        return Hub(connect, listen, ca, certificate, key)
+        return Hub(connect, listen, ca, certificate, key, host)
     except ValueError as error:
         raise HostsError(str(error)) from None
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from pipert_shm.binding import now_ns
 from pipert_shm.errors import HostsError, describe
+from pipert_shm.hosts.access import key_of
+from pipert_shm.hosts.certificates import warn_of_end
 from pipert_shm.hosts.session import LONGEST_WAIT, SHORTEST_WAIT, configured, load_zenoh, text_of
 from pipert_shm.hosts.session import Hub as Hub
 
@@ -48,9 +50,13 @@ class Carrier:
 
     def __init__(self, hub: Hub, key: str, role: Role, end: int, listener: Listener, logger: logging.Logger) -> None:
         zenoh = load_zenoh()
-        hub.check_files()
+        identity = hub.identify()
+        warn_of_end(identity, logger)
+        me, peer = hub.ends(identity)
+        other = "receiver" if role == "sender" else "sender"
+        self._said, self._heard = key_of(me, peer, "wire", key, role), key_of(peer, me, "wire", key, other)
         self._zenoh: Any = zenoh
-        self._hub, self._key, self._role, self._end = hub, key, role, end
+        self._hub, self._role, self._end = hub, role, end
         self._listener, self._logger = listener, logger
         self._closing = threading.Event()
         self._session: Any = None
@@ -79,7 +85,8 @@ class Carrier:
                 session = self._zenoh.open(configured(self._hub))
             except self._zenoh.ZError as error:
                 if not warned:
-                    self._logger.warning("can't connect to %s yet: %s; it goes on trying", self._hub.address, text_of(error))
+                    why = self._hub.why_refused() or text_of(error)
+                    self._logger.warning("can't connect to %s yet: %s; it goes on trying", self._hub.address, why)
                 warned = True
                 self._closing.wait(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
@@ -92,21 +99,20 @@ class Carrier:
 
     def _set_up(self, session: Any) -> None:
         """Declares everything. The token comes last: who sees it may send."""
-        zenoh, key = self._zenoh, f"pipert_shm/{self._key}"
-        other = "receiver" if self._role == "sender" else "sender"
+        zenoh = self._zenoh
         self._session = session
-        what = session.declare_subscriber(f"{key}/to-{self._role}", zenoh.handlers.FifoChannel(QUEUED))
+        what = session.declare_subscriber(self._heard, zenoh.handlers.FifoChannel(QUEUED))
         self._declared.append(what)
         self._start("hear", self._hear, what.handler)
         self._publisher = session.declare_publisher(
-            f"{key}/to-{other}",
+            self._said,
             congestion_control=zenoh.CongestionControl.BLOCK if self._role == "sender" else zenoh.CongestionControl.DROP,
             priority=zenoh.Priority.DATA if self._role == "sender" else zenoh.Priority.REAL_TIME,
             express=self._role == "receiver",
         )
         liveliness = session.liveliness()
-        others = liveliness.declare_subscriber(f"{key}/alive/{other}/*", zenoh.handlers.FifoChannel(QUEUED), history=True)
-        self._declared += [others, liveliness.declare_token(f"{key}/alive/{self._role}/{self._end}")]
+        others = liveliness.declare_subscriber(f"{self._heard}/alive/*", zenoh.handlers.FifoChannel(QUEUED), history=True)
+        self._declared += [others, liveliness.declare_token(f"{self._said}/alive/{self._end}")]
         self._start("watch", self._watch, others.handler)
 
     def _hear(self, handler: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import Any
 
 from pipert_shm.errors import HostsError, shown
 from pipert_shm.extras import to_install
+from pipert_shm.hosts.access import NOBODY, Admitted, access_control, check_host_name
+from pipert_shm.hosts.certificates import Identity, identity_of
+from pipert_shm.hosts.refusals import why_refused
 
 LEASE_S = 2.0  # of silence after which the link counts as cut
 SHORTEST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two attempts to connect
@@ -26,6 +28,8 @@ class Hub:
     :param listen: the address to listen at, in its place.
     :param ca: file with the certificate of the authority that both ends trust. Others are refused.
     :param certificate, key: files with this end's certificate, and its private key.
+    :param host: the name of this host; with `tls/` that of the certificate.
+    :param peer: the name of the host that the other end is on.
     :raises ValueError: when they don't fit together.
     """
 
@@ -34,6 +38,8 @@ class Hub:
     ca: str | None = None
     certificate: str | None = None
     key: str | None = None
+    host: str | None = None
+    peer: str | None = None
 
     def __post_init__(self) -> None:
         if (self.connect is None) == (self.listen is None):
@@ -41,6 +47,10 @@ class Hub:
         kind = self.address.split("/")[0]
         if kind not in ("tcp", "tls") or ":" not in self.address:
             raise ValueError(f"an address is 'tcp/HOST:PORT' or 'tls/HOST:PORT', not {shown(self.address)}")
+        for name in filter(None, (self.host, self.peer)):
+            check_host_name(name)
+        if kind == "tcp" and self.host is None and self.peer is not None:
+            raise ValueError("give host=, too: without a certificate nothing says what this host is called")
         files = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
         if kind == "tls" and None in files.values():
             missing = ", ".join(name for name, path in files.items() if path is None)
@@ -55,12 +65,31 @@ class Hub:
         """The address, of either kind."""
         return self.connect or self.listen or ""
 
-    def check_files(self) -> None:
-        """:raises HostsError: when a certificate or key can't be read."""
-        for name in ("ca", "certificate", "key"):
-            path = getattr(self, name)
-            if path is not None and not os.access(path, os.R_OK):
-                raise HostsError(f"{name}: {os.fspath(path)!r} can't be read: check that it is there, and that this user may")
+    def ends(self, identity: Identity | None) -> tuple[str, str]:
+        """The names of this host and of the other end's in keys."""
+        if self.peer is None:
+            return NOBODY, NOBODY
+        return (identity.host if identity else self.host) or NOBODY, self.peer
+
+    def why_refused(self) -> str:
+        """Why nobody can connect to it; empty if that is not known."""
+        own = (self.certificate, self.key) if self.certificate and self.key else None
+        return why_refused(self.address.partition("/")[2], self.ca, own)
+
+    def identify(self) -> Identity | None:
+        """Whose certificate it has; None without one.
+
+        :raises ImportError: when `cryptography` is not installed.
+        :raises HostsError: when a file can't be read, the files don't fit together, or they are another host's.
+        """
+        if self.ca is None or self.certificate is None or self.key is None:
+            return None
+        identity = identity_of(self.ca, self.certificate, self.key)
+        if self.host not in (None, identity.host):
+            raise HostsError(
+                f"the certificate {self.certificate!r} is that of the host {identity.host!r}, not of {self.host!r}"
+            )
+        return identity
 
 
 def load_zenoh() -> Any:
@@ -94,6 +123,8 @@ def configured(hub: Hub, more: Mapping[str, Any] = {}) -> Any:
         "transport/shared_memory/enabled": False,
     }
     if hub.ca is not None:
+        if hub.listen is not None and hub.peer is not None:
+            settings["access_control"] = access_control([Admitted(hub.peer, hub.peer)])
         side = "connect" if hub.listen is None else "listen"
         settings |= {
             "transport/link/tls/root_ca_certificate": str(Path(hub.ca).absolute()),
