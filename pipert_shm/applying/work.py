@@ -18,7 +18,7 @@ from pipert_shm.graph.replacement import why_not
 from pipert_shm.opaque import pack
 from pipert_shm.parameters import setters_of
 from pipert_shm.pipe import Pipe
-from pipert_shm.pipeline_file.loading import PipelineFile
+from pipert_shm.pipeline_file.loading import ACROSS_HOSTS, PipelineFile
 from pipert_shm.pipeline_file.reader import Where
 from pipert_shm.pipeline_file.schema import FlowSettings, WireSettings
 from pipert_shm.routine import Routine
@@ -248,7 +248,7 @@ class Planner:
         return Setting(values, routine._const_fps if any(detail.where[-1] == "fps" for detail in details) else None)
 
     def _wire(self, pair: Pair, its: WireSettings) -> Values:
-        options = its.model_dump(exclude={"source", "destinations", "data_transmitter"})
+        options = its.model_dump(exclude={"source", "destinations", "data_transmitter", *ACROSS_HOSTS})
         return {**options, "data_transmitter": self._after.make_transmitter(place_of(self._after, pair))}
 
     def _check(self, work: Work) -> None:
