@@ -21,8 +21,14 @@ PORT = 7447
 _ROUTER = """
 import sys, zenoh
 config = zenoh.Config()
-for key, value in {"mode": '"router"', "listen/endpoints": f'["tcp/0.0.0.0:{sys.argv[1]}"]', "scouting/multicast/enabled": "false",
-                   "scouting/gossip/enabled": "false", "transport/link/tx/lease": "2000"}.items():
+settings = {
+    "mode": '"router"',
+    "listen/endpoints": f'["tcp/0.0.0.0:{sys.argv[1]}"]',
+    "scouting/multicast/enabled": "false",
+    "scouting/gossip/enabled": "false",
+    "transport/link/tx/lease": "2000",
+}
+for key, value in settings.items():
     config.insert_json5(key, value)
 with zenoh.open(config):
     print("up", flush=True)
@@ -79,7 +85,7 @@ def serve_hub(
 
     def serve(ask: Connection) -> None:
         router = Router() if routed else None
-        address = {"connect": f"tcp/127.0.0.1:{PORT}"} if routed else {"listen": f"tcp/0.0.0.0:{PORT}"}
+        address: dict[str, Any] = {"connect": f"tcp/127.0.0.1:{PORT}"} if routed else {"listen": f"tcp/0.0.0.0:{PORT}"}
         receiver = RemoteReceiver("gate", "receiver", **address, **settings)
         with receiving(board, receiver, delay, log) as pipe:
             words = {"kill": lambda: kill(pipe, "receiver"), "facts": lambda: facts(pipe), "clock": time.monotonic_ns}
@@ -93,7 +99,7 @@ def serve_hub(
 
 
 def torment(board: Board, edge: Host, hub: Host, kills: int, rng: random.Random) -> dict[str, int]:
-    """Kills sender, receiver and router at random, and waits until messages come again after each. How often each was killed."""
+    """Kills sender, receiver and router at random, and waits for messages after each. How often each was killed."""
     done = {"sender": 0, "receiver": 0, "router": 0}
     for _ in range(kills):
         victim = rng.choices(list(done), (5, 5, 1))[0]

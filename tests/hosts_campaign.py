@@ -61,11 +61,11 @@ def check(board: Board, counted: int | None) -> None:
 def killing(kills: int, link: LinkSettings, rng: random.Random, *, lossless: bool) -> str:
     """Torments two hosts; what came of it."""
     board = new_board()
-    ours = {"policy": "block"} if lossless else {"max_age": MAX_AGE}
-    theirs = {} if lossless else {"max_age": MAX_AGE}
+    max_age = None if lossless else MAX_AGE
+    policy = "block" if lossless else "drop_oldest"
     with (
-        Host("10.77.0.1", serve_edge(board, 200, (48, 64, 3), **ours)) as edge,
-        Host("10.77.0.2", serve_hub(board, **theirs)) as hub,
+        Host("10.77.0.1", serve_edge(board, 200, (48, 64, 3), policy=policy, max_age=max_age)) as edge,
+        Host("10.77.0.2", serve_hub(board, max_age=max_age)) as hub,
         Link(edge, hub, link, rng.randrange(1 << 30)) as between,
     ):
         board.wait(COUNT, 10, timeout=60)
@@ -119,10 +119,11 @@ def stepping(kills: int, rng: random.Random) -> str:
 def cutting(seconds: float, *, lossless: bool) -> str:
     """Cuts the link once, for so long; how long it took until frames came again."""
     board = new_board()
-    ours = {"policy": "block"} if lossless else {"max_age": MAX_AGE}
+    max_age = None if lossless else MAX_AGE
+    policy = "block" if lossless else "drop_oldest"
     with (
-        Host("10.77.0.1", serve_edge(board, 100, (48, 64, 3), **ours)) as edge,
-        Host("10.77.0.2", serve_hub(board, **({} if lossless else ours))) as hub,
+        Host("10.77.0.1", serve_edge(board, 100, (48, 64, 3), policy=policy, max_age=max_age)) as edge,
+        Host("10.77.0.2", serve_hub(board, max_age=max_age)) as hub,
         Link(edge, hub, LinkSettings(20, 0, 100)) as between,
     ):
         board.wait(COUNT, 10, timeout=60)

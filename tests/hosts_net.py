@@ -1,4 +1,4 @@
-"""Hosts on one machine: processes with a network, a /dev/shm and, if wanted, a clock of their own, and a link between two of them.
+"""Hosts on one machine: processes with a network, a /dev/shm and, if wanted, a clock of their own, and a link between two.
 
 It takes CAP_SYS_ADMIN, /dev/net/tun, `ip` and a C compiler: `why_not()` says what is missing.
 """

@@ -6,6 +6,7 @@ void pshm_incarnation_format(pshm_incarnation_record *record, uint32_t edge, uin
 void pshm_incarnation_mark(pshm_incarnation_record *record, uint32_t state);
 uint32_t pshm_incarnation_state(const pshm_incarnation_record *record);
 uint64_t pshm_handing_done(const pshm_edge_record *record);
+uint64_t pshm_incarnation_name(const pshm_incarnation_record *record, uint32_t number);
 bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number);
 void pshm_edge_record_reach(pshm_edge_record *record, uint32_t owner);
 bool pshm_edge_reaches(const pshm_edge *edge, uint32_t owner);

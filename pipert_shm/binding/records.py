@@ -180,6 +180,11 @@ class EdgeRecord:
         self._record.private_bytes += size
 
 
+def incarnation_of(name: int) -> int:
+    """The number of the incarnation that has this name."""
+    return name & 0xFFFFFFFF
+
+
 class Incarnation:
     """One life of an edge: its bit and its queue. It ends with its sender's process; the next process gets another one."""
 
@@ -194,6 +199,12 @@ class Incarnation:
     def format(self, edge: int, bit: int) -> None:
         """Makes it live. `bit` is 0 for a local edge. The edge's creator or the launcher, before the edge's ends know of it."""
         lib.pshm_incarnation_format(self._record, edge, bit)
+
+    @property
+    def name(self) -> int:
+        """What a receiver is told to attach to: this life of the record. The creator or the launcher."""
+        name: int = lib.pshm_incarnation_name(self._record, self.number)
+        return name
 
     @property
     def state(self) -> int:
@@ -244,6 +255,14 @@ class Incarnation:
     def recover_handing(self) -> None:
         """Finds out what a dead sender was handing over: see csrc/handing.h. The launcher, before it marks the death."""
         lib.pshm_recover_handing(self._process.handle, self.number)
+
+    def take_back(self) -> bool:
+        """Drops what a receiver that may live leaves unread of a dead sender's: see csrc/recover.h. The launcher.
+
+        :returns: whether its bit may be given to another.
+        """
+        free: bool = lib.pshm_recover_undrained(self._process.handle, self.number)
+        return free
 
     def recover(self) -> None:
         """Clears an incarnation whose ends are both dead, so that no process will drain it. The launcher."""
