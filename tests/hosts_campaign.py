@@ -20,7 +20,7 @@ import sys
 import time
 
 from hosts_apart import at_rest, serve_edge, serve_hub, torment
-from hosts_ends import COUNT, LAST, OLDEST, OPEN, SKIPPED, UNREACHABLE, WRONG, receiving, sending
+from hosts_ends import COUNT, LAST, OLDEST, OPEN, RETURNED, SKIPPED, TOLD_NS, UNREACHABLE, WRONG, receiving, sending
 from hosts_ends import Link as Proxy
 from hosts_ends import at_rest as at_rest_here
 from hosts_ends import torment as torment_here
@@ -128,17 +128,23 @@ def cutting(seconds: float, *, lossless: bool) -> str:
     ):
         board.wait(COUNT, 10, timeout=60)
         between.cut()
-        time.sleep(seconds)
+        began = time.monotonic()
+        board.wait(UNREACHABLE)
+        loss = board[TOLD_NS] / 1e9 - began
+        time.sleep(max(seconds - loss, 0))
         told, seen, began = board[UNREACHABLE], board[COUNT], time.monotonic()
         between.join()
         board.wait(COUNT, seen + 1, timeout=60)
         took = time.monotonic() - began
+        board.wait(RETURNED)
+        returned = board[TOLD_NS] / 1e9 - began
         board.wait(COUNT, seen + 20, timeout=60)
         check(board, at_rest(board, edge, hub, OPEN, LAST) if lossless else None)
         assert told == 1, f"the loss was told {told} times"
         if lossless:
             assert board[SKIPPED] == 0
-    return f"frames came again {took:.2f} s after it was back"
+    back = f"frames came again {took:.2f} s after it was back, which was told after {returned:.2f} s"
+    return f"the loss was told after {loss:.2f} s; {back}"
 
 
 def slow(seconds: float) -> int:

@@ -19,9 +19,10 @@ from pipert_shm.limits import Policy
 from waiting import Board, eventually
 
 SHAPE = (48, 64, 3)
-LAST, COUNT, SKIPPED, WRONG, OLDEST, DIED, UNREACHABLE, ENDED, TOLD_NS, OPEN = range(10)
+LAST, COUNT, SKIPPED, WRONG, OLDEST, DIED, UNREACHABLE, ENDED, TOLD_NS, OPEN, RETURNED = range(11)
 """Cells of the board: the last number and one, how many came, numbers that never came, those twice, out of order or torn, the
-largest age in us, how often the event came with each reason, when it came last, and whether the camera may send."""
+largest age in us, how often the event came with each reason, when it came last, whether the camera may send, and how often the
+other end has returned."""
 
 
 class Camera(SourceRoutine):
@@ -62,6 +63,11 @@ class Log(DestinationRoutine):
     @events("on_peer_failed")
     def lost(self, flow: str, routines: list[str], reason: str) -> None:
         self.board.add({"died": DIED, "unreachable": UNREACHABLE, "ended": ENDED}[reason])
+        self.board[TOLD_NS] = time.monotonic_ns()
+
+    @events("on_peer_returned")
+    def found(self, flow: str, routines: list[str]) -> None:
+        self.board.add(RETURNED)
         self.board[TOLD_NS] = time.monotonic_ns()
 
 

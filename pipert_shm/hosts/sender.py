@@ -23,7 +23,7 @@ from pipert_shm.shm.slots import Stopping
 
 RemotePolicy = Literal["drop_oldest", "block"]
 PATIENCE = 1.0  # seconds that a message waits for its turn before it is dropped, where the policy drops and there is no max_age
-FLUSH_S = 3.0  # that the end waits for acknowledgements; shorter than the grace period of a pipe
+FLUSH_S = 2.0  # that the end waits for acknowledgements: with the time to disconnect it is shorter than a pipe's grace period
 _EPOCH_BITS = 20
 
 
@@ -211,7 +211,7 @@ class RemoteSender(Remote, DestinationRoutine):
         self.counters["round_trip_us"] = int(line.auto.round_trip * 1e6)
 
     def cleanup(self) -> None:
-        """Waits for acknowledgements, up to 3 s, and disconnects."""
+        """Waits for acknowledgements, up to 2 s, and disconnects, in up to 2 s."""
         line = self._line
         if line is None:
             return
