@@ -33,6 +33,7 @@
 #define PSHM_RINGS 4096u    /* rings that can exist at one time */
 #define PSHM_ROUTINES 4096u /* the most routines of a pipe, taps included */
 #define PSHM_COUNTERS 8u    /* of a routine: those that its class gives names to */
+#define PSHM_STEPS 2u       /* words of a routine that others keep in step with */
 
 /* One connection from a sender to a receiver, from its linking to its unlinking. */
 typedef struct pshm_edge_record {
@@ -125,6 +126,7 @@ typedef struct pshm_routine_record {
     uint64_t held; /* atomic: not 0 while it does not end, if its streams do; see port.h */
     uint64_t counter[PSHM_COUNTERS]; /* those that its class gives names to */
     uint64_t age[PSHM_BUCKETS];      /* ns from capture to receipt */
+    uint64_t step[PSHM_STEPS];       /* atomic: how far it is, for those that keep step with it */
 } pshm_routine_record;
 
 /* Written by the launcher only. */
@@ -219,6 +221,12 @@ uint32_t pshm_control_incarnations_used(const pshm_control *control);
  * for a system call. */
 void pshm_control_wake(const pshm_control *control, uint32_t number);
 void pshm_control_ring(const pshm_control *control, uint32_t number);
+
+/* Write and read a routine's word for those that keep step with it. The routine alone writes,
+ * and rings the others afterwards; they read between pshm_port_word and pshm_port_nap.
+ * `word` is below PSHM_STEPS. Any process. Order: seq_cst, as a bell wants it. Wait-free. */
+void pshm_step_set(pshm_routine_record *record, uint32_t word, uint64_t value);
+uint64_t pshm_step_get(const pshm_routine_record *record, uint32_t word);
 
 /* Reads a word of geometry exactly once, so that the value which was checked is the
  * value that is used. Any process. Wait-free. */

@@ -179,6 +179,15 @@ int pshm_port_rest(pshm_port *port, uint64_t timeout_ns) {
     }
 }
 
+uint32_t pshm_port_word(const pshm_port *port) {
+    return pshm_bell_word(&port->record->bell);
+}
+
+void pshm_port_nap(pshm_port *port, uint32_t word, uint64_t timeout_ns) {
+    if (has_notice(port)) return;
+    pshm_bell_wait(&port->record->bell, word, sleep_until(0, timeout_ns));
+}
+
 void pshm_port_notify(pshm_port *port) {
     /* seq_cst, and before the bell: the routine's thread looks at it before it sleeps */
     atomic_store_explicit(&port->notice, 1, memory_order_seq_cst);

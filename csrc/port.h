@@ -131,6 +131,13 @@ void pshm_port_end_call(pshm_port *port);
  * PSHM_NOTICE or PSHM_TIMED_OUT; a signal ends the sleep early, with PSHM_TIMED_OUT. */
 int pshm_port_rest(pshm_port *port, uint64_t timeout_ns);
 
+/* Sleeps within a call of the routine until its bell is rung once, by whomever, or a notice is
+ * up, or `timeout_ns` are over. `word` is what pshm_port_word gave before the caller looked at
+ * what it waits for: a ring in between ends the nap at once. The routine's thread. Wait-free, and
+ * blocking. */
+uint32_t pshm_port_word(const pshm_port *port);
+void pshm_port_nap(pshm_port *port, uint32_t word, uint64_t timeout_ns);
+
 /* Puts a notice up, and wakes the port's thread. Any thread. Order: the notice, then the
  * bell. Wait-free but for a system call. */
 void pshm_port_notify(pshm_port *port);

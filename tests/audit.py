@@ -29,6 +29,7 @@ PRODUCER = 1
 MESSAGE_SLOT_BYTES = 4096
 MOST_SLOTS = 32
 COUNTERS = 8
+STEPS = 2
 LINE = 64
 
 
@@ -57,7 +58,7 @@ _HEAD = _record(
 )
 _FLOW = _record(32, state=(0, "u4"))
 _ROUTINE = _record(
-    _round_up(176 + 8 * COUNTERS + 8 * BUCKETS, LINE),
+    _round_up(192 + 8 * (COUNTERS + BUCKETS + STEPS), LINE),
     state=(64, "u4"),
     received=(72, "u8"),
     sent=(80, "u8"),

@@ -77,4 +77,6 @@ pshm_incarnation_record *pshm_control_incarnation(const pshm_control *control, u
 void pshm_control_use(const pshm_control *control, uint32_t edges, uint32_t incarnations);
 uint32_t pshm_control_edges_used(const pshm_control *control);
 uint32_t pshm_control_incarnations_used(const pshm_control *control);
+void pshm_step_set(pshm_routine_record *record, uint32_t word, uint64_t value);
+uint64_t pshm_step_get(const pshm_routine_record *record, uint32_t word);
 void pshm_control_ring(const pshm_control *control, uint32_t number);

@@ -26,6 +26,8 @@ void pshm_port_end_ins(pshm_port *port);
 void pshm_port_let_end(pshm_port *port, uint64_t hold);
 void pshm_port_end_call(pshm_port *port);
 int pshm_port_rest(pshm_port *port, uint64_t timeout_ns);
+uint32_t pshm_port_word(const pshm_port *port);
+void pshm_port_nap(pshm_port *port, uint32_t word, uint64_t timeout_ns);
 void pshm_port_notify(pshm_port *port);
 bool pshm_port_noticed(pshm_port *port);
 int pshm_port_await_room(pshm_port *port, uint64_t outs, uint64_t timeout_ns);

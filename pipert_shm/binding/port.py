@@ -298,6 +298,15 @@ class Port:
         status: int = lib.pshm_port_rest(self._port, timeout_ns)
         return status
 
+    def bell_word(self) -> int:
+        """What `nap` needs. Read it before you look at what you wait for."""
+        word: int = lib.pshm_port_word(self._port)
+        return word
+
+    def nap(self, word: int, timeout_ns: int) -> None:
+        """Sleeps, without the GIL, until somebody has rung since `word` was read, or notified; so long at most."""
+        lib.pshm_port_nap(self._port, word, timeout_ns)
+
     def await_room(self, outs: int, timeout_ns: int = FOREVER) -> int:
         """Sleeps, without the GIL, until one of the outgoing edges has room: OK, NOTICE or TIMED_OUT."""
         status: int = lib.pshm_port_await_room(self._port, outs, timeout_ns)

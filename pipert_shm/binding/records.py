@@ -354,6 +354,15 @@ class RoutineRecord:
         """The counters that the routine's class gives names to: a view, read and set by index."""
         return self.words.counter
 
+    def step(self, word: int) -> int:
+        """A word that the routine shows to those that keep step with it: 0 at first. Any process."""
+        value: int = lib.pshm_step_get(self.words, word)
+        return value
+
+    def set_step(self, word: int, value: int) -> None:
+        """Sets it, 64 bits. Ring the others afterwards. The routine's thread."""
+        lib.pshm_step_set(self.words, word, value)
+
     def age_histogram(self) -> list[int]:
         """How many messages were how old, from capture to receipt, by bucket: see BUCKET_NS."""
         return list(self.words.age)
