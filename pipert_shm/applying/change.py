@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from pipert_shm.applying.difference import Pair
-from pipert_shm.applying.work import Setting, Values, Work, options_of, place_of
+from pipert_shm.applying.work import Setting, Values, Work, place_of, wires_of
 from pipert_shm.errors import Fault, FlowDied, NotApplied, PipeStateError, RoutineError, describe
 from pipert_shm.events import START_EVENT_NAME, UPDATE_FPS_NAME
 from pipert_shm.graph.blueprint import FlowSpec
@@ -33,9 +33,7 @@ class Change:
         self._patience = patience
         self._where: Where = ()  # the section that the step at hand is about
         self._undo: list[Callable[[], None]] = []
-        self._wires = {
-            (wire.source.name, to.name): options_of(wire) for wire in pipe._blueprint.wires for to in wire.destinations
-        }
+        self._wires = wires_of(pipe._blueprint)
         states = {name: its.state for name, its in pipe.statistics().routines.items()}
         self._at_rest = {name for name, state in states.items() if state in AT_REST}
         self._is_started = pipe._started or len(self._at_rest) < len(states)  # by an attached process, perhaps
@@ -67,11 +65,11 @@ class Change:
     def _held(self) -> tuple[str, ...]:
         """The routines that stay, and lose wires, or may find them ended since a routine before them fails."""
         difference, flow_of = self._work.difference, self._work.difference.before.flow_of
-        changed = {*difference.removed, *difference.rebuilt, *difference.replaced}
+        gone = {*difference.removed, *difference.rebuilt}
         receivers = {receiver for _, receiver in self._work.wires_before}
-        receivers |= {receiver for sender, receiver in difference.before.wires if flow_of[sender] in changed}
+        receivers |= {to for sender, to in difference.before.wires if flow_of[sender] in {*gone, *difference.replaced}}
         plan = self._session.plan
-        names = (receiver for receiver in receivers if flow_of.get(receiver) not in changed)
+        names = (receiver for receiver in receivers if flow_of.get(receiver) not in gone)
         return tuple(one for name in names for one in plan.replicas.get(name, (name,)))
 
     def _fault(self, error: Exception) -> Fault:
@@ -137,7 +135,8 @@ class Change:
             name: FlowChange({routine.name: routine for routine in spec.routines}, spec.restart, spec.process)
             for name, spec in specs.items()
         }
-        plan, audience, replacement = plan_replacement(session.plan, changes, tuple(now))
+        transmitters = [its["data_transmitter"] for its in self._work.wires.values()]
+        plan, audience, replacement = plan_replacement(session.plan, changes, tuple(now), transmitters)
         session.changes.replace(plan, replacement)
         session.plan, session.audience = plan, audience
         for name, spec in specs.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from pipert_shm.events import Audience
@@ -14,6 +14,7 @@ from pipert_shm.graph.plan import audience_of
 from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.graph.replicas import copy_of
 from pipert_shm.routine import BatchRoutine, Role, Routine
+from pipert_shm.transmitters import DataTransmitter
 
 
 class Replacement(Frozen):
@@ -54,14 +55,19 @@ def why_not(item: RoutinePlan, routine: Routine) -> str:
     return ""
 
 
-def plan_replacement(plan: Plan, changes: Mapping[str, FlowChange], now: Collection[str]) -> tuple[Plan, Audience, Replacement]:
+def plan_replacement(
+    plan: Plan, changes: Mapping[str, FlowChange], now: Collection[str], transmitters: Iterable[DataTransmitter | None] = ()
+) -> tuple[Plan, Audience, Replacement]:
     """The plan and the audience as they will be, and what the launcher has to take in.
 
     :param changes: by the name of the flow; that of a flow with replicas stands for all of them.
     :param now: the flows that get a new process at once.
+    :param transmitters: of wires that are made later, which the new processes are to know.
     :raises RoutineError: when a routine can't run.
     """
     changed = plan.copy()
+    for transmitter in transmitters:
+        changed.number_transmitter(transmitter)
     told: dict[str, FlowChange] = {}
     for name, change in changes.items():
         for number, one in enumerate(plan.replicas.get(name, (name,))):
@@ -71,10 +77,12 @@ def plan_replacement(plan: Plan, changes: Mapping[str, FlowChange], now: Collect
             told[one] = change
     for item in (item for one in told for item in changed.flows[one]):
         changed.routines[item.number] = item
+    at_once = tuple(one for name in now for one in plan.replicas.get(name, (name,)))
+    changed.known.update(dict.fromkeys(at_once, len(changed.transmitters)))
     audience = audience_of(changed)
     replacement = Replacement(
         {one: [stranger(item) for item in changed.flows[one]] for one in told},
-        tuple(one for name in now for one in plan.replicas.get(name, (name,))),
+        at_once,
         {one: change.restart for one, change in told.items()},
         {one: change.process for one, change in told.items()},
         audience.picklable(),
