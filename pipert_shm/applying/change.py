@@ -92,12 +92,13 @@ class Change:
         if kept:
             self._undo.append(lambda: self._take_back(kept, replaced))
             self._put({name: work.flows[name] for name in kept}, replaced)
+            # before there are flows that don't run yet: they would drain nothing, and the new processes need holder bits
+            self._session.changes.await_up(self._replicas_of(replaced), self._patience)
         for routine, setting in work.settings.items():
             self._undo.append(lambda routine=routine: self._set(routine, work.settings_before[routine]))  # type: ignore[misc]
             self._set(routine, setting)
         self._rewire()
         flows = (*replaced, *difference.added, *difference.rebuilt)
-        self._session.changes.await_up(self._replicas_of(replaced), self._patience)
         self._start(flows)
         self._session.changes.await_runs(self._replicas_of(flows), self._patience)
 
@@ -116,6 +117,7 @@ class Change:
         difference, changes = self._work.difference, self._session.changes
         changed = (*difference.replaced, *difference.removed, *difference.rebuilt)
         flows = [name for name in changed if name in self._pipe._blueprint.flows]
+        self._start(name for name in flows if name not in difference.replaced)  # these drain what holds up the others
         changes.await_up(self._replicas_of(flows), self._patience)
         self._start(flows)
         changes.await_runs(self._replicas_of(flows), self._patience)
