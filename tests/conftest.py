@@ -30,6 +30,7 @@ from pipert_shm.testing.leftovers import Possessions as Possessions
 from pipert_shm.testing.plugin import fail_on_leftovers
 
 PACKAGE_ROOT = Path(pipert_shm.__file__).parent.parent
+GROWN = 16 << 20  # bytes of a worker's own memory, after which that is moved into large pages again
 
 settings.register_profile(
     "pipert_shm",
@@ -42,6 +43,7 @@ settings.load_profile("pipert_shm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of the programs that tests start would compile the package anew
     # In the background of a shell, or under nohup, these are ignored, and so they would be by all programs that tests start.
     for number, usual in (
         (signal.SIGINT, signal.default_int_handler),
@@ -57,6 +59,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
+    _settle()
+
+
+def pytest_runtest_logfinish() -> None:
+    if huge_pages.grown() > GROWN:  # by what tests have imported
+        _settle()
+
+
+def _settle() -> None:
     gc.freeze()  # what is here now never becomes garbage: the collections after each test pass over it
     huge_pages.collapse()
 

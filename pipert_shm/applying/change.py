@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
-from pipert_shm.applying.difference import Pair
+from pipert_shm.applying.shape import Pair
 from pipert_shm.applying.work import Setting, Values, Work, place_of, wires_of
-from pipert_shm.errors import Fault, FlowDied, NotApplied, PipeStateError, RoutineError, describe
+from pipert_shm.errors import Fault, FlowDied, NotApplied, PipeStateError, RoutineError, WiresValidation, describe
 from pipert_shm.events import START_EVENT_NAME, UPDATE_FPS_NAME
 from pipert_shm.graph.blueprint import FlowSpec
 from pipert_shm.graph.replacement import FlowChange, plan_replacement
@@ -45,7 +46,11 @@ class Change:
         :raises PipeStateError: when the pipe ends meanwhile.
         """
         mark, held = self._session.outcome.mark(), self._held()
-        self._session.changes.begin(held)
+        try:
+            self._session.changes.begin(held, self._replicas_of(self._work.difference.replaced), self._linked())
+        except WiresValidation as error:
+            self._where = ("wires",)
+            raise NotApplied(self._fault(error), []) from error
         try:
             self._advance()
         except BaseException as error:
@@ -71,6 +76,17 @@ class Change:
         plan = self._session.plan
         names = (receiver for receiver in receivers if flow_of.get(receiver) not in gone)
         return tuple(one for name in names for one in plan.replicas.get(name, (name,)))
+
+    def _linked(self) -> Counter[str]:
+        """The routines that stay, and to how many receivers in other flows each of them is to be linked."""
+        difference, replicas = self._work.difference, self._session.plan.replicas
+        flows, flow_of = difference.after.flows, difference.after.flow_of
+        linked: Counter[str] = Counter()
+        for sender, receiver in difference.linked:
+            if flow_of[sender] != flow_of[receiver] and flow_of[sender] not in {*difference.added, *difference.rebuilt}:
+                for one in replicas.get(sender, (sender,)):
+                    linked[one] += flows[flow_of[receiver]].replicas
+        return linked
 
     def _fault(self, error: Exception) -> Fault:
         where: Where = self._where

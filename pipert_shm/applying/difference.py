@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any
 
+from pipert_shm.applying.shape import FIXED, Pair, Shape, same
 from pipert_shm.errors import shown
 from pipert_shm.pipeline_file.reader import Where
-from pipert_shm.pipeline_file.schema import FlowSettings, Pipeline, RoutineSettings, Section, WireSettings
+from pipert_shm.pipeline_file.schema import RoutineSettings, Section
 
-Pair: TypeAlias = tuple[str, str]  # the names of a sender and a receiver
-
-FIXED = ("pipe", "api", "logging")  # sections that hold for as long as a pipe runs
 IN_PLACE = ("restart", "max_restarts", "restart_window", "max_rss")  # of a flow: only the launcher goes by them
 OF_PROCESS = ("cpus", "nice")  # a new process gets them
 OF_WIRES = ("policy", "capacity", "timeout", "max_age", "data_transmitter")
@@ -43,50 +40,6 @@ class Detail:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """A pipeline as it is compared: what it says, in one way only.
-
-    Attributes:
-        flows: the settings of each flow, without those of its wires.
-        routines: the settings of each routine.
-        wires: the settings of each wire, and which section of the file they stand in, by pair.
-        fixed: the sections that hold as long as the pipe runs.
-    """
-
-    flows: Mapping[str, FlowSettings]
-    routines: Mapping[str, RoutineSettings]
-    wires: Mapping[Pair, WireSettings]
-    fixed: Mapping[str, Any]
-
-    @property
-    def flow_of(self) -> dict[str, str]:
-        """The flow of each routine."""
-        return {routine: name for name, flow in self.flows.items() for routine in flow.routines}
-
-
-def shape_of(pipeline: Pipeline) -> Shape:
-    """The shape of a pipeline that was read and found to be in order."""
-    flows = {
-        name: flow.model_copy(update={"auto_wire": False, "data_transmitter": None, "routines": sorted(flow.routines)})
-        for name, flow in pipeline.flows.items()
-    }
-    fixed = {name: getattr(pipeline, name) for name in FIXED}
-    return Shape(flows, dict(pipeline.routines), dict(_wires_of(pipeline)), fixed)
-
-
-def _wires_of(pipeline: Pipeline) -> Iterator[tuple[Pair, WireSettings]]:
-    for flow in pipeline.flows.values():
-        for source, destination in pairwise(flow.routines) if flow.auto_wire else ():
-            yield (
-                (source, destination),
-                WireSettings(source=source, destinations=[destination], data_transmitter=flow.data_transmitter),
-            )
-    for wire in pipeline.wires:
-        for destination in wire.destinations:
-            yield (wire.source, destination), wire.model_copy(update={"destinations": [destination]})
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
     """How to get from one pipeline to another. It is false when there is nothing to do.
 
@@ -95,6 +48,7 @@ class Difference:
         refused: settings that can't be changed while the pipe runs.
         removed, added: flows.
         rebuilt: flows that are removed and added again, as others, and why.
+        failed: those of them that had failed for good.
         replaced: flows whose process makes way for another, while their wires stay, and why.
         live: routines whose settings change without a restart, and which.
         eased: flows of which settings change that only the launcher goes by.
@@ -109,6 +63,7 @@ class Difference:
     removed: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     rebuilt: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
     replaced: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
     live: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
     eased: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
@@ -139,8 +94,10 @@ class Difference:
         lines = [f"! {detail}: not while the pipe runs" for detail in self.refused]
         lines += [f"- flow {name!r}: {', '.join(self.before.flows[name].routines)}" for name in self.removed]
         lines += [f"+ flow {name!r}: {', '.join(self.after.flows[name].routines)}" for name in self.added]
-        for word, flows in (("is removed, and added anew", self.rebuilt), ("gets a new process", self.replaced)):
-            lines += [f"~ flow {name!r} {word}: {_listed(details)}" for name, details in flows.items()]
+        for name, details in self.rebuilt.items():
+            had = "has failed, " if name in self.failed else ""
+            lines.append(f"~ flow {name!r} {had}is removed, and added anew: {_listed(details)}")
+        lines += [f"~ flow {name!r} gets a new process: {_listed(details)}" for name, details in self.replaced.items()]
         lines += [f"~ flow {name!r}, without a restart: {_listed(details)}" for name, details in self.eased.items()]
         lines += [f"~ routine {name!r}, without a restart: {_listed(details)}" for name, details in self.live.items()]
         lines += [f"- wire {_named(pair)}" for pair in self.cut if pair not in self.relinked]
@@ -163,6 +120,7 @@ class Difference:
                 "removed": list(self.removed),
                 "added": list(self.added),
                 "rebuilt": told(self.rebuilt),
+                "failed": list(self.failed),
                 "replaced": told(self.replaced),
                 "changed": told(self.eased),
             },
@@ -184,16 +142,18 @@ def between(
     is_settable: Callable[[str, str], bool],
     is_rebuilt: Callable[[str], bool] = lambda flow: False,
     joins: Callable[[str], bool] = lambda routine: False,
+    failed: Collection[str] = (),
 ) -> Difference:
     """What has to be done to a pipe that is like `before`, so that it is like `after`.
 
     :param is_settable: whether a routine's parameter can be set while it runs.
     :param is_rebuilt: whether a flow that would get a new process has to be removed and added instead.
     :param joins: whether a routine joins its inputs: it does that with those that it was made with.
+    :param failed: flows that have failed for good: what differs in one, whatever it is, makes it anew.
     """
     removed = tuple(name for name in before.flows if name not in after.flows)
     added = tuple(name for name in after.flows if name not in before.flows)
-    kept = _Kept(before, after, is_settable, is_rebuilt, joins)
+    kept = _Kept(before, after, is_settable, is_rebuilt, joins, failed)
     gone = {routine for name in (*removed, *kept.rebuilt) for routine in before.flows[name].routines}
     fresh = {routine for name in (*added, *kept.rebuilt) for routine in after.flows[name].routines}
     moved = gone | fresh
@@ -213,6 +173,7 @@ def between(
         removed=removed,
         added=added,
         rebuilt=kept.rebuilt,
+        failed=tuple(name for name in kept.rebuilt if name in failed),
         replaced=kept.replaced,
         live=kept.live,
         eased=kept.eased,
@@ -232,6 +193,7 @@ class _Kept:
         is_settable: Callable[[str, str], bool],
         is_rebuilt: Callable[[str], bool],
         joins: Callable[[str], bool],
+        failed: Collection[str],
     ) -> None:
         flows = {name: _Flow(name, before, after, is_settable) for name in after.flows if name in before.flows}
         self.rebuilt: dict[str, tuple[Detail, ...]] = {}
@@ -240,7 +202,9 @@ class _Kept:
         self.eased: dict[str, tuple[Detail, ...]] = {}
         for name, flow in flows.items():
             all_live = tuple(each for its in flow.live.values() for each in its)
-            if flow.members or ((flow.of_process or all_live) and is_rebuilt(name)):
+            if name in failed and (details := flow.members or flow.of_process or all_live + flow.in_place):
+                self.rebuilt[name] = details
+            elif flow.members or ((flow.of_process or all_live) and is_rebuilt(name)):
                 self.rebuilt[name] = flow.members or flow.of_process or all_live
         for name, why in _joining(before, after, joins, self.rebuilt):
             self.rebuilt[name] = why
@@ -365,19 +329,6 @@ def fixed(before: Shape, after: Shape) -> tuple[Detail, ...]:
             continue
         refused += _details((name,), old, new, tuple(type(old).model_fields))
     return refused
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two values of a file mean the same: 1 is neither 1.0 nor true there."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, Section):
-        return all(same(getattr(one, name), getattr(other, name)) for name in type(one).model_fields)
-    return bool(one == other) or (one != one and other != other)
 
 
 def _named(pair: Pair) -> str:

@@ -9,7 +9,8 @@ from inspect import signature
 from itertools import starmap
 from typing import Any
 
-from pipert_shm.applying.difference import Detail, Difference, Pair, between, fixed, same, shape_of
+from pipert_shm.applying.difference import Detail, Difference, between, fixed
+from pipert_shm.applying.shape import Pair, same, shape_of
 from pipert_shm.errors import ConfigError, PayloadError, PipertError, PipeStateError, RoutineError
 from pipert_shm.events import LARGEST_PARAMETERS
 from pipert_shm.graph.blueprint import Blueprint, FlowSpec
@@ -19,7 +20,7 @@ from pipert_shm.graph.replacement import why_not
 from pipert_shm.opaque import pack
 from pipert_shm.parameters import setters_of
 from pipert_shm.pipe import Pipe
-from pipert_shm.pipeline_file.loading import PipelineFile
+from pipert_shm.pipeline_file.loading import ACROSS_HOSTS, PipelineFile
 from pipert_shm.pipeline_file.reader import Where
 from pipert_shm.pipeline_file.schema import FlowSettings, WireSettings
 from pipert_shm.routine import Routine
@@ -80,7 +81,12 @@ class Planner:
         self._shapes = shape_of(before.settings), shape_of(after.settings)
         self._running = {routine.name: routine for spec in pipe._blueprint.flows.values() for routine in spec.routines}
         self._wires = wires_of(pipe._blueprint)
-        self._failed = {name for name, flow in pipe.statistics().flows.items() if flow.state == "failed"}
+        states = {name: flow.state for name, flow in pipe.statistics().flows.items()}
+        self._failed = {
+            name
+            for name in self._shapes[0].flows
+            if any(states.get(one) == "failed" for one in plan.replicas.get(name, (name,)))
+        }
         self._made: dict[str, Routine] = {}
 
     def plan(self, *, refuse: bool = True) -> Work:
@@ -92,7 +98,7 @@ class Planner:
         if refuse:
             self._refuse(fixed(*self._shapes))
         self._make(flow for flow in self._after.settings.flows if self._differs(flow))  # all at once, to tell all faults
-        difference = between(*self._shapes, self._is_settable, self._is_rebuilt, self._joins)
+        difference = between(*self._shapes, self._is_settable, self._is_rebuilt, self._joins, self._failed)
         self._make((*difference.rebuilt, *difference.replaced))
         work = self._work(difference)
         self._check(work)
@@ -131,7 +137,7 @@ class Planner:
         """Whether a flow can't just get other routines."""
         self._make([flow])
         names = self._plan.replicas.get(flow, (flow,))
-        if self._failed.intersection(names) or names[0] not in self._plan.flows:
+        if names[0] not in self._plan.flows:
             return True
         items = self._plan.flows[names[0]]
         return any(why_not(item, self._made[_plain(item.name, flow in self._plan.replicas)]) for item in items)
@@ -215,7 +221,7 @@ class Planner:
 
     def _wire(self, pair: Pair, its: WireSettings) -> Values:
         """The arguments of a wire that is made. Its transmitter is the one that its ends know, if it is like that."""
-        options = its.model_dump(exclude={"source", "destinations", "data_transmitter"})
+        options = its.model_dump(exclude={"source", "destinations", "data_transmitter", *ACROSS_HOSTS})
         earlier = self._shapes[0].wires.get(pair)
         if earlier is not None and same(earlier.data_transmitter, its.data_transmitter):
             return {**options, "data_transmitter": self._wires[pair]["data_transmitter"]}

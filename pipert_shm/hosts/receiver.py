@@ -62,7 +62,8 @@ class RemoteReceiver(Remote, SourceRoutine):
     queue after it when it died is lost, and counted there.
 
     :param key: of the wire.
-    :param connect, listen, ca, certificate, key_file: as of `RemoteSender`.
+    :param connect, listen, ca, certificate, key_file, host: as of `RemoteSender`.
+    :param peer: the name of the host that the sender is on.
     :param room: the most messages that it keeps, and so the most that a sender may have under way.
     :param max_age: seconds since its capture after which a message is not delivered.
     :raises ValueError: when a setting is wrong.
@@ -82,10 +83,12 @@ class RemoteReceiver(Remote, SourceRoutine):
         ca: str | None = None,
         certificate: str | None = None,
         key_file: str | None = None,
+        host: str | None = None,
+        peer: str | None = None,
         room: int = MOST,
         max_age: float | None = None,
     ) -> None:
-        super().__init__(name, key, Hub(connect, listen, ca, certificate, key_file))
+        super().__init__(name, key, Hub(connect, listen, ca, certificate, key_file, host, peer))
         check_count("room", room)
         if max_age is not None:
             check_seconds("max_age", max_age, positive=True)
