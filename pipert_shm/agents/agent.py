@@ -9,7 +9,7 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -20,8 +20,8 @@ from pipert_shm.agents.code import sources_of
 from pipert_shm.agents.keeper import COMMAND, Keeper
 from pipert_shm.agents.kept import Kept, Store, Told
 from pipert_shm.agents.link import Link
-from pipert_shm.agents.names import EVERY, key_of_questions, key_of_token, pipe_on, version
-from pipert_shm.errors import HostsError, PipertError, RemoteRefusal
+from pipert_shm.agents.names import EVERY, key_of_questions, key_of_token, version
+from pipert_shm.errors import HostsError, RemoteRefusal
 from pipert_shm.hosts.access import check_host_name
 from pipert_shm.hosts.session import LEASE_S, Hub, load_zenoh
 
@@ -39,7 +39,7 @@ class Agent:
     :param name: of the host. A second agent of this name at the hub is refused.
     :param labels: by which flows choose hosts.
     :param store: where it keeps what it was told. Only one agent at a time may have it.
-    :param more: further kinds of questions, and who answers them.
+    :param more: gives further kinds of questions, and who answers them.
     :param command: what runs a part, for tests.
     :raises ValueError: when a host can't be called so.
     :raises ImportError: when Zenoh is not installed.
@@ -54,7 +54,7 @@ class Agent:
         store: Store,
         logger: logging.Logger,
         *,
-        more: Mapping[str, Handler] = {},
+        more: Callable[[Agent], Mapping[str, Handler]] = lambda agent: {},
         command: Sequence[str] = COMMAND,
     ) -> None:
         self.name = check_host_name(name)
@@ -72,7 +72,7 @@ class Agent:
             "apply": lambda question: (self._apply(question), b""),
             "revert": lambda question: (self._revert(question), b""),
             "remove": lambda question: (self._remove(question), b""),
-            **more,
+            **more(self),
         }
         self._lock = self._locked()
         self._pool = ThreadPoolExecutor(AT_ONCE, "answer")
@@ -195,6 +195,22 @@ class Agent:
             "pipes": {name: keeper.about() for name, keeper in sorted(self._keepers.items())},
         }
 
+    def pipe_id(self, question: Question) -> str:
+        """The pipe that a question is about, by what it can be attached to with.
+
+        :raises RemoteRefusal: when it names none that runs here.
+        """
+        keeper = self._keepers.get(str(question.get("pipe")))
+        if keeper is None:
+            raise RemoteRefusal(
+                f"it runs no part of a pipe {question.get('pipe')!r}; those that it runs: {', '.join(self._keepers) or 'none'}"
+            )
+        return keeper.pipe_id
+
+    def pipe_ids(self) -> set[str]:
+        """All pipes that it runs."""
+        return {keeper.pipe_id for keeper in list(self._keepers.values())}
+
     def _prepare(self, question: Question) -> dict[str, Any]:
         """What `apply` would do, and the code that is here.
 
@@ -279,14 +295,3 @@ class Agent:
 
 def _told_by(question: Question) -> Told:
     return Told(str(question["revision"]), str(question["text"]), tuple(map(str, question["remotes"])))
-
-
-def name_of_pipe(question: Question, host: str) -> str:
-    """The pipe of this host that a question is about, by the name by which it can be attached to.
-
-    :raises PipertError: when it names none.
-    """
-    pipe = question.get("pipe")
-    if not isinstance(pipe, str) or not pipe:
-        raise PipertError("the question names no pipe")
-    return pipe_on(pipe, host)

@@ -156,12 +156,20 @@ class Keeper:
 
     def _question(self, told: Told, *, dry_run: bool) -> bytes:
         text = reachable(told.text, list(told.remotes), self._hub)
-        return question(text, str(self._store.path(self.kept.pipe, "yaml")), dry_run=dry_run)
+        path = str(self._store.path(self.kept.pipe, "yaml"))
+        return question(text, path, os.path.realpath(path), dry_run=dry_run)
 
     def _attached(self) -> Attached:
         if self.state != "running":
             raise PipeStateError(f"it does not run: {self.state}{': ' if self.error else ''}{self.error}")
-        return attach(self.name, timeout=ATTACH_S)
+        return attach(self.pipe_id, timeout=ATTACH_S)
+
+    @property
+    def pipe_id(self) -> str:
+        """The id of the pipe, or its name as long as it has not told its id: other agents may have pipes of this name."""
+        with suppress(OSError, ValueError, KeyError):
+            return str(json.loads(self._store.path(self.kept.pipe, "outcome").read_text(encoding="utf-8"))["pipe_id"])
+        return self.name
 
     def _keep_in_mind(self, kept: Kept) -> None:
         self.kept = kept

@@ -80,8 +80,8 @@ def apply_pipeline(
     return Applied(work.difference, dry_run)
 
 
-def await_setup(pipe: Pipe, patience: float = PATIENCE) -> None:
-    """Waits until `setup()` of all routines of a pipe that was just started has returned.
+def await_setup(pipe: Pipe, patience: float = PATIENCE) -> str:
+    """Waits until `setup()` of all routines of a pipe that was just started has returned. Returns the pipe's id.
 
     :param patience: seconds that it may take.
     :raises RoutineError: when it has raised.
@@ -90,3 +90,4 @@ def await_setup(pipe: Pipe, patience: float = PATIENCE) -> None:
     """
     session = pipe._built()
     session.changes.await_runs(tuple(session.plan.flows), patience)
+    return session.segment.pipe_id

@@ -65,7 +65,7 @@ def agent(
         raise typer.BadParameter("give the folder that `pipert-shm hub invite` made, or --name and --hub")
     way = hub_of(hub, ca=ca, certificate=certificate, key=key, host=name)
     try:
-        running = Agent(name, labels, way, Store(state or default_state(name)), logger, more=handlers(name))
+        running = Agent(name, labels, way, Store(state or default_state(name)), logger, more=handlers)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ import pipert_shm
 from pipert_shm.cli.apply import EXAMPLES, apply, for_several_hosts
 from pipert_shm.cli.hosting import hosting
 from pipert_shm.cli.looking import looking
-from pipert_shm.cli.remote import ctl, examples, print_json, rpc
+from pipert_shm.cli.remote import PATIENCE_S, ctl, examples, print_json, rpc
 from pipert_shm.errors import ConfigError, PipeFailed, PipertError
 from pipert_shm.system.streams import say
 
@@ -212,20 +211,22 @@ def top(
     Reads shared memory and /proc only: the pipes don't notice. Rates and latencies are those of the last interval. `own` is
     a process's own memory, `shared` what it has seen of the frames. Arrow keys and PgUp, PgDn, Home and End scroll; `/` filters
     by the names of pipes, flows and routines. End it with q or Ctrl-C.
+
+    Where PIPERT_HUB names a hub, the pipes of all of its hosts are shown, too, by their names `PIPE@HOST`.
     """
     from rich.console import Console
 
-    from pipert_shm.cli.top import compare, look, show_live, show_once
+    from pipert_shm.cli.far import top_elsewhere
+    from pipert_shm.cli.top import report_once, show_live, show_once
 
     console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
-    if not once:
-        if as_json or not console.is_terminal:
-            raise typer.BadParameter("give --once: the live table needs a terminal")
-        show_live(interval, console, pipe)
-        return
-    before = look(pipe)
-    time.sleep(interval)
-    report = compare(look(pipe), before)
+    with top_elsewhere(pipe, interval) as elsewhere:
+        if not once:
+            if as_json or not console.is_terminal:
+                raise typer.BadParameter("give --once: the live table needs a terminal")
+            show_live(interval, console, pipe, elsewhere)
+            return
+        report = report_once(interval, pipe, elsewhere)
     if as_json:
         print_json(report)
     else:
@@ -255,35 +256,18 @@ def why(
     """
     from rich.console import Console
 
+    from pipert_shm.cli.far import ask, far
     from pipert_shm.cli.why import examine, show
 
-    reports = examine(pipe, seconds)
+    if pipe is not None and (elsewhere := far(pipe)) is not None:
+        answers = ask(*elsewhere, "why", seconds + PATIENCE_S, seconds=seconds)
+        reports = [report for answer in answers.values() for report in answer.value]
+    else:
+        reports = examine(pipe, seconds)
     if as_json:
         print_json(reports)
     else:
         show(reports, Console(markup=False, highlight=False, emoji=False))
-
-
-@app.command("ls")
-def _list(as_json: Json = False) -> int:
-    """List the pipes that have shared memory on this machine.
-
-    Lists the pipes that have segments in /dev/shm: id, alive or stale, process that built it, size. Below it, each segment:
-    what it is, whose ring (flow and pid), size, slots, and how many of them each routine holds; a slot may have several
-    holders. Changes nothing, and holds up no pipe.
-    """
-    from dataclasses import asdict
-
-    from pipert_shm.shm.listing import list_pipe, text_of
-    from pipert_shm.shm.segments import pipe_ids
-
-    listings = [listing for listing in map(list_pipe, pipe_ids()) if listing is not None]
-    if as_json:
-        print_json([asdict(listing) for listing in listings])
-        return OK
-    for listing in listings:
-        print(*text_of(listing), sep="\n")
-    return OK
 
 
 @app.command()

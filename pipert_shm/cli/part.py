@@ -38,8 +38,7 @@ def main(arguments: list[str]) -> int:
     os.pwrite(lock, str(os.getpid()).encode(), 0)
 
     def up(pipe: Pipe) -> None:
-        await_setup(pipe)
-        _write(outcome, {"state": "up"})
+        _write(outcome, {"state": "up", "pipe_id": await_setup(pipe)})
         os.write(ready, b"u")
 
     return _told(outcome, lambda: run(file, on_started=up))
