@@ -156,7 +156,8 @@ class Keeper:
 
     def _question(self, told: Told, *, dry_run: bool) -> bytes:
         text = reachable(told.text, list(told.remotes), self._hub)
-        return question(text, str(self._store.path(self.kept.pipe, "yaml")), dry_run=dry_run)
+        path = str(self._store.path(self.kept.pipe, "yaml"))
+        return question(text, path, os.path.realpath(path), dry_run=dry_run)
 
     def _attached(self) -> Attached:
         if self.state != "running":

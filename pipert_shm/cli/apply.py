@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
 
 import typer
 
 from pipert_shm.cli.remote import call_http, examples, print_json
-from pipert_shm.errors import ConfigError
+from pipert_shm.errors import ConfigError, PipeStateError
+
+if TYPE_CHECKING:
+    from pipert_shm.pipeline_file.loading import PipelineFile
 
 PATIENCE = 600.0  # seconds: each setup() may take a minute, there and back
 
@@ -26,7 +29,9 @@ def apply(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE.yaml")],
     to: Annotated[
         str | None,
-        typer.Option(metavar="NAME|URL", help="The pipe's name or id, or where its control listens. By default the file's."),
+        typer.Option(
+            metavar="NAME|URL", help="The pipe's name or id, or where its control listens; else the one of this file."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
@@ -76,9 +81,10 @@ def for_several_hosts(path: Path) -> Any:
 def apply_file(path: Path, to: str | None, *, dry_run: bool, token: str | None) -> dict[str, Any]:
     """Has a running pipe apply a file; what it says of that.
 
-    :param to: the pipe's name or id, or the URL of its control; by default the name that the file gives it.
+    :param to: the pipe's name or id, or the URL of its control; by default the pipe that runs from this very file.
     :raises ConfigError, NotApplied: when the file has faults, or could not be applied.
     :raises UnknownTarget: when there is no such pipe.
+    :raises PipeStateError: when there are several, or one of the file's name that runs from another file.
     :raises RemoteRefusal: when nothing answers at the URL, or the answer is no.
     """
     from pipert_shm.applying.service import KIND, question
@@ -92,9 +98,20 @@ def apply_file(path: Path, to: str | None, *, dry_run: bool, token: str | None) 
         asked = f"/pipeline?{urlencode({'dry_run': json.dumps(dry_run)})}"
         answer: dict[str, Any] = call_http(url, asked, token=token, body=text.encode(), method="PUT", patience=PATIENCE)
         return answer
-    with attach(to or file.pipe_name) as pipe:
-        told: dict[str, Any] = json.loads(pipe.relay(KIND, question(text, str(path), dry_run=dry_run), timeout=PATIENCE))
+    with attach(to or _pipe_of(file)) as pipe:
+        asking = question(text, str(path), file.real_path, dry_run=dry_run)
+        told: dict[str, Any] = json.loads(pipe.relay(KIND, asking, timeout=PATIENCE))
         return told
+
+
+def _pipe_of(file: PipelineFile) -> str:
+    """The id of the pipe that runs from a file."""
+    from pipert_shm.shm.finding import find_made_from
+
+    try:
+        return find_made_from(file.real_path, file.pipe_name).pipe_id
+    except PipeStateError as error:
+        raise PipeStateError(f"{error}; --to NAME|ID says which pipe is meant") from None
 
 
 def is_url(to: str) -> bool:

@@ -270,28 +270,6 @@ def why(
         show(reports, Console(markup=False, highlight=False, emoji=False))
 
 
-@app.command("ls")
-def _list(as_json: Json = False) -> int:
-    """List the pipes that have shared memory on this machine.
-
-    Lists the pipes that have segments in /dev/shm: id, alive or stale, process that built it, size. Below it, each segment:
-    what it is, whose ring (flow and pid), size, slots, and how many of them each routine holds; a slot may have several
-    holders. Changes nothing, and holds up no pipe.
-    """
-    from dataclasses import asdict
-
-    from pipert_shm.shm.listing import list_pipe, text_of
-    from pipert_shm.shm.segments import pipe_ids
-
-    listings = [listing for listing in map(list_pipe, pipe_ids()) if listing is not None]
-    if as_json:
-        print_json([asdict(listing) for listing in listings])
-        return OK
-    for listing in listings:
-        print(*text_of(listing), sep="\n")
-    return OK
-
-
 @app.command()
 def clean() -> int:
     """Remove what pipes without a living process left in shared memory.

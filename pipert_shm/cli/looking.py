@@ -1,4 +1,4 @@
-"""The command line to look at frames, and where their time goes: `pipert-shm view` and `trace`.
+"""The commands that look at pipes: `pipert-shm ls`, `view` and `trace`.
 
 What a command needs is imported by it, so that `--help` costs nothing.
 """
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipert_shm.cli.remote import PATIENCE_S, examples
+from pipert_shm.cli.remote import PATIENCE_S, examples, print_json
 
 looking = typer.Typer()
 
@@ -40,6 +40,36 @@ def _view(
     from pipert_shm.cli.view import view
 
     view(target, way, port)
+
+
+@looking.command("ls", epilog=examples("pipert-shm ls", "pipert-shm ls yard", "pipert-shm ls yard gate --json | jq '.[].file'"))
+def _list(
+    pipes: Annotated[
+        list[str] | None, typer.Argument(metavar="[PIPE]...", help="Names or ids, or parts of them; by default all pipes.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """List the pipes that have shared memory on this machine.
+
+    Lists the pipes that have segments in /dev/shm: id, alive or stale, name, process that built it, size, and the file that it
+    runs from. Below it, each segment:
+    what it is, whose ring (flow and pid), size, slots, and how many of them each routine holds; a slot may have several
+    holders. Changes nothing, and holds up no pipe.
+    """
+    from dataclasses import asdict
+
+    from pipert_shm.cli.why import chosen
+    from pipert_shm.shm.listing import list_pipe, text_of
+    from pipert_shm.shm.segments import pipe_ids
+
+    found = {listing.pipe_id: listing for listing in map(list_pipe, pipe_ids()) if listing is not None}
+    wanted = {pipe_id for name in pipes or () for pipe_id in chosen(found, name)}
+    listings = [listing for pipe_id, listing in found.items() if not pipes or pipe_id in wanted]
+    if as_json:
+        print_json([asdict(listing) for listing in listings])
+        return
+    for listing in listings:
+        print(*text_of(listing), sep="\n")
 
 
 @looking.command(

@@ -61,7 +61,7 @@ def _applied_here(file: PipelineFile, rollout: Rollout, *, dry_run: bool) -> lis
         return []
     text = _text_here(file, rollout)
     with attach(file.pipe_name) as pipe:
-        answer = json.loads(pipe.relay(KIND, question(text, str(file.path), dry_run=dry_run), timeout=APPLY_S))
+        answer = json.loads(pipe.relay(KIND, question(text, str(file.path), file.real_path, dry_run=dry_run), timeout=APPLY_S))
     return [str(line) for line in answer["changes"]]
 
 

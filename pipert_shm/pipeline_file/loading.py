@@ -73,7 +73,8 @@ class PipelineFile:
     :raises ConfigError: when the file can't be read or has faults. The error lists every fault with its line and field.
 
     Attributes:
-        path: the file.
+        path: the file, as it was given.
+        real_path: the same, wherever the working directory is by now.
         settings: its settings.
         named: what it has imported.
         allowed: what it may import, besides what this package offers; None: anything.
@@ -105,6 +106,7 @@ class PipelineFile:
 
     def __init__(self, path: str | os.PathLike[str], text: str | None = None) -> None:
         self.path = Path(path)
+        self.real_path = os.path.realpath(path)
         self.named: frozenset[str] = frozenset()
         self.allowed: frozenset[str] | None = None
         self.arguments: dict[str, dict[str, Any]] = {}
@@ -138,6 +140,7 @@ class PipelineFile:
         except (PipertError, ValueError) as error:
             raise ConfigError([self._file.fault(("wires",), str(error))]) from error
         pipe._pipeline_file = self
+        pipe._made_from = self.real_path
         pipe._handlers["apply"] = partial(_answer, weakref.ref(pipe))
         return pipe
 
@@ -182,7 +185,7 @@ class PipelineFile:
         return self._file.fault(where, message)
 
     def _maker(self) -> Maker:
-        return _maker(self._file, self.allowed)
+        return _maker(self._file, self.real_path, self.allowed)
 
     def _routines(self, maker: Maker, names: Iterable[str]) -> dict[str, Any]:
         routines = {name: _routine(maker, name, self.settings.routines[name]) for name in names}
@@ -250,14 +253,14 @@ def _faults_of_classes(path: Path, text: str | None) -> list[Fault]:
         file = YamlFile(path, text)
     except ConfigError:
         return []  # it can't be read, which another fault says
-    maker = _maker(file)
+    maker = _maker(file, os.path.realpath(path))
     for name, settings in _fitting(file.data, "routines", RoutineSettings).items():
         _routine(maker, str(name), settings)
     return maker.faults
 
 
-def _maker(file: YamlFile, allowed: frozenset[str] | None = None) -> Maker:
-    directory = str(file.path.resolve().parent)
+def _maker(file: YamlFile, real_path: str, allowed: frozenset[str] | None = None) -> Maker:
+    directory = str(Path(real_path).parent)
     if directory not in sys.path:
         sys.path.insert(0, directory)
     return Maker(file, allowed)
