@@ -42,16 +42,19 @@ class Camera(SourceRoutine):
 
 
 class Log(DestinationRoutine):
-    """Checks every byte and the order."""
+    """Checks every byte and the order.
 
-    def __init__(self, board: Board, delay: float = 0.0) -> None:
+    :param tolerance: how far a byte may be off.
+    """
+
+    def __init__(self, board: Board, delay: float = 0.0, tolerance: int = 0) -> None:
         super().__init__("log")
-        self.board, self.delay = board, delay
+        self.board, self.delay, self.tolerance = board, delay, tolerance
 
     def main_logic(self, data: Any) -> None:
         number, last = data["number"], self.board[LAST]
         self.board.add(COUNT)
-        if number < last or not (data["frame"] == number % 251).all():
+        if number < last or (abs(data["frame"].astype(int) - number % 251) > self.tolerance).any():
             self.board.add(WRONG)
         self.board.add(SKIPPED, max(number - last, 0))
         self.board[LAST] = number + 1
@@ -74,9 +77,9 @@ def sending(board: Board, sender: RemoteSender, fps: float, shape: tuple[int, ..
 
 
 @contextmanager
-def receiving(board: Board, receiver: RemoteReceiver, delay: float = 0.0) -> Iterator[Pipe]:
+def receiving(board: Board, receiver: RemoteReceiver, delay: float = 0.0, tolerance: int = 0) -> Iterator[Pipe]:
     """A pipe with the receiver and a log, each in a flow of its own."""
-    with running(Pipe(policy="block", capacity=1), receiver, Log(board, delay)) as pipe:
+    with running(Pipe(policy="block", capacity=1), receiver, Log(board, delay, tolerance)) as pipe:
         yield pipe
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from pipert_shm.binding import now_ns
 from pipert_shm.hosts.carrier import Hub
+from pipert_shm.hosts.decoding import Decoder
 from pipert_shm.hosts.line import Line, Tell
-from pipert_shm.hosts.messages import Hello, Message, Said
-from pipert_shm.hosts.payloads import decode
+from pipert_shm.hosts.messages import EPOCH_BITS, Hello, Message, Refresh, Said, Taken
 from pipert_shm.hosts.protocol import Receiver, Waiting
 from pipert_shm.hosts.remote import Remote
 from pipert_shm.hosts.window import MOST
@@ -18,6 +19,7 @@ from pipert_shm.limits import check_count, check_seconds
 from pipert_shm.routine import SourceRoutine
 
 REST = 0.5  # seconds after which a call returns without a message
+ASK_AGAIN = 0.5  # seconds after which a key frame is asked for again
 _SENT = 1 << 24  # of the messages that the routine has sent, this many are told apart
 
 
@@ -35,20 +37,57 @@ class ReceiverLine(Line):
     def __init__(self, hub: Hub, key: str, place: tuple[int, int], room: int, tell: Tell, logger: logging.Logger) -> None:
         self._place, self._room = place, room
         self.machine: Receiver | None = None
+        self._sender = ""  # its name
+        self._others: dict[int, Taken] = {}  # senders that are not heard, by stream
+        self._owed: list[Said] = []
+        self._asked_at = -ASK_AGAIN
         super().__init__(hub, key, "receiver", tell, logger)
 
     def hear(self, said: Said, arrived_ns: int) -> None:
         """Takes what the sender says."""
         if self.machine is None:
             self.machine = Receiver(self.end, *self._place, room=self._room)
+        if isinstance(said, Hello):
+            if self._is_taken(said.stream, self.machine):
+                self._refuse(said)
+                return
+            self._sender = said.name
+            self._others.pop(said.stream, None)
         if isinstance(said, Hello | Message):
             self.machine.hear(said, arrived_ns)
 
+    def _is_taken(self, stream: int, machine: Receiver) -> bool:
+        """Whether a sender of another stream is there, and heard."""
+        return (
+            machine.epoch > 0 and stream != machine.stream and any(end >> EPOCH_BITS == machine.stream for end in self.present)
+        )
+
+    def _refuse(self, hello: Hello) -> None:
+        if hello.stream not in self._others:
+            self._others[hello.stream] = Taken(hello.stream, self._sender)
+            self._logger.error(
+                "the wire %r between hosts has two senders: %s is not heard while %s is there; give it another key",
+                self._key,
+                hello.name,
+                self._sender,
+            )
+        self._owed.append(self._others[hello.stream])
+
     def say(self) -> Iterable[tuple[Said, Any]]:
-        """Yields acknowledgements."""
+        """Yields acknowledgements, and what else there is to say."""
+        owed, self._owed = self._owed, []
+        yield from ((said, ()) for said in owed)
         if self.machine is not None:
             for ack in self.machine.say(now_ns()):
-                yield ack, b""
+                yield ack, ()
+
+    def ask_for_key_frame(self) -> None:
+        """Asks the sender, at most each half second. With `changed` in hand."""
+        now = time.monotonic()
+        if self.machine is not None and now - self._asked_at >= ASK_AGAIN:
+            self._asked_at = now
+            self._owed.append(Refresh(self.machine.stream))
+            self.poke()
 
 
 class RemoteReceiver(Remote, SourceRoutine):
@@ -96,6 +135,7 @@ class RemoteReceiver(Remote, SourceRoutine):
     def setup(self) -> None:
         """Notes that it begins: the connection is opened by the first `main_logic`, which knows where the last one was."""
         self._stopping = False
+        self._decoder = Decoder()
         self._base = self.counters["repeated"], self.counters["missed"]
 
     def _open(self) -> ReceiverLine:
@@ -116,7 +156,8 @@ class RemoteReceiver(Remote, SourceRoutine):
 
         :raises ImportError: when Zenoh is not installed.
         :raises HostsError: when a file can't be read, or the address is taken.
-        :raises ValueError: when the message can't be read. It is left out, and counted.
+        :raises ValueError: when the message can't be read. It is left out, and counted. Where it is a picture of a film that
+            needs one that did not come, the sender is asked for a key frame.
         """
         line = self._line or self._open()
         with line.changed:
@@ -132,8 +173,11 @@ class RemoteReceiver(Remote, SourceRoutine):
             return None
         try:
             return self._payload_of(waiting)
-        except ValueError:
+        except (ValueError, ImportError):
             self.counters["unreadable"] += 1
+            if self._decoder.needs_key_frame:
+                with line.changed:
+                    line.ask_for_key_frame()
             raise
         except BaseException:  # a stop, while it waited for a slot: the message stays
             waiting = None
@@ -157,6 +201,7 @@ class RemoteReceiver(Remote, SourceRoutine):
     def _payload_of(self, waiting: Waiting) -> Any:
         """Returns the payload, dated by this host's clock; None where it is too old."""
         message = waiting.message
+        pieces = (piece.to_bytes() for piece in message.body)
         if message.offset is not None:
             captured_ns = message.captured_ns + message.offset.ns
             self.counters["clock_uncertainty_us"] = message.offset.uncertainty_ns // 1000
@@ -164,8 +209,9 @@ class RemoteReceiver(Remote, SourceRoutine):
             captured_ns = waiting.arrived_ns
         if self._max_age is not None and now_ns() - captured_ns > self._max_age * 1e9:
             self.counters["too_old"] += 1
+            self._decoder.skip(pieces, self.meta)
             return None
-        payload = decode(message.body.to_bytes(), self.meta, self.loan)
+        payload = self._decoder.decode(pieces, self.meta, self.loan)
         self.meta.captured_ns = captured_ns
         return payload
 
