@@ -42,6 +42,7 @@ settings.load_profile("pipert_shm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of the programs that tests start would compile the package anew
     # In the background of a shell, or under nohup, these are ignored, and so they would be by all programs that tests start.
     for number, usual in (
         (signal.SIGINT, signal.default_int_handler),

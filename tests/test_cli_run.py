@@ -151,7 +151,7 @@ logging: {{file: log}}
 
 
 def test_a_python_file(run_cli: RunCli, tmp_path: Path) -> None:
-    (tmp_path / "ticker_code.py").write_text(TICKER)
+    (tmp_path / "ticker_code.py").write_text(TICKER.replace("Pipe()", 'Pipe(policy="block")'))
     end = run_cli("run", "ticker_code.py")
     assert (end.returncode, end.lines) == (0, ["tick 0", "tick 100", "cleaned up"])
     assert "Pipe: ticker -> screen: 101 sent, 101 received, dropped: nothing" in end.stderr

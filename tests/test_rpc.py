@@ -127,10 +127,12 @@ class Server:
     def __init__(self, start_script: StartScript, key: str | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+            port = probe.getsockname()[1]
+        self.endpoint = f"tcp://127.0.0.1:{port}"
         self.script: Script = start_script(SERVER.format(endpoint=self.endpoint, key=key))
         assert self.script.process.stdout is not None
         self.pipe_id = self.script.process.stdout.readline().strip()
+        eventually(lambda: _listens(port), "a server that listens")
 
     def expect_end(self) -> None:
         """Sees that the pipe, which was started, and the server end by themselves."""
@@ -138,6 +140,11 @@ class Server:
         assert (end.returncode, end.stderr) == (0, "")
         assert end.lines[-2:] == ["cleaned up", "run has returned"]
         assert list(Path("/dev/shm").glob(f"pipert-{self.pipe_id}-*")) == []
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
