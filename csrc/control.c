@@ -123,6 +123,17 @@ uint32_t pshm_control_incarnations_used(const pshm_control *control) {
     return used(&control->head->incarnations_used, control->incarnations);
 }
 
+void pshm_step_set(pshm_routine_record *record, uint32_t word, uint64_t value) {
+    /* seq_cst: before the bell that is rung for it; and a word that was set before is seen, too
+     */
+    if (word < PSHM_STEPS) __atomic_store_n(&record->step[word], value, __ATOMIC_SEQ_CST);
+}
+
+uint64_t pshm_step_get(const pshm_routine_record *record, uint32_t word) {
+    /* seq_cst: a look between the bell's word and the wait */
+    return word < PSHM_STEPS ? __atomic_load_n(&record->step[word], __ATOMIC_SEQ_CST) : 0;
+}
+
 void pshm_control_ring(const pshm_control *control, uint32_t number) {
     pshm_routine_record *record = pshm_control_routine(control, number);
     if (record != NULL) pshm_bell_ring_always(&record->bell);

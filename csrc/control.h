@@ -29,10 +29,11 @@
 #include "policy.h"
 #include "queue.h"
 
-#define PSHM_VERSION 2u
+#define PSHM_VERSION 3u
 #define PSHM_RINGS 4096u    /* rings that can exist at one time */
 #define PSHM_ROUTINES 4096u /* the most routines of a pipe, taps included */
 #define PSHM_COUNTERS 16u   /* of a routine: those that its class gives names to */
+#define PSHM_STEPS 2u       /* words of a routine that others keep in step with */
 
 /* One connection from a sender to a receiver, from its linking to its unlinking. */
 typedef struct pshm_edge_record {
@@ -67,12 +68,27 @@ typedef struct pshm_edge_record {
  * gets a new incarnation, with a holder bit and a queue of its own, while the receiver
  * drains the old one. When a receiver dies, the incarnation stays: the next receiver
  * goes on where it was. An incarnation's bit may be given to another one only after
- * PSHM_SWEPT. */
+ * PSHM_SWEPT or PSHM_GIVEN_UP, its record only after PSHM_SWEPT.
+ *
+ * After SENDER_DEAD, receiver and launcher may both want to clear it: whoever moves the state
+ * on, to SWEEPING or to TAKING_BACK, does. */
 enum pshm_incarnation_state {
     PSHM_FREE,
     PSHM_LIVE,
     PSHM_SENDER_DEAD, /* the receiver drains it */
-    PSHM_SWEPT        /* no slot has its bit any more */
+    PSHM_SWEPT,       /* no slot has its bit any more */
+    PSHM_SWEEPING,    /* the receiver has drained it, and clears its bit, or still has leases */
+    PSHM_TAKING_BACK, /* the launcher takes back what the receiver leaves unread */
+    PSHM_GIVEN_UP     /* no slot has its bit any more, but the receiver still looks at it */
+};
+
+/* Whether a receiver's process reads an incarnation. It claims the life of the record that it
+ * was told of, when it attaches; the launcher withdraws one that nobody has claimed. So a
+ * process that wakes up late can't attach to what has been another incarnation since. */
+enum pshm_reader {
+    PSHM_UNCLAIMED, /* none has attached yet, or the one that had is dead */
+    PSHM_CLAIMED,
+    PSHM_WITHDRAWN
 };
 
 typedef struct pshm_incarnation_record {
@@ -84,6 +100,7 @@ typedef struct pshm_incarnation_record {
     uint64_t offered; /* messages that the sender has begun to send on this edge */
     uint64_t settled; /* those of them that were pushed, or dropped and counted */
     uint64_t evicted; /* cells that the sender has taken back, dropped and counted */
+    uint64_t reader;  /* atomic: {life:32 | enum pshm_reader:32}; see edge.h */
     _Alignas(PSHM_CACHE_LINE) uint64_t taken; /* cells that the receiver has counted */
     pshm_queue_words queue;
 } pshm_incarnation_record;
@@ -109,6 +126,7 @@ typedef struct pshm_routine_record {
     uint64_t held;                   /* atomic: whether it does not end, if its streams do */
     uint64_t counter[PSHM_COUNTERS]; /* those that its class gives names to */
     uint64_t age[PSHM_BUCKETS];      /* ns from capture to receipt */
+    uint64_t step[PSHM_STEPS];       /* atomic: how far it is, for those that keep step with it */
 } pshm_routine_record;
 
 /* Written by the launcher only. */
@@ -203,6 +221,12 @@ uint32_t pshm_control_incarnations_used(const pshm_control *control);
  * for a system call. */
 void pshm_control_wake(const pshm_control *control, uint32_t number);
 void pshm_control_ring(const pshm_control *control, uint32_t number);
+
+/* Write and read a routine's word for those that keep step with it. The routine alone writes,
+ * and rings the others afterwards; they read between pshm_port_word and pshm_port_nap.
+ * `word` is below PSHM_STEPS. Any process. Order: seq_cst, as a bell wants it. Wait-free. */
+void pshm_step_set(pshm_routine_record *record, uint32_t word, uint64_t value);
+uint64_t pshm_step_get(const pshm_routine_record *record, uint32_t word);
 
 /* Reads a word of geometry exactly once, so that the value which was checked is the
  * value that is used. Any process. Wait-free. */

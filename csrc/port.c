@@ -49,11 +49,36 @@ void pshm_port_remove_out(pshm_port *port, uint32_t out) {
     pthread_mutex_unlock(&port->sending);
 }
 
+/* One that the launcher has withdrawn is as good as drained: its record may be another's by now,
+ * and the stream goes on with its successor. */
+static uint32_t add_withdrawn(pshm_port *port, pshm_edge_record *record) {
+    uint32_t place = port->ins;
+    for (uint32_t n = 0; n < port->ins; n++) {
+        if (port->in[n].record == record) return n;
+        if (port->in[n].record == NULL) place = n;
+    }
+    if (place >= PSHM_INS) return UINT32_MAX;
+    if (port->awaited > 0) port->awaited--;
+    port->in[place] = (pshm_edge){.record = record};
+    port->behind[place] = 0;
+    port->leaving[place] = port->paused[place] = false;
+    port->drained[place] = true;
+    if (place == port->ins) port->ins++;
+    return place;
+}
+
 /* A successor takes the place of its edge's drained incarnation. If it comes before that is
  * drained, it takes another place and waits behind it. */
-uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation) {
-    pshm_edge edge;
-    if (!pshm_edge_attach(&edge, &port->process->control, incarnation)) return UINT32_MAX;
+uint32_t pshm_port_add_in(pshm_port *port, uint32_t edge_number, uint64_t name) {
+    const pshm_control *control = &port->process->control;
+    pshm_edge_record *record = pshm_control_edge(control, edge_number);
+    pshm_incarnation_record *incarnation = pshm_control_incarnation(control, (uint32_t)name);
+    if (record == NULL || incarnation == NULL) return UINT32_MAX;
+    if (!pshm_incarnation_claim(incarnation, (uint32_t)(name >> 32)))
+        return add_withdrawn(port, record);
+    pshm_edge edge; /* after the claim: from then on the record is this edge's */
+    if (!pshm_edge_attach(&edge, control, (uint32_t)name) || edge.record != record)
+        return UINT32_MAX;
     uint32_t place = port->ins, earlier = 0;
     bool known = false, succeeds = false;
     for (uint32_t n = 0; n < port->ins; n++) {
@@ -145,6 +170,15 @@ int pshm_port_rest(pshm_port *port, uint64_t timeout_ns) {
         if (!undisturbed) return PSHM_TIMED_OUT;
         now = pshm_now();
     }
+}
+
+uint32_t pshm_port_word(const pshm_port *port) {
+    return pshm_bell_word(&port->record->bell);
+}
+
+void pshm_port_nap(pshm_port *port, uint32_t word, uint64_t timeout_ns) {
+    if (has_notice(port)) return;
+    pshm_bell_wait(&port->record->bell, word, sleep_until(0, timeout_ns));
 }
 
 void pshm_port_notify(pshm_port *port) {

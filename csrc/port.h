@@ -13,7 +13,7 @@
  * Example, the loop of a routine that forwards:
  *
  *     pshm_port *port = pshm_port_open(process, routine, 1);
- *     pshm_port_add_in(port, incoming);
+ *     pshm_port_add_in(port, edge, incoming);
  *     uint64_t outs = 1ull << pshm_port_add_out(port, outgoing);
  *     for (;;) {
  *         int status = pshm_port_receive(port, &delivery, PSHM_FOREVER);
@@ -90,9 +90,10 @@ void pshm_port_close(pshm_port *port);
 /* ---- edges ----------------------------------------------------------------------------- */
 
 /* Add an incarnation of an edge. Return its place, or UINT32_MAX when the edge is not
- * sound or no place is free. */
+ * sound or no place is free. The second takes a pshm_incarnation_name; one that the launcher
+ * has withdrawn counts as drained. */
 uint32_t pshm_port_add_out(pshm_port *port, uint32_t incarnation);
-uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation);
+uint32_t pshm_port_add_in(pshm_port *port, uint32_t edge, uint64_t name);
 
 /* Vacates an outgoing edge's place. A post that it is still a part of is given up there,
  * as ended; a token goes to post->lost. */
@@ -125,6 +126,13 @@ void pshm_port_end_call(pshm_port *port);
 /* Sleeps until a notice is up, for `timeout_ns` at most; messages do not wake it. Returns
  * PSHM_NOTICE or PSHM_TIMED_OUT; a signal ends the sleep early, with PSHM_TIMED_OUT. */
 int pshm_port_rest(pshm_port *port, uint64_t timeout_ns);
+
+/* Sleeps within a call of the routine until its bell is rung once, by whomever, or a notice is
+ * up, or `timeout_ns` are over. `word` is what pshm_port_word gave before the caller looked at
+ * what it waits for: a ring in between ends the nap at once. The routine's thread. Wait-free, and
+ * blocking. */
+uint32_t pshm_port_word(const pshm_port *port);
+void pshm_port_nap(pshm_port *port, uint32_t word, uint64_t timeout_ns);
 
 /* Puts a notice up, and wakes the port's thread. Any thread. Order: the notice, then the
  * bell. Wait-free but for a system call. */

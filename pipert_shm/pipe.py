@@ -138,6 +138,7 @@ class Pipe:
     """
 
     _pipeline_file: object = None  # the `PipelineFile` that it was made from, and is like now
+    _made_from: str = ""  # the real path of the file that it was made from
 
     def __init__(
         self,
@@ -544,7 +545,7 @@ class Pipe:
         exits.remember_main()
         self._owner = os.getpid()  # from here on: the processes that are forked have it, too
         with interrupts_deferred():  # half a pipe could neither be joined nor killed
-            session = Session(plan, audience, self.name, self.logger, self._grace, self._stop_on_failure)
+            session = Session(plan, audience, self.name, self._made_from, self.logger, self._grace, self._stop_on_failure)
             session.launch()
             session.serve(STRUCTURE, partial(_structure_of, weakref.ref(self)))
             for kind, handler in self._handlers.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,21 @@ def test_a_flow_of_other_routines_is_built_anew_and_its_receiver_waits(tmp_path:
         assert list(it.apply().difference.rebuilt) == ["step"]
         it.moves("second", "sink")
         assert (it.pid("sink"), it.states()["sink"]) == (sink, "running")
+
+
+def test_a_flow_that_has_failed_is_made_anew_when_its_restarts_change(tmp_path: Path) -> None:
+    data = branches(tmp_path)
+    data["flows"]["step"]["max_restarts"] = 0
+    with yard(tmp_path, data) as it:
+        it.moves("step", "sink")
+        os.kill(it.pid("step"), signal.SIGKILL)
+        eventually(lambda: it.pipe.statistics().flows["step"].state == "failed")
+        data["flows"]["step"]["max_restarts"] = 3
+        line = "~ flow 'step' has failed, is removed, and added anew: flows.step.max_restarts: 0 -> 3"
+        assert it.apply(dry_run=True).difference.lines()[0] == line
+        assert it.pipe.statistics().flows["step"].state == "failed"
+        assert it.apply().difference.lines()[0] == line
+        it.moves("numbers", "step")
 
 
 def test_a_wire_is_linked_anew(tmp_path: Path) -> None:

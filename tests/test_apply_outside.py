@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from applying import Sink, branches, notes, routine, wire, yard
+from killing import pipe_id_of
 from pipert_shm import APIWrapper, ConfigError, Pipe, PipeStateError, UnknownTarget, apply_pipeline
 from pipert_shm.applying.service import apply_text
 from pipert_shm.cli.apply import apply_file, is_url
@@ -46,6 +48,49 @@ def test_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert "setup failed: RuntimeError: there is no such size; the pipe is as it was before" in told
     with pytest.raises(UnknownTarget):
         apply_file(it.path, None, dry_run=True, token=None)
+
+
+def test_the_pipe_of_this_very_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two files of one stem, in two folders: each is applied to the pipe that runs from it, from whatever working directory."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+    monkeypatch.chdir(one)
+    with yard(one, branches(one)) as its, yard(other, branches(other)) as others:
+        for it in (its, others):
+            assert it.pipe.name != "yard", "else it would be found by that"
+        monkeypatch.chdir(tmp_path)
+        os.symlink(other, tmp_path / "link")
+        others.data["routines"]["step"]["parameters"]["level"] = 4
+        others.save()
+        assert main(["apply", "link/yard.yaml"]) == 0
+        assert notes(one / "step") == ["setup 1 1"]
+        assert notes(other / "step") == ["setup 1 1", "level 4"]
+        monkeypatch.chdir(other)
+        assert main(["apply", "yard.yaml"]) == 0
+        assert capsys.readouterr().out.endswith("nothing differs\n")
+        assert main(["ls", pipe_id_of(its.pipe), pipe_id_of(others.pipe), "--json"]) == 0
+        shown = {pipe["pipe_id"]: pipe["file"] for pipe in json.loads(capsys.readouterr().out)}
+        assert {shown.pop(pipe_id_of(it.pipe)) for it in (its, others)} == {str(one / "yard.yaml"), str(other / "yard.yaml")}
+        with yard(other, others.data):
+            assert main(["apply", "yard.yaml"]) == 1
+            told = capsys.readouterr().err
+            assert f"2 pipes run from {other / 'yard.yaml'}: name one of them by its id: " in told
+            assert told.endswith("; --to NAME|ID says which pipe is meant\n")
+
+
+def test_a_pipe_of_the_same_name_and_another_file_is_not_taken_for_it(tmp_path: Path) -> None:
+    data = branches(tmp_path)
+    data["pipe"]["name"] = f"yard-{tmp_path.name}"
+    with yard(tmp_path, data) as it:
+        copy = tmp_path / "copy.yaml"
+        copy.write_bytes(it.path.read_bytes())
+        with pytest.raises(PipeStateError, match=f"runs from {it.path}, and does not run from {copy}; --to"):
+            apply_file(copy, None, dry_run=True, token=None)
+        told = apply_file(copy, data["pipe"]["name"], dry_run=True, token=None)
+        assert told["changes"] == []
 
 
 def test_an_address_is_told_from_a_name() -> None:

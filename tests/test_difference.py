@@ -197,3 +197,21 @@ def test_one_wire_to_several_is_one_to_each() -> None:
         it["wires"][0]["destinations"] = ["detector", "writer"]
 
     assert edited(split).linked == (("camera", "writer"),)
+
+
+@pytest.mark.parametrize(
+    "setting", [("flows", "detect", "max_restarts", 9), ("flows", "detect", "nice", 1), ("routines", "detector", "fps", 3.0)]
+)
+def test_a_flow_that_has_failed_is_made_anew_whatever_differs_in_it_and_that_is_said(
+    setting: tuple[str, str, str, Any],
+) -> None:
+    section, name, what, value = setting
+    before, after = shape(PIPELINE), copy.deepcopy(PIPELINE)
+    after[section][name][what] = value
+    healthy, failed = (between(before, shape(after), is_settable, failed=failed) for failed in ((), ("detect", "camera")))
+    assert not healthy.rebuilt
+    assert list(failed.rebuilt) == ["detect"]
+    assert failed.lines()[0].startswith(f"~ flow 'detect' has failed, is removed, and added anew: {section}.{name}.{what}: ")
+    assert failed.as_json()["flows"]["failed"] == ["detect"]
+    assert (failed.eased, failed.live, failed.replaced) == ({}, {}, {})
+    assert not between(before, before, is_settable, failed=("detect",)), "nobody asked for it"

@@ -158,10 +158,10 @@ def test_a_message_of_which_a_piece_is_missing_is_left_out_and_the_next_one_come
     then = [bytes([2, 0, 0, 0, place, 0, 3, 0]) + (b"" if place else b"two") for place in range(3)]
     single = bytes([9, 0, 0, 0, 0, 0, 1, 0]) + b"ack"
     whole = Pieces()
-    assert [whole.add(told, told[4]) for told in sent] == [None, None, (b"one", [0, 1, 2])]
-    got = [whole.add(told, told[4]) for told in (sent[0], sent[1], then[2], then[0], single, then[1], then[2], then[2])]
-    assert got == [None, None, None, None, (b"ack", (0,)), None, (b"two", [0, 1, 2]), None]
-    assert whole.add(b"", 0) == (b"", ())
+    assert [whole.add(told, told[4:5]) for told in sent] == [None, None, (b"one", [b"\0", b"\1", b"\2"])]
+    got = [whole.add(told, told[4:5]) for told in (sent[0], sent[1], then[2], then[0], single, then[1], then[2], then[2])]
+    assert got == [None, None, None, None, (b"ack", (b"\0",)), None, (b"two", [b"\0", b"\1", b"\2"]), None]
+    assert whole.add(b"", b"") == (b"", ())
 
 
 # ---- films ------------------------------------------------------------------------------------------

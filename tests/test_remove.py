@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import processes
-from audit import LIVE, SENDER_DEAD
+from audit import IN_USE
 from growing import add_sink, camera_pipe, fork_servers_of, moves
 from killing import (
     FAST,
@@ -485,7 +485,7 @@ def possessions(pipe: Pipe) -> Possessions:
         threading.active_count(),
         min(number for number, _ in free),
         sum(int(edge["capacity"]) != 0 for edge in shot.edges),
-        sum(i["state"] in (LIVE, SENDER_DEAD) for i in shot.incarnations),
+        sum(i["state"] in IN_USE for i in shot.incarnations),
         len(shot.rings),
         shot.budget_is_whole,
     )

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ from pipert_shm import (
     WiresValidation,
 )
 from pipert_shm.data import Meta
+from pipert_shm.shm.states import State
 from pipert_shm.testing import Output
 from pipert_shm.testing.plugin import replay as replay
 from pipert_shm.video import DetectedFrame, in_step
-from pipert_shm.video.in_step import ENDED, InStep
+from pipert_shm.video.in_step import ENDED, Alone, InStep
 from pipert_shm.video.mcap import McapWriter, Part
 from pipert_shm.video.replayed import replayed
 from routines import Forward, Frames, Record, Sink, received
@@ -259,6 +261,21 @@ class Noting(Replay):
         return payload
 
 
+class Fatal(Noting):
+    """One that comes to grief in the call for its number 30, in its first process."""
+
+    fate = ""
+
+    def main_logic(self) -> Any:
+        payload = super().main_logic()
+        if payload == 30 and self.fate and not (grief := self.log.with_name("grief")).exists():
+            grief.touch()
+            if self.fate == "hangs":
+                time.sleep(60)
+            os._exit(3)
+        return payload
+
+
 def recorded(path: Path, *messages: tuple[str, int, Any], gap_ms: int = 1, **stamps: Any) -> Path:
     """A recording of messages of these origins and numbers, so far apart."""
     recorder = Recorder(path)
@@ -283,13 +300,41 @@ def uneven(path: Path, count: int = 240) -> tuple[Path, list[str]]:
     return recorded(path, *messages), [f"{camera} {number}" for camera, number, _ in messages]
 
 
-def test_they_send_in_the_order_in_which_it_was_recorded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flows", [1, 3])
+def test_they_send_in_the_order_in_which_it_was_recorded(flows: int, tmp_path: Path) -> None:
     path, expected = uneven(tmp_path / "r.mcap")
     sources = [Noting(path, name, tmp_path / "log", name == "door", paced=False) for name in CAMERAS]
     sinks = [Sink(f"sink of {name}") for name in CAMERAS]
     wires = [Wire(source, sink) for source, sink in zip(sources, sinks, strict=True)]
-    run(Pipe(policy="block"), tuple(sources), tuple(sinks), wires=wires)
+    in_flows = [tuple(sources)] if flows == 1 else [(source,) for source in sources]
+    run(Pipe(policy="block"), *in_flows, tuple(sinks), wires=wires)
     assert (tmp_path / "log").read_text().splitlines() == expected
+
+
+@pytest.mark.parametrize("way", ["dies", "fails", "hangs"])
+def test_in_several_flows_one_whose_process_dies_goes_on_where_it_was(way: str, tmp_path: Path) -> None:
+    """The others wait for it: but not when it has failed for good."""
+    messages = [(camera, number, number) for number in range(60) for camera in ("gate", "door")]
+    path = recorded(tmp_path / "r.mcap", *messages)
+    gate, door = (Fatal(path, name, tmp_path / "log", paced=False) for name in ("gate", "door"))
+    gate.fate = way
+    gate.hang_timeout = 0.3 if way == "hangs" else None
+    sink = Sink("sink")
+    with suppress(PipeFailed), Pipe(policy="block") as pipe:
+        pipe.create_flow("gate", False, gate, restart="never" if way == "fails" else "on-failure")
+        pipe.create_flow("door", False, door)
+        pipe.create_flow("sink", False, sink)
+        pipe.link(Wire(gate, sink), Wire(door, sink))
+        pipe.build()
+        pipe.notify_event(START_EVENT_NAME)
+    lines = [f"{camera} {number}" for camera, number, _ in messages]
+    if way == "fails":  # in its call for number 30
+        lines = [line for line in lines if line.startswith("door") or int(line.split()[1]) <= 30]
+    noted = (tmp_path / "log").read_text().splitlines()
+    assert list(dict.fromkeys(noted)) == lines
+    assert [line for line in noted if noted.count(line) > 1] == ([] if way == "fails" else ["gate 30"] * 2), "it was in hand"
+    received = pipe.statistics().routines["sink"].received
+    assert received == (90 if way == "fails" else 120)
 
 
 class Pairs(Record):
@@ -325,36 +370,70 @@ def test_one_that_is_stopped_is_not_waited_for(tmp_path: Path) -> None:
         pipe.join(to_kill=True)
 
 
-def test_in_several_flows_each_goes_alone_and_one_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = recorded(tmp_path / "r.mcap", *[(camera, 0, 0) for camera in CAMERAS])
-    sources, sink = replays(path, *CAMERAS), Sink("sink")
-    pipe = run(Pipe(policy="block"), tuple(sources[:2]), (sources[2],), (sink,), wires=[Wire(each, sink) for each in sources])
-    assert pipe.statistics().routines["sink"].received == 3
-    assert caplog.text.count("are in several flows ('gate', 'yard'), and so not in step: put them into one") == 1
+class Shown(Alone):
+    """The place of a replay that others see: how often it was rung."""
+
+    rings = 0
+
+    def ring(self) -> None:
+        self.rings += 1
+
+
+def steps(**places: Shown) -> dict[str, InStep]:
+    return {
+        name: InStep(name, place, {other: its for other, its in places.items() if other != name}, lambda: 0)
+        for name, place in places.items()
+    }
 
 
 def test_of_those_in_step_the_one_with_the_smallest_number_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = InStep()
-    step.enter("a", ("a", "b"))
-    step.stand("a", 0)
-    assert not step.is_due("a", 0.001), "the other has not begun"
-    assert step.take_missing("a") == []
-    step.enter("b", ("a", "b"))
-    step.stand("b", 3)
-    assert (step.is_due("a", 0), step.is_due("b", 0)) == (True, False)
-    step.stand("a", 5)
-    assert (step.is_due("a", 0), step.is_due("b", 0)) == (False, True)
-    step.stand("b", 5)
-    assert (step.is_due("a", 0), step.is_due("b", 0)) == (True, False), "of two that send the same, the first by name"
-    step.stand("a", ENDED)
-    assert step.is_due("b", 0)
-    assert step.offset_ns(7) == step.offset_ns(99), "there is one clock"
-    step.stand("b", ENDED)
+    a, b = Shown(), Shown()
+    step = steps(a=a, b=b)
+    assert step["a"].enter() == 0
+    assert not step["a"].may_go(), "the other has not begun"
+    assert step["a"].take_missing() == []
+    assert step["b"].enter() == 0
+    step["b"].stand(3)
+    assert a.rings > 0
+    assert (step["a"].may_go(), step["b"].may_go()) == (True, False)
+    step["a"].stand(5)
+    assert (step["a"].may_go(), step["b"].may_go()) == (False, True)
+    b.state = State.STOPPED
+    assert step["a"].may_go(), "one that was stopped while it had no process is not waited for"
+    b.state = State.RUNNING
+    step["b"].stand(5)
+    assert (step["a"].may_go(), step["b"].may_go()) == (True, False), "of two that send the same, the first by name"
+    rings = b.rings
+    step["a"].stand(ENDED)
+    assert b.rings > rings
+    assert step["b"].may_go()
+    assert step["a"].offset_ns(7) == step["b"].offset_ns(99), "there is one clock"
+    step["b"].stand(ENDED)
     monkeypatch.setattr(in_step, "BEGIN_S", 0.0)
-    step.enter("b", ("a", "b"))
-    assert not step.is_due("b", 0)
-    assert step.take_missing("b") == ["a"], "one that does not begin is not waited for for ever"
-    assert step.is_due("b", 0)
+    first = step["b"].offset_ns(7)
+    step["b"].enter()
+    assert not step["b"].may_go()
+    assert step["b"].take_missing() == ["a"], "one that does not begin is not waited for for ever"
+    assert step["b"].take_missing() == []
+    assert step["b"].may_go()
+    assert step["b"].offset_ns(7) > first, "the next run has a clock of its own"
+    step["a"].enter()
+    assert not step["b"].may_go(), "but it is when it begins after all"
+
+
+def test_a_new_process_goes_on_with_the_message_that_was_not_sent() -> None:
+    a, b = Shown(), Shown()
+    sent = 0
+    others = {"b": b}
+    step = InStep("a", a, others, lambda: sent)
+    step.enter()
+    steps(a=a, b=b)["b"].enter()
+    step.stand(7)
+    assert InStep("a", a, others, lambda: sent).enter() == 7
+    sent = 1
+    assert InStep("a", a, others, lambda: sent).enter() == 8, "it died after it had sent that one"
+    step.stand(ENDED)
+    assert InStep("a", a, others, lambda: sent).enter() == 0, "a new start begins at the beginning"
 
 
 # ---- stamps --------------------------------------------------------------------------------------

@@ -111,6 +111,7 @@ static void audit_counters(const pshm_control *control, uint32_t edge) {
     uint64_t most = senders * (evicts ? 2 : 1) + receivers;
     if (senders && receivers)
         most++; /* a recoverer counted it and died, and the next one counted it again */
+    if (graph->takes_back) most += senders * graph->edge[edge].capacity;
     if ((final && senders && receivers) || edge == TO_LOCAL) most += graph->edge[edge].capacity;
     CHECK(crash <= most, "edge %u: %" PRIu64 " lost in a crash", edge, crash);
     /* a sender may have died with a message in hand that it had not counted yet */

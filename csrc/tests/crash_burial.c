@@ -74,6 +74,7 @@ static void recover_sender(uint32_t edge) {
         recover_receiver(number);
         pshm_crash_attach(edge, number);
     }
+    pshm_crash_take_back(edge); /* at once, before the receiver has drained it */
     if (pshm_crash_receiving_flow(edge)->failed) give_up(edge);
     /* in any case: the sender may have died between push and ring */
     pshm_control_ring(launched.control, pshm_crash_receiver(edge));

@@ -110,7 +110,7 @@ static void end_ins(life *own, pshm_port *port) {
 static void act(life *own, const pshm_crash_letter *letter) {
     switch (letter->what) {
     case TELL_ADD_IN:
-        CHECK(pshm_port_add_in(own->port, letter->incarnation) != UINT32_MAX, "no place");
+        CHECK(pshm_port_add_in(own->port, letter->about, letter->name) != UINT32_MAX, "no place");
         if (is_over(own, own->birth->flow)) end_ins(own, own->port);
         break;
     case TELL_SENDER_DIED:
@@ -342,14 +342,14 @@ static pshm_port *open_port(life *own, uint32_t routine) {
     for (uint32_t edge = 0; edge < EDGES; edge++) {
         bool present = control->edge[edge].sender_failed == 0;
         for (uint32_t n = 0; n < birth->ins; n++)
-            present |= pshm_control_incarnation(control, birth->in[n])->edge == edge;
+            present |= birth->in_edge[n] == edge;
         awaited += pshm_crash_receiver(edge) == routine && present;
     }
     pshm_port *port = pshm_port_open(own->process, routine, awaited);
     CHECK(port != NULL, "no port");
     for (uint32_t n = 0; n < birth->ins; n++) {
-        uint32_t edge = pshm_control_incarnation(control, birth->in[n])->edge;
-        if (pshm_crash_receiver(edge) == routine) pshm_port_add_in(port, birth->in[n]);
+        uint32_t edge = birth->in_edge[n];
+        if (pshm_crash_receiver(edge) == routine) pshm_port_add_in(port, edge, birth->in[n]);
     }
     return port;
 }

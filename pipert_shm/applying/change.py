@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from pipert_shm.applying.difference import Pair
 from pipert_shm.applying.work import Setting, Values, Work, options_of, place_of
-from pipert_shm.errors import Fault, FlowDied, NotApplied, PipeStateError, RoutineError, describe
+from pipert_shm.errors import Fault, FlowDied, NotApplied, PipeStateError, RoutineError, WiresValidation, describe
 from pipert_shm.events import START_EVENT_NAME, UPDATE_FPS_NAME
 from pipert_shm.graph.blueprint import FlowSpec
 from pipert_shm.graph.replacement import FlowChange, plan_replacement
@@ -47,7 +48,11 @@ class Change:
         :raises PipeStateError: when the pipe ends meanwhile.
         """
         mark, held = self._session.outcome.mark(), self._held()
-        self._session.changes.begin(held)
+        try:
+            self._session.changes.begin(held, self._replicas_of(self._work.difference.replaced), self._linked())
+        except WiresValidation as error:
+            self._where = ("wires",)
+            raise NotApplied(self._fault(error), []) from error
         try:
             self._advance()
         except BaseException as error:
@@ -73,6 +78,13 @@ class Change:
         plan = self._session.plan
         names = (receiver for receiver in receivers if flow_of.get(receiver) not in changed)
         return tuple(one for name in names for one in plan.replicas.get(name, (name,)))
+
+    def _linked(self) -> Counter[str]:
+        """The routines that stay, and to how many receivers each of them is to be linked."""
+        difference = self._work.difference
+        fresh = {*difference.added, *difference.rebuilt}
+        flow_of = difference.after.flow_of
+        return Counter(sender for sender, _ in difference.linked if flow_of[sender] not in fresh)
 
     def _fault(self, error: Exception) -> Fault:
         where: Where = self._where

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -95,6 +95,7 @@ class Difference:
         refused: settings that can't be changed while the pipe runs.
         removed, added: flows.
         rebuilt: flows that are removed and added again, as others, and why.
+        failed: those of them that had failed for good.
         replaced: flows whose process makes way for another, while their wires stay, and why.
         live: routines whose settings change without a restart, and which.
         eased: flows of which settings change that only the launcher goes by.
@@ -109,6 +110,7 @@ class Difference:
     removed: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     rebuilt: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
     replaced: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
     live: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
     eased: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
@@ -143,8 +145,10 @@ class Difference:
         lines = [f"! {detail}: not while the pipe runs" for detail in self.refused]
         lines += [f"- flow {name!r}: {', '.join(self.before.flows[name].routines)}" for name in self.removed]
         lines += [f"+ flow {name!r}: {', '.join(self.after.flows[name].routines)}" for name in self.added]
-        for word, flows in (("is removed, and added anew", self.rebuilt), ("gets a new process", self.replaced)):
-            lines += [f"~ flow {name!r} {word}: {_listed(details)}" for name, details in flows.items()]
+        for name, details in self.rebuilt.items():
+            had = "has failed, " if name in self.failed else ""
+            lines.append(f"~ flow {name!r} {had}is removed, and added anew: {_listed(details)}")
+        lines += [f"~ flow {name!r} gets a new process: {_listed(details)}" for name, details in self.replaced.items()]
         lines += [f"~ flow {name!r}, without a restart: {_listed(details)}" for name, details in self.eased.items()]
         lines += [f"~ routine {name!r}, without a restart: {_listed(details)}" for name, details in self.live.items()]
         lines += [f"- wire {_named(pair)}" for pair in self.cut if pair not in self.relinked]
@@ -167,6 +171,7 @@ class Difference:
                 "removed": list(self.removed),
                 "added": list(self.added),
                 "rebuilt": told(self.rebuilt),
+                "failed": list(self.failed),
                 "replaced": told(self.replaced),
                 "changed": told(self.eased),
             },
@@ -183,16 +188,21 @@ _CHANGES = ("removed", "added", "rebuilt", "replaced", "live", "eased", "cut", "
 
 
 def between(
-    before: Shape, after: Shape, is_settable: Callable[[str, str], bool], is_rebuilt: Callable[[str], bool] = lambda flow: False
+    before: Shape,
+    after: Shape,
+    is_settable: Callable[[str, str], bool],
+    is_rebuilt: Callable[[str], bool] = lambda flow: False,
+    failed: Collection[str] = (),
 ) -> Difference:
     """What has to be done to a pipe that is like `before`, so that it is like `after`.
 
     :param is_settable: whether a routine's parameter can be set while it runs.
     :param is_rebuilt: whether a flow that would get a new process has to be removed and added instead.
+    :param failed: flows that have failed for good: what differs in one, whatever it is, makes it anew.
     """
     removed = tuple(name for name in before.flows if name not in after.flows)
     added = tuple(name for name in after.flows if name not in before.flows)
-    kept = _Kept(before, after, is_settable, is_rebuilt)
+    kept = _Kept(before, after, is_settable, is_rebuilt, failed)
     gone = {routine for name in (*removed, *kept.rebuilt) for routine in before.flows[name].routines}
     fresh = {routine for name in (*added, *kept.rebuilt) for routine in after.flows[name].routines}
     moved = gone | fresh
@@ -212,6 +222,7 @@ def between(
         removed=removed,
         added=added,
         rebuilt=kept.rebuilt,
+        failed=tuple(name for name in kept.rebuilt if name in failed),
         replaced=kept.replaced,
         live=kept.live,
         eased=kept.eased,
@@ -225,7 +236,12 @@ class _Kept:
     """What differs in the flows that both pipelines have. Its attributes are as those of `Difference`."""
 
     def __init__(
-        self, before: Shape, after: Shape, is_settable: Callable[[str, str], bool], is_rebuilt: Callable[[str], bool]
+        self,
+        before: Shape,
+        after: Shape,
+        is_settable: Callable[[str, str], bool],
+        is_rebuilt: Callable[[str], bool],
+        failed: Collection[str],
     ) -> None:
         self.rebuilt: dict[str, tuple[Detail, ...]] = {}
         self.replaced: dict[str, tuple[Detail, ...]] = {}
@@ -234,7 +250,9 @@ class _Kept:
         for name in (name for name in after.flows if name in before.flows):
             flow = _Flow(name, before, after, is_settable)
             all_live = tuple(each for its in flow.live.values() for each in its)
-            if flow.members or ((flow.of_process or all_live) and is_rebuilt(name)):
+            if name in failed and (details := flow.members or flow.of_process or all_live + flow.in_place):
+                self.rebuilt[name] = details
+            elif flow.members or ((flow.of_process or all_live) and is_rebuilt(name)):
                 self.rebuilt[name] = flow.members or flow.of_process or all_live
             elif flow.of_process:
                 self.replaced[name] = flow.of_process

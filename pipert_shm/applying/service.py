@@ -13,10 +13,19 @@ from pipert_shm.pipeline_file.loading import PipelineFile
 KIND = "apply"  # of the questions that attached processes ask
 
 
-def apply_text(pipe: Pipe, text: str, *, path: str | None = None, dry_run: bool = False, is_trusted: bool = False) -> Applied:
+def apply_text(
+    pipe: Pipe,
+    text: str,
+    *,
+    path: str | None = None,
+    real_path: str | None = None,
+    dry_run: bool = False,
+    is_trusted: bool = False,
+) -> Applied:
     """Brings a running pipe to what the text of a pipeline's file says.
 
     :param path: what errors call the text; by default the file that the pipe was made from.
+    :param real_path: where that is, for one who asks from another working directory; code is imported from beside it.
     :param is_trusted: whether the text may name any class. Else it may name what the pipe's own file has named when it was
         loaded, and what this package offers: who controls a pipe gets no other code to run by that.
     :raises ConfigError, NotApplied, PipeStateError: as `apply_pipeline` does.
@@ -25,6 +34,7 @@ def apply_text(pipe: Pipe, text: str, *, path: str | None = None, dry_run: bool 
     if not isinstance(before, PipelineFile):
         raise PipeStateError("this pipe was not made from a pipeline's file, and can't be changed by one")
     after = PipelineFile(path or before.path, text)
+    after.real_path = real_path or before.real_path
     after.allowed = None if is_trusted else before.named
     if not is_trusted:
         _refuse_trust(before, after)
@@ -52,9 +62,9 @@ def _trusts(value: Any) -> bool:
     return isinstance(value, list) and any(map(_trusts, value))
 
 
-def question(text: str, path: str, *, dry_run: bool) -> bytes:
+def question(text: str, path: str, real_path: str, *, dry_run: bool) -> bytes:
     """What an attached process asks."""
-    return json.dumps({"text": text, "path": path, "dry_run": dry_run}).encode()
+    return json.dumps({"text": text, "path": path, "real_path": real_path, "dry_run": dry_run}).encode()
 
 
 def answer(pipe: Pipe, body: bytes) -> bytes:
@@ -64,8 +74,8 @@ def answer(pipe: Pipe, body: bytes) -> bytes:
     """
     try:
         asked = json.loads(body)
-        text, path, dry_run = asked["text"], asked["path"], asked["dry_run"]
+        text, path, real_path, dry_run = asked["text"], asked["path"], asked["real_path"], asked["dry_run"]
     except (ValueError, KeyError, TypeError) as error:
         raise PipertError(f"this is no question to apply a pipeline: {error!r}") from None
-    applied = apply_text(pipe, text, path=path, dry_run=bool(dry_run), is_trusted=True)
+    applied = apply_text(pipe, text, path=path, real_path=real_path, dry_run=bool(dry_run), is_trusted=True)
     return json.dumps(applied.as_json()).encode()

@@ -18,7 +18,7 @@ from pipert_shm.graph.replacement import why_not
 from pipert_shm.opaque import pack
 from pipert_shm.parameters import setters_of
 from pipert_shm.pipe import Pipe
-from pipert_shm.pipeline_file.loading import PipelineFile
+from pipert_shm.pipeline_file.loading import ACROSS_HOSTS, PipelineFile
 from pipert_shm.pipeline_file.reader import Where
 from pipert_shm.pipeline_file.schema import FlowSettings, WireSettings
 from pipert_shm.routine import Routine
@@ -79,7 +79,12 @@ class Planner:
         self._shapes = shape_of(before.settings), shape_of(after.settings)
         self._running = {routine.name: routine for spec in pipe._blueprint.flows.values() for routine in spec.routines}
         self._unsendable: set[tuple[str, str]] = set()
-        self._failed = {name for name, flow in pipe.statistics().flows.items() if flow.state == "failed"}
+        states = {name: flow.state for name, flow in pipe.statistics().flows.items()}
+        self._failed = {
+            name
+            for name in self._shapes[0].flows
+            if any(states.get(one) == "failed" for one in plan.replicas.get(name, (name,)))
+        }
         self._made: dict[str, Routine] = {}
 
     def plan(self, *, refuse: bool = True) -> Work:
@@ -88,7 +93,7 @@ class Planner:
         :param refuse: whether it is an error if the file asks for what can't be changed while the pipe runs.
         """
         self._check_alike()
-        difference = between(*self._shapes, self._is_settable)
+        difference = between(*self._shapes, self._is_settable, failed=self._failed)
         if refuse:
             self._refuse(difference)
         flows = dict.fromkeys((*difference.added, *difference.rebuilt, *difference.replaced, *self._flows_of(difference.live)))
@@ -96,7 +101,7 @@ class Planner:
         self._made = self._after.make_routines(names)
         for routine, details in difference.live.items():
             self._note_unsendable(routine, details)
-        difference = self._limited(between(*self._shapes, self._is_settable, self._is_rebuilt))
+        difference = self._limited(between(*self._shapes, self._is_settable, self._is_rebuilt, self._failed))
         if refuse:
             self._refuse(difference)
         work = self._work(difference)
@@ -129,7 +134,7 @@ class Planner:
     def _is_rebuilt(self, flow: str) -> bool:
         """Whether a flow can't just get other routines."""
         names = self._plan.replicas.get(flow, (flow,))
-        if self._failed.intersection(names) or names[0] not in self._plan.flows:
+        if names[0] not in self._plan.flows:
             return True
         items = self._plan.flows[names[0]]
         return any(why_not(item, self._made[_plain(item.name, flow in self._plan.replicas)]) for item in items)
@@ -243,7 +248,7 @@ class Planner:
         return Setting(values, routine._const_fps if any(detail.where[-1] == "fps" for detail in details) else None)
 
     def _wire(self, pair: Pair, its: WireSettings) -> Values:
-        options = its.model_dump(exclude={"source", "destinations", "data_transmitter"})
+        options = its.model_dump(exclude={"source", "destinations", "data_transmitter", *ACROSS_HOSTS})
         return {**options, "data_transmitter": self._after.make_transmitter(place_of(self._after, pair))}
 
     def _check(self, work: Work) -> None:

@@ -217,9 +217,12 @@ class Port:
         """:raises ValueError: when the edge is not sound, or the port is full."""
         return self._place(lib.pshm_port_add_out(self._port, incarnation), incarnation)
 
-    def add_in(self, incarnation: int) -> int:
-        """:raises ValueError: when the edge is not sound, or the port is full."""
-        return self._place(lib.pshm_port_add_in(self._port, incarnation), incarnation)
+    def add_in(self, edge: int, incarnation: int) -> int:
+        """Adds an incarnation of an edge, by its `Incarnation.name`. One that the launcher has withdrawn counts as drained.
+
+        :raises ValueError: when the edge is not sound, or the port is full.
+        """
+        return self._place(lib.pshm_port_add_in(self._port, edge, incarnation), incarnation)
 
     def expect_in(self, edge: int) -> None:
         """Says that an edge to this routine was linked. Its incarnations come with `add_in`."""
@@ -290,6 +293,15 @@ class Port:
         """Sleeps, without the GIL, until notified: NOTICE or TIMED_OUT."""
         status: int = lib.pshm_port_rest(self._port, timeout_ns)
         return status
+
+    def bell_word(self) -> int:
+        """What `nap` needs. Read it before you look at what you wait for."""
+        word: int = lib.pshm_port_word(self._port)
+        return word
+
+    def nap(self, word: int, timeout_ns: int) -> None:
+        """Sleeps, without the GIL, until somebody has rung since `word` was read, or notified; so long at most."""
+        lib.pshm_port_nap(self._port, word, timeout_ns)
 
     def await_room(self, outs: int, timeout_ns: int = FOREVER) -> int:
         """Sleeps, without the GIL, until one of the outgoing edges has room: OK, NOTICE or TIMED_OUT."""

@@ -175,6 +175,11 @@ class EdgeRecord:
         self._record.private_bytes += size
 
 
+def incarnation_of(name: int) -> int:
+    """The number of the incarnation that has this name."""
+    return name & 0xFFFFFFFF
+
+
 class Incarnation:
     """One life of an edge: its bit and its queue. It ends with its sender's process; the next process gets another one."""
 
@@ -189,6 +194,12 @@ class Incarnation:
     def format(self, edge: int, bit: int) -> None:
         """Makes it live. `bit` is 0 for a local edge. The edge's creator or the launcher, before the edge's ends know of it."""
         lib.pshm_incarnation_format(self._record, edge, bit)
+
+    @property
+    def name(self) -> int:
+        """What a receiver is told to attach to: this life of the record. The creator or the launcher."""
+        name: int = lib.pshm_incarnation_name(self._record, self.number)
+        return name
 
     @property
     def state(self) -> int:
@@ -235,6 +246,14 @@ class Incarnation:
         """
         if not lib.pshm_recover_receiver(self._process.handle, self.number, FOREVER):
             raise MemoryError(f"incarnation {self.number} is not recovered")
+
+    def take_back(self) -> bool:
+        """Drops what a receiver that may live leaves unread of a dead sender's: see csrc/recover.h. The launcher.
+
+        :returns: whether its bit may be given to another.
+        """
+        free: bool = lib.pshm_recover_undrained(self._process.handle, self.number)
+        return free
 
     def recover(self) -> None:
         """Clears an incarnation whose ends are both dead, so that no process will drain it. The launcher."""
@@ -331,6 +350,15 @@ class RoutineRecord:
     def own_counters(self) -> Any:
         """The counters that the routine's class gives names to: a view, read and set by index."""
         return self.words.counter
+
+    def step(self, word: int) -> int:
+        """A word that the routine shows to those that keep step with it: 0 at first. Any process."""
+        value: int = lib.pshm_step_get(self.words, word)
+        return value
+
+    def set_step(self, word: int, value: int) -> None:
+        """Sets it, 64 bits. Ring the others afterwards. The routine's thread."""
+        lib.pshm_step_set(self.words, word, value)
 
     def age_histogram(self) -> list[int]:
         """How many messages were how old, from capture to receipt, by bucket: see BUCKET_NS."""

@@ -34,7 +34,7 @@ def examine_file(path: Path) -> Examination:
 def examine(pipe: Pipe) -> Examination:
     """Looks at what a pipe reads, and at /dev/shm. Nothing is built."""
     plan = pipe._plan()
-    needs = needs_of(plan, control_bytes(plan, pipe.name), look=True)
+    needs = needs_of(plan, control_bytes(plan, pipe.name, pipe._made_from), look=True)
     space = calls.space(SHM)
     return Examination(needs, space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize)
 

@@ -97,10 +97,14 @@ class Changing(Message):
 
     Attributes:
         held: routines that lose wires. They wait for others, and don't end meanwhile.
+        restarted: flows that are to get a new process, and so new holder bits for all that they send on.
+        linked: routines that stay, and to how many receivers each of them is to be linked.
     """
 
     on: bool
     held: tuple[str, ...]
+    restarted: tuple[str, ...] = ()
+    linked: tuple[tuple[str, int], ...] = ()
 
 
 class Replace(Message):
@@ -297,7 +301,7 @@ class Refused(Message):
 
 
 class AddTap(Message):
-    """Send to this tap, too."""
+    """Send to this tap, too. Its incarnation is given by its name, for the owner."""
 
     routine: str
     edge: EdgePlan
@@ -328,7 +332,7 @@ class UnlinkOut(Message):
 
 
 class AddIn(Message):
-    """Receive from this incarnation of a wire too, after its earlier ones."""
+    """Receive from this incarnation of a wire too, after its earlier ones. It is given by its name: see binding.Incarnation."""
 
     routine: str
     edge: EdgePlan

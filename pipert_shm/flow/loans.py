@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipert_shm import binding
 from pipert_shm.binding import trace
 from pipert_shm.errors import RoutineError
 from pipert_shm.flow.context import Context
@@ -34,8 +35,8 @@ class Loans:
         self._inbox = context.inbox
         self._outbox = context.outbox
         self._record = context.record
-        self._flow = context.plan.flow
         self._plan = context.host.plan
+        self._process = context.host.segment.process
 
     def loan(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, wait: bool = True) -> np.ndarray:
         """An array to fill and send: in a slot, or in plain memory where nobody would get it. Waits for a slot.
@@ -68,9 +69,17 @@ class Loans:
         """How many messages the routine has sent, in all lives of its process."""
         return int(self._record.words.sent)
 
-    def routines(self, *, here: bool) -> list[Routine]:
-        """The routines of the pipe. Those of another process stand there as they were when that was forked."""
-        return [item.routine for item in (self._plan.flows[self._flow] if here else self._plan.routines)]
+    def companions(self) -> list[tuple[Routine, binding.RoutineRecord]]:
+        """The routines of the pipe, and their records. Those of other processes are as they were when this one was forked."""
+        return [(item.routine, binding.RoutineRecord(self._process, item.number)) for item in self._plan.routines]
+
+    def await_ring(self, look: Callable[[], bool], seconds: float) -> bool:
+        """What `look` says; where that is False, it looks again when somebody has rung, or after so many seconds."""
+        word = self._port.bell_word()  # before the look
+        if look():
+            return True
+        self._port.nap(word, int(seconds * 1e9))
+        return look()
 
     def note_span(self, name: str, began_ns: int, ended_ns: int = 0) -> None:
         """Notes what the routine did, if somebody traces the pipe. Any thread: what another one did has no frame."""

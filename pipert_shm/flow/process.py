@@ -191,7 +191,7 @@ class FlowProcess:
         def tell(refusal: str) -> None:
             self.report(TapRefused(edge.number, refusal) if refusal else TapMade(edge, incarnation), question)
 
-        self.runners[message.routine].wiring.add_out(edge, incarnation, tell)
+        self.runners[message.routine].wiring.add_out(edge, binding.incarnation_of(incarnation), tell)
 
     def _remove_tap(self, message: RemoveTap) -> None:
         self.runners[message.routine].wiring.remove_out(message.edge, lambda: self.report(TapEnded(message.edge)))

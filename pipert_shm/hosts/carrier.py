@@ -1,82 +1,35 @@
-"""Zenoh as the carrier: a session of one routine, opened in its flow's process. No other module imports zenoh."""
+"""Zenoh as the carrier: a session of one routine, opened in its flow's process."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pipert_shm.binding import now_ns
-from pipert_shm.errors import HostsError, describe, shown
-from pipert_shm.extras import to_install
+from pipert_shm.errors import HostsError, describe
+from pipert_shm.hosts.access import key_of
+from pipert_shm.hosts.certificates import warn_of_end
+from pipert_shm.hosts.session import LONGEST_WAIT, SHORTEST_WAIT, configured, load_zenoh, text_of
+from pipert_shm.hosts.session import Hub as Hub
 
-LEASE_S = 2.0  # of silence after which the link counts as cut
-SHORTEST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two attempts to connect
 FAREWELL = 1.0  # seconds that the end waits for a thread
 QUEUED = 128  # samples that Zenoh keeps for us
 _PIECE = struct.Struct("<IHH")  # the number of a message, the place of this piece in it, and how many there are
+WIDE = {"transport/link/tx/queue/size/data": 8, "transport/link/rx/buffer_size": 1 << 20}
+"""More room than Zenoh gives by itself: a large message takes fewer turns of its threads, and a third less processor time."""
+
 Role = Literal["sender", "receiver"]
-
-
-@dataclass(frozen=True, slots=True)
-class Hub:
-    """How a routine reaches the other host.
-
-    Two routines meet at one address, where one of them, or a Zenoh router, listens. With `tls/` the other three are needed.
-
-    :param connect: the address to connect to, such as `tcp/10.0.0.7:7447` or `tls/hub.example:7447`.
-    :param listen: the address to listen at, in its place.
-    :param ca: file with the certificate of the authority that both ends trust. Others are refused.
-    :param certificate, key: files with this end's certificate, and its private key.
-    :raises ValueError: when they don't fit together.
-    """
-
-    connect: str | None = None
-    listen: str | None = None
-    ca: str | None = None
-    certificate: str | None = None
-    key: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.connect is None) == (self.listen is None):
-            raise ValueError("give either connect= or listen=, an address such as 'tcp/10.0.0.7:7447'")
-        kind = self.address.split("/")[0]
-        if kind not in ("tcp", "tls") or ":" not in self.address:
-            raise ValueError(f"an address is 'tcp/HOST:PORT' or 'tls/HOST:PORT', not {shown(self.address)}")
-        files = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
-        if kind == "tls" and None in files.values():
-            missing = ", ".join(name for name, path in files.items() if path is None)
-            raise ValueError(f"{self.address!r} needs ca=, certificate= and key=; there is no {missing}")
-        if kind == "tcp" and any(files.values()):
-            raise ValueError(
-                f"{self.address!r} is not encrypted, so ca=, certificate= and key= would protect nothing: use 'tls/…'"
-            )
-
-    @property
-    def address(self) -> str:
-        """The address, of either kind."""
-        return self.connect or self.listen or ""
-
-    def check_files(self) -> None:
-        """:raises HostsError: when a certificate or key can't be read."""
-        for name in ("ca", "certificate", "key"):
-            path = getattr(self, name)
-            if path is not None and not os.access(path, os.R_OK):
-                raise HostsError(f"{name}: {os.fspath(path)!r} can't be read: check that it is there, and that this user may")
 
 
 class Heard(NamedTuple):
     """What came from the other end: a head, and a body in pieces."""
 
     head: bytes
-    body: Sequence[Any]
+    body: Sequence[bytes]
     arrived_ns: int
 
 
@@ -101,13 +54,14 @@ class Carrier:
     """
 
     def __init__(self, hub: Hub, key: str, role: Role, end: int, listener: Listener, logger: logging.Logger) -> None:
-        try:
-            import zenoh
-        except ModuleNotFoundError as error:
-            raise ImportError(f"wires between hosts need Zenoh ({error}): {to_install('hosts')}") from error
-        hub.check_files()
+        zenoh = load_zenoh()
+        identity = hub.identify()
+        warn_of_end(identity, logger)
+        me, peer = hub.ends(identity)
+        other = "receiver" if role == "sender" else "sender"
+        self._said, self._heard = key_of(me, peer, "wire", key, role), key_of(peer, me, "wire", key, other)
         self._zenoh: Any = zenoh
-        self._hub, self._key, self._role, self._end = hub, key, role, end
+        self._hub, self._role, self._end = hub, role, end
         self._listener, self._logger = listener, logger
         self._closing = threading.Event()
         self._session: Any = None
@@ -117,9 +71,9 @@ class Carrier:
         self._threads: list[threading.Thread] = []
         if hub.listen is not None:
             try:
-                self._set_up(zenoh.open(self._config()))
+                self._set_up(zenoh.open(configured(hub, WIDE)))
             except zenoh.ZError as error:
-                raise HostsError(f"can't listen at {hub.listen!r}: {_text(error)}") from error
+                raise HostsError(f"can't listen at {hub.listen!r}: {text_of(error)}") from error
         else:
             self._start("connect", self._connect)
 
@@ -128,42 +82,17 @@ class Carrier:
         self._threads.append(thread)
         thread.start()
 
-    def _config(self) -> Any:
-        hub, config = self._hub, self._zenoh.Config()
-        settings: dict[str, Any] = {
-            "mode": "client" if hub.listen is None else "router",
-            "listen/endpoints": [] if hub.listen is None else [hub.listen],
-            "connect/endpoints": [] if hub.connect is None else [hub.connect],
-            "connect/timeout_ms": 0,
-            "connect/retry": {"period_init_ms": 100, "period_max_ms": 500, "period_increase_factor": 2},
-            "scouting/multicast/enabled": False,
-            "scouting/gossip/enabled": False,
-            "scouting/delay": 0,
-            "transport/link/tx/lease": int(LEASE_S * 1000),
-            "transport/shared_memory/enabled": False,
-        }
-        if hub.ca is not None:
-            side = "connect" if hub.listen is None else "listen"
-            settings |= {
-                "transport/link/tls/root_ca_certificate": str(Path(hub.ca).absolute()),
-                "transport/link/tls/enable_mtls": True,
-                f"transport/link/tls/{side}_certificate": str(Path(hub.certificate or "").absolute()),
-                f"transport/link/tls/{side}_private_key": str(Path(hub.key or "").absolute()),
-            }
-        for key, value in settings.items():
-            config.insert_json5(key, json.dumps(value))
-        return config
-
     def _connect(self) -> None:
         """Opens the session as soon as somebody answers. After that Zenoh connects again by itself."""
         wait = SHORTEST_WAIT
         warned = False
         while not self._closing.is_set():
             try:
-                session = self._zenoh.open(self._config())
+                session = self._zenoh.open(configured(self._hub, WIDE))
             except self._zenoh.ZError as error:
                 if not warned:
-                    self._logger.warning("can't connect to %s yet: %s; it goes on trying", self._hub.address, _text(error))
+                    why = self._hub.why_refused() or text_of(error)
+                    self._logger.warning("can't connect to %s yet: %s; it goes on trying", self._hub.address, why)
                 warned = True
                 self._closing.wait(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
@@ -176,21 +105,20 @@ class Carrier:
 
     def _set_up(self, session: Any) -> None:
         """Declares everything. The token comes last: who sees it may send."""
-        zenoh, key = self._zenoh, f"pipert_shm/{self._key}"
-        other = "receiver" if self._role == "sender" else "sender"
+        zenoh = self._zenoh
         self._session = session
-        what = session.declare_subscriber(f"{key}/to-{self._role}", zenoh.handlers.FifoChannel(QUEUED))
+        what = session.declare_subscriber(self._heard, zenoh.handlers.FifoChannel(QUEUED))
         self._declared.append(what)
         self._start("hear", self._hear, what.handler)
         self._publisher = session.declare_publisher(
-            f"{key}/to-{other}",
+            self._said,
             congestion_control=zenoh.CongestionControl.BLOCK if self._role == "sender" else zenoh.CongestionControl.DROP,
             priority=zenoh.Priority.DATA if self._role == "sender" else zenoh.Priority.REAL_TIME,
             express=self._role == "receiver",
         )
         liveliness = session.liveliness()
-        others = liveliness.declare_subscriber(f"{key}/alive/{other}/*", zenoh.handlers.FifoChannel(QUEUED), history=True)
-        self._declared += [others, liveliness.declare_token(f"{key}/alive/{self._role}/{self._end}")]
+        others = liveliness.declare_subscriber(f"{self._heard}/alive/*", zenoh.handlers.FifoChannel(QUEUED), history=True)
+        self._declared += [others, liveliness.declare_token(f"{self._said}/alive/{self._end}")]
         self._start("watch", self._watch, others.handler)
 
     def _hear(self, handler: Any) -> None:
@@ -199,7 +127,7 @@ class Carrier:
             while True:
                 sample = handler.recv()
                 told = b"" if sample.attachment is None else sample.attachment.to_bytes()
-                heard = whole.add(told, sample.payload)
+                heard = whole.add(told, sample.payload.to_bytes())
                 if heard is not None:
                     self._listener(Heard(*heard, now_ns()))
 
@@ -247,9 +175,9 @@ class Pieces:
     def __init__(self) -> None:
         self._head = b""
         self._number = -1
-        self._pieces: list[Any] = []
+        self._pieces: list[bytes] = []
 
-    def add(self, told: bytes, piece: Any) -> tuple[bytes, Sequence[Any]] | None:
+    def add(self, told: bytes, piece: bytes) -> tuple[bytes, Sequence[bytes]] | None:
         """Takes a piece; returns the head and the pieces of the message that it ends."""
         if len(told) < _PIECE.size:
             return told, ()  # of another program, which `unpack` tells
@@ -266,8 +194,3 @@ class Pieces:
             return None
         pieces, self._pieces = self._pieces, []
         return self._head, pieces
-
-
-def _text(error: Exception) -> str:
-    """What Zenoh says, without the place in its source."""
-    return str(error).split(" at /")[0].strip()

@@ -101,7 +101,8 @@ class RemoteReceiver(Remote, SourceRoutine):
     queue after it when it died is lost, and counted there.
 
     :param key: of the wire.
-    :param connect, listen, ca, certificate, key_file: as of `RemoteSender`.
+    :param connect, listen, ca, certificate, key_file, host: as of `RemoteSender`.
+    :param peer: the name of the host that the sender is on.
     :param room: the most messages that it keeps, and so the most that a sender may have under way.
     :param max_age: seconds since its capture after which a message is not delivered.
     :raises ValueError: when a setting is wrong.
@@ -121,10 +122,12 @@ class RemoteReceiver(Remote, SourceRoutine):
         ca: str | None = None,
         certificate: str | None = None,
         key_file: str | None = None,
+        host: str | None = None,
+        peer: str | None = None,
         room: int = MOST,
         max_age: float | None = None,
     ) -> None:
-        super().__init__(name, key, Hub(connect, listen, ca, certificate, key_file))
+        super().__init__(name, key, Hub(connect, listen, ca, certificate, key_file, host, peer))
         check_count("room", room)
         if max_age is not None:
             check_seconds("max_age", max_age, positive=True)
@@ -201,7 +204,6 @@ class RemoteReceiver(Remote, SourceRoutine):
     def _payload_of(self, waiting: Waiting) -> Any:
         """Returns the payload, dated by this host's clock; None where it is too old."""
         message = waiting.message
-        pieces = (piece.to_bytes() for piece in message.body)
         if message.offset is not None:
             captured_ns = message.captured_ns + message.offset.ns
             self.counters["clock_uncertainty_us"] = message.offset.uncertainty_ns // 1000
@@ -209,9 +211,9 @@ class RemoteReceiver(Remote, SourceRoutine):
             captured_ns = waiting.arrived_ns
         if self._max_age is not None and now_ns() - captured_ns > self._max_age * 1e9:
             self.counters["too_old"] += 1
-            self._decoder.skip(pieces, self.meta)
+            self._decoder.skip(message.body, self.meta)
             return None
-        payload = self._decoder.decode(pieces, self.meta, self.loan)
+        payload = self._decoder.decode(message.body, self.meta, self.loan)
         self.meta.captured_ns = captured_ns
         return payload
 

@@ -151,6 +151,8 @@ class RemoteSender(Remote, DestinationRoutine):
     :param listen: in its place, the address where this end listens.
     :param ca: file with the certificate of the authority that both trust.
     :param certificate, key_file: files with the certificate of this end, and its private key.
+    :param host: the name of this host; with `tls/` that of its certificate.
+    :param peer: the name of the host that the receiver is on. A hub that goes by certificates lets through nothing without it.
     :param policy: what happens when messages come faster than the other end takes them.
     :param window: the most messages under way; `auto` for what the rate and the round trip ask for, 2 to 64.
     :param max_age: seconds since its capture after which a message is neither sent nor delivered.
@@ -189,13 +191,15 @@ class RemoteSender(Remote, DestinationRoutine):
         ca: str | None = None,
         certificate: str | None = None,
         key_file: str | None = None,
+        host: str | None = None,
+        peer: str | None = None,
         policy: RemotePolicy = "drop_oldest",
         window: int | Literal["auto"] = "auto",
         max_age: float | None = None,
         codec: Codec = "none",
         bit_rate: int | None = None,
     ) -> None:
-        super().__init__(name, key, Hub(connect, listen, ca, certificate, key_file))
+        super().__init__(name, key, Hub(connect, listen, ca, certificate, key_file, host, peer))
         check_choice("policy", policy, get_args(RemotePolicy))
         check_choice("codec", codec, CODECS)
         if window != "auto":

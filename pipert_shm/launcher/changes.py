@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from pipert_shm.control.channel import Received
@@ -19,7 +20,7 @@ from pipert_shm.control.messages import (
     SetUp,
     StateChanged,
 )
-from pipert_shm.errors import FlowDied, PipertError, PipeStateError, RoutineError, UnknownTarget, describe
+from pipert_shm.errors import FlowDied, PipertError, PipeStateError, RoutineError, UnknownTarget, WiresValidation, describe
 from pipert_shm.graph.model import RoutinePlan
 from pipert_shm.graph.replacement import Replacement
 from pipert_shm.launcher.fork_server import ForkServer
@@ -27,6 +28,7 @@ from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.parent import Parent
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.servers import Servers
+from pipert_shm.launcher.undrained import Undrained
 from pipert_shm.shm.states import EndReason
 
 OFF_TRIAL = 5.0  # seconds that a flow which dies in a change waits for its restart besides
@@ -43,6 +45,7 @@ class Changes:
         self,
         parent: Parent,
         roster: Roster,
+        undrained: Undrained,
         lifecycle: Lifecycle,
         servers: Servers,
         end: Callable[[Flow], object],
@@ -50,6 +53,7 @@ class Changes:
     ) -> None:
         self._parent = parent
         self._roster = roster
+        self._undrained = undrained
         self._lifecycle = lifecycle
         self._servers = servers
         self._end = end
@@ -78,6 +82,11 @@ class Changes:
 
     def _change(self, message: Changing, received: Received) -> None:
         if message.on:
+            try:
+                self._require_bits(message)
+            except WiresValidation as error:
+                self._parent.refuse(received.question, error)
+                return
             self._lifecycle.changing = True
             for item in map(self._roster.plan.find, message.held):
                 if item is not None:
@@ -91,6 +100,27 @@ class Changes:
                     self._let_end(item)
             self._lifecycle.end_change()
         self._parent.tell(Answer(), received.question)
+
+    def _require_bits(self, message: Changing) -> None:
+        """Has the holder bits free that the change takes, before anything is cut.
+
+        :raises WiresValidation: when there are not enough.
+        """
+        plan = self._roster.plan
+        needs: Counter[int] = Counter()
+        for flow in map(self._roster.flows.get, message.restarted):
+            for item in flow.routines if flow is not None else ():
+                needs[item.number] += sum(not edge.local for edge in item.outs)
+        for name, receivers in message.linked:
+            sender = plan.find(name)
+            if sender is not None:
+                needs[sender.number] += receivers
+        for number, bits in needs.items():
+            if not self._undrained.make_room(plan.routines[number], bits):
+                raise WiresValidation(
+                    f"{plan.name_of(number)!r} has no holder bits left for {bits} more receivers, as long as frames of earlier "
+                    f"processes are kept"
+                )
 
     def _let_end(self, item: RoutinePlan) -> None:
         """Lets a routine end that was held, as soon as its process has heard of its wires."""

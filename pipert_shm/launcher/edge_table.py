@@ -19,6 +19,7 @@ from pipert_shm.graph.sizing import assign_slots
 from pipert_shm.launcher.footprint import LIVES
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.link_checks import check_ends, check_room
+from pipert_shm.launcher.undrained import Undrained
 from pipert_shm.limits import check_queue
 from pipert_shm.shm.segments import ControlSegment
 from pipert_shm.shm.states import State
@@ -31,8 +32,11 @@ class EdgeTable:
     :param places: how many edge records there are for wires.
     """
 
-    def __init__(self, segment: ControlSegment, plan: Plan, incarnations: Incarnations, places: int) -> None:
+    def __init__(
+        self, segment: ControlSegment, plan: Plan, incarnations: Incarnations, undrained: Undrained, places: int
+    ) -> None:
         self._segment = segment
+        self._undrained = undrained
         self._plan = plan
         self._incarnations = incarnations
         self._places = places
@@ -69,7 +73,7 @@ class EdgeTable:
                 if live is not None:
                     outs[edge.number] = live
             for edge in self.ins(item):
-                ins[edge.number] = self.attachable(edge)
+                ins[edge.number] = [self._incarnations[number].name for number in self.attachable(edge)]
             self._note_birth(item)
             leaving += [edge for edge in self.ins(item) if not edge.linked]
         return Attachment(outs, ins, rings, leaving)
@@ -155,6 +159,8 @@ class EdgeTable:
         edge = self._planned(wire, sender, receiver, earlier)
         self._segment.take("edge", edge.number)
         self._incarnations.provide(LIVES * (len(self._plan.edges) + 1))
+        if live:
+            self._undrained.make_room(sender)
         if live and not self._incarnations.can_open(edge, sender):
             raise WiresValidation(
                 f"{sender.routine.name!r} has no holder bit or queue left for one more receiver, as long as its frames are kept"

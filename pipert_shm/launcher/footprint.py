@@ -44,9 +44,12 @@ def tap_places(plan: Plan) -> TapPlaces:
     return TapPlaces(room.routines - TAPS - ATTACHED, TAPS, ATTACHED, room.edges - TAPS - ATTACHED)
 
 
-def names_of(plan: Plan, name: str) -> bytes:
-    """The names in the control segment, for other programs: of the pipe, its flows and routines; and where to attach to it."""
-    return about(*plan.directory(), name, Meeting(str(sockets.directory()), PROTOCOL))
+def names_of(plan: Plan, name: str, file: str) -> bytes:
+    """The names in the control segment, for other programs: of the pipe, its flows and routines; and where to attach to it.
+
+    :param file: the pipeline's file that it was made from, as a real path; empty if there is none.
+    """
+    return about(*plan.directory(), name, Meeting(str(sockets.directory()), PROTOCOL), file)
 
 
 def control_room(plan: Plan) -> binding.ControlSize:
@@ -70,20 +73,22 @@ def control_used(plan: Plan) -> binding.ControlSize:
     return room.replaced(flows=len(plan.flows), routines=len(plan.routines), edges=wires, incarnations=LIVES * wires)
 
 
-def control_bytes(plan: Plan, name: str) -> int:
+def control_bytes(plan: Plan, name: str, file: str = "") -> int:
     """Bytes that the control segment of a new pipe takes."""
-    return control_room(plan).pages_of(control_used(plan), len(names_of(plan, name))) * PAGE
+    return control_room(plan).pages_of(control_used(plan), len(names_of(plan, name, file))) * PAGE
 
 
-def make_segment(plan: Plan, name: str) -> ControlSegment:
+def make_segment(plan: Plan, name: str, file: str = "") -> ControlSegment:
     """The control segment of a new pipe.
 
     :param name: the pipe's name, for people.
+    :param file: the pipeline's file that it was made from; empty if there is none.
     :raises SharedMemoryFull, ValueError, OSError: see `ControlSegment.create`.
     """
     budget = free_bytes() // SHARE if plan.memory_budget is None else plan.memory_budget
-    needs = needs_of(plan, control_bytes(plan, name))  # now: the segment may outlive the pipe, and must not hold its plan
-    segment = ControlSegment.create(control_room(plan), budget, names_of(plan, name), lambda: needs, control_used(plan))
+    needs = needs_of(plan, control_bytes(plan, name, file))  # now: the segment may outlive the pipe, and must not hold its plan
+    names = names_of(plan, name, file)
+    segment = ControlSegment.create(control_room(plan), budget, names, lambda: needs, control_used(plan))
     for edge in plan.edges:
         edge.format(binding.EdgeRecord(segment.process, edge.number), plan.routines[edge.sender].reach)
         binding.Incarnation(segment.process, edge.first_incarnation).format(edge.number, edge.bit)

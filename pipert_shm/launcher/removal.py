@@ -22,6 +22,7 @@ from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.servers import Servers
+from pipert_shm.launcher.undrained import Undrained
 
 GENERATIONS = 0xFFFF  # lives of a number, after which its messages are labelled as those of the first one were
 
@@ -37,6 +38,7 @@ class Removal:
         self,
         roster: Roster,
         incarnations: Incarnations,
+        undrained: Undrained,
         edges: EdgeTable,
         rewiring: Rewiring,
         recovery: Recovery,
@@ -47,6 +49,7 @@ class Removal:
     ) -> None:
         self._roster = roster
         self._incarnations = incarnations
+        self._undrained = undrained
         self._edges = edges
         self._rewiring = rewiring
         self._recovery = recovery
@@ -149,7 +152,11 @@ class Removal:
         """
         self.reclaim()
         plan = self._roster.plan
-        free = [n for n in range(self._most_routines) if n not in plan.routines and n not in plan.leaving]
+        free = self._free()
+        if len(free) < count:
+            self._undrained.drop_from({item.number for item in plan.leaving})
+            self.reclaim()
+            free = self._free()
         if len(free) < count:
             there, most = self._most_routines - len(free), self._most_routines
             leaving = f" ({len(plan.leaving)} were removed, and are still read)" if plan.leaving else ""
@@ -157,6 +164,10 @@ class Removal:
                 f"the running pipe has {there} routines{leaving} and room for {most}; {count} more are too many"
             )
         return tuple((number, 1 + self._generations[number] % GENERATIONS) for number in free[:count])
+
+    def _free(self) -> list[int]:
+        plan = self._roster.plan
+        return [n for n in range(self._most_routines) if n not in plan.routines and n not in plan.leaving]
 
     def reclaim(self) -> None:
         """Takes back the numbers of removed routines of which no message, no ring and no view is left."""

@@ -53,6 +53,7 @@ class Session:
     """A pipe from `build()` to its end. Safe to use from any thread.
 
     :param name: the pipe's name, for people.
+    :param file: the pipeline's file that it was made from, as a real path; empty if there is none.
     :param grace: seconds that flows have to end in when killed.
     :raises SharedMemoryFull: when there is too little memory for what is known to be needed; nothing is left behind then.
 
@@ -68,6 +69,7 @@ class Session:
         plan: Plan,
         audience: Audience,
         name: str,
+        file: str,
         logger: logging.Logger,
         grace: float,
         stop_on_failure: bool,
@@ -76,7 +78,7 @@ class Session:
         self.audience = audience
         self.gone = threading.Event()
         self.outcome = Outcome()
-        self._name = name
+        self._name, self._file = name, file
         self._logger = logger
         self._grace = grace
         self._stop_on_failure = stop_on_failure
@@ -86,7 +88,7 @@ class Session:
         self._relays = Relays(self._line)
         self._meeting = sockets.directory()
         self._is_unsure = False  # whether the launcher took in what was added last
-        self.segment = make_segment(plan, name)
+        self.segment = make_segment(plan, name, file)
         self.tracing = Tracing(self.segment.pipe_id, lambda order: self._ask(order, patience=PATIENCE))
         try:
             self._rings = make_rings(plan.routines, self.segment)
@@ -267,7 +269,7 @@ class Session:
             self.outcome.forget(flows, [item.number for name in flows for item in self.plan.flows[name]])
             self.plan, self.audience = plan_without(self.plan, flows), self.audience.without(flows)
             self._taps.know(self.plan.names)
-            self.segment.tell(names_of(self.plan, self._name))
+            self.segment.tell(names_of(self.plan, self._name, self._file))
 
     @contextmanager
     def _unsure_if_unanswered(self) -> Iterator[None]:
@@ -294,7 +296,7 @@ class Session:
         """
         self._require_sure("build()")
         with self._growing, ExitStack() as undo:
-            names = names_of(plan, self._name)
+            names = names_of(plan, self._name, self._file)
             self.segment.make_room(names)
             self._taps.know(plan.names)
             ends: list[Channel] = []

@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from pipert_shm.display.tables import printable
 from pipert_shm.errors import PipeStateError, UnknownTarget
 from pipert_shm.frozen import Frozen
 from pipert_shm.shm import sockets
@@ -21,12 +22,14 @@ class Found(Frozen):
 
     Attributes:
         name: what it is called; empty if that is unknown.
+        file: the pipeline's file that it was made from, as a real path; empty if it was made by a program.
         meeting: where to attach to it.
     """
 
     pipe_id: str
     name: str
     meeting: Meeting
+    file: str = ""
 
 
 def running() -> list[Found]:
@@ -38,7 +41,7 @@ def running() -> list[Found]:
         try:
             with Control(pipe_id, stale=False) as control:
                 if control.user == os.geteuid():  # another one's may be readable, and say anything
-                    found.append(Found(pipe_id, control.name, control.meeting))
+                    found.append(Found(pipe_id, control.name, control.meeting, control.file))
         except (OSError, ValueError):
             continue  # it has ended meanwhile, can't be read, or is damaged
     return found
@@ -55,6 +58,28 @@ def find(wanted: str) -> Found | None:
         ids = ", ".join(pipe.pipe_id for pipe in found)
         raise PipeStateError(f"{len(found)} pipes are called {wanted!r}: attach by the id of one of them: {ids}")
     return found[0] if found else None
+
+
+def find_made_from(file: str, name: str) -> Found:
+    """The pipe that was made from a pipeline's file.
+
+    :param file: its real path.
+    :param name: what a pipe of this file is called, for errors: one of another file may have the same name.
+    :raises UnknownTarget: when there is none.
+    :raises PipeStateError: when there are several; or none, but one of this name.
+    """
+    pipes = running()
+    found = [pipe for pipe in pipes if pipe.file == printable(file)]
+    if len(found) > 1:
+        ids = ", ".join(pipe.pipe_id for pipe in found)
+        raise PipeStateError(f"{len(found)} pipes run from {file}: name one of them by its id: {ids}")
+    if found:
+        return found[0]
+    for pipe in pipes:
+        if pipe.name == name:
+            other = f"runs from {pipe.file}" if pipe.file else "was made by a program"
+            raise PipeStateError(f"the pipe that is called {name!r} ({pipe.pipe_id}) {other}, and does not run from {file}")
+    raise UnknownTarget("pipe that runs from", file, [pipe.name or pipe.pipe_id for pipe in pipes])
 
 
 def await_pipe(wanted: str, timeout: float | None) -> Found:

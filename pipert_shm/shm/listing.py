@@ -51,6 +51,7 @@ def about(
     routines: Sequence[Member | None],
     name: str = "",
     meeting: Meeting = Meeting(),  # noqa: B008 - it is immutable
+    file: str = "",
 ) -> bytes:
     """The text behind the records of a pipe's control segment: names, and this process as the pipe's parent.
 
@@ -58,8 +59,10 @@ def about(
     :param routines: by number; None where no routine has the number.
     :param name: the pipe's.
     :param meeting: where others may attach to it.
+    :param file: the pipeline's file that it was made from, as a real path; empty if it was made by code.
     """
-    return json.dumps({"name": name, "parent": os.getpid(), "meeting": meeting, "flows": flows, "routines": routines}).encode()
+    said = {"name": name, "file": file, "parent": os.getpid(), "meeting": meeting, "flows": flows, "routines": routines}
+    return json.dumps(said).encode()
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class Listing:
     Attributes:
         parent: the pid of the process that built it, None if that is unknown.
         name: its name; empty if that is unknown.
+        file: the pipeline's file that it was made from; empty if there is none, or that is unknown.
     """
 
     pipe_id: str
@@ -98,6 +102,7 @@ class Listing:
     parent: int | None
     segments: list[Segment]
     name: str = ""
+    file: str = ""
 
 
 def list_pipe(pipe_id: str) -> Listing | None:
@@ -127,7 +132,7 @@ def list_pipe(pipe_id: str) -> Listing | None:
         return Listing(pipe_id, "stale" if stale else "alive", None, segments)
     with control:
         segments = [control.describe(name, part, size) for name, part, size in found]
-        return Listing(pipe_id, "stale" if stale else "alive", control.parent, segments, control.name)
+        return Listing(pipe_id, "stale" if stale else "alive", control.parent, segments, control.name, control.file)
 
 
 class Control:
@@ -137,7 +142,7 @@ class Control:
     :raises ValueError: when it is not a control segment.
 
     Attributes:
-        name: the pipe's name; empty if the text with the names is damaged.
+        name: the pipe's name; empty if the text with the names is damaged. So is `file`: the pipeline's file that it is from.
         parent: the pid of the process that built the pipe; None when that is gone, or unknown.
         process: its records, for `pipert_shm.statistics.read_statistics`.
         flows: their names, by number, empty where no flow has the number; none if the text is damaged.
@@ -154,7 +159,7 @@ class Control:
         self.process = binding.Process(self._copy.address, size)
         self._stale = stale
         about = self._copy.memory[self.process.records_bytes() :]
-        self.name, self.parent, self.flows, self.routines, self.meeting = _read_about(about)
+        self.name, self.file, self.parent, self.flows, self.routines, self.meeting = _read_about(about)
         if stale:
             self.parent = None  # another process may have this pid by now
         self._receivers = self.process.receivers()
@@ -241,17 +246,18 @@ def _read_control(file: BinaryIO) -> binding.Copy:
     return binding.Copy.of_file(file.fileno(), status.st_size)
 
 
-def _read_about(text: bytes) -> tuple[str, int | None, list[str], list[Member | None], Meeting]:
-    """Reads the text that `about` made: name, parent, flows, routines and meeting. If it is damaged, all of them are empty."""
+def _read_about(text: bytes) -> tuple[str, str, int | None, list[str], list[Member | None], Meeting]:
+    """Reads the text that `about` made: name, file, parent, flows, routines, meeting. If it is damaged, all are empty."""
     try:
         said: dict[str, Any] = json.loads(text.rstrip(b"\0"))  # there may be room for more names
         flows = [printable(str(name)) for name in said["flows"]]
         routines = [None if entry is None else _read_member(*entry, flows=flows) for entry in said["routines"]]
         directory, protocol = said.get("meeting", Meeting())
         meeting = Meeting(str(directory), int(protocol))
-        return printable(str(said.get("name", ""))), int(said["parent"]), flows, routines, meeting
+        name, file = (printable(str(said.get(what, ""))) for what in ("name", "file"))
+        return name, file, int(said["parent"]), flows, routines, meeting
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
-        return "", None, [], [], Meeting()
+        return "", "", None, [], [], Meeting()
 
 
 def _read_member(name: object, flow: int, counters: Sequence[object], *, flows: list[str]) -> Member:
@@ -264,6 +270,8 @@ def text_of(pipe: Listing) -> list[str]:
     head = [pipe.pipe_id, pipe.state, *([pipe.name] if pipe.name else []), f"{len(pipe.segments)} segments", f"{size:,} bytes"]
     if pipe.parent is not None:
         head.insert(-2, f"parent {pipe.parent}")
+    if pipe.file:
+        head.append(pipe.file)
     rows = [_row(segment) for segment in pipe.segments]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(head)]

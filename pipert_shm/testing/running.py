@@ -31,7 +31,7 @@ from pipert_shm.flow.write_advice import advice
 from pipert_shm.graph.model import Plan, RoutinePlan
 from pipert_shm.message.inbox import Inbox
 from pipert_shm.message.types import LocalMessages
-from pipert_shm.routine import Role, Routine, run_as
+from pipert_shm.routine import Role, run_as
 from pipert_shm.shm.segments import ControlSegment
 from pipert_shm.shm.slots import Stopping
 from pipert_shm.shm.states import REACTIONS, State
@@ -147,10 +147,6 @@ class InlineLoans(Loans):
         except Stopping:
             raise RoutineError(self._name, f"loan(): there is no free slot. {NO_SLOT}") from None
 
-    def routines(self, *, here: bool) -> list[Routine]:
-        """All routines of the pipe: they run in this process."""
-        return super().routines(here=False)
-
     def swap_thread(self, thread: threading.Thread) -> threading.Thread:
         """Takes this thread for the routine's; the one that was it before."""
         before, self._thread = self._thread, thread
@@ -190,7 +186,9 @@ class InlineRunner(Runner):
         self._elsewhere = self._loans.swap_thread(threading.current_thread())
         self._room = [(binding.Incarnation(host.segment.process, attachment.outs[edge.number]), edge) for edge in plan.outs]
         self._queues = [
-            binding.Incarnation(host.segment.process, number) for edge in plan.ins for number in attachment.ins[edge.number]
+            binding.Incarnation(host.segment.process, binding.incarnation_of(name))
+            for edge in plan.ins
+            for name in attachment.ins[edge.number]
         ]
 
     # ---- what the caller sees --------------------------------------------------------------------

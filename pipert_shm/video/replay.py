@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from pipert_shm.errors import EndOfStream, PipertError, describe
 from pipert_shm.routine import Routine, SourceRoutine
-from pipert_shm.video.in_step import ENDED, InStep
+from pipert_shm.video.in_step import ENDED, Alone, InStep, Place
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.recording import Recorded, Recording, Unreadable
-
-if TYPE_CHECKING:
-    from typing import TypeGuard
 
 REST = 0.1  # the longest wait in one call, in seconds, so that a replay stops soon when it is told to
 
@@ -24,11 +21,14 @@ REST = 0.1  # the longest wait in one call, in seconds, so that a replay stops s
 class Company(Protocol):
     """What a replay asks of the process that runs it: who else is there."""
 
-    def routines(self, *, here: bool) -> list[Routine]:
-        """The routines of the pipe, the replay among them.
+    def companions(self) -> Sequence[tuple[Routine, Place]]:
+        """The routines of the pipe, the replay among them, and what each shows to the others."""
 
-        :param here: only those that run in this process.
-        """
+    def await_ring(self, look: Callable[[], bool], seconds: float) -> bool:
+        """What `look` says; where that is False, it looks again when somebody has rung, or after so many seconds."""
+
+    def sent(self) -> int:
+        """How many messages the replay has sent, in all lives of its process."""
 
 
 class Replay(SourceRoutine):
@@ -38,8 +38,9 @@ class Replay(SourceRoutine):
     `Replay("yard.mcap", "gate")` sends what `gate` sent. So a pipe whose cameras are replaced by replays of their names runs as
     it did. Of a name that the recording does not have, a replay sends all messages.
 
-    Several replays of one file that are in one flow go in step: in the order in which the recorder got the messages, and on one
-    clock. Those in other flows go at a pace of their own, with a warning.
+    Several replays of one file go in step, in one flow or in several: in the order in which the recorder got the messages, and
+    on one clock. Each waits for its turn, so one whose wires block, or whose process hangs, holds up the others. One that was
+    stopped, has ended or has failed does not; one whose process died does until the next process goes on where it was.
 
     Messages have the sequence numbers, `pts`, `wall_clock` and `format` that they had, and the origin, too, where a routine of
     the pipe has its name; else the replay is the origin. The time between captures is what it was, and the first one is now.
@@ -72,7 +73,9 @@ class Replay(SourceRoutine):
         self._origin = origin
         self._paced = paced
         self._trust = trust
-        self._step = self._own_step = InStep()
+        self._step = InStep(self.name, Alone(), {}, lambda: 0)
+        self._await_ring: Callable[[Callable[[], bool], float], bool] = lambda look, seconds: look()
+        self._first = 0  # the number of the message to begin with
         self._recording: Recording | None = None
         self._failure: PipertError | None = None  # the error that ended the stream
         self._next: Recorded | None = None
@@ -109,24 +112,16 @@ class Replay(SourceRoutine):
         return self._channel
 
     def _fall_in(self) -> None:
-        """Finds the other replays of the file, and goes in step with those of this process."""
-        everybody: list[Replay] = []
-        here: list[Replay] = [self]
-        if isinstance(self._runtime, Company):
-            everybody = [one for one in self._runtime.routines(here=False) if self._is_beside(one)]
-            here = [one for one in self._runtime.routines(here=True) if self._is_beside(one)]
-        apart = [one.name for one in everybody if one not in here]
-        if apart and everybody[0] is self:
-            self._logger.warning(
-                "replays of %s are in several flows (%s), and so not in step: put them into one, create_flow(…, False, %s, …)",
-                self.path,
-                ", ".join(map(repr, [self.name, *apart])),
-                self.name,
-            )
-        self._step = here[0]._own_step
-        self._step.enter(self.name, [one.name for one in here])
+        """Finds the other replays of the file, and goes in step with them."""
+        here = self._runtime
+        if isinstance(here, Company):
+            places = {one.name: place for one, place in here.companions() if one is self or self._is_beside(one)}
+            own = places.pop(self.name)
+            self._step = InStep(self.name, own, places, here.sent)
+            self._await_ring = here.await_ring
+        self._first = self._step.enter()
 
-    def _is_beside(self, other: object) -> TypeGuard[Replay]:
+    def _is_beside(self, other: object) -> bool:
         return isinstance(other, Replay) and os.path.realpath(other.path) == os.path.realpath(self.path)
 
     def main_logic(self) -> Any:
@@ -139,7 +134,7 @@ class Replay(SourceRoutine):
         """
         if self._next is None:
             self._next = self._read_next()
-            self._step.stand(self.name, ENDED if self._next is None else self._next.number)
+            self._step.stand(ENDED if self._next is None else self._next.number)
         found = self._next
         if found is None:
             self._require_any()
@@ -162,8 +157,8 @@ class Replay(SourceRoutine):
     def _when_due(self, found: Recorded) -> int | None:
         """When a message counts as captured; None while it is not due."""
         step = self._step
-        if not step.is_due(self.name, REST):
-            for missing in step.take_missing(self.name):
+        if not self._await_ring(step.may_go, REST):
+            for missing in step.take_missing():
                 self._logger.warning("%r, which replays %s too, has not begun: this one goes on without it", missing, self.path)
             return None
         captured_ns = max(1, found.captured_ns + step.offset_ns(found.captured_ns))
@@ -198,7 +193,7 @@ class Replay(SourceRoutine):
     def _read_next(self) -> Recorded | None:
         """Returns the next message; None after the last one, and after a failure."""
         try:
-            return next(self._messages, None)
+            return next((found for found in self._messages if found.number >= self._first), None)
         except PipertError as error:
             self._failure = error
             raise
@@ -217,7 +212,7 @@ class Replay(SourceRoutine):
 
         :raises PipertError: when a part of the recording could not be sent.
         """
-        self._step.stand(self.name, ENDED)
+        self._step.stand(ENDED)
         if self._recording is not None:
             self._recording.close()
             self._recording = None
