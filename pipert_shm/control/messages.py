@@ -354,9 +354,14 @@ class RemoveIn(Message):
 
 
 class LetEnd(Message):
-    """The routine was held, and may end when its streams have: it has heard of its wires before this."""
+    """The routine was held, and may end when its streams have: it has heard of its wires before this.
+
+    Attributes:
+        hold: the number of that hold. A later one stays.
+    """
 
     routine: str
+    hold: int
 
 
 class WantSlots(Message):
