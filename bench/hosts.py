@@ -67,7 +67,7 @@ def jpeg(settings: Settings, section: Section) -> None:
         load = HostLoad("720p", 30, 6 * settings.seconds, shapes=(SMALL,), jpeg=True, window=SLOW_WINDOW, pictures=pictures())
         results = measure(_ways(net, codec="jpeg"), load, settings.rounds)
     _keep(section, "720p as JPEG, 30 fps, 20 ms each way, 1 % loss", results)
-    rates = [sheet.rate() for sheet in results[THIS].sheets]
+    rates = [load.fps * sheet.received() / sheet.sent for sheet in results[THIS].sheets]
     section.figures.append(Figure.of("hosts, 720p JPEG, 20 ms and 1 % loss: frames/s", rates, 25, at_least=True, unit="fps"))
 
 
@@ -102,6 +102,7 @@ def _recovery(net: TwoHosts, way: Way, seconds: float) -> float:
         joined[0] = time.monotonic_ns()
         while not len(_after(sheet, int(joined[0]))) and not sheet.words[Sheet.OVER]:
             time.sleep(0.01)
+        sheet.set(Sheet.OVER)
 
     way.run(sheet, trouble)  # type: ignore[call-arg]
     after = _after(sheet, int(joined[0]))

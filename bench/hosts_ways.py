@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import socket
@@ -98,7 +99,7 @@ def by_way(net: Loopback, kind: Callable[[Loopback, HostLoad], Between], sheet: 
         hand_over = way.sender()
         sheet.wait_for(Sheet.READY)
         start, ticks = time.monotonic_ns(), 0
-        while not sheet.is_full(ticks):
+        while not sheet.is_full(ticks) and not _is_over(sheet):
             ticks += 1
             time.sleep(max(0, start + ticks * load.period_ns - time.monotonic_ns()) / 1e9)
             hand_over(sheet.stamp())
@@ -116,8 +117,12 @@ def by_way(net: Loopback, kind: Callable[[Loopback, HostLoad], Between], sheet: 
     run_together(receive, send, *more)
 
 
+def _is_over(sheet: Sheet) -> bool:
+    return bool(sheet.words[Sheet.OVER])
+
+
 def _end_when_over(sheet: Sheet) -> None:
-    while not sheet.words[Sheet.OVER]:
+    while not _is_over(sheet):
         time.sleep(0.02)
     sheet.mark(1, end=True)
     os._exit(0)  # some wait for a frame, and can't be told to stop
@@ -300,7 +305,7 @@ class Camera(SourceRoutine):
 
     def main_logic(self) -> np.ndarray | None:
         sheet = self._sheet
-        if sheet.is_full(self._ticks):
+        if sheet.is_full(self._ticks) or _is_over(sheet):
             raise EndOfStream
         if not self._sender.counters["connected"] and not self._is_reached():
             return None
@@ -344,6 +349,7 @@ def by_this(net: Loopback, sheet: Sheet, *more: Callable[[], None], **settings: 
 
     def send() -> None:
         net.enter(0)
+        logging.disable(logging.WARNING)  # the tables tell what came
         sender = RemoteSender("bench", "sender", connect=address, **settings)
         camera = Camera(sheet, sender)
         with Pipe(policy="drop_oldest", capacity=2) as pipe:
@@ -356,6 +362,7 @@ def by_this(net: Loopback, sheet: Sheet, *more: Callable[[], None], **settings: 
 
     def receive() -> None:
         net.enter(1)
+        logging.disable(logging.WARNING)
         receiver = RemoteReceiver("bench", "receiver", listen=address)
         screen = Screen(sheet)
         with Pipe(policy="drop_oldest", capacity=2) as pipe:
