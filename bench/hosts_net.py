@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -44,15 +45,14 @@ class Loopback:
 
     is_real = False
 
-    def __init__(self) -> None:
-        self._port = FIRST_PORT
-
     def enter(self, end: int) -> None:
         """Nothing to enter."""
 
     def next_port(self) -> int:
-        self._port += 1
-        return self._port
+        """A port that nobody listens at."""
+        with socket.create_server((self.address(1), 0)) as server:
+            port: int = server.getsockname()[1]
+        return port
 
     def address(self, end: int) -> str:
         return "127.0.0.1"
@@ -73,8 +73,8 @@ class TwoHosts(Loopback):
     is_real = True
 
     def __init__(self, trouble: Trouble | None = None) -> None:
-        super().__init__()
         self._trouble = trouble
+        self._port = FIRST_PORT
         self._device = "veth0" if trouble is None else "link0"
 
     def __enter__(self) -> TwoHosts:
@@ -117,6 +117,10 @@ class TwoHosts(Loopback):
             if _libc.setns(space, flag):
                 raise OSError(ctypes.get_errno(), f"setns({kind})")
             os.close(space)
+
+    def next_port(self) -> int:
+        self._port += 1
+        return self._port
 
     def address(self, end: int) -> str:
         return ADDRESSES[end]
