@@ -17,7 +17,7 @@ SIZE_demo := 45 MB
 SIZE_dev := 355 MB
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/hot/*.c csrc/hot/*.h csrc/*.py csrc/cdef/*.h)
 
-.PHONY: demo test test-python right-python check docs bench bench-full bench-cameras bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full weak-relacy weak-memory fuzz hot-sanitized debug-python kill-campaign hosts-campaign soak lock test-lowest format clean \
+.PHONY: demo test test-python right-python check docs bench bench-full bench-cameras bench-hosts bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full weak-relacy weak-memory fuzz hot-sanitized debug-python kill-campaign hosts-campaign soak lock test-lowest format clean \
   wheels wheel-test container-test release
 
 KILLS ?= 5000
@@ -81,6 +81,10 @@ bench-full: $(VENV)/dev $(VENV)/bench
 # bench/README.md names them.
 bench-cameras: $(VENV)/dev $(VENV)/bench
 	$(BIN)/python -m bench cameras --json docs/benchmarks/cameras.json
+
+# What a frame costs from one host to another, in two network namespaces: it takes root.
+bench-hosts: $(VENV)/dev $(VENV)/bench
+	$(BIN)/python -m bench hosts --json docs/benchmarks/hosts.json
 
 # Single calls, kept in .benchmarks/; and the same beside what was kept last.
 bench-baseline: $(VENV)/dev
