@@ -32,7 +32,7 @@
 #define PSHM_VERSION 3u
 #define PSHM_RINGS 4096u    /* rings that can exist at one time */
 #define PSHM_ROUTINES 4096u /* the most routines of a pipe, taps included */
-#define PSHM_COUNTERS 8u    /* of a routine: those that its class gives names to */
+#define PSHM_COUNTERS 16u   /* of a routine: those that its class gives names to */
 #define PSHM_STEPS 2u       /* words of a routine that others keep in step with */
 
 /* One connection from a sender to a receiver, from its linking to its unlinking. */

@@ -28,7 +28,7 @@ IN_USE = LIVE, SENDER_DEAD, SWEEPING  # states of an incarnation whose bit a slo
 PRODUCER = 1
 MESSAGE_SLOT_BYTES = 4096
 MOST_SLOTS = 32
-COUNTERS = 8
+COUNTERS = 16
 STEPS = 2
 LINE = 64
 

@@ -32,10 +32,11 @@ class Line(ABC):
 
     :param tell: called with `died`, `unreachable` or `ended` when the other end is gone; and with `returned` when one is there
         again that was told to be unreachable.
+    :param end: this end's token; 0 for one drawn at random.
     """
 
-    def __init__(self, hub: Hub, key: str, role: Role, tell: Tell, logger: logging.Logger) -> None:
-        self.end = new_token()
+    def __init__(self, hub: Hub, key: str, role: Role, tell: Tell, logger: logging.Logger, end: int = 0) -> None:
+        self.end = end or new_token()
         self.changed = threading.Condition()
         self._tell, self._logger, self._key = tell, logger, key
         self._inbox: deque[Heard | Presence] = deque()
@@ -71,6 +72,11 @@ class Line(ABC):
 
     def wake(self, now: float) -> None:  # noqa: B027
         """The time has come."""
+
+    @property
+    def present(self) -> frozenset[int]:
+        """Tokens of the other ends that are there."""
+        return frozenset(self._present)
 
     # ---- for the routine's thread ------------------------------------------------------------------
 

@@ -68,6 +68,11 @@ class Sender:
         return self._receiver is not None
 
     @property
+    def receiver(self) -> int | None:
+        """The process that listens; None if none does."""
+        return self._receiver
+
+    @property
     def has_room(self) -> bool:
         """Whether one more message may be under way."""
         return self.is_connected and len(self.held) + self._elsewhere < min(self.window, self._room)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from pipert_shm.binding import now_ns
 from pipert_shm.hosts.carrier import Hub
+from pipert_shm.hosts.decoding import Decoder
 from pipert_shm.hosts.line import Line, Tell
-from pipert_shm.hosts.messages import Hello, Message, Said
-from pipert_shm.hosts.payloads import decode
+from pipert_shm.hosts.messages import EPOCH_BITS, Hello, Message, Refresh, Said, Taken
 from pipert_shm.hosts.place import Place
 from pipert_shm.hosts.protocol import Receiver, Waiting
 from pipert_shm.hosts.remote import Remote
@@ -21,6 +22,7 @@ from pipert_shm.shm.slots import Stopping
 
 UNKNOWN_NS = (1 << 63) - 1  # uncertainty of a capture time where the clocks were never compared
 REST = 0.5  # seconds after which a call returns without a message
+ASK_AGAIN = 0.5  # seconds after which a key frame is asked for again
 
 
 @runtime_checkable
@@ -37,20 +39,57 @@ class ReceiverLine(Line):
     def __init__(self, hub: Hub, key: str, place: tuple[int, int], room: int, tell: Tell, logger: logging.Logger) -> None:
         self._place, self._room = place, room
         self.machine: Receiver | None = None
+        self._sender = ""  # its name
+        self._others: dict[int, Taken] = {}  # senders that are not heard, by stream
+        self._owed: list[Said] = []
+        self._asked_at = -ASK_AGAIN
         super().__init__(hub, key, "receiver", tell, logger)
 
     def hear(self, said: Said, arrived_ns: int) -> None:
         """Takes what the sender says."""
         if self.machine is None:
             self.machine = Receiver(self.end, *self._place, room=self._room)
+        if isinstance(said, Hello):
+            if self._is_taken(said.stream, self.machine):
+                self._refuse(said)
+                return
+            self._sender = said.name
+            self._others.pop(said.stream, None)
         if isinstance(said, Hello | Message):
             self.machine.hear(said, arrived_ns)
 
+    def _is_taken(self, stream: int, machine: Receiver) -> bool:
+        """Whether a sender of another stream is there, and heard."""
+        return (
+            machine.epoch > 0 and stream != machine.stream and any(end >> EPOCH_BITS == machine.stream for end in self.present)
+        )
+
+    def _refuse(self, hello: Hello) -> None:
+        if hello.stream not in self._others:
+            self._others[hello.stream] = Taken(hello.stream, self._sender)
+            self._logger.error(
+                "the wire %r between hosts has two senders: %s is not heard while %s is there; give it another key",
+                self._key,
+                hello.name,
+                self._sender,
+            )
+        self._owed.append(self._others[hello.stream])
+
     def say(self) -> Iterable[tuple[Said, Any]]:
-        """Yields acknowledgements."""
+        """Yields acknowledgements, and what else there is to say."""
+        owed, self._owed = self._owed, []
+        yield from ((said, ()) for said in owed)
         if self.machine is not None:
             for ack in self.machine.say(now_ns()):
-                yield ack, b""
+                yield ack, ()
+
+    def ask_for_key_frame(self) -> None:
+        """Asks the sender, at most each half second. With `changed` in hand."""
+        now = time.monotonic()
+        if self.machine is not None and now - self._asked_at >= ASK_AGAIN:
+            self._asked_at = now
+            self._owed.append(Refresh(self.machine.stream))
+            self.poke()
 
 
 class RemoteReceiver(Remote, SourceRoutine):
@@ -106,6 +145,7 @@ class RemoteReceiver(Remote, SourceRoutine):
         The connection is opened by the first `main_logic`: not before that is what an earlier run left unsent in every queue.
         """
         self._stopping = False
+        self._decoder = Decoder()
         self._repeated = self.counters["repeated"]
         if self._has_run:
             return
@@ -134,7 +174,8 @@ class RemoteReceiver(Remote, SourceRoutine):
 
         :raises ImportError: when Zenoh is not installed.
         :raises HostsError: when a file can't be read, or the address is taken.
-        :raises ValueError: when the message can't be read. It is left out, and counted.
+        :raises ValueError: when the message can't be read. It is left out, and counted. Where it is a picture of a film that
+            needs one that did not come, the sender is asked for a key frame.
         """
         line = self._line or self._open()
         if self._place.hand is not None:
@@ -156,8 +197,11 @@ class RemoteReceiver(Remote, SourceRoutine):
         payload = None
         try:
             payload = self._payload_of(waiting)
-        except ValueError:
+        except (ValueError, ImportError):
             self.counters["unreadable"] += 1
+            if self._decoder.needs_key_frame:
+                with line.changed:
+                    line.ask_for_key_frame()
             raise
         except Stopping:  # while it waited for a slot: the message stays
             waiting = None
@@ -195,8 +239,9 @@ class RemoteReceiver(Remote, SourceRoutine):
             captured_ns, uncertainty_ns = waiting.arrived_ns, UNKNOWN_NS
         if self._max_age is not None and now_ns() - captured_ns > self._max_age * 1e9:
             self.counters["too_old"] += 1
+            self._decoder.skip(message.body, self.meta)
             return None
-        payload = decode(message.body.to_bytes(), self.meta, self.loan)
+        payload = self._decoder.decode(message.body, self.meta, self.loan)
         self.meta.captured_ns, self.meta.uncertainty_ns = captured_ns, uncertainty_ns
         return payload
 
