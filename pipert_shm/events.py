@@ -185,8 +185,8 @@ class Audience(Frozen):
         return Audience(kept, handlers, replicas)
 
     def only(self, flows: Collection[str]) -> Audience:
-        """These flows alone, without the names that replicas share."""
-        return self.without([name for name in self.flows if name not in flows]).replaced(replicas={})
+        """These flows alone."""
+        return self.without([name for name in self.flows if name not in flows])
 
     def extended(self, other: Audience) -> Audience:
         """The same with the flows of another."""

@@ -28,6 +28,7 @@ from pipert_shm.control.messages import (
     Failed,
     Handled,
     HandleEvent,
+    InOrder,
     Kill,
     LetEnd,
     LinkOut,
@@ -176,6 +177,7 @@ class FlowProcess:
         table.on(ExpectIn, lambda m: runners[m.routine].wiring.expect_in(m.edge))
         table.on(RemoveIn, lambda m: runners[m.routine].wiring.remove_in(m.edge))
         table.on(LetEnd, lambda m: runners[m.routine].wiring.let_end(m.hold))
+        table.on(InOrder, lambda m: runners[m.routine].wiring.put_in_order(m.lanes, m.restores))
         table.on(WantSlots, lambda m: runners[m.routine].wiring.want_slots(m.slots, m.message_slots))
         table.on(TraceInto, self._trace)
         table.on(Extended, self._extend)

@@ -73,7 +73,7 @@ class Outbox:
         self._hot = port.hot
         self._number = number
         self._ordered = ordered
-        self._lanes = lanes or {}
+        self._lanes = {} if lanes is None else lanes
         self._record = binding.RoutineRecord(segment.process, number)
         self._outgoing = Outgoing(port, local)
         self._fast: FastPath | None = None  # where the wires have one
@@ -255,7 +255,7 @@ class Outbox:
             self._handled += handled
             return
         if outgoing.ticketed:
-            meta.ticket = self._number, self._record.next_ticket()
+            meta.ticket = self._port.origin, self._record.next_ticket()
         elif not self._ordered:
             meta.ticket = None
         if data is not NOTHING:

@@ -33,7 +33,7 @@ class Group:
         outs: all of the group's wires.
         remote: those to other processes.
         local: places of those within the flow.
-        spreads: by the number of a replicated routine.
+        spreads: by the name that replicas share.
     """
 
     __slots__ = ("in_band", "local", "outs", "remote", "spreads", "threshold", "transform")
@@ -45,7 +45,7 @@ class Group:
         self.outs = 0
         self.remote = 0
         self.local: list[int] = []
-        self.spreads: dict[int, Spread] = {}
+        self.spreads: dict[str, Spread] = {}
 
     def add(self, edge: EdgePlan, out: int) -> None:
         """Adds a wire at this place."""
@@ -65,6 +65,7 @@ class Group:
         self.remote &= ~(1 << out)
         for spread in self.spreads.values():
             spread.outs &= ~(1 << out)
+        self.spreads = {name: spread for name, spread in self.spreads.items() if spread.outs}
         if out in self.local:
             self.local.remove(out)
 
@@ -160,8 +161,7 @@ class Outgoing:
         """The wires that a message goes to: of those to the replicas of a routine, the one that has the least to do."""
         outs = group.outs
         for spread in group.spreads.values():
-            if spread.outs:
-                outs = outs & ~spread.outs | 1 << self._port.choose(spread.outs)
+            outs = outs & ~spread.outs | 1 << self._port.choose(spread.outs)
         return outs
 
     def await_room(self, group: Group) -> int:
