@@ -21,6 +21,7 @@ EXAMPLES = examples(
 )
 
 
+# longer than 40 lines: half of it are its options
 def agent(
     invitation: Annotated[
         Path | None,
