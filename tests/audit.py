@@ -58,7 +58,7 @@ _HEAD = _record(
 )
 _FLOW = _record(32, state=(0, "u4"))
 _ROUTINE = _record(
-    _round_up(192 + 8 * (COUNTERS + BUCKETS + STEPS), LINE),
+    _round_up(208 + 8 * (COUNTERS + BUCKETS + STEPS), LINE),
     state=(64, "u4"),
     received=(72, "u8"),
     sent=(80, "u8"),

@@ -16,6 +16,7 @@ from pipert_shm.hosts.session import LONGEST_WAIT, SHORTEST_WAIT, configured, lo
 from pipert_shm.hosts.session import Hub as Hub
 
 FAREWELL = 1.0  # seconds that the end waits for a thread
+LONGEST_CLOSE = 12.0  # seconds that Zenoh takes to close a session whose link is cut, at the most
 QUEUED = 128  # samples that Zenoh keeps for us
 Role = Literal["sender", "receiver"]
 
@@ -36,6 +37,9 @@ class Presence(NamedTuple):
 
 
 Listener = Callable[[Heard | Presence], None]
+
+
+_closing: list[threading.Thread] = []  # those that close sessions of this process
 
 
 class Carrier:
@@ -64,6 +68,8 @@ class Carrier:
         self._publisher: Any = None
         self._threads: list[threading.Thread] = []
         if hub.listen is not None:
+            for earlier in list(_closing):
+                earlier.join(LONGEST_CLOSE)  # it may have the address still
             try:
                 self._set_up(zenoh.open(configured(hub)))
             except zenoh.ZError as error:
@@ -143,14 +149,31 @@ class Carrier:
         except self._zenoh.ZError as error:
             self._logger.debug("not sent: %s", describe(error))  # the protocol sends it again, or counts it
 
-    def close(self) -> None:
-        """Ends the session."""
+    def close(self, farewell: bytes) -> None:
+        """Says a last thing, and ends the session, within a second or two.
+
+        Zenoh takes 10 s to close one whose link is cut or loses much, and it may wedge. It is left to do so on a thread that
+        keeps no process alive.
+        """
         self._closing.set()
+        thread = threading.Thread(target=self._shut, args=(farewell,), name="hosts-close", daemon=True)
+        _closing.append(thread)
+        thread.start()
+        thread.join(FAREWELL)
+        if thread.is_alive():
+            self._logger.info("the connection to %s does not close yet; it goes on to", self._hub.address)
+        else:
+            _closing.remove(thread)
+
+    def _shut(self, farewell: bytes) -> None:
         for thread in [thread for thread in self._threads if thread.name == "hosts-connect"]:
             thread.join(FAREWELL)  # it may be waiting for a host that does not answer; it ends later
         if self._session is not None:
+            self.send(farewell)
             for declared in reversed(self._declared):
-                declared.undeclare()
-            self._session.close()
+                with suppress(self._zenoh.ZError):  # of a session that has failed
+                    declared.undeclare()
+            with suppress(self._zenoh.ZError):
+                self._session.close()
         for thread in self._threads:
             thread.join(FAREWELL)

@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from pipert_shm.binding import now_ns
 from pipert_shm.hosts.carrier import Hub
@@ -23,8 +23,19 @@ from pipert_shm.shm.slots import Stopping
 
 RemotePolicy = Literal["drop_oldest", "block"]
 PATIENCE = 1.0  # seconds that a message waits for its turn before it is dropped, where the policy drops and there is no max_age
-FLUSH_S = 3.0  # that the end waits for acknowledgements; shorter than the grace period of a pipe
+FLUSH_S = 2.0  # that the end waits for acknowledgements: with the time to disconnect it is shorter than a pipe's grace period
 _EPOCH_BITS = 20
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """What a sender asks of the process that runs it. See `flow.loans.Loans`."""
+
+    def keep(self, number: int) -> None:
+        """Notes a number, and that the message in hand is in safety, in one step."""
+
+    def kept(self) -> int:
+        """The number that `keep` was given last."""
 
 
 class SenderLine(Line):
@@ -147,6 +158,8 @@ class RemoteSender(Remote, DestinationRoutine):
         word = self.counters["stream"] or secrets.randbits(40) << _EPOCH_BITS
         self.counters["stream"] = word = word + 1  # another epoch of the same stream
         stream, epoch = word >> _EPOCH_BITS, word & ((1 << _EPOCH_BITS) - 1)
+        if isinstance(self._runtime, Keeping):
+            self.counters["sent"] = max(self.counters["sent"], self._runtime.kept())
         machine = Sender(stream, epoch, self.counters["sent"], is_lossless=self._is_lossless)
         self._base = self.counters["resent"], self.counters["dropped"]
         self._line = SenderLine(self._hub, self.key, machine, self._window, self._tell, self._logger)
@@ -164,10 +177,12 @@ class RemoteSender(Remote, DestinationRoutine):
         if may:
             body = line.carrier.hold(encode(data, meta, self._codec))
             with line.changed:
+                if isinstance(self._runtime, Keeping):
+                    self._runtime.keep(line.machine.next + 1)  # from here on it is the wire's: the receiver counts a loss
                 self.counters["sent"] = line.machine.next + 1
                 now = time.monotonic()
                 line.auto.note_sent(now)
-                line.machine.offer(meta.captured_ns, body, now)
+                line.machine.offer(meta.captured_ns, body, now, meta.uncertainty_ns)
                 line.poke()
         else:
             self.counters["dropped"] += 1
@@ -196,7 +211,7 @@ class RemoteSender(Remote, DestinationRoutine):
         self.counters["round_trip_us"] = int(line.auto.round_trip * 1e6)
 
     def cleanup(self) -> None:
-        """Waits for acknowledgements, up to 3 s, and disconnects."""
+        """Waits for acknowledgements, up to 2 s, and disconnects, in up to 2 s."""
         line = self._line
         if line is None:
             return
