@@ -21,7 +21,7 @@ def yard(tmp_path: Path, start_cli: StartCli, run_cli: RunCli) -> Iterator[Yard]
 
 def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents(yard: Yard) -> None:
     hub, edge, gpu = yard.hub(), yard.agent("edge-1"), yard.agent("gpu-1", "--label", "gpu=true")
-    yard.await_hosts("edge-1", "gpu-1")
+    yard.await_there(edge, gpu)
     here = yard.start("run", yard.file)
     yard.await_lines(2)
 
@@ -30,9 +30,9 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     assert changed.stdout == "gpu-1: ~ flow 'detect' gets a new process: routines.times.parameters.by: 2 -> 3\n", changed
     yard.await_lines(3)
 
-    yard.write(("by: 2", "by: 4"), ("class: steps.Log", "class: steps.Logs"))
+    yard.write(("by: 2", "by: 4"), (str(yard.out), str(yard.directory / "lacking" / "out.txt")))
     refused = yard.run("apply", yard.file)
-    assert (refused.returncode, refused.stderr.count("yard.yaml:6: routines.log.class: ")) == (1, 1), refused
+    assert (refused.returncode, refused.stderr.count("yard.yaml:6: routines.log: ")) == (1, 1), refused
     yard.await_lines(3)
     assert "by: 3" in json.loads((yard.directory / "gpu-1" / f"{yard.pipe}.json").read_text())["now"]["text"], "it was put back"
 
@@ -44,8 +44,7 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     hub.wait()
     yard.hub()
     yard.await_lines(3)
-    yard.agent("edge-1"), yard.agent("gpu-1", "--label", "gpu=true")
-    yard.await_hosts("edge-1", "gpu-1")
+    yard.await_there(yard.agent("edge-1"), yard.agent("gpu-1", "--label", "gpu=true"))
     assert (yard.pid("edge-1"), yard.pid("gpu-1")) == pids, "found again, not started again"
     ended = yard.run("ctl", f"{yard.pipe}@*", "kill")
     assert sorted(ended.stdout.splitlines()) == ["edge-1: kill: the pipe has ended", "gpu-1: kill: the pipe has ended"], ended

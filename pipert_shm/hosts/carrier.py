@@ -13,15 +13,20 @@ from pipert_shm.binding import now_ns
 from pipert_shm.errors import HostsError, describe
 from pipert_shm.hosts.access import key_of
 from pipert_shm.hosts.certificates import warn_of_end
-from pipert_shm.hosts.session import LONGEST_WAIT, SHORTEST_WAIT, configured, load_zenoh, text_of
+from pipert_shm.hosts.session import LEASE_S, LONGEST_WAIT, SHORTEST_WAIT, configured, load_zenoh, text_of
 from pipert_shm.hosts.session import Hub as Hub
 
 FAREWELL = 1.0  # seconds that the end waits for a thread
 LONGEST_CLOSE = 12.0  # seconds that Zenoh takes to close a session whose link is cut, at the most
 QUEUED = 128  # samples that Zenoh keeps for us
 _PIECE = struct.Struct("<IHH")  # the number of a message, the place of this piece in it, and how many there are
-WIDE = {"transport/link/tx/queue/size/data": 8, "transport/link/rx/buffer_size": 1 << 20}
-"""More room than Zenoh gives by itself: a large message takes fewer turns of its threads, and a third less processor time."""
+SETTINGS = {
+    "transport/link/tx/queue/size/data": 8,
+    "transport/link/rx/buffer_size": 1 << 20,
+    "transport/link/tx/queue/congestion_control/block/wait_before_close": int(LEASE_S * 1e6),
+}
+"""Of the sessions of wires. More room than Zenoh gives by itself: a large message takes fewer turns of its threads, and a third
+less processor time. And a `put()` that a cut holds up waits for as long as it takes to notice that, not for 5 s."""
 
 Role = Literal["sender", "receiver"]
 
@@ -77,7 +82,7 @@ class Carrier:
             for earlier in list(_closing):
                 earlier.join(LONGEST_CLOSE)  # it may have the address still
             try:
-                self._set_up(zenoh.open(configured(hub, WIDE)))
+                self._set_up(zenoh.open(configured(hub, SETTINGS)))
             except zenoh.ZError as error:
                 raise HostsError(f"can't listen at {hub.listen!r}: {text_of(error)}") from error
         else:
@@ -94,7 +99,7 @@ class Carrier:
         warned = False
         while not self._closing.is_set():
             try:
-                session = self._zenoh.open(configured(self._hub, WIDE))
+                session = self._zenoh.open(configured(self._hub, SETTINGS))
             except self._zenoh.ZError as error:
                 if not warned:
                     why = self._hub.why_refused() or text_of(error)
