@@ -123,7 +123,7 @@ typedef struct pshm_routine_record {
     uint64_t lost_in_crash;          /* messages that a process had received when it died */
     uint64_t handling_since_ns;      /* when an event handler was called; 0 outside of a call */
     uint64_t shows;                  /* whether log_data is on; outlives the process */
-    uint64_t held;                   /* atomic: whether it does not end, if its streams do */
+    uint64_t held; /* atomic: not 0 while it does not end, if its streams do; see port.h */
     uint64_t counter[PSHM_COUNTERS]; /* those that its class gives names to */
     uint64_t age[PSHM_BUCKETS];      /* ns from capture to receipt */
     uint64_t step[PSHM_STEPS];       /* atomic: how far it is, for those that keep step with it */

@@ -129,6 +129,13 @@ void pshm_port_remove_in(pshm_port *port, uint32_t edge) {
     }
 }
 
+void pshm_port_let_end(pshm_port *port, uint64_t hold) {
+    PSHM_POINT();
+    __atomic_compare_exchange_n(&port->record->held, &hold, 0, false, __ATOMIC_SEQ_CST,
+                                __ATOMIC_RELAXED);
+    ring_routine(port, port->routine);
+}
+
 void pshm_port_close_outs(pshm_port *port) {
     for (uint32_t out = 0; out < port->outs; out++) {
         pshm_edge *edge = &port->out[out];

@@ -61,7 +61,7 @@ SAMPLES: tuple[Message, ...] = (
     messages.StartRoutines((("nobody", 1),)), messages.HandleEvent(_EVENT, 512),
     messages.Refused("nobody", "why"), messages.AddTap("nobody", EDGE, 0), messages.RemoveTap("nobody", 0),
     messages.LinkOut("nobody", EDGE, 0), messages.UnlinkOut("nobody", 0, 0), messages.AddIn("nobody", EDGE, 0),
-    messages.ExpectIn("nobody", 0), messages.RemoveIn("nobody", 0), messages.LetEnd("nobody"),
+    messages.ExpectIn("nobody", 0), messages.RemoveIn("nobody", 0), messages.LetEnd("nobody", 1),
     messages.WantSlots("nobody", 1, 1), messages.InOrder("nobody", {}, {}),
     messages.TraceInto(0, 0, 0, 0), messages.Extended(Names({0: "nobody"}), _AUDIENCE),
     messages.ReceiverDied("nobody", 0), messages.ReceiverFailed("nobody", 0), messages.SenderDied("nobody"),

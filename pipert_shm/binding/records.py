@@ -300,9 +300,12 @@ class RoutineRecord:
     def shows(self, on: bool) -> None:
         self.words.shows = on
 
-    def hold(self, on: bool) -> None:
-        """Keeps the routine from ending when all of its streams have, or does not any more. Launcher; its flow lets go."""
-        self.words.held = on
+    def hold(self, number: int) -> None:
+        """Keeps the routine from ending when all of its streams have, until its flow lets go of this number; 0: does not.
+
+        The launcher.
+        """
+        self.words.held = number
         self.ring()
 
     @property

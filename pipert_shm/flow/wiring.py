@@ -84,9 +84,9 @@ class Wiring:
         """Notes that a wire to this routine was unlinked."""
         self._call(lambda: self._inbox.remove(edge))
 
-    def let_end(self) -> None:
-        """Notes that the routine is not held any more."""
-        self._call(lambda: self._context.record.hold(False))
+    def let_end(self, hold: int) -> None:
+        """Notes that the routine is not held any more, unless it has been held again since."""
+        self._call(lambda: self._context.port.let_end(hold))
 
     def put_in_order(self, lanes: dict[int, int], restores: dict[str, Streams]) -> None:
         """Notes what the order of results takes now."""

@@ -24,6 +24,7 @@ from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.servers import Servers
 from pipert_shm.launcher.undrained import Undrained
 
+FOR_GOOD = 1 << 63  # a hold that nobody lets go of
 GENERATIONS = 0xFFFF  # lives of a number, after which its messages are labelled as those of the first one were
 
 
@@ -80,7 +81,7 @@ class Removal:
         for flow in flows:
             for item in flow.routines:
                 # without its wires it would end like one whose streams have ended, and so would those who receive from it
-                self._roster.records[item.number].hold(True)
+                self._roster.records[item.number].hold(FOR_GOOD)
         self._cut(flows, receivers_wait)
         for flow in flows:
             flow.leaves = True
