@@ -82,7 +82,9 @@ class Gathering:
         if self._matcher is None:
             return first
         oldest = min(meta.captured_ns for meta in metas)
-        return Meta(self._context.names, first.origin_number, first.sequence, oldest, first.raw_hops, stamp=first.raw_stamp)
+        joined = Meta(self._context.names, first.origin_number, first.sequence, oldest, first.raw_hops, stamp=first.raw_stamp)
+        joined.uncertainty_ns = max(meta.uncertainty_ns for meta in metas)
+        return joined
 
     def let_go(self) -> None:
         """Drops what waits for partners or for its turn: the routine has ended, or is to be killed."""

@@ -5,6 +5,7 @@ A wire has a place in the routine's port. A set of wires is a bit mask of their 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -172,6 +173,18 @@ class Outgoing:
             if spread.wait_ns and self._port.await_room(spread.outs, spread.wait_ns) == binding.NOTICE:
                 raise Stopping
         return self.choose(group)
+
+    def lacking(self, group: Group, handed: Callable[[int], int], sequence: int) -> int:
+        """The wires of a group that have not got a message yet; of those to replicas all, or none where one of them has it.
+
+        :param handed: gives, by an edge's number, the number after the last message that it has got.
+        """
+        having = sum(1 << out for out in self._at if group.outs >> out & 1 and handed(self._at[out].edge) > sequence)
+        lacking = group.outs & ~having
+        for spread in group.spreads.values():
+            if spread.outs & having:
+                lacking &= ~spread.outs
+        return lacking
 
     def fast_group(self) -> Group | None:
         """The only group, if all of its messages go the same way, unchanged and without tickets; else None."""
