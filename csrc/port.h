@@ -107,6 +107,10 @@ void pshm_port_expect_in(pshm_port *port, uint32_t edge);
  * here are drained. */
 void pshm_port_remove_in(pshm_port *port, uint32_t edge);
 
+/* Lets the routine end again which the launcher has held, with this number. A later hold, of
+ * which the routine has not heard yet, stays. Any thread of the process. Lock-free. */
+void pshm_port_let_end(pshm_port *port, uint64_t hold);
+
 /* Takes nothing from an incoming edge's place until it is called with false. */
 void pshm_port_pause(pshm_port *port, uint32_t place, bool paused);
 

@@ -29,7 +29,6 @@ from killing import (
 )
 from patterned import SHAPE, Camera, Checks, Numbers, Screen, Step, pattern
 from pipert_shm import DestinationRoutine, Pipe, PipeStateError, SourceRoutine, Wire
-from pipert_shm.graph.bits import BITS
 from routines import Gated, Sink
 from waiting import Board, eventually
 
@@ -122,19 +121,22 @@ def test_a_source_dies_often_beside_a_receiver_that_has_failed() -> None:
         assert_sound(pipe)
 
 
-def test_a_source_dies_more_often_than_there_are_bits_for_a_stopped_receiver() -> None:
+def test_a_source_dies_more_often_than_there_are_bits_for_a_stopped_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left for it is taken back, the oldest first, and the source goes on. On SIGCONT every wire does."""
+    bits = range(1, 7)
+    for module in ("graph.bits", "launcher.incarnations"):
+        monkeypatch.setattr(f"pipert_shm.{module}.BITS", bits)
     checks = Checks(Board(), {("cam", "idle"): 0, ("cam", "out"): 2})
     routines = camera(), Screen("out", checks), Screen("idle", checks)
     with running(flows_of(Pipe(), *routines, wires={"cam": "out idle"})) as pipe:
         await_motion(pipe)
         idle = pid_of(pipe, "idle")
         os.kill(idle, signal.SIGSTOP)
-        for _ in range(len(BITS) + 5):
+        for _ in range(len(bits) + 3):
             kill_flows(pipe, "cam")
             await_motion(pipe, ("cam", "idle"))
         left = [i["state"] for i in snapshot_of(pipe).unswept(1)]
-        assert 0 < left.count(SENDER_DEAD) < len(BITS)
+        assert 0 < left.count(SENDER_DEAD) < len(bits)
         before = pipe.statistics().wires["cam", "idle"]
         assert before.dropped["crash"]
         os.kill(idle, signal.SIGCONT)

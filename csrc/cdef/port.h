@@ -23,6 +23,7 @@ void pshm_port_remove_in(pshm_port *port, uint32_t edge);
 void pshm_port_pause(pshm_port *port, uint32_t place, bool paused);
 void pshm_port_close_outs(pshm_port *port);
 void pshm_port_end_ins(pshm_port *port);
+void pshm_port_let_end(pshm_port *port, uint64_t hold);
 void pshm_port_end_call(pshm_port *port);
 int pshm_port_rest(pshm_port *port, uint64_t timeout_ns);
 uint32_t pshm_port_word(const pshm_port *port);

@@ -232,6 +232,10 @@ class Port:
         """Says that an edge to this routine was unlinked. Its stream ends with the messages that still wait."""
         lib.pshm_port_remove_in(self._port, edge)
 
+    def let_end(self, hold: int) -> None:
+        """Lets the routine end again that was held with this number: see `RoutineRecord.hold`. A later hold stays."""
+        lib.pshm_port_let_end(self._port, hold)
+
     def _place(self, place: int, incarnation: int) -> int:
         if place >= INS:
             raise ValueError(f"incarnation {incarnation} can't be added to this routine")

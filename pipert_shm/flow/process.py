@@ -28,6 +28,7 @@ from pipert_shm.control.messages import (
     Failed,
     Handled,
     HandleEvent,
+    InOrder,
     Kill,
     LetEnd,
     LinkOut,
@@ -175,7 +176,8 @@ class FlowProcess:
         table.on(AddIn, lambda m: runners[m.routine].wiring.add_in(self.plan.restore_transmitter(m.edge), m.incarnation))
         table.on(ExpectIn, lambda m: runners[m.routine].wiring.expect_in(m.edge))
         table.on(RemoveIn, lambda m: runners[m.routine].wiring.remove_in(m.edge))
-        table.on(LetEnd, lambda m: runners[m.routine].wiring.let_end())
+        table.on(LetEnd, lambda m: runners[m.routine].wiring.let_end(m.hold))
+        table.on(InOrder, lambda m: runners[m.routine].wiring.put_in_order(m.lanes, m.restores))
         table.on(WantSlots, lambda m: runners[m.routine].wiring.want_slots(m.slots, m.message_slots))
         table.on(TraceInto, self._trace)
         table.on(Extended, self._extend)

@@ -58,6 +58,7 @@ class Changes:
         self._servers = servers
         self._end = end
         self._tell_attached = tell_attached
+        self._number = 0  # of the change
         self._held: list[RoutinePlan] = []  # routines that are kept from ending
         self._set_up: dict[int, int] = {}  # by a routine's `origin`: the last run whose setup() has returned
         self._causes: dict[int, str] = {}  # likewise: why it has failed
@@ -88,10 +89,11 @@ class Changes:
                 self._parent.refuse(received.question, error)
                 return
             self._lifecycle.changing = True
+            self._number += 1
             for item in map(self._roster.plan.find, message.held):
                 if item is not None:
                     self._held.append(item)
-                    self._roster.records[item.number].hold(True)
+                    self._roster.records[item.number].hold(self._number)
         else:
             held, self._held = self._held, []
             self._on_trial.clear()
@@ -116,7 +118,7 @@ class Changes:
             if sender is not None:
                 needs[sender.number] += receivers
         for number, bits in needs.items():
-            if not self._undrained.make_room(plan.routines[number], bits):
+            if not self._undrained.can_have(plan.routines[number], bits):
                 raise WiresValidation(
                     f"{plan.name_of(number)!r} has no holder bits left for {bits} more receivers, as long as frames of earlier "
                     f"processes are kept"
@@ -126,9 +128,9 @@ class Changes:
         """Lets a routine end that was held, as soon as its process has heard of its wires."""
         flow = self._roster.flows[item.flow]
         if flow.up:
-            self._roster.send(flow, LetEnd(item.name))
+            self._roster.send(flow, LetEnd(item.name, self._number))
         else:
-            self._roster.records[item.number].hold(False)
+            self._roster.records[item.number].hold(0)
 
     # ---- other routines --------------------------------------------------------------------------
 
@@ -233,7 +235,7 @@ class Changes:
             self._set_up.pop(item.origin, None)
             self._causes.pop(item.origin, None)
             if item not in self._held:  # a LetEnd may be lost with the process
-                self._roster.records[item.number].hold(False)
+                self._roster.records[item.number].hold(0)
         for question in [question for question, asked in self._settings.items() if asked is flow]:
             del self._settings[question]
             self._parent.tell(Answer(), question)  # the next process begins with these parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Container
 
 from pipert_shm import binding
 from pipert_shm.errors import SharedMemoryFull
@@ -13,6 +14,7 @@ from pipert_shm.shm.rings import open_every_ring, remove_if_free, remove_unpubli
 from pipert_shm.shm.segments import ControlSegment
 
 WITHOUT_BIT = (binding.SWEPT, binding.GIVEN_UP)  # states in which no slot has an incarnation's bit
+OF_THE_GONE = (binding.SENDER_DEAD, binding.SWEEPING)
 
 
 class Incarnations:
@@ -81,9 +83,12 @@ class Incarnations:
         self._opened[number] = 1 + max(self._opened.values(), default=0)
         return number
 
-    def free_bits(self, sender: RoutinePlan) -> int:
-        """How many bits are unused wherever a routine's messages can go."""
-        return len(BITS) - len(self._used(sender))
+    def free_bits(self, sender: RoutinePlan, *, alone: bool = False) -> int:
+        """How many bits are unused wherever a routine's messages can go.
+
+        :param alone: whether to count as unused also those of senders that are gone.
+        """
+        return len(BITS) - len(self._used(sender, (*WITHOUT_BIT, *OF_THE_GONE) if alone else WITHOUT_BIT))
 
     def can_open(self, edge: EdgePlan, sender: RoutinePlan) -> bool:
         """Whether `open` would succeed."""
@@ -96,12 +101,12 @@ class Incarnations:
         number = next((i.number for i in self._all if i.state in (binding.FREE, binding.SWEPT)), None)
         return bit, self._one_more() if number is None else number
 
-    def _used(self, sender: RoutinePlan) -> set[int]:
+    def _used(self, sender: RoutinePlan, but: Container[int] = WITHOUT_BIT) -> set[int]:
         """The bits that are used somewhere where a routine's messages can go."""
         used: set[int] = set()
         for other, numbers in self._of.items():
             if self._reach[other] & sender.reach:
-                used.update(self._all[number].bit for number in numbers if self._all[number].state not in WITHOUT_BIT)
+                used.update(self._all[number].bit for number in numbers if self._all[number].state not in but)
         return used - {0}
 
     def provide(self, count: int) -> None:
@@ -134,6 +139,7 @@ class Incarnations:
         """Marks what a dead sender left, for the receiver to drain. Within a flow both ends are dead, and all is dropped."""
         binding.EdgeRecord(self._segment.process, edge.number).settle_tickets()
         for number in self.of(edge):
+            self._all[number].recover_handing()
             if edge.local:
                 self._all[number].recover()
             elif self._all[number].state == binding.LIVE:

@@ -33,7 +33,9 @@ class Undrained:
         """
         if self._is_short_of_memory():
             self._incarnations.remove_retired()
-        undrained = self._incarnations.undrained() if self._is_short(sender, bits) else []
+        if not self._is_short(sender, bits):
+            return True
+        undrained = self._incarnations.undrained()
         self._told.intersection_update(map(self._receiver_of, undrained))
         last = {self._edge_of(number).number: number for number in undrained if self._edge_of(number).linked}.values()
         for number in undrained:
@@ -42,6 +44,15 @@ class Undrained:
             if of_bits or (number not in last and self._is_short_of_memory()):
                 self._take_back(number)
         return self._incarnations.free_bits(sender) >= bits
+
+    def can_have(self, sender: RoutinePlan, bits: int) -> bool:
+        """Whether a routine can give up some of its wires for so many new ones, and has the bits for these before it does.
+
+        Where it has too many wires for that in any case, it can: it waits for the bits of those that it gives up.
+
+        :raises OSError: when a ring can't be opened.
+        """
+        return self.make_room(sender, bits) or self._incarnations.free_bits(sender, alone=True) < bits
 
     def _is_short(self, sender: RoutinePlan, bits: int) -> bool:
         return self._incarnations.free_bits(sender) < bits or self._is_short_of_memory()
