@@ -78,7 +78,7 @@ def open_ends(capacity: int = EDGE.capacity, slots: int = 8, borrow_cap: int = E
         outbox = Outbox(sending, sender, CAMERA, NAMES[CAMERA], slots, slots, {})
         outbox.add(edge, 0)
         inbox = Inbox(receiving, receiver, SCREEN, NAMES, {})
-        inbox.add(edge, 0)
+        inbox.add(edge, getattr(binding.Incarnation(sending.process, 0), "name", 0))  # earlier versions have none
         yield Ends(sending, receiving, sender, receiver, outbox, inbox)
     finally:
         unlink_pipe(sending.pipe_id)

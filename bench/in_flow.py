@@ -75,7 +75,7 @@ def exchange(kind: str, receivers: int, messages: int) -> float:
             binding.Incarnation(segment.process, number).format(number, 0)
             outbox.add(edge, number)
             inboxes.append(Inbox(segment, binding.Port(segment.process, 1 + number), 1 + number, names, tables))
-            inboxes[-1].add(edge, number)
+            inboxes[-1].add(edge, getattr(binding.Incarnation(segment.process, number), "name", number))
         # Before frames of a flow lay in slots, a loan in it was a plain array.
         loan = getattr(outbox.slots, "loan_now", partial(np.empty))
         frames = [loan(SHAPE, np.dtype(np.uint8)) for _ in range(READY)]

@@ -32,7 +32,7 @@
 #define PSHM_VERSION 3u
 #define PSHM_RINGS 4096u    /* rings that can exist at one time */
 #define PSHM_ROUTINES 4096u /* the most routines of a pipe, taps included */
-#define PSHM_COUNTERS 8u    /* of a routine: those that its class gives names to */
+#define PSHM_COUNTERS 16u   /* of a routine: those that its class gives names to */
 #define PSHM_STEPS 2u       /* words of a routine that others keep in step with */
 
 /* One connection from a sender to a receiver, from its linking to its unlinking. */
@@ -56,6 +56,7 @@ typedef struct pshm_edge_record {
     uint64_t dropped[PSHM_REASONS];
     uint64_t ticket_announced; /* see tickets.h */
     uint64_t ticket_pushed;
+    uint64_t handing; /* see handing.h */
     /* written by the receiver */
     _Alignas(PSHM_CACHE_LINE) uint64_t received;
     uint64_t private_bytes;     /* payload bytes that were copied on receipt */
@@ -68,12 +69,27 @@ typedef struct pshm_edge_record {
  * gets a new incarnation, with a holder bit and a queue of its own, while the receiver
  * drains the old one. When a receiver dies, the incarnation stays: the next receiver
  * goes on where it was. An incarnation's bit may be given to another one only after
- * PSHM_SWEPT. */
+ * PSHM_SWEPT or PSHM_GIVEN_UP, its record only after PSHM_SWEPT.
+ *
+ * After SENDER_DEAD, receiver and launcher may both want to clear it: whoever moves the state
+ * on, to SWEEPING or to TAKING_BACK, does. */
 enum pshm_incarnation_state {
     PSHM_FREE,
     PSHM_LIVE,
     PSHM_SENDER_DEAD, /* the receiver drains it */
-    PSHM_SWEPT        /* no slot has its bit any more */
+    PSHM_SWEPT,       /* no slot has its bit any more */
+    PSHM_SWEEPING,    /* the receiver has drained it, and clears its bit, or still has leases */
+    PSHM_TAKING_BACK, /* the launcher takes back what the receiver leaves unread */
+    PSHM_GIVEN_UP     /* no slot has its bit any more, but the receiver still looks at it */
+};
+
+/* Whether a receiver's process reads an incarnation. It claims the life of the record that it
+ * was told of, when it attaches; the launcher withdraws one that nobody has claimed. So a
+ * process that wakes up late can't attach to what has been another incarnation since. */
+enum pshm_reader {
+    PSHM_UNCLAIMED, /* none has attached yet, or the one that had is dead */
+    PSHM_CLAIMED,
+    PSHM_WITHDRAWN
 };
 
 typedef struct pshm_incarnation_record {
@@ -85,6 +101,7 @@ typedef struct pshm_incarnation_record {
     uint64_t offered; /* messages that the sender has begun to send on this edge */
     uint64_t settled; /* those of them that were pushed, or dropped and counted */
     uint64_t evicted; /* cells that the sender has taken back, dropped and counted */
+    uint64_t reader;  /* atomic: {life:32 | enum pshm_reader:32}; see edge.h */
     _Alignas(PSHM_CACHE_LINE) uint64_t taken; /* cells that the receiver has counted */
     pshm_queue_words queue;
 } pshm_incarnation_record;
@@ -97,17 +114,19 @@ typedef struct pshm_routine_record {
     uint64_t sent;
     uint64_t errors;
     uint64_t logs_lost;
-    uint64_t copied_bytes;           /* payload bytes that were copied into a slot for sending */
-    uint64_t in_band_bytes;          /* pickled bytes that were sent within messages */
-    uint64_t busy_ns;                /* time spent in main_logic */
-    uint64_t busy_since_ns;          /* when main_logic was called; 0 outside of a call */
-    uint64_t handled;                /* received messages that the routine is done with */
-    uint64_t sequence;               /* the number of a source's next message */
-    uint64_t tickets;                /* how many its messages were given */
-    uint64_t lost_in_crash;          /* messages that a process had received when it died */
-    uint64_t handling_since_ns;      /* when an event handler was called; 0 outside of a call */
-    uint64_t shows;                  /* whether log_data is on; outlives the process */
-    uint64_t held;                   /* atomic: whether it does not end, if its streams do */
+    uint64_t copied_bytes;      /* payload bytes that were copied into a slot for sending */
+    uint64_t in_band_bytes;     /* pickled bytes that were sent within messages */
+    uint64_t busy_ns;           /* time spent in main_logic */
+    uint64_t busy_since_ns;     /* when main_logic was called; 0 outside of a call */
+    uint64_t handled;           /* received messages that the routine is done with */
+    uint64_t sequence;          /* the number of a source's next message */
+    uint64_t tickets;           /* how many its messages were given */
+    uint64_t lost_in_crash;     /* messages that a process had received when it died */
+    uint64_t handling_since_ns; /* when an event handler was called; 0 outside of a call */
+    uint64_t shows;             /* whether log_data is on; outlives the process */
+    uint64_t held;    /* atomic: not 0 while it does not end, if its streams do; see port.h */
+    uint64_t resumes; /* whether it sends again what its death interrupted */
+    uint64_t kept;    /* which message in hand it has put in safety; see records.py */
     uint64_t counter[PSHM_COUNTERS]; /* those that its class gives names to */
     uint64_t age[PSHM_BUCKETS];      /* ns from capture to receipt */
     uint64_t step[PSHM_STEPS];       /* atomic: how far it is, for those that keep step with it */

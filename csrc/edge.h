@@ -43,6 +43,30 @@ static inline uint32_t pshm_incarnation_state(const pshm_incarnation_record *rec
     return __atomic_load_n(&record->state, __ATOMIC_ACQUIRE);
 }
 
+/* Returns which incarnation a record is now: {life:32 | number:32}, for pshm_port_add_in. The
+ * creator or the launcher. Wait-free. */
+static inline uint64_t pshm_incarnation_name(const pshm_incarnation_record *record,
+                                             uint32_t number) {
+    uint64_t reader = __atomic_load_n(&record->reader, __ATOMIC_RELAXED);
+    return (reader >> 32) << 32 | number;
+}
+
+/* Notes that the receiver's process reads this life of the record. That process, when it
+ * attaches. Order: acquire, so that it sees how the life began. Returns false when the
+ * launcher has withdrawn it. Lock-free. */
+bool pshm_incarnation_claim(pshm_incarnation_record *record, uint32_t life);
+
+/* Makes sure that no process will claim this life. The launcher. Order: acquire. Returns false
+ * when one has. Lock-free. */
+bool pshm_incarnation_withdraw(pshm_incarnation_record *record);
+
+/* Notes that the process which had claimed it is dead. Whoever recovers for it. Wait-free. */
+void pshm_incarnation_unclaim(pshm_incarnation_record *record);
+
+/* Moves the state on, if it is `from`. Order: acquire, as for state, and release, as for mark.
+ * Returns whether it was. Lock-free. */
+bool pshm_incarnation_move(pshm_incarnation_record *record, uint32_t from, uint32_t to);
+
 /* Fills a handle on incarnation `number`. Any process. Returns false when a number in
  * its record is out of range. Wait-free. */
 bool pshm_edge_attach(pshm_edge *edge, const pshm_control *control, uint32_t number);

@@ -1,5 +1,6 @@
 #include "policy.h"
 
+#include "handing.h"
 #include "points.h"
 #include "port_parts.h"
 #include "send.h"
@@ -8,18 +9,16 @@
 
 /* ---- dropping a message ---------------------------------------------------------------- */
 
-/* Drops the edge's bits of a message that its receiver will not see: first those of the
- * payload, since the bit of the message slot keeps the list of them. */
-static void drop_message(pshm_port *port, const pshm_edge *edge, uint64_t cell) {
+void pshm_policy_drop_message(pshm_process *process, const pshm_edge *edge, uint64_t cell) {
     pshm_mapping *mapping;
-    const pshm_message *message = pshm_message_at(port->process, cell, &mapping);
+    const pshm_message *message = pshm_message_at(process, cell, &mapping);
     if (message == NULL || !pshm_ring_holds(&mapping->ring, cell, edge->mask)) {
         pshm_count(&edge->record->protocol_errors, 1);
         return;
     }
     for (uint32_t k = 0, slots = pshm_message_slots(message, mapping); k < slots; k++)
-        pshm_process_drop(port->process, pshm_message_slot(message, k), edge->mask);
-    pshm_process_drop(port->process, cell, edge->mask);
+        pshm_process_drop(process, pshm_message_slot(message, k), edge->mask);
+    pshm_process_drop(process, cell, edge->mask);
 }
 
 /* Says which message it is that the sender takes back. */
@@ -54,7 +53,11 @@ void pshm_policy_give_up(pshm_port *port, pshm_post *post, uint32_t out, uint32_
     if (edge->local)
         lose_token(post, out, post->token);
     else if (post->message != PSHM_NO_SLOT)
-        drop_message(port, edge, post->message);
+        pshm_policy_drop_message(port->process, edge, post->message);
+    if (post->offered != 0) { /* else it is one that was not made, and has no number yet */
+        PSHM_POINT();
+        pshm_handing_settle(edge, post->sequence);
+    }
     PSHM_POINT();
     pshm_count(&edge->record->dropped[reason], 1);
     PSHM_POINT();
@@ -69,7 +72,7 @@ bool pshm_policy_evict(pshm_port *port, pshm_post *post, uint32_t out, pshm_edge
     if (edge->local)
         lose_token(post, out, cell);
     else
-        drop_message(port, edge, cell);
+        pshm_policy_drop_message(port->process, edge, cell);
     PSHM_POINT();
     pshm_count(&edge->record->dropped[reason], 1);
     PSHM_POINT();

@@ -52,6 +52,7 @@ enum pshm_room {
 };
 
 struct pshm_edge;
+struct pshm_process;
 struct pshm_port;
 struct pshm_post;
 
@@ -73,6 +74,12 @@ void pshm_policy_give_up(struct pshm_port *port, struct pshm_post *post, uint32_
  * has its bits. Returns false when the queue is empty. Lock-free. */
 bool pshm_policy_evict(struct pshm_port *port, struct pshm_post *post, uint32_t out,
                        struct pshm_edge *edge, uint32_t reason);
+
+/* Drops the edge's bits of a message that its receiver will not see: first those of the
+ * payload, since the bit of the message slot keeps the list of them. For whoever took its cell
+ * out of the queue; any thread. Lock-free but for a system call. */
+void pshm_policy_drop_message(struct pshm_process *process, const struct pshm_edge *edge,
+                              uint64_t cell);
 
 /* ---- for the sender's thread ----------------------------------------------------------- */
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "handing.h"
 #include "points.h"
 #include "port_parts.h"
 #include "send.h"
@@ -45,15 +46,41 @@ void pshm_port_remove_out(pshm_port *port, uint32_t out) {
     pshm_post *post = port->post;
     if (post != NULL && (post->outs >> out & 1) != 0)
         pshm_policy_give_up(port, post, out, PSHM_REASON_ENDED);
+    if (port->out[out].record != NULL) pshm_handing_end(&port->out[out]);
     memset(&port->out[out], 0, sizeof port->out[out]);
     pthread_mutex_unlock(&port->sending);
 }
 
+/* One that the launcher has withdrawn is as good as drained: its record may be another's by now,
+ * and the stream goes on with its successor. */
+static uint32_t add_withdrawn(pshm_port *port, pshm_edge_record *record) {
+    uint32_t place = port->ins;
+    for (uint32_t n = 0; n < port->ins; n++) {
+        if (port->in[n].record == record) return n;
+        if (port->in[n].record == NULL) place = n;
+    }
+    if (place >= PSHM_INS) return UINT32_MAX;
+    if (port->awaited > 0) port->awaited--;
+    port->in[place] = (pshm_edge){.record = record};
+    port->behind[place] = 0;
+    port->leaving[place] = port->paused[place] = false;
+    port->drained[place] = true;
+    if (place == port->ins) port->ins++;
+    return place;
+}
+
 /* A successor takes the place of its edge's drained incarnation. If it comes before that is
  * drained, it takes another place and waits behind it. */
-uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation) {
-    pshm_edge edge;
-    if (!pshm_edge_attach(&edge, &port->process->control, incarnation)) return UINT32_MAX;
+uint32_t pshm_port_add_in(pshm_port *port, uint32_t edge_number, uint64_t name) {
+    const pshm_control *control = &port->process->control;
+    pshm_edge_record *record = pshm_control_edge(control, edge_number);
+    pshm_incarnation_record *incarnation = pshm_control_incarnation(control, (uint32_t)name);
+    if (record == NULL || incarnation == NULL) return UINT32_MAX;
+    if (!pshm_incarnation_claim(incarnation, (uint32_t)(name >> 32)))
+        return add_withdrawn(port, record);
+    pshm_edge edge; /* after the claim: from then on the record is this edge's */
+    if (!pshm_edge_attach(&edge, control, (uint32_t)name) || edge.record != record)
+        return UINT32_MAX;
     uint32_t place = port->ins, earlier = 0;
     bool known = false, succeeds = false;
     for (uint32_t n = 0; n < port->ins; n++) {
@@ -102,6 +129,13 @@ void pshm_port_remove_in(pshm_port *port, uint32_t edge) {
         port->leaving[n] = true;
         if (port->drained[n]) port->in[n].record = NULL;
     }
+}
+
+void pshm_port_let_end(pshm_port *port, uint64_t hold) {
+    PSHM_POINT();
+    __atomic_compare_exchange_n(&port->record->held, &hold, 0, false, __ATOMIC_SEQ_CST,
+                                __ATOMIC_RELAXED);
+    ring_routine(port, port->routine);
 }
 
 void pshm_port_close_outs(pshm_port *port) {

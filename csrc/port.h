@@ -13,7 +13,7 @@
  * Example, the loop of a routine that forwards:
  *
  *     pshm_port *port = pshm_port_open(process, routine, 1);
- *     pshm_port_add_in(port, incoming);
+ *     pshm_port_add_in(port, edge, incoming);
  *     uint64_t outs = 1ull << pshm_port_add_out(port, outgoing);
  *     for (;;) {
  *         int status = pshm_port_receive(port, &delivery, PSHM_FOREVER);
@@ -90,9 +90,10 @@ void pshm_port_close(pshm_port *port);
 /* ---- edges ----------------------------------------------------------------------------- */
 
 /* Add an incarnation of an edge. Return its place, or UINT32_MAX when the edge is not
- * sound or no place is free. */
+ * sound or no place is free. The second takes a pshm_incarnation_name; one that the launcher
+ * has withdrawn counts as drained. */
 uint32_t pshm_port_add_out(pshm_port *port, uint32_t incarnation);
-uint32_t pshm_port_add_in(pshm_port *port, uint32_t incarnation);
+uint32_t pshm_port_add_in(pshm_port *port, uint32_t edge, uint64_t name);
 
 /* Vacates an outgoing edge's place. A post that it is still a part of is given up there,
  * as ended; a token goes to post->lost. */
@@ -105,6 +106,10 @@ void pshm_port_expect_in(pshm_port *port, uint32_t edge);
 /* Notes that an edge to this routine was unlinked: its stream ends when its incarnations
  * here are drained. */
 void pshm_port_remove_in(pshm_port *port, uint32_t edge);
+
+/* Lets the routine end again which the launcher has held, with this number. A later hold, of
+ * which the routine has not heard yet, stays. Any thread of the process. Lock-free. */
+void pshm_port_let_end(pshm_port *port, uint64_t hold);
 
 /* Takes nothing from an incoming edge's place until it is called with false. */
 void pshm_port_pause(pshm_port *port, uint32_t place, bool paused);

@@ -15,8 +15,10 @@ static bool must_wait(const pshm_port *port, uint32_t in) {
 }
 
 static bool sender_is_dead(const pshm_edge *edge) {
-    /* acquire: whoever sees this sees the dead sender's last push */
-    return pshm_incarnation_state(edge->incarnation) == PSHM_SENDER_DEAD;
+    /* acquire: whoever sees this sees the dead sender's last push. While the launcher takes
+     * messages back, it is the sender, and rings when it is done. */
+    uint32_t state = pshm_incarnation_state(edge->incarnation);
+    return state == PSHM_SENDER_DEAD || state == PSHM_GIVEN_UP;
 }
 
 /* Whether an incoming stream has ended. A drained incarnation may be another edge's by now;

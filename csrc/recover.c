@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "handing.h"
 #include "lease.h"
 #include "message.h"
 #include "points.h"
@@ -100,6 +101,10 @@ static void keep_unread(kept_slots *kept, pshm_process *process, const pshm_edge
 bool pshm_recover_receiver(pshm_process *process, uint32_t incarnation, uint64_t unsent) {
     pshm_edge edge;
     if (!pshm_edge_attach(&edge, &process->control, incarnation) || edge.local) return true;
+    if (pshm_incarnation_state(edge.incarnation) == PSHM_GIVEN_UP) {
+        pshm_recover_edge(process, incarnation);
+        return true;
+    }
     kept_slots *kept = calloc(1, sizeof *kept);
     if (kept == NULL) return false;
     pshm_process_hold_still();
@@ -109,6 +114,9 @@ bool pshm_recover_receiver(pshm_process *process, uint32_t incarnation, uint64_t
         if (unsent != PSHM_NO_SLOT) keep_message(kept, process, unsent);
         clear_others(kept, process, &edge);
         count_taken(&edge);
+        pshm_incarnation_unclaim(edge.incarnation);
+        /* it died in the midst of its sweep: the next receiver sweeps */
+        pshm_incarnation_move(edge.incarnation, PSHM_SWEEPING, PSHM_SENDER_DEAD);
     }
     pshm_process_go_on();
     for (uint32_t r = 0; r < PSHM_RINGS; r++) free(kept->ring[r]);
@@ -119,8 +127,10 @@ bool pshm_recover_receiver(pshm_process *process, uint32_t incarnation, uint64_t
 void pshm_recover_edge(pshm_process *process, uint32_t incarnation) {
     pshm_edge edge;
     if (!pshm_edge_attach(&edge, &process->control, incarnation)) return;
+    /* of one that was given up the bit is another's by now */
+    bool has_bit = !edge.local && pshm_incarnation_state(edge.incarnation) != PSHM_GIVEN_UP;
     pshm_process_hold_still();
-    for (uint32_t r = 0; r < process->places && !edge.local; r++) {
+    for (uint32_t r = 0; r < process->places && has_bit; r++) {
         pshm_mapping *mapping = process->mapping[r];
         if (mapping == NULL || !pshm_edge_reaches(&edge, mapping->ring.owner)) continue;
         if (pshm_ring_sweep(&mapping->ring, edge.mask) == 0) continue;
@@ -135,6 +145,84 @@ void pshm_recover_edge(pshm_process *process, uint32_t incarnation) {
     PSHM_POINT();
     /* release: the sweep comes before the bit is given to another */
     __atomic_store_n(&edge.incarnation->state, PSHM_SWEPT, __ATOMIC_RELEASE);
+}
+
+/* What a dead sender that resumes had begun on the edge: it is in the queue, or was dropped and
+ * counted, or comes again, and then was not sent. */
+static void take_back_unsettled(pshm_edge *edge, uint64_t word, bool pushed, bool current) {
+    pshm_incarnation_record *incarnation = edge->incarnation;
+    if (incarnation->offered <= incarnation->settled) return;
+    if (current && !pushed && (word & PSHM_HANDING_SETTLED) != 0) return; /* dropped: lost */
+    if (!(current && pushed) && edge->record->sent > 0) {
+        PSHM_POINT();
+        pshm_count(&edge->record->sent, UINT64_MAX); /* less one */
+    }
+    PSHM_POINT();
+    incarnation->settled = incarnation->offered;
+}
+
+void pshm_recover_handing(pshm_process *process, uint32_t incarnation) {
+    pshm_edge edge;
+    if (!pshm_edge_attach(&edge, &process->control, incarnation)) return;
+    if (pshm_incarnation_state(edge.incarnation) != PSHM_LIVE) return;
+    const pshm_routine_record *sender = &process->control.routine[edge.sender];
+    uint64_t word = __atomic_load_n(&edge.record->handing, __ATOMIC_RELAXED);
+    bool settled = (word & PSHM_HANDING_SETTLED) != 0;
+    uint64_t tail = pshm_handing_tail(edge.queue.words);
+    bool pushed = !settled && (word & PSHM_HANDING_TAIL) != tail;
+    if (sender->resumes != 0)
+        take_back_unsettled(&edge, word, pushed, word >> PSHM_HANDING_SHIFT == sender->sequence);
+    if (settled || word == 0) return;
+    if (!pushed) word -= 1ull << PSHM_HANDING_SHIFT; /* the one before is the last that is done */
+    PSHM_POINT();
+    __atomic_store_n(&edge.record->handing, word | PSHM_HANDING_SETTLED, __ATOMIC_RELAXED);
+}
+
+static bool is_held(pshm_process *process, const pshm_edge *edge) {
+    bool held = false;
+    pshm_process_hold_still();
+    for (uint32_t r = 0; r < process->places && !held; r++) {
+        const pshm_mapping *mapping = process->mapping[r];
+        if (mapping == NULL || !pshm_edge_reaches(edge, mapping->ring.owner)) continue;
+        for (uint32_t n = 0; n < mapping->ring.slots && !held; n++)
+            held = (pshm_ring_holders(&mapping->ring, n) & edge->mask) != 0;
+    }
+    pshm_process_go_on();
+    return held;
+}
+
+/* As the sender would evict them, one by one: the receiver may pop them at the same time. */
+static void take_back(pshm_process *process, pshm_edge *edge) {
+    uint64_t cell, count = 0;
+    /* no longer than it can be, whatever damage says */
+    while (count < edge->queue.capacity && pshm_queue_pop(&edge->queue, &cell)) {
+        pshm_policy_drop_message(process, edge, cell);
+        PSHM_POINT();
+        pshm_count(&edge->record->dropped[PSHM_REASON_CRASH], 1);
+        PSHM_POINT();
+        pshm_count_own(&edge->incarnation->evicted);
+        count++;
+    }
+    trace_loss(edge, count);
+}
+
+bool pshm_recover_undrained(pshm_process *process, uint32_t incarnation) {
+    pshm_edge edge;
+    if (!pshm_edge_attach(&edge, &process->control, incarnation) || edge.local) return false;
+    if (!pshm_incarnation_move(edge.incarnation, PSHM_SENDER_DEAD, PSHM_TAKING_BACK))
+        return false;
+    if (pshm_incarnation_withdraw(edge.incarnation)) {
+        pshm_recover_edge(process, incarnation);
+        return true;
+    }
+    take_back(process, &edge);
+    bool held = is_held(process, &edge);
+    if (!held) count_unsettled(&edge);
+    PSHM_POINT();
+    /* release: what was counted, and that no slot has the bit, comes before it is another's */
+    pshm_incarnation_mark(edge.incarnation, held ? PSHM_SENDER_DEAD : PSHM_GIVEN_UP);
+    pshm_control_ring(&process->control, edge.receiver);
+    return !held;
 }
 
 void pshm_recover_owner(pshm_process *process, uint32_t ring) {
@@ -169,10 +257,14 @@ void pshm_port_recover_sender(pshm_port *port, uint32_t place) {
     pshm_process *process = port->process;
     if (place >= port->ins || port->drained[place] || port->in[place].record == NULL) return;
     pshm_edge *edge = &port->in[place];
-    for (uint32_t r = 0; r < process->places && !edge->local; r++)
+    bool sweeps = pshm_incarnation_move(edge->incarnation, PSHM_SENDER_DEAD, PSHM_SWEEPING) ||
+                  pshm_incarnation_move(edge->incarnation, PSHM_LIVE, PSHM_SWEEPING);
+    if (!sweeps && pshm_incarnation_state(edge->incarnation) != PSHM_GIVEN_UP)
+        return; /* the launcher takes messages back: it rings when it is done */
+    for (uint32_t r = 0; r < process->places && sweeps && !edge->local; r++)
         pshm_process_sweep_unleased(process, r, edge);
     count_taken(edge);
-    count_unsettled(edge);
+    if (sweeps) count_unsettled(edge);
     uint32_t incarnation = edge->number, later = 0;
     for (uint32_t n = 0; n < port->ins; n++) {
         if (n == place || port->in[n].record != edge->record || port->drained[n]) continue;

@@ -9,6 +9,8 @@
  *                                                     be another receiver to drain it;
  *                                                     else pshm_recover_edge
  *     the owner of a ring died         the launcher:  pshm_recover_owner
+ *     the sender died, bits are short,
+ *     and the receiver does not drain  the launcher:  pshm_recover_undrained
  *
  * Each function clears only bits that nobody else can set or clear at the time. It may be
  * repeated, so its caller may die half-way. Every ring that can have the bit must be mapped.
@@ -31,6 +33,22 @@ bool pshm_recover_receiver(pshm_process *process, uint32_t incarnation, uint64_t
  * dead. */
 void pshm_recover_edge(pshm_process *process, uint32_t incarnation);
 
+/* Finds out which message a dead sender was handing over on an incarnation, and whether it is
+ * in the queue, and writes that to the edge's record for good: see handing.h. Where the
+ * sender resumes, a message that is not there counts as not sent, since it comes again.
+ * Launcher only; before the incarnation is marked as dead or recovered. */
+void pshm_recover_handing(pshm_process *process, uint32_t incarnation);
+
+/* Takes back what a receiver, which may live and may go on at any time, leaves unread of an
+ * incarnation whose sender is dead or has let go of it; counts it as lost. Launcher only; no
+ * sweep of a living sender may be under way.
+ *
+ * If the receiver never attached, it never will, and the incarnation is swept. Else, if it
+ * holds no slot by this bit, the incarnation is given up: the bit may be given to another, the
+ * record not before the receiver has looked at it once more. Returns false where the receiver
+ * holds a slot, or is in its sweep: then it has to let go itself. */
+bool pshm_recover_undrained(pshm_process *process, uint32_t incarnation);
+
 /* Clears the producer's bit in every slot of a ring whose owner is dead. Launcher only. */
 void pshm_recover_owner(pshm_process *process, uint32_t ring);
 
@@ -39,8 +57,10 @@ void pshm_recover_owner(pshm_process *process, uint32_t ring);
  * sender's process. The next receiver may attach afterwards. */
 bool pshm_port_recover_receiver(pshm_port *port, uint32_t incarnation);
 
-/* After PSHM_DRAINED: clears the dead sender's bit wherever this process has no lease with
- * it, and gives the incarnation back when its last lease has ended. The receiver's thread. */
+/* After PSHM_DRAINED, or when the sender has let go of the edge: clears the dead sender's bit
+ * wherever this process has no lease with it, and gives the incarnation back when its last
+ * lease has ended. Of an incarnation that was given up it clears nothing. Does nothing while
+ * the launcher takes messages back, which rings afterwards. The receiver's thread. */
 void pshm_port_recover_sender(pshm_port *port, uint32_t place);
 
 #endif

@@ -12,6 +12,7 @@ Policy = Literal["drop_oldest", "drop_newest", "block"]
 POLICIES: tuple[Policy, ...] = ("drop_oldest", "drop_newest", "block")
 LAST_PORT = 65_535
 LARGEST_CAPACITY = 1 << 16
+MOST_UNDER_WAY = 64  # messages between two hosts
 LONGEST_WAIT = 86_400.0  # seconds
 SLOWEST_FPS = 1 / LONGEST_WAIT
 FASTEST_FPS = 1e6

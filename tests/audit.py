@@ -23,11 +23,12 @@ RINGS = 4096
 ROUTINES = 4096
 REASONS = 10
 BUCKETS = 608
-LIVE, SENDER_DEAD = 1, 2
+LIVE, SENDER_DEAD, SWEEPING = 1, 2, 4
+IN_USE = LIVE, SENDER_DEAD, SWEEPING  # states of an incarnation whose bit a slot may have
 PRODUCER = 1
 MESSAGE_SLOT_BYTES = 4096
 MOST_SLOTS = 32
-COUNTERS = 8
+COUNTERS = 16
 STEPS = 2
 LINE = 64
 
@@ -57,7 +58,7 @@ _HEAD = _record(
 )
 _FLOW = _record(32, state=(0, "u4"))
 _ROUTINE = _record(
-    _round_up(192 + 8 * (COUNTERS + BUCKETS + STEPS), LINE),
+    _round_up(208 + 8 * (COUNTERS + BUCKETS + STEPS), LINE),
     state=(64, "u4"),
     received=(72, "u8"),
     sent=(80, "u8"),
@@ -147,7 +148,7 @@ class Snapshot:
 
     def unswept(self, edge: int) -> list[Any]:
         """The incarnations of an edge that are live or being drained."""
-        return [i for i in self.incarnations if i["edge"] == edge and i["state"] in (LIVE, SENDER_DEAD)]
+        return [i for i in self.incarnations if i["edge"] == edge and i["state"] in IN_USE]
 
     def waiting(self, edge: int) -> int:
         return sum(int(i["tail"]) - int(i["head"]) for i in self.unswept(edge))
@@ -293,7 +294,7 @@ def _audit_slots(shot: Snapshot, names: tuple[str, ...], in_hand: Mapping[int, i
     explained: dict[tuple[int, int], int] = defaultdict(int)
     receiver_of: dict[tuple[int, int], set[int]] = defaultdict(set)
     for i in shot.incarnations:
-        if i["state"] not in (LIVE, SENDER_DEAD):
+        if i["state"] not in IN_USE:
             continue
         if not i["bit"]:  # within a flow: the message waits for room there, and its slot with it
             if i["offered"] != i["settled"]:
@@ -310,7 +311,7 @@ def _audit_slots(shot: Snapshot, names: tuple[str, ...], in_hand: Mapping[int, i
                 explained[ring.place, slot] |= PRODUCER
                 yield from _explain(shot, _descriptor(ring, slot), bit, explained)
     # What a sender that died had set bits for and not pushed: its receiver clears them when it has read the rest.
-    left = {1 << int(i["bit"]) for i in shot.incarnations if draining and i["state"] == SENDER_DEAD}
+    left = {1 << int(i["bit"]) for i in shot.incarnations if draining and i["state"] in (SENDER_DEAD, SWEEPING)}
     kept: dict[int, int] = defaultdict(int)
     for ring in shot.rings.values():
         for slot in range(len(ring.words)):

@@ -30,6 +30,7 @@ from pipert_shm.testing.leftovers import Possessions as Possessions
 from pipert_shm.testing.plugin import fail_on_leftovers
 
 PACKAGE_ROOT = Path(pipert_shm.__file__).parent.parent
+GROWN = 16 << 20  # bytes of a worker's own memory, after which that is moved into large pages again
 
 settings.register_profile(
     "pipert_shm",
@@ -58,6 +59,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
+    _settle()
+
+
+def pytest_runtest_logfinish() -> None:
+    if huge_pages.grown() > GROWN:  # by what tests have imported
+        _settle()
+
+
+def _settle() -> None:
     gc.freeze()  # what is here now never becomes garbage: the collections after each test pass over it
     huge_pages.collapse()
 

@@ -7,14 +7,18 @@ has collected the suite, and a pipe forks four times. With pages of 2 MB it take
 from __future__ import annotations
 
 import ctypes
+import mmap
 
 SIZE = 2 << 20
 MADV_COLLAPSE = 25  # Linux 6.1
+
+_settled = 0
 
 
 def collapse() -> None:
     """Moves this process's own memory into large pages, as far as the kernel has some and does that at all."""
     libc = ctypes.CDLL(None)
+    global _settled
     with open("/proc/self/maps") as maps:
         areas = [line.split() for line in maps]
     for addresses, access, _, _, inode, *name in areas:
@@ -22,3 +26,15 @@ def collapse() -> None:
         start, end = -(-start // SIZE) * SIZE, end // SIZE * SIZE
         if access == "rw-p" and inode == "0" and name in ([], ["[heap]"]) and start < end:
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_COLLAPSE)
+    _settled = _own()
+
+
+def grown() -> int:
+    """Bytes of this process's own memory that have come since."""
+    return _own() - _settled
+
+
+def _own() -> int:
+    with open("/proc/self/statm") as statm:
+        _, resident, shared, *_ = map(int, statm.read().split())
+    return (resident - shared) * mmap.PAGESIZE

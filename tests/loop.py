@@ -61,7 +61,7 @@ class Loop:
         self.outbox = Outbox(self.segment, self._port, 0, NAMES[0], slots, message_slots, {})
         self.outbox.add(edge, 0)
         self.inbox = Inbox(self.segment, binding.Port(process, 1), 1, NAMES, {})
-        self.inbox.add(edge, 0)
+        self.inbox.add(edge, binding.Incarnation(process, 0).name)
         self._sequence = 0
 
     def send(self, payload: Any) -> None:
@@ -159,7 +159,7 @@ class Flow:
             self.outbox.add(edge, number)
             segment = self.segment if local else self._elsewhere
             self.inboxes.append(Inbox(segment, binding.Port(segment.process, 1 + number), 1 + number, self.names, tables))
-            self.inboxes[-1].add(edge, number)
+            self.inboxes[-1].add(edge, binding.Incarnation(process, number).name)
         self._sequence = 0
 
     def loan(self, shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:

@@ -21,7 +21,19 @@ import numpy as np
 import pytest
 
 import pipert_shm
-from killing import FAST, assert_sound, await_motion, await_states, await_successor, drain, launcher_of, pid_of, pipe_id_of
+from audit import IN_USE
+from killing import (
+    FAST,
+    assert_sound,
+    await_motion,
+    await_states,
+    await_successor,
+    drain,
+    launcher_of,
+    pid_of,
+    pipe_id_of,
+    snapshot_of,
+)
 from killing import running as started
 from pipert_shm import (
     START_EVENT_NAME,
@@ -639,6 +651,25 @@ def test_children_that_send_for_a_dead_process_are_not_heard_for_ever(yard: Pipe
     finally:
         yard.join(to_kill=True)
         reap_orphans(set())
+
+
+def test_a_tap_that_its_owner_never_got_is_given_back(yard: Pipe) -> None:
+    """It hangs up while the routine's flow stands still: the tap is made for nobody, and nobody drains it."""
+
+    def in_use() -> int:
+        return sum(i["state"] in IN_USE for i in snapshot_of(yard).incarnations)
+
+    camera, wires = pid_of(yard, "camera"), in_use()
+    os.kill(camera, signal.SIGSTOP)
+    try:
+        its = pipert_shm.attach(YARD)
+        its.begin_tap("camera")
+        eventually(lambda: in_use() == wires + 1, "a bit for the tap")
+        its.close()
+    finally:
+        os.kill(camera, signal.SIGCONT)
+    eventually(lambda: in_use() == wires, "an end of the tap")
+    at_rest(yard)
 
 
 def test_a_forked_child_is_not_attached(yard: Pipe) -> None:

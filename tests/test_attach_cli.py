@@ -111,7 +111,12 @@ def test_a_window_shows_what_a_routine_sends(gate: Pipe, tmp_path: Path) -> None
             with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
                 try:
                     seen: set[int] = set()
-                    eventually(lambda: len(_greys(tmp_path / "Xvfb_screen0", seen)) > 3, "pictures in a window", 20)
+
+                    def have_come() -> bool:
+                        seen.update(_greys(tmp_path / "Xvfb_screen0"))
+                        return len(seen) > 3
+
+                    eventually(have_come, "pictures in a window", 60)
                 finally:
                     process.send_signal(signal.SIGINT)
             assert process.returncode == 130
@@ -119,15 +124,13 @@ def test_a_window_shows_what_a_routine_sends(gate: Pipe, tmp_path: Path) -> None
             server.terminate()
 
 
-def _greys(memory: Path, seen: set[int]) -> set[int]:
-    """All greys so far in the picture's midst, as the screen's memory shows it; not black."""
+def _greys(memory: Path) -> set[int]:
+    """The grey in the picture's midst, as the screen's memory shows it; none where it is black."""
     if not memory.exists():
-        return seen
+        return set()
     content = np.fromfile(memory, np.uint8)
     blue, green, red = content[len(content) - 320 * 200 * 4 :].reshape(200, 320, 4)[24, 32, :3]
-    if blue == green == red != 0:
-        seen.add(int(red))
-    return seen
+    return {int(red)} if blue == green == red != 0 else set()
 
 
 @pytest.mark.parametrize(

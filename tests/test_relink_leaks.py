@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from audit import LIVE, SENDER_DEAD
+from audit import IN_USE
 from killing import assert_sound, await_motion, await_states, drain, launcher_of, running, snapshot_of
 from pipert_shm import START_EVENT_NAME, Pipe, WiresValidation
 from relinking import APART, GATE, TAKEN, Camera, drained, link, moves, two_cameras, unlink, wire
@@ -28,7 +28,7 @@ def test_two_hundred_links_take_no_more_than_one() -> None:
         shot = snapshot_of(pipe)
         pids = [launcher_of(pipe), *(flow.pid for flow in pipe.statistics().flows.values())]
         return (
-            sum(i["state"] in (LIVE, SENDER_DEAD) for i in shot.incarnations),
+            sum(i["state"] in IN_USE for i in shot.incarnations),
             sum(edge["capacity"] != 0 for edge in shot.edges),
             shot.memory_left,
             sorted((ring.owner, ring.slot_bytes, len(ring.words)) for ring in shot.rings.values()),

@@ -51,7 +51,9 @@ def make_pipe():
     return pipe
 """
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
-CONTROL = [[], ["--api", "127.0.0.1:0"]]
+ALONE: list[str] = []
+API = ["--api", "127.0.0.1:0"]
+WAYS = [*((number, ALONE) for number in NUMBERS), (signal.SIGINT, API), (signal.SIGTERM, API)]
 
 
 def begin(
@@ -86,8 +88,7 @@ def segments(process: subprocess.Popen[str]) -> set[Path]:
     return set(SHM.glob(f"{control}*"))
 
 
-@pytest.mark.parametrize("options", CONTROL)
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize(("number", "options"), WAYS)
 def test_a_signal_to_the_program(start_cli: StartCli, tmp_path: Path, number: signal.Signals, options: list[str]) -> None:
     process = begin(start_cli, tmp_path, *options)
     mine = segments(process)
@@ -95,8 +96,7 @@ def test_a_signal_to_the_program(start_cli: StartCli, tmp_path: Path, number: si
     expect_end(process, 128 + number, mine)
 
 
-@pytest.mark.parametrize("options", CONTROL)
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize(("number", "options"), WAYS)
 def test_a_signal_to_the_whole_group(start_cli: StartCli, tmp_path: Path, number: signal.Signals, options: list[str]) -> None:
     process = begin(start_cli, tmp_path, *options)
     mine = segments(process)
@@ -104,8 +104,7 @@ def test_a_signal_to_the_whole_group(start_cli: StartCli, tmp_path: Path, number
     expect_end(process, 128 + number, mine)
 
 
-@pytest.mark.parametrize("options", CONTROL)
-@pytest.mark.parametrize("second", NUMBERS)
+@pytest.mark.parametrize(("second", "options"), WAYS)
 def test_a_second_signal_while_it_ends(start_cli: StartCli, tmp_path: Path, second: signal.Signals, options: list[str]) -> None:
     process = begin(start_cli, tmp_path, *options, slow=0.5)
     process.send_signal(signal.SIGTERM)
@@ -127,7 +126,7 @@ def test_nohup_keeps_it_from_hanging_up(start_cli: StartCli, tmp_path: Path) -> 
     assert process.returncode == 128 + signal.SIGTERM
 
 
-@pytest.mark.parametrize("options", CONTROL)
+@pytest.mark.parametrize("options", [ALONE, API])
 def test_signals_that_come_again_and_again(start_cli: StartCli, tmp_path: Path, options: list[str]) -> None:
     """Up to the last moment: of its own, and of the interpreter's end."""
     process = begin(start_cli, tmp_path, *options)

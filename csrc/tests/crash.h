@@ -44,6 +44,8 @@ typedef struct pshm_crash_graph {
     uint32_t slots[2];    /* payload slots of source and middle */
     uint32_t messages[2]; /* message slots */
     uint32_t sink_takes;  /* the sink ends after so many messages; 0: never */
+    bool resumes;         /* the source sends again what its death interrupted */
+    bool takes_back;      /* the launcher gives up what receivers leave of dead senders */
 } pshm_crash_graph;
 
 extern const pshm_crash_graph pshm_crash_graphs[];
@@ -111,6 +113,7 @@ typedef struct pshm_crash_letter {
     uint32_t what;
     uint32_t about;
     uint32_t incarnation;
+    uint64_t name; /* of the incarnation, at the time of the letter */
 } pshm_crash_letter;
 
 /* What a flow's process knows from birth. */
@@ -120,7 +123,8 @@ typedef struct pshm_crash_birth {
     uint32_t outs; /* incarnations it sends on */
     uint32_t out[EDGES];
     uint32_t ins; /* incarnations it receives from; of each edge the oldest first */
-    uint32_t in[PSHM_CRASH_INCARNATIONS];
+    uint32_t in_edge[PSHM_CRASH_INCARNATIONS];
+    uint64_t in[PSHM_CRASH_INCARNATIONS]; /* their names */
 } pshm_crash_birth;
 
 #define CHECK(condition, ...)                                                                    \

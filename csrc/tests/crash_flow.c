@@ -110,7 +110,7 @@ static void end_ins(life *own, pshm_port *port) {
 static void act(life *own, const pshm_crash_letter *letter) {
     switch (letter->what) {
     case TELL_ADD_IN:
-        CHECK(pshm_port_add_in(own->port, letter->incarnation) != UINT32_MAX, "no place");
+        CHECK(pshm_port_add_in(own->port, letter->about, letter->name) != UINT32_MAX, "no place");
         if (is_over(own, own->birth->flow)) end_ins(own, own->port);
         break;
     case TELL_SENDER_DIED:
@@ -247,8 +247,31 @@ static void look_at_local(life *own, pshm_delivery *delivery, uint64_t timeout_n
     set_ended(own, LOCAL);
 }
 
+/* The wires out of the process that have not got a message from the process before. */
+static uint64_t lacking(const life *own, uint64_t sequence) {
+    uint64_t lacking = 0;
+    for (uint32_t out = 0; out < own->port->outs; out++) {
+        const pshm_edge *edge = &own->port->out[out];
+        bool lacks = !edge->local && pshm_handing_done(edge->record) <= sequence;
+        if ((own->outs >> out & 1) != 0 && lacks) lacking |= 1ull << out;
+    }
+    return lacking;
+}
+
+/* Sends again what the death of the process before interrupted. */
+static void resume(life *own, pshm_post *post) {
+    own->port->record->resumes = 1;
+    uint64_t sequence = own->port->record->sequence - 1; /* no harm before the first message */
+    uint64_t outs = own->port->record->sequence == 0 ? 0 : lacking(own, sequence);
+    if (outs == 0) return;
+    begin(own, post, sequence + 1);
+    post->outs = outs;
+    send_post(own, post, sequence, reserve(own, post, sequence, OF_SOURCE));
+}
+
 static void be_source(life *own, pshm_post *post, pshm_delivery *delivery) {
     uint64_t *next = &own->port->record->sequence;
+    if (pshm_crash_here.graph->resumes && !is_over(own, SOURCE)) resume(own, post);
     while (!is_over(own, SOURCE) && *next < PSHM_CRASH_MESSAGES) {
         uint64_t sequence = *next;
         *next = sequence + 1;
@@ -341,15 +364,14 @@ static pshm_port *open_port(life *own, uint32_t routine) {
     uint32_t awaited = 0;
     for (uint32_t edge = 0; edge < EDGES; edge++) {
         bool present = control->edge[edge].sender_failed == 0;
-        for (uint32_t n = 0; n < birth->ins; n++)
-            present |= pshm_control_incarnation(control, birth->in[n])->edge == edge;
+        for (uint32_t n = 0; n < birth->ins; n++) present |= birth->in_edge[n] == edge;
         awaited += pshm_crash_receiver(edge) == routine && present;
     }
     pshm_port *port = pshm_port_open(own->process, routine, awaited);
     CHECK(port != NULL, "no port");
     for (uint32_t n = 0; n < birth->ins; n++) {
-        uint32_t edge = pshm_control_incarnation(control, birth->in[n])->edge;
-        if (pshm_crash_receiver(edge) == routine) pshm_port_add_in(port, birth->in[n]);
+        uint32_t edge = birth->in_edge[n];
+        if (pshm_crash_receiver(edge) == routine) pshm_port_add_in(port, edge, birth->in[n]);
     }
     return port;
 }

@@ -54,7 +54,7 @@ bool pshm_crash_is_over(uint32_t routine) {
 }
 
 void pshm_crash_tell(const flow *to, uint32_t what, uint32_t about, uint32_t incarnation) {
-    pshm_crash_letter letter = {what, about, incarnation};
+    pshm_crash_letter letter = {what, about, incarnation, pshm_crash_name_of(incarnation)};
     if (!pshm_crash_is_up(to)) return;
     ssize_t sent = send(to->channel, &letter, sizeof letter, MSG_NOSIGNAL | MSG_DONTWAIT);
     CHECK(sent > 0 || errno == EPIPE || errno == ECONNRESET, "a letter is lost: %d", errno);
@@ -89,9 +89,11 @@ static void fork_flow(uint32_t number) {
         if (pshm_crash_sender(edge) == number && pshm_crash_live(edge) != UINT32_MAX)
             birth.out[birth.outs++] = pshm_crash_live(edge);
         if (pshm_crash_receiving_flow(edge) != it) continue;
-        for (uint32_t n = 0, count = pshm_crash_count_of(edge); n < count; n++)
-            if (launched.unswept[launched.of[edge][n]] == 0)
-                birth.in[birth.ins++] = launched.of[edge][n];
+        for (uint32_t n = 0, count = pshm_crash_count_of(edge); n < count; n++) {
+            if (launched.unswept[launched.of[edge][n]] != 0) continue;
+            birth.in_edge[birth.ins] = edge;
+            birth.in[birth.ins++] = pshm_crash_name_of(launched.of[edge][n]);
+        }
     }
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0, "no channel");
     pid_t launcher = getpid();
@@ -166,7 +168,7 @@ static bool is_at_rest(void) {
     for (uint32_t n = 0; n < FLOWS; n++)
         rest &= launched.flow[n].ready || launched.flow[n].failed;
     for (uint32_t n = 0; n < PSHM_CRASH_INCARNATIONS; n++)
-        rest &= pshm_crash_state_of(n) != PSHM_SENDER_DEAD && launched.unswept[n] == 0;
+        rest &= !pshm_crash_is_drained_by_receiver(n) && launched.unswept[n] == 0;
     return rest;
 }
 
@@ -175,7 +177,7 @@ static bool is_at_rest(void) {
 static bool must_look_again(void) {
     bool again = launched.retired != 0;
     for (uint32_t n = 0; n < PSHM_CRASH_INCARNATIONS; n++)
-        again |= pshm_crash_state_of(n) == PSHM_SENDER_DEAD;
+        again |= pshm_crash_is_drained_by_receiver(n);
     return again;
 }
 

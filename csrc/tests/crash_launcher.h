@@ -44,6 +44,13 @@ uint32_t pshm_crash_count_of(uint32_t edge);
 uint32_t pshm_crash_live(uint32_t edge);
 uint32_t pshm_crash_open_incarnation(uint32_t edge);
 uint32_t pshm_crash_state_of(uint32_t incarnation);
+uint64_t pshm_crash_name_of(uint32_t incarnation);
+
+/* Whether its receiver has still to do something about a dead sender's incarnation. */
+bool pshm_crash_is_drained_by_receiver(uint32_t incarnation);
+
+/* Where the graph asks for it, takes back what the edge's receiver leaves of dead senders. */
+void pshm_crash_take_back(uint32_t edge);
 void pshm_crash_set_state(uint32_t incarnation, uint32_t state);
 pshm_queue pshm_crash_queue_of(uint32_t incarnation);
 

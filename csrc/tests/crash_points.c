@@ -24,8 +24,10 @@
 #define PROBES 4u /* deaths per victim, to find out which points are passed afterwards */
 #define MS 1000000u
 
-/* Block: only a crash loses anything. Mixed: one branch is real-time, the other lossless.
- * Tight: slots are short, the sender does not wait for long, and the sink ends early. */
+/* Block: only a crash loses anything. Mixed: one branch is real-time, the other lossless,
+ * but what waits there is taken back when its sender dies.
+ * Tight: slots are short, the sender does not wait for long, and the sink ends early.
+ * Resumes: as block, and the death of a source loses nothing. */
 const pshm_crash_graph pshm_crash_graphs[] = {
     {.name = "block",
      .edge = {[TO_MIDDLE] = {PSHM_POLICY_BLOCK, 2, PSHM_FOREVER},
@@ -40,7 +42,8 @@ const pshm_crash_graph pshm_crash_graphs[] = {
               [FORWARDED] = {PSHM_POLICY_DROP_OLDEST, 2, PSHM_FOREVER},
               [TO_LOCAL] = {PSHM_POLICY_DROP_NEWEST, 1, PSHM_FOREVER}},
      .slots = {6, 4},
-     .messages = {4, 3}},
+     .messages = {4, 3},
+     .takes_back = true},
     {.name = "tight",
      .edge = {[TO_MIDDLE] = {PSHM_POLICY_DROP_OLDEST, 2, PSHM_FOREVER},
               [TO_SINK] = {PSHM_POLICY_BLOCK, 1, MS},
@@ -49,6 +52,14 @@ const pshm_crash_graph pshm_crash_graphs[] = {
      .slots = {3, 2},
      .messages = {2, 2},
      .sink_takes = 3},
+    {.name = "resumes",
+     .edge = {[TO_MIDDLE] = {PSHM_POLICY_BLOCK, 2, PSHM_FOREVER},
+              [TO_SINK] = {PSHM_POLICY_BLOCK, 1, PSHM_FOREVER},
+              [FORWARDED] = {PSHM_POLICY_BLOCK, 1, PSHM_FOREVER},
+              [TO_LOCAL] = {PSHM_POLICY_DROP_OLDEST, 2, PSHM_FOREVER}},
+     .slots = {5, 3},
+     .messages = {4, 2},
+     .resumes = true},
 };
 const uint32_t pshm_crash_graph_count = sizeof pshm_crash_graphs / sizeof pshm_crash_graphs[0];
 
@@ -199,6 +210,23 @@ static void plan_recoverers(plan *all, uint32_t graph) {
             }
 }
 
+static bool is_covered(uint32_t point) {
+    uint32_t actors = 0;
+    for (uint32_t actor = 0; actor < ACTORS; actor++) actors += found->covered[actor][point];
+    return actors != 0;
+}
+
+/* The same again for points that were passed by chance only, and not when somebody was to die. */
+static void plan_uncovered(plan *all, uint32_t graph) {
+    for (uint32_t point = 0; point < pshm_crash_points(); point++)
+        for (uint32_t victim = 0; victim < FLOWS && !is_covered(point); victim++)
+            for (uint32_t actor = 0; actor < ACTORS; actor++)
+                for (uint32_t n = 0; n < 16 * PROBES; n++)
+                    if (actor == LAUNCHER || after[victim][actor][point] != 0)
+                        add(all, graph, n % 4 == 0, any_kill(victim, 1000 + n),
+                            (pshm_crash_kill){actor, point, 1});
+}
+
 static void plan_pairs(plan *all, uint32_t graph) {
     uint32_t points = pshm_crash_points();
     for (uint32_t victim = 0; victim < FLOWS; victim++)
@@ -259,12 +287,10 @@ static void try_all(const plan *all) {
 static bool report_coverage(void) {
     uint32_t points = pshm_crash_points(), covered = 0, places = 0;
     for (uint32_t point = 0; point < points; point++) {
-        uint32_t actors = 0;
-        for (uint32_t actor = 0; actor < ACTORS; actor++) actors += found->covered[actor][point];
-        places += actors;
-        covered += actors != 0;
+        for (uint32_t actor = 0; actor < ACTORS; actor++) places += found->covered[actor][point];
+        covered += is_covered(point);
         const pshm_point_site *site = pshm_crash_point(point);
-        if (actors == 0 && option.every == 1)
+        if (!is_covered(point) && option.every == 1)
             printf("NOT COVERED %s:%ld in %s\n", site->file, site->line, site->function);
     }
     printf("points: %u of %u covered (%u with the process that dies there)\n", covered, points,
@@ -318,6 +344,16 @@ static void try_by_hand(char *text, uint64_t times) {
     free(all.scenario);
 }
 
+static void try_uncovered(void) {
+    plan all = {0};
+    for (uint32_t graph = 0; graph < pshm_crash_graph_count; graph++) {
+        explore(graph);
+        plan_uncovered(&all, graph);
+    }
+    try_all(&all);
+    free(all.scenario);
+}
+
 static void try_every_point(void) {
     plan all = {0};
     pshm_crash_open();
@@ -330,6 +366,9 @@ static void try_every_point(void) {
     thin_out(&all);
     try_all(&all);
     free(all.scenario);
+    bool complete = true;
+    for (uint32_t point = 0; point < pshm_crash_points(); point++) complete &= is_covered(point);
+    if (!complete && option.every == 1) try_uncovered();
 }
 
 static _Noreturn void show_usage(void) {

@@ -54,6 +54,7 @@ void pshm_fuzz_build(void);
 void pshm_fuzz_tear_down(void);
 
 /* Closes a table, no matter what leases it has: after damage, some are never ended. */
+void pshm_fuzz_add_in(pshm_port *port, uint32_t number); /* its incarnation, as it is now */
 void pshm_fuzz_close(pshm_process *process);
 
 /* Maps segment `n` as ring `ring` of `serial`. What lies in its pages and is not a part of

@@ -115,7 +115,7 @@ static void do_recover(uint32_t how, uint32_t which) {
     uint32_t incarnation = which % (PSHM_FUZZ_INCARNATIONS + 1), routine = which % ROUTINES;
     pshm_port *port = pshm_fuzz_here.port[routine];
     pshm_fuzz_open_every_ring(launcher);
-    switch (how % 8) {
+    switch (how % 9) {
     case 0:
         pshm_recover_receiver(launcher, incarnation, PSHM_NO_SLOT);
         break;
@@ -141,6 +141,9 @@ static void do_recover(uint32_t how, uint32_t which) {
         if (record != NULL) __atomic_store_n(&record->state, PSHM_SENDER_DEAD, __ATOMIC_RELEASE);
         break;
     }
+    case 7:
+        pshm_recover_undrained(launcher, incarnation);
+        break;
     default:
         pshm_process_linger(launcher, incarnation);
     }
@@ -156,7 +159,7 @@ static void do_edge(uint32_t how, uint32_t which) {
                                 which / 8 % EDGES, incarnation);
         break;
     case 1:
-        pshm_port_add_in(port, incarnation);
+        pshm_fuzz_add_in(port, incarnation);
         break;
     case 2:
         pshm_port_add_out(port, incarnation);
@@ -240,7 +243,7 @@ static void do_attach(uint32_t routine) {
     pshm_fuzz_open_every_ring(process);
     pshm_port *port = pshm_port_open(process, routine, 0);
     for (uint32_t n = 0; port != NULL && n < PSHM_FUZZ_INCARNATIONS; n++)
-        pshm_port_add_in(port, n);
+        pshm_fuzz_add_in(port, n);
     for (uint32_t n = 0; port != NULL && n < 4; n++) {
         if (pshm_fuzz_take(port, &got) != PSHM_OK) continue;
         for (uint32_t k = 0; k < got.slots; k++) pshm_release(got.address[k]);

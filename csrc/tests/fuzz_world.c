@@ -264,8 +264,16 @@ void pshm_fuzz_build(void) {
         here->port[n] = pshm_port_open(here->process[table_of(n)], n, 0);
     for (uint32_t n = 0; n < EDGES; n++) {
         pshm_port_add_out(here->port[edges[n].sender], n);
-        pshm_port_add_in(here->port[edges[n].receiver], n);
+        pshm_fuzz_add_in(here->port[edges[n].receiver], n);
     }
+}
+
+void pshm_fuzz_add_in(pshm_port *port, uint32_t number) {
+    const pshm_incarnation_record *record =
+        pshm_control_incarnation(&port->process->control, number);
+    if (record == NULL) return;
+    uint64_t name = pshm_incarnation_name(record, number);
+    pshm_port_add_in(port, pshm_read_once(&record->edge), name);
 }
 
 void pshm_fuzz_close(pshm_process *process) {

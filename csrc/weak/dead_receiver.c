@@ -30,7 +30,7 @@ void weak_before(void) {
     port[1] = world_port(1, 1);
     successor = world_port(1, 1);
     CHECK(pshm_port_add_out(port[0], 0) == 0);
-    CHECK(pshm_port_add_in(port[1], 0) == 0);
+    CHECK(world_add_in(port[1], 0) == 0);
     post = weak_memory(sizeof *post);
     delivery = weak_memory(sizeof *delivery);
     late = weak_memory(sizeof *late);
@@ -76,7 +76,7 @@ void weak_after(void) {
     }
     if (!weak_returned(SENDER)) return;
     uint64_t before = 0;
-    CHECK(pshm_port_add_in(successor, 0) == 0);
+    CHECK(world_add_in(successor, 0) == 0);
     while (pshm_queue_depth(&successor->in[0].queue) != 0) {
         CHECK(pshm_port_receive(successor, late, PSHM_FOREVER) == PSHM_OK);
         CHECK(world_payload(late) > before);

@@ -28,7 +28,7 @@ void weak_before(void) {
     world_edge(0, 0, 1, PSHM_POLICY_DROP_OLDEST, 1);
     for (unsigned n = 0; n < 3; n++) port[n] = world_port(n, n == RECEIVER);
     CHECK(pshm_port_add_out(port[SENDER], 0) == 0);
-    CHECK(pshm_port_add_in(port[RECEIVER], 0) == 0);
+    CHECK(world_add_in(port[RECEIVER], 0) == 0);
     post = weak_memory(sizeof *post);
     delivery = weak_memory(sizeof *delivery);
     death = weak_memory(sizeof *death);

@@ -18,7 +18,7 @@ void weak_before(void) {
     world_make(1, 1);
     world_edge(0, 0, 1, PSHM_POLICY_BLOCK, 1);
     port = world_port(1, 1);
-    CHECK(pshm_port_add_in(port, 0) == 0);
+    CHECK(world_add_in(port, 0) == 0);
     delivery = weak_memory(sizeof *delivery);
     command = weak_memory(sizeof *command);
     weak_payload(command, sizeof *command, sizeof *command);

@@ -20,7 +20,7 @@ void weak_before(void) {
     world_edge(0, 0, 1, PSHM_POLICY_BLOCK, 1);
     for (unsigned n = 0; n < 2; n++) port[n] = world_port(n, n);
     CHECK(pshm_port_add_out(port[0], 0) == 0);
-    CHECK(pshm_port_add_in(port[1], 0) == 0);
+    CHECK(world_add_in(port[1], 0) == 0);
     post = weak_memory(sizeof *post);
     delivery = weak_memory(sizeof *delivery);
 }

@@ -23,7 +23,7 @@ void weak_before(void) {
     port[SENDER] = world_port(0, 0);
     port[RECEIVER] = world_port(1, 1);
     CHECK(pshm_port_add_out(port[SENDER], 0) == 0);
-    CHECK(pshm_port_add_in(port[RECEIVER], 0) == 0);
+    CHECK(world_add_in(port[RECEIVER], 0) == 0);
     post = weak_memory(sizeof *post);
     delivery = weak_memory(sizeof *delivery);
 }

@@ -90,6 +90,13 @@ static inline pshm_port *world_port(uint32_t routine, uint32_t awaited) {
     return pshm_port_open(process, routine, awaited);
 }
 
+/* Adds edge `edge`, by incarnation `edge`, to the receiver's port. */
+static inline uint32_t world_add_in(pshm_port *port, uint32_t edge) {
+    const pshm_incarnation_record *record =
+        pshm_control_incarnation(&port->process->control, edge);
+    return pshm_port_add_in(port, edge, pshm_incarnation_name(record, edge));
+}
+
 /* Sends `value` from a port of routine 0 to `outs`, as payload of one word. */
 static inline int world_send(pshm_port *port, pshm_post *post, uint64_t outs, uint64_t value) {
     void *address;

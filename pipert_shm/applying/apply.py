@@ -78,3 +78,16 @@ def apply_pipeline(
             after.arguments = {**before.arguments, **after.arguments}
             pipe._pipeline_file = after
     return Applied(work.difference, dry_run)
+
+
+def await_setup(pipe: Pipe, patience: float = PATIENCE) -> str:
+    """Waits until `setup()` of all routines of a pipe that was just started has returned. Returns the pipe's id.
+
+    :param patience: seconds that it may take.
+    :raises RoutineError: when it has raised.
+    :raises FlowDied: when a flow died before.
+    :raises PipeStateError: when the pipe is not built or has ended, or it takes too long.
+    """
+    session = pipe._built()
+    session.changes.await_runs(tuple(session.plan.flows), patience)
+    return session.segment.pipe_id

@@ -16,6 +16,7 @@ from pipert_shm.binding.constants import (
     FOREVER,
     FREE,
     FULL,
+    GIVEN_UP,
     GUARDED,
     HEAD_SHIFT,
     INS,
@@ -38,7 +39,9 @@ from pipert_shm.binding.constants import (
     RINGS,
     ROUTINES,
     SENDER_DEAD,
+    SWEEPING,
     SWEPT,
+    TAKING_BACK,
     TIMED_OUT,
     UNMAPPED,
     now_ns,
@@ -70,7 +73,8 @@ from pipert_shm.binding.port import (
     slot_and_offset,
 )
 from pipert_shm.binding.process import Claim, Geometry, Kind, Process, Writable
-from pipert_shm.binding.records import EdgeRecord, Ends, Incarnation, RoutineRecord, Settings, Tickets
+from pipert_shm.binding.records import EdgeRecord, Ends, Incarnation, Settings, Tickets, incarnation_of
+from pipert_shm.binding.routine_record import RoutineRecord
 from pipert_shm.binding.thread import signal_thread
 
 __all__ = [
@@ -87,6 +91,7 @@ __all__ = [
     "FOUND",
     "FREE",
     "FULL",
+    "GIVEN_UP",
     "GUARDED",
     "HEAD_SHIFT",
     "INS",
@@ -113,7 +118,9 @@ __all__ = [
     "ROUTINES",
     "SENDER_DEAD",
     "SENT",
+    "SWEEPING",
     "SWEPT",
+    "TAKING_BACK",
     "TIMED_OUT",
     "UNKNOWN",
     "UNMAPPED",
@@ -142,6 +149,7 @@ __all__ = [
     "array_at",
     "format_ring",
     "guard",
+    "incarnation_of",
     "is_slot",
     "loan",
     "loan_array",

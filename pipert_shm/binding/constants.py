@@ -63,6 +63,9 @@ FREE: int = lib.PSHM_FREE
 LIVE: int = lib.PSHM_LIVE
 SENDER_DEAD: int = lib.PSHM_SENDER_DEAD
 SWEPT: int = lib.PSHM_SWEPT
+SWEEPING: int = lib.PSHM_SWEEPING
+TAKING_BACK: int = lib.PSHM_TAKING_BACK
+GIVEN_UP: int = lib.PSHM_GIVEN_UP
 
 BUCKET_NS: list[int] = [lib.pshm_histogram_value(bucket) for bucket in range(BUCKETS)]
 

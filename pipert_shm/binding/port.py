@@ -217,9 +217,12 @@ class Port:
         """:raises ValueError: when the edge is not sound, or the port is full."""
         return self._place(lib.pshm_port_add_out(self._port, incarnation), incarnation)
 
-    def add_in(self, incarnation: int) -> int:
-        """:raises ValueError: when the edge is not sound, or the port is full."""
-        return self._place(lib.pshm_port_add_in(self._port, incarnation), incarnation)
+    def add_in(self, edge: int, incarnation: int) -> int:
+        """Adds an incarnation of an edge, by its `Incarnation.name`. One that the launcher has withdrawn counts as drained.
+
+        :raises ValueError: when the edge is not sound, or the port is full.
+        """
+        return self._place(lib.pshm_port_add_in(self._port, edge, incarnation), incarnation)
 
     def expect_in(self, edge: int) -> None:
         """Says that an edge to this routine was linked. Its incarnations come with `add_in`."""
@@ -228,6 +231,10 @@ class Port:
     def remove_in(self, edge: int) -> None:
         """Says that an edge to this routine was unlinked. Its stream ends with the messages that still wait."""
         lib.pshm_port_remove_in(self._port, edge)
+
+    def let_end(self, hold: int) -> None:
+        """Lets the routine end again that was held with this number: see `RoutineRecord.hold`. A later hold stays."""
+        lib.pshm_port_let_end(self._port, hold)
 
     def _place(self, place: int, incarnation: int) -> int:
         if place >= INS:

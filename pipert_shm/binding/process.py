@@ -6,7 +6,7 @@ import os
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pipert_shm.binding import hot
-from pipert_shm.binding.constants import LIVE, RINGS, SENDER_DEAD
+from pipert_shm.binding.constants import LIVE, RINGS, SENDER_DEAD, SWEEPING
 from pipert_shm.binding.formats import ControlSize, Holders, holders_of
 from pipert_shm.binding.memory import Memory, address_of
 from pipert_shm.binding.native import ffi, lib
@@ -142,7 +142,7 @@ class Process:
         edge = ffi.new("pshm_edge *")
         receivers: dict[int, dict[int, int]] = {}
         for incarnation in self.incarnations():
-            if incarnation.state not in (LIVE, SENDER_DEAD) or not incarnation.bit:
+            if incarnation.state not in (LIVE, SENDER_DEAD, SWEEPING) or not incarnation.bit:
                 continue
             if not lib.pshm_edge_attach(edge, self.control, incarnation.number):
                 continue

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import typer
 
 from pipert_shm.cli.remote import call_http, examples, print_json
-from pipert_shm.errors import PipeStateError
+from pipert_shm.errors import ConfigError, PipeStateError
 
 if TYPE_CHECKING:
     from pipert_shm.pipeline_file.loading import PipelineFile
@@ -21,6 +21,7 @@ EXAMPLES = examples(
     "pipert-shm apply yard.yaml                      the pipe that `pipert-shm run yard.yaml` runs",
     "pipert-shm apply yard.yaml --dry-run            what would change",
     "pipert-shm apply yard.yaml --to 10.0.0.5:8080   over HTTP, with the token in PIPERT_TOKEN",
+    "pipert-shm apply hosts.yaml                      a file with `hosts:`: on all of them, or on none",
 )
 
 
@@ -35,17 +36,46 @@ def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
     token: Annotated[str | None, typer.Option(envvar="PIPERT_TOKEN", help="The bearer token, for a URL.")] = None,
+    reachable_only: Annotated[
+        bool, typer.Option("--reachable-only", help="Leave out hosts that can't be reached. By default nothing is done then.")
+    ] = False,
 ) -> None:
     """Bring a running pipe to what its file says now.
 
     Only what differs is changed: flows come and go, wires are linked anew, parameters are set where the routine has a method
     for that, and else the flow's process is replaced. All the rest goes on. What fails is put back, and told with its line.
+
+    With a section `hosts`, each flow is brought to the host that it names, by the agent there. Where one of them fails, all are
+    put back.
     """
-    told = apply_file(file, to, dry_run=dry_run, token=token)
+    several = for_several_hosts(file)
+    if several is not None and to is None:
+        from pipert_shm.cli.several import apply_to_hosts
+
+        told = apply_to_hosts(several, dry_run=dry_run, reachable_only=reachable_only)
+    elif several is not None or reachable_only:
+        raise typer.BadParameter("--to is for files of one host, and --reachable-only for those with a section `hosts`")
+    else:
+        told = apply_file(file, to, dry_run=dry_run, token=token)
     if as_json:
         print_json(told)
     else:
         print("\n".join(told["changes"]) or "nothing differs")
+
+
+def for_several_hosts(path: Path) -> Any:
+    """The `PipelineFile`, if its flows are for several hosts; else None.
+
+    :raises ConfigError: when it has a section `hosts`, and faults.
+    """
+    from pipert_shm.pipeline_file.loading import PipelineFile
+    from pipert_shm.pipeline_file.reader import YamlFile
+
+    try:
+        data = YamlFile(path).data
+    except ConfigError:
+        return None  # who loads it says what is wrong
+    return PipelineFile(path) if isinstance(data, dict) and "hosts" in data else None
 
 
 def apply_file(path: Path, to: str | None, *, dry_run: bool, token: str | None) -> dict[str, Any]:
@@ -68,13 +98,13 @@ def apply_file(path: Path, to: str | None, *, dry_run: bool, token: str | None) 
         asked = f"/pipeline?{urlencode({'dry_run': json.dumps(dry_run)})}"
         answer: dict[str, Any] = call_http(url, asked, token=token, body=text.encode(), method="PUT", patience=PATIENCE)
         return answer
-    with attach(to or _pipe_of(file)) as pipe:
+    with attach(to or pipe_of(file)) as pipe:
         asking = question(text, str(path), file.real_path, dry_run=dry_run)
         told: dict[str, Any] = json.loads(pipe.relay(KIND, asking, timeout=PATIENCE))
         return told
 
 
-def _pipe_of(file: PipelineFile) -> str:
+def pipe_of(file: PipelineFile) -> str:
     """The id of the pipe that runs from a file."""
     from pipert_shm.shm.finding import find_made_from
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +12,10 @@ import typer
 from typer.core import TyperGroup
 
 import pipert_shm
-from pipert_shm.cli.apply import EXAMPLES, apply
+from pipert_shm.cli.apply import EXAMPLES, apply, for_several_hosts
+from pipert_shm.cli.hosting import hosting
 from pipert_shm.cli.looking import looking
-from pipert_shm.cli.remote import ctl, examples, print_json, rpc
+from pipert_shm.cli.remote import PATIENCE_S, ctl, examples, print_json, rpc
 from pipert_shm.errors import ConfigError, PipeFailed, PipertError
 from pipert_shm.system.streams import say
 
@@ -68,6 +68,7 @@ def _pipert_shm(
 
 app.add_typer(ctl, name="ctl")
 app.add_typer(rpc, name="rpc")
+app.add_typer(hosting)
 app.add_typer(looking)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -126,6 +127,10 @@ def run(
     """
     from pipert_shm.cli.run import load, run, run_watched
 
+    if file.suffix in (".yaml", ".yml") and (several := for_several_hosts(file)) is not None:
+        from pipert_shm.cli.several import run_on_hosts
+
+        return run_on_hosts(several, api, check=check, watch=watch)
     if check:
         if watch:
             raise typer.BadParameter("give either --check or --watch")
@@ -206,20 +211,22 @@ def top(
     Reads shared memory and /proc only: the pipes don't notice. Rates and latencies are those of the last interval. `own` is
     a process's own memory, `shared` what it has seen of the frames. Arrow keys and PgUp, PgDn, Home and End scroll; `/` filters
     by the names of pipes, flows and routines. End it with q or Ctrl-C.
+
+    Where PIPERT_HUB names a hub, the pipes of all of its hosts are shown, too, by their names `PIPE@HOST`.
     """
     from rich.console import Console
 
-    from pipert_shm.cli.top import compare, look, show_live, show_once
+    from pipert_shm.cli.far import top_elsewhere
+    from pipert_shm.cli.top import report_once, show_live, show_once
 
     console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
-    if not once:
-        if as_json or not console.is_terminal:
-            raise typer.BadParameter("give --once: the live table needs a terminal")
-        show_live(interval, console, pipe)
-        return
-    before = look(pipe)
-    time.sleep(interval)
-    report = compare(look(pipe), before)
+    with top_elsewhere(pipe, interval) as elsewhere:
+        if not once:
+            if as_json or not console.is_terminal:
+                raise typer.BadParameter("give --once: the live table needs a terminal")
+            show_live(interval, console, pipe, elsewhere)
+            return
+        report = report_once(interval, pipe, elsewhere)
     if as_json:
         print_json(report)
     else:
@@ -249,46 +256,18 @@ def why(
     """
     from rich.console import Console
 
+    from pipert_shm.cli.far import ask, far
     from pipert_shm.cli.why import examine, show
 
-    reports = examine(pipe, seconds)
+    if pipe is not None and (elsewhere := far(pipe)) is not None:
+        answers = ask(*elsewhere, "why", seconds + PATIENCE_S, seconds=seconds)
+        reports = [report for answer in answers.values() for report in answer.value]
+    else:
+        reports = examine(pipe, seconds)
     if as_json:
         print_json(reports)
     else:
         show(reports, Console(markup=False, highlight=False, emoji=False))
-
-
-@app.command(
-    epilog=examples(
-        "pipert-shm trace yard                               5 seconds, into yard.pftrace",
-        "pipert-shm trace 127.0.0.1:8080 --seconds 1 -o t.pftrace",
-    )
-)
-def trace(
-    pipe: Annotated[str, typer.Argument(metavar="PIPE|URL", help="Its name or id; or where it is controlled: 127.0.0.1:8080.")],
-    seconds: Annotated[float, typer.Option(min=0.01, max=60, metavar="SECONDS", help="How long it is traced.")] = 5.0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", metavar="FILE", dir_okay=False, writable=True, help="Where it goes; by default PIPE.pftrace."
-        ),
-    ] = None,
-    token: Annotated[str | None, typer.Option(envvar="PIPERT_TOKEN", help="The bearer token, where it asks for one.")] = None,
-) -> None:
-    """Show where the time of each frame goes: trace a running pipe for some seconds.
-
-    The file has a row for each routine and each wire: calls, spans, waits for messages, room and slots, queues, drops with
-    their reasons, restarts; arrows follow each frame. Open it at https://ui.perfetto.dev, which reads it in your browser and
-    sends it nowhere. The pipe goes on meanwhile. The program that runs it needs the extra `trace`.
-    """
-    from pipert_shm.cli.trace import default_file, is_url, trace_by_name, trace_over_http
-    from pipert_shm.trace.recording import whole_file
-
-    path = output or default_file(pipe)
-    with whole_file(path) as file:
-        content, report = trace_over_http(pipe, seconds, token) if is_url(pipe) else trace_by_name(pipe, seconds)
-        file.write(content)
-    print(f"{path}: {report}; open it at https://ui.perfetto.dev")
 
 
 @app.command()

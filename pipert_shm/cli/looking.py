@@ -1,12 +1,16 @@
-"""The commands that look at pipes: `pipert-shm ls` and `view`. What they need is imported by them: `--help` costs nothing."""
+"""The commands that look at pipes: `pipert-shm ls`, `view` and `trace`.
+
+What a command needs is imported by it, so that `--help` costs nothing.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from pipert_shm.cli.remote import examples, print_json
+from pipert_shm.cli.remote import PATIENCE_S, examples, print_json
 
 looking = typer.Typer()
 
@@ -16,6 +20,7 @@ looking = typer.Typer()
     epilog=examples(
         "pipert-shm view yard                      the last routine of it that sends anything",
         "pipert-shm view yard/detector --in page   in a browser of this machine",
+        "pipert-shm view yard@edge-1/camera        of the part that another host runs (PIPERT_HUB says the hub)",
     ),
 )
 def _view(
@@ -65,3 +70,44 @@ def _list(
         return
     for listing in listings:
         print(*text_of(listing), sep="\n")
+
+
+@looking.command(
+    epilog=examples(
+        "pipert-shm trace yard                               5 seconds, into yard.pftrace",
+        "pipert-shm trace 127.0.0.1:8080 --seconds 1 -o t.pftrace",
+        "pipert-shm trace yard@edge-1                        the part that another host runs (PIPERT_HUB says the hub)",
+    )
+)
+def trace(
+    pipe: Annotated[str, typer.Argument(metavar="PIPE|URL", help="Its name, PIPE@HOST or id; or its control: 127.0.0.1:8080.")],
+    seconds: Annotated[float, typer.Option(min=0.01, max=60, metavar="SECONDS", help="How long it is traced.")] = 5.0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", dir_okay=False, writable=True, help="Where it goes; by default PIPE.pftrace."
+        ),
+    ] = None,
+    token: Annotated[str | None, typer.Option(envvar="PIPERT_TOKEN", help="The bearer token, where it asks for one.")] = None,
+) -> None:
+    """Show where the time of each frame goes: trace a running pipe for some seconds.
+
+    The file has a row for each routine and each wire: calls, spans, waits for messages, room and slots, queues, drops with
+    their reasons, restarts; arrows follow each frame. Open it at https://ui.perfetto.dev, which reads it in your browser and
+    sends it nowhere. The pipe goes on meanwhile. The program that runs it needs the extra `trace`.
+    """
+    from pipert_shm.cli.far import far, one
+    from pipert_shm.cli.trace import default_file, is_url, trace_by_name, trace_over_http
+    from pipert_shm.trace.recording import whole_file
+
+    path = output or default_file(pipe)
+    with whole_file(path) as file:
+        if is_url(pipe):
+            content, report = trace_over_http(pipe, seconds, token)
+        elif (elsewhere := far(pipe)) is not None:
+            answer = one(*elsewhere, "trace", seconds + PATIENCE_S, seconds=seconds)
+            content, report = answer.body, answer.value
+        else:
+            content, report = trace_by_name(pipe, seconds)
+        file.write(content)
+    print(f"{path}: {report}; open it at https://ui.perfetto.dev")

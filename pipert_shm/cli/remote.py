@@ -94,12 +94,14 @@ def event_path(event: str, routine: str | None) -> str:
         "pipert-shm ctl 127.0.0.1:8080 pause              over HTTP",
         "pipert-shm ctl yard event SET_THRESHOLD --routine detector value=60",
         "pipert-shm ctl yard stats | jq '.wires[].dropped'",
+        "pipert-shm ctl yard@edge-1 pause                 the part that another host runs (PIPERT_HUB says the hub)",
+        "pipert-shm ctl 'yard@*' kill                     all hosts end their parts, and forget them",
     )
 )
 def _ctl(
     context: typer.Context,
     pipe: Annotated[
-        str, typer.Argument(metavar="PIPE|URL", help="Its name or id, or where it is controlled, such as 127.0.0.1:8080.")
+        str, typer.Argument(metavar="PIPE|URL", help="Its name, PIPE@HOST or id, or where it is controlled: 127.0.0.1:8080.")
     ],
     token: Annotated[str | None, typer.Option(envvar="PIPERT_TOKEN", help="The bearer token, where it asks for one.")] = None,
 ) -> None:
@@ -115,6 +117,12 @@ def _url(pipe: str) -> str | None:
     return f"http://{pipe}" if host and port.rstrip("/").isdigit() else None
 
 
+def _far(pipe: str) -> tuple[str, str] | None:
+    from pipert_shm.cli.far import far
+
+    return far(pipe)
+
+
 def _notify(context: typer.Context, path: str, event: str, routine: str | None, arguments: dict[str, Any] | None) -> None:
     """Has an event notified.
 
@@ -123,6 +131,12 @@ def _notify(context: typer.Context, path: str, event: str, routine: str | None, 
     url, pipe, token = context.obj
     if url is not None:
         answer = call_http(url, path, arguments, token)
+    elif (elsewhere := _far(pipe)) is not None:
+        from pipert_shm.cli.far import notify as notify_far
+
+        for host, outcome in notify_far(*elsewhere, event, routine, arguments).items():
+            print(f"{host}: {event}: {outcome}")
+        return
     else:
         from pipert_shm.cli.by_name import notify
 
@@ -177,6 +191,12 @@ def _ctl_stats(context: typer.Context) -> None:
     url, pipe, token = context.obj
     if url is not None:
         print_json(call_http(url, "/statistics", token=token))
+        return
+    if (elsewhere := _far(pipe)) is not None:
+        from pipert_shm.cli.far import ask
+
+        answers = {host: answer.value for host, answer in ask(*elsewhere, "statistics").items()}
+        print_json(answers if elsewhere[1] == "*" else answers[elsewhere[1]])
         return
     from pipert_shm.cli.by_name import statistics_of
 

@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,17 +43,18 @@ class Loaded:
     logging: LoggingSettings
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path, text: str | None = None) -> Loaded:
     """Imports what a file needs, makes its pipe and checks it; nothing is built.
 
     :param path: a `.yaml` or `.yml` file (see `PipelineFile`), or a `.py` file that defines a function `make_pipe()`, which
         takes nothing and returns a `Pipe` that is not built. That file is imported as a module, so what it does under
         `if __name__ == "__main__"` is not done; its own directory comes first in `sys.path`.
+    :param text: the content of a `.yaml` file, in place of what is on the disk.
     :raises ConfigError: when it is none of these, or does not fit.
     :raises PipertError: when the pipe of a `.py` file does not fit. What else its code raises goes through.
     """
     if path.suffix in (".yaml", ".yml"):
-        file, pipe = load_pipeline(path)
+        file, pipe = load_pipeline(path, text)
         api = file.settings.api
         return Loaded(_named(pipe, path), (api.host, api.port) if api else None, file.settings.logging)
     if path.suffix != ".py":
@@ -94,18 +95,22 @@ def _import(path: Path) -> ModuleType:
     return module
 
 
-def run(path: Path, api: Address | None = None) -> int:
+def run(
+    path: Path, api: Address | None = None, on_started: Callable[[Pipe], None] | None = None, *, text: str | None = None
+) -> int:
     """Runs a file's pipe until it has ended, was killed, or a signal came.
 
     :param api: where the HTTP control listens, in place of what the file says.
+    :param on_started: called when the pipe has been started; if it raises, the pipe ends.
+    :param text: the file's content, in place of what is on the disk.
     :returns: 0, or 128 and the number of the signal (SIGINT, SIGTERM, SIGHUP or SIGQUIT) at which the pipe was killed.
     :raises PipeFailed: when a routine failed for good or a flow's process died.
     :raises PipertError, ValueError, OSError: when the file, the address or the machine does not fit.
     """
     with _signals() as came:
-        loaded = load(path)
+        loaded = load(path, text)
         came.pipe = loaded.pipe
-        _run(loaded, api)
+        _run(loaded, api, on_started)
     return came.status
 
 
@@ -141,7 +146,7 @@ def run_watched(path: Path, api: Address | None = None) -> int:
     _start_afresh()
 
 
-def _run(loaded: Loaded, api: Address | None) -> None:
+def _run(loaded: Loaded, api: Address | None, on_started: Callable[[Pipe], None] | None = None) -> None:
     pipe, address = loaded.pipe, api or loaded.api
     _configure(loaded.logging)
     wrapper = None
@@ -156,6 +161,8 @@ def _run(loaded: Loaded, api: Address | None) -> None:
     with pipe:  # leaving it waits for its end, in which a signal kills it
         pipe.build()
         pipe.notify_event(START_EVENT_NAME)
+        if on_started:
+            on_started(pipe)
         if wrapper:
             # It serves until the pipe is killed, which is what join() does when all routines have ended.
             threading.Thread(target=_join, args=(pipe,), name="run-join", daemon=True).start()

@@ -11,7 +11,7 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from select import select
 from typing import Any
@@ -170,6 +170,35 @@ def _latency(now: Latency, before: Latency) -> dict[str, float | None]:
     return {"p50_us": recent.p50_us if known else None, "p99_us": recent.p99_us if known else None}
 
 
+Elsewhere = Callable[..., list[dict[str, Any]]]  # the pipes of other hosts, as `compare` gives them
+
+
+def report_once(seconds: float, wanted: str | None = None, elsewhere: Elsewhere | None = None) -> dict[str, Any]:
+    """What happens within some seconds, here and on other hosts.
+
+    :raises UnknownTarget: when no pipe is called so.
+    """
+    try:
+        before = look(wanted)
+    except UnknownTarget:
+        if elsewhere is None:
+            raise
+        before = {}
+    time.sleep(seconds)
+    report = with_far(compare(look(wanted) if before else {}, before), elsewhere, wait=True)
+    if wanted is not None and not report["pipes"]:
+        raise UnknownTarget("pipe", wanted, [one.name or pipe_id for pipe_id, one in look().items()])
+    return report
+
+
+def with_far(report: dict[str, Any], elsewhere: Elsewhere | None, *, wait: bool = False) -> dict[str, Any]:
+    """A report, with the pipes of other hosts. Those of agents of this machine are in it once."""
+    if elsewhere is not None:
+        known = {pipe["pipe_id"] for pipe in report["pipes"]}
+        report["pipes"] += [pipe for pipe in elsewhere(wait=wait) if pipe["pipe_id"] not in known]
+    return report
+
+
 # ---- on a terminal -------------------------------------------------------------------------------
 
 
@@ -178,16 +207,19 @@ def show_once(report: dict[str, Any], console: Console) -> None:
     console.print(_view(report))
 
 
-def show_live(interval: float, console: Console, wanted: str | None = None) -> None:
+def show_live(interval: float, console: Console, wanted: str | None = None, elsewhere: Elsewhere | None = None) -> None:
     """Shows the pipes, as they are every `interval` seconds, until `q` is pressed. Keys scroll and filter: see `Pager`.
 
     :param wanted: the pipe to show, as `look` takes it; once it has ended, there is nothing to show.
+    :param elsewhere: gives those of other hosts.
     :raises UnknownTarget: when no pipe is called so.
     :raises KeyboardInterrupt: at Ctrl-C.
     """
     pager = Pager()
-    before = look(wanted)
-    report, due = compare(before, {}), time.monotonic() + interval
+    before: dict[str, Look] = {}
+    with suppress(UnknownTarget) if elsewhere else nullcontext():
+        before = look(wanted)
+    report, due = with_far(compare(before, {}), elsewhere), time.monotonic() + interval
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         while not pager.wants_end:
             live.update(_screen(matching(report, pager.filter), pager, console), refresh=True)
@@ -196,7 +228,7 @@ def show_live(interval: float, console: Console, wanted: str | None = None) -> N
                 now: dict[str, Look] = {}
                 with suppress(UnknownTarget):
                     now = look(wanted)
-                report, due = compare(now, before), time.monotonic() + interval
+                report, due = with_far(compare(now, before), elsewhere), time.monotonic() + interval
                 before = now
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from pipert_shm.api.preview import picture_of
 from pipert_shm.attached import Attached, attach
+from pipert_shm.cli.far import far
 from pipert_shm.cli.terminal import PICTURES, picture_protocol
 from pipert_shm.display.pictures import encoded
 from pipert_shm.errors import PipeStateError
@@ -35,12 +36,16 @@ KEYS_TO_END = (ord("q"), 27)  # and Esc
 def view(target: str, way: Way | None, port: int) -> None:
     """Shows it until the pipe or the routine has ended, the window is closed, or Ctrl-C.
 
-    :param target: `PIPE` or `PIPE/ROUTINE`.
+    :param target: `PIPE` or `PIPE/ROUTINE`; `PIPE@HOST` for one of another host.
     :param way: where; None: a window where there is a screen, else the terminal where it can, else a page.
     :param port: of the page; 0: a free one.
     :raises PipertError, OSError: when there is nothing to show, or no such way here.
     """
     pipe, _, routine = target.partition("/")
+    if (elsewhere := far(pipe)) is not None:
+        with _opened(way, target, port) as show:
+            _view_far(*elsewhere, routine, show)
+        return
     with attach(pipe) as attached, _opened(way, target, port) as show:
         name = routine or _chosen(attached)
         say(f"{attached.name}/{name}")
@@ -48,6 +53,75 @@ def view(target: str, way: Way | None, port: int) -> None:
             with tap:
                 if not _shown(tap, show):
                     return
+
+
+def _view_far(pipe: str, host: str, routine: str, show: Show) -> None:
+    """Shows what a pipe of another host sends. A picture is asked for when the one before is shown, so none pile up.
+
+    :raises HostsError, RemoteRefusal: when it can't be reached, or refuses.
+    """
+    import cv2
+
+    from pipert_shm.agents.asking import Asker
+    from pipert_shm.cli.reaching import hub_from
+
+    picture: np.ndarray | None = None
+    with Asker(hub_from()) as asker:
+        while True:
+            answer = asker.ask(host, "picture", pipe=pipe, routine=routine)
+            if picture is None:
+                say(f"{pipe}@{host}/{answer.value['name']}")
+            if answer.value["ended"]:
+                return
+            if answer.body:
+                picture = cv2.imdecode(np.frombuffer(answer.body, np.uint8), cv2.IMREAD_COLOR)
+            if picture is not None and not show(picture):
+                return
+
+
+class Pictures:
+    """The newest pictures of a routine, as JPEG, for somebody on another host.
+
+    :param routine: its name; empty: the last one that sends anything.
+    :raises PipertError: when it can't be tapped.
+
+    Attributes:
+        name: the routine's.
+    """
+
+    def __init__(self, pipe: str, routine: str) -> None:
+        self._attached = attach(pipe)
+        self._tap: Tap | None = None
+        try:
+            self.name = routine or _chosen(self._attached)
+            self._tap = _tapped(self._attached, self.name)
+        except BaseException:
+            self._attached.close()
+            raise
+
+    def next_encoded(self) -> bytes:
+        """The next one; empty where none comes for half a second.
+
+        :raises StopIteration: when the routine has ended.
+        :raises PipertError: when it sends no pictures.
+        """
+        while self._tap is not None:
+            try:
+                return encoded(picture_of(self._tap.read(LOOK_S), self._tap.meta), QUALITY)
+            except TimeoutError:
+                return b""
+            except StopIteration:
+                self._tap.close()
+                self._tap = _tapped(self._attached, self.name)
+            except ValueError as error:
+                raise PipeStateError(f"it can't be shown: {error}") from None
+        raise StopIteration
+
+    def close(self) -> None:
+        """Looks no more."""
+        if self._tap is not None:
+            self._tap.close()
+        self._attached.close()
 
 
 def _chosen(attached: Attached) -> str:

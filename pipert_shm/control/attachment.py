@@ -11,8 +11,8 @@ class Attachment(Frozen):
 
     Attributes:
         outs: the incarnation of each outgoing edge, by edge number.
-        ins: the incarnations of each incoming edge, oldest first, by edge number. Those that are still being recovered follow
-            as AddIn messages.
+        ins: the names of the incarnations of each incoming edge, oldest first, by edge number. Those that are still being
+            recovered follow as AddIn messages.
         rings: the ring that build() made for each routine, and its slot size, by number. For a flow's first process only.
         leaving: incoming edges that were unlinked but are not drained yet.
     """

@@ -11,7 +11,7 @@ from pipert_shm.control.attachment import Attachment
 from pipert_shm.events import Audience, Event
 from pipert_shm.frozen import Frozen
 from pipert_shm.graph.extension import Growth
-from pipert_shm.graph.model import EdgePlan, RoutinePlan
+from pipert_shm.graph.model import EdgePlan, RoutinePlan, Streams
 from pipert_shm.graph.names import Names
 from pipert_shm.graph.replacement import Replacement
 
@@ -97,10 +97,14 @@ class Changing(Message):
 
     Attributes:
         held: routines that lose wires. They wait for others, and don't end meanwhile.
+        restarted: flows that are to get a new process, and so new holder bits for all that they send on.
+        linked: routines that stay, and to how many receivers each of them is to be linked.
     """
 
     on: bool
     held: tuple[str, ...]
+    restarted: tuple[str, ...] = ()
+    linked: tuple[tuple[str, int], ...] = ()
 
 
 class Replace(Message):
@@ -297,7 +301,7 @@ class Refused(Message):
 
 
 class AddTap(Message):
-    """Send to this tap, too."""
+    """Send to this tap, too. Its incarnation is given by its name, for the owner."""
 
     routine: str
     edge: EdgePlan
@@ -328,7 +332,7 @@ class UnlinkOut(Message):
 
 
 class AddIn(Message):
-    """Receive from this incarnation of a wire too, after its earlier ones."""
+    """Receive from this incarnation of a wire too, after its earlier ones. It is given by its name: see binding.Incarnation."""
 
     routine: str
     edge: EdgePlan
@@ -350,9 +354,14 @@ class RemoveIn(Message):
 
 
 class LetEnd(Message):
-    """The routine was held, and may end when its streams have: it has heard of its wires before this."""
+    """The routine was held, and may end when its streams have: it has heard of its wires before this.
+
+    Attributes:
+        hold: the number of that hold. A later one stays.
+    """
 
     routine: str
+    hold: int
 
 
 class WantSlots(Message):
@@ -361,6 +370,18 @@ class WantSlots(Message):
     routine: str
     slots: int
     message_slots: int
+
+
+class InOrder(Message):
+    """What the order of results takes now of a routine.
+
+    Attributes:
+        lanes, restores: as of `RoutinePlan`.
+    """
+
+    routine: str
+    lanes: dict[int, int]
+    restores: dict[str, Streams]
 
 
 class TraceInto(Message):
@@ -492,7 +513,7 @@ class ForkFlow(Message):
         later: the routines that were added after those that the fork server knows.
         gone: the numbers of those that it knows and that were removed.
         past: the names of routines that were removed, by the number that their messages carry.
-        ins, outs, reach, slots: what the plan says now of the flow's routines, by their number.
+        ins, outs, reach, slots, lanes, restores: what the plan says now of the flow's routines, by their number.
     """
 
     flow: str
@@ -503,6 +524,8 @@ class ForkFlow(Message):
     outs: dict[int, list[EdgePlan]]
     reach: dict[int, frozenset[int]]
     slots: dict[int, int]
+    lanes: dict[int, dict[int, int]]
+    restores: dict[int, dict[str, Streams]]
     attachment: Attachment
     audience: Audience
 
@@ -549,7 +572,7 @@ KINDS: tuple[type[Message], ...] = (
     Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded, ServerEnded,
     Hello, Welcome, Relay, Relayed,
     StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, LetEnd, WantSlots,
-    TraceInto, Extended,
+    InOrder, TraceInto, Extended,
     ReceiverDied, ReceiverFailed, SenderDied,
     StateChanged, SetUp, Notified, Handled, ParametersSet, Recovered, Unlinked, TapRefused,
     ForkFlow, Reap, Forked, Reaped,

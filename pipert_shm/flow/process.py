@@ -28,6 +28,7 @@ from pipert_shm.control.messages import (
     Failed,
     Handled,
     HandleEvent,
+    InOrder,
     Kill,
     LetEnd,
     LinkOut,
@@ -175,7 +176,8 @@ class FlowProcess:
         table.on(AddIn, lambda m: runners[m.routine].wiring.add_in(self.plan.restore_transmitter(m.edge), m.incarnation))
         table.on(ExpectIn, lambda m: runners[m.routine].wiring.expect_in(m.edge))
         table.on(RemoveIn, lambda m: runners[m.routine].wiring.remove_in(m.edge))
-        table.on(LetEnd, lambda m: runners[m.routine].wiring.let_end())
+        table.on(LetEnd, lambda m: runners[m.routine].wiring.let_end(m.hold))
+        table.on(InOrder, lambda m: runners[m.routine].wiring.put_in_order(m.lanes, m.restores))
         table.on(WantSlots, lambda m: runners[m.routine].wiring.want_slots(m.slots, m.message_slots))
         table.on(TraceInto, self._trace)
         table.on(Extended, self._extend)
@@ -191,7 +193,7 @@ class FlowProcess:
         def tell(refusal: str) -> None:
             self.report(TapRefused(edge.number, refusal) if refusal else TapMade(edge, incarnation), question)
 
-        self.runners[message.routine].wiring.add_out(edge, incarnation, tell)
+        self.runners[message.routine].wiring.add_out(edge, binding.incarnation_of(incarnation), tell)
 
     def _remove_tap(self, message: RemoveTap) -> None:
         self.runners[message.routine].wiring.remove_out(message.edge, lambda: self.report(TapEnded(message.edge)))

@@ -1,80 +1,41 @@
-"""Zenoh as the carrier: a session of one routine, opened in its flow's process. No other module imports zenoh."""
+"""Zenoh as the carrier: a session of one routine, opened in its flow's process."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pipert_shm.binding import now_ns
-from pipert_shm.errors import HostsError, describe, shown
-from pipert_shm.extras import to_install
+from pipert_shm.errors import HostsError, describe
+from pipert_shm.hosts.access import key_of
+from pipert_shm.hosts.certificates import warn_of_end
+from pipert_shm.hosts.session import LEASE_S, LONGEST_WAIT, SHORTEST_WAIT, configured, load_zenoh, text_of
+from pipert_shm.hosts.session import Hub as Hub
 
-LEASE_S = 2.0  # of silence after which the link counts as cut
-SHORTEST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two attempts to connect
 FAREWELL = 1.0  # seconds that the end waits for a thread
+LONGEST_CLOSE = 12.0  # seconds that Zenoh takes to close a session whose link is cut, at the most
 QUEUED = 128  # samples that Zenoh keeps for us
+_PIECE = struct.Struct("<IHH")  # the number of a message, the place of this piece in it, and how many there are
+SETTINGS = {
+    "transport/link/tx/queue/size/data": 8,
+    "transport/link/rx/buffer_size": 1 << 20,
+    "transport/link/tx/queue/congestion_control/block/wait_before_close": int(LEASE_S * 1e6),
+}
+"""Of the sessions of wires. More room than Zenoh gives by itself: a large message takes fewer turns of its threads, and a third
+less processor time. And a `put()` that a cut holds up waits for as long as it takes to notice that, not for 5 s."""
+
 Role = Literal["sender", "receiver"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hub:
-    """How a routine reaches the other host.
-
-    Two routines meet at one address, where one of them, or a Zenoh router, listens. With `tls/` the other three are needed.
-
-    :param connect: the address to connect to, such as `tcp/10.0.0.7:7447` or `tls/hub.example:7447`.
-    :param listen: the address to listen at, in its place.
-    :param ca: file with the certificate of the authority that both ends trust. Others are refused.
-    :param certificate, key: files with this end's certificate, and its private key.
-    :raises ValueError: when they don't fit together.
-    """
-
-    connect: str | None = None
-    listen: str | None = None
-    ca: str | None = None
-    certificate: str | None = None
-    key: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.connect is None) == (self.listen is None):
-            raise ValueError("give either connect= or listen=, an address such as 'tcp/10.0.0.7:7447'")
-        kind = self.address.split("/")[0]
-        if kind not in ("tcp", "tls") or ":" not in self.address:
-            raise ValueError(f"an address is 'tcp/HOST:PORT' or 'tls/HOST:PORT', not {shown(self.address)}")
-        files = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
-        if kind == "tls" and None in files.values():
-            missing = ", ".join(name for name, path in files.items() if path is None)
-            raise ValueError(f"{self.address!r} needs ca=, certificate= and key=; there is no {missing}")
-        if kind == "tcp" and any(files.values()):
-            raise ValueError(
-                f"{self.address!r} is not encrypted, so ca=, certificate= and key= would protect nothing: use 'tls/…'"
-            )
-
-    @property
-    def address(self) -> str:
-        """The address, of either kind."""
-        return self.connect or self.listen or ""
-
-    def check_files(self) -> None:
-        """:raises HostsError: when a certificate or key can't be read."""
-        for name in ("ca", "certificate", "key"):
-            path = getattr(self, name)
-            if path is not None and not os.access(path, os.R_OK):
-                raise HostsError(f"{name}: {os.fspath(path)!r} can't be read: check that it is there, and that this user may")
-
-
 class Heard(NamedTuple):
-    """What came from the other end."""
+    """What came from the other end: a head, and a body in pieces."""
 
     head: bytes
-    body: Any
+    body: Sequence[bytes]
     arrived_ns: int
 
 
@@ -88,6 +49,9 @@ class Presence(NamedTuple):
 Listener = Callable[[Heard | Presence], None]
 
 
+_closing: list[threading.Thread] = []  # those that close sessions of this process
+
+
 class Carrier:
     """A session, connected in the background, and again whenever the link is lost.
 
@@ -99,24 +63,28 @@ class Carrier:
     """
 
     def __init__(self, hub: Hub, key: str, role: Role, end: int, listener: Listener, logger: logging.Logger) -> None:
-        try:
-            import zenoh
-        except ModuleNotFoundError as error:
-            raise ImportError(f"wires between hosts need Zenoh ({error}): {to_install('hosts')}") from error
-        hub.check_files()
+        zenoh = load_zenoh()
+        identity = hub.identify()
+        warn_of_end(identity, logger)
+        me, peer = hub.ends(identity)
+        other = "receiver" if role == "sender" else "sender"
+        self._said, self._heard = key_of(me, peer, "wire", key, role), key_of(peer, me, "wire", key, other)
         self._zenoh: Any = zenoh
-        self._hub, self._key, self._role, self._end = hub, key, role, end
+        self._hub, self._role, self._end = hub, role, end
         self._listener, self._logger = listener, logger
         self._closing = threading.Event()
         self._session: Any = None
         self._declared: list[Any] = []
         self._publisher: Any = None
+        self._sent = 0
         self._threads: list[threading.Thread] = []
         if hub.listen is not None:
+            for earlier in list(_closing):
+                earlier.join(LONGEST_CLOSE)  # it may have the address still
             try:
-                self._set_up(zenoh.open(self._config()))
+                self._set_up(zenoh.open(configured(hub, SETTINGS)))
             except zenoh.ZError as error:
-                raise HostsError(f"can't listen at {hub.listen!r}: {_text(error)}") from error
+                raise HostsError(f"can't listen at {hub.listen!r}: {text_of(error)}") from error
         else:
             self._start("connect", self._connect)
 
@@ -125,42 +93,17 @@ class Carrier:
         self._threads.append(thread)
         thread.start()
 
-    def _config(self) -> Any:
-        hub, config = self._hub, self._zenoh.Config()
-        settings: dict[str, Any] = {
-            "mode": "client" if hub.listen is None else "router",
-            "listen/endpoints": [] if hub.listen is None else [hub.listen],
-            "connect/endpoints": [] if hub.connect is None else [hub.connect],
-            "connect/timeout_ms": 0,
-            "connect/retry": {"period_init_ms": 100, "period_max_ms": 500, "period_increase_factor": 2},
-            "scouting/multicast/enabled": False,
-            "scouting/gossip/enabled": False,
-            "scouting/delay": 0,
-            "transport/link/tx/lease": int(LEASE_S * 1000),
-            "transport/shared_memory/enabled": False,
-        }
-        if hub.ca is not None:
-            side = "connect" if hub.listen is None else "listen"
-            settings |= {
-                "transport/link/tls/root_ca_certificate": str(Path(hub.ca).absolute()),
-                "transport/link/tls/enable_mtls": True,
-                f"transport/link/tls/{side}_certificate": str(Path(hub.certificate or "").absolute()),
-                f"transport/link/tls/{side}_private_key": str(Path(hub.key or "").absolute()),
-            }
-        for key, value in settings.items():
-            config.insert_json5(key, json.dumps(value))
-        return config
-
     def _connect(self) -> None:
         """Opens the session as soon as somebody answers. After that Zenoh connects again by itself."""
         wait = SHORTEST_WAIT
         warned = False
         while not self._closing.is_set():
             try:
-                session = self._zenoh.open(self._config())
+                session = self._zenoh.open(configured(self._hub, SETTINGS))
             except self._zenoh.ZError as error:
                 if not warned:
-                    self._logger.warning("can't connect to %s yet: %s; it goes on trying", self._hub.address, _text(error))
+                    why = self._hub.why_refused() or text_of(error)
+                    self._logger.warning("can't connect to %s yet: %s; it goes on trying", self._hub.address, why)
                 warned = True
                 self._closing.wait(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
@@ -173,29 +116,31 @@ class Carrier:
 
     def _set_up(self, session: Any) -> None:
         """Declares everything. The token comes last: who sees it may send."""
-        zenoh, key = self._zenoh, f"pipert_shm/{self._key}"
-        other = "receiver" if self._role == "sender" else "sender"
+        zenoh = self._zenoh
         self._session = session
-        what = session.declare_subscriber(f"{key}/to-{self._role}", zenoh.handlers.FifoChannel(QUEUED))
+        what = session.declare_subscriber(self._heard, zenoh.handlers.FifoChannel(QUEUED))
         self._declared.append(what)
         self._start("hear", self._hear, what.handler)
         self._publisher = session.declare_publisher(
-            f"{key}/to-{other}",
+            self._said,
             congestion_control=zenoh.CongestionControl.BLOCK if self._role == "sender" else zenoh.CongestionControl.DROP,
             priority=zenoh.Priority.DATA if self._role == "sender" else zenoh.Priority.REAL_TIME,
             express=self._role == "receiver",
         )
         liveliness = session.liveliness()
-        others = liveliness.declare_subscriber(f"{key}/alive/{other}/*", zenoh.handlers.FifoChannel(QUEUED), history=True)
-        self._declared += [others, liveliness.declare_token(f"{key}/alive/{self._role}/{self._end}")]
+        others = liveliness.declare_subscriber(f"{self._heard}/alive/*", zenoh.handlers.FifoChannel(QUEUED), history=True)
+        self._declared += [others, liveliness.declare_token(f"{self._said}/alive/{self._end}")]
         self._start("watch", self._watch, others.handler)
 
     def _hear(self, handler: Any) -> None:
+        whole = Pieces()
         with suppress(self._zenoh.ZError):  # at the end
             while True:
                 sample = handler.recv()
-                head = b"" if sample.attachment is None else sample.attachment.to_bytes()
-                self._listener(Heard(head, sample.payload, now_ns()))
+                told = b"" if sample.attachment is None else sample.attachment.to_bytes()
+                heard = whole.add(told, sample.payload.to_bytes())
+                if heard is not None:
+                    self._listener(Heard(*heard, now_ns()))
 
     def _watch(self, handler: Any) -> None:
         with suppress(self._zenoh.ZError):
@@ -205,32 +150,75 @@ class Carrier:
                 if name.isdecimal():
                     self._listener(Presence(int(name), sample.kind == self._zenoh.SampleKind.PUT))
 
-    def hold(self, data: bytes) -> Any:
-        """The data in Zenoh's memory, so that sending it again copies nothing."""
-        return self._zenoh.ZBytes(data)
+    def hold(self, pieces: Iterable[bytes]) -> list[Any]:
+        """The pieces in Zenoh's memory, so that sending them again copies nothing."""
+        return [self._zenoh.ZBytes(piece) for piece in pieces]
 
-    def send(self, head: bytes, body: Any = b"") -> None:
+    def send(self, head: bytes, body: Sequence[Any] = ()) -> None:
         """Sends, or loses it where there is no link. It waits while the link is congested."""
         if self._publisher is None:
             return
+        pieces = body or (b"",)
+        self._sent = (self._sent + 1) & 0xFFFFFFFF
         try:
-            self._publisher.put(body, attachment=head)
+            for place, piece in enumerate(pieces):
+                told = _PIECE.pack(self._sent, place, len(pieces)) + (b"" if place else head)
+                self._publisher.put(piece, attachment=told)
         except self._zenoh.ZError as error:
             self._logger.debug("not sent: %s", describe(error))  # the protocol sends it again, or counts it
 
-    def close(self) -> None:
-        """Ends the session."""
+    def close(self, farewell: bytes) -> None:
+        """Says a last thing, and ends the session, within a second or two.
+
+        Zenoh takes 10 s to close one whose link is cut or loses much, and it may wedge. It is left to do so on a thread that
+        keeps no process alive.
+        """
         self._closing.set()
+        thread = threading.Thread(target=self._shut, args=(farewell,), name="hosts-close", daemon=True)
+        _closing.append(thread)
+        thread.start()
+        thread.join(FAREWELL)
+        if thread.is_alive():
+            self._logger.info("the connection to %s does not close yet; it goes on to", self._hub.address)
+        else:
+            _closing.remove(thread)
+
+    def _shut(self, farewell: bytes) -> None:
         for thread in [thread for thread in self._threads if thread.name == "hosts-connect"]:
             thread.join(FAREWELL)  # it may be waiting for a host that does not answer; it ends later
         if self._session is not None:
+            self.send(farewell)
             for declared in reversed(self._declared):
-                declared.undeclare()
-            self._session.close()
+                with suppress(self._zenoh.ZError):  # of a session that has failed
+                    declared.undeclare()
+            with suppress(self._zenoh.ZError):
+                self._session.close()
         for thread in self._threads:
             thread.join(FAREWELL)
 
 
-def _text(error: Exception) -> str:
-    """What Zenoh says, without the place in its source."""
-    return str(error).split(" at /")[0].strip()
+class Pieces:
+    """Puts messages together again. One of which a piece is missing is left out, as if the link had lost it whole."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._number = -1
+        self._pieces: list[bytes] = []
+
+    def add(self, told: bytes, piece: bytes) -> tuple[bytes, Sequence[bytes]] | None:
+        """Takes a piece; returns the head and the pieces of the message that it ends."""
+        if len(told) < _PIECE.size:
+            return told, ()  # of another program, which `unpack` tells
+        number, place, count = _PIECE.unpack_from(told)
+        if count == 1:
+            return told[_PIECE.size :], (piece,)
+        if place == 0:
+            self._number, self._head, self._pieces = number, told[_PIECE.size :], []
+        elif number != self._number or place != len(self._pieces):
+            self._pieces = []
+            return None
+        self._pieces.append(piece)
+        if len(self._pieces) < count:
+            return None
+        pieces, self._pieces = self._pieces, []
+        return self._head, pieces

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-LEAST, MOST = 2, 64
+from pipert_shm.limits import MOST_UNDER_WAY
+
+LEAST, MOST = 2, MOST_UNDER_WAY
 LONGEST_S = 0.25  # of a round trip that is covered: what takes longer stands in a queue, which a larger window would lengthen
 SHARE = 1 / 8  # that a new measurement has in an average
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from pipert_shm.control.channel import Received
@@ -19,7 +20,7 @@ from pipert_shm.control.messages import (
     SetUp,
     StateChanged,
 )
-from pipert_shm.errors import FlowDied, PipertError, PipeStateError, RoutineError, UnknownTarget, describe
+from pipert_shm.errors import FlowDied, PipertError, PipeStateError, RoutineError, UnknownTarget, WiresValidation, describe
 from pipert_shm.graph.model import RoutinePlan
 from pipert_shm.graph.replacement import Replacement
 from pipert_shm.launcher.fork_server import ForkServer
@@ -27,6 +28,7 @@ from pipert_shm.launcher.lifecycle import Lifecycle
 from pipert_shm.launcher.parent import Parent
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.servers import Servers
+from pipert_shm.launcher.undrained import Undrained
 from pipert_shm.shm.states import EndReason
 
 OFF_TRIAL = 5.0  # seconds that a flow which dies in a change waits for its restart besides
@@ -43,6 +45,7 @@ class Changes:
         self,
         parent: Parent,
         roster: Roster,
+        undrained: Undrained,
         lifecycle: Lifecycle,
         servers: Servers,
         end: Callable[[Flow], object],
@@ -50,10 +53,12 @@ class Changes:
     ) -> None:
         self._parent = parent
         self._roster = roster
+        self._undrained = undrained
         self._lifecycle = lifecycle
         self._servers = servers
         self._end = end
         self._tell_attached = tell_attached
+        self._number = 0  # of the change
         self._held: list[RoutinePlan] = []  # routines that are kept from ending
         self._set_up: dict[int, int] = {}  # by a routine's `origin`: the last run whose setup() has returned
         self._causes: dict[int, str] = {}  # likewise: why it has failed
@@ -78,11 +83,17 @@ class Changes:
 
     def _change(self, message: Changing, received: Received) -> None:
         if message.on:
+            try:
+                self._require_bits(message)
+            except WiresValidation as error:
+                self._parent.refuse(received.question, error)
+                return
             self._lifecycle.changing = True
+            self._number += 1
             for item in map(self._roster.plan.find, message.held):
                 if item is not None:
                     self._held.append(item)
-                    self._roster.records[item.number].hold(True)
+                    self._roster.records[item.number].hold(self._number)
         else:
             held, self._held = self._held, []
             self._on_trial.clear()
@@ -92,13 +103,34 @@ class Changes:
             self._lifecycle.end_change()
         self._parent.tell(Answer(), received.question)
 
+    def _require_bits(self, message: Changing) -> None:
+        """Has the holder bits free that the change takes, before anything is cut.
+
+        :raises WiresValidation: when there are not enough.
+        """
+        plan = self._roster.plan
+        needs: Counter[int] = Counter()
+        for flow in map(self._roster.flows.get, message.restarted):
+            for item in flow.routines if flow is not None else ():
+                needs[item.number] += sum(not edge.local for edge in item.outs)
+        for name, receivers in message.linked:
+            sender = plan.find(name)
+            if sender is not None:
+                needs[sender.number] += receivers
+        for number, bits in needs.items():
+            if not self._undrained.can_have(plan.routines[number], bits):
+                raise WiresValidation(
+                    f"{plan.name_of(number)!r} has no holder bits left for {bits} more receivers, as long as frames of earlier "
+                    f"processes are kept"
+                )
+
     def _let_end(self, item: RoutinePlan) -> None:
         """Lets a routine end that was held, as soon as its process has heard of its wires."""
         flow = self._roster.flows[item.flow]
         if flow.up:
-            self._roster.send(flow, LetEnd(item.name))
+            self._roster.send(flow, LetEnd(item.name, self._number))
         else:
-            self._roster.records[item.number].hold(False)
+            self._roster.records[item.number].hold(0)
 
     # ---- other routines --------------------------------------------------------------------------
 
@@ -203,7 +235,7 @@ class Changes:
             self._set_up.pop(item.origin, None)
             self._causes.pop(item.origin, None)
             if item not in self._held:  # a LetEnd may be lost with the process
-                self._roster.records[item.number].hold(False)
+                self._roster.records[item.number].hold(0)
         for question in [question for question, asked in self._settings.items() if asked is flow]:
             del self._settings[question]
             self._parent.tell(Answer(), question)  # the next process begins with these parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Container
 
 from pipert_shm import binding
 from pipert_shm.errors import SharedMemoryFull
@@ -11,6 +12,9 @@ from pipert_shm.graph.bits import BITS
 from pipert_shm.graph.model import EdgePlan, Plan, RoutinePlan
 from pipert_shm.shm.rings import open_every_ring, remove_if_free, remove_unpublished
 from pipert_shm.shm.segments import ControlSegment
+
+WITHOUT_BIT = (binding.SWEPT, binding.GIVEN_UP)  # states in which no slot has an incarnation's bit
+OF_THE_GONE = (binding.SENDER_DEAD, binding.SWEEPING)
 
 
 class Incarnations:
@@ -23,6 +27,7 @@ class Incarnations:
         self._all = segment.process.incarnations()  # those that are in use, or were
         self._of: dict[int, list[int]] = {edge.number: [edge.first_incarnation] for edge in plan.edges}
         self._reach: dict[int, frozenset[int]] = {edge.number: plan.routines[edge.sender].reach for edge in plan.edges}
+        self._opened = {number: number for numbers in self._of.values() for number in numbers}  # in which order
         self._unswept: Counter[int] = Counter()  # by incarnation: sweeps that its sender was asked for and has not done
         self._retired: list[int] = []
 
@@ -75,11 +80,15 @@ class Incarnations:
                 numbers.remove(number)
         self._all[number].format(edge.number, bit)
         self._of.setdefault(edge.number, []).append(number)
+        self._opened[number] = 1 + max(self._opened.values(), default=0)
         return number
 
-    def free_bits(self, sender: RoutinePlan) -> int:
-        """How many bits are unused wherever a routine's messages can go."""
-        return len(BITS) - len(self._used(sender))
+    def free_bits(self, sender: RoutinePlan, *, alone: bool = False) -> int:
+        """How many bits are unused wherever a routine's messages can go.
+
+        :param alone: whether to count as unused also those of senders that are gone.
+        """
+        return len(BITS) - len(self._used(sender, (*WITHOUT_BIT, *OF_THE_GONE) if alone else WITHOUT_BIT))
 
     def can_open(self, edge: EdgePlan, sender: RoutinePlan) -> bool:
         """Whether `open` would succeed."""
@@ -92,12 +101,12 @@ class Incarnations:
         number = next((i.number for i in self._all if i.state in (binding.FREE, binding.SWEPT)), None)
         return bit, self._one_more() if number is None else number
 
-    def _used(self, sender: RoutinePlan) -> set[int]:
+    def _used(self, sender: RoutinePlan, but: Container[int] = WITHOUT_BIT) -> set[int]:
         """The bits that are used somewhere where a routine's messages can go."""
         used: set[int] = set()
         for other, numbers in self._of.items():
             if self._reach[other] & sender.reach:
-                used.update(self._all[number].bit for number in numbers if self._all[number].state != binding.SWEPT)
+                used.update(self._all[number].bit for number in numbers if self._all[number].state not in but)
         return used - {0}
 
     def provide(self, count: int) -> None:
@@ -130,6 +139,7 @@ class Incarnations:
         """Marks what a dead sender left, for the receiver to drain. Within a flow both ends are dead, and all is dropped."""
         binding.EdgeRecord(self._segment.process, edge.number).settle_tickets()
         for number in self.of(edge):
+            self._all[number].recover_handing()
             if edge.local:
                 self._all[number].recover()
             elif self._all[number].state == binding.LIVE:
@@ -164,6 +174,30 @@ class Incarnations:
     def unswept_of(self, edge: EdgePlan) -> list[int]:
         """The incarnations that the edge's sender was asked to sweep, and has not."""
         return [number for number in self.of(edge) if number in self._unswept]
+
+    def undrained(self) -> list[int]:
+        """Those that receivers still have to drain, and whose senders have nothing more to do for them; oldest first."""
+        numbers = [number for edge in self._plan.edges if not edge.local for number in self.of(edge)]
+        dead = (n for n in numbers if self._all[n].state == binding.SENDER_DEAD and n not in self._unswept)
+        return sorted(dead, key=self._opened.__getitem__)
+
+    def reaches(self, number: int, sender: RoutinePlan) -> bool:
+        """Whether its bit stands, perhaps, where a routine's messages go."""
+        return bool(self._reach[self._all[number].edge] & sender.reach)
+
+    def take_back(self, number: int) -> bool:
+        """Drops what a receiver that may live leaves of an undrained one; whether its bit is free now.
+
+        :raises OSError: when a ring can't be opened.
+        """
+        open_every_ring(self._segment)
+        return self._all[number].take_back()
+
+    @property
+    def retired_bytes(self) -> int:
+        """The memory of rings of dead routines that are not free yet."""
+        geometry = map(self._segment.process.ring_geometry, self._retired)
+        return sum(binding.ring_bytes(*its) for its in geometry if its.slots)
 
     def give_up(self, edge: EdgePlan) -> None:
         """Drops all messages of an edge whose ends are both dead, and whose receiver is not restarted."""

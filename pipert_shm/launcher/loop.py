@@ -56,6 +56,7 @@ from pipert_shm.launcher.starts import Starts
 from pipert_shm.launcher.supervisor import Supervisor
 from pipert_shm.launcher.taps import Taps
 from pipert_shm.launcher.tracing import Tracing
+from pipert_shm.launcher.undrained import Undrained
 from pipert_shm.launcher.watch import Watch
 from pipert_shm.shm import sockets
 from pipert_shm.shm.segments import ControlSegment, unlink_pipe
@@ -108,10 +109,11 @@ class Launcher:
         self._unready = set(order.plan.flows)
         self._roster = roster = Roster(order.plan, segment, logger)
         incarnations = Incarnations(segment, order.plan, logger)
-        edges = EdgeTable(segment, order.plan, incarnations, order.taps.edge)
+        undrained = Undrained(segment, order.plan, incarnations, logger)
+        edges = EdgeTable(segment, order.plan, incarnations, undrained, order.taps.edge)
         self.tracing = Tracing(roster, parent)
         self._taps = taps = Taps(roster, incarnations, order.taps, parent)
-        self._recovery = recovery = Recovery(roster, incarnations, edges, taps)
+        self._recovery = recovery = Recovery(roster, incarnations, undrained, edges, taps)
         self._rewiring = rewiring = Rewiring(roster, incarnations, edges, recovery)
         self._lifecycle = lifecycle = Lifecycle(
             roster, incarnations, rewiring, order.audience, parent.tell, order.grace, order.stop_on_failure
@@ -119,7 +121,9 @@ class Launcher:
         self._extension = extension = Extension(roster, incarnations, edges, rewiring, lifecycle, order.taps.routine)
         stderr = FlowStderr(logger, logs, watch)
         servers = Servers(roster, watch, parent.tell)
-        removal = Removal(roster, incarnations, edges, rewiring, recovery, lifecycle, servers, order.taps.routine, order.grace)
+        removal = Removal(
+            roster, incarnations, undrained, edges, rewiring, recovery, lifecycle, servers, order.taps.routine, order.grace
+        )
         deaths = Deaths(roster, watch, recovery, lifecycle, stderr, parent.tell, self._note_up, removal.note_dead)
         self._starts = starts = Starts(
             roster, watch, edges, recovery, lifecycle, stderr, deaths, self._be_flow, self._from_flow, self._note_up
@@ -130,7 +134,9 @@ class Launcher:
         requests = Requests(
             parent, roster, lifecycle, taps, extension, removal, starts, supervisor, servers, relays, attaching.tell_all
         )
-        self._changes = changes = Changes(parent, roster, lifecycle, servers, supervisor.replace_by_order, attaching.tell_all)
+        self._changes = changes = Changes(
+            parent, roster, undrained, lifecycle, servers, supervisor.replace_by_order, attaching.tell_all
+        )
         deaths.on_down, starts.on_launch = changes.note_down, servers.end_unused
         changes.serve(requests.table)
         self.tracing.serve(requests.table)

@@ -12,13 +12,15 @@ from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.taps import Taps
+from pipert_shm.launcher.undrained import Undrained
 
 
 class Recovery:
     """Has everything that a dead process held released: by the launcher, or by the flow at the other end of an edge."""
 
-    def __init__(self, roster: Roster, incarnations: Incarnations, edges: EdgeTable, taps: Taps) -> None:
+    def __init__(self, roster: Roster, incarnations: Incarnations, undrained: Undrained, edges: EdgeTable, taps: Taps) -> None:
         self._roster = roster
+        self._undrained = undrained
         self._incarnations = incarnations
         self._edges = edges
         self._taps = taps
@@ -118,9 +120,8 @@ class Recovery:
         edge = roster.plan.edges[self._incarnations[number].edge]
         attachable = self._edges.attachable(edge)
         for ready in attachable[attachable.index(number) :] if number in attachable else ():
-            roster.send(
-                roster.flow_at(edge.receiver), AddIn(roster.plan.name_of(edge.receiver), edge.without_transmitter(), ready)
-            )
+            told = AddIn(roster.plan.name_of(edge.receiver), edge.without_transmitter(), self._incarnations[ready].name)
+            roster.send(roster.flow_at(edge.receiver), told)
         self.forget(edge)
 
     def forget(self, edge: EdgePlan) -> None:
@@ -136,25 +137,16 @@ class Recovery:
             for edge in item.outs:
                 if self._incarnations.live(edge) is not None:
                     continue
+                self._undrained.make_room(item)
                 number = self._incarnations.open(edge, item)
                 if number is None:
                     for other, unused in opened:
                         self._incarnations.withdraw(other, unused)
-                    self._give_up_undrained()
                     return None
                 if self._roster.state_of(item.number).over:
                     self._incarnations[number].close()
                 opened.append((edge, number))
         return opened
-
-    def _give_up_undrained(self) -> None:
-        """Frees holder bits for a restart: messages from dead senders to flows that are down are dropped, and counted.
-
-        Else two deaths could wait for each other: the receiver's restart for a bit, and the sender's old bit for the receiver.
-        """
-        for edge in self._roster.plan.edges:
-            if not edge.local and not self._roster.flow_at(edge.receiver).up:
-                self._incarnations.give_up_dead(edge)
 
     def give_up(self, flow: Flow) -> None:
         """Ends all edges of a flow that has failed for good."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pipert_shm.control.messages import Extended, Kill, UnlinkOut
 from pipert_shm.errors import PipeStateError, WiresValidation
 from pipert_shm.events import Audience
-from pipert_shm.graph.model import Plan, RoutinePlan
+from pipert_shm.graph.model import Plan
 from pipert_shm.graph.names import Names
 from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.incarnations import Incarnations
@@ -22,7 +22,9 @@ from pipert_shm.launcher.recovery import Recovery
 from pipert_shm.launcher.rewiring import Rewiring
 from pipert_shm.launcher.roster import Flow, Roster
 from pipert_shm.launcher.servers import Servers
+from pipert_shm.launcher.undrained import Undrained
 
+FOR_GOOD = 1 << 63  # a hold that nobody lets go of
 GENERATIONS = 0xFFFF  # lives of a number, after which its messages are labelled as those of the first one were
 
 
@@ -37,6 +39,7 @@ class Removal:
         self,
         roster: Roster,
         incarnations: Incarnations,
+        undrained: Undrained,
         edges: EdgeTable,
         rewiring: Rewiring,
         recovery: Recovery,
@@ -47,6 +50,7 @@ class Removal:
     ) -> None:
         self._roster = roster
         self._incarnations = incarnations
+        self._undrained = undrained
         self._edges = edges
         self._rewiring = rewiring
         self._recovery = recovery
@@ -77,7 +81,7 @@ class Removal:
         for flow in flows:
             for item in flow.routines:
                 # without its wires it would end like one whose streams have ended, and so would those who receive from it
-                self._roster.records[item.number].hold(True)
+                self._roster.records[item.number].hold(FOR_GOOD)
         self._cut(flows, receivers_wait)
         for flow in flows:
             flow.leaves = True
@@ -131,6 +135,7 @@ class Removal:
             lifecycle.dismiss(flow)
             roster.dismiss(flow)
         roster.plan.dismiss([flow.name for flow in flows])
+        self._rewiring.reorder()
         lifecycle.audience = lifecycle.audience.without({flow.name for flow in flows})
         gone = tuple(item.origin for flow in flows for item in flow.routines)
         news = Extended(Names(), Audience({}, {}, {}), tuple(flow.name for flow in flows), gone)
@@ -149,7 +154,11 @@ class Removal:
         """
         self.reclaim()
         plan = self._roster.plan
-        free = [n for n in range(self._most_routines) if n not in plan.routines and n not in plan.leaving]
+        free = self._free()
+        if len(free) < count:
+            self._undrained.drop_from({item.number for item in plan.leaving})
+            self.reclaim()
+            free = self._free()
         if len(free) < count:
             there, most = self._most_routines - len(free), self._most_routines
             leaving = f" ({len(plan.leaving)} were removed, and are still read)" if plan.leaving else ""
@@ -157,6 +166,10 @@ class Removal:
                 f"the running pipe has {there} routines{leaving} and room for {most}; {count} more are too many"
             )
         return tuple((number, 1 + self._generations[number] % GENERATIONS) for number in free[:count])
+
+    def _free(self) -> list[int]:
+        plan = self._roster.plan
+        return [n for n in range(self._most_routines) if n not in plan.routines and n not in plan.leaving]
 
     def reclaim(self) -> None:
         """Takes back the numbers of removed routines of which no message, no ring and no view is left."""
@@ -179,21 +192,9 @@ def check_removal(plan: Plan, flows: Collection[Flow]) -> None:
     for item in plan.routines:
         if item.number in going:
             continue
-        for numbers, why in (
-            (item.joined, "joins what comes from it"),
-            (_ordered_by(plan, item), "puts results in order by it"),
-        ):
-            needed = [going[number] for number in numbers if number in going]
-            if needed:
-                raise WiresValidation(
-                    f"flow {needed[0]!r} can't be removed alone, since {item.name!r} {why}: remove flow {item.flow!r}, too"
-                )
-
-
-def _ordered_by(plan: Plan, item: RoutinePlan) -> Iterator[int]:
-    """The routines that a routine needs for the order of results."""
-    yield from item.lanes
-    for restored in item.restores:
-        for sender, lanes in restored.lanes.items():
-            yield sender
-            yield from (plan.edges[edge].sender for edge in lanes)
+        needed = [going[number] for number in item.joined if number in going]
+        if needed:
+            raise WiresValidation(
+                f"flow {needed[0]!r} can't be removed alone, since {item.name!r} joins what comes from it: remove flow "
+                f"{item.flow!r}, too"
+            )

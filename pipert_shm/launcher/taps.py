@@ -104,7 +104,7 @@ class Taps:
         self._taps[edge.number] = edge
         self._owned[edge.number] = _Owned(edge, owner)
         self._asked[edge.number] = asked = _Asked(question, next(self._numbers))
-        self._roster.send(flow, AddTap(name, edge, number), asked.number)
+        self._roster.send(flow, AddTap(name, edge, self._incarnations[number].name), asked.number)
 
     def _place_for(self, owner: Owner) -> int:
         """:raises PipeStateError: when there is none."""

@@ -72,8 +72,9 @@ class Inbox:
         self.unsettled = True
 
     def add(self, edge: EdgePlan, incarnation: int) -> None:
-        """Adds an incarnation of an edge. It waits its turn behind an earlier one of the same edge."""
-        place = self._port.add_in(incarnation)
+        """Adds an incarnation of an edge, by its name. It waits its turn behind an earlier one of the same edge."""
+        place = self._port.add_in(edge.number, incarnation)
+        self.unsettled = True  # the launcher may have taken back what was between this one and the one before
         self._edges[place] = edge
         self._records[place] = binding.EdgeRecord(self._segment.process, edge.number)
         self._receive[place] = edge.transmitter.receive() if changes(edge.transmitter) else None

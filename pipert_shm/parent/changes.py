@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -29,13 +29,16 @@ class Changes:
         self._fork_servers = fork_servers
         self._growing = growing
 
-    def begin(self, held: tuple[str, ...]) -> None:
+    def begin(self, held: tuple[str, ...], replaced: tuple[str, ...], linked: Mapping[str, int]) -> None:
         """Begins a change in several steps. Until it ends, nothing that fails ends the pipe, nor is it over.
 
         :param held: routines that lose wires. They wait for others, and don't end meanwhile.
+        :param replaced: flows that get another process.
+        :param linked: routines that stay, and to how many receivers each of them is to be linked.
         :raises PipeStateError: when the pipe has ended.
+        :raises WiresValidation: when there are not enough holder bits for that. No change has begun then.
         """
-        self._ask(Changing(True, held), patience=PATIENCE)
+        self._ask(Changing(True, held, replaced, tuple(linked.items())), patience=PATIENCE)
 
     def end(self) -> None:
         """Ends it.

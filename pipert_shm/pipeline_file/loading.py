@@ -36,6 +36,7 @@ from pipert_shm.pipeline_file.reader import Where, YamlFile, listed
 from pipert_shm.pipeline_file.schema import (
     ApiSettings,
     FlowSettings,
+    HostsSettings,
     LoggingSettings,
     MadeOf,
     Pipeline,
@@ -48,6 +49,8 @@ from pipert_shm.routine import Routine
 from pipert_shm.transmitters import DataTransmitter
 from pipert_shm.wire import Wire
 
+ACROSS_HOSTS = ("codec", "window")  # settings of wires between hosts
+
 _SECTIONS: dict[str | int, type[Section]] = {
     "routines": RoutineSettings,
     "flows": FlowSettings,
@@ -55,6 +58,7 @@ _SECTIONS: dict[str | int, type[Section]] = {
     "pipe": PipeSettings,
     "api": ApiSettings,
     "logging": LoggingSettings,
+    "hosts": HostsSettings,
 }
 
 
@@ -118,6 +122,8 @@ class PipelineFile:
         :raises ConfigError: when a class can't be imported, a parameter does not fit, or the wires don't make a pipeline. The
             error lists every fault.
         """
+        if self.settings.hosts is not None:
+            raise ConfigError([self.fault(("hosts",), "its flows are for several hosts: see `pipert-shm run` and `apply`")])
         maker = self._maker()
         routines = self._routines(maker, self.settings.routines)
         transmitters = {
@@ -137,6 +143,12 @@ class PipelineFile:
         pipe._made_from = self.real_path
         pipe._handlers["apply"] = partial(_answer, weakref.ref(pipe))
         return pipe
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the file says, as plain values."""
+        data: dict[str, Any] = self._file.data
+        return data
 
     @property
     def pipe_name(self) -> str:
@@ -189,12 +201,12 @@ class PipelineFile:
             pipe = Pipe(logger=logging.getLogger(settings.name), data_transmitter=transmitters.get(("pipe",)), **options)
         pipe = pipe or Pipe()  # so that the other faults are found, too
         for flow, its in self.settings.flows.items():
-            options = its.model_dump(exclude={"routines", "auto_wire", "data_transmitter"})
+            options = its.model_dump(exclude={"routines", "auto_wire", "data_transmitter", "host"})
             with _noted(maker, ("flows", flow)):
                 members = [routines[name] for name in its.routines]
                 pipe.create_flow(flow, its.auto_wire, *members, data_transmitter=transmitters.get(("flows", flow)), **options)
         for number, wire in enumerate(self.settings.wires):
-            options = wire.model_dump(exclude={"source", "destinations", "data_transmitter"})
+            options = wire.model_dump(exclude={"source", "destinations", "data_transmitter", *ACROSS_HOSTS})
             with _noted(maker, ("wires", number)):
                 ends = routines[wire.source], [routines[name] for name in wire.destinations]
                 pipe.link(Wire(*ends, data_transmitter=transmitters.get(("wires", number)), **options))
@@ -220,23 +232,25 @@ def _answer(pipe: weakref.ref[Pipe], question: bytes) -> bytes:
     return answer
 
 
-def load_pipeline(path: Path) -> tuple[PipelineFile, Pipe]:
+def load_pipeline(path: Path, text: str | None = None) -> tuple[PipelineFile, Pipe]:
     """Reads a pipeline's file, and makes its pipe, which is checked but not built.
+
+    :param text: its content, in place of what is on the disk.
 
     :raises ConfigError: as `PipelineFile` and `make_pipe()` do, with the faults of both at once.
     """
     try:
-        file = PipelineFile(path)
+        file = PipelineFile(path, text)
     except ConfigError as error:
-        _refuse([*error.faults, *_faults_of_classes(path)])
+        _refuse([*error.faults, *_faults_of_classes(path, text)])
         raise
     return file, file.make_pipe()
 
 
-def _faults_of_classes(path: Path) -> list[Fault]:
+def _faults_of_classes(path: Path, text: str | None) -> list[Fault]:
     """The faults of routines' classes and parameters, in a file that has other faults."""
     try:
-        file = YamlFile(path)
+        file = YamlFile(path, text)
     except ConfigError:
         return []  # it can't be read, which another fault says
     maker = _maker(file, os.path.realpath(path))
@@ -294,7 +308,7 @@ def _read(file: YamlFile) -> tuple[Pipeline | None, list[Fault]]:
     except ValidationError as error:
         faults = [_fault_of(file, dict(fault)) for fault in error.errors()]
     if isinstance(file.data, dict):
-        faults += [file.fault(path, message) for path, message in _misfits(file.data)]
+        faults += [file.fault(path, message) for path, message in (*_misfits(file.data), *_without_hosts(file.data))]
     return settings, faults
 
 
@@ -356,6 +370,20 @@ def _misfits(data: dict[Any, Any]) -> Iterator[tuple[Where, str]]:
             elif (wire.source, name) in wired:
                 yield path, f"{wire.source!r} is wired to {name!r} already"
             wired.add((wire.source, name))
+
+
+def _without_hosts(data: dict[Any, Any]) -> Iterator[tuple[Where, str]]:
+    """Finds what is said about other hosts in a file that knows no hub."""
+    if "hosts" in data:
+        return
+    needed = "needs a section `hosts`, which says how to reach the hub"
+    for name, flow in _fitting(data, "flows", FlowSettings).items():
+        if flow.host is not None:
+            yield ("flows", name, "host"), needed
+    for number, wire in _fitting(data, "wires", WireSettings).items():
+        for setting in ACROSS_HOSTS:
+            if getattr(wire, setting) is not None:
+                yield ("wires", number, setting), f"is for wires between hosts, and {needed}"
 
 
 def _unknown(name: str, names: list[str]) -> str:

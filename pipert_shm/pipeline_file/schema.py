@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from pipert_shm.graph.model import RestartPolicy
 from pipert_shm.graph.process_settings import LEAST_NICENESS, MOST_NICENESS
-from pipert_shm.limits import LARGEST_CAPACITY, Policy
+from pipert_shm.limits import LARGEST_CAPACITY, MOST_UNDER_WAY, Policy
 
 Capacity = Annotated[int, Field(ge=1, le=LARGEST_CAPACITY)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -44,6 +45,19 @@ class RoutineSettings(MadeOf):
     """Exceptions in a row after which its flow is restarted. By default the class's own."""
 
 
+def _is_host(value: Any) -> Any:
+    """The value, if it names a host or labels."""
+    if isinstance(value, dict) and value and all(isinstance(word, str) and word for pair in value.items() for word in pair):
+        return value
+    if isinstance(value, str) and value:
+        return value
+    raise PydanticCustomError("host", 'give a host\'s name, or its labels as texts, such as {{gpu: "true"}}')
+
+
+Labels = dict[str, str]
+Host = Annotated[str | Labels, BeforeValidator(_is_host)]
+
+
 class FlowSettings(Section):
     """A flow: a process, with a thread for each of its routines."""
 
@@ -69,6 +83,8 @@ class FlowSettings(Section):
     """Numbers of the processors that it runs on. By default all that the program has."""
     nice: Annotated[int, Field(ge=LEAST_NICENESS, le=MOST_NICENESS)] | None = None
     """The niceness of its process: the more, the later it gets its turn. By default that of the program."""
+    host: Host | None = None
+    """The host that it runs on, or the labels that a host has to have. By default where the file is run or applied."""
 
 
 class WireSettings(Section):
@@ -88,6 +104,10 @@ class WireSettings(Section):
     """Seconds after which a blocked sender drops the message. By default as the pipe says."""
     max_age: MoreSeconds | None = None
     """Seconds since its capture after which a message is dropped. By default never."""
+    codec: Name | None = None
+    """How payloads travel where the wire goes to another host. By default `none`."""
+    window: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_UNDER_WAY)] | None = None
+    """The most messages under way to another host. By default auto: what the rate and the round trip ask for."""
 
 
 class PipeSettings(Section):
@@ -133,6 +153,21 @@ class LoggingSettings(Section):
     """A file that they are appended to. By default they go to stderr."""
 
 
+class HostsSettings(Section):
+    """How the hosts find each other."""
+
+    hub: Name
+    """The hub's address: tcp/HOST:PORT or tls/HOST:PORT."""
+    ca: Name | None = None
+    """File with the certificate of the authority that all hosts trust, for tls/."""
+    certificate: Name | None = None
+    """File with the certificate of this host."""
+    key: Name | None = None
+    """File with its private key."""
+    name: Name | None = None
+    """What the host is called where the file is run or applied. By default the name in its certificate, else the machine's."""
+
+
 class Pipeline(Section):
     """A pipeline for `pipert-shm run`."""
 
@@ -148,6 +183,8 @@ class Pipeline(Section):
     """HTTP control. By default none."""
     logging: LoggingSettings = LoggingSettings()
     """Log records."""
+    hosts: HostsSettings | None = None
+    """The hub, where flows run on several hosts. By default all run on this one, and nothing listens."""
 
 
 def schema() -> dict[str, Any]:

@@ -186,7 +186,9 @@ class InlineRunner(Runner):
         self._elsewhere = self._loans.swap_thread(threading.current_thread())
         self._room = [(binding.Incarnation(host.segment.process, attachment.outs[edge.number]), edge) for edge in plan.outs]
         self._queues = [
-            binding.Incarnation(host.segment.process, number) for edge in plan.ins for number in attachment.ins[edge.number]
+            binding.Incarnation(host.segment.process, binding.incarnation_of(name))
+            for edge in plan.ins
+            for name in attachment.ins[edge.number]
         ]
 
     # ---- what the caller sees --------------------------------------------------------------------

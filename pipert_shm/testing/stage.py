@@ -95,7 +95,7 @@ class Stage:
             for item in plan.flows[flow]:
                 attachment = Attachment(
                     outs={edge.number: edge.first_incarnation for edge in item.outs},
-                    ins={edge.number: [edge.first_incarnation] for edge in item.ins},
+                    ins={edge.number: [binding.Incarnation(segment.process, edge.first_incarnation).name] for edge in item.ins},
                     rings=rings,
                     leaving=[],
                 )

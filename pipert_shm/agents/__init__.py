@@ -1,0 +1,7 @@
+"""How do the flows of one file run on several hosts? An agent on each of them runs its part as an ordinary pipe.
+
+From below: `names` (of hosts, and the keys by which they are asked), `placing` (which flow goes where), `splitting` (a file
+becomes a part for each host), `code` (whether hosts have the same), `kept` (what an agent was told, on disk), `keeper` (the
+process of one pipe), `link` (the connection to the hub), `asking` (questions to agents), `agent`, `rollout` (brings a file to
+all hosts, or to none), and `hub` (the router).
+"""

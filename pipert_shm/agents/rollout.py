@@ -1,0 +1,213 @@
+"""Brings what a file says to all hosts, or to none."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipert_shm.agents.asking import Answer, Asker
+from pipert_shm.agents.code import ABSENT, differing, modules_in, sources_of
+from pipert_shm.agents.names import version
+from pipert_shm.agents.placing import Shares, place
+from pipert_shm.agents.splitting import Part, split
+from pipert_shm.errors import ConfigError, Fault, HostsError
+from pipert_shm.hosts.access import check_host_name
+from pipert_shm.hosts.session import Hub
+from pipert_shm.pipeline_file.loading import PipelineFile
+from pipert_shm.pipeline_file.schema import HostsSettings
+
+PREPARE_S = 330.0  # that a host may take to check its part
+APPLY_S = 630.0  # that it may take to bring its pipe there, or back
+
+
+@dataclass(slots=True)
+class Rollout:
+    """What was done at other hosts, or would be.
+
+    Attributes:
+        here: the part of the host where it was said; None if no flow runs there.
+        changes: what each host has done or would do, a line each.
+        missing: hosts that could not be reached, and have to be told later.
+        done: the revision that each host has now got.
+    """
+
+    pipe: str
+    here: Part | None = None
+    changes: dict[str, list[str]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    done: dict[str, str] = field(default_factory=dict)
+
+
+def name_of_here(settings: HostsSettings) -> str:
+    """What this host is called: by its certificate, else by its settings, else by its own name.
+
+    :raises ValueError: when a host can't be called so.
+    :raises HostsError: when the certificate does not fit, or is another host's.
+    """
+    identity = Hub(settings.hub, None, settings.ca, settings.certificate, settings.key, settings.name).identify()
+    if identity is not None:
+        return identity.host
+    return check_host_name(settings.name or socket.gethostname())
+
+
+def roll_out(
+    file: PipelineFile,
+    asker: Asker,
+    *,
+    dry_run: bool = False,
+    reachable_only: bool = False,
+    check_here: Callable[[Rollout], object] = lambda rollout: None,
+) -> Rollout:
+    """Has each host apply its part. If one fails, all are put back.
+
+    Hosts whose agents run a part of this pipe, and that the file no longer names, end it.
+
+    :param dry_run: only look what would change.
+    :param reachable_only: leave out hosts that can't be reached. By default nothing is done then.
+    :param check_here: is called when all hosts could apply their parts, and none has; what it raises ends it.
+    :raises ConfigError: when the file has faults, a host can't be reached, its version or code differs, or it refuses. It lists
+        all of that. Nothing was changed, or all was put back; where a host could not be put back, it says so.
+    """
+    about = asker.hosts()
+    here = _here(file)
+    placement = _placed(file, about, here)
+    parts = split(file, placement, here)
+    result = Rollout(file.pipe_name, parts.pop(here, None))
+    result.missing = sorted(parts.keys() - about.keys())
+    if not reachable_only:
+        _refuse(_unreachable(file, placement, result.missing, about))
+    for host in result.missing:
+        del parts[host]
+    revision = secrets.token_hex(8)
+    leaving = sorted(host for host, its in about.items() if file.pipe_name in its["pipes"] and host not in parts)
+    result.changes = _prepared(file, asker, parts, result.here, revision, check=dry_run)
+    result.changes |= {host: [f"- pipe {about[host]['pipes'][file.pipe_name]['name']}"] for host in leaving}
+    check_here(result)
+    if dry_run:
+        return result
+    answers = asker.ask_all({host: {"kind": "apply", **_told(file, part, revision)} for host, part in parts.items()}, APPLY_S)
+    faults = _faults(file, parts, answers)
+    result.done = {host: revision for host in answers}
+    if faults:
+        failures = take_back(asker, result)
+        after = (
+            "all hosts are as they were before" if not failures else f"and not all is as it was before: {'; '.join(failures)}"
+        )
+        raise ConfigError([*faults, file.fault(("hosts",), after)])
+    result.changes |= {host: answer.value for host, answer in answers.items()}
+    for host, answer in asker.ask_all({host: {"kind": "remove", "pipe": file.pipe_name} for host in leaving}, APPLY_S).items():
+        if answer.error:
+            result.missing.append(host)
+    return result
+
+
+def take_back(asker: Asker, rollout: Rollout) -> list[str]:
+    """Has each host go back to what it had; what could not be undone, in words."""
+    questions = {
+        host: {"kind": "revert", "pipe": rollout.pipe, "revision": revision} for host, revision in rollout.done.items()
+    }
+    answers = asker.ask_all(questions, APPLY_S)
+    return [f"host {host}: {answer.error}" for host, answer in answers.items() if answer.error]
+
+
+def remove(asker: Asker, pipe: str, hosts: Iterable[str]) -> dict[str, Answer]:
+    """Ends the parts of a pipe on these hosts, which forget them."""
+    return asker.ask_all({host: {"kind": "remove", "pipe": pipe} for host in hosts}, APPLY_S)
+
+
+# ---- the steps -----------------------------------------------------------------------------------
+
+
+def _here(file: PipelineFile) -> str:
+    settings = file.settings.hosts
+    assert settings is not None, "else it is a file for one host"
+    try:
+        return name_of_here(settings)
+    except (OSError, ValueError, ImportError, HostsError) as error:
+        raise ConfigError([file.fault(("hosts",), f"this host needs a name: {error}")]) from None
+
+
+def _placed(file: PipelineFile, about: Mapping[str, dict[str, Any]], here: str) -> dict[str, Shares]:
+    hosts = {host: its["labels"] for host, its in about.items()}
+    placement, faults = {}, []
+    for name, flow in file.settings.flows.items():
+        try:
+            if isinstance(flow.host, str):
+                check_host_name(flow.host)
+            placement[name] = place(flow.host, flow.replicas, hosts, here, file.pipe_name)
+        except (LookupError, ValueError) as error:
+            faults.append(file.fault(("flows", name, "host"), str(error.args[0])))
+    _refuse(faults)
+    for name, shares in placement.items():
+        if here in shares and file.settings.flows[name].host is not None:
+            faults.append(
+                file.fault(
+                    ("flows", name, "host"), f"{here!r} is what this host is called here: leave `host` out, or say hosts.name"
+                )
+            )
+    _refuse(faults)
+    return placement
+
+
+def _unreachable(
+    file: PipelineFile, placement: Mapping[str, Shares], missing: Iterable[str], about: Mapping[str, Any]
+) -> list[Fault]:
+    there = ", ".join(sorted(about)) or "none"
+    return [
+        file.fault(("flows", flow, "host"), f"host {host!r} can't be reached, so nothing was changed; those that can: {there}")
+        for host in missing
+        for flow, shares in placement.items()
+        if host in shares
+    ]
+
+
+def _told(file: PipelineFile, part: Part, revision: str) -> dict[str, Any]:
+    return {"pipe": file.pipe_name, "revision": revision, "text": part.text, "remotes": part.remotes}
+
+
+def _prepared(
+    file: PipelineFile, asker: Asker, parts: Mapping[str, Part], here: Part | None, revision: str, *, check: bool
+) -> dict[str, list[str]]:
+    """What each host would do.
+
+    :raises ConfigError: when one can't, or has another version or other code.
+    """
+    modules = {host: sorted(modules_in(part.data)) for host, part in parts.items()}
+    questions: dict[str, dict[str, Any]] = {}
+    for host, part in parts.items():
+        flows = {name: flow["routines"] for name, flow in part.data["flows"].items()}
+        more = {"version": version(), "modules": modules[host], "flows": flows, "check": check}
+        questions[host] = {"kind": "prepare", **_told(file, part, revision), **more}
+    answers = asker.ask_all(questions, PREPARE_S)
+    faults = _faults(file, parts, answers)
+    code = {host: answer.value["code"] for host, answer in answers.items() if not answer.error}
+    needed = {module for its in modules.values() for module in its} | modules_in(here.data if here else {})
+    own = {name: found for name, found in sources_of(needed, str(file.path.resolve().parent)).items() if found != ABSENT}
+    faults += [file.fault(("hosts",), text) for text in differing({**code, "this host": own})]
+    faults += [
+        file.fault(("hosts",), f"host {host}: it has no module {module!r}: install it there")
+        for host, its in code.items()
+        for module, found in its.items()
+        if found == ABSENT
+    ]
+    _refuse(faults)
+    return {host: answer.value["changes"] for host, answer in answers.items()}
+
+
+def _faults(file: PipelineFile, parts: Mapping[str, Part], answers: Mapping[str, Answer]) -> list[Fault]:
+    """The faults that hosts tell of their parts, as those of the whole file."""
+    faults = []
+    for host, answer in answers.items():
+        told = answer.faults or (("", answer.error),) if answer.error else ()
+        faults += [
+            file.fault(parts[host].place_of(where) if where else ("hosts",), f"host {host}: {text}") for where, text in told
+        ]
+    return faults
+
+
+def _refuse(faults: list[Fault]) -> None:
+    if faults:
+        raise ConfigError(sorted(faults, key=lambda fault: fault.line))

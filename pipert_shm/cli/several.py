@@ -1,0 +1,219 @@
+"""Files whose flows are for several hosts: `pipert-shm run` and `apply` of them.
+
+A process that has had a session of Zenoh can't fork flows that open one. So `run` leaves the other hosts to a process of its
+own: `python -m pipert_shm.cli.several FILE`, or `--take-back` with what that has told.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pipert_shm.errors import ConfigError, Fault, PipertError
+from pipert_shm.pipeline_file.loading import PipelineFile
+from pipert_shm.system.streams import say
+
+if TYPE_CHECKING:
+    from pipert_shm.agents.rollout import Rollout
+    from pipert_shm.agents.splitting import Part
+
+APPLY_S = 600.0  # that the pipe of this host may take
+
+
+def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool) -> dict[str, Any]:
+    """Has all hosts apply a file: the pipe of this host, which runs already, and the agents of the others. All, or none.
+
+    :raises ConfigError, NotApplied: when a host can't, and all are as they were before.
+    :raises HostsError: when the hub can't be reached.
+    :raises UnknownTarget: when flows are for this host, and no pipe of the file runs here.
+    """
+    from pipert_shm.agents.asking import Asker
+    from pipert_shm.agents.rollout import roll_out, take_back
+    from pipert_shm.agents.splitting import hub_by
+
+    assert file.settings.hosts is not None
+    hub = hub_by(file.settings.hosts, file.fault)
+    with Asker(hub) as asker:
+        own: list[str] = []
+
+        def check_here(rollout: Rollout) -> None:
+            own[:] = _applied_here(file, rollout, dry_run=True)
+
+        rollout = roll_out(file, asker, dry_run=dry_run, reachable_only=reachable_only, check_here=check_here)
+        if dry_run:
+            return _told(file, rollout, own, dry_run=True)
+        try:
+            own = _applied_here(file, rollout, dry_run=False)
+        except BaseException:
+            for failure in take_back(asker, rollout):
+                say(f"pipert-shm: not put back: {failure}")
+            raise
+        return _told(file, rollout, own, dry_run=False)
+
+
+def _applied_here(file: PipelineFile, rollout: Rollout, *, dry_run: bool) -> list[str]:
+    from pipert_shm.applying.service import KIND, question
+    from pipert_shm.attached import attach
+    from pipert_shm.cli.apply import pipe_of
+
+    if rollout.here is None:
+        return []
+    text = _text_here(file, rollout)
+    with attach(pipe_of(file)) as pipe, _as_of(file, rollout.here):
+        answer = json.loads(pipe.relay(KIND, question(text, str(file.path), file.real_path, dry_run=dry_run), timeout=APPLY_S))
+    return [str(line) for line in answer["changes"]]
+
+
+@contextmanager
+def _as_of(file: PipelineFile, part: Part) -> Iterator[None]:
+    """Makes faults of this host's part those of the whole file."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError([file.fault(part.place_of(one.field), one.message) for one in error.faults]) from None
+
+
+def _text_here(file: PipelineFile, rollout: Rollout) -> str:
+    from pipert_shm.agents.splitting import hub_by, reachable
+
+    assert file.settings.hosts is not None
+    assert rollout.here is not None
+    return reachable(rollout.here.text, rollout.here.remotes, hub_by(file.settings.hosts, file.fault))
+
+
+def _told(file: PipelineFile, rollout: Rollout, own: list[str], *, dry_run: bool) -> dict[str, Any]:
+    """What `apply` prints."""
+    by_host = {host: lines for host, lines in sorted(rollout.changes.items()) if lines}
+    changes = [*own, *(f"{host}: {line}" for host, lines in by_host.items() for line in lines)]
+    changes += [f"! host {host} can't be reached: say it again when it is there" for host in rollout.missing]
+    return {"dry_run": dry_run, "changes": changes, "here": own, "hosts": by_host, "missing": rollout.missing}
+
+
+# ---- run -----------------------------------------------------------------------------------------
+
+
+def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None, *, check: bool, watch: bool) -> int:
+    """Has the other hosts apply a file, and runs the part of this host, if it has one. The others go on when that ends.
+
+    :param check: only look whether the file can be divided.
+    :param watch: is refused.
+    :raises ConfigError: when a host can't, and all are as they were before.
+    :raises PipertError: as `run` does. What fails before all routines run is put back on the other hosts.
+    """
+    from pipert_shm.applying.apply import await_setup
+    from pipert_shm.cli.run import run
+    from pipert_shm.pipe import Pipe
+
+    if watch:
+        raise typer.BadParameter("--watch is for files of one host; say `pipert-shm apply` after a change")
+    if check:
+        check_for_hosts(file)
+        say(f"{file.path} is fit to be divided among its hosts, which check their parts: see `pipert-shm apply --dry-run`")
+        return 0
+    told = _elsewhere(str(file.path))
+    for line in told["lines"]:
+        say(f"pipert-shm: {line}")
+    if told["text"] is None:
+        say("pipert-shm: no flow is for this host: all is done")
+        return 0
+    is_up = False
+
+    def started(pipe: Pipe) -> None:
+        nonlocal is_up
+        await_setup(pipe)
+        is_up = True
+
+    try:
+        return run(file.path, api, started, text=told["text"])
+    except BaseException as error:
+        if not is_up:
+            _elsewhere("--take-back", str(file.path), stdin=json.dumps({"pipe": told["pipe"], "done": told["done"]}))
+        if isinstance(error, ConfigError):
+            raise ConfigError([file.fault(_place_of(one.field), one.message) for one in error.faults]) from None
+        raise
+
+
+def _place_of(field: str) -> tuple[str | int, ...]:
+    """The field of the whole file that a field of a part comes from: as `Part.place_of`, but without its wires."""
+    from pipert_shm.agents.splitting import Part
+
+    return Part("", {}).place_of(field)
+
+
+def _elsewhere(*arguments: str, stdin: str = "") -> Any:
+    command = [sys.executable, "-m", "pipert_shm.cli.several", *arguments]
+    process = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        answer = json.loads(process.stdout)
+    except ValueError:
+        raise PipertError(f"the process that asks the other hosts ended with status {process.returncode}") from None
+    if "faults" in answer:
+        raise ConfigError([Fault(**fault) for fault in answer["faults"]])
+    if "error" in answer:
+        raise PipertError(answer["error"])
+    return answer
+
+
+def main(arguments: list[str]) -> int:
+    """Asks the other hosts; prints JSON."""
+    try:
+        answer = _main(arguments)
+    except ConfigError as error:
+        answer = {"faults": [asdict(fault) for fault in error.faults]}
+    except (PipertError, ImportError, OSError) as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer))
+    return 0
+
+
+def _main(arguments: list[str]) -> Mapping[str, Any]:
+    from pipert_shm.agents.asking import Asker
+    from pipert_shm.agents.rollout import Rollout, roll_out, take_back
+    from pipert_shm.agents.splitting import hub_by
+
+    file = PipelineFile(arguments[-1])
+    assert file.settings.hosts is not None
+    with Asker(hub_by(file.settings.hosts, file.fault)) as asker:
+        if arguments[0] == "--take-back":
+            asked = json.load(sys.stdin)
+            for failure in take_back(asker, Rollout(asked["pipe"], done=asked["done"])):
+                say(f"pipert-shm: not put back: {failure}")
+            return {}
+        rollout = roll_out(file, asker)
+        text = None if rollout.here is None else _text_here(file, rollout)
+        return {
+            "pipe": rollout.pipe,
+            "done": rollout.done,
+            "text": text,
+            "lines": _told(file, rollout, [], dry_run=False)["changes"],
+        }
+
+
+def check_for_hosts(file: PipelineFile) -> None:
+    """Checks a file without asking the hub: that it can be divided, wherever its flows will run.
+
+    :raises ConfigError: when it can't.
+    """
+    from pipert_shm.agents.splitting import hub_by, split
+
+    assert file.settings.hosts is not None
+    hub_by(file.settings.hosts, file.fault)
+    names = {name: _assumed(flow.host) for name, flow in file.settings.flows.items()}
+    split(file, {name: {host: file.settings.flows[name].replicas} for name, host in names.items()}, "here")
+
+
+def _assumed(host: str | dict[str, str] | None) -> str:
+    if isinstance(host, dict):
+        return ".".join(f"{key}-{value}" for key, value in sorted(host.items()))
+    return "here" if host is None else host
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
