@@ -96,7 +96,6 @@ class Encoder:
         self.key_frames = 0
         self.raw_bytes = self.encoded_bytes = 0  # of the last payload's arrays
         self.seconds = 0.0  # that it took to encode them
-        self.has_pictures = False
 
     def refresh(self) -> None:
         """The next picture of each film is a key frame: the receiver lacks what was sent before, or may lack it."""
@@ -125,7 +124,6 @@ class Encoder:
         return [compressed(pieces)] if codec == "zstd" else pieces
 
     def _packed(self, array: np.ndarray, place: int, meta: Meta, codec: ArrayCodec) -> tuple[Array, Shot | None]:
-        self.has_pictures = self.has_pictures or is_picture(array)
         if codec in ("h264", "h265") and fits(array):
             packed = self._filmed(array, place, meta, codec)
             if packed is not None:
