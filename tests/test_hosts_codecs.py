@@ -47,7 +47,11 @@ class Ends:
             meta = meta_of(self.number)
             self.number += 1
         body = self.encoder.encode(payload, meta, self.codec)
-        return body if isinstance(body, FilmBody) else list(body)
+        if isinstance(body, FilmBody):
+            return body
+        pieces = list(body.pieces)
+        assert (len(pieces), sum(map(len, pieces))) == (body.number, body.size)
+        return pieces
 
     def pieces(self, payload: Any, meta: Meta | None = None, receiver: int = RECEIVER) -> list[bytes]:
         return pieces_of(self.encode(payload, meta), receiver)
