@@ -116,7 +116,7 @@ def test_a_window_shows_what_a_routine_sends(gate: Pipe, tmp_path: Path) -> None
                         seen.update(_greys(tmp_path / "Xvfb_screen0"))
                         return len(seen) > 3
 
-                    eventually(have_come, "pictures in a window", 20)
+                    eventually(have_come, "pictures in a window", 60)
                 finally:
                     process.send_signal(signal.SIGINT)
             assert process.returncode == 130
