@@ -113,16 +113,16 @@ typedef struct pshm_routine_record {
     uint64_t sent;
     uint64_t errors;
     uint64_t logs_lost;
-    uint64_t copied_bytes;           /* payload bytes that were copied into a slot for sending */
-    uint64_t in_band_bytes;          /* pickled bytes that were sent within messages */
-    uint64_t busy_ns;                /* time spent in main_logic */
-    uint64_t busy_since_ns;          /* when main_logic was called; 0 outside of a call */
-    uint64_t handled;                /* received messages that the routine is done with */
-    uint64_t sequence;               /* the number of a source's next message */
-    uint64_t tickets;                /* how many its messages were given */
-    uint64_t lost_in_crash;          /* messages that a process had received when it died */
-    uint64_t handling_since_ns;      /* when an event handler was called; 0 outside of a call */
-    uint64_t shows;                  /* whether log_data is on; outlives the process */
+    uint64_t copied_bytes;      /* payload bytes that were copied into a slot for sending */
+    uint64_t in_band_bytes;     /* pickled bytes that were sent within messages */
+    uint64_t busy_ns;           /* time spent in main_logic */
+    uint64_t busy_since_ns;     /* when main_logic was called; 0 outside of a call */
+    uint64_t handled;           /* received messages that the routine is done with */
+    uint64_t sequence;          /* the number of a source's next message */
+    uint64_t tickets;           /* how many its messages were given */
+    uint64_t lost_in_crash;     /* messages that a process had received when it died */
+    uint64_t handling_since_ns; /* when an event handler was called; 0 outside of a call */
+    uint64_t shows;             /* whether log_data is on; outlives the process */
     uint64_t held; /* atomic: not 0 while it does not end, if its streams do; see port.h */
     uint64_t counter[PSHM_COUNTERS]; /* those that its class gives names to */
     uint64_t age[PSHM_BUCKETS];      /* ns from capture to receipt */

@@ -177,7 +177,8 @@ static void take_back(pshm_process *process, pshm_edge *edge) {
 bool pshm_recover_undrained(pshm_process *process, uint32_t incarnation) {
     pshm_edge edge;
     if (!pshm_edge_attach(&edge, &process->control, incarnation) || edge.local) return false;
-    if (!pshm_incarnation_move(edge.incarnation, PSHM_SENDER_DEAD, PSHM_TAKING_BACK)) return false;
+    if (!pshm_incarnation_move(edge.incarnation, PSHM_SENDER_DEAD, PSHM_TAKING_BACK))
+        return false;
     if (pshm_incarnation_withdraw(edge.incarnation)) {
         pshm_recover_edge(process, incarnation);
         return true;

@@ -117,6 +117,8 @@ static void act(life *own, const pshm_crash_letter *letter) {
         if (is_over(own, own->birth->flow)) end_ins(own, own->port);
         break;
     case TELL_ANSWER:
+        pshm_port_let_end(own->port,
+                          1); /* nobody holds it; it may be killed there all the same */
         report(own, TELL_READY, 0);
         break;
     default:
@@ -341,8 +343,7 @@ static pshm_port *open_port(life *own, uint32_t routine) {
     uint32_t awaited = 0;
     for (uint32_t edge = 0; edge < EDGES; edge++) {
         bool present = control->edge[edge].sender_failed == 0;
-        for (uint32_t n = 0; n < birth->ins; n++)
-            present |= birth->in_edge[n] == edge;
+        for (uint32_t n = 0; n < birth->ins; n++) present |= birth->in_edge[n] == edge;
         awaited += pshm_crash_receiver(edge) == routine && present;
     }
     pshm_port *port = pshm_port_open(own->process, routine, awaited);
