@@ -17,10 +17,11 @@ SIZE_demo := 45 MB
 SIZE_dev := 355 MB
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/hot/*.c csrc/hot/*.h csrc/*.py csrc/cdef/*.h)
 
-.PHONY: demo test test-python right-python check docs bench bench-full bench-cameras bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full weak-relacy weak-memory fuzz hot-sanitized debug-python kill-campaign hosts-campaign soak lock test-lowest format clean \
+.PHONY: demo test test-python right-python check docs bench bench-full bench-cameras bench-hosts bench-baseline bench-compare bench-instructions native-tests crash-points errno-points model model-full weak-relacy weak-memory fuzz hot-sanitized debug-python kill-campaign hosts-campaign soak lock test-lowest format clean \
   wheels wheel-test container-test release
 
 KILLS ?= 5000
+HOSTS ?= --kills 500
 MINUTES ?= 30
 SECONDS ?= 60
 
@@ -80,6 +81,10 @@ bench-full: $(VENV)/dev $(VENV)/bench
 # bench/README.md names them.
 bench-cameras: $(VENV)/dev $(VENV)/bench
 	$(BIN)/python -m bench cameras --json docs/benchmarks/cameras.json
+
+# What a frame costs from one host to another, in two network namespaces: it takes root.
+bench-hosts: $(VENV)/dev $(VENV)/bench
+	$(BIN)/python -m bench hosts --json docs/benchmarks/hosts.json
 
 # Single calls, kept in .benchmarks/; and the same beside what was kept last.
 bench-baseline: $(VENV)/dev
@@ -150,9 +155,9 @@ fuzz:
 kill-campaign: $(VENV)/dev
 	$(BIN)/python tests/campaign.py --kills $(KILLS)
 
-# The same for a wire between two hosts, with cuts of the link, and a slow receiver.
+# The same for wires between hosts, in network namespaces, with cuts of the link and a slow receiver. HOSTS are its options.
 hosts-campaign: $(VENV)/dev
-	$(BIN)/python tests/hosts_campaign.py --kills 500
+	$(BIN)/python tests/hosts_campaign.py $(HOSTS)
 
 soak: $(VENV)/dev
 	$(BIN)/python tests/soak.py --minutes $(MINUTES)

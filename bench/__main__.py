@@ -44,11 +44,30 @@ def _cameras(*parts: str) -> Callable[[Settings], Section]:
     return measure
 
 
+HOSTS_PARTS = ("raw", "jpeg", "cut", "films")
+
+
+def _hosts(*parts: str) -> Callable[[Settings], Section]:
+    """Likewise for two hosts."""
+
+    def measure(settings: Settings) -> Section:
+        from .hosts import hosts
+
+        return hosts(settings, *parts)
+
+    return measure
+
+
 ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
     "cameras": _cameras(),
     **{f"cameras-{part}": _cameras(part) for part in CAMERA_PARTS},
+    "hosts": _hosts(),
+    **{f"hosts-{part}": _hosts(part) for part in HOSTS_PARTS},
 }
 """Sections that run only when they are named."""
+
+NEEDED = {"cameras": ("av", "aio_rtsp_toolkit"), "hosts": ("av", "zenoh")}
+"""Packages that these take."""
 
 QUICK = Settings(rounds=3, seconds=0.5, full=False)
 
@@ -90,9 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in arguments.sections if name not in SECTIONS | ON_REQUEST]
     if unknown:
         parser.error(f"there is no section {unknown[0]!r}; there are: {named}")
-    needed = ("av", "aio_rtsp_toolkit") if any(name in ON_REQUEST for name in arguments.sections) else ()
-    if absent := [package for package in needed if find_spec(package) is None]:
-        parser.error(f"{' and '.join(absent)} not installed, which cameras need: {to_install('bench')}")
+    for subject, needed in NEEDED.items():
+        wanted = any(name.startswith(subject) for name in arguments.sections)
+        if wanted and (absent := [package for package in needed if find_spec(package) is None]):
+            parser.error(f"{' and '.join(absent)} not installed, which {subject} need: {to_install('bench')}")
     if arguments.plot and find_spec("matplotlib") is None:
         parser.error(f"--plot needs matplotlib: {to_install('bench')}")
     for line in not_installed():

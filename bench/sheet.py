@@ -148,7 +148,7 @@ class Sheet:
         now = now or time.monotonic_ns()
         if number is None:
             number = self.received(at)
-        if number == FRAMES:
+        if self.received(at) == FRAMES:
             self.mark(1 + at)
         self._received_ns[at, number] = now
         if frame is not None:
@@ -188,6 +188,10 @@ class Sheet:
         """Of the frames that were received, after the warm-up."""
         first = self._first
         return first + np.flatnonzero(self._received_ns[at, first : self.sent])
+
+    def times(self, at: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """When each frame was sent, and received; 0 where it was not."""
+        return self._sent_ns[: self.sent], self._received_ns[at, : self.sent]
 
     def latencies_us(self, at: int = 0) -> np.ndarray:
         """Of the frames after the warm-up."""

@@ -32,7 +32,7 @@
 #define PSHM_VERSION 3u
 #define PSHM_RINGS 4096u    /* rings that can exist at one time */
 #define PSHM_ROUTINES 4096u /* the most routines of a pipe, taps included */
-#define PSHM_COUNTERS 8u    /* of a routine: those that its class gives names to */
+#define PSHM_COUNTERS 16u   /* of a routine: those that its class gives names to */
 #define PSHM_STEPS 2u       /* words of a routine that others keep in step with */
 
 /* One connection from a sender to a receiver, from its linking to its unlinking. */
@@ -56,6 +56,7 @@ typedef struct pshm_edge_record {
     uint64_t dropped[PSHM_REASONS];
     uint64_t ticket_announced; /* see tickets.h */
     uint64_t ticket_pushed;
+    uint64_t handing; /* see handing.h */
     /* written by the receiver */
     _Alignas(PSHM_CACHE_LINE) uint64_t received;
     uint64_t private_bytes;     /* payload bytes that were copied on receipt */
@@ -123,7 +124,9 @@ typedef struct pshm_routine_record {
     uint64_t lost_in_crash;     /* messages that a process had received when it died */
     uint64_t handling_since_ns; /* when an event handler was called; 0 outside of a call */
     uint64_t shows;             /* whether log_data is on; outlives the process */
-    uint64_t held; /* atomic: not 0 while it does not end, if its streams do; see port.h */
+    uint64_t held;    /* atomic: not 0 while it does not end, if its streams do; see port.h */
+    uint64_t resumes; /* whether it sends again what its death interrupted */
+    uint64_t kept;    /* which message in hand it has put in safety; see records.py */
     uint64_t counter[PSHM_COUNTERS]; /* those that its class gives names to */
     uint64_t age[PSHM_BUCKETS];      /* ns from capture to receipt */
     uint64_t step[PSHM_STEPS];       /* atomic: how far it is, for those that keep step with it */

@@ -1,5 +1,6 @@
 #include "policy.h"
 
+#include "handing.h"
 #include "points.h"
 #include "port_parts.h"
 #include "send.h"
@@ -53,6 +54,10 @@ void pshm_policy_give_up(pshm_port *port, pshm_post *post, uint32_t out, uint32_
         lose_token(post, out, post->token);
     else if (post->message != PSHM_NO_SLOT)
         pshm_policy_drop_message(port->process, edge, post->message);
+    if (post->offered != 0) { /* else it is one that was not made, and has no number yet */
+        PSHM_POINT();
+        pshm_handing_settle(edge, post->sequence);
+    }
     PSHM_POINT();
     pshm_count(&edge->record->dropped[reason], 1);
     PSHM_POINT();

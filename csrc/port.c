@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "handing.h"
 #include "points.h"
 #include "port_parts.h"
 #include "send.h"
@@ -45,6 +46,7 @@ void pshm_port_remove_out(pshm_port *port, uint32_t out) {
     pshm_post *post = port->post;
     if (post != NULL && (post->outs >> out & 1) != 0)
         pshm_policy_give_up(port, post, out, PSHM_REASON_ENDED);
+    if (port->out[out].record != NULL) pshm_handing_end(&port->out[out]);
     memset(&port->out[out], 0, sizeof port->out[out]);
     pthread_mutex_unlock(&port->sending);
 }

@@ -41,6 +41,7 @@
 #include "counters.h"
 #include "edge.h"
 #include "fork.h"
+#include "handing.h"
 #include "layout.h"
 #include "lease.h"
 #include "mapping.h"

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "handing.h"
 #include "lease.h"
 #include "message.h"
 #include "points.h"
@@ -144,6 +145,37 @@ void pshm_recover_edge(pshm_process *process, uint32_t incarnation) {
     PSHM_POINT();
     /* release: the sweep comes before the bit is given to another */
     __atomic_store_n(&edge.incarnation->state, PSHM_SWEPT, __ATOMIC_RELEASE);
+}
+
+/* What a dead sender that resumes had begun on the edge: it is in the queue, or was dropped and
+ * counted, or comes again, and then was not sent. */
+static void take_back_unsettled(pshm_edge *edge, uint64_t word, bool pushed, bool current) {
+    pshm_incarnation_record *incarnation = edge->incarnation;
+    if (incarnation->offered <= incarnation->settled) return;
+    if (current && !pushed && (word & PSHM_HANDING_SETTLED) != 0) return; /* dropped: lost */
+    if (!(current && pushed) && edge->record->sent > 0) {
+        PSHM_POINT();
+        pshm_count(&edge->record->sent, UINT64_MAX); /* less one */
+    }
+    PSHM_POINT();
+    incarnation->settled = incarnation->offered;
+}
+
+void pshm_recover_handing(pshm_process *process, uint32_t incarnation) {
+    pshm_edge edge;
+    if (!pshm_edge_attach(&edge, &process->control, incarnation)) return;
+    if (pshm_incarnation_state(edge.incarnation) != PSHM_LIVE) return;
+    const pshm_routine_record *sender = &process->control.routine[edge.sender];
+    uint64_t word = __atomic_load_n(&edge.record->handing, __ATOMIC_RELAXED);
+    bool settled = (word & PSHM_HANDING_SETTLED) != 0;
+    uint64_t tail = pshm_handing_tail(edge.queue.words);
+    bool pushed = !settled && (word & PSHM_HANDING_TAIL) != tail;
+    if (sender->resumes != 0)
+        take_back_unsettled(&edge, word, pushed, word >> PSHM_HANDING_SHIFT == sender->sequence);
+    if (settled || word == 0) return;
+    if (!pushed) word -= 1ull << PSHM_HANDING_SHIFT; /* the one before is the last that is done */
+    PSHM_POINT();
+    __atomic_store_n(&edge.record->handing, word | PSHM_HANDING_SETTLED, __ATOMIC_RELAXED);
 }
 
 static bool is_held(pshm_process *process, const pshm_edge *edge) {

@@ -33,6 +33,12 @@ bool pshm_recover_receiver(pshm_process *process, uint32_t incarnation, uint64_t
  * dead. */
 void pshm_recover_edge(pshm_process *process, uint32_t incarnation);
 
+/* Finds out which message a dead sender was handing over on an incarnation, and whether it is
+ * in the queue, and writes that to the edge's record for good: see handing.h. Where the
+ * sender resumes, a message that is not there counts as not sent, since it comes again.
+ * Launcher only; before the incarnation is marked as dead or recovered. */
+void pshm_recover_handing(pshm_process *process, uint32_t incarnation);
+
 /* Takes back what a receiver, which may live and may go on at any time, leaves unread of an
  * incarnation whose sender is dead or has let go of it; counts it as lost. Launcher only; no
  * sweep of a living sender may be under way.

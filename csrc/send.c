@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "handing.h"
 #include "points.h"
 #include "port_parts.h"
 #include "tickets.h"
@@ -83,6 +84,8 @@ static void hold_for_edges(pshm_port *port, pshm_post *post, pshm_mapping *messa
             pshm_port_trace_drop(port, PSHM_TRACE_DROP, reason, edge->receiver, post->origin,
                                  post->sequence);
         PSHM_POINT();
+        pshm_handing_settle(edge, post->sequence);
+        PSHM_POINT();
         pshm_count(&edge->record->dropped[reason], 1);
         PSHM_POINT();
         pshm_count_own(&edge->incarnation->settled);
@@ -126,6 +129,8 @@ static void serve(pshm_port *port, pshm_post *post, uint32_t out, uint64_t now) 
             return;
         }
         if (post->ticket != 0) pshm_tickets_announce(edge, post->ticket);
+        PSHM_POINT();
+        pshm_handing_begin(edge, post->sequence);
         if (pshm_queue_push(&edge->queue, cell)) {
             post->outs &= ~(1ull << out);
             if (post->ticket != 0) pshm_tickets_confirm(edge, post->ticket);

@@ -27,7 +27,7 @@ MOST_ROWS = (1 << 32) - 1
 Labels: TypeAlias = Mapping[int, str] | tuple[str, ...]
 NAN = float("nan")
 TAP = "tap"  # what a tap is called among the receivers of a message
-_SETTABLE = ("sequence", "captured_ns", "pts", "wall_clock", "origin_number", "ticket", "_format", "_rows")
+_SETTABLE = ("sequence", "captured_ns", "pts", "wall_clock", "origin_number", "ticket", "_format", "_rows", "uncertainty_ns")
 
 
 @dataclass
@@ -80,6 +80,8 @@ class Meta:
         sequence: number of the message at its origin, from 0.
         captured_ns: when the origin captured it, CLOCK_MONOTONIC, ns. A source may set it inside `main_logic`; else it is the
             time at which `main_logic` returned.
+        uncertainty_ns: by how much `captured_ns` may be wrong, ns: 0 for what this host captured. For a frame of another host
+            the clocks of the two had to be compared.
         pts: position in its video, seconds; None where the origin has set none. A source may set it inside `main_logic`.
         wall_clock: when the camera captured it by the camera's own clock, seconds since the epoch; None where nobody has said.
         origin_number: number of the origin. No other routine of the pipe's life has it, not even a later one of that name.
@@ -98,6 +100,7 @@ class Meta:
         "pts",
         "sequence",
         "ticket",
+        "uncertainty_ns",
         "wall_clock",
     )
 
@@ -123,10 +126,10 @@ class Meta:
         self.captured_ns = captured_ns
         self.pts = pts
         self.wall_clock: float | None = None
-        self._format = self._rows = 0
+        self._format = self._rows = self.uncertainty_ns = 0
         self.ticket = ticket
         if stamp:
-            pts, wall_clock, self._format, self._rows = STAMP.unpack(stamp)
+            pts, wall_clock, self._format, self._rows, self.uncertainty_ns = STAMP.unpack(stamp)
             self.pts = None if pts != pts else pts
             self.wall_clock = None if wall_clock != wall_clock else wall_clock
 
@@ -245,15 +248,19 @@ class Meta:
 
     @property
     def raw_stamp(self) -> bytes:
-        """What the head of a message says of the picture; empty where nothing is known of it."""
-        if self.pts is None and self.wall_clock is None and not self._format:
+        """What the head of a message says of the picture and its time; empty where nothing is known of it."""
+        if self.pts is None and self.wall_clock is None and not self._format and not self.uncertainty_ns:
             return b""
         pts, wall_clock = self.pts, self.wall_clock
         numbers = NAN if pts is None else pts, NAN if wall_clock is None else wall_clock
         try:
-            return STAMP.pack(*numbers, self._format, self._rows)
+            return STAMP.pack(*numbers, self._format, self._rows, self.uncertainty_ns)
         except struct.error:
-            raise TypeError(f"meta.pts and meta.wall_clock are numbers of seconds, or None, not {shown(numbers)}") from None
+            found = shown((*numbers, self.uncertainty_ns))
+            text = (
+                f"meta.pts and meta.wall_clock are numbers of seconds, or None, and meta.uncertainty_ns one of ns, not {found}"
+            )
+            raise TypeError(text) from None
 
     @property
     def raw_hops(self) -> bytes:

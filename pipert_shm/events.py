@@ -21,6 +21,7 @@ LINK = LINK_EVENT_NAME
 LOG_DATA = "log_data"
 UPDATE_FPS_NAME = "update_fps"
 PEER_FAILED_EVENT_NAME = "on_peer_failed"
+PEER_RETURNED_EVENT_NAME = "on_peer_returned"
 
 LIFECYCLE_EVENTS = (START_EVENT_NAME, STOP_EVENT_NAME, KILL_EVENT_NAME)
 EVENTS_OF_A_ROUTINE = (START_EVENT_NAME, STOP_EVENT_NAME, UNLINK_EVENT_NAME)  # that each has in get_pipe_structure()
@@ -184,8 +185,8 @@ class Audience(Frozen):
         return Audience(kept, handlers, replicas)
 
     def only(self, flows: Collection[str]) -> Audience:
-        """These flows alone, without the names that replicas share."""
-        return self.without([name for name in self.flows if name not in flows]).replaced(replicas={})
+        """These flows alone."""
+        return self.without([name for name in self.flows if name not in flows])
 
     def extended(self, other: Audience) -> Audience:
         """The same with the flows of another."""

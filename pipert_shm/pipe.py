@@ -46,6 +46,7 @@ from pipert_shm.graph.extension import plan_growth
 from pipert_shm.graph.model import Defaults, Plan, Restart, RestartPolicy
 from pipert_shm.graph.plan import audience_of
 from pipert_shm.graph.process_settings import ProcessSettings
+from pipert_shm.graph.reduction import plan_unwired
 from pipert_shm.limits import Policy, check_count, check_flag, check_queue, check_seconds
 from pipert_shm.parent.program_end import note_end, note_start, wait_for_served
 from pipert_shm.parent.relays import STRUCTURE, TRACE, Handler
@@ -221,11 +222,9 @@ class Pipe:
         :raises PipertError: when a name is taken, a routine is in a flow already, or the pipe has ended.
         :raises TypeError: when the name, `auto_wire` or a routine is of another type.
         :raises ValueError: when the name is no valid one, a number or the restart policy is out of range, a processor is not
-            there, the niceness is not permitted, or when a flow with replicas is added to a pipe that is built.
+            there, or the niceness is not permitted.
         """
         self._require_alive("create_flow")
-        if self._session is not None and (replicas != 1 or ordered):
-            raise ValueError(f"flow {flow_name!r}: what is added to a pipe that is built can't have replicas")
         flow_name = check_name("a flow", flow_name)
         process = ProcessSettings(max_rss, cpus, nice).plain()
         spec = FlowSpec(routines, replicas, ordered, Restart(restart, max_restarts, restart_window), process)
@@ -266,9 +265,8 @@ class Pipe:
 
         - There is room for 2,048 more routines and flows, and for 4,096 more wires, including those of `link` events. What
           `remove_flow` removes makes room again. The limit of their capacity is that of `notify_event`.
-        - A new flow can't have replicas, and no new wire can lead to a flow with replicas.
-        - A wire between a new routine and an old one uses the pipe's transmitter, and old routines forward copies of new ones'
-          frames, not references.
+        - A wire to or from an old routine has the pipe's transmitter, or one that some wire had when the old routine's process
+          was made. Old routines forward copies of new ones' frames, not references.
         - The new flows are forked and restarted by a fork server, a small process that this one forks, with the routines as
           they are now. If it dies, its flows have failed for good. A lock that one of your threads holds at that moment stays
           locked in them.
@@ -341,15 +339,9 @@ class Pipe:
             raise PipeStateError("build(): this pipe is built, and nothing was added to it since")
         grown = False
         try:
-            count = sum(len(spec.routines) for spec in flows.values())
-            plan, audience, growth = plan_growth(
-                session.plan,
-                {name: spec.routines for name, spec in flows.items()},
-                wires,
-                {name: spec.restart for name, spec in flows.items()},
-                {name: spec.process for name, spec in flows.items()},
-                session.numbers(count) if count else (),
-            )
+            count = sum(len(spec.routines) * spec.replicas for spec in flows.values())
+            free = session.numbers(count) if count else ()
+            plan, audience, growth = plan_growth(session.plan, self._blueprint.built_flows(), flows, wires, free)
             with interrupts_deferred():
                 session.grow(plan, audience, growth)
                 grown = True
@@ -396,8 +388,7 @@ class Pipe:
 
         :param names: those of the flows; that of a flow with replicas stands for all of them. All are removed, or none.
         :raises UnknownTarget: when there is no such flow.
-        :raises WiresValidation: when a flow that stays joins what comes from one of them, or puts results in order by it:
-            remove both.
+        :raises WiresValidation: when a flow that stays joins what comes from one of them: remove both.
         :raises TypeError: when a name is not a str, or there is none.
         :raises PipeStateError: when the pipe has ended.
         """
@@ -444,6 +435,7 @@ class Pipe:
             for to in self._blueprint.remove_wires(source, destinations):
                 if self._session is not None:
                     self._notify(UNLINK_EVENT_NAME, None, source.name, {"unlink_routine_name": to.name})
+                    self._session.plan = plan_unwired(self._session.plan, source.name, to.name)
 
     def check(self) -> None:
         """Checks flows and wires as the first `build()` does, and makes nothing.

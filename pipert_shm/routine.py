@@ -124,7 +124,7 @@ class Routine(InHand, Traced, HtmlRepr):
         join: makes `main_logic` get one message of each input, that belong together. Set it likewise.
         replicable: whether its flow may have replicas. Set it to False for a routine that must see every frame of a camera,
             since each replica sees a part of them.
-        counter_names: the names of the routine's own counters, at most 8. Set it on the class.
+        counter_names: the names of the routine's own counters, at most 16. Set it on the class.
         logger: for log records; it is a child of the pipe's logger, named `Pipe.Flow.Routine`. In `__init__` it is not yet.
         counters: the routine's own counters, all 0 at first: `self.counters["faces"] += 3`. Others read them in
             `pipe.statistics().routines[name].counters`; a restarted process goes on with them.

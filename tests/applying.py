@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from pipert_shm import (
     START_EVENT_NAME,
+    DataTransmitter,
     DestinationRoutine,
     Join,
     MiddleRoutine,
@@ -97,6 +98,24 @@ class Writer(DestinationRoutine):
     def cleanup(self) -> None:
         self.file.close()
         _note(self.runs, "cleanup")
+
+
+class InOrder(DestinationRoutine):
+    """Writes into a file whether the numbers of each camera came in their order."""
+
+    def __init__(self, name: str, *, path: str) -> None:
+        super().__init__(name)
+        self.path = path
+        self.last: dict[str, int] = {}
+
+    def setup(self) -> None:
+        Path(self.path).write_text("in order")
+
+    def main_logic(self, data: np.ndarray) -> None:
+        number, last = int(data[0]), self.last.get(self.meta.origin, -1)
+        if number <= last:
+            Path(self.path).write_text(f"{number} came after {last}")
+        self.last[self.meta.origin] = number
 
 
 class Sink(DestinationRoutine):
@@ -219,3 +238,22 @@ def branches(directory: Path) -> dict[str, Any]:
         "wires": [wire("numbers", "writer", policy="block"), wire("numbers", "step"), wire("step", "sink", policy="block")],
         "pipe": {"grace_period": 2.0},
     }
+
+
+class Added(DataTransmitter):
+    """Adds something to what is sent."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def transmit(self) -> Callable[[Any], Any]:
+        return lambda data: data + self.number
+
+    def receive(self) -> Callable[[Any], Any]:
+        return lambda data: data
+
+
+def added(number: int) -> dict[str, Any]:
+    """The section of such a transmitter."""
+    return {"class": f"{HERE}.Added", "parameters": {"number": number}}

@@ -28,7 +28,7 @@ IN_USE = LIVE, SENDER_DEAD, SWEEPING  # states of an incarnation whose bit a slo
 PRODUCER = 1
 MESSAGE_SLOT_BYTES = 4096
 MOST_SLOTS = 32
-COUNTERS = 8
+COUNTERS = 16
 STEPS = 2
 LINE = 64
 
@@ -58,7 +58,7 @@ _HEAD = _record(
 )
 _FLOW = _record(32, state=(0, "u4"))
 _ROUTINE = _record(
-    _round_up(192 + 8 * (COUNTERS + BUCKETS + STEPS), LINE),
+    _round_up(208 + 8 * (COUNTERS + BUCKETS + STEPS), LINE),
     state=(64, "u4"),
     received=(72, "u8"),
     sent=(80, "u8"),

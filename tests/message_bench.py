@@ -23,6 +23,7 @@ from pipert_shm import (
     Routine,
     SourceRoutine,
     Wire,
+    attached,
     events,
 )
 from pipert_shm.control.messages import Message
@@ -116,9 +117,10 @@ class Bench:
         self.heard = Heard()
         self.logger = logging.getLogger("bench")
         self.logger.handlers, self.logger.propagate = [self.heard], False
+        logging.getLogger(attached.__name__).handlers = [self.heard]  # a process that attaches logs by its own
         self.pings = 0
         self.added = 0
-        self.pipe = Pipe(policy="drop_oldest", logger=self.logger, grace_period=2.0)
+        self.pipe = Pipe(policy="drop_oldest", logger=self.logger, grace_period=1.0)
         routines: list[Routine] = [Source("left", self.board), Sink("right", self.board), Source("source", self.board)]
         routines += [Sink("sink", self.board), Sink("other", self.board), Source("extra source", self.board)]
         for routine in routines:
@@ -216,6 +218,7 @@ def bench() -> Iterator[Bench]:
         patch.setattr(session, "PATIENCE", 0.5)
         patch.setattr(session, "LONG_PATIENCE", 0.5)
         patch.setattr(fork_server, "PATIENCE", 0.5)
+        patch.setattr(attached, "PATIENCE", 0.5)
         before = set(descendants())
         it = Bench(orders)
         it.build()

@@ -47,7 +47,7 @@ _EVENT = Event("nobody handles this", ("nobody",))
 _AUDIENCE = Audience({}, {}, {})
 
 SAMPLES: tuple[Message, ...] = (
-    messages.Notify(_EVENT, 0), messages.Kill(), messages.Extend(Growth({}, {}, {}, {}, [], _AUDIENCE), 0),
+    messages.Notify(_EVENT, 0), messages.Kill(), messages.Extend(Growth({}, {}, {}, {}, {}, [], _AUDIENCE), 0),
     messages.AskNumbers(1), messages.RemoveFlows(("none",), False),
     messages.MakeTap("nobody"), messages.EndTap(10**6), messages.Trace(10**6, 0),
     messages.RestartFlow("none"), messages.Changing(False, ("nobody",)),
@@ -62,12 +62,13 @@ SAMPLES: tuple[Message, ...] = (
     messages.Refused("nobody", "why"), messages.AddTap("nobody", EDGE, 0), messages.RemoveTap("nobody", 0),
     messages.LinkOut("nobody", EDGE, 0), messages.UnlinkOut("nobody", 0, 0), messages.AddIn("nobody", EDGE, 0),
     messages.ExpectIn("nobody", 0), messages.RemoveIn("nobody", 0), messages.LetEnd("nobody", 1),
-    messages.WantSlots("nobody", 1, 1), messages.TraceInto(0, 0, 0, 0), messages.Extended(Names({0: "nobody"}), _AUDIENCE),
+    messages.WantSlots("nobody", 1, 1), messages.InOrder("nobody", {}, {}),
+    messages.TraceInto(0, 0, 0, 0), messages.Extended(Names({0: "nobody"}), _AUDIENCE),
     messages.ReceiverDied("nobody", 0), messages.ReceiverFailed("nobody", 0), messages.SenderDied("nobody"),
     messages.StateChanged(10**6, 1, 1, ""), messages.SetUp(10**6, 1), messages.Notified(_EVENT, "nobody"),
     messages.Handled(1 << 40), messages.ParametersSet("nobody", ""),
     messages.Recovered(10**6), messages.Unlinked(10**6), messages.TapRefused(10**6, "why"),
-    messages.ForkFlow("none", [], [], {}, {}, {}, {}, {}, Attachment({}, {}, {}, []), _AUDIENCE), messages.Reap(0),
+    messages.ForkFlow("none", [], [], {}, {}, {}, {}, {}, {}, {}, Attachment({}, {}, {}, []), _AUDIENCE), messages.Reap(0),
     messages.Forked(0, "why"), messages.Reaped(0), messages.Record({"msg": "a record"}, {}),
 )  # fmt: skip
 """One of each kind. They are about nothing that there is."""

@@ -156,38 +156,6 @@ def test_what_does_not_change_loses_nothing(tmp_path: Path, policy: str, rounds:
     assert (numbers == range(len(numbers))).all()
 
 
-def test_replicas_of_a_running_pipe_are_refused_before_anything_is_touched(tmp_path: Path) -> None:
-    data = branches(tmp_path)
-    with yard(tmp_path, data) as it:
-        it.moves("step", "sink")
-        pids = it.pids()
-        data["flows"]["step"]["replicas"] = 2
-        data["routines"]["step"]["parameters"]["level"] = 7
-        with pytest.raises(ConfigError, match=r"flows\.step\.replicas: 1 -> 2: not while the pipe runs"):
-            it.apply()
-        assert (it.pids(), notes(tmp_path / "step")) == (pids, ["setup 1 1"])
-        it.moves("step", "sink")
-
-
-def test_a_wire_that_could_not_be_made_again_is_not_cut(tmp_path: Path) -> None:
-    data = branches(tmp_path)
-    data["flows"]["step"]["replicas"] = 2
-    with yard(tmp_path, data) as it:
-        it.moves("numbers", "writer")
-        before = it.states()
-        data["wires"][1]["policy"] = "drop_newest"
-        with pytest.raises(ConfigError, match=r"wires\.numbers -> step: .*: not while the pipe runs"):
-            it.apply()
-        del data["wires"][1]["policy"]
-        data["flows"]["numbers"]["routines"].append("second")  # which would rebuild the camera before it
-        data["routines"]["second"] = routine(Sink)
-        data["wires"].append(wire("numbers", "second"))
-        with pytest.raises(ConfigError, match=r"wires\.numbers -> step"):
-            it.apply()
-        assert it.states() == before
-        it.moves("numbers", "writer")
-
-
 def test_a_join_goes_with_the_cameras_that_it_joins(tmp_path: Path) -> None:
     data = branches(tmp_path)
     data["routines"] |= {"left": routine(Numbers, fps=100.0), "right": routine(Numbers, fps=100.0), "pairs": routine(Pairs)}
@@ -232,20 +200,6 @@ def test_only_the_pipes_own_file_may_trust_a_recording(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"routines\.old\.parameters\.trust: only the pipe's own file may trust"):
             apply_text(it.pipe, it.path.read_text())
         it.moves("step", "sink")
-
-
-def test_replicas_that_could_not_be_put_back_are_not_taken_away(tmp_path: Path) -> None:
-    data = branches(tmp_path)
-    data["flows"]["step"]["replicas"] = 2
-    with yard(tmp_path, data) as it:
-        it.moves("numbers", "writer")
-        flows = set(it.pids())
-        data["wires"][1:] = [wire("numbers", "sink")]
-        del data["routines"]["step"], data["flows"]["step"]
-        with pytest.raises(ConfigError, match=r"flows\.step: .* -> none: not while the pipe runs"):
-            it.apply()
-        assert set(it.pids()) == flows
-        it.moves("numbers", "writer")
 
 
 # ---- what fails is put back ----------------------------------------------------------------------

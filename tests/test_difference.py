@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipert_shm.applying.difference import Difference, Shape, between, shape_of
+from pipert_shm.applying.difference import Difference, between
+from pipert_shm.applying.shape import Shape, shape_of
 from pipert_shm.pipeline_file.schema import Pipeline
 
 NAMES = ("a", "b", "c", "d", "e")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from conftest import PACKAGE_ROOT, StartCli
@@ -18,7 +18,9 @@ from hosts_ends import (
     ENDED,
     OLDEST,
     OPEN,
+    RETURNED,
     SKIPPED,
+    TOLD_NS,
     UNREACHABLE,
     WRONG,
     Link,
@@ -29,11 +31,12 @@ from hosts_ends import (
     torment,
 )
 from media import bikes, excerpt
-from pipert_shm import DetectedFrame, Detections, Meta, PayloadError
 from pipert_shm.hosts import Hub, RemoteReceiver, RemoteSender
-from pipert_shm.hosts.payloads import CODECS, Codec, decode, encode
+from pipert_shm.hosts.session import LEASE_S
 from streams import free_port
 from waiting import Board, eventually
+
+SLACK = 8.0  # seconds that a busy machine may add
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def test_each_message_comes_once_and_in_order_while_both_ends_are_killed(board: 
         torment(board, edge, hub, 8, random.Random(20))
         skipped, counted = at_rest(board, edge, hub)
     assert board[WRONG] == 0
-    assert skipped <= counted <= skipped + 8, "what is lost is counted; what a sender had in hand may have gone out"
+    assert skipped == counted, "what is lost is counted, once"
     assert board[DIED] + board[UNREACHABLE] > 0
 
 
@@ -81,10 +84,15 @@ def test_a_cut_is_told_and_what_comes_after_it_is_right(board: Board, port: int,
     receiver = RemoteReceiver("gate", "receiver", listen=f"tcp/127.0.0.1:{port}", max_age=max_age)
     with Link(near, port) as link, receiving(board, receiver) as hub, sending(board, sender, fps=100) as edge:
         board.wait(COUNT, 10)
+        began = time.monotonic_ns()
         link.cut()
         board.wait(UNREACHABLE)  # and not before, of a link that is only slow
+        assert board[TOLD_NS] - began < (LEASE_S + 1 + SLACK) * 1e9
         board[OLDEST] = 0
+        began = time.monotonic_ns()
         link.join()
+        board.wait(RETURNED)
+        assert board[TOLD_NS] - began < (1 + SLACK) * 1e9
         board.wait(COUNT, board[COUNT] + 20)
         if policy == "block":
             assert at_rest(board, edge, hub) == (0, 0), (edge.statistics(), hub.statistics())
@@ -150,54 +158,6 @@ def test_with_tls_only_who_has_a_certificate_of_the_authority_gets_a_frame(board
     assert stranger_board[COUNT] == 0
     assert owner_board[WRONG] == 0
     assert owner_board[ENDED] == 0
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_payloads_come_as_they_went(codec: Codec) -> None:
-    frame = np.full((32, 48, 3), 90, np.uint8)
-    found = DetectedFrame(frame, Detections([[1, 2, 3, 4]], names=["person"]))
-    found.additional_data["depth"] = np.arange(6, dtype=np.float32).reshape(2, 3)
-    for payload in (
-        frame,
-        frame[:, :, 0],
-        np.arange(5),
-        np.zeros((0, 3)),
-        found,
-        {"a": (1, None, b"x"), 2: [frame]},
-        "text",
-        1.5,
-    ):
-        meta = Meta(("camera",), 0, 5, pts=1.25)
-        meta.describe("rgb", 0)
-        there = Meta(("receiver",), 0, 0)
-        back = decode(encode(payload, meta, codec), there, np.empty)
-        assert (there.pts, there.format) == (1.25, "rgb")
-        if isinstance(payload, np.ndarray):
-            assert back.shape == payload.shape
-            assert np.abs(back.astype(float) - payload).max(initial=0) <= 2
-        elif isinstance(payload, DetectedFrame):
-            assert back.detections.names == ("person",)
-            assert np.array_equal(back.additional_data["depth"], payload.additional_data["depth"])
-        elif isinstance(payload, dict):
-            assert back["a"] == (1, None, b"x")
-            assert np.abs(back[2][0].astype(int) - frame).max() <= 2
-        else:
-            assert back == payload
-
-
-class Unknown:
-    pass
-
-
-def test_objects_of_other_classes_are_refused_by_name() -> None:
-    with pytest.raises(PayloadError, match=r"an object of class test_hosts\.Unknown; send arrays"):
-        encode({"a": Unknown()}, Meta(("camera",), 0, 0), "none")
-
-
-@pytest.mark.parametrize("data", [b"", b"\0", b"\0\2\0\0\0{}", b"\1junk", encode("text", Meta(("a",), 0, 0), "none")[:-1]])
-def test_a_damaged_payload_is_a_value_error(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"."):  # the text is that of what was damaged
-        decode(data, Meta(("a",), 0, 0), np.empty)
 
 
 @pytest.mark.parametrize(

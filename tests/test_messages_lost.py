@@ -8,15 +8,19 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from killing import await_states, await_successor, pid_of
+from applying import Yard, branches, notes, yard
+from killing import await_states, await_successor, pid_of, pipe_id_of
 from message_bench import GATE, SOON, Bench, Sink, Source, _end, bench
-from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, EndOfStream, Pipe, PipertError, SourceRoutine, Wire
+from pipert_shm import START_EVENT_NAME, STOP_EVENT_NAME, EndOfStream, Pipe, PipertError, SourceRoutine, Wire, attach
 from pipert_shm.control import messages
 from pipert_shm.control.messages import KINDS, Message
+from pipert_shm.parent import changes, session
+from pipert_shm.parent.relays import STRUCTURE
 from processes import stop
 from tampering import IN_PLACE, tampering
 from waiting import Board, eventually
@@ -77,6 +81,22 @@ def _relay(it: Bench) -> None:
     it.pipe.notify_event("relay", specific_routine="source", what="ping", to="sink", parameters={"number": 0})
 
 
+def _attach(it: Bench) -> None:
+    with attach(pipe_id_of(it.pipe)):
+        pass
+
+
+def _relay_question(it: Bench) -> None:
+    with attach(pipe_id_of(it.pipe)) as yard:
+        yard.relay(STRUCTURE, timeout=0.5)
+
+
+def _trace(it: Bench) -> None:
+    assert it.pipe._session is not None
+    it.pipe._session.tracing.begin(64)
+    it.pipe._session.tracing.end()
+
+
 BY_FLOW = True
 Trigger = Callable[[Bench], object]
 NEEDED: dict[tuple[type[Message], bool], Trigger] = {
@@ -122,21 +142,27 @@ NEEDED: dict[tuple[type[Message], bool], Trigger] = {
     (messages.Numbers, False): Bench.grow_in_vain,
     (messages.RemoveFlows, False): Bench.shrink,
     (messages.Removed, False): Bench.shrink,
+    (messages.Hello, False): _attach,
+    (messages.Welcome, False): _attach,
+    (messages.Relay, False): _relay_question,
+    (messages.Relayed, False): _relay_question,
+    (messages.Trace, False): _trace,
+    (messages.TraceInto, False): _trace,
 }
 """What makes each kind of message be sent, while a pipe runs."""
-ATTACHED = {messages.Hello, messages.Welcome, messages.Relay, messages.Relayed}
-"""Of attached processes: see test_attach.py."""
-CHANGES = {
-    messages.Changing, messages.Replace, messages.AwaitRuns, messages.SetParameters, messages.SetUp, messages.ParametersSet,
-    messages.LetEnd, messages.ServerEnded,
+NEED_A_START = {
+    "missing": {messages.Ready, messages.StartRoutines, messages.ReceiverDied, messages.Recovered},
+    "flipped": {messages.StartRoutines, messages.ReceiverDied, messages.Recovered},
+    "doubled": set(),
+}
+"""Those without which the flows at hand wait for a fresh start. So the test does not wait to see that."""
+CHANGES: dict[type[Message], bool] = {
+    messages.Changing: False, messages.Replace: False, messages.AwaitRuns: False, messages.SetParameters: False,
+    messages.SetUp: BY_FLOW, messages.ParametersSet: BY_FLOW, messages.LetEnd: False, messages.ServerEnded: False,
 }  # fmt: skip
-"""Of changes of a running pipe: see test_apply.py. What becomes of a change whose messages are lost is not tested."""
-TRACES = {messages.Trace, messages.TraceInto}
-"""See test_trace.py."""
-ELSEWHERE = {
-    messages.Kill, messages.Ended, messages.Died, messages.ReceiverFailed, messages.TapRefused, *ATTACHED, *CHANGES, *TRACES,
-}  # fmt: skip
-"""Sent at the end of something; tested further down."""
+"""Of changes of a running pipe, and whether a flow sends it; tested further down."""
+ELSEWHERE = {messages.Kill, messages.Ended, messages.Died, messages.ReceiverFailed, messages.TapRefused, *CHANGES}
+"""Sent at the end of something, or in a change; tested further down."""
 
 
 def test_every_kind_is_needed_somewhere() -> None:
@@ -179,9 +205,9 @@ def test_a_message_that_is_needed_fails(way: str) -> None:
                     it.await_log(kind, before)
                 it.others_go_on()
                 try:
-                    it.all_go_on()
-                    if kind is messages.Failed or trigger is _relink:
+                    if kind is messages.Failed or trigger is _relink or kind in NEED_A_START[way]:
                         raise AssertionError("a fresh start is wanted anyway")
+                    it.all_go_on()
                 except AssertionError as error:
                     unmended.append(f"{kind.__name__}: {error}")
                     it.mend()
@@ -228,6 +254,43 @@ def test_messages_whose_receiver_dies_before_it_reads_them() -> None:
             it.others_go_on()
             it.mend()
             it.all_go_on()
+
+
+@pytest.mark.parametrize("way", IN_PLACE)
+def test_a_change_whose_messages_are_lost_is_put_back_or_made(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever it is, the next one is made, and the branch that nobody touches goes on."""
+    for module in (changes, session):
+        monkeypatch.setattr(module, "PATIENCE", 0.5)
+        monkeypatch.setattr(module, "LONG_PATIENCE", 0.5)
+    outcomes = {}
+    with tampering() as orders, yard(tmp_path, branches(tmp_path)) as it:
+        it.moves("step", "sink")
+        for number, (kind, by_flow) in enumerate(CHANGES.items(), 1):
+            parameters = it.data["routines"]["step"]["parameters"]
+            before = dict(parameters)
+            parameters["size"] = parameters["level"] = number + 100
+            if kind in (messages.SetParameters, messages.ParametersSet):
+                parameters["size"] = before["size"]
+            orders.change(kind, way, by_flow=by_flow)
+            outcomes[kind.__name__] = _applied(it, patience=1.0)
+            eventually(lambda: orders.is_done, f"a {kind.__name__}", SOON)
+            orders.forget()
+            it.moves("numbers", "writer")
+            parameters["size"] = number + 200
+            assert _applied(it, patience=30.0) == "made", f"{kind.__name__}: the next change"
+            assert f"setup {number + 100} {number + 200}" in notes(tmp_path / "step"), kind.__name__
+            it.moves("step", "sink")
+    print(way, outcomes)
+
+
+def _applied(it: Yard, patience: float) -> str:
+    try:
+        it.apply(patience=patience)
+    except (PipertError, ValueError) as error:  # a question that could not be read is answered by what was wrong with it
+        return str(error)
+    return "made"
 
 
 class Numbers(SourceRoutine):

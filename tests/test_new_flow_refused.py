@@ -155,7 +155,7 @@ def test_as_many_as_there_is_room_for() -> None:
 def test_what_create_flow_refuses_of_a_running_pipe() -> None:
     with camera_pipe() as (pipe, _):
         with pytest.raises(ValueError, match="replicas"):
-            pipe.create_flow("workers", False, Forward("worker"), replicas=2)
+            pipe.create_flow("workers", False, Forward("worker"), replicas=0)
         with pytest.raises(PipertError, match="already"):
             pipe.create_flow("camera", False, Sink("sink"))
         pipe.join(to_kill=True)
@@ -175,8 +175,57 @@ def test_wires_of_replicas() -> None:
         moves(pipe, "worker#1", "late")
         pipe.create_flow("more", False, source := Frames("source", None))
         pipe.link(Wire(source, worker))
-        with pytest.raises(WiresValidation, match="replicas"):
+        pipe.build()
+        pipe.notify_event(START_EVENT_NAME)
+        moves(pipe, "source", "worker#0")
+        moves(pipe, "source", "worker#1")
+        pipe.join(to_kill=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "text"),
+    [
+        ("source", RoutineError, "a source can't have replicas"),
+        ("whole", RoutineError, "needs them all"),
+        ("fan", WiresValidation, "'new' is ordered: its routines have to be a chain"),
+        ("spread", WiresValidation, "'new' is ordered: what it sends to can't have replicas itself"),
+        ("middle", WiresValidation, "'workers' is ordered: its routines have to be a chain"),
+        ("name", PipertError, "there is a flow 'workers#0' already"),
+    ],
+)
+def test_replicas_that_do_not_fit_change_nothing(what: str, error: type[Exception], text: str) -> None:
+    pipe = Pipe(policy="block", capacity=2, grace_period=2)
+    camera, worker, packer, preview = Frames("camera", None), Forward("worker"), Forward("packer"), Sink("preview")
+    pipe.create_flow("camera", False, camera, **FAST)
+    pipe.create_flow("workers", True, worker, packer, replicas=2, ordered=True, **FAST)
+    pipe.create_flow("preview", False, preview, **FAST)
+    pipe.link(Wire(camera, worker), Wire(packer, preview))
+    with running(pipe):
+        await_motion(pipe)
+        before = all_of(pipe)
+        new, other = Forward("new"), Forward("other")
+        if what == "source":
+            pipe.create_flow("new", False, Frames("source", None), replicas=2)
+        elif what == "whole":
+            new.replicable = False
+            pipe.create_flow("new", False, new, replicas=2)
+            pipe.link(Wire(camera, new))
+        elif what == "fan":
+            pipe.create_flow("new", False, new, other, replicas=2, ordered=True)
+            pipe.link(Wire(camera, (new, other)), Wire(new, preview))
+        elif what == "spread":
+            pipe.create_flow("new", False, new, replicas=2, ordered=True)
+            pipe.create_flow("other", False, other, replicas=2)
+            pipe.link(Wire(camera, new), Wire(new, other))
+        elif what == "middle":
+            pipe.link(Wire(camera, packer))
+        else:
+            pipe.create_flow("workers#0", False, new)
+            pipe.link(Wire(camera, new))
+        with pytest.raises(error, match=text):
             pipe.build()
+        assert all_of(pipe) == before
+        await_motion(pipe, messages=10)
         pipe.join(to_kill=True)
 
 

@@ -216,7 +216,7 @@ def reordering_in(world: World, monkeypatch: pytest.MonkeyPatch) -> Reordering:
         host=SimpleNamespace(segment=SimpleNamespace(process=None)),
         inbox=world,
         record=SimpleNamespace(words=SimpleNamespace(handled=0)),
-        plan=SimpleNamespace(restores=[SimpleNamespace(lanes={0: {number: number for number in range(len(world.lanes))}})]),
+        plan=SimpleNamespace(restores={"workers": {0: {number: number for number in range(len(world.lanes))}}}),
     )
     reception: Any = world
     return Reordering(context, reception)

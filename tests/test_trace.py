@@ -133,6 +133,25 @@ def test_every_hop_of_every_frame_is_there_once_and_in_order(where: str, kind: s
     assert shown.rows["camera"] == ("flow camera" if where == "across" else "flow flow")
 
 
+def test_a_frame_that_comes_two_ways_has_arrows_of_its_own_on_each(tmp_path: Path) -> None:
+    pipe = Pipe(policy="block")
+    camera, quick, late, screen = Items("camera", range(FRAMES)), Forward("quick"), Spans("late"), Sink("screen")
+    for routine in (camera, quick, late, screen):
+        pipe.create_flow(routine.name, False, routine)
+    pipe.link(Wire(camera, [quick, late]), Wire(quick, screen), Wire(late, screen))
+    pipe.build()
+    with pipe.tracing(tmp_path / "t"):
+        pipe.notify_event(START_EVENT_NAME)
+        pipe.join()
+    shown = ReadTrace.of(tmp_path / "t")  # which looks at the arrows
+    for row in ("quick -> screen", "late -> screen"):
+        for hop in shown.on(row, "queue"):
+            ends = [one.row for one in shown.shown if set(one.arrows) & set(hop.arrows)]
+            assert sorted(ends) == sorted((row.split()[0], row, "screen"))
+    passages = [one.arrows[-1] for one in shown.on("screen", "main_logic")]
+    assert len(set(passages)) == 2 * FRAMES, "its two calls are none of one passage"
+
+
 def test_waits_are_shown(tmp_path: Path) -> None:
     """A sender that waits for room, within its send; a receiver that waits for a message, and wakes up."""
     board = Board()

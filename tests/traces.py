@@ -31,7 +31,7 @@ class Shown:
 
 
 class ReadTrace:
-    """A trace. Reading it checks that its slices nest.
+    """A trace. Reading it checks that its slices nest, and that each arrow leads from somewhere to somewhere, on in time.
 
     Attributes:
         shown: all slices and instants, in the order of the file.
@@ -67,6 +67,19 @@ class ReadTrace:
             if event.type == TrackEvent.TYPE_SLICE_BEGIN:
                 stack.append(one)
         assert not any(stacks.values()), "a slice has no end"
+        self._check_arrows()
+
+    def _check_arrows(self) -> None:
+        ends: dict[int, list[Shown]] = defaultdict(list)
+        for one in sorted(self.shown, key=lambda one: one.begin):
+            for arrow in one.arrows:
+                ends[arrow].append(one)
+        for arrow, its in ends.items():
+            names = [one.name for one in its]
+            assert len(its) > 1 or names == ["queue"] or "dropped" in names[0], f"arrow {arrow} leads nowhere: {its}"
+            if "queue" in names and names[-1] != "queue":
+                assert its[-1].begin >= its[names.index("queue")].end, f"arrow {arrow} leads back in time: {its}"
+                assert names.index("queue") == len(names) - 2, f"arrow {arrow} leads past its receiver: {its}"
 
     @classmethod
     def of(cls, path: Path) -> ReadTrace:

@@ -52,6 +52,8 @@ typedef struct pshm_routine_record {
     uint64_t handling_since_ns;
     uint64_t shows;
     uint64_t held;
+    uint64_t resumes;
+    uint64_t kept;
     uint64_t counter[...];
     uint64_t age[...];
     ...;

@@ -40,7 +40,7 @@
 #define PSHM_HOT_LAYOUTS 8 /* that a sender remembers */
 #define PSHM_HOT_HOP 24    /* bytes of a hop: routine, sent and received in ns */
 #define PSHM_HOT_HOPS 16   /* the most of a message */
-#define PSHM_HOT_STAMP 24  /* bytes of what a head says of the picture */
+#define PSHM_HOT_STAMP 32  /* bytes of what a head says of the picture and its time */
 
 /* The kinds of a message, and marks on them: as in shm/head.py. */
 #define PSHM_KIND_PICKLE 0x0u

@@ -8,8 +8,11 @@
  * which loses any part of what is under way, each way (with -DDOUBLES a message may
  * also come twice). Lossless, or with -DDROP it drops.
  *
- * Shown: messages are taken in order, none twice; lossless: one that is passed over
- * was with an S that died; S never has more than W that are not acknowledged, and R
+ * R takes a message, pushes it on both of its wires, in any order, lets go of it, and
+ * acknowledges; it may die between any two of these.
+ *
+ * Shown: messages are pushed on each wire in order, none twice; lossless: one that is
+ * passed over was with an S that died, and each wire gets the same; S never has more than W that are not acknowledged, and R
  * keeps no more than that; when all has come to rest, S has sent everything, and
  * nothing is left unacknowledged: the credit is back. Without deaths and cuts it
  * asks three times at the most.
@@ -20,7 +23,8 @@
  * - The link keeps the order of what it does not lose, as TCP within a connection
  *   does. The tests of protocol.py reorder, too.
  * - Contents, so nobody would notice a number that stands for two messages.
- * - R hands a message over and notes it in one step, as its place word does.
+ * - Whether a message is on a wire is known after R's death, as csrc/handing.h has it; the
+ *   crash points prove that. Only R writes its place, so it and the hand are one word.
  */
 #ifndef PU
 #define PU 3
@@ -53,12 +57,14 @@ bool has[PU + 1]; byte under;   /* under: how many it has, and the receiver of a
 byte elsewhere;
 bool dead[PU + 1];              /* numbers that an S had when it died */
 
-/* R. What outlives its process: consumed. */
+/* R. What outlives its process: place, hand, and what is on the wires. */
 byte me = 1, known, accepted, consumed; bool gaptold, gap, owes, owesanswer; byte echo;
 bool keeps[PU + 1]; byte kept;
 byte kills[3];
 byte tries;                     /* time-outs since anything else happened */
-byte last;                      /* one after the last that was taken */
+byte place; bit hand;           /* one after the last that was taken; it may not be on all wires */
+byte inhand, pushed;            /* the message in hand, + 1; where this R has pushed it */
+byte last[2];                   /* of each wire: one after the last that was pushed */
 
 #ifdef B_NOWINDOW
 #define ROOM (W + 1)
@@ -85,7 +91,19 @@ inline lowest(to) {
   do :: to < next && !has[to] -> to++ :: else -> break od
 }
 inline settle() {
-  if :: kept == 0 -> consumed = accepted :: else fi
+  if :: kept == 0 && !inhand -> consumed = accepted :: else fi
+}
+#ifdef B_PUSHESAGAIN
+#define HAS(e) (pushed & (1 << e))
+#else
+#define HAS(e) (last[e] >= inhand)
+#endif
+inline push(e) {
+  assert(inhand > last[e]);         /* in order, none twice */
+#ifndef DROP
+  do :: last[e] < inhand - 1 -> assert(dead[last[e]]); last[e]++ :: else -> break od;
+#endif
+  last[e] = inhand; pushed = pushed | (1 << e)
 }
 inline giveup(n) {
   if :: n > accepted ->
@@ -174,7 +192,10 @@ proctype S() {
   d_step {
     assert(next == PU);
     assert(under == 0);
-    assert(kept == 0)
+    assert(kept == 0 && !inhand);
+#ifndef DROP
+    for (x : 0 .. PU - 1) { assert(dead[x] || (last[0] > x && last[1] > x)) }
+#endif
   }
 }
 
@@ -212,20 +233,28 @@ end:
              assert(kept <= W)
           fi
        fi; e = 0; b = 0; n = 0; k = 0 }
-  /* hands one over */
-  :: d_step { kept > 0 ->
+  /* takes one in hand */
+  :: d_step { kept > 0 && !inhand ->
        x = 0;
        do :: !keeps[x] -> x++ :: else -> break od;
        keeps[x] = 0; kept--;
-       assert(x >= last);             /* in order, none twice */
-#ifndef DROP
-       do :: last < x -> assert(dead[last]); last++ :: else -> break od;
-#endif
-       last = x + 1;
+       inhand = x + 1; pushed = 0;
 #ifndef B_CONSUMEDNOTKEPT
-       consumed = x + 1;
+       place = inhand;
 #endif
-       x = 0; settle(); owes = 1 }
+#ifndef B_HANDNOTNOTED
+       hand = 1;
+#endif
+#ifdef B_ACKSINHAND
+       consumed = inhand; owes = 1;
+#endif
+       x = 0 }
+  /* pushes it on a wire */
+  :: d_step { inhand && !HAS(0) -> push(0) }
+  :: d_step { inhand && !HAS(1) -> push(1) }
+  /* lets go of it */
+  :: d_step { inhand && HAS(0) && HAS(1) ->
+       hand = 0; consumed = inhand; inhand = 0; settle(); owes = 1 }
   /* acknowledges */
   :: atomic { owesanswer && nfull(back) -> owesanswer = 0; back!1(me, known, accepted, consumed, gap, echo); gap = 0 }
   :: atomic { owes && !owesanswer && nfull(back) -> owes = 0; back!0(me, known, accepted, consumed, gap, 0); gap = 0 }
@@ -234,8 +263,14 @@ end:
        do :: x < PU -> keeps[x] = 0; x++ :: else -> break od; x = 0;
        kept = 0; known = 0;
 #ifdef B_FROMACCEPTED
-       consumed = accepted;
+       place = accepted;
 #endif
+#ifdef B_ONEWIRE
+       if :: hand && last[0] < place -> place-- :: else fi;
+#else
+       if :: hand && (last[0] < place || last[1] < place) -> place-- :: else fi;
+#endif
+       hand = 0; inhand = 0; pushed = 0; consumed = place;
        accepted = consumed; gaptold = 0; gap = 0; owes = 0; owesanswer = 0; echo = 0; tries = 0;
 #ifndef B_NOTOKEN
        greet = 1

@@ -44,6 +44,7 @@ typedef struct pshm_crash_graph {
     uint32_t slots[2];    /* payload slots of source and middle */
     uint32_t messages[2]; /* message slots */
     uint32_t sink_takes;  /* the sink ends after so many messages; 0: never */
+    bool resumes;         /* the source sends again what its death interrupted */
     bool takes_back;      /* the launcher gives up what receivers leave of dead senders */
 } pshm_crash_graph;
 

@@ -116,10 +116,17 @@ static void audit_counters(const pshm_control *control, uint32_t edge) {
     CHECK(crash <= most, "edge %u: %" PRIu64 " lost in a crash", edge, crash);
     /* a sender may have died with a message in hand that it had not counted yet */
     uint64_t assigned = assigned_to(control, edge);
-    CHECK(record->sent <= assigned && assigned <= record->sent + senders,
+    uint64_t uncounted = graph->resumes ? 2 * senders : senders; /* and it may be taken back */
+    CHECK(record->sent <= assigned && assigned <= record->sent + uncounted,
           "edge %u: %" PRIu64 " sent of %" PRIu64, edge, record->sent, assigned);
     CHECK(!pshm_crash_is_lossless(edge) || final || dropped == crash,
           "edge %u: %" PRIu64 " dropped", edge, dropped);
+    if (!graph->resumes || final || pshm_crash_sender(edge) != SOURCE || edge == TO_LOCAL) return;
+    /* only what a dead receiver had in hand is lost */
+    CHECK(crash <= receivers + (senders && receivers),
+          "edge %u: %" PRIu64 " lost by a source that resumes", edge, crash);
+    CHECK(got + receivers >= PSHM_CRASH_MESSAGES, "edge %u: only %" PRIu64 " messages came", edge,
+          got);
 }
 
 void pshm_crash_audit_at_rest(const pshm_control *control) {

@@ -66,6 +66,7 @@ static void recover_sender(uint32_t edge) {
     for (uint32_t n = 0, count = pshm_crash_count_of(edge); n < count; n++) {
         uint32_t number = launched.of[edge][n];
         bool unswept = launched.unswept[number] != 0;
+        pshm_recover_handing(launched.process, number);
         if (edge == TO_LOCAL)
             pshm_recover_edge(launched.process, number);
         else if (pshm_crash_state_of(number) == PSHM_LIVE)

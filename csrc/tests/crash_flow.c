@@ -249,8 +249,31 @@ static void look_at_local(life *own, pshm_delivery *delivery, uint64_t timeout_n
     set_ended(own, LOCAL);
 }
 
+/* The wires out of the process that have not got a message from the process before. */
+static uint64_t lacking(const life *own, uint64_t sequence) {
+    uint64_t lacking = 0;
+    for (uint32_t out = 0; out < own->port->outs; out++) {
+        const pshm_edge *edge = &own->port->out[out];
+        bool lacks = !edge->local && pshm_handing_done(edge->record) <= sequence;
+        if ((own->outs >> out & 1) != 0 && lacks) lacking |= 1ull << out;
+    }
+    return lacking;
+}
+
+/* Sends again what the death of the process before interrupted. */
+static void resume(life *own, pshm_post *post) {
+    own->port->record->resumes = 1;
+    uint64_t sequence = own->port->record->sequence - 1; /* no harm before the first message */
+    uint64_t outs = own->port->record->sequence == 0 ? 0 : lacking(own, sequence);
+    if (outs == 0) return;
+    begin(own, post, sequence + 1);
+    post->outs = outs;
+    send_post(own, post, sequence, reserve(own, post, sequence, OF_SOURCE));
+}
+
 static void be_source(life *own, pshm_post *post, pshm_delivery *delivery) {
     uint64_t *next = &own->port->record->sequence;
+    if (pshm_crash_here.graph->resumes && !is_over(own, SOURCE)) resume(own, post);
     while (!is_over(own, SOURCE) && *next < PSHM_CRASH_MESSAGES) {
         uint64_t sequence = *next;
         *next = sequence + 1;

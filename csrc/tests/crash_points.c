@@ -26,7 +26,8 @@
 
 /* Block: only a crash loses anything. Mixed: one branch is real-time, the other lossless,
  * but what waits there is taken back when its sender dies.
- * Tight: slots are short, the sender does not wait for long, and the sink ends early. */
+ * Tight: slots are short, the sender does not wait for long, and the sink ends early.
+ * Resumes: as block, and the death of a source loses nothing. */
 const pshm_crash_graph pshm_crash_graphs[] = {
     {.name = "block",
      .edge = {[TO_MIDDLE] = {PSHM_POLICY_BLOCK, 2, PSHM_FOREVER},
@@ -51,6 +52,14 @@ const pshm_crash_graph pshm_crash_graphs[] = {
      .slots = {3, 2},
      .messages = {2, 2},
      .sink_takes = 3},
+    {.name = "resumes",
+     .edge = {[TO_MIDDLE] = {PSHM_POLICY_BLOCK, 2, PSHM_FOREVER},
+              [TO_SINK] = {PSHM_POLICY_BLOCK, 1, PSHM_FOREVER},
+              [FORWARDED] = {PSHM_POLICY_BLOCK, 1, PSHM_FOREVER},
+              [TO_LOCAL] = {PSHM_POLICY_DROP_OLDEST, 2, PSHM_FOREVER}},
+     .slots = {5, 3},
+     .messages = {4, 2},
+     .resumes = true},
 };
 const uint32_t pshm_crash_graph_count = sizeof pshm_crash_graphs / sizeof pshm_crash_graphs[0];
 

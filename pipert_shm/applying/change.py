@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
-from pipert_shm.applying.difference import Pair
-from pipert_shm.applying.work import Setting, Values, Work, options_of, place_of
+from pipert_shm.applying.shape import Pair
+from pipert_shm.applying.work import Setting, Values, Work, place_of, wires_of
 from pipert_shm.errors import Fault, FlowDied, NotApplied, PipeStateError, RoutineError, WiresValidation, describe
 from pipert_shm.events import START_EVENT_NAME, UPDATE_FPS_NAME
 from pipert_shm.graph.blueprint import FlowSpec
@@ -34,9 +34,7 @@ class Change:
         self._patience = patience
         self._where: Where = ()  # the section that the step at hand is about
         self._undo: list[Callable[[], None]] = []
-        self._wires = {
-            (wire.source.name, to.name): options_of(wire) for wire in pipe._blueprint.wires for to in wire.destinations
-        }
+        self._wires = wires_of(pipe._blueprint)
         states = {name: its.state for name, its in pipe.statistics().routines.items()}
         self._at_rest = {name for name, state in states.items() if state in AT_REST}
         self._is_started = pipe._started or len(self._at_rest) < len(states)  # by an attached process, perhaps
@@ -72,19 +70,23 @@ class Change:
     def _held(self) -> tuple[str, ...]:
         """The routines that stay, and lose wires, or may find them ended since a routine before them fails."""
         difference, flow_of = self._work.difference, self._work.difference.before.flow_of
-        changed = {*difference.removed, *difference.rebuilt, *difference.replaced}
+        gone = {*difference.removed, *difference.rebuilt}
         receivers = {receiver for _, receiver in self._work.wires_before}
-        receivers |= {receiver for sender, receiver in difference.before.wires if flow_of[sender] in changed}
+        receivers |= {to for sender, to in difference.before.wires if flow_of[sender] in {*gone, *difference.replaced}}
         plan = self._session.plan
-        names = (receiver for receiver in receivers if flow_of.get(receiver) not in changed)
+        names = (receiver for receiver in receivers if flow_of.get(receiver) not in gone)
         return tuple(one for name in names for one in plan.replicas.get(name, (name,)))
 
     def _linked(self) -> Counter[str]:
-        """The routines that stay, and to how many receivers each of them is to be linked."""
-        difference = self._work.difference
-        fresh = {*difference.added, *difference.rebuilt}
-        flow_of = difference.after.flow_of
-        return Counter(sender for sender, _ in difference.linked if flow_of[sender] not in fresh)
+        """The routines that stay, and to how many receivers in other flows each of them is to be linked."""
+        difference, replicas = self._work.difference, self._session.plan.replicas
+        flows, flow_of = difference.after.flows, difference.after.flow_of
+        linked: Counter[str] = Counter()
+        for sender, receiver in difference.linked:
+            if flow_of[sender] != flow_of[receiver] and flow_of[sender] not in {*difference.added, *difference.rebuilt}:
+                for one in replicas.get(sender, (sender,)):
+                    linked[one] += flows[flow_of[receiver]].replicas
+        return linked
 
     def _fault(self, error: Exception) -> Fault:
         where: Where = self._where
@@ -106,12 +108,13 @@ class Change:
         if kept:
             self._undo.append(lambda: self._take_back(kept, replaced))
             self._put({name: work.flows[name] for name in kept}, replaced)
+            # before there are flows that don't run yet: they would drain nothing, and the new processes need holder bits
+            self._session.changes.await_up(self._replicas_of(replaced), self._patience)
         for routine, setting in work.settings.items():
             self._undo.append(lambda routine=routine: self._set(routine, work.settings_before[routine]))  # type: ignore[misc]
             self._set(routine, setting)
         self._rewire()
         flows = (*replaced, *difference.added, *difference.rebuilt)
-        self._session.changes.await_up(self._replicas_of(replaced), self._patience)
         self._start(flows)
         self._session.changes.await_runs(self._replicas_of(flows), self._patience)
 
@@ -130,6 +133,7 @@ class Change:
         difference, changes = self._work.difference, self._session.changes
         changed = (*difference.replaced, *difference.removed, *difference.rebuilt)
         flows = [name for name in changed if name in self._pipe._blueprint.flows]
+        self._start(name for name in flows if name not in difference.replaced)  # these drain what holds up the others
         changes.await_up(self._replicas_of(flows), self._patience)
         self._start(flows)
         changes.await_runs(self._replicas_of(flows), self._patience)
@@ -149,7 +153,8 @@ class Change:
             name: FlowChange({routine.name: routine for routine in spec.routines}, spec.restart, spec.process)
             for name, spec in specs.items()
         }
-        plan, audience, replacement = plan_replacement(session.plan, changes, tuple(now))
+        transmitters = [its["data_transmitter"] for its in self._work.wires.values()]
+        plan, audience, replacement = plan_replacement(session.plan, changes, tuple(now), transmitters)
         session.changes.replace(plan, replacement)
         session.plan, session.audience = plan, audience
         for name, spec in specs.items():

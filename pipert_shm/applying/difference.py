@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any
 
+from pipert_shm.applying.shape import FIXED, Pair, Shape, same
 from pipert_shm.errors import shown
 from pipert_shm.pipeline_file.reader import Where
-from pipert_shm.pipeline_file.schema import FlowSettings, Pipeline, RoutineSettings, Section, WireSettings
+from pipert_shm.pipeline_file.schema import RoutineSettings, Section
 
-Pair: TypeAlias = tuple[str, str]  # the names of a sender and a receiver
-
-FIXED = ("pipe", "api", "logging")  # sections that hold for as long as a pipe runs
 IN_PLACE = ("restart", "max_restarts", "restart_window", "max_rss")  # of a flow: only the launcher goes by them
 OF_PROCESS = ("cpus", "nice")  # a new process gets them
 OF_WIRES = ("policy", "capacity", "timeout", "max_age", "data_transmitter")
@@ -40,50 +37,6 @@ class Detail:
     def change(self) -> str:
         """The two values, as text."""
         return f"{_said(self.before)} -> {_said(self.after)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A pipeline as it is compared: what it says, in one way only.
-
-    Attributes:
-        flows: the settings of each flow, without those of its wires.
-        routines: the settings of each routine.
-        wires: the settings of each wire, and which section of the file they stand in, by pair.
-        fixed: the sections that hold as long as the pipe runs.
-    """
-
-    flows: Mapping[str, FlowSettings]
-    routines: Mapping[str, RoutineSettings]
-    wires: Mapping[Pair, WireSettings]
-    fixed: Mapping[str, Any]
-
-    @property
-    def flow_of(self) -> dict[str, str]:
-        """The flow of each routine."""
-        return {routine: name for name, flow in self.flows.items() for routine in flow.routines}
-
-
-def shape_of(pipeline: Pipeline) -> Shape:
-    """The shape of a pipeline that was read and found to be in order."""
-    flows = {
-        name: flow.model_copy(update={"auto_wire": False, "data_transmitter": None, "routines": sorted(flow.routines)})
-        for name, flow in pipeline.flows.items()
-    }
-    fixed = {name: getattr(pipeline, name) for name in FIXED}
-    return Shape(flows, dict(pipeline.routines), dict(_wires_of(pipeline)), fixed)
-
-
-def _wires_of(pipeline: Pipeline) -> Iterator[tuple[Pair, WireSettings]]:
-    for flow in pipeline.flows.values():
-        for source, destination in pairwise(flow.routines) if flow.auto_wire else ():
-            yield (
-                (source, destination),
-                WireSettings(source=source, destinations=[destination], data_transmitter=flow.data_transmitter),
-            )
-    for wire in pipeline.wires:
-        for destination in wire.destinations:
-            yield (wire.source, destination), wire.model_copy(update={"destinations": [destination]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +73,6 @@ class Difference:
 
     def __bool__(self) -> bool:
         return any(bool(getattr(self, name)) for name in ("refused", *_CHANGES))
-
-    def removes_only(self, flow: str) -> bool:
-        """Whether the removal of this flow is all that is done."""
-        return self.removed == (flow,) and not any(getattr(self, name) for name in _CHANGES if name != "removed")
 
     def applied_to(self, shape: Shape) -> Shape:
         """The shape that comes of another by these changes alone."""
@@ -192,17 +141,19 @@ def between(
     after: Shape,
     is_settable: Callable[[str, str], bool],
     is_rebuilt: Callable[[str], bool] = lambda flow: False,
+    joins: Callable[[str], bool] = lambda routine: False,
     failed: Collection[str] = (),
 ) -> Difference:
     """What has to be done to a pipe that is like `before`, so that it is like `after`.
 
     :param is_settable: whether a routine's parameter can be set while it runs.
     :param is_rebuilt: whether a flow that would get a new process has to be removed and added instead.
+    :param joins: whether a routine joins its inputs: it does that with those that it was made with.
     :param failed: flows that have failed for good: what differs in one, whatever it is, makes it anew.
     """
     removed = tuple(name for name in before.flows if name not in after.flows)
     added = tuple(name for name in after.flows if name not in before.flows)
-    kept = _Kept(before, after, is_settable, is_rebuilt, failed)
+    kept = _Kept(before, after, is_settable, is_rebuilt, joins, failed)
     gone = {routine for name in (*removed, *kept.rebuilt) for routine in before.flows[name].routines}
     fresh = {routine for name in (*added, *kept.rebuilt) for routine in after.flows[name].routines}
     moved = gone | fresh
@@ -218,7 +169,7 @@ def between(
     return Difference(
         before,
         after,
-        refused=_refused(before, after),
+        refused=fixed(before, after),
         removed=removed,
         added=added,
         rebuilt=kept.rebuilt,
@@ -241,25 +192,58 @@ class _Kept:
         after: Shape,
         is_settable: Callable[[str, str], bool],
         is_rebuilt: Callable[[str], bool],
+        joins: Callable[[str], bool],
         failed: Collection[str],
     ) -> None:
+        flows = {name: _Flow(name, before, after, is_settable) for name in after.flows if name in before.flows}
         self.rebuilt: dict[str, tuple[Detail, ...]] = {}
         self.replaced: dict[str, tuple[Detail, ...]] = {}
         self.live: dict[str, tuple[Detail, ...]] = {}
         self.eased: dict[str, tuple[Detail, ...]] = {}
-        for name in (name for name in after.flows if name in before.flows):
-            flow = _Flow(name, before, after, is_settable)
+        for name, flow in flows.items():
             all_live = tuple(each for its in flow.live.values() for each in its)
             if name in failed and (details := flow.members or flow.of_process or all_live + flow.in_place):
                 self.rebuilt[name] = details
             elif flow.members or ((flow.of_process or all_live) and is_rebuilt(name)):
                 self.rebuilt[name] = flow.members or flow.of_process or all_live
-            elif flow.of_process:
+        for name, why in _joining(before, after, joins, self.rebuilt):
+            self.rebuilt[name] = why
+        for name, flow in ((name, flow) for name, flow in flows.items() if name not in self.rebuilt):
+            if flow.of_process:
                 self.replaced[name] = flow.of_process
             else:
                 self.live |= flow.live
                 if flow.in_place:
                     self.eased[name] = flow.in_place
+
+
+def _joining(
+    before: Shape, after: Shape, joins: Callable[[str], bool], rebuilt: Mapping[str, tuple[Detail, ...]]
+) -> Iterator[tuple[str, tuple[Detail, ...]]]:
+    """The flows that have to be built anew since a routine joins what comes of others than before, and why.
+
+    :param rebuilt: those that are rebuilt. What is given is in it before the next one is looked for.
+    """
+    old, new = before.flow_of, after.flow_of
+    waiting = {new[name]: name for name in new if old.get(name) == new[name] and joins(name)}
+    while True:
+        for flow, name in waiting.items():
+            if flow in rebuilt:
+                continue
+            why: tuple[Detail, ...] = ()
+            for pair in (pair for pair in {**before.wires, **after.wires} if pair[1] == name):
+                sender = old.get(pair[0], "")
+                if pair not in before.wires or pair not in after.wires:
+                    why += (Detail(("wires", _named(pair)), before.wires.get(pair), after.wires.get(pair)),)
+                elif sender in rebuilt:
+                    why += rebuilt[sender]
+                elif sender != new[pair[0]]:
+                    why += (Detail(("flows", sender), before.flows[sender], after.flows.get(sender)),)
+            if why:
+                yield flow, why
+                break
+        else:
+            return
 
 
 class _Flow:
@@ -277,7 +261,7 @@ class _Flow:
         at: Where = ("flows", name)
         self.members = _details(at, old, new, ("routines", "replicas", "ordered"))
         self.in_place = _details(at, old, new, IN_PLACE)
-        self.of_process = _details(at, old, new, OF_PROCESS)
+        self.of_process = _details(at, old, new, OF_PROCESS) + _new_transmitters(name, before, after)
         self.live: dict[str, tuple[Detail, ...]] = {}
         if self.members:
             return
@@ -290,6 +274,18 @@ class _Flow:
             self.of_process += tuple(detail for details in self.live.values() for detail in details) + self.in_place
 
 
+def _new_transmitters(flow: str, before: Shape, after: Shape) -> tuple[Detail, ...]:
+    """The transmitters that the process of a flow does not know yet: those of wires to it and from it."""
+    ends = set(after.flows[flow].routines)
+    details: tuple[Detail, ...] = ()
+    for pair, wire in after.wires.items():
+        earlier = before.wires.get(pair)
+        own = None if earlier is None else earlier.data_transmitter
+        if ends.intersection(pair) and wire.data_transmitter is not None and not same(own, wire.data_transmitter):
+            details += (Detail(("wires", _named(pair), "data_transmitter"), own, wire.data_transmitter),)
+    return details
+
+
 def _of_routine(
     name: str, old: RoutineSettings, new: RoutineSettings, is_settable: Callable[[str, str], bool]
 ) -> tuple[tuple[Detail, ...], tuple[Detail, ...]]:
@@ -300,7 +296,7 @@ def _of_routine(
     soft = _details(at, old, new, ("fps", "hang_timeout"))
     for parameter in dict.fromkeys((*old.parameters, *new.parameters)):
         pair = old.parameters.get(parameter, _NOT), new.parameters.get(parameter, _NOT)
-        if not _same(*pair):
+        if not same(*pair):
             detail = Detail((*at, "parameters", parameter), *pair)
             if not hard and is_settable(name, parameter):
                 soft += (detail,)
@@ -319,10 +315,11 @@ _NOT = _NotGiven()
 
 def _details(at: Where, old: Section, new: Section, names: tuple[str, ...]) -> tuple[Detail, ...]:
     pairs = ((name, getattr(old, name), getattr(new, name)) for name in names)
-    return tuple(Detail((*at, name), one, other) for name, one, other in pairs if not _same(one, other))
+    return tuple(Detail((*at, name), one, other) for name, one, other in pairs if not same(one, other))
 
 
-def _refused(before: Shape, after: Shape) -> tuple[Detail, ...]:
+def fixed(before: Shape, after: Shape) -> tuple[Detail, ...]:
+    """What differs, and can't be changed while the pipe runs."""
     refused: tuple[Detail, ...] = ()
     for name in FIXED:
         old, new = before.fixed[name], after.fixed[name]
@@ -332,19 +329,6 @@ def _refused(before: Shape, after: Shape) -> tuple[Detail, ...]:
             continue
         refused += _details((name,), old, new, tuple(type(old).model_fields))
     return refused
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values of a file mean the same: 1 is neither 1.0 nor true there."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, Section):
-        return all(_same(getattr(one, name), getattr(other, name)) for name in type(one).model_fields)
-    return bool(one == other) or (one != one and other != other)
 
 
 def _named(pair: Pair) -> str:

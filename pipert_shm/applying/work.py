@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from inspect import signature
+from itertools import starmap
 from typing import Any
 
-from pipert_shm.applying.difference import Detail, Difference, Pair, between, shape_of
+from pipert_shm.applying.difference import Detail, Difference, between, fixed
+from pipert_shm.applying.shape import Pair, same, shape_of
 from pipert_shm.errors import ConfigError, PayloadError, PipertError, PipeStateError, RoutineError
 from pipert_shm.events import LARGEST_PARAMETERS
 from pipert_shm.graph.blueprint import Blueprint, FlowSpec
@@ -78,7 +80,7 @@ class Planner:
         self._after = after
         self._shapes = shape_of(before.settings), shape_of(after.settings)
         self._running = {routine.name: routine for spec in pipe._blueprint.flows.values() for routine in spec.routines}
-        self._unsendable: set[tuple[str, str]] = set()
+        self._wires = wires_of(pipe._blueprint)
         states = {name: flow.state for name, flow in pipe.statistics().flows.items()}
         self._failed = {
             name
@@ -93,39 +95,39 @@ class Planner:
         :param refuse: whether it is an error if the file asks for what can't be changed while the pipe runs.
         """
         self._check_alike()
-        difference = between(*self._shapes, self._is_settable, failed=self._failed)
         if refuse:
-            self._refuse(difference)
-        flows = dict.fromkeys((*difference.added, *difference.rebuilt, *difference.replaced, *self._flows_of(difference.live)))
-        names = [routine for flow in flows for routine in self._after.settings.flows[flow].routines]
-        self._made = self._after.make_routines(names)
-        for routine, details in difference.live.items():
-            self._note_unsendable(routine, details)
-        difference = self._limited(between(*self._shapes, self._is_settable, self._is_rebuilt, self._failed))
-        if refuse:
-            self._refuse(difference)
+            self._refuse(fixed(*self._shapes))
+        self._make(flow for flow in self._after.settings.flows if self._differs(flow))  # all at once, to tell all faults
+        difference = between(*self._shapes, self._is_settable, self._is_rebuilt, self._joins, self._failed)
+        self._make((*difference.rebuilt, *difference.replaced))
         work = self._work(difference)
         self._check(work)
         return work
 
+    def _differs(self, flow: str) -> bool:
+        """Whether the file says something else of a flow, or of its routines."""
+        before, after = self._shapes
+        its = after.flows[flow]
+        routines = ((before.routines.get(name), after.routines[name]) for name in its.routines)
+        return not (flow in before.flows and same(before.flows[flow], its) and all(starmap(same, routines)))
+
+    def _make(self, flows: Iterable[str]) -> None:
+        """Makes the routines of flows, as they will be."""
+        members = (routine for flow in flows for routine in self._after.settings.flows[flow].routines)
+        self._made |= self._after.make_routines([routine for routine in members if routine not in self._made])
+
     def _is_settable(self, routine: str, parameter: str) -> bool:
         running = self._running.get(routine)
-        if running is None or (routine, parameter) in self._unsendable:
+        if running is None or parameter not in setters_of(type(running)):
             return False
-        kind = type(running)
-        return parameter in setters_of(kind) and all(
-            parameter in file.settings.routines[routine].parameters or _default_of(kind, parameter) is not _NONE
-            for file in (self._before, self._after)
-        )
-
-    def _note_unsendable(self, routine: str, details: tuple[Detail, ...]) -> None:
-        """Notes parameters whose values can't be sent to the flow."""
-        for parameter in (str(detail.where[-1]) for detail in details if detail.where[-2] == "parameters"):
-            for file in (self._before, self._after):
-                try:
-                    pack("a parameter", self._value(file, routine, parameter), LARGEST_PARAMETERS)
-                except PayloadError:
-                    self._unsendable.add((routine, parameter))
+        for file in (self._before, self._after):
+            if parameter not in file.settings.routines[routine].parameters and _default_of(type(running), parameter) is _NONE:
+                return False
+            try:
+                pack("a parameter", self._value(file, routine, parameter), LARGEST_PARAMETERS)
+            except PayloadError:  # it can't be sent to the flow
+                return False
+        return True
 
     def _value(self, file: PipelineFile, routine: str, parameter: str) -> Any:
         given = file.arguments[routine]
@@ -133,11 +135,16 @@ class Planner:
 
     def _is_rebuilt(self, flow: str) -> bool:
         """Whether a flow can't just get other routines."""
+        self._make([flow])
         names = self._plan.replicas.get(flow, (flow,))
         if names[0] not in self._plan.flows:
             return True
         items = self._plan.flows[names[0]]
         return any(why_not(item, self._made[_plain(item.name, flow in self._plan.replicas)]) for item in items)
+
+    def _joins(self, routine: str) -> bool:
+        """Whether a routine that runs joins its inputs."""
+        return self._running[routine].join is not None
 
     def _flows_of(self, routines: Mapping[str, Any]) -> Iterator[str]:
         flow_of = self._shapes[1].flow_of
@@ -145,49 +152,19 @@ class Planner:
 
     # ---- refusals --------------------------------------------------------------------------------
 
-    def _refuse(self, difference: Difference) -> None:
+    def _refuse(self, details: Iterable[Detail]) -> None:
         faults = [
             self._after.fault(detail.where, f"{detail.change}: not while the pipe runs; put it back, or run the file afresh")
-            for detail in difference.refused
+            for detail in details
         ]
         if faults:
             raise ConfigError(sorted(faults, key=lambda fault: fault.line))
 
-    def _limited(self, difference: Difference) -> Difference:
-        """The same, with what a running pipe can't do, or could not undo if another step failed: see `Pipe.build`."""
-        before, after = (shape.flows for shape in self._shapes)
-        refused = [
-            Detail(("flows", name, setting), getattr(before.get(name, _SINGLE), setting), getattr(after[name], setting))
-            for name in (*difference.added, *difference.rebuilt)
-            for setting in ("replicas", "ordered")
-            if any(getattr(its, setting) != getattr(_SINGLE, setting) for its in (before.get(name, _SINGLE), after[name]))
-        ]
-        if len(difference.removed) != 1 or not difference.removes_only(difference.removed[0]):  # else no other step could fail
-            refused += [
-                Detail(("flows", name), before[name], None) for name in difference.removed if before[name].replicas != 1
-            ]
-            refused += self._fixed_wires(difference)
-        return replace(difference, refused=(*difference.refused, *refused))
-
-    def _fixed_wires(self, difference: Difference) -> list[Detail]:
-        """Wires that would have to be made, or made again, and can't: to replicas, or with a transmitter of their own."""
-        before, after = self._shapes
-        gone, fresh = ({*flows, *difference.rebuilt} for flows in (difference.removed, difference.added))
-        lost = [pair for pair in before.wires if pair in difference.cut or gone.intersection(map(before.flow_of.get, pair))]
-        return [
-            Detail(("wires", f"{pair[0]} -> {pair[1]}"), before.wires.get(pair), after.wires.get(pair))
-            for shape, pairs, new in ((before, lost, gone), (after, difference.linked, fresh))
-            for pair in pairs
-            for one, other in [(shape.flow_of[pair[0]], shape.flow_of[pair[1]])]
-            if shape.flows[other].replicas != 1 or (shape.wires[pair].data_transmitter and not {one, other} <= new)
-        ]
-
     def _check_alike(self) -> None:
         """:raises PipeStateError: when the pipe is not what its file says, so that it can't be compared with another."""
         blueprint, shape = self._pipe._blueprint, self._shapes[0]
-        pairs = {(wire.source.name, to.name) for wire in blueprint.wires for to in wire.destinations}
         differing = sorted(blueprint.flows.keys() ^ shape.flows.keys())
-        differing += sorted(f"{one} -> {other}" for one, other in pairs ^ shape.wires.keys())
+        differing += sorted(f"{one} -> {other}" for one, other in self._wires.keys() ^ shape.wires.keys())
         if differing:
             raise PipeStateError(
                 f"flows or wires were added or removed by other means than the file ({', '.join(differing)}): run it afresh"
@@ -214,12 +191,7 @@ class Planner:
         blueprint = self._pipe._blueprint
         flows_before = {name: blueprint.flows[name] for name in (*gone, *kept)}
         lost = {routine.name for name in gone for routine in blueprint.flows[name].routines}
-        wires_before = {
-            (wire.source.name, to.name): options_of(wire)
-            for wire in blueprint.wires
-            for to in wire.destinations
-            if (pair := (wire.source.name, to.name)) in difference.cut or lost.intersection(pair)
-        }
+        wires_before = {pair: its for pair, its in self._wires.items() if pair in difference.cut or lost.intersection(pair)}
         after, live = difference.after, difference.live
         return Work(
             self._after,
@@ -248,7 +220,11 @@ class Planner:
         return Setting(values, routine._const_fps if any(detail.where[-1] == "fps" for detail in details) else None)
 
     def _wire(self, pair: Pair, its: WireSettings) -> Values:
+        """The arguments of a wire that is made. Its transmitter is the one that its ends know, if it is like that."""
         options = its.model_dump(exclude={"source", "destinations", "data_transmitter", *ACROSS_HOSTS})
+        earlier = self._shapes[0].wires.get(pair)
+        if earlier is not None and same(earlier.data_transmitter, its.data_transmitter):
+            return {**options, "data_transmitter": self._wires[pair]["data_transmitter"]}
         return {**options, "data_transmitter": self._after.make_transmitter(place_of(self._after, pair))}
 
     def _check(self, work: Work) -> None:
@@ -262,8 +238,7 @@ class Planner:
         future.flows = {name: work.flows.get(name, spec) for name, spec in blueprint.flows.items() if name not in gone}
         future.flows |= work.flows
         by_name = {routine.name: routine for spec in future.flows.values() for routine in spec.routines}
-        pairs = {(wire.source.name, to.name): options_of(wire) for wire in blueprint.wires for to in wire.destinations}
-        pairs = {pair: options for pair, options in pairs.items() if pair not in work.wires_before} | dict(work.wires)
+        pairs = {pair: its for pair, its in self._wires.items() if pair not in work.wires_before} | dict(work.wires)
         with self._blamed("wires"):
             future.wires = [Wire(by_name[one], by_name[other], **options) for (one, other), options in pairs.items()]
             future.plan()
@@ -279,9 +254,6 @@ def place_of(file: PipelineFile, pair: Pair) -> Where:
 
 
 class _Nothing: ...
-
-
-_SINGLE = FlowSettings(routines=["one"])  # what a flow says that has no replicas
 
 
 _NONE = _Nothing()
@@ -300,7 +272,11 @@ def _plain(name: str, replicated: bool) -> str:
     return name.rpartition("#")[0] if replicated else name
 
 
-def options_of(wire: Wire) -> Values:
-    """The settings that a wire was made with, as arguments."""
+def wires_of(blueprint: Blueprint) -> dict[Pair, Values]:
+    """The settings that the wires of a pipe were made with, as arguments, by pair."""
     names = ("data_transmitter", "policy", "capacity", "timeout", "max_age")
-    return {name: getattr(wire, name) for name in names}
+    return {
+        (wire.source.name, to.name): {name: getattr(wire, name) for name in names}
+        for wire in blueprint.wires
+        for to in wire.destinations
+    }

@@ -73,7 +73,8 @@ from pipert_shm.binding.port import (
     slot_and_offset,
 )
 from pipert_shm.binding.process import Claim, Geometry, Kind, Process, Writable
-from pipert_shm.binding.records import EdgeRecord, Ends, Incarnation, RoutineRecord, Settings, Tickets, incarnation_of
+from pipert_shm.binding.records import EdgeRecord, Ends, Incarnation, Settings, Tickets, incarnation_of
+from pipert_shm.binding.routine_record import RoutineRecord
 from pipert_shm.binding.thread import signal_thread
 
 __all__ = [

@@ -6,11 +6,14 @@ import logging
 import os
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipert_shm.cli.remote import examples
+
+if TYPE_CHECKING:
+    from pipert_shm.hosts.session import Hub
 
 EXAMPLES = examples(
     "pipert-shm agent --name edge-1 --hub tcp/10.0.0.7:7447",
@@ -18,6 +21,7 @@ EXAMPLES = examples(
 )
 
 
+# longer than 40 lines: half of them say what its arguments are
 def agent(
     invitation: Annotated[
         Path | None,
@@ -50,20 +54,13 @@ def agent(
     from pipert_shm.agents.agent import Agent
     from pipert_shm.agents.kept import Store
     from pipert_shm.cli.forwarded import handlers
-    from pipert_shm.cli.reaching import hub_of
     from pipert_shm.control.log_output import TERMINAL_FORMAT
-    from pipert_shm.hosts.authority import read_invitation
 
     labels = dict(map(_label, label or []))
     logging.basicConfig(level=logging.INFO, format=TERMINAL_FORMAT)
     logger = logging.getLogger("agent")
-    if invitation is not None:
-        told = read_invitation(invitation)
-        name, hub = name or told.name, hub or told.hub
-        ca, certificate, key = told.ca, told.certificate, told.key
-    if name is None or hub is None:
-        raise typer.BadParameter("give the folder that `pipert-shm hub invite` made, or --name and --hub")
-    way = hub_of(hub, ca=ca, certificate=certificate, key=key, host=name)
+    way = _way(invitation, name, hub, (ca, certificate, key))
+    name = way.host or ""
     try:
         running = Agent(name, labels, way, Store(state or default_state(name)), logger, more=handlers)
     except ValueError as error:
@@ -74,6 +71,19 @@ def agent(
         running.wait()
     finally:
         running.close(and_pipes=end_pipes)
+
+
+def _way(invitation: Path | None, name: str | None, hub: str | None, files: tuple[str | None, str | None, str | None]) -> Hub:
+    """The hub, and who this host is."""
+    from pipert_shm.cli.reaching import hub_of
+    from pipert_shm.hosts.authority import read_invitation
+
+    if invitation is not None:
+        told = read_invitation(invitation)
+        name, hub, files = name or told.name, hub or told.hub, (told.ca, told.certificate, told.key)
+    if name is None or hub is None:
+        raise typer.BadParameter("give the folder that `pipert-shm hub invite` made, or --name and --hub")
+    return hub_of(hub, ca=files[0], certificate=files[1], key=files[2], host=name)
 
 
 def _label(text: str) -> tuple[str, str]:

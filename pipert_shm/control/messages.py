@@ -11,7 +11,7 @@ from pipert_shm.control.attachment import Attachment
 from pipert_shm.events import Audience, Event
 from pipert_shm.frozen import Frozen
 from pipert_shm.graph.extension import Growth
-from pipert_shm.graph.model import EdgePlan, RoutinePlan
+from pipert_shm.graph.model import EdgePlan, RoutinePlan, Streams
 from pipert_shm.graph.names import Names
 from pipert_shm.graph.replacement import Replacement
 
@@ -35,7 +35,13 @@ class Notify(Message):
 
 
 class Kill(Message):
-    """To the launcher: end the pipe. To a flow: end."""
+    """To the launcher: end the pipe. To a flow: end.
+
+    Attributes:
+        to_be_replaced: another process takes the flow's place: messages that wait for room are sent before, if there is time.
+    """
+
+    to_be_replaced: bool = False
 
 
 class Extend(Message):
@@ -372,6 +378,18 @@ class WantSlots(Message):
     message_slots: int
 
 
+class InOrder(Message):
+    """What the order of results takes now of a routine.
+
+    Attributes:
+        lanes, restores: as of `RoutinePlan`.
+    """
+
+    routine: str
+    lanes: dict[int, int]
+    restores: dict[str, Streams]
+
+
 class TraceInto(Message):
     """Note what the flow does, in a ring of events to be made; or note nothing any more.
 
@@ -501,7 +519,7 @@ class ForkFlow(Message):
         later: the routines that were added after those that the fork server knows.
         gone: the numbers of those that it knows and that were removed.
         past: the names of routines that were removed, by the number that their messages carry.
-        ins, outs, reach, slots: what the plan says now of the flow's routines, by their number.
+        ins, outs, reach, slots, lanes, restores: what the plan says now of the flow's routines, by their number.
     """
 
     flow: str
@@ -512,6 +530,8 @@ class ForkFlow(Message):
     outs: dict[int, list[EdgePlan]]
     reach: dict[int, frozenset[int]]
     slots: dict[int, int]
+    lanes: dict[int, dict[int, int]]
+    restores: dict[int, dict[str, Streams]]
     attachment: Attachment
     audience: Audience
 
@@ -558,7 +578,7 @@ KINDS: tuple[type[Message], ...] = (
     Ready, Started, Ended, Failed, Died, Answer, Numbers, Removed, TapMade, TapEnded, ServerEnded,
     Hello, Welcome, Relay, Relayed,
     StartRoutines, HandleEvent, Refused, AddTap, RemoveTap, LinkOut, UnlinkOut, AddIn, ExpectIn, RemoveIn, LetEnd, WantSlots,
-    TraceInto, Extended,
+    InOrder, TraceInto, Extended,
     ReceiverDied, ReceiverFailed, SenderDied,
     StateChanged, SetUp, Notified, Handled, ParametersSet, Recovered, Unlinked, TapRefused,
     ForkFlow, Reap, Forked, Reaped,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from pipert_shm.control.messages import Message
 from pipert_shm.data import Labels
 from pipert_shm.errors import describe
 from pipert_shm.flow.failures import Failures
-from pipert_shm.graph.model import Plan, RoutinePlan
+from pipert_shm.graph.model import Plan, RoutinePlan, Streams
 from pipert_shm.message.inbox import Inbox
 from pipert_shm.message.outbox import Outbox
 from pipert_shm.message.types import LocalMessages
@@ -47,6 +48,7 @@ class Context:
     Attributes:
         names: of all routines, by number, and by the number that their messages carry. They change with the pipe's flows.
         lanes: in a replicated flow whose order is restored: by sender to that flow, the edge from it to this replica.
+        on_order: called when the plan says something else of the order of results.
         home: the process that the routine runs in. A process that the routine forks must not go on as the routine.
     """
 
@@ -61,6 +63,15 @@ class Context:
     failures: Failures
     logger: logging.Logger
     home: int
+    on_order: Callable[[], object] = lambda: None
+
+    def put_in_order(self, lanes: dict[int, int], restores: dict[str, Streams]) -> None:
+        """Notes what the order of results takes now. The routine's thread."""
+        self.plan.lanes, self.plan.restores = lanes, restores
+        self.lanes.clear()
+        self.lanes.update(_records_of(self.host.segment, lanes))
+        self.inbox.unsettled = True
+        self.on_order()
 
     @property
     def has_ended(self) -> bool:
@@ -91,9 +102,9 @@ def open_context(
     ins = [*plan.ins, *(edge for edge in attachment.leaving if edge.receiver == plan.number)]
     port = binding.Port(segment.process, plan.number, len(ins), plan.origin)
     names = host.plan.names
-    lanes = {sender: binding.EdgeRecord(segment.process, edge) for sender, edge in plan.lanes.items()}
+    lanes = _records_of(segment, plan.lanes)
     sizes = plan.slots, plan.message_slots
-    outbox = Outbox(segment, port, plan.number, plan.name, *sizes, local, ordered=plan.ordered, lanes=lanes)
+    outbox = Outbox(segment, port, plan.number, plan.name, *sizes, local, ordered=bool(plan.ordered), lanes=lanes)
     outbox.slots.edge_names = host.edge_names
     outbox.hand_over.use_logger(plan.routine._logger)
     inbox = make_inbox(segment, port, plan.number, names, local)
@@ -109,3 +120,7 @@ def open_context(
     logger = plan.routine._logger
     failures = make_failures(logger, plan.name, plan.flow)
     return Context(host, plan, names, record, port, inbox, outbox, lanes, failures, logger, forked.pid)
+
+
+def _records_of(segment: ControlSegment, lanes: dict[int, int]) -> dict[int, binding.EdgeRecord]:
+    return {sender: binding.EdgeRecord(segment.process, edge) for sender, edge in lanes.items()}

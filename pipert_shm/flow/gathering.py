@@ -43,10 +43,10 @@ class Gathering:
         self._routine = plan.routine
         self._inbox = context.inbox
         self._tombstones = tombstones
-        self._settles = plan.ordered
+        self._settles = bool(plan.ordered)
         self._reception = Reception(context, tombstones, obey, count_error)
-        self._reordering = Reordering(context, self._reception) if any(flow.lanes for flow in plan.restores) else None
-        self._next = (self._reordering or self._reception).next
+        self._reordering: Reordering | None = None
+        self._next = self._reception.next
         shared = {replica: name for name, members in context.host.plan.replicas.items() for replica in members}
         self._inputs = {sender: shared.get(context.names[sender], context.names[sender]) for sender in plan.joined}
         self._matcher: Matcher[Held] | None = None
@@ -57,7 +57,18 @@ class Gathering:
             self._matcher = Matcher(self._inputs.values(), join.tolerance, plan.depth)
             self.gather = self._gather_joined
         self.is_plain = not self.is_batch and join is None
-        self.begins_calls = self.is_plain and self._reordering is None
+        self.begins_calls = self.is_plain
+        context.on_order = self._put_in_order
+        self._put_in_order()
+
+    def _put_in_order(self) -> None:
+        """Acts on what the plan says of the order of results. What waits for its turn goes on to do so."""
+        if self._reordering is not None:
+            self._reordering.restore()
+        elif any(self._context.plan.restores.values()):
+            self._reordering = reordering = Reordering(self._context, self._reception)
+            self._next = reordering.next
+            self.begins_calls = False
 
     def argument(self, payloads: list[Any]) -> Any:
         """What `main_logic` gets, where a call is not plain: a list of payloads, or a dictionary of them by routine."""
@@ -71,7 +82,9 @@ class Gathering:
         if self._matcher is None:
             return first
         oldest = min(meta.captured_ns for meta in metas)
-        return Meta(self._context.names, first.origin_number, first.sequence, oldest, first.raw_hops, stamp=first.raw_stamp)
+        joined = Meta(self._context.names, first.origin_number, first.sequence, oldest, first.raw_hops, stamp=first.raw_stamp)
+        joined.uncertainty_ns = max(meta.uncertainty_ns for meta in metas)
+        return joined
 
     def let_go(self) -> None:
         """Drops what waits for partners or for its turn: the routine has ended, or is to be killed."""

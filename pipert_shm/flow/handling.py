@@ -21,6 +21,7 @@ from pipert_shm.events import (
     KILL_EVENT_NAME,
     LOG_DATA,
     PEER_FAILED_EVENT_NAME,
+    PEER_RETURNED_EVENT_NAME,
     START_EVENT_NAME,
     STOP_EVENT_NAME,
     UPDATE_FPS_NAME,
@@ -215,7 +216,10 @@ class Handling:
     def _call(runner: Runner, handler: Callable[..., Any], name: str, params: dict[str, Any]) -> None:
         taken = accepted(inspect.signature(handler), params)
         ignored = sorted(set(params) - set(taken))
-        if ignored and name != PEER_FAILED_EVENT_NAME:  # its parameters are ours: a handler takes those that it wants
+        if ignored and name not in (
+            PEER_FAILED_EVENT_NAME,
+            PEER_RETURNED_EVENT_NAME,
+        ):  # its parameters are ours: a handler takes those that it wants
             text = "%s: event %r: its handler takes no %s"
             runner.routine._logger.warning(text, runner.failures.who, name, ", ".join(ignored))
         handler(**taken)

@@ -65,9 +65,31 @@ class Loans:
         """Makes the routine look at its settings again. Any thread."""
         self._port.notify()
 
-    def sent(self) -> int:
-        """How many messages the routine has sent, in all lives of its process."""
-        return int(self._record.words.sent)
+    def resume(self, is_odd: bool | None) -> bool:
+        """Goes on where the process before died, if one did: from now on each wire gets only what it has not got.
+
+        Call it in `setup()`, in the first run of a process. A routine that has called it is one whose messages come again: what
+        it had in hand when it died does not count as lost.
+
+        :param is_odd: whether the number of the message in hand was odd; None where there was none.
+        :return: whether every wire has got that message. Else it gets the same number again.
+        """
+        sequence = self._record.resume(is_odd)
+        has_left = self._outbox.resume(sequence)
+        if is_odd is None or not has_left:
+            self._record.go_back(sequence)
+        return has_left
+
+    def keep(self, number: int) -> None:
+        """Notes a number, and that the message in hand is in safety, in one step: if the process dies now, it is not lost.
+
+        :param number: below 2**39.
+        """
+        self._record.keep(number)
+
+    def kept(self) -> int:
+        """The number that `keep` was given last, in any life of the process; 0 at first."""
+        return self._record.kept()
 
     def companions(self) -> list[tuple[Routine, binding.RoutineRecord]]:
         """The routines of the pipe, and their records. Those of other processes are as they were when this one was forked."""

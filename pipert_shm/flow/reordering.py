@@ -9,14 +9,14 @@ from pipert_shm.data import Meta
 from pipert_shm.errors import EndOfStream
 from pipert_shm.flow.context import Context
 from pipert_shm.flow.reception import Reception
-from pipert_shm.flow.ticket_order import TicketOrder
+from pipert_shm.flow.ticket_order import TicketOrder, Tickets
 from pipert_shm.graph.model import EdgePlan
 from pipert_shm.graph.sizing import HELD_BACK
 from pipert_shm.message.types import NOTHING, Message
 
 HELD_BACK_POLL_NS = 2_000_000  # between looks whether a result that is held back still has to wait
 
-Stream = tuple[int, int]  # a flow whose order is restored, by its index in the plan, and a sender to it
+Stream = tuple[str, int]  # a flow whose order is restored, and a sender to it by the number that its messages carry
 Held = tuple[EdgePlan, Any, Meta]  # a result that is held back: its wire, its payload, and what is known of it
 
 
@@ -28,20 +28,34 @@ class Reordering:
     """
 
     def __init__(self, context: Context, reception: Reception) -> None:
-        process = context.host.segment.process
+        self._process = context.host.segment.process
+        self._plan = context.plan
         self._reception = reception
         self._inbox = context.inbox
         self._words = context.record.words  # the raw record: it counts each message
-        lanes = {
-            (flow, sender): {edge: binding.EdgeRecord(process, lane).tickets for edge, lane in edges.items()}
-            for flow, restored in enumerate(context.plan.restores)
-            for sender, edges in restored.lanes.items()
-        }
-        self._order: TicketOrder[Stream, Held] = TicketOrder(lanes, HELD_BACK)
-        self._flow_of = {edge: flow for (flow, _), edges in lanes.items() for edge in edges}
+        self._order: TicketOrder[Stream, Held] = TicketOrder({}, HELD_BACK)
+        self._flow_of: dict[int, str] = {}  # by edge on which results come
         self._paused: set[int] = set()  # edges of which enough is held back
         self._overtaken = False  # whether the last message came from elsewhere, while a result could be let through
         self.edge: EdgePlan | None = None
+        self.restore()
+
+    def restore(self) -> None:
+        """Goes by the flows and their edges that the plan says now.
+
+        Where an edge has gone, no more results are sent on it. Those that are on their way still come in their order.
+        """
+        lanes: dict[Stream, dict[int, Tickets]] = {
+            (flow, sender): {edge: binding.EdgeRecord(self._process, lane).tickets for edge, lane in edges.items()}
+            for flow, streams in self._plan.restores.items()
+            for sender, edges in streams.items()
+        }
+        flow_of = {edge: flow for (flow, _), edges in lanes.items() for edge in edges}
+        for stream, edges in self._order.lanes.items():
+            for edge in (edge for edge in edges if edge not in flow_of and self._inbox.unread({edge})):
+                lanes.setdefault(stream, {})[edge] = _no_more
+        self._flow_of = {edge: flow for (flow, _), edges in lanes.items() for edge in edges}
+        self._order.go_by(lanes)
 
     def next(self, timeout_ns: int = binding.FOREVER) -> Message | None:
         """The next message in order; None when none came in time, after commands, or for a tombstone that needs no order.
@@ -127,3 +141,8 @@ class Reordering:
         while waiting := self._order.waiting():
             _, (edge, _, meta) = self._order.release(waiting[0])
             self._inbox.disown(edge, "ended", meta)
+
+
+def _no_more() -> tuple[int, int]:
+    """The tickets of an edge on which nothing is announced that is not done."""
+    return 0, 0

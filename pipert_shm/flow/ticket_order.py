@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 Tickets = Callable[[], tuple[int, int]]
 
+_UNKNOWN = -1  # stands for the edges of a stream that is not known yet
+
 
 class TicketOrder(Generic[K, T]):
     """Holds results back until it is their turn.
@@ -25,27 +27,42 @@ class TicketOrder(Generic[K, T]):
     :param lanes: by stream (one sender to one flow): for each edge on which a replica's results come, a function that reads two
         tickets: the one announced last to that replica, and the one that it is done with.
     :param most: results of one edge that should be held back at most.
+
+    Attributes:
+        lanes: as they were given last.
     """
 
     def __init__(self, lanes: Mapping[K, Mapping[int, Tickets]], most: int) -> None:
-        self._lanes = lanes
         self._most = most
-        self._held: dict[K, list[tuple[int, int, int, T]]] = {stream: [] for stream in lanes}
+        self._held: dict[K, list[tuple[int, int, int, T]]] = {}
         self._added = 0  # sorts results of one ticket
-        self._last = dict.fromkeys(lanes, 0)
+        self._last: dict[K, int] = {}
         self._count: Counter[int] = Counter()
+        self.lanes: dict[K, Mapping[int, Tickets]] = {}
+        self.go_by(lanes)
+
+    def go_by(self, lanes: Mapping[K, Mapping[int, Tickets]]) -> None:
+        """Goes by these lanes from now on. A stream that is not among them is forgotten when nothing of it is held back."""
+        known = [stream for stream, held in self._held.items() if held and stream in self.lanes]
+        kept = {*lanes, *(stream for stream, held in self._held.items() if held)}
+        self.lanes = {stream: lanes.get(stream, {}) for stream in (*lanes, *known)}
+        self._held = {stream: self._held.get(stream, []) for stream in kept}
+        self._last = {stream: self._last.get(stream, 0) for stream in kept}
 
     def add(self, stream: K, ticket: int, edge: int, item: T) -> bool:
-        """Holds one more result back; True when its edge has enough of them: take no more from it for now."""
+        """Holds one more result back; True when its edge has enough of them: take no more from it for now.
+
+        The result of a stream that is not known waits until that is told of by `go_by`.
+        """
         self._added += 1
-        heapq.heappush(self._held[stream], (ticket, self._added, edge, item))
+        heapq.heappush(self._held.setdefault(stream, []), (ticket, self._added, edge, item))
         self._count[edge] += 1
         return self._count[edge] >= self._most
 
     def pop(self) -> tuple[int, T] | None:
         """The next result whose turn has come for certain, and its edge; None when there is none."""
         for stream, held in self._held.items():
-            if held and held[0][0] <= self._last[stream] + 1:
+            if held and held[0][0] <= self._last.get(stream, 0) + 1:
                 return self.release(stream)
         return None
 
@@ -71,8 +88,10 @@ class TicketOrder(Generic[K, T]):
 
     def _blocking(self, stream: K) -> list[int]:
         """The edges on which an earlier result than a stream's next one may still be sent."""
+        if stream not in self.lanes:
+            return [_UNKNOWN]
         before = self._held[stream][0][0] - 1
-        tickets = ((edge, *read()) for edge, read in self._lanes[stream].items())
+        tickets = ((edge, *read()) for edge, read in self.lanes[stream].items())
         return [edge for edge, announced, done in tickets if done < min(announced, before)]
 
     def _unread(self, stream: K) -> set[int]:
@@ -80,11 +99,11 @@ class TicketOrder(Generic[K, T]):
 
         A replica sends the results of a stream in order: there is nothing behind one that is held back.
         """
-        return set(self._lanes[stream]) - {edge for _, _, edge, _ in self._held[stream]}
+        return set(self.lanes[stream]) - {edge for _, _, edge, _ in self._held[stream]}
 
     def release(self, stream: K) -> tuple[int, T]:
         """The next result of a stream, and its edge."""
         ticket, _, edge, item = heapq.heappop(self._held[stream])
-        self._last[stream] = max(ticket, self._last[stream])
+        self._last[stream] = max(ticket, self._last.get(stream, 0))
         self._count[edge] -= 1
         return edge, item

@@ -22,8 +22,8 @@ class Tombstones:
         self._inbox = context.inbox
         self._outbox = context.outbox
         self._words = context.record.words  # the raw record: it counts each message
-        self._ordered = plan.ordered
-        self._enters_flow = plan.ordered and any(not edge.local for edge in plan.ins)
+        self._ordered = bool(plan.ordered)
+        self._enters_flow = self._ordered and not any(edge.local for edge in plan.ins)
         self._received: list[Meta] = []  # tombstones that are to be passed on
         self._hand: list[Any] = []
 

@@ -8,7 +8,7 @@ from pipert_shm import binding
 from pipert_shm.data import Labels
 from pipert_shm.errors import SharedMemoryFull
 from pipert_shm.flow.context import Context
-from pipert_shm.graph.model import EdgePlan
+from pipert_shm.graph.model import EdgePlan, Streams
 from pipert_shm.shm.slots import RETRY_NS
 from pipert_shm.system.descriptors import remedy
 
@@ -87,6 +87,10 @@ class Wiring:
     def let_end(self, hold: int) -> None:
         """Notes that the routine is not held any more, unless it has been held again since."""
         self._call(lambda: self._context.port.let_end(hold))
+
+    def put_in_order(self, lanes: dict[int, int], restores: dict[str, Streams]) -> None:
+        """Notes what the order of results takes now."""
+        self._call(lambda: self._context.put_in_order(lanes, restores))
 
     def want_slots(self, slots: int, message_slots: int) -> None:
         """Says how many slots of each kind the wires need now."""

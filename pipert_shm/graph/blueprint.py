@@ -104,6 +104,10 @@ class Blueprint:
         """Notes that no flow or wire is in the pipe: `build()` failed."""
         self._built_flows = self._built_wires = 0
 
+    def built_flows(self) -> dict[str, FlowSpec]:
+        """The flows that are in the pipe."""
+        return dict(islice(self.flows.items(), self._built_flows))
+
     def new_flows(self) -> dict[str, FlowSpec]:
         """The flows that wait for `build()`."""
         return dict(islice(self.flows.items(), self._built_flows, None))

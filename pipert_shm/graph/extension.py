@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 from pipert_shm.errors import PipertError, UniqueRoutineName, WiresValidation
 from pipert_shm.events import Audience
 from pipert_shm.frozen import Frozen
+from pipert_shm.graph.blueprint import FlowSpec
 from pipert_shm.graph.checks import check_names
-from pipert_shm.graph.model import Defaults, EdgePlan, Plan, Restart, RoutinePlan
-from pipert_shm.graph.numbered import Numbered
-from pipert_shm.graph.plan import audience_of, plan_edge, plan_routine
+from pipert_shm.graph.model import EdgePlan, Plan, Restart, RoutinePlan
+from pipert_shm.graph.plan import audience_of, check_pairs, plan_edge, plan_routine
 from pipert_shm.graph.process_settings import ProcessSettings
+from pipert_shm.graph.replicas import Members, Spread, mark_order, replicate, spread
 from pipert_shm.graph.sizing import plan_batches
 from pipert_shm.join import Join
 from pipert_shm.limits import Policy
@@ -63,8 +64,9 @@ class NewWire(Frozen):
     Where a setting is None, the wire has that of an earlier wire between the two, else the pipe's.
 
     Attributes:
-        is_whole: a `max_age` of None means none, and not that of an earlier wire.
-        own_transmitter: it has one that both of its ends know of.
+        own_transmitter: the number of its own transmitter, which both of its ends know; 0: it has the pipe's.
+        spread, ticketed, ordered: as of `EdgePlan`.
+        is_whole: it has nothing of an earlier wire between the two.
     """
 
     sender: str
@@ -73,7 +75,10 @@ class NewWire(Frozen):
     capacity: int | None
     timeout: float | None
     max_age: float | None = None
-    own_transmitter: bool = False
+    own_transmitter: int = 0
+    spread: str | None = None
+    ticketed: bool = False
+    ordered: bool = False
     is_whole: bool = False
 
 
@@ -82,6 +87,7 @@ class Growth(Frozen):
 
     Attributes:
         numbers: of the new flows' records.
+        replicas: the names of the new replicas, by the name that they share.
         audience: that of the whole pipe with the new routines.
     """
 
@@ -89,88 +95,103 @@ class Growth(Frozen):
     numbers: dict[str, int]
     restarts: dict[str, Restart]
     processes: dict[str, ProcessSettings]
+    replicas: dict[str, tuple[str, ...]]
     wires: list[NewWire]
     audience: Audience
 
 
 def plan_growth(
     plan: Plan,
-    flows: Mapping[str, Sequence[Routine]],
+    built: Mapping[str, FlowSpec],
+    flows: Mapping[str, FlowSpec],
     wires: Iterable[Wire],
-    restarts: Mapping[str, Restart],
-    processes: Mapping[str, ProcessSettings],
     free: Iterable[tuple[int, int]],
 ) -> tuple[Plan, Audience, Growth]:
     """The plan and the audience as they will be, and what the launcher has to add.
 
     The wires may have been changed by events since the build. Only the launcher knows those, so it checks the rest.
 
+    :param built: the flows of the plan.
+    :param flows: those that are added.
     :param free: numbers for the new routines, each with the generation of the routine that gets it.
     :raises WiresValidation, RoutineError, PipertError: when a routine, a name or a wire does not fit.
     """
-    _check_names(plan, flows)
-    present = {flow: [item.routine for item in items] for flow, items in plan.flows.items()}
-    flow_of = check_names({**present, **flows})
-    numbers = {id(item.routine): item.number for item in plan.routines}
-    generations = {}
-    added = (routine for routines in flows.values() for routine in routines)
-    for routine, (number, generation) in zip(added, free, strict=False):
-        numbers[id(routine)], generations[number] = number, generation
-    edges, routines = plan.edges.copy(), plan.routines.copy()
-    new_edges = [
-        _add_edge(edges, numbers, generations.keys(), wire, plan.defaults, pair, local=len({flow_of[id(r)] for r in pair}) == 1)
-        for wire in wires
-        for pair in _pairs(plan, wire, flow_of)
-    ]
-    new = {flow: [plan_routine(numbers[id(r)], r, flow, edges) for r in members] for flow, members in flows.items()}
-    for item in (item for items in new.values() for item in items):
-        item.generation = generations[item.number]
-        routines[item.number] = item
-    flow_numbers = _flow_numbers(plan, flows)
-    grown = replace(
-        plan,
-        flows={**plan.flows, **new},
-        routines=routines,
-        edges=edges,
-        restarts={**plan.restarts, **restarts},
-        processes={**plan.processes, **processes},
-        flow_numbers={**plan.flow_numbers, **flow_numbers},
-    )
+    specs = {**built, **flows}
+    flow_of = check_names({name: spec.routines for name, spec in specs.items()})
+    pairs = check_pairs(wires, flow_of)
+    counts, receiving = {name: spec.replicas for name, spec in flows.items()}, {id(destination) for _, destination, _ in pairs}
+    added, members, names = replicate({name: spec.routines for name, spec in flows.items()}, counts, receiving)
+    _check_names(plan, added)
+    grown = plan.copy()
+    grown.replicas |= names
+    new_edges = _add(grown, added, spread(pairs, members | _running(plan, built), flow_of), free)
+    for flow, spec in flows.items():
+        for one in names.get(flow, (flow,)):
+            grown.restarts[one], grown.processes[one] = spec.restart, spec.process
+    for flow in (name for name, spec in specs.items() if spec.ordered):
+        mark_order(grown, flow, is_new=flow in flows)
     plan_batches(grown, new_edges)
     audience = audience_of(grown)
-    changes = _strangers(new), flow_numbers, dict(restarts), dict(processes), _new_wires(grown, new_edges)
-    return grown, audience, Growth(*changes, audience.picklable())
+    growth = Growth(
+        {flow: [stranger(item) for item in grown.flows[flow]] for flow in added},
+        {flow: grown.flow_numbers[flow] for flow in added},
+        {flow: grown.restarts[flow] for flow in added},
+        {flow: grown.processes[flow] for flow in added},
+        names,
+        _new_wires(grown, new_edges),
+        audience.picklable(),
+    )
+    return grown, audience, growth
 
 
-def _add_edge(
-    edges: Numbered[EdgePlan],
-    numbers: Mapping[int, int],
-    new: Collection[int],
-    wire: Wire,
-    defaults: Defaults,
-    pair: tuple[Routine, Routine],
-    *,
-    local: bool,
-) -> EdgePlan:
+def _add(
+    grown: Plan, added: Mapping[str, Sequence[Routine]], wired: Iterable[Spread], free: Iterable[tuple[int, int]]
+) -> list[EdgePlan]:
+    """Adds flows and wires to a plan; the edges of the wires."""
+    flow_of = check_names({**{flow: [item.routine for item in items] for flow, items in grown.flows.items()}, **added})
+    numbers = {id(item.routine): item.number for item in grown.routines}
+    generations = {}
+    for routine, (number, generation) in zip((r for routines in added.values() for r in routines), free, strict=False):
+        numbers[id(routine)], generations[number] = number, generation
+    edges = [
+        _add_edge(grown, numbers, generations.keys(), each, local=flow_of[id(each[0])] == flow_of[id(each[1])])
+        for each in wired
+    ]
+    taken = set(grown.flow_numbers.values())
+    grown.flow_numbers.update(zip(added, (number for number in count() if number not in taken), strict=False))
+    for flow, routines in added.items():
+        grown.flows[flow] = [plan_routine(numbers[id(routine)], routine, flow, grown.edges) for routine in routines]
+        grown.known[flow] = len(grown.transmitters)
+        for item in grown.flows[flow]:
+            item.generation = generations[item.number]
+            grown.routines[item.number] = item
+    return edges
+
+
+def _running(plan: Plan, built: Mapping[str, FlowSpec]) -> Members:
+    """The routines that run, by the `id()` of those that they are, or are copies of."""
+    by_name = {item.name: item.routine for item in plan.routines}
+    of_users = (routine for spec in built.values() for routine in spec.routines)
+    return {id(routine): [by_name[name] for name in plan.replicas.get(routine.name, (routine.name,))] for routine in of_users}
+
+
+def _add_edge(grown: Plan, numbers: Mapping[int, int], new: Collection[int], wired: Spread, *, local: bool) -> EdgePlan:
     """Adds the edge of a wire between two routines.
 
     :param numbers: of all routines, by their `id()`.
     :param new: those of the new routines.
-    :raises WiresValidation: when the wire has a transmitter, and one of the routines runs already.
+    :raises WiresValidation: when the wire has a transmitter that one of the routines, which runs already, does not know.
     """
-    ends = numbers[id(pair[0])], numbers[id(pair[1])]
-    if wire.data_transmitter is not None and not (ends[0] in new and ends[1] in new):
-        raise WiresValidation(f"{wire!r}: routines that run already know no transmitter but the pipe's")
-    edge = plan_edge(edges.free(), ends, wire, defaults, local=local)
-    edge.own_transmitter = wire.data_transmitter is not None
-    edges[edge.number] = edge
+    source, destination, wire, shared = wired
+    ends = numbers[id(source)], numbers[id(destination)]
+    transmitter = grown.number_transmitter(wire.data_transmitter)
+    for number in ends:
+        if number not in new and grown.known.get(grown.routines[number].flow, 0) < transmitter:
+            raise WiresValidation(f"{wire!r}: routines that run already know no transmitter but the pipe's")
+    edge = plan_edge(grown.edges.free(), ends, wire, grown.defaults, local=local, spread=shared)
+    edge.own_transmitter = transmitter
+    grown.edges[edge.number] = edge
     return edge
-
-
-def _flow_numbers(plan: Plan, flows: Iterable[str]) -> dict[str, int]:
-    """The least numbers that no flow has, for the new ones."""
-    taken = set(plan.flow_numbers.values())
-    return dict(zip(flows, (number for number in count() if number not in taken), strict=False))
 
 
 def _check_names(plan: Plan, flows: Mapping[str, Sequence[Routine]]) -> None:
@@ -183,31 +204,23 @@ def _check_names(plan: Plan, flows: Mapping[str, Sequence[Routine]]) -> None:
                 raise UniqueRoutineName(routine.name, "there is one of this name, with replicas; give each its own")
 
 
-def _strangers(new: dict[str, list[RoutinePlan]]) -> dict[str, list[RoutinePlan]]:
-    """The new routines as the launcher gets them: stand-ins, with no edges yet."""
-    return {
-        flow: [replace(item, routine=StandIn.of(item.routine), logic=never, ins=[], outs=[]) for item in items]
-        for flow, items in new.items()
-    }
+def stranger(item: RoutinePlan) -> RoutinePlan:
+    """A routine as the launcher gets it: a stand-in, with no edges."""
+    return replace(item, routine=StandIn.of(item.routine), logic=never, ins=[], outs=[])
 
 
 def _new_wires(grown: Plan, edges: list[EdgePlan]) -> list[NewWire]:
-    name_of = grown.name_of
     return [
-        NewWire(name_of(e.sender), name_of(e.receiver), e.policy, e.capacity, e.timeout, e.max_age, e.own_transmitter, True)
-        for e in edges
+        NewWire(
+            grown.name_of(edge.sender),
+            grown.name_of(edge.receiver),
+            *edge.queue,
+            max_age=edge.max_age,
+            own_transmitter=edge.own_transmitter,
+            spread=edge.spread,
+            ticketed=edge.ticketed,
+            ordered=edge.ordered,
+            is_whole=True,
+        )
+        for edge in edges
     ]
-
-
-def _pairs(plan: Plan, wire: Wire, flow_of: dict[int, str]) -> list[tuple[Routine, Routine]]:
-    """The routines that a wire connects; of a sender with replicas, each one."""
-    for routine in (wire.source, *wire.destinations):
-        if id(routine) not in flow_of and (routine.flow_name is None or routine.name not in plan.replicas):
-            raise WiresValidation(f"{wire!r}: routine {routine.name!r} is in no flow of this pipe")
-    for destination in wire.destinations:
-        if id(destination) not in flow_of:
-            raise WiresValidation(f"{wire!r}: routine {destination.name!r} has replicas, and can't be wired to while it runs")
-    sources = [wire.source]
-    if id(wire.source) not in flow_of:
-        sources = [item.routine for item in plan.routines if item.routine.name in plan.replicas[wire.source.name]]
-    return [(source, destination) for source in sources for destination in wire.destinations]

@@ -30,12 +30,12 @@ class EdgePlan:
     """One sender to one receiver.
 
     Attributes:
-        spread: a number that the edges to the replicas of one routine share: each message goes to one of them.
+        spread: the name that the replicas share which it leads to one of: each message goes to one of them.
         ticketed: whether it leads to a replica of an ordered flow.
         ordered: whether it leads from a replica to the routine that restores the order.
         own_capacity: whether its wire gives the capacity; else `build()` may add to it.
         per_source: messages of one source that memory is set aside for; 0: as many as the queue holds.
-        own_transmitter: whether it has the transmitter of the wire that a build made; else it has the pipe's.
+        own_transmitter: the number of its own transmitter in `Plan.transmitters`; 0: it has the pipe's.
         linked: whether the sender sends on it, or will.
         held: whether its sender is removed, and its receiver waits for another wire before it takes the stream for ended.
     """
@@ -49,7 +49,7 @@ class EdgePlan:
     transmitter: DataTransmitter
     local: bool
     max_age: float | None = None
-    spread: int | None = None
+    spread: str | None = None
     ticketed: bool = False
     ordered: bool = False
     tap: bool = False
@@ -57,7 +57,7 @@ class EdgePlan:
     borrow_cap: int = BORROW_CAP
     own_capacity: bool = True
     per_source: int = 0
-    own_transmitter: bool = True
+    own_transmitter: int = 0
     linked: bool = True
     held: bool = False
 
@@ -89,14 +89,7 @@ class EdgePlan:
         return replace(self, transmitter=SharedMemoryTransmitter())
 
 
-class Restored(Frozen):
-    """An ordered flow, as the routine sees it that restores the order of its results.
-
-    Attributes:
-        lanes: for each sender to the flow, the edge to each replica, by the edge on which that replica's results come.
-    """
-
-    lanes: dict[int, dict[int, int]]
+Streams = dict[int, dict[int, int]]  # see `RoutinePlan.restores`
 
 
 @dataclass(slots=True)
@@ -108,9 +101,10 @@ class RoutinePlan:
         batch: the most messages that it takes in one call; 0 when it takes them one by one.
         depth: messages of one wire that may wait for partners from others; 0 when it has no join.
         slots: payload slots that its ring should have; 0 when it sends nothing.
-        ordered: whether it is a replica in an ordered flow.
-        lanes: of such a replica: for each sender to the flow, the edge from it to this replica.
-        restores: the flows whose order it restores.
+        ordered: the name of the ordered flow that it is in a replica of; empty where it is in none.
+        lanes: of such a replica: for each sender to the flow, by `origin`, the edge from it to this replica.
+        restores: the flows whose order it restores, by name: for each sender to the flow the edge to each replica, by the edge
+            on which that replica's results come.
         joined: the routines whose messages it joins, in the order of its wires at `build()`.
         generation: counts the routines that had this number, from 1.
     """
@@ -126,9 +120,9 @@ class RoutinePlan:
     depth: int = 0
     reach: frozenset[int] = frozenset()
     slots: int = 0
-    ordered: bool = False
+    ordered: str = ""
     lanes: dict[int, int] = field(default_factory=dict)
-    restores: list[Restored] = field(default_factory=list)
+    restores: dict[str, Streams] = field(default_factory=dict)
     joined: tuple[int, ...] = ()
     generation: int = 1
 
@@ -216,6 +210,8 @@ class Plan:
         past: the names of routines that were removed, by the number that their messages carry.
         replicas: the names of the replicas, by the name that they share: of each flow that has some, and of its routines.
         memory_budget: bytes that rings may take; None: half of what is free in /dev/shm.
+        transmitters: those that wires have for themselves, by number, from 1 on in the order in which they were given.
+        known: how many of these the process of each flow knows: those that were there when what forks it was forked.
     """
 
     flows: dict[str, list[RoutinePlan]]
@@ -230,9 +226,28 @@ class Plan:
     flow_numbers: dict[str, int] = field(default_factory=dict)
     leaving: Numbered[RoutinePlan] = field(default_factory=Numbered)
     past: dict[int, str] = field(default_factory=dict)
+    transmitters: dict[int, DataTransmitter] = field(default_factory=dict)
+    known: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.flow_numbers = self.flow_numbers or {name: number for number, name in enumerate(self.flows)}
+
+    def copy(self) -> Plan:
+        """Another one with the same routines and edges, and with tables of its own."""
+        return replace(
+            self,
+            flows=dict(self.flows),
+            routines=self.routines.copy(),
+            edges=self.edges.copy(),
+            replicas=dict(self.replicas),
+            restarts=dict(self.restarts),
+            processes=dict(self.processes),
+            flow_numbers=dict(self.flow_numbers),
+            leaving=self.leaving.copy(),
+            past=dict(self.past),
+            transmitters=dict(self.transmitters),
+            known=dict(self.known),
+        )
 
     @property
     def names(self) -> Names:
@@ -273,6 +288,7 @@ class Plan:
                 self.leaving[item.number] = item
                 self.remember(item)
             del self.restarts[name], self.processes[name], self.flow_numbers[name]
+            self.known.pop(name, None)
         present = {*self.flows, *self.present}
         self.replicas = {name: those for name, those in self.replicas.items() if not present.isdisjoint(those)}
 
@@ -304,6 +320,13 @@ class Plan:
 
     def restore_transmitter(self, edge: EdgePlan) -> EdgePlan:
         """An edge that the launcher sent without its transmitter, with it again."""
-        ends = edge.sender, edge.receiver
-        own = (other.transmitter for other in self.edges if edge.own_transmitter and (other.sender, other.receiver) == ends)
-        return replace(edge, transmitter=next(own, self.defaults.transmitter))
+        return replace(edge, transmitter=self.transmitters.get(edge.own_transmitter, self.defaults.transmitter))
+
+    def number_transmitter(self, transmitter: DataTransmitter | None) -> int:
+        """The number of a wire's own transmitter, which is new if no wire had it before; 0 where it has none."""
+        if transmitter is None:
+            return 0
+        known = (number for number, other in self.transmitters.items() if other is transmitter)
+        number = next(known, len(self.transmitters) + 1)
+        self.transmitters[number] = transmitter
+        return number

@@ -12,7 +12,7 @@ from pipert_shm.graph.bits import assign_bits, assign_reach
 from pipert_shm.graph.checks import check_names, logic_of, refuse_unforkable, sorted_by_wires
 from pipert_shm.graph.model import Defaults, EdgePlan, Plan, RoutinePlan
 from pipert_shm.graph.numbered import Numbered
-from pipert_shm.graph.replicas import replicate, restore_order
+from pipert_shm.graph.replicas import mark_order, replicate, settle_order, spread
 from pipert_shm.graph.sizing import assign_slots, plan_batches
 from pipert_shm.routine import BatchRoutine, Role, Routine
 from pipert_shm.wire import Wire
@@ -32,8 +32,10 @@ def make_plan(
     :raises UniqueRoutineName, FloatingRoutine, RoutineError: when a routine does not fit.
     :raises WiresValidation: when a wire does not fit.
     """
-    pairs = _pairs(wires, check_names(flows))
-    flows, spread_pairs, names = replicate(flows, pairs, replicas or {})
+    flow_of = check_names(flows)
+    pairs = check_pairs(wires, flow_of)
+    flows, members, names = replicate(flows, replicas or {}, {id(destination) for _, destination, _ in pairs})
+    spread_pairs = spread(pairs, members, flow_of)
     flow_of = check_names(flows)
     order = sorted_by_wires(
         [routine for routines in flows.values() for routine in routines], [pair[:2] for pair in spread_pairs]
@@ -41,18 +43,22 @@ def make_plan(
 
     numbers = {id(routine): number for number, routine in enumerate(r for rs in flows.values() for r in rs)}
     edges = []
-    for number, (source, destination, wire, spread) in enumerate(spread_pairs):
+    for number, (source, destination, wire, shared) in enumerate(spread_pairs):
         local = flow_of[id(source)] == flow_of[id(destination)]
         edges.append(
-            plan_edge(number, (numbers[id(source)], numbers[id(destination)]), wire, defaults, local=local, spread=spread)
+            plan_edge(number, (numbers[id(source)], numbers[id(destination)]), wire, defaults, local=local, spread=shared)
         )
     planned_flows = {}
     for flow, routines in flows.items():
         planned_flows[flow] = [plan_routine(numbers[id(routine)], routine, flow, edges) for routine in routines]
     routines_planned = [plan for plans in planned_flows.values() for plan in plans]
     plan = Plan(planned_flows, Numbered(routines_planned), Numbered(edges), defaults, names)
+    for edge, (_, _, wire, _) in zip(edges, spread_pairs, strict=True):
+        edge.own_transmitter = plan.number_transmitter(wire.data_transmitter)
+    plan.known = dict.fromkeys(planned_flows, len(plan.transmitters))
     for flow in ordered:
-        restore_order(plan, flow)
+        mark_order(plan, flow)
+    settle_order(plan)
     plan_batches(plan, edges)
     assign_reach(plan, [numbers[id(routine)] for routine in order])
     assign_bits(plan)
@@ -75,7 +81,12 @@ def audience_of(plan: Plan) -> Audience:
     )
 
 
-def _pairs(wires: Iterable[Wire], flow_of: dict[int, str]) -> list[tuple[Routine, Routine, Wire]]:
+def check_pairs(wires: Iterable[Wire], flow_of: dict[int, str]) -> list[tuple[Routine, Routine, Wire]]:
+    """The pairs of routines that wires join.
+
+    :param flow_of: the flow of each routine, by its `id()`.
+    :raises WiresValidation: when a routine is in none, or two are wired twice.
+    """
     pairs = []
     seen: set[tuple[int, int]] = set()
     for wire in wires:
@@ -92,7 +103,7 @@ def _pairs(wires: Iterable[Wire], flow_of: dict[int, str]) -> list[tuple[Routine
 
 
 def plan_edge(
-    number: int, ends: tuple[int, int], wire: Wire, defaults: Defaults, *, local: bool, spread: int | None = None
+    number: int, ends: tuple[int, int], wire: Wire, defaults: Defaults, *, local: bool, spread: str | None = None
 ) -> EdgePlan:
     """The edge that a wire makes between two routines, which are given by their numbers."""
     settings = wire.settings(defaults.queue)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from pipert_shm.events import Audience
 from pipert_shm.frozen import Frozen
 from pipert_shm.graph.checks import logic_of, refuse_unforkable
-from pipert_shm.graph.extension import StandIn, never
+from pipert_shm.graph.extension import stranger
 from pipert_shm.graph.model import Plan, Restart, RoutinePlan
 from pipert_shm.graph.plan import audience_of
 from pipert_shm.graph.process_settings import ProcessSettings
 from pipert_shm.graph.replicas import copy_of
 from pipert_shm.routine import BatchRoutine, Role, Routine
+from pipert_shm.transmitters import DataTransmitter
 
 
 class Replacement(Frozen):
@@ -54,38 +55,36 @@ def why_not(item: RoutinePlan, routine: Routine) -> str:
     return ""
 
 
-def plan_replacement(plan: Plan, changes: Mapping[str, FlowChange], now: Collection[str]) -> tuple[Plan, Audience, Replacement]:
+def plan_replacement(
+    plan: Plan, changes: Mapping[str, FlowChange], now: Collection[str], transmitters: Iterable[DataTransmitter | None] = ()
+) -> tuple[Plan, Audience, Replacement]:
     """The plan and the audience as they will be, and what the launcher has to take in.
 
     :param changes: by the name of the flow; that of a flow with replicas stands for all of them.
     :param now: the flows that get a new process at once.
+    :param transmitters: of wires that are made later, which the new processes are to know.
     :raises RoutineError: when a routine can't run.
     """
-    flows = dict(plan.flows)
-    restarts, processes = dict(plan.restarts), dict(plan.processes)
+    changed = plan.copy()
+    for transmitter in transmitters:
+        changed.number_transmitter(transmitter)
     told: dict[str, FlowChange] = {}
     for name, change in changes.items():
         for number, one in enumerate(plan.replicas.get(name, (name,))):
             replicated = name in plan.replicas
-            flows[one] = [_with(item, change, number if replicated else None) for item in plan.flows[one]]
-            restarts[one], processes[one] = change.restart, change.process
+            changed.flows[one] = [_with(item, change, number if replicated else None) for item in plan.flows[one]]
+            changed.restarts[one], changed.processes[one] = change.restart, change.process
             told[one] = change
-    routines = plan.routines.copy()
-    for item in (item for one in told for item in flows[one]):
-        routines[item.number] = item
-    changed = replace(
-        plan,
-        flows=flows,
-        routines=routines,
-        restarts=restarts,
-        processes=processes,
-    )
+    for item in (item for one in told for item in changed.flows[one]):
+        changed.routines[item.number] = item
+    at_once = tuple(one for name in now for one in plan.replicas.get(name, (name,)))
+    changed.known.update(dict.fromkeys(at_once, len(changed.transmitters)))
     audience = audience_of(changed)
     replacement = Replacement(
-        {one: [_strange(item) for item in flows[one]] for one in told},
-        tuple(one for name in now for one in plan.replicas.get(name, (name,))),
-        {one: restarts[one] for one in told},
-        {one: processes[one] for one in told},
+        {one: [stranger(item) for item in changed.flows[one]] for one in told},
+        at_once,
+        {one: change.restart for one, change in told.items()},
+        {one: change.process for one, change in told.items()},
         audience.picklable(),
     )
     return changed, audience, replacement
@@ -99,7 +98,3 @@ def _with(item: RoutinePlan, change: FlowChange, replica: int | None) -> Routine
         routine.flow_name = item.flow
     refuse_unforkable(routine)
     return replace(item, routine=routine, logic=logic_of(routine, item.role))
-
-
-def _strange(item: RoutinePlan) -> RoutinePlan:
-    return replace(item, routine=StandIn.of(item.routine), logic=never, ins=[], outs=[])

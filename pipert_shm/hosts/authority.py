@@ -136,6 +136,10 @@ class Authority:
         """The file that each invitation and revocation replaces."""
         return self.folder / HOSTS
 
+    def folder_of(self, host: str) -> Path:
+        """Where the invitation of a host goes by default."""
+        return self.folder / INVITATIONS / host
+
     def files(self) -> dict[str, str]:
         """The hub's own certificate: paths of `ca`, `certificate` and `key`."""
         names = {"ca": "ca.pem", "certificate": "hub.pem", "key": "hub.key"}
@@ -159,7 +163,7 @@ class Authority:
         :raises ValueError: when a host can't be called so.
         """
         check_host_name(name)
-        folder = out or self.folder / INVITATIONS / name
+        folder = out or self.folder_of(name)
         if not replace and (folder / INVITATION).exists():
             raise HostsError(f"there is an invitation in {folder} already; --replace makes the next one in its place")
         ca, ca_key = load_certificate("ca", self.folder / "ca.pem"), load_key(self.folder / "ca.key")
@@ -186,7 +190,7 @@ class Authority:
             if name not in hosts:
                 raise HostsError(f"no host {name!r} was invited; these were: {', '.join(sorted(hosts)) or 'none'}")
             hosts[name] = replace(hosts[name], is_revoked=True)
-        shutil.rmtree(self.folder / INVITATIONS / name, ignore_errors=True)
+        shutil.rmtree(self.folder_of(name), ignore_errors=True)
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Host]]:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pipert_shm.hosts.carrier import Carrier, Heard, Hub, Presence, Role
+from pipert_shm.hosts.carrier import FAREWELL, Carrier, Heard, Hub, Presence, Role
 from pipert_shm.hosts.messages import Bye, Said, pack, unpack
 
 RESTART_S = 0.7  # within which a flow that died is there again; what is not, is unreachable
@@ -30,18 +30,21 @@ class Line(ABC):
 
     Sleepers on `changed` are woken after each change; it also guards the protocol's state, for any thread.
 
-    :param tell: called with `died`, `unreachable` or `ended` when the other end is gone.
+    :param tell: called with `died`, `unreachable` or `ended` when the other end is gone; and with `returned` when one is there
+        again that was told to be unreachable.
+    :param end: this end's token; 0 for one drawn at random.
     """
 
-    def __init__(self, hub: Hub, key: str, role: Role, tell: Tell, logger: logging.Logger) -> None:
-        self.end = new_token()
+    def __init__(self, hub: Hub, key: str, role: Role, tell: Tell, logger: logging.Logger, end: int = 0) -> None:
+        self.end = end or new_token()
         self.changed = threading.Condition()
         self._tell, self._logger, self._key = tell, logger, key
         self._inbox: deque[Heard | Presence] = deque()
-        self._poked = self._closing = False
+        self._poked = self._closing = self._sending = False
         self._present: set[int] = set()
         self._parting: set[int] = set()
         self._gone: tuple[int, float] | None = None  # whose loss is to be told, unless another comes by then
+        self._is_lost = False  # whether it was told to be unreachable, and none is there since
         self._news: list[str] = []
         self.carrier = Carrier(hub, key, role, self.end, self._listen, logger)
         self._thread = threading.Thread(target=self._run, name="hosts-line", daemon=True)
@@ -70,6 +73,11 @@ class Line(ABC):
     def wake(self, now: float) -> None:  # noqa: B027
         """The time has come."""
 
+    @property
+    def present(self) -> frozenset[int]:
+        """Tokens of the other ends that are there."""
+        return frozenset(self._present)
+
     # ---- for the routine's thread ------------------------------------------------------------------
 
     def poke(self) -> None:
@@ -82,9 +90,20 @@ class Line(ABC):
         with self.changed:
             self._closing = True
             self.changed.notify_all()
-        self._thread.join()
-        self.carrier.send(pack(Bye(self.end)))
-        self.carrier.close()
+        self._thread.join(FAREWELL)  # it waits where the link is cut, for as long as Zenoh does
+        self.carrier.close(pack(Bye(self.end)))
+
+    def begin(self) -> bool:
+        """Whether the caller may send in place of this thread, until it calls `_done`. With `changed` in hand."""
+        if self._sending or self._poked or self._closing:
+            return False
+        self._sending = True
+        return True
+
+    def _done(self) -> None:
+        with self.changed:
+            self._sending = False
+            self.poke()
 
     # ---- the threads -------------------------------------------------------------------------------
 
@@ -103,13 +122,17 @@ class Line(ABC):
                 now = time.monotonic()
                 if self._gone is not None and now >= self._gone[1]:
                     self._gone = None
+                    self._is_lost = True
                     self._news.append("unreachable")
                 self.wake(now)
-                out = [(pack(said), body) for said, body in self.say()]
+                out = [] if self._sending else [(pack(said), body) for said, body in self.say()]
+                self._sending = self._sending or bool(out)
                 news, self._news = self._news, []
                 self.changed.notify_all()
             for head, body in out:
                 self.carrier.send(head, body)
+            if out:
+                self._done()
             for reason in news:
                 self._tell(reason)
 
@@ -142,7 +165,10 @@ class Line(ABC):
             self._present.add(end)
             if self._gone is not None and self._gone[0] != end:
                 self._news.append("died")
+            elif self._is_lost:
+                self._news.append("returned")
             self._gone = None
+            self._is_lost = False
             self._logger.info("the other end of the wire %r is there", self._key)
             self.appeared(time.monotonic())
             return

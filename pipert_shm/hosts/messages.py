@@ -6,13 +6,16 @@ import struct
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-VERSION = 1
+VERSION = 2
+EPOCH_BITS = 20  # of a sender's token: its stream, and then which process of the sender it is
 
 _HELLO = struct.Struct("<BBQIQB?q")
 _MESSAGE = struct.Struct("<BBQIQQqB?q?qQ")
 _ACK = struct.Struct("<BBQQIQQ??Bqqq")
 _BYE = struct.Struct("<BBQ")
-HELLO, MESSAGE, ACK, BYE = 1, 2, 3, 4
+_REFRESH = struct.Struct("<BBQ")
+_TAKEN = struct.Struct("<BBQ")
+HELLO, MESSAGE, ACK, BYE, REFRESH, TAKEN = 1, 2, 3, 4, 5, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Hello:
         window: the most messages that it has under way.
         is_lossless: whether each message has to come.
         sent_ns: when it was sent, by the sender's clock. The answer repeats it.
+        name: of the sender, for people.
     """
 
     stream: int
@@ -34,6 +38,7 @@ class Hello:
     window: int
     is_lossless: bool
     sent_ns: int
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,23 +108,43 @@ class Bye:
     end: int
 
 
-Said: TypeAlias = Hello | Message | Ack | Bye
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """A receiver can't decode a film of this stream: the next picture should be a key frame."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A receiver does not listen to the sender of this stream, since it listens to another one. `name` is of that."""
+
+    stream: int
+    name: str
+
+
+Said: TypeAlias = Hello | Message | Ack | Bye | Refresh | Taken
 
 
 def pack(said: Said) -> bytes:
     """The bytes of what one end says. The body of a message travels beside them."""
     match said:
         case Hello():
-            return _HELLO.pack(VERSION, HELLO, said.stream, said.epoch, said.base, said.window, said.is_lossless, said.sent_ns)
+            place = said.stream, said.epoch, said.base, said.window, said.is_lossless, said.sent_ns
+            return _HELLO.pack(VERSION, HELLO, *place) + said.name.encode()
         case Message():
-            place = said.stream, said.epoch, said.base, said.number, said.captured_ns, said.window, said.is_lossless
+            numbers = said.stream, said.epoch, said.base, said.number, said.captured_ns, said.window, said.is_lossless
             offset = (False, 0, 0) if said.offset is None else (True, said.offset.ns, said.offset.uncertainty_ns)
-            return _MESSAGE.pack(VERSION, MESSAGE, *place, said.sent_ns, *offset)
+            return _MESSAGE.pack(VERSION, MESSAGE, *numbers, said.sent_ns, *offset)
         case Ack():
             state = said.receiver, said.stream, said.epoch, said.accepted, said.consumed, said.has_gap, said.is_answer
             return _ACK.pack(VERSION, ACK, *state, said.room, said.echo_ns, said.arrived_ns, said.sent_ns)
         case Bye():
             return _BYE.pack(VERSION, BYE, said.end)
+        case Refresh():
+            return _REFRESH.pack(VERSION, REFRESH, said.stream)
+        case Taken():
+            return _TAKEN.pack(VERSION, TAKEN, said.stream) + said.name.encode()
 
 
 def unpack(data: bytes, body: Any = None) -> Said:
@@ -133,16 +158,29 @@ def unpack(data: bytes, body: Any = None) -> Said:
     try:
         match data[1]:
             case 1:
-                return Hello(*_HELLO.unpack(data)[2:])
+                return _hello(data)
             case 2:
                 return _message(data, body)
             case 3:
                 return Ack(*_ACK.unpack(data)[2:])
             case 4:
                 return Bye(*_BYE.unpack(data)[2:])
+            case 5:
+                return Refresh(*_REFRESH.unpack(data)[2:])
+            case 6:
+                return Taken(_TAKEN.unpack_from(data)[2], _text(data, _TAKEN.size))
     except struct.error as error:
         raise ValueError(f"a damaged message: {error}") from None
     raise ValueError(f"a message of an unknown kind, {data[1]}")
+
+
+def _hello(data: bytes) -> Hello:
+    stream, epoch, base, window, is_lossless, sent_ns = _HELLO.unpack_from(data)[2:]
+    return Hello(stream, epoch, base, window, is_lossless, sent_ns, _text(data, _HELLO.size))
+
+
+def _text(data: bytes, at: int) -> str:
+    return data[at:].decode(errors="backslashreplace")
 
 
 def _message(data: bytes, body: Any) -> Message:

@@ -1,135 +1,223 @@
-"""Turns payloads into bytes for another host, and back, without pickles: a host runs no code that another one sent.
+"""The bytes of a payload between two hosts, without pickles: a host runs no code that another one sent.
 
-A payload is an array, or plain values, containers and this package's classes with arrays in them (see `video.recorded`). A
-picture may go as a JPEG, and everything may be compressed by Zstandard.
+A payload is an array, or plain values, containers and this package's classes with arrays in them (see `video.recorded`). What
+goes is a head in JSON, the plain values, and each array as its codec made it, in pieces: a large one is copied piece by piece,
+while the one before it is still in the processor's cache.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
 from pipert_shm.data import FORMATS, Meta
 from pipert_shm.errors import PayloadError
 from pipert_shm.extras import to_install
-from pipert_shm.video.opencv import cv2
-from pipert_shm.video.recorded import json_from_payload, payload_from_json
+from pipert_shm.hosts.films import check_film
+from pipert_shm.video.recorded import json_from_payload
 
-Codec = Literal["none", "jpeg", "zstd"]
+Codec = Literal["none", "jpeg", "zstd", "h264", "h265", "auto"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
-QUALITY = 90
-_KINDS = "biufc"  # kinds of dtypes whose bytes say all
+PIECE = 1 << 19
+"""Bytes of a piece: a few copies of it fit into a processor's cache."""
 
+KINDS = "biufc"  # kinds of dtypes whose bytes say all
+_PLAIN, _ZSTANDARD = b"\0", b"\1"
+_LENGTH = 4  # bytes of the head's length
+
+Bytes: TypeAlias = bytes | memoryview
 Loan = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]
 
 
-def check_zstandard() -> None:
-    """:raises ImportError: when Zstandard is not installed."""
+def check_codec(codec: Codec) -> None:
+    """:raises ImportError: when a package that it needs is not installed."""
+    if codec == "zstd":
+        _zstandard()
+    elif codec == "h264" or codec == "h265":
+        check_film(codec)
+    elif codec == "auto":
+        check_film("h264")
+
+
+def _zstandard() -> Any:
     try:
-        import zstandard  # noqa: F401
+        import zstandard
     except ModuleNotFoundError as error:
         raise ImportError(f"codec 'zstd' needs the package zstandard ({error}): {to_install('hosts')}") from error
+    return zstandard
 
 
-def encode(payload: Any, meta: Meta, codec: Codec) -> bytes:
-    """Returns the payload's bytes. An array's memory is read once, and may change afterwards.
+def taken_apart(payload: Any) -> tuple[bytes, list[np.ndarray]]:
+    """Returns the payload's plain values as JSON, empty where it is an array, and its arrays.
 
     :raises PayloadError: when it holds an object that can't go to another host.
     """
-    pictures: list[np.ndarray]
-    if type(payload) is np.ndarray and payload.dtype.kind in _KINDS and payload.dtype.isnative:
-        plain, pictures = b"", [payload]
-    else:
-        try:
-            plain, pictures = json_from_payload(payload)
-        except TypeError as error:
-            reason = f"it holds {error}; send arrays, Detections, DetectedFrame, and plain values in lists, tuples and dicts"
-            raise PayloadError("", "", reason, what="a message to another host") from error
-    parts = [_encoded(picture, codec) for picture in pictures]
-    told = {
-        "plain": len(plain),
-        "arrays": [
-            [array.dtype.str, array.shape, name, len(part)] for array, (name, part) in zip(pictures, parts, strict=True)
-        ],
-        "sequence": meta.sequence,
-        "pts": meta.pts,
-        "wall_clock": meta.wall_clock,
-        "described": meta.described,
-    }
-    head = json.dumps(told, separators=(",", ":")).encode()
-    whole = b"".join([len(head).to_bytes(4, "little"), head, plain, *(part for _, part in parts)])
-    if codec != "zstd":
-        return b"\0" + whole
-    import zstandard
-
-    return b"\1" + zstandard.compress(whole, 3)
+    if type(payload) is np.ndarray and payload.dtype.kind in KINDS and payload.dtype.isnative:
+        return b"", [payload]
+    try:
+        return json_from_payload(payload)
+    except TypeError as error:
+        reason = f"it holds {error}; send arrays, Detections, DetectedFrame, and plain values in lists, tuples and dicts"
+        raise PayloadError("", "", reason, what="a message to another host") from error
 
 
-def _encoded(array: np.ndarray, codec: Codec) -> tuple[str, bytes | memoryview]:
-    is_picture = array.dtype == np.uint8 and array.size > 0 and array.ndim in (2, 3) and array.shape[2:] in ((), (3,))
-    if codec == "jpeg" and is_picture:
-        done, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(array), (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
-        if done:
-            return "jpeg", jpeg.data.cast("B")
-    return "none", np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b""
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array as it goes.
 
-
-def decode(data: bytes, meta: Meta, loan: Loan) -> Any:
-    """Makes the payload again, and sets what `meta` says of it. Arrays lie in what `loan` gives.
-
-    :raises ValueError: when the data is no payload.
+    Attributes:
+        dtype, shape: of the array.
+        codec: that made the bytes: `none`, `jpeg`, `h264` or `h265`.
+        told: what else the receiver has to know, as JSON.
+        data: the bytes.
     """
-    try:
-        return _decoded(_whole(data), meta, loan)
-    except (KeyError, TypeError, IndexError, AttributeError, RecursionError, cv2.error) as error:
-        raise ValueError(f"no payload: {type(error).__name__}: {error}") from error
+
+    dtype: str
+    shape: tuple[int, ...]
+    codec: str
+    data: Bytes
+    told: Any = None
 
 
-def _whole(data: bytes) -> memoryview:
-    if data[:1] != b"\1":
-        return memoryview(data)[1:]
-    check_zstandard()
-    import zstandard
-
-    try:
-        return memoryview(zstandard.decompress(memoryview(data)[1:]))
-    except zstandard.ZstdError as error:
-        raise ValueError(f"no payload: {error}") from error
+def told_of(meta: Meta) -> dict[str, Any]:
+    """What goes of a message's meta."""
+    return {"pts": meta.pts, "wall_clock": meta.wall_clock, "described": meta.described}
 
 
-def _decoded(whole: memoryview, meta: Meta, loan: Loan) -> Any:
-    size = int.from_bytes(whole[:4], "little")
-    told = json.loads(bytes(whole[4 : 4 + size]))
-    plain = bytes(whole[4 + size : 4 + size + told["plain"]])
-    at = 4 + size + len(plain)
-    arrays = []
-    for kind, shape, name, length in told["arrays"]:
-        arrays.append(_array(whole[at : at + length], np.dtype(str(kind)), tuple(map(int, shape)), name, loan))
-        at += length
-    if at != len(whole):
-        raise ValueError(f"no payload: {len(whole)} bytes, and it says {at}")
+class Whole(NamedTuple):
+    """The bytes of a message: how many, in how many pieces, and these."""
+
+    size: int
+    number: int
+    pieces: Iterator[bytes]
+
+
+def joined(told: dict[str, Any], plain: bytes, arrays: Sequence[Array]) -> Whole:
+    """The message's bytes in pieces of `PIECE`. Each is copied when it is asked for."""
+    described = [[each.dtype, each.shape, each.codec, len(each.data), each.told] for each in arrays]
+    head = json.dumps(told | {"plain": len(plain), "arrays": described}, separators=(",", ":")).encode()
+    first = b"".join([_PLAIN, len(head).to_bytes(_LENGTH, "little"), head, plain])
+    parts = [first, *(array.data for array in arrays)]
+    size = sum(map(len, parts))
+    return Whole(size, -(-size // PIECE), _cut(parts))
+
+
+def _cut(parts: Iterable[Bytes]) -> Iterator[bytes]:
+    small: list[Bytes] = []
+    gathered = 0
+    for part in parts:
+        data = memoryview(part)
+        at = 0
+        while at < len(data):
+            piece = data[at : at + PIECE - gathered]
+            small.append(piece)
+            gathered += len(piece)
+            at += len(piece)
+            if gathered == PIECE:
+                yield b"".join(small)
+                small, gathered = [], 0
+    if small:
+        yield b"".join(small)
+
+
+def compressed(whole: Whole) -> Whole:
+    """The same bytes, compressed by Zstandard."""
+    done: bytes = _ZSTANDARD + _zstandard().compress(b"".join(whole.pieces), 3)
+    return Whole(len(done), 1, iter((done,)))
+
+
+class Reading:
+    """Reads a message that came in pieces. It copies only what lies in two of them."""
+
+    def __init__(self, pieces: Iterable[Bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+        if bytes(self.read(1)) == _ZSTANDARD:
+            zstandard = _zstandard()
+            try:
+                whole = zstandard.decompress(b"".join([self._rest, *self._pieces]))
+            except zstandard.ZstdError as error:
+                raise ValueError(f"no payload: {error}") from error
+            self._rest, self._pieces = memoryview(whole)[1:], iter(())
+
+    def _next(self) -> bool:
+        while not len(self._rest):
+            piece = next(self._pieces, None)
+            if piece is None:
+                return False
+            self._rest = memoryview(piece)
+        return True
+
+    def some(self, most: int) -> memoryview:
+        """The next bytes, at least one and at most so many.
+
+        :raises ValueError: when there are none.
+        """
+        if not self._next():
+            raise ValueError(f"no payload: {most} bytes are missing at its end")
+        some, self._rest = self._rest[:most], self._rest[most:]
+        return some
+
+    def read(self, count: int) -> memoryview:
+        """The next `count` bytes.
+
+        :raises ValueError: when there are fewer.
+        """
+        if count <= 0:
+            return memoryview(b"")
+        some = self.some(count)
+        if len(some) == count:
+            return some
+        parts, found = [some], len(some)
+        while found < count:
+            parts.append(self.some(count - found))
+            found += len(parts[-1])
+        return memoryview(b"".join(parts))
+
+    def fill(self, array: np.ndarray) -> None:
+        """Fills a contiguous array's memory with the next bytes."""
+        flat = array.reshape(-1).view(np.uint8)
+        at = 0
+        while at < len(flat):
+            some = self.some(len(flat) - at)
+            flat[at : at + len(some)] = np.frombuffer(some, np.uint8)
+            at += len(some)
+
+    def end(self) -> None:
+        """:raises ValueError: when there is more."""
+        if self._next():
+            raise ValueError("no payload: it is longer than it says")
+
+    def head(self) -> tuple[dict[str, Any], bytes]:
+        """What the message tells, and the payload's plain values.
+
+        :raises ValueError: when these are no such bytes.
+        """
+        told = json.loads(bytes(self.read(int.from_bytes(self.read(_LENGTH), "little"))))
+        return told, bytes(self.read(told["plain"]))
+
+
+def apply_told(told: dict[str, Any], meta: Meta) -> None:
+    """Sets what the sender knew of the message."""
     meta.pts, meta.wall_clock = told["pts"], told["wall_clock"]
     format, rows = told["described"]
     if format in FORMATS:
         meta.describe(format, rows)
-    return payload_from_json(plain, arrays) if plain else arrays[0]
 
 
-def _array(part: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], name: str, loan: Loan) -> np.ndarray:
-    if dtype.kind not in _KINDS:
-        raise ValueError(f"an array of dtype {dtype}")
-    if name == "jpeg":
-        found = cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR if len(shape) == 3 else cv2.IMREAD_GRAYSCALE)
-        if found is None or found.shape != shape:
-            raise ValueError("a picture that is no JPEG of its size")
-    elif len(part) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{len(part)} bytes for an array {shape} of {dtype}")
-    else:
-        found = np.frombuffer(part, dtype).reshape(shape)
-    array = loan(shape, dtype)
-    array[...] = found
-    return array
+def checked_layout(dtype: Any, shape: Any, length: Any, codec: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """The dtype and shape of an array that a head tells of.
+
+    :raises ValueError: when there is no such array, or a raw one has another length.
+    """
+    kind, sides = np.dtype(str(dtype)), tuple(map(int, shape))
+    if kind.kind not in KINDS or min(sides, default=0) < 0:
+        raise ValueError(f"an array {sides} of dtype {kind}")
+    if codec == "none" and length != math.prod(sides) * kind.itemsize:
+        raise ValueError(f"{length} bytes for an array {sides} of {kind}")
+    return kind, sides

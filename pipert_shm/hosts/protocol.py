@@ -30,6 +30,7 @@ class Held(NamedTuple):
 
     number: int
     captured_ns: int
+    uncertainty_ns: int
     body: Any
 
 
@@ -67,16 +68,24 @@ class Sender:
         return self._receiver is not None
 
     @property
+    def receiver(self) -> int | None:
+        """The process that listens; None if none does."""
+        return self._receiver
+
+    @property
     def has_room(self) -> bool:
         """Whether one more message may be under way."""
         return self.is_connected and len(self.held) + self._elsewhere < min(self.window, self._room)
 
-    def offer(self, captured_ns: int, body: Any, now: float) -> int:
-        """Takes a message for which there is room. Returns its number."""
+    def offer(self, captured_ns: int, body: Any, now: float, uncertainty_ns: int = 0) -> int:
+        """Takes a message for which there is room. Returns its number.
+
+        :param uncertainty_ns: by how much the time of its capture may be wrong on this host.
+        """
         if not self.held:
             self._progress(now)
         number, self.next = self.next, self.next + 1
-        self.held.append(Held(number, captured_ns, body))
+        self.held.append(Held(number, captured_ns, uncertainty_ns, body))
         return number
 
     def appear(self, now: float) -> None:
@@ -174,7 +183,7 @@ class Sender:
                 self.is_lossless,
                 now_ns,
                 held.captured_ns,
-                offset,
+                None if offset is None else Offset(offset.ns, offset.uncertainty_ns + held.uncertainty_ns),
                 held.body,
             )
 

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from pipert_shm.binding import now_ns
 from pipert_shm.hosts.carrier import Hub
+from pipert_shm.hosts.decoding import Decoder
 from pipert_shm.hosts.line import Line, Tell
-from pipert_shm.hosts.messages import Hello, Message, Said
-from pipert_shm.hosts.payloads import decode
+from pipert_shm.hosts.messages import EPOCH_BITS, Hello, Message, Refresh, Said, Taken
+from pipert_shm.hosts.place import Place
 from pipert_shm.hosts.protocol import Receiver, Waiting
 from pipert_shm.hosts.remote import Remote
 from pipert_shm.hosts.window import MOST
 from pipert_shm.limits import check_count, check_seconds
 from pipert_shm.routine import SourceRoutine
+from pipert_shm.shm.slots import Stopping
 
+UNKNOWN_NS = (1 << 63) - 1  # uncertainty of a capture time where the clocks were never compared
 REST = 0.5  # seconds after which a call returns without a message
-_SENT = 1 << 24  # of the messages that the routine has sent, this many are told apart
+ASK_AGAIN = 0.5  # seconds after which a key frame is asked for again
 
 
 @runtime_checkable
-class Sending(Protocol):
+class Resuming(Protocol):
     """What a receiver asks of the process that runs it."""
 
-    def sent(self) -> int:
-        """How many messages the routine has sent, in all lives of its process. One that waits for room does not count yet."""
+    def resume(self, is_odd: bool | None) -> bool:
+        """Goes on where the process before died: each wire gets only what it has not got. See `flow.loans.Loans.resume`."""
 
 
 class ReceiverLine(Line):
@@ -35,20 +39,57 @@ class ReceiverLine(Line):
     def __init__(self, hub: Hub, key: str, place: tuple[int, int], room: int, tell: Tell, logger: logging.Logger) -> None:
         self._place, self._room = place, room
         self.machine: Receiver | None = None
+        self._sender = ""  # its name
+        self._others: dict[int, Taken] = {}  # senders that are not heard, by stream
+        self._owed: list[Said] = []
+        self._asked_at = -ASK_AGAIN
         super().__init__(hub, key, "receiver", tell, logger)
 
     def hear(self, said: Said, arrived_ns: int) -> None:
         """Takes what the sender says."""
         if self.machine is None:
             self.machine = Receiver(self.end, *self._place, room=self._room)
+        if isinstance(said, Hello):
+            if self._is_taken(said.stream, self.machine):
+                self._refuse(said)
+                return
+            self._sender = said.name
+            self._others.pop(said.stream, None)
         if isinstance(said, Hello | Message):
             self.machine.hear(said, arrived_ns)
 
+    def _is_taken(self, stream: int, machine: Receiver) -> bool:
+        """Whether a sender of another stream is there, and heard."""
+        return (
+            machine.epoch > 0 and stream != machine.stream and any(end >> EPOCH_BITS == machine.stream for end in self.present)
+        )
+
+    def _refuse(self, hello: Hello) -> None:
+        if hello.stream not in self._others:
+            self._others[hello.stream] = Taken(hello.stream, self._sender)
+            self._logger.error(
+                "the wire %r between hosts has two senders: %s is not heard while %s is there; give it another key",
+                self._key,
+                hello.name,
+                self._sender,
+            )
+        self._owed.append(self._others[hello.stream])
+
     def say(self) -> Iterable[tuple[Said, Any]]:
-        """Yields acknowledgements."""
+        """Yields acknowledgements, and what else there is to say."""
+        owed, self._owed = self._owed, []
+        yield from ((said, ()) for said in owed)
         if self.machine is not None:
             for ack in self.machine.say(now_ns()):
-                yield ack, b""
+                yield ack, ()
+
+    def ask_for_key_frame(self) -> None:
+        """Asks the sender, at most each half second. With `changed` in hand."""
+        now = time.monotonic()
+        if self.machine is not None and now - self._asked_at >= ASK_AGAIN:
+            self._asked_at = now
+            self._owed.append(Refresh(self.machine.stream))
+            self.poke()
 
 
 class RemoteReceiver(Remote, SourceRoutine):
@@ -58,8 +99,8 @@ class RemoteReceiver(Remote, SourceRoutine):
     is when the frame was captured at the other host, translated to this one's clock; the counter `clock_uncertainty_us` says
     by how much that may be wrong. `pts`, `wall_clock` and the format are what they were.
 
-    It goes on when its flow is restarted: the sender sends again what was not taken. Only a message that waited for room in the
-    queue after it when it died is lost, and counted there.
+    It goes on when its flow is restarted, at any moment: the sender sends again what was not taken, and a wire after it that
+    had got the message in hand does not get it again.
 
     :param key: of the wire.
     :param connect, listen, ca, certificate, key_file, host: as of `RemoteSender`.
@@ -95,33 +136,50 @@ class RemoteReceiver(Remote, SourceRoutine):
         self._room = room
         self._max_age = max_age
         self._line: ReceiverLine | None = None
+        self._place = Place()
+        self._has_run = False  # in this process
 
     def setup(self) -> None:
-        """Notes that it begins: the connection is opened by the first `main_logic`, which knows where the last one was."""
+        """Finds out what became of the message that a process before had in hand.
+
+        The connection is opened by the first `main_logic`: not before that is what an earlier run left unsent in every queue.
+        """
         self._stopping = False
-        self._base = self.counters["repeated"], self.counters["missed"]
+        self._decoder = Decoder()
+        self._repeated = self.counters["repeated"]
+        if self._has_run:
+            return
+        self._has_run = True
+        self._place = place = Place.of(self.counters["place"], self.counters["missed"])
+        if isinstance(self._runtime, Resuming):
+            has_left = self._runtime.resume(place.hand)
+            if place.hand is not None:
+                self._put(place.let_go() if has_left else place.give_back())
 
     def _open(self) -> ReceiverLine:
-        """Connects, and goes on after the last message that was handed over.
-
-        The counter `place` is the number after the last message taken, and how many the routine had sent before. If it has sent
-        no more since, that message was not handed over.
-        """
-        number, sent = divmod(self.counters["place"], _SENT)
-        if number and sent == self._sent():
-            number -= 1
-        place = self.counters["stream"], number
+        """Connects, and goes on after the last message that was handed over."""
+        number = self._place.number
+        place = (0, 0) if number is None else (self.counters["stream"], number)
         self._line = line = ReceiverLine(self._hub, self.key, place, self._room, self._tell, self._logger)
         return line
+
+    def _put(self, place: Place) -> None:
+        """Notes where it is. The word comes first: `Place.of` mends the count."""
+        self._place = place
+        self.counters["place"] = place.word
+        self.counters["missed"] = place.missed
 
     def main_logic(self) -> Any:
         """Returns the next message; None if none comes for half a second, or it is too old.
 
         :raises ImportError: when Zenoh is not installed.
         :raises HostsError: when a file can't be read, or the address is taken.
-        :raises ValueError: when the message can't be read. It is left out, and counted.
+        :raises ValueError: when the message can't be read. It is left out, and counted. Where it is a picture of a film that
+            needs one that did not come, the sender is asked for a key frame.
         """
         line = self._line or self._open()
+        if self._place.hand is not None:
+            self._put(self._place.let_go())  # before the sender hears of it
         with line.changed:
             if line.machine is not None:
                 line.machine.done()
@@ -129,53 +187,67 @@ class RemoteReceiver(Remote, SourceRoutine):
             line.changed.wait_for(lambda: self._stopping or (line.machine is not None and line.machine.waiting), REST)
             machine = line.machine
             waiting = None if machine is None else machine.peek()
+            passed = None if machine is None or machine.waiting else (machine.stream, machine.consumed)
         if machine is not None:
             self._count(machine)
+        if passed is not None and passed[0] == self.counters["stream"]:
+            self._pass(passed[1])
         if machine is None or waiting is None:
             return None
+        payload = None
         try:
-            return self._payload_of(waiting)
-        except ValueError:
+            payload = self._payload_of(waiting)
+        except (ValueError, ImportError):
             self.counters["unreadable"] += 1
+            if self._decoder.needs_key_frame:
+                with line.changed:
+                    line.ask_for_key_frame()
             raise
-        except BaseException:  # a stop, while it waited for a slot: the message stays
+        except Stopping:  # while it waited for a slot: the message stays
             waiting = None
             raise
         finally:
             if waiting is not None:
                 with line.changed:
                     if machine.peek() is waiting:
-                        self._note_taken(waiting, machine)
+                        self._note_taken(waiting, machine, is_sent=payload is not None)
+        return payload
 
-    def _note_taken(self, waiting: Waiting, machine: Receiver) -> None:
+    def _pass(self, number: int) -> None:
+        """Messages before this number will not come, and nothing has come after them yet."""
+        if self._place.number is not None and number > self._place.number:
+            self._put(self._place.move(number))
+
+    def _note_taken(self, waiting: Waiting, machine: Receiver, *, is_sent: bool) -> None:
+        place = self._place
         if self.counters["stream"] != waiting.stream:
-            self.counters["place"] = 0
+            self._put(Place(missed=place.missed))  # a death between these finds no place: it asks the sender
             self.counters["stream"] = waiting.stream
-        self.counters["place"] = (waiting.number + 1) * _SENT + self._sent()
+            place = self._place
+        place = place.move(waiting.number).take(is_odd=bool(self.meta.sequence % 2))
+        self._put(place if is_sent else place.let_go())
         machine.take()
-
-    def _sent(self) -> int:
-        return self._runtime.sent() % _SENT if isinstance(self._runtime, Sending) else 0
 
     def _payload_of(self, waiting: Waiting) -> Any:
         """Returns the payload, dated by this host's clock; None where it is too old."""
         message = waiting.message
         if message.offset is not None:
             captured_ns = message.captured_ns + message.offset.ns
-            self.counters["clock_uncertainty_us"] = message.offset.uncertainty_ns // 1000
+            uncertainty_ns = message.offset.uncertainty_ns
+            self.counters["clock_uncertainty_us"] = uncertainty_ns // 1000
         else:
-            captured_ns = waiting.arrived_ns
+            captured_ns, uncertainty_ns = waiting.arrived_ns, UNKNOWN_NS
         if self._max_age is not None and now_ns() - captured_ns > self._max_age * 1e9:
             self.counters["too_old"] += 1
+            self._decoder.skip(message.body, self.meta)
             return None
-        payload = decode(message.body.to_bytes(), self.meta, self.loan)
-        self.meta.captured_ns = captured_ns
+        payload = self._decoder.decode(message.body, self.meta, self.loan)
+        self.meta.captured_ns, self.meta.uncertainty_ns = captured_ns, uncertainty_ns
         return payload
 
     def _count(self, machine: Receiver) -> None:
         self.counters["connected"] = machine.epoch > 0
-        self.counters["repeated"] = self._base[0] + machine.repeated
-        self.counters["missed"] = self._base[1] + machine.missed
+        self.counters["repeated"] = self._repeated + machine.repeated
 
     def cleanup(self) -> None:
         """Disconnects."""

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from pipert_shm.errors import UnknownEvent
-from pipert_shm.events import KILL_EVENT_NAME, PEER_FAILED_EVENT_NAME, STOP_EVENT_NAME, check_name, events
+from pipert_shm.events import (
+    KILL_EVENT_NAME,
+    PEER_FAILED_EVENT_NAME,
+    PEER_RETURNED_EVENT_NAME,
+    STOP_EVENT_NAME,
+    check_name,
+    events,
+)
 from pipert_shm.hosts.carrier import Hub
 from pipert_shm.hosts.line import Line
 from pipert_shm.routine import Routine
@@ -48,11 +55,16 @@ class Remote(Routine):
                 line.changed.notify_all()
 
     def _tell(self, reason: str) -> None:
-        """Tells of a loss: a log record, and the event for those routines that handle it."""
-        self._logger.warning("the other end of the wire %r is gone: %s", self.key, _ADVICE[reason])
-        told: dict[str, Any] = {"flow": self.key, "routines": [], "reason": reason}
+        """Tells of a loss, or of a return: a log record, and the event for those routines that handle it."""
+        told: dict[str, Any] = {"flow": self.key, "routines": []}
+        if reason == "returned":
+            self._logger.warning("the other end of the wire %r can be reached again", self.key)
+            event = PEER_RETURNED_EVENT_NAME
+        else:
+            self._logger.warning("the other end of the wire %r is gone: %s", self.key, _ADVICE[reason])
+            event, told["reason"] = PEER_FAILED_EVENT_NAME, reason
         try:
-            self.notify_event(PEER_FAILED_EVENT_NAME, **told)
+            self.notify_event(event, **told)
         except UnknownEvent:
             return  # no routine of this pipe wants to know
 

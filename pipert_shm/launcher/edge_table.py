@@ -56,6 +56,19 @@ class EdgeTable:
         """Whether an edge is linked, not drained yet, or held for its receiver."""
         return edge.linked or edge.held or bool(self._incarnations.of(edge))
 
+    def may_bring(self, edge: EdgePlan) -> bool:
+        """Whether anything may still come of an edge: on it, or of what a replica got on it and has not passed on."""
+        return self.is_there(edge) or self._is_owed(edge)
+
+    def _is_owed(self, edge: EdgePlan) -> bool:
+        """Whether a replica of an ordered flow has yet to answer a message of the edge, and lives to do it."""
+        receiver = self._plan.routines.get(edge.receiver)
+        if not edge.ticketed or receiver is None:
+            return False
+        process = self._segment.process
+        announced, done = binding.EdgeRecord(process, edge.number).tickets()
+        return done < announced and not State(binding.RoutineRecord(process, receiver.number).state).over
+
     def attachable(self, edge: EdgePlan) -> list[int]:
         """The incarnations that the receiver may attach to, oldest first, up to the first one that is being recovered."""
         return list(takewhile(self._incarnations.is_attachable, self._incarnations.of(edge)))
@@ -130,7 +143,7 @@ class EdgeTable:
     def forget_routine(self, item: RoutinePlan) -> bool:
         """Forgets all edges of a routine that was removed; False, with nothing done, when one of them is still there."""
         edges = [edge for edge in self._plan.edges if item.number in (edge.sender, edge.receiver)]
-        if any(self.is_there(edge) for edge in edges):
+        if any(map(self.may_bring, edges)):
             return False
         for edge in edges:
             binding.EdgeRecord(self._segment.process, edge.number).clear()
@@ -192,15 +205,19 @@ class EdgeTable:
             policy=settings.policy,
             capacity=settings.capacity,
             timeout=settings.timeout,
-            transmitter=base.transmitter,
+            transmitter=self._plan.defaults.transmitter,
             local=sender.flow == receiver.flow,
             max_age=wire.max_age,
+            spread=wire.spread,
+            ticketed=wire.ticketed,
+            ordered=wire.ordered,
             own_capacity=wire.capacity is not None or earlier is not None,
-            own_transmitter=wire.own_transmitter or (earlier is not None and earlier.own_transmitter),
+            own_transmitter=wire.own_transmitter,
         )
-        if earlier is not None:
-            edge.max_age, edge.spread = wire.max_age if wire.is_whole else wire.max_age or earlier.max_age, earlier.spread
-            edge.ticketed, edge.ordered = earlier.ticketed, earlier.ordered
+        if earlier is not None and not wire.is_whole:
+            edge.max_age, edge.own_transmitter = wire.max_age or earlier.max_age, earlier.own_transmitter
+            edge.spread, edge.ticketed, edge.ordered = earlier.spread, earlier.ticketed, earlier.ordered
+        edge = self._plan.restore_transmitter(edge)
         cells = self._segment.process.room.cells
         if not edge.own_capacity:
             Flood(self._plan.routines, [*(other for other in self._plan.edges if other.linked), edge]).widen(edge)

@@ -61,6 +61,7 @@ class Extension:
         self._unborn = {flow.name for flow in new}
         for flow in running:
             self._roster.send(flow, news)
+        self._rewiring.reorder()
         self._rewiring.resize()
         for edge in edges:
             self._rewiring.announce(edge)
@@ -95,6 +96,7 @@ class Extension:
             plan.restarts.update(growth.restarts)
             plan.processes.update(growth.processes)
             plan.flow_numbers.update(growth.numbers)
+            plan.replicas.update(growth.replicas)
             for number in growth.numbers.values():
                 segment.take("flow", number)
             for item in added:
@@ -115,6 +117,8 @@ class Extension:
                 del plan.routines[number]
             for name in growth.flows:
                 del plan.flows[name], plan.restarts[name], plan.processes[name], plan.flow_numbers[name]
+            for name in growth.replicas:
+                del plan.replicas[name]
             raise
         return new, rings
 

@@ -116,6 +116,7 @@ class ForkServerProcess:
                 item.ins = [plan.restore_transmitter(edge) for edge in order.ins[item.number]]
                 item.outs = [plan.restore_transmitter(edge) for edge in order.outs[item.number]]
                 item.reach, item.slots = order.reach[item.number], order.slots[item.number]
+                item.lanes, item.restores = order.lanes[item.number], order.restores[item.number]
             leaving = [plan.restore_transmitter(edge) for edge in order.attachment.leaving]
             birth = FlowBirth(
                 name=order.flow,

@@ -139,6 +139,7 @@ class Incarnations:
         """Marks what a dead sender left, for the receiver to drain. Within a flow both ends are dead, and all is dropped."""
         binding.EdgeRecord(self._segment.process, edge.number).settle_tickets()
         for number in self.of(edge):
+            self._all[number].recover_handing()
             if edge.local:
                 self._all[number].recover()
             elif self._all[number].state == binding.LIVE:

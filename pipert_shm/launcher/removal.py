@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pipert_shm.control.messages import Extended, Kill, UnlinkOut
 from pipert_shm.errors import PipeStateError, WiresValidation
 from pipert_shm.events import Audience
-from pipert_shm.graph.model import Plan, RoutinePlan
+from pipert_shm.graph.model import Plan
 from pipert_shm.graph.names import Names
 from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.incarnations import Incarnations
@@ -135,6 +135,7 @@ class Removal:
             lifecycle.dismiss(flow)
             roster.dismiss(flow)
         roster.plan.dismiss([flow.name for flow in flows])
+        self._rewiring.reorder()
         lifecycle.audience = lifecycle.audience.without({flow.name for flow in flows})
         gone = tuple(item.origin for flow in flows for item in flow.routines)
         news = Extended(Names(), Audience({}, {}, {}), tuple(flow.name for flow in flows), gone)
@@ -191,21 +192,9 @@ def check_removal(plan: Plan, flows: Collection[Flow]) -> None:
     for item in plan.routines:
         if item.number in going:
             continue
-        for numbers, why in (
-            (item.joined, "joins what comes from it"),
-            (_ordered_by(plan, item), "puts results in order by it"),
-        ):
-            needed = [going[number] for number in numbers if number in going]
-            if needed:
-                raise WiresValidation(
-                    f"flow {needed[0]!r} can't be removed alone, since {item.name!r} {why}: remove flow {item.flow!r}, too"
-                )
-
-
-def _ordered_by(plan: Plan, item: RoutinePlan) -> Iterator[int]:
-    """The routines that a routine needs for the order of results."""
-    yield from item.lanes
-    for restored in item.restores:
-        for sender, lanes in restored.lanes.items():
-            yield sender
-            yield from (plan.edges[edge].sender for edge in lanes)
+        needed = [going[number] for number in item.joined if number in going]
+        if needed:
+            raise WiresValidation(
+                f"flow {needed[0]!r} can't be removed alone, since {item.name!r} joins what comes from it: remove flow "
+                f"{item.flow!r}, too"
+            )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pipert_shm import binding
-from pipert_shm.control.messages import ExpectIn, LinkOut, UnlinkOut, WantSlots
+from pipert_shm.control.messages import ExpectIn, InOrder, LinkOut, UnlinkOut, WantSlots
 from pipert_shm.errors import WiresValidation
 from pipert_shm.events import Event, Wiring
 from pipert_shm.graph.extension import NewWire
 from pipert_shm.graph.model import EdgePlan, RoutinePlan
+from pipert_shm.graph.replicas import settle_order
 from pipert_shm.launcher.edge_table import EdgeTable
 from pipert_shm.launcher.incarnations import Incarnations
 from pipert_shm.launcher.recovery import Recovery
@@ -112,6 +113,14 @@ class Rewiring:
         self._incarnations[number].state = binding.SENDER_DEAD
         self._roster.records[edge.receiver].ring()
         self._recovery.tell_sender_died(edge.receiver)
+
+    def reorder(self) -> None:
+        """Tells routines what the order of results takes, where that has changed. Before they hear of new wires."""
+        before = {item.number: (item.lanes, item.restores) for item in self._roster.plan.routines}
+        settle_order(self._roster.plan, self._edges.may_bring)
+        for item in self._roster.plan.routines:
+            if before[item.number] != (item.lanes, item.restores):
+                self._roster.send(self._roster.flow_at(item.number), InOrder(item.name, item.lanes, item.restores))
 
     def resize(self) -> None:
         """Tells senders how many slots they should have now."""

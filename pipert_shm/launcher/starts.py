@@ -135,6 +135,8 @@ class Starts:
             {item.number: plain(item.outs) for item in flow.routines},
             {item.number: item.reach for item in flow.routines},
             {item.number: item.slots for item in flow.routines},
+            {item.number: item.lanes for item in flow.routines},
+            {item.number: item.restores for item in flow.routines},
             attachment.replaced(leaving=plain(attachment.leaving)),
             self._lifecycle.audience,
         )

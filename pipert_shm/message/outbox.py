@@ -23,6 +23,7 @@ from pipert_shm.message.layouts import extent_of
 from pipert_shm.message.outgoing import Group, Outgoing
 from pipert_shm.message.packer import Packer
 from pipert_shm.message.posting import Posting, check_numbers
+from pipert_shm.message.resumption import Resumption
 from pipert_shm.message.types import NOTHING, LocalMessages
 from pipert_shm.shm import tracing
 from pipert_shm.shm.head import pack
@@ -72,7 +73,7 @@ class Outbox:
         self._hot = port.hot
         self._number = number
         self._ordered = ordered
-        self._lanes = lanes or {}
+        self._lanes = {} if lanes is None else lanes
         self._record = binding.RoutineRecord(segment.process, number)
         self._outgoing = Outgoing(port, local)
         self._fast: FastPath | None = None  # where the wires have one
@@ -87,6 +88,7 @@ class Outbox:
         self._unsent: deque[_Unsent] = deque()
         self._finished: dict[int, int] = {}  # by sender, the last ticket whose result is sent as soon as nothing is unsent
         self._handled = 0  # received messages whose results are not sent yet
+        self._resumption = Resumption(segment, self._outgoing)
         self.unsent = False
 
     def want_slots(self, slots: int, message_slots: int) -> None:
@@ -127,10 +129,16 @@ class Outbox:
         self._fast = None
         posting, group = self._posting, self._outgoing.fast_group()
         self._hot.send_on(posting.post.address, 0, 0, None, None)
-        if group is None or self._ordered:
+        if group is None or self._ordered or self._resumption.is_due:
             return
         within = [self._outgoing.waiting(out) for out in group.local] or None
         self._fast = FastPath(self._port, posting, self._messages, self._words, group, self._packer, within)
+
+    def resume(self, sequence: int) -> bool:
+        """Sends the message of this number only on the wires that have not got it from a process before; whether all have."""
+        is_done = self._resumption.begin(sequence)
+        self._note_change()
+        return is_done
 
     def writable(self, array: np.ndarray) -> np.ndarray | None:
         """The array's own memory, to be written to, where this routine alone holds it; else None."""
@@ -247,7 +255,7 @@ class Outbox:
             self._handled += handled
             return
         if outgoing.ticketed:
-            meta.ticket = self._number, self._record.next_ticket()
+            meta.ticket = self._port.origin, self._record.next_ticket()
         elif not self._ordered:
             meta.ticket = None
         if data is not NOTHING:
@@ -273,6 +281,8 @@ class Outbox:
         if self._handled:
             self._count_handled()
         self.unsent = False
+        if self._resumption.ends(self._words.sequence):
+            self._note_change()
 
     def abandon(self) -> None:
         """Gives up what is unsent, counted as stopped."""
@@ -302,6 +312,8 @@ class Outbox:
         group, payload, meta, handled = self._unsent.popleft()
         if payload is NOTHING:
             outs &= self._outgoing.wires
+        if self._resumption.is_due:
+            outs &= self._resumption.lacking(group, meta.sequence)
         remote = outs & group.remote
         posting = self._posting
         posting.sequence = meta.sequence
@@ -337,7 +349,8 @@ class Outbox:
         if opener is not None:
             message = opener, meta, binding.now_ns()
             for out in group.local:
-                self._outgoing.waiting(out)[token] = message
+                if outs >> out & 1:
+                    self._outgoing.waiting(out)[token] = message
         payload = data = None  # let go of before the push: the receiver may then be the only holder
         forked.end_if_stray(self._home, None)
         self._push(meta, bool(remote), kind | marks, head, body)

@@ -5,6 +5,7 @@ A wire has a place in the routine's port. A set of wires is a bit mask of their 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ class Group:
         outs: all of the group's wires.
         remote: those to other processes.
         local: places of those within the flow.
-        spreads: by the number of a replicated routine.
+        spreads: by the name that replicas share.
     """
 
     __slots__ = ("in_band", "local", "outs", "remote", "spreads", "threshold", "transform")
@@ -44,7 +45,7 @@ class Group:
         self.outs = 0
         self.remote = 0
         self.local: list[int] = []
-        self.spreads: dict[int, Spread] = {}
+        self.spreads: dict[str, Spread] = {}
 
     def add(self, edge: EdgePlan, out: int) -> None:
         """Adds a wire at this place."""
@@ -64,6 +65,7 @@ class Group:
         self.remote &= ~(1 << out)
         for spread in self.spreads.values():
             spread.outs &= ~(1 << out)
+        self.spreads = {name: spread for name, spread in self.spreads.items() if spread.outs}
         if out in self.local:
             self.local.remove(out)
 
@@ -159,8 +161,7 @@ class Outgoing:
         """The wires that a message goes to: of those to the replicas of a routine, the one that has the least to do."""
         outs = group.outs
         for spread in group.spreads.values():
-            if spread.outs:
-                outs = outs & ~spread.outs | 1 << self._port.choose(spread.outs)
+            outs = outs & ~spread.outs | 1 << self._port.choose(spread.outs)
         return outs
 
     def await_room(self, group: Group) -> int:
@@ -172,6 +173,18 @@ class Outgoing:
             if spread.wait_ns and self._port.await_room(spread.outs, spread.wait_ns) == binding.NOTICE:
                 raise Stopping
         return self.choose(group)
+
+    def lacking(self, group: Group, handed: Callable[[int], int], sequence: int) -> int:
+        """The wires of a group that have not got a message yet; of those to replicas all, or none where one of them has it.
+
+        :param handed: gives, by an edge's number, the number after the last message that it has got.
+        """
+        having = sum(1 << out for out in self._at if group.outs >> out & 1 and handed(self._at[out].edge) > sequence)
+        lacking = group.outs & ~having
+        for spread in group.spreads.values():
+            if spread.outs & having:
+                lacking &= ~spread.outs
+        return lacking
 
     def fast_group(self) -> Group | None:
         """The only group, if all of its messages go the same way, unchanged and without tickets; else None."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from pipert_shm.graph.model import RestartPolicy
 from pipert_shm.graph.process_settings import LEAST_NICENESS, MOST_NICENESS
@@ -44,7 +45,17 @@ class RoutineSettings(MadeOf):
     """Exceptions in a row after which its flow is restarted. By default the class's own."""
 
 
-Labels = Annotated[dict[Name, str], Field(min_length=1)]
+def _is_host(value: Any) -> Any:
+    """The value, if it names a host or labels."""
+    if isinstance(value, dict) and value and all(isinstance(word, str) and word for pair in value.items() for word in pair):
+        return value
+    if isinstance(value, str) and value:
+        return value
+    raise PydanticCustomError("host", 'give a host\'s name, or its labels as texts, such as {{gpu: "true"}}')
+
+
+Labels = dict[str, str]
+Host = Annotated[str | Labels, BeforeValidator(_is_host)]
 
 
 class FlowSettings(Section):
@@ -72,7 +83,7 @@ class FlowSettings(Section):
     """Numbers of the processors that it runs on. By default all that the program has."""
     nice: Annotated[int, Field(ge=LEAST_NICENESS, le=MOST_NICENESS)] | None = None
     """The niceness of its process: the more, the later it gets its turn. By default that of the program."""
-    host: Name | Labels | None = None
+    host: Host | None = None
     """The host that it runs on, or the labels that a host has to have. By default where the file is run or applied."""
 
 

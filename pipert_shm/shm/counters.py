@@ -24,7 +24,7 @@ class Counters(Mapping[str, int]):
     In a running pipe they stand in shared memory: `pipe.statistics().routines[name].counters` reads them at any time, and they
     outlive the routine's process. Each should be set by one thread of the routine's process; any may read.
 
-    :param names: at most 8, no two alike.
+    :param names: at most 16, no two alike.
     :raises ValueError: when they are not.
 
     >>> counters = Counters(("faces", "crowded"))

@@ -19,7 +19,8 @@ STAMPED = 0x400  # a stamp follows these
 
 HOP = struct.Struct("=QQQ")  # routine, sent ns, received ns
 TICKET = struct.Struct("=QQ")  # routine that gave it, number
-STAMP = struct.Struct("=ddII")  # pts and wall clock (s, NaN for none), number of the format (0 for none), rows of the array
+# pts and wall clock (s, NaN for none), number of the format (0 for none), rows of the array, uncertainty of the capture (ns)
+STAMP = struct.Struct("=ddIIQ")
 
 
 class Head(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from pipert_shm import binding
@@ -222,9 +223,9 @@ class _Builder:
         """All slices, with their arrows and lanes."""
         arrows = 0
         for steps in self._steps.values():  # through a routine
-            if len(steps) > 1:
-                arrows += 1
-                for step in steps:
+            for passage in _passages(steps):
+                arrows += len(passage) > 1
+                for step in passage if len(passage) > 1 else ():
                     step.arrows.append(arrows)
         for sender, receiver, hop in self._hops:  # and from one to the next
             for frame in hop.frames:
@@ -242,9 +243,20 @@ class _Builder:
             hop.begin = max(hop.begin, min(send.begin, hop.end))  # within a flow a message is stamped before the send
             if hop.instant and send.end < hop.begin and hop.notes["reason"] in ("oldest", "no_slot", "ended"):
                 hop.begin, hop.instant = send.begin, False  # it had waited in the queue
-        steps = self._steps.get((receiver, frame), ())
-        if not hop.notes and steps:
-            steps[0].arrows.append(arrow)
+        if not hop.notes:
+            after = (step for step in self._steps.get((receiver, frame), ()) if step.begin >= hop.end)
+            for step in islice(after, 1):  # those before are of the same frame, which came another way
+                step.arrows.append(arrow)
+
+
+def _passages(steps: Iterable[Slice]) -> list[list[Slice]]:
+    """The steps of a frame in a routine, in order, apart for each time that it came: it may come several ways."""
+    passages: list[list[Slice]] = [[]]
+    for step in steps:
+        if step.name in ("decode", "main_logic") and any(one.name == "main_logic" for one in passages[-1]):
+            passages.append([])
+        passages[-1].append(step)
+    return passages
 
 
 def _give_lanes(slices: Sequence[Slice]) -> None:
