@@ -21,6 +21,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/hot/*.c csr
   wheels wheel-test container-test release
 
 KILLS ?= 5000
+HOSTS ?= --kills 500
 MINUTES ?= 30
 SECONDS ?= 60
 
@@ -154,9 +155,9 @@ fuzz:
 kill-campaign: $(VENV)/dev
 	$(BIN)/python tests/campaign.py --kills $(KILLS)
 
-# The same for a wire between two hosts, with cuts of the link, and a slow receiver.
+# The same for wires between hosts, in network namespaces, with cuts of the link and a slow receiver. HOSTS are its options.
 hosts-campaign: $(VENV)/dev
-	$(BIN)/python tests/hosts_campaign.py --kills 500
+	$(BIN)/python tests/hosts_campaign.py $(HOSTS)
 
 soak: $(VENV)/dev
 	$(BIN)/python tests/soak.py --minutes $(MINUTES)

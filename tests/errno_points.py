@@ -2,10 +2,10 @@
 
 `python tests/errno_points.py [--part N/M] [--only TEXT]`. The calls are those of `pipert_shm.system.calls`; a point is one of
 them in one process (the parent, the launcher, a flow, a fork server), at one place of the code, and one error number. A run
-without faults finds the places. Then there is a run for each point: build, start, link, tap, attach, a later build, a larger
-ring, a death, unlink, stop, start, end. After each step the pipe goes on, or the call in question says why not; flows that have
-nothing to do with it keep moving; and when the pipe has ended nothing is left: no process, thread, descriptor or segment. It
-prints how many points there are, and fails where one did not hold.
+without faults finds the places. Then there is a run for each point: build, start, link, tap, attach, a trace, a later build, a
+larger ring, a death, unlink, stop, start, end. After each step the pipe goes on, or the call in question says why not; flows
+that have nothing to do with it keep moving; and when the pipe has ended nothing is left: no process, thread, descriptor or
+segment. It prints how many points there are, and fails where one did not hold.
 """
 
 from __future__ import annotations
@@ -233,6 +233,7 @@ class Trial:
             ("link", lambda: self._event(LINK_EVENT_NAME, "camera", link_routine_name="wall")),
             ("tap", self._tap),
             ("attach", self._attach),
+            ("trace", self._trace),
             ("later build", self._extend),
             ("larger ring", lambda: self._event("GROW", "camera")),
             ("restart", self._kill),
@@ -276,6 +277,13 @@ class Trial:
                 tap.read(PATIENCE)
                 self._event("GROW", "other")
                 assert attached.statistics().flows
+
+    def _trace(self) -> None:
+        """A trace begins and ends. One that could not be whole is not in the way of the next one."""
+        tracing = self.pipe._built().tracing
+        for _ in range(2):
+            tracing.begin(1 << 10)
+            assert tracing.end()
 
     def _extend(self) -> None:
         self.pipe.create_flow("late", False, self.late)

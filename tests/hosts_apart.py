@@ -10,7 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from hosts_ends import COUNT, Log, kill, receiving, sending
+from hosts_ends import COUNT, kill, receiving, sending
 from hosts_net import Host, answer
 from pipert_shm import Pipe
 from pipert_shm.hosts import RemoteReceiver, RemoteSender
@@ -78,16 +78,14 @@ def serve_edge(board: Board, fps: float, shape: tuple[int, ...], **settings: Any
     return serve
 
 
-def serve_hub(
-    board: Board, *, delay: float = 0.0, routed: bool = True, log: type[Log] = Log, **settings: Any
-) -> Callable[[Connection], None]:
+def serve_hub(board: Board, *, delay: float = 0.0, routed: bool = True, **settings: Any) -> Callable[[Connection], None]:
     """A host with a receiver, a log and, if it is routed, a router."""
 
     def serve(ask: Connection) -> None:
         router = Router() if routed else None
         address: dict[str, Any] = {"connect": f"tcp/127.0.0.1:{PORT}"} if routed else {"listen": f"tcp/0.0.0.0:{PORT}"}
         receiver = RemoteReceiver("gate", "receiver", **address, **settings)
-        with receiving(board, receiver, delay, log) as pipe:
+        with receiving(board, receiver, delay) as pipe:
             words = {"kill": lambda: kill(pipe, "receiver"), "facts": lambda: facts(pipe), "clock": time.monotonic_ns}
             if router is not None:
                 words |= {"kill router": router.kill, "start router": router.start}

@@ -184,7 +184,7 @@ def main() -> int:
     rng = random.Random(arguments.seed)
     for number, begun in enumerate(range(0, arguments.kills, KILLS_PER_PIPE)):
         kills, link = min(KILLS_PER_PIPE, arguments.kills - begun), LINKS[number % len(LINKS)]
-        lossless = number // len(LINKS) % 4 != 3
+        lossless = number % 4 != 3
         if missing:
             print(f"{begun + kills} kills: {killing_here(kills, rng)}", flush=True)
             continue

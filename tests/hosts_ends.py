@@ -51,8 +51,8 @@ class Log(DestinationRoutine):
 
     tolerance = 0
 
-    def __init__(self, board: Board, delay: float = 0.0) -> None:
-        super().__init__("log")
+    def __init__(self, board: Board, delay: float = 0.0, name: str = "log") -> None:
+        super().__init__(name)
         self.board, self.delay = board, delay
 
     def main_logic(self, data: Any) -> None:
@@ -88,22 +88,22 @@ def sending(board: Board, sender: RemoteSender, fps: float, shape: tuple[int, ..
 
 @contextmanager
 def receiving(
-    board: Board, receiver: RemoteReceiver, delay: float = 0.0, make_log: type[Log] | None = None, tolerance: int = 0
+    board: Board, receiver: RemoteReceiver, delay: float = 0.0, *others: DestinationRoutine, tolerance: int = 0
 ) -> Iterator[Pipe]:
-    """A pipe with the receiver and a log, each in a flow of its own."""
-    log = (make_log or Log)(board, delay)
+    """A pipe with the receiver, a log and perhaps others after it, each in a flow of its own."""
+    log = Log(board, delay)
     log.tolerance = tolerance
-    with running(Pipe(policy="block", capacity=1), receiver, log) as pipe:
+    with running(Pipe(policy="block", capacity=1), receiver, log, *others) as pipe:
         yield pipe
 
 
 @contextmanager
-def running(pipe: Pipe, source: SourceRoutine, destination: DestinationRoutine) -> Iterator[Pipe]:
+def running(pipe: Pipe, source: SourceRoutine, *destinations: DestinationRoutine) -> Iterator[Pipe]:
     """The pipe, built and started, until the end of the block."""
     with pipe:
-        for routine in (source, destination):
+        for routine in (source, *destinations):
             pipe.create_flow(f"of {routine.name}", False, routine, max_restarts=10_000, restart_window=0.3)
-        pipe.link(Wire(source, destination))
+        pipe.link(Wire(source, list(destinations)))
         pipe.build()
         pipe.notify_event("start")
         try:

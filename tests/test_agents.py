@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +23,7 @@ def yard(tmp_path: Path, start_cli: StartCli, run_cli: RunCli) -> Iterator[Yard]
 
 def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents(yard: Yard) -> None:
     hub, edge, gpu = yard.hub(), yard.agent("edge-1"), yard.agent("gpu-1", "--label", "gpu=true")
-    yard.await_hosts("edge-1", "gpu-1")
+    yard.await_there(edge, gpu)
     here = yard.start("run", yard.file)
     yard.await_lines(2)
 
@@ -30,9 +32,9 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     assert changed.stdout == "gpu-1: ~ flow 'detect' gets a new process: routines.times.parameters.by: 2 -> 3\n", changed
     yard.await_lines(3)
 
-    yard.write(("by: 2", "by: 4"), ("class: steps.Log", "class: steps.Logs"))
+    yard.write(("by: 2", "by: 4"), (str(yard.out), str(yard.directory / "lacking" / "out.txt")))
     refused = yard.run("apply", yard.file)
-    assert (refused.returncode, refused.stderr.count("yard.yaml:6: routines.log.class: ")) == (1, 1), refused
+    assert (refused.returncode, refused.stderr.count("yard.yaml:6: routines.log: ")) == (1, 1), refused
     yard.await_lines(3)
     assert "by: 3" in json.loads((yard.directory / "gpu-1" / f"{yard.pipe}.json").read_text())["now"]["text"], "it was put back"
 
@@ -44,11 +46,23 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     hub.wait()
     yard.hub()
     yard.await_lines(3)
-    yard.agent("edge-1"), yard.agent("gpu-1", "--label", "gpu=true")
-    yard.await_hosts("edge-1", "gpu-1")
+    yard.await_there(yard.agent("edge-1"), yard.agent("gpu-1", "--label", "gpu=true"))
     assert (yard.pid("edge-1"), yard.pid("gpu-1")) == pids, "found again, not started again"
     ended = yard.run("ctl", f"{yard.pipe}@*", "kill")
     assert sorted(ended.stdout.splitlines()) == ["edge-1: kill: the pipe has ended", "gpu-1: kill: the pipe has ended"], ended
     assert list((yard.directory / "gpu-1").glob("*.json")) == [], "and forgotten"
     here.send_signal(signal.SIGINT)
     assert here.wait(30) == 130
+
+
+def test_what_agents_refuse_and_put_back_and_bring_up_again() -> None:
+    script = Path(__file__).with_name("agents_alone.py")
+    end = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert end.returncode == 0, end.stderr
+    assert end.stdout.splitlines() == [
+        "what is refused leaves nothing behind",
+        "a second agent of a name is refused",
+        "a part that dies is started again",
+        "after a reboot all comes up again",
+        "a host that the file no longer names ends its part",
+    ]

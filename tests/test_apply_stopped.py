@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pipert_shm
 from applying import Step, Yard, branches, numbers_in, routine, wire, yard
 from pipert_shm import DestinationRoutine, NotApplied, SourceRoutine
+from test_attach import ended_well, process
 from test_remove import possessions
-from waiting import eventually
+from waiting import Board, eventually
 
+READY, GO = 0, 1  # cells of a board
 FEW = range(1, 5)  # holder bits, so that they are used up soon
 
 
@@ -93,6 +96,38 @@ def test_a_change_without_bits_is_refused_and_the_old_flow_runs_on(tmp_path: Pat
         assert caught.value.restored
         assert it.pids() == pids
         it.moves("step", "sink")
+
+
+def test_an_attached_process_that_is_stopped_holds_no_change_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps the bits of its taps, and no more: what is replaced has others. When it goes on, its taps have ended."""
+    for module in ("graph.bits", "launcher.incarnations", "launcher.taps"):
+        monkeypatch.setattr(f"pipert_shm.{module}.BITS", range(1, 10), raising=False)
+    board, data = Board(), branches(tmp_path)
+    data["pipe"]["name"] = f"stopped-{os.getpid()}"
+
+    def look() -> None:
+        with pipert_shm.attach(data["pipe"]["name"]) as its, its.tap("step") as step, its.tap("numbers") as numbers:
+            assert len(step.read(timeout=10)) == len(numbers.read(timeout=10))
+            board[READY] = 1
+            board.wait(GO)
+            assert len(list(step)) <= 1  # what waited, and then its end
+            numbers.read(timeout=10)
+
+    with yard(tmp_path, data) as it:
+        it.moves("step", "sink")
+        pid = process(look)
+        board.wait(READY)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for number in range(10):
+                data["routines"]["step"]["parameters"]["size"] = 2 + number % 2
+                it.apply(patience=30)
+                it.moves("step", "sink")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+            board[GO] = 1
+        ended_well(pid)
+        assert it.pipe.statistics().wires["step", "sink"].dropped["crash"] == 0
 
 
 # ---- random ones ---------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import signal
 import socket
 import struct
@@ -20,7 +21,19 @@ import numpy as np
 import pytest
 
 import pipert_shm
-from killing import FAST, assert_sound, await_motion, await_states, await_successor, drain, launcher_of, pid_of, pipe_id_of
+from audit import IN_USE
+from killing import (
+    FAST,
+    assert_sound,
+    await_motion,
+    await_states,
+    await_successor,
+    drain,
+    launcher_of,
+    pid_of,
+    pipe_id_of,
+    snapshot_of,
+)
 from killing import running as started
 from pipert_shm import (
     START_EVENT_NAME,
@@ -640,6 +653,25 @@ def test_children_that_send_for_a_dead_process_are_not_heard_for_ever(yard: Pipe
         reap_orphans(set())
 
 
+def test_a_tap_that_its_owner_never_got_is_given_back(yard: Pipe) -> None:
+    """It hangs up while the routine's flow stands still: the tap is made for nobody, and nobody drains it."""
+
+    def in_use() -> int:
+        return sum(i["state"] in IN_USE for i in snapshot_of(yard).incarnations)
+
+    camera, wires = pid_of(yard, "camera"), in_use()
+    os.kill(camera, signal.SIGSTOP)
+    try:
+        its = pipert_shm.attach(YARD)
+        its.begin_tap("camera")
+        eventually(lambda: in_use() == wires + 1, "a bit for the tap")
+        its.close()
+    finally:
+        os.kill(camera, signal.SIGCONT)
+    eventually(lambda: in_use() == wires, "an end of the tap")
+    at_rest(yard)
+
+
 def test_a_forked_child_is_not_attached(yard: Pipe) -> None:
     with pipert_shm.attach(YARD) as its, its.tap("camera") as tap:
         refused: list[Callable[[], object]] = [its.structure, its.statistics, its.close, tap.read, tap.close]
@@ -869,7 +901,9 @@ def test_what_another_pipe_sends_comes_bit_for_bit(flows: int) -> None:
         near.join()
 
 
-def test_a_source_goes_on_with_the_next_pipe() -> None:
+def test_a_source_goes_on_with_the_next_pipe(caplog: pytest.LogCaptureFixture) -> None:
+    """And logs each change once."""
+    caplog.set_level(logging.INFO)
     board = Board()
     near = Pipe(name=f"near-{OWN}", grace_period=2)
     near.create_flow("both", True, AttachedSource(f"far-{OWN}", "camera", reconnect=True), Sink("screen", board, COUNT))
@@ -879,6 +913,15 @@ def test_a_source_goes_on_with_the_next_pipe() -> None:
                 before = board[COUNT]
                 board.wait(COUNT, before + 20)
         assert near.statistics().routines["screen"].state == "running"
+    far = f"far-{OWN}"
+    records = [one for one in caplog.records if one.levelno < logging.ERROR and far in one.getMessage()]
+    told = [re.sub(r"\([0-9a-f]{12}\)", "(id)", one.getMessage()) for one in records]
+    told = [text for text in told if "just ended" not in text]  # as it began, perhaps
+    waits = f"waits for pipe {far!r}, which is not there"
+    of_one = [f"is attached to pipe {far!r} (id), and waits for 'camera'", f"gets what 'camera' of pipe {far!r} sends"]
+    of_one += [f"gets no more of 'camera' of pipe {far!r}: that has ended, for now"]
+    assert [text for text in told if text != waits] == of_one * 2
+    assert 1 <= told.count(waits) <= 3
 
 
 def test_a_source_that_waits_for_its_pipe_stops_and_fails_in_time() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from hosts_ends import (
     ENDED,
     OLDEST,
     OPEN,
+    RETURNED,
     SKIPPED,
+    TOLD_NS,
     UNREACHABLE,
     WRONG,
     Link,
@@ -29,8 +32,11 @@ from hosts_ends import (
 )
 from media import bikes, excerpt
 from pipert_shm.hosts import Hub, RemoteReceiver, RemoteSender
+from pipert_shm.hosts.session import LEASE_S
 from streams import free_port
 from waiting import Board, eventually
+
+SLACK = 8.0  # seconds that a busy machine may add
 
 
 @pytest.fixture
@@ -78,10 +84,15 @@ def test_a_cut_is_told_and_what_comes_after_it_is_right(board: Board, port: int,
     receiver = RemoteReceiver("gate", "receiver", listen=f"tcp/127.0.0.1:{port}", max_age=max_age)
     with Link(near, port) as link, receiving(board, receiver) as hub, sending(board, sender, fps=100) as edge:
         board.wait(COUNT, 10)
+        began = time.monotonic_ns()
         link.cut()
         board.wait(UNREACHABLE)  # and not before, of a link that is only slow
+        assert board[TOLD_NS] - began < (LEASE_S + 1 + SLACK) * 1e9
         board[OLDEST] = 0
+        began = time.monotonic_ns()
         link.join()
+        board.wait(RETURNED)
+        assert board[TOLD_NS] - began < (1 + SLACK) * 1e9
         board.wait(COUNT, board[COUNT] + 20)
         if policy == "block":
             assert at_rest(board, edge, hub) == (0, 0), (edge.statistics(), hub.statistics())

@@ -12,16 +12,13 @@ import pytest
 
 import hosts_net
 from hosts_apart import EDGE, HUB, PORT, facts
-from hosts_ends import COUNT, LAST, OPEN, RETURNED, SKIPPED, TOLD_NS, UNREACHABLE, WRONG, Link, at_rest, receiving, sending
+from hosts_ends import COUNT, LAST, OPEN, SKIPPED, WRONG, Link, Log, at_rest, kill, receiving, sending
 from hosts_steps import RECEIVER_AT, SENDER_AT, SteppedReceiver, SteppedSender, kill_at
 from pipert_shm import DestinationRoutine, Join, Pipe, SourceRoutine, Wire
 from pipert_shm.hosts import RemoteReceiver, RemoteSender
 from pipert_shm.hosts.place import Place
-from pipert_shm.hosts.session import LEASE_S
 from streams import free_port
 from waiting import Board
-
-SLACK = 6.0  # seconds that a busy machine may add
 
 
 @pytest.fixture
@@ -54,35 +51,31 @@ def test_nothing_is_lost_or_doubled_wherever_in_its_code_an_end_dies(board: Boar
     sender = SteppedSender("gate", "sender", connect=f"tcp/127.0.0.1:{port}", policy="block")
     receiver = SteppedReceiver("gate", "receiver", listen=f"tcp/127.0.0.1:{port}")
     sender.board = receiver.board = board
-    with receiving(board, receiver) as hub, sending(board, sender, fps=300) as edge:
+    other = Board()
+    slower = Log(other, delay=0.02, name="slower")  # most deaths find the message in hand on one of the two wires
+    with receiving(board, receiver, 0.0, slower) as hub, sending(board, sender, fps=300) as edge:
         board.wait(COUNT, 10)
-        for _ in range(4):
+        for _ in range(3):
+            kill(hub, "receiver")
+            board.wait(COUNT, board[COUNT] + 3)
             kill_at(hub, board, RECEIVER_AT, rng.randint(1, 1000))
             board.wait(COUNT, board[COUNT] + 3)
-        assert board[SKIPPED] == 0, "a receiver that dies loses nothing"
+        assert (board[SKIPPED], other[SKIPPED]) == (0, 0), "a receiver that dies loses nothing"
         kill_at(edge, board, SENDER_AT, rng.randint(1, 1000))
         board.wait(COUNT, board[COUNT] + 3)
         skipped, counted = at_rest(board, edge, hub)
-    assert board[WRONG] == 0
-    assert skipped == counted, "what a sender had is counted, once"
+        other.wait(LAST, board[LAST])
+    assert board[WRONG] == other[WRONG] == 0
+    assert skipped == other[SKIPPED] == counted, "what a sender had is counted, once"
 
 
-def test_a_cut_and_its_end_are_told_and_a_pipe_ends_in_time_while_it_is_cut(
-    board: Board, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_pipe_ends_in_time_while_its_link_is_cut(board: Board, caplog: pytest.LogCaptureFixture) -> None:
     near, port = free_port(), free_port()
     sender = RemoteSender("gate", "sender", connect=f"tcp/127.0.0.1:{near}", policy="block")
     receiver = RemoteReceiver("gate", "receiver", listen=f"tcp/127.0.0.1:{port}")
     with Link(near, port) as link, receiving(board, receiver):
         with sending(board, sender, fps=200, shape=(480, 640, 3)):
             board.wait(COUNT, 5)
-            began = time.monotonic_ns()
-            link.cut()
-            board.wait(UNREACHABLE)
-            assert 0 < board[TOLD_NS] - began < (LEASE_S + 1 + SLACK) * 1e9
-            link.join()
-            board.wait(RETURNED)
-            board.wait(COUNT, board[COUNT] + 3)
             link.cut()
         link.join()
     assert board[WRONG] == 0

@@ -176,6 +176,24 @@ def test_what_a_dead_sender_had_is_counted_as_missed() -> None:
     assert world.receiver.missed == 3
 
 
+def test_a_pipe_that_is_started_anew_begins_with_what_is_not_acknowledged() -> None:
+    world = World(3, is_lossless=True)
+    world.settle()
+    for _ in range(5):
+        world.step("offer", 0)
+        world.settle()
+    for _ in range(3):
+        world.step("offer", 0)
+    world.step("carry", 0)
+    world.step("take", 0)
+    had, world.taken, world.place = world.taken, [], (0, 0)
+    world.start_receiver()  # it knows nothing of the one before
+    world.settle()
+    assert set(had + world.taken) == set(range(8)), "none is lost"
+    assert len(had) + len(world.taken) - 8 <= 3, "a window at the most comes again"
+    assert world.receiver.missed == 0
+
+
 def test_a_window_that_shrinks_costs_no_message() -> None:
     world = World(4, is_lossless=True)
     world.settle()

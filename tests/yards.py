@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -86,6 +85,7 @@ class Yard:
         self.code.mkdir()
         (self.code / "steps.py").write_text(STEPS)
         self.states: set[Path] = set()
+        self.parts: set[int] = set()
 
     def __enter__(self) -> Yard:
         return self
@@ -94,6 +94,9 @@ class Yard:
         for state in self.states:
             if (lock := state / f"{self.pipe}.lock").exists():
                 self.kill(lock)
+        for pid in self.parts:  # orphans of agents that were killed come to the tests' own process
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
     def write(self, *changes: tuple[str, str]) -> None:
         """Writes the pipeline, with texts in place of others."""
@@ -121,18 +124,22 @@ class Yard:
         """Runs one to its end."""
         return self._run(*arguments, path=self.code, PIPERT_HUB=self.hub_address)
 
-    def hosts(self) -> dict[str, Any]:
-        """What runs where, as `pipert-shm hosts` says."""
-        end = self.run("hosts", "--json")
-        return {its["host"]: its for its in json.loads(end.stdout)} if end.returncode == 0 else {}
-
-    def await_hosts(self, *names: str) -> None:
-        """Until these are there, and no others."""
-        eventually(lambda: self.hosts().keys() == set(names), f"hosts {names}", 40)
+    @staticmethod
+    def await_there(*agents: subprocess.Popen[str]) -> None:
+        """Until the hub knows them."""
+        for agent in agents:
+            assert agent.stderr is not None
+            for line in agent.stderr:
+                if line.endswith(" is there\n"):
+                    break
+            else:
+                raise AssertionError(f"it ended with status {agent.wait()}")
 
     def pid(self, host: str) -> int:
         """The process that runs a host's part."""
-        return int((self.directory / host / f"{self.pipe}.lock").read_text() or 0)
+        pid = int((self.directory / host / f"{self.pipe}.lock").read_text() or 0)
+        self.parts.add(pid)
+        return pid
 
     def await_lines(self, by: int, more: int = 5) -> None:
         """Until so many new lines came out, the last of which is a multiple by this number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,13 +53,21 @@ def name_of_here(settings: HostsSettings) -> str:
     return check_host_name(settings.name or socket.gethostname())
 
 
-def roll_out(file: PipelineFile, asker: Asker, *, dry_run: bool = False, reachable_only: bool = False) -> Rollout:
+def roll_out(
+    file: PipelineFile,
+    asker: Asker,
+    *,
+    dry_run: bool = False,
+    reachable_only: bool = False,
+    check_here: Callable[[Rollout], object] = lambda rollout: None,
+) -> Rollout:
     """Has each host apply its part. If one fails, all are put back.
 
     Hosts whose agents run a part of this pipe, and that the file no longer names, end it.
 
     :param dry_run: only look what would change.
     :param reachable_only: leave out hosts that can't be reached. By default nothing is done then.
+    :param check_here: is called when all hosts could apply their parts, and none has; what it raises ends it.
     :raises ConfigError: when the file has faults, a host can't be reached, its version or code differs, or it refuses. It lists
         all of that. Nothing was changed, or all was put back; where a host could not be put back, it says so.
     """
@@ -77,6 +85,7 @@ def roll_out(file: PipelineFile, asker: Asker, *, dry_run: bool = False, reachab
     leaving = sorted(host for host, its in about.items() if file.pipe_name in its["pipes"] and host not in parts)
     result.changes = _prepared(file, asker, parts, result.here, revision, check=dry_run)
     result.changes |= {host: [f"- pipe {about[host]['pipes'][file.pipe_name]['name']}"] for host in leaving}
+    check_here(result)
     if dry_run:
         return result
     answers = asker.ask_all({host: {"kind": "apply", **_told(file, part, revision)} for host, part in parts.items()}, APPLY_S)

@@ -60,8 +60,8 @@ class Part:
         :param name: as a fault has it, such as `wires[0].policy`.
         """
         parts: list[str | int] = [int(number) if number else word for word, number in _PART.findall(name)]
-        if len(parts) > 1 and parts[0] == "wires" and isinstance(parts[1], int) and parts[1] < len(self.wires):
-            parts[1] = self.wires[parts[1]]
+        if len(parts) > 1 and parts[0] == "wires" and isinstance(parts[1], int):
+            return ("wires", self.wires[parts[1]], *parts[2:]) if parts[1] < len(self.wires) else ("wires",)
         elif len(parts) > 1 and parts[0] in ("routines", "flows") and isinstance(parts[1], str) and "@" in parts[1]:
             return ("wires",)  # what was put in for one
         return tuple(parts)

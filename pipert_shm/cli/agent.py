@@ -21,6 +21,7 @@ EXAMPLES = examples(
 )
 
 
+# longer than 40 lines: half of them say what its arguments are
 def agent(
     invitation: Annotated[
         Path | None,

@@ -98,13 +98,13 @@ def apply_file(path: Path, to: str | None, *, dry_run: bool, token: str | None) 
         asked = f"/pipeline?{urlencode({'dry_run': json.dumps(dry_run)})}"
         answer: dict[str, Any] = call_http(url, asked, token=token, body=text.encode(), method="PUT", patience=PATIENCE)
         return answer
-    with attach(to or _pipe_of(file)) as pipe:
+    with attach(to or pipe_of(file)) as pipe:
         asking = question(text, str(path), file.real_path, dry_run=dry_run)
         told: dict[str, Any] = json.loads(pipe.relay(KIND, asking, timeout=PATIENCE))
         return told
 
 
-def _pipe_of(file: PipelineFile) -> str:
+def pipe_of(file: PipelineFile) -> str:
     """The id of the pipe that runs from a file."""
     from pipert_shm.shm.finding import find_made_from
 

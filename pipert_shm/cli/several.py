@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from pipert_shm.system.streams import say
 
 if TYPE_CHECKING:
     from pipert_shm.agents.rollout import Rollout
+    from pipert_shm.agents.splitting import Part
 
 APPLY_S = 600.0  # that the pipe of this host may take
 
@@ -39,11 +41,14 @@ def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool) -
     assert file.settings.hosts is not None
     hub = hub_by(file.settings.hosts, file.fault)
     with Asker(hub) as asker:
-        ahead = roll_out(file, asker, dry_run=True, reachable_only=reachable_only)
-        own = _applied_here(file, ahead, dry_run=True)
+        own: list[str] = []
+
+        def check_here(rollout: Rollout) -> None:
+            own[:] = _applied_here(file, rollout, dry_run=True)
+
+        rollout = roll_out(file, asker, dry_run=dry_run, reachable_only=reachable_only, check_here=check_here)
         if dry_run:
-            return _told(file, ahead, own, dry_run=True)
-        rollout = roll_out(file, asker, reachable_only=reachable_only)
+            return _told(file, rollout, own, dry_run=True)
         try:
             own = _applied_here(file, rollout, dry_run=False)
         except BaseException:
@@ -56,13 +61,23 @@ def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool) -
 def _applied_here(file: PipelineFile, rollout: Rollout, *, dry_run: bool) -> list[str]:
     from pipert_shm.applying.service import KIND, question
     from pipert_shm.attached import attach
+    from pipert_shm.cli.apply import pipe_of
 
     if rollout.here is None:
         return []
     text = _text_here(file, rollout)
-    with attach(file.pipe_name) as pipe:
+    with attach(pipe_of(file)) as pipe, _as_of(file, rollout.here):
         answer = json.loads(pipe.relay(KIND, question(text, str(file.path), file.real_path, dry_run=dry_run), timeout=APPLY_S))
     return [str(line) for line in answer["changes"]]
+
+
+@contextmanager
+def _as_of(file: PipelineFile, part: Part) -> Iterator[None]:
+    """Makes faults of this host's part those of the whole file."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError([file.fault(part.place_of(one.field), one.message) for one in error.faults]) from None
 
 
 def _text_here(file: PipelineFile, rollout: Rollout) -> str:
@@ -117,10 +132,19 @@ def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None, *, check: bool
 
     try:
         return run(file.path, api, started, text=told["text"])
-    except BaseException:
+    except BaseException as error:
         if not is_up:
             _elsewhere("--take-back", str(file.path), stdin=json.dumps({"pipe": told["pipe"], "done": told["done"]}))
+        if isinstance(error, ConfigError):
+            raise ConfigError([file.fault(_place_of(one.field), one.message) for one in error.faults]) from None
         raise
+
+
+def _place_of(field: str) -> tuple[str | int, ...]:
+    """The field of the whole file that a field of a part comes from: as `Part.place_of`, but without its wires."""
+    from pipert_shm.agents.splitting import Part
+
+    return Part("", {}).place_of(field)
 
 
 def _elsewhere(*arguments: str, stdin: str = "") -> Any:

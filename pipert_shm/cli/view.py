@@ -27,6 +27,8 @@ Show = Callable[[np.ndarray], bool]
 
 LOOK_S = 0.5  # how long a picture is waited for before the window is looked after
 QUALITY = 80  # of JPEG
+WIDEST_WINDOW = 1280  # pixels, at first
+ANSWER_S = 3.0  # that a screen elsewhere may take to answer
 AGAIN_S = 0.2  # between two tries to tap a routine whose flow is being restarted
 KEYS_TO_END = (ord("q"), 27)  # and Esc
 
@@ -176,10 +178,10 @@ def _shown(tap: Tap, show: Show) -> bool:
 
 @contextmanager
 def _opened(way: Way | None, title: str, port: int) -> Iterator[Show]:
-    has_screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    if way == "window" and not has_screen:
-        raise PipeStateError("there is no screen to show a window on (DISPLAY is not set); try --in terminal or --in page")
-    if way == "window" or (way is None and has_screen):
+    trouble = _screen_trouble() if way in (None, "window") else ""
+    if way == "window" and trouble:
+        raise PipeStateError(f"there is no screen to show a window on ({trouble}); try --in terminal or --in page")
+    if way == "window" or (way is None and not trouble):
         with _window(title) as show:
             yield show
         return
@@ -194,19 +196,67 @@ def _opened(way: Way | None, title: str, port: int) -> Iterator[Show]:
         yield show
 
 
+def _screen_trouble() -> str:
+    """Why no window can be shown, in a few words; empty where one can. OpenCV's windows would end the process to say so."""
+    display = os.environ.get("DISPLAY", "")
+    host, colon, number = display.rpartition(":")
+    number = number.partition(".")[0]
+    if not colon or not number.isdigit():
+        return f"DISPLAY is {display!r}" if display else "DISPLAY is not set"
+    local = host.removeprefix("unix") == ""
+    try:
+        if local:
+            with socket.socket(socket.AF_UNIX) as screen:
+                screen.connect(f"/tmp/.X11-unix/X{number}")
+        else:
+            socket.create_connection((host, 6000 + int(number)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        return f"nothing answers at DISPLAY {display!r}: {error}"
+    return ""
+
+
 @contextmanager
 def _window(title: str) -> Iterator[Show]:
-    """A window of OpenCV's."""
+    """A window of OpenCV's, as large as the picture, but no wider than a screen. It may be made larger or smaller.
+
+    :raises PipeStateError: when this OpenCV has no windows.
+    """
     import cv2
 
+    opened = False
+
     def show(picture: np.ndarray) -> bool:
+        nonlocal opened
+        if not opened:
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+            height, width = picture.shape[:2]
+            shrink = min(1.0, WIDEST_WINDOW / width)
+            cv2.resizeWindow(title, round(width * shrink), round(height * shrink))
+            opened = True
+        elif not _is_open(title):
+            return False
         cv2.imshow(title, picture)
         return cv2.waitKey(1) & 0xFF not in KEYS_TO_END
 
     try:
         yield show
+    except cv2.error as error:
+        if "not implemented" not in str(error):
+            raise
+        raise PipeStateError("this OpenCV (opencv-python-headless) has no windows; try --in terminal or --in page") from None
     finally:
-        cv2.destroyAllWindows()
+        if opened:
+            cv2.destroyAllWindows()
+
+
+def _is_open(title: str) -> bool:
+    """Whether nobody has closed the window."""
+    import cv2
+
+    try:
+        return cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) >= 1
+    except cv2.error:  # with its last window Qt is gone, too
+        return False
 
 
 @contextmanager
