@@ -48,6 +48,8 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     yard.await_lines(3)
     yard.await_there(yard.agent("edge-1"), yard.agent("gpu-1", "--label", "gpu=true"))
     assert (yard.pid("edge-1"), yard.pid("gpu-1")) == pids, "found again, not started again"
+    told = yard.run("ctl", f"{yard.pipe}@*", "stats")
+    assert json.loads(told.stdout).keys() == {"edge-1", "gpu-1"}, told
     ended = yard.run("ctl", f"{yard.pipe}@*", "kill")
     assert sorted(ended.stdout.splitlines()) == ["edge-1: kill: the pipe has ended", "gpu-1: kill: the pipe has ended"], ended
     assert list((yard.directory / "gpu-1").glob("*.json")) == [], "and forgotten"
