@@ -26,7 +26,7 @@ from pipert_shm.agents.hub import run_for_invited
 from pipert_shm.hosts.authority import Authority
 from pipert_shm.hosts.refusals import why_refused
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
 CLIENT: dict[str, Any] = {
     "scouting/multicast/enabled": False,
@@ -132,8 +132,8 @@ def main() -> None:
     got: dict[str, Any] = {
         f"refused {name}": refusal(name) for name in (None, "of another authority", "ended", "of no authority")
     }
-    edge, gpu, bad, laptop = (client(name) for name in ("edge-1", "gpu", "bad", "laptop"))
-    spy = client("bad")  # a session hears what it says itself
+    edge, gpu, bad, laptop = (patient_client(name) for name in ("edge-1", "gpu", "bad", "laptop"))
+    spy = patient_client("bad")  # a session hears what it says itself
     gpus, bads = (
         Ear(gpu, "pipert/*/gpu/**", "pipert/*/all/**"),
         Ear(spy, "**", "pipert/**", "pipert/edge-1/gpu/**", "pipert/*/all/**"),
@@ -214,7 +214,7 @@ def revoked(authority: Authority, gpu: Any) -> list[str]:
 
 
 def patient_client(name: str) -> Any:
-    """Of a hub that is about to listen."""
+    """Of a hub that is about to listen, or busy."""
     end = time.monotonic() + PATIENCE
     while True:
         try:

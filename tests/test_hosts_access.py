@@ -184,7 +184,7 @@ def test_who_is_not_let_in_says_hears_and_answers_nothing(authority: Authority, 
     (tmp_path / "of no authority" / "certificate.pem").write_bytes(pem(make_certificate("edge-1", own, None, 1)))
     (tmp_path / "of no authority" / "key.pem").write_bytes(pem(own))
     command = [sys.executable, str(PACKAGE_ROOT / "tests" / "hosts_strangers.py"), str(tmp_path), str(free_port())]
-    end = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    end = subprocess.run(command, capture_output=True, text=True, timeout=110)
     assert end.returncode == 0, end.stderr
     got: dict[str, Any] = json.loads(end.stdout)
     refused = {name: got.pop(f"refused {name}") for name in ("None", "of another authority", "ended", "of no authority")}
