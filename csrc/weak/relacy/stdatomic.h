@@ -65,7 +65,7 @@ bool weak_exchange(void *word, unsigned bytes, void *expected, uint64_t value, b
 #define __atomic_store_n(word, value, order) atomic_store_explicit(word, value, order)
 #define __atomic_fetch_add(word, value, order) atomic_fetch_add_explicit(word, value, order)
 #define __atomic_exchange_n(word, value, order) atomic_exchange_explicit(word, value, order)
-#define __atomic_compare_exchange_n(word, expected, value, weak, success, failure)                \
+#define __atomic_compare_exchange_n(word, expected, value, weak, success, failure)               \
     atomic_compare_exchange_strong_explicit(word, expected, value, success, failure)
 
 #endif
