@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,7 +30,8 @@ class AttachedSource(SourceRoutine):
     full, it misses outputs, and never slows the other pipe. Each output is copied once, into this pipe's memory. The capture
     time, `pts`, `wall_clock`, the sequence number and the format are those of the other pipe; the origin is this source.
 
-    It goes on when the other routine's flow is restarted. When that routine or its pipe has ended, so has this stream.
+    It goes on when the other routine's flow is restarted. When that routine or its pipe has ended, so has this stream. It logs
+    when it waits, when it is attached, when frames begin to come and when they end, once each.
 
     :param pipe: the other pipe's name or id.
     :param routine: the name of the other routine.
@@ -58,6 +60,7 @@ class AttachedSource(SourceRoutine):
         self._attached: Attached | None = None
         self._tap: Tap | None = None
         self._asked: Callable[[float], Tap | None] | None = None  # waits for the tap that was asked for
+        self._told = ""  # what was logged last
 
     def setup(self) -> None:
         """Attaches to the other pipe, if it is there.
@@ -66,6 +69,7 @@ class AttachedSource(SourceRoutine):
         :raises PipeStateError, OSError: when it refuses.
         """
         self._was_attached = self._was_tapped = False
+        self._told = ""
         if self._timeout is not None:
             self._attach(self._timeout)
         else:
@@ -101,6 +105,8 @@ class AttachedSource(SourceRoutine):
             return None
         except StopIteration:
             self._tap = None
+            if self._reconnect or not (self._attached and self._attached.has_ended):
+                self._tell(logging.WARNING, "gets no more of %r of pipe %r: that has ended, for now", self._its, self._pipe)
             return None
         if self._tap.meta is not None:
             self._copy_meta(self._tap.meta)
@@ -118,14 +124,16 @@ class AttachedSource(SourceRoutine):
         except UnknownTarget:
             if self._timeout is not None and not self._was_attached:
                 raise
+            self._tell(logging.INFO, "waits for pipe %r, which is not there", self._pipe)
             return False
         except (PipeStateError, OSError) as error:
             time.sleep(AGAIN_S)  # before the next try, which an error does not keep from coming
             if not (isinstance(error, PipeStateError) and self._was_attached and self._reconnect):
                 raise
-            self.logger.info("%s: %s; it is tried again", self.name, error)  # it is just beginning or ending
+            self._tell(logging.INFO, "waits for pipe %r: %s", self._pipe, error)  # it is just beginning or ending
             return False
         self._was_attached = True
+        self._tell(logging.INFO, "is attached to pipe %r (%s), and waits for %r", self._pipe, self._attached.pipe_id, self._its)
         return True
 
     def _make_tap(self) -> bool:
@@ -147,6 +155,7 @@ class AttachedSource(SourceRoutine):
                     time.sleep(AGAIN_S)
                     return False
         if not self._reconnect:
+            self._tell(logging.INFO, "ends, as %r of pipe %r has", self._its, self._pipe)
             raise EndOfStream
         if self._attached.has_ended:
             self._detach()
@@ -165,12 +174,20 @@ class AttachedSource(SourceRoutine):
             self._asked = asked
             return False
         self._was_tapped = True
+        self._tell(logging.INFO, "gets what %r of pipe %r sends", self._its, self._pipe)
         return True
 
     def _is_to_run(self) -> bool:
         assert self._attached is not None
         routine = self._attached.statistics().routines.get(self._its)
         return routine is not None and routine.state not in OVER
+
+    def _tell(self, level: int, text: str, *values: object) -> None:
+        """Logs what has changed: not again what was logged last."""
+        told = text % values
+        if told != self._told:
+            self._told = told
+            self.logger.log(level, "%s", told)
 
     def _copy_meta(self, meta: Meta) -> None:
         own = self.meta

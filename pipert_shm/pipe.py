@@ -265,8 +265,8 @@ class Pipe:
 
         - There is room for 2,048 more routines and flows, and for 4,096 more wires, including those of `link` events. What
           `remove_flow` removes makes room again. The limit of their capacity is that of `notify_event`.
-        - A wire between a new routine and an old one uses the pipe's transmitter, and old routines forward copies of new ones'
-          frames, not references.
+        - A wire to or from an old routine has the pipe's transmitter, or one that some wire had when the old routine's process
+          was made. Old routines forward copies of new ones' frames, not references.
         - The new flows are forked and restarted by a fork server, a small process that this one forks, with the routines as
           they are now. If it dies, its flows have failed for good. A lock that one of your threads holds at that moment stays
           locked in them.
@@ -388,8 +388,7 @@ class Pipe:
 
         :param names: those of the flows; that of a flow with replicas stands for all of them. All are removed, or none.
         :raises UnknownTarget: when there is no such flow.
-        :raises WiresValidation: when a flow that stays joins what comes from one of them, or puts results in order by it:
-            remove both.
+        :raises WiresValidation: when a flow that stays joins what comes from one of them: remove both.
         :raises TypeError: when a name is not a str, or there is none.
         :raises PipeStateError: when the pipe has ended.
         """

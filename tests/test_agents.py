@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,3 +53,16 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     assert list((yard.directory / "gpu-1").glob("*.json")) == [], "and forgotten"
     here.send_signal(signal.SIGINT)
     assert here.wait(30) == 130
+
+
+def test_what_agents_refuse_and_put_back_and_bring_up_again() -> None:
+    script = Path(__file__).with_name("agents_alone.py")
+    end = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert end.returncode == 0, end.stderr
+    assert end.stdout.splitlines() == [
+        "what is refused leaves nothing behind",
+        "a second agent of a name is refused",
+        "a part that dies is started again",
+        "after a reboot all comes up again",
+        "a host that the file no longer names ends its part",
+    ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +171,30 @@ def test_a_flow_that_is_replaced_does_not_end_while_its_wire_is_linked_anew(tmp_
             it.apply()
             it.moves("step", "sink")
         assert set(it.states().values()) == {"running"}
+
+
+def test_a_message_that_waits_for_room_is_sent_before_its_sender_is_replaced(tmp_path: Path) -> None:
+    """The writer is stopped, so that the camera stands; it goes on when the camera's process is about to end."""
+    data = branches(tmp_path)
+    with yard(tmp_path, data) as it:
+        it.moves("numbers", "writer")
+        pid = it.pid("writer")
+        os.kill(pid, signal.SIGSTOP)
+        wire = it.pipe.statistics().wires["numbers", "writer"]
+
+        def resume() -> None:
+            with suppress(AssertionError):
+                eventually(lambda: "cleanup" in notes(tmp_path / "numbers"))
+            os.kill(pid, signal.SIGCONT)
+
+        thread = threading.Thread(target=resume)
+        thread.start()
+        eventually(lambda: it.pipe.statistics().wires["numbers", "writer"].waiting == wire.capacity)
+        data["routines"]["numbers"]["parameters"]["runs"] = str(tmp_path / "again")
+        assert list(it.apply().difference.replaced) == ["numbers"]
+        thread.join()
+        it.moves("numbers", "writer")
+        assert it.pipe.statistics().wires["numbers", "writer"].lost == 0
+        it.pipe.join(to_kill=True)
+    numbers = numbers_in(tmp_path / "written")
+    assert (numbers == range(len(numbers))).all()

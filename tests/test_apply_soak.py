@@ -91,7 +91,8 @@ def soak(directory: Path, rounds: int, seed: int) -> tuple[int, int]:
             eventually(lambda: possessions(it.pipe) == before)
         assert possessions(it.pipe) == before, after
         it.moves("numbers", "writer")
-        assert it.pipe.statistics().wires["numbers", "writer"].lost == 0
+        wire_kept = it.pipe.statistics().wires["numbers", "writer"]
+        assert wire_kept.lost == 0, wire_kept.dropped
         it.pipe.join(to_kill=True)
     assert (directory / "results").read_text() == "in order"
     numbers = numbers_in(directory / "written")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import signal
 import socket
 import struct
@@ -900,7 +901,9 @@ def test_what_another_pipe_sends_comes_bit_for_bit(flows: int) -> None:
         near.join()
 
 
-def test_a_source_goes_on_with_the_next_pipe() -> None:
+def test_a_source_goes_on_with_the_next_pipe(caplog: pytest.LogCaptureFixture) -> None:
+    """And logs each change once."""
+    caplog.set_level(logging.INFO)
     board = Board()
     near = Pipe(name=f"near-{OWN}", grace_period=2)
     near.create_flow("both", True, AttachedSource(f"far-{OWN}", "camera", reconnect=True), Sink("screen", board, COUNT))
@@ -910,6 +913,15 @@ def test_a_source_goes_on_with_the_next_pipe() -> None:
                 before = board[COUNT]
                 board.wait(COUNT, before + 20)
         assert near.statistics().routines["screen"].state == "running"
+    far = f"far-{OWN}"
+    records = [one for one in caplog.records if one.levelno < logging.ERROR and far in one.getMessage()]
+    told = [re.sub(r"\([0-9a-f]{12}\)", "(id)", one.getMessage()) for one in records]
+    told = [text for text in told if "just ended" not in text]  # as it began, perhaps
+    waits = f"waits for pipe {far!r}, which is not there"
+    of_one = [f"is attached to pipe {far!r} (id), and waits for 'camera'", f"gets what 'camera' of pipe {far!r} sends"]
+    of_one += [f"gets no more of 'camera' of pipe {far!r}: that has ended, for now"]
+    assert [text for text in told if text != waits] == of_one * 2
+    assert 1 <= told.count(waits) <= 3
 
 
 def test_a_source_that_waits_for_its_pipe_stops_and_fails_in_time() -> None:

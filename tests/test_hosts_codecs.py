@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hosts_ends import COUNT, DIED, OPEN, SKIPPED, WRONG, at_rest, kill, receiving, sending
+from hosts_ends import COUNT, OPEN, SKIPPED, WRONG, at_rest, kill, receiving, sending
 from pipert_shm import DetectedFrame, Detections, Meta, PayloadError
 from pipert_shm.hosts import RemoteReceiver, RemoteSender
 from pipert_shm.hosts.carrier import Pieces
@@ -47,7 +47,11 @@ class Ends:
             meta = meta_of(self.number)
             self.number += 1
         body = self.encoder.encode(payload, meta, self.codec)
-        return body if isinstance(body, FilmBody) else list(body)
+        if isinstance(body, FilmBody):
+            return body
+        pieces = list(body.pieces)
+        assert (len(pieces), sum(map(len, pieces))) == (body.number, body.size)
+        return pieces
 
     def pieces(self, payload: Any, meta: Meta | None = None, receiver: int = RECEIVER) -> list[bytes]:
         return pieces_of(self.encode(payload, meta), receiver)
@@ -386,10 +390,9 @@ def test_with_block_and_h264_each_message_comes_once_though_the_receiver_is_kill
             board.wait(COUNT, board[COUNT] + 20)
         skipped, counted = at_rest(board, edge, hub)
         assert hub.statistics().routines["receiver"].counters["unreadable"] == 0
-        assert 3 <= edge.statistics().routines["sender"].counters["key_frames"] <= 9
+        assert edge.statistics().routines["sender"].counters["key_frames"] >= 3, "at first, and after each kill"
     assert board[WRONG] == 0
     assert skipped <= counted <= skipped + 2, "what a sender had in hand when it died may have gone out"
-    assert board[DIED] == 1
 
 
 def test_a_second_sender_of_a_key_is_not_heard_and_both_ends_name_it(board: Board, caplog: pytest.LogCaptureFixture) -> None:

@@ -35,7 +35,13 @@ class Notify(Message):
 
 
 class Kill(Message):
-    """To the launcher: end the pipe. To a flow: end."""
+    """To the launcher: end the pipe. To a flow: end.
+
+    Attributes:
+        to_be_replaced: another process takes the flow's place: messages that wait for room are sent before, if there is time.
+    """
+
+    to_be_replaced: bool = False
 
 
 class Extend(Message):

@@ -26,9 +26,14 @@ class Stop:
 
 @dataclass(slots=True)
 class Shutdown:
-    """End the run, and then the thread."""
+    """End the run, and then the thread.
+
+    Attributes:
+        patience: seconds that messages which wait for room may take until then.
+    """
 
     order: ClassVar[Order] = Order.KILL
+    patience: float = 0
 
 
 @dataclass(slots=True)

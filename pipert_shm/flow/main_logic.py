@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from pipert_shm import binding
@@ -108,6 +111,21 @@ class MainLogic:
             return State.FAILED, self._context.report_failure("the runner", error)
         finally:
             self._port.end_call()
+
+    def finish(self, patience: float) -> None:
+        """Sends what waits for room: the routine's next process can't.
+
+        :param patience: seconds that it may take.
+        """
+        until = time.monotonic() + patience
+        timer = threading.Timer(patience, self._port.notify)
+        timer.start()
+        while self._outbox.unsent and time.monotonic() < until:
+            self._port.noticed()
+            with suppress(Stopping, SharedMemoryFull):
+                self._send(self._outbox.flush)
+        timer.cancel()
+        timer.join()
 
     def let_go(self) -> None:
         """Drops what was gathered, and what waits to be sent: the routine has ended, or is to be killed."""

@@ -138,13 +138,14 @@ class FlowProcess:
         self.report(messages.Ready())
         while (received := self._next()) is not None and not isinstance(received.message, Kill):
             self._table.deliver(received)
+        is_replaced = received is not None and isinstance(received.message, Kill) and received.message.to_be_replaced
         # The launcher kills this process earlier, if it is still there and wants the end.
         deadline = time.monotonic() + self._grace + OVERTIME
         undone = self._handling.end(min(self._grace / 4, FOR_KILL_HANDLERS))
         if undone:
             self._logger.warning("flow %r ends: %d events that it was sent are not handled", self._name, undone)
         for runner in self.runners.values():
-            runner.command(Shutdown())
+            runner.command(Shutdown(self._grace / 2 if is_replaced else 0))
         for runner in self.runners.values():
             runner.join(max(0.0, deadline - time.monotonic()))
         self._handling.await_end(max(0.0, deadline - time.monotonic()))

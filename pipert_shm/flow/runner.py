@@ -13,7 +13,7 @@ from pipert_shm import binding
 from pipert_shm.binding import trace
 from pipert_shm.control.attachment import Attachment
 from pipert_shm.control.messages import SetUp, StateChanged
-from pipert_shm.flow.commands import Call, Command, Start
+from pipert_shm.flow.commands import Call, Command, Shutdown, Start
 from pipert_shm.flow.context import Host, open_context
 from pipert_shm.flow.failures import Failures
 from pipert_shm.flow.loans import Loans
@@ -156,6 +156,8 @@ class Runner:
         elif reaction is Reaction.MARK:
             self._set_state(State.STOPPED)
         elif reaction is Reaction.LEAVE:
+            if isinstance(command, Shutdown) and command.patience:
+                self._logic.finish(command.patience)
             self._logic.let_go()
             self._left = True
 

@@ -156,13 +156,16 @@ class Carrier:
 
     def send(self, head: bytes, body: Sequence[Any] = ()) -> None:
         """Sends, or loses it where there is no link. It waits while the link is congested."""
+        self.stream(head, body or (b"",), len(body) or 1)
+
+    def stream(self, head: bytes, pieces: Iterable[Any], count: int) -> None:
+        """The same with pieces that are made one by one."""
         if self._publisher is None:
             return
-        pieces = body or (b"",)
         self._sent = (self._sent + 1) & 0xFFFFFFFF
         try:
             for place, piece in enumerate(pieces):
-                told = _PIECE.pack(self._sent, place, len(pieces)) + (b"" if place else head)
+                told = _PIECE.pack(self._sent, place, count) + (b"" if place else head)
                 self._publisher.put(piece, attachment=told)
         except self._zenoh.ZError as error:
             self._logger.debug("not sent: %s", describe(error))  # the protocol sends it again, or counts it

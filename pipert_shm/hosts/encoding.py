@@ -14,7 +14,7 @@ import numpy as np
 
 from pipert_shm.data import Meta
 from pipert_shm.hosts.films import FilmCodec, FilmEncoder, Packet, fits
-from pipert_shm.hosts.payloads import Array, Bytes, compressed, joined, taken_apart, told_of
+from pipert_shm.hosts.payloads import Array, Bytes, Whole, compressed, joined, taken_apart, told_of
 from pipert_shm.video.opencv import cv2
 from pipert_shm.video.recorded import is_picture
 
@@ -63,7 +63,7 @@ class FilmBody:
 
     def pieces_for(self, receiver: int | None) -> Iterable[bytes]:
         """Its bytes for this receiver: one that lacks the picture before gets all from the last key frame on."""
-        return joined(self.told, self.plain, [self._array_for(array, shot, receiver) for array, shot in self.arrays])
+        return joined(self.told, self.plain, [self._array_for(array, shot, receiver) for array, shot in self.arrays]).pieces
 
     @staticmethod
     def _array_for(array: Array, shot: Shot | None, receiver: int | None) -> Array:
@@ -96,14 +96,13 @@ class Encoder:
         self.key_frames = 0
         self.raw_bytes = self.encoded_bytes = 0  # of the last payload's arrays
         self.seconds = 0.0  # that it took to encode them
-        self.has_pictures = False
 
     def refresh(self) -> None:
         """The next picture of each film is a key frame: the receiver lacks what was sent before, or may lack it."""
         for film in self._films.values():
             film.wants_key = True
 
-    def encode(self, payload: Any, meta: Meta, codec: ArrayCodec) -> Iterable[bytes] | FilmBody:
+    def encode(self, payload: Any, meta: Meta, codec: ArrayCodec) -> Whole | FilmBody:
         """Returns the payload's bytes in pieces, which are copied as they are asked for, or a message with films in it.
 
         Of the latter, the arrays' memory may change afterwards.
@@ -121,11 +120,10 @@ class Encoder:
         if any(shot is not None for _, shot in packed):
             kept = [(array if shot else _kept(array), shot) for array, shot in packed]
             return FilmBody(told_of(meta), plain, kept)
-        pieces = joined(told_of(meta), plain, [array for array, _ in packed])
-        return [compressed(pieces)] if codec == "zstd" else pieces
+        whole = joined(told_of(meta), plain, [array for array, _ in packed])
+        return compressed(whole) if codec == "zstd" else whole
 
     def _packed(self, array: np.ndarray, place: int, meta: Meta, codec: ArrayCodec) -> tuple[Array, Shot | None]:
-        self.has_pictures = self.has_pictures or is_picture(array)
         if codec in ("h264", "h265") and fits(array):
             packed = self._filmed(array, place, meta, codec)
             if packed is not None:

@@ -40,7 +40,7 @@ class Line(ABC):
         self.changed = threading.Condition()
         self._tell, self._logger, self._key = tell, logger, key
         self._inbox: deque[Heard | Presence] = deque()
-        self._poked = self._closing = False
+        self._poked = self._closing = self._sending = False
         self._present: set[int] = set()
         self._parting: set[int] = set()
         self._gone: tuple[int, float] | None = None  # whose loss is to be told, unless another comes by then
@@ -93,6 +93,18 @@ class Line(ABC):
         self._thread.join(FAREWELL)  # it waits where the link is cut, for as long as Zenoh does
         self.carrier.close(pack(Bye(self.end)))
 
+    def begin(self) -> bool:
+        """Whether the caller may send in place of this thread, until it calls `_done`. With `changed` in hand."""
+        if self._sending or self._poked or self._closing:
+            return False
+        self._sending = True
+        return True
+
+    def _done(self) -> None:
+        with self.changed:
+            self._sending = False
+            self.poke()
+
     # ---- the threads -------------------------------------------------------------------------------
 
     def _listen(self, event: Heard | Presence) -> None:
@@ -113,11 +125,14 @@ class Line(ABC):
                     self._is_lost = True
                     self._news.append("unreachable")
                 self.wake(now)
-                out = [(pack(said), body) for said, body in self.say()]
+                out = [] if self._sending else [(pack(said), body) for said, body in self.say()]
+                self._sending = self._sending or bool(out)
                 news, self._news = self._news, []
                 self.changed.notify_all()
             for head, body in out:
                 self.carrier.send(head, body)
+            if out:
+                self._done()
             for reason in news:
                 self._tell(reason)
 

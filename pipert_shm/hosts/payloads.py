@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -89,31 +89,46 @@ def told_of(meta: Meta) -> dict[str, Any]:
     return {"pts": meta.pts, "wall_clock": meta.wall_clock, "described": meta.described}
 
 
-def joined(told: dict[str, Any], plain: bytes, arrays: Sequence[Array]) -> Iterator[bytes]:
-    """Yields the message's bytes in pieces of `PIECE`. Each is copied when it is asked for."""
+class Whole(NamedTuple):
+    """The bytes of a message: how many, in how many pieces, and these."""
+
+    size: int
+    number: int
+    pieces: Iterator[bytes]
+
+
+def joined(told: dict[str, Any], plain: bytes, arrays: Sequence[Array]) -> Whole:
+    """The message's bytes in pieces of `PIECE`. Each is copied when it is asked for."""
     described = [[each.dtype, each.shape, each.codec, len(each.data), each.told] for each in arrays]
     head = json.dumps(told | {"plain": len(plain), "arrays": described}, separators=(",", ":")).encode()
-    small: list[Bytes] = [_PLAIN, len(head).to_bytes(_LENGTH, "little"), head, plain]
-    gathered = sum(map(len, small))
-    for array in arrays:
-        data = memoryview(array.data)
+    first = b"".join([_PLAIN, len(head).to_bytes(_LENGTH, "little"), head, plain])
+    parts = [first, *(array.data for array in arrays)]
+    size = sum(map(len, parts))
+    return Whole(size, -(-size // PIECE), _cut(parts))
+
+
+def _cut(parts: Iterable[Bytes]) -> Iterator[bytes]:
+    small: list[Bytes] = []
+    gathered = 0
+    for part in parts:
+        data = memoryview(part)
         at = 0
         while at < len(data):
-            piece = data[at : at + max(PIECE - gathered, 1)]
+            piece = data[at : at + PIECE - gathered]
             small.append(piece)
             gathered += len(piece)
             at += len(piece)
-            if gathered >= PIECE:
+            if gathered == PIECE:
                 yield b"".join(small)
                 small, gathered = [], 0
     if small:
         yield b"".join(small)
 
 
-def compressed(pieces: Iterable[Bytes]) -> bytes:
+def compressed(whole: Whole) -> Whole:
     """The same bytes, compressed by Zstandard."""
-    done: bytes = _zstandard().compress(b"".join(pieces), 3)
-    return _ZSTANDARD + done
+    done: bytes = _ZSTANDARD + _zstandard().compress(b"".join(whole.pieces), 3)
+    return Whole(len(done), 1, iter((done,)))
 
 
 class Reading:

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -18,8 +18,8 @@ from pipert_shm.hosts.choosing import CodecChoice
 from pipert_shm.hosts.clocks import ClockOffset
 from pipert_shm.hosts.encoding import CODEC_NUMBERS, ArrayCodec, Encoder, FilmBody
 from pipert_shm.hosts.line import Line, Tell
-from pipert_shm.hosts.messages import EPOCH_BITS, Ack, Message, Refresh, Said, Taken
-from pipert_shm.hosts.payloads import CODECS, Codec, check_codec
+from pipert_shm.hosts.messages import EPOCH_BITS, Ack, Message, Refresh, Said, Taken, pack
+from pipert_shm.hosts.payloads import CODECS, Codec, Whole, check_codec
 from pipert_shm.hosts.protocol import Sender
 from pipert_shm.hosts.remote import Remote
 from pipert_shm.hosts.window import MOST, AutoWindow
@@ -119,13 +119,48 @@ class SenderLine(Line):
         body = message.body
         if isinstance(body, FilmBody):
             body = self.carrier.hold(body.pieces_for(self.machine.receiver))
-        size = sum(map(len, body))
+        self._note_sent(message, sum(map(len, body)))
+        return body
+
+    def send_at_once(self, whole: Whole, held: list[Any]) -> None:
+        """Sends a message that was just offered on the thread of the caller, after `begin`: each piece as soon as it is copied.
+
+        :param held: its body, which is filled where it may have to be sent again.
+        """
+        pieces = self._copied(whole, held)
+        try:
+            with self.changed:
+                now = now_ns()
+                out = list(self.machine.say(now, self.clocks.offset(now)))
+                for said in out:
+                    if isinstance(said, Message) and said.body is held:
+                        self._note_sent(said, whole.size)
+            for said in out:
+                if isinstance(said, Message) and said.body is held:
+                    self.carrier.stream(pack(said), pieces, whole.number)
+                elif isinstance(said, Message):
+                    self.carrier.send(pack(said), self._body_of(said))
+                else:
+                    self.carrier.send(pack(replace(said, name=self._name)))
+            if self.machine.is_lossless:
+                for _ in pieces:
+                    pass  # what was not sent is held, too
+        finally:
+            self._done()
+
+    def _copied(self, whole: Whole, held: list[Any]) -> Iterator[Any]:
+        for piece in whole.pieces:
+            (copy,) = self.carrier.hold((piece,))
+            if self.machine.is_lossless:
+                held.append(copy)
+            yield copy
+
+    def _note_sent(self, message: Message, size: int) -> None:
         self.sent_bytes += size
         for kept, at in (self._sizes, message.number), (self._sent_at, message.sent_ns):
             kept[at] = size
             while len(kept) > 2 * MOST:
                 del kept[next(iter(kept))]
-        return body
 
     def appeared(self, now: float) -> None:
         """A receiver is there."""
@@ -275,8 +310,13 @@ class RemoteSender(Remote, DestinationRoutine):
     def _send(self, line: SenderLine, data: Any) -> None:
         meta, encoder = self.meta, self._encoder
         body = encoder.encode(data, meta, self._codec_now(line))
-        if not isinstance(body, FilmBody):
-            body = line.carrier.hold(body)
+        whole: Whole | None = None
+        if isinstance(body, FilmBody):
+            held: Any = body
+        else:
+            with line.changed:
+                whole = body if line.begin() else None
+            held = [] if whole is not None else line.carrier.hold(body.pieces)
         with line.changed:
             if isinstance(self._runtime, Keeping):
                 self._runtime.keep(line.machine.next + 1)  # from here on it is the wire's: the receiver counts a loss
@@ -285,8 +325,11 @@ class RemoteSender(Remote, DestinationRoutine):
             line.auto.note_sent(now)
             if self._choice is not None:
                 self._choice.note_encoded(encoder.raw_bytes, encoder.encoded_bytes, encoder.seconds)
-            line.machine.offer(meta.captured_ns, body, now, meta.uncertainty_ns)
-            line.poke()
+            line.machine.offer(meta.captured_ns, held, now, meta.uncertainty_ns)
+            if whole is None:
+                line.poke()
+        if whole is not None:
+            line.send_at_once(whole, held)
 
     def _codec_now(self, line: SenderLine) -> ArrayCodec:
         if self._codec != "auto":

@@ -68,7 +68,7 @@ class Supervisor:
         elif flow.up and not flow.doomed:
             flow.doom, flow.doom_text = EndReason.ORDER, "has ended, to be replaced"
             flow.kill_at = time.monotonic() + self._grace
-            self._roster.send(flow, Kill())
+            self._roster.send(flow, Kill(to_be_replaced=True))
 
     def _restart(self, flow: Flow) -> None:
         """Forks the flow again, with fresh incarnations of the edges that it sends on."""

@@ -1,0 +1,26 @@
+"""Stands for the process of an agent's part, without frames: `FILE OUTCOME LOCK READY`, as `pipert_shm.cli.part` takes them."""
+
+import os
+import signal
+import sys
+
+file, outcome, lock, ready = sys.argv[1:]
+
+
+def tell(text: str) -> None:
+    with open(f"{outcome}.new", "w") as part:
+        part.write(text)
+    os.replace(f"{outcome}.new", outcome)
+
+
+os.pwrite(int(lock), str(os.getpid()).encode(), 0)
+with open(file) as given:
+    text = given.read()
+if "FAIL" in text:
+    tell('{"state": "failed", "error": "it fails", "faults": [["routines.times.class", "it fails"]]}')
+    sys.exit(1)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+tell('{"state": "up", "pipe_id": "000000000000"}')
+os.write(int(ready), b"u")
+while True:
+    signal.pause()
