@@ -9,15 +9,20 @@ What has to come to nothing is sent before something that has to arrive, on the 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import zenoh
 
+from pipert_shm.agents.hub import run_for_invited
 from pipert_shm.hosts.authority import Authority
 from pipert_shm.hosts.refusals import why_refused
 
@@ -109,6 +114,14 @@ def answers(session: Any, key: str) -> list[str]:
     )
 
 
+def first_answers(session: Any, key: str) -> list[str]:
+    """As soon as somebody is known who answers."""
+    end = time.monotonic() + PATIENCE
+    while not (found := answers(session, key)) and time.monotonic() < end:
+        pass
+    return found
+
+
 def answer_as(session: Any, name: str, key: str) -> Any:
     return session.declare_queryable(key, lambda query: query.reply(query.key_expr, name))
 
@@ -138,25 +151,28 @@ def main() -> None:
         edge.liveliness().declare_token("pipert/edge-1/gpu/wire/gate/sender/alive/1"),
         edge.liveliness().declare_token("pipert/edge-1/all/alive/1"),
     ]
-    for key in ("edge-1/gpu/wire/gate/sender", "edge-1/all/what", "gpu/edge-1/wire/gate/receiver"):
-        bad.put(f"pipert/{key}/forged", b"")
-    bad.delete("pipert/edge-1/gpu/wire/gate/sender")
-    bad.put("pipert/bad/gpu/wire/other/sender", b"")
-    gpus.take("pipert/bad/gpu/wire/other/sender")
-    edge.put("pipert/edge-1/gpu/wire/gate/sender", b"a frame")
-    edge.put("pipert/edge-1/bad/wire/gate/sender", b"a frame for bad")
-    gpus.take("pipert/bad/all/alive/1")
-    gpus.take("pipert/edge-1/all/alive/1")
-    gpus.take("pipert/edge-1/gpu/wire/gate/sender/alive/1")
-    got["gpu hears"] = gpus.take("pipert/edge-1/gpu/wire/gate/sender")
+
+    def forge() -> None:
+        for key in ("edge-1/gpu/wire/gate/sender", "edge-1/all/what", "gpu/edge-1/wire/gate/receiver"):
+            bad.put(f"pipert/{key}/forged", b"")
+        bad.delete("pipert/edge-1/gpu/wire/gate/sender")
+        bad.put("pipert/bad/gpu/wire/other/sender", b"")
+
+    def send() -> None:
+        edge.put("pipert/edge-1/gpu/wire/gate/sender", b"a frame")
+        edge.put("pipert/edge-1/bad/wire/gate/sender", b"a frame for bad")
+
+    until_heard(gpus, "pipert/bad/gpu/wire/other/sender", forge)
+    for key in ("bad/all/alive/1", "edge-1/all/alive/1", "edge-1/gpu/wire/gate/sender/alive/1"):
+        gpus.take(f"pipert/{key}")
+    until_heard(gpus, "pipert/edge-1/gpu/wire/gate/sender", send)
+    got["gpu hears"] = gpus.take()
     # `**` takes in what it may not hear, and is refused by the router; what is for it, it has to ask for by name
     bads.take("pipert/edge-1/all/alive/1")
-    own = Ear(spy, "pipert/*/bad/**")
-    edge.put("pipert/edge-1/bad/wire/gate/sender", b"a frame for bad")
-    own.take("pipert/edge-1/bad/wire/gate/sender")
+    until_heard(Ear(spy, "pipert/*/bad/**"), "pipert/edge-1/bad/wire/gate/sender", send)
     got["bad hears"] = bads.take()
-    got["an operator asks edge-1"] = answers(laptop, "pipert/laptop/edge-1/ask/what")
-    got["an operator asks bad"] = answers(laptop, "pipert/laptop/bad/ask/what")
+    got["an operator asks edge-1"] = first_answers(laptop, "pipert/laptop/edge-1/ask/what")
+    got["an operator asks bad"] = first_answers(laptop, "pipert/laptop/bad/ask/what")
     got["a host asks"] = answers(spy, "pipert/bad/edge-1/ask/what")
     got["a host asks as an operator"] = answers(spy, "pipert/laptop/edge-1/ask/what")
     got["an operator asks as another"] = answers(laptop, "pipert/edge-1/bad/ask/what")
@@ -171,20 +187,52 @@ def main() -> None:
 
 
 def revoked(authority: Authority, gpu: Any) -> list[str]:
-    """What `gpu` hears of edge-1 with its old invitation, and with one that it got after its revocation."""
+    """What `gpu` hears of edge-1 while a hub runs: with its invitation, and after its revocation with that and with another."""
+    over = threading.Event()
+    where = FOLDER / "hub", f"tls/127.0.0.1:{PORT}", over, logging.getLogger("hub")
+    hub = threading.Thread(target=run_for_invited, args=where)
+    hub.start()
+    ear = Ear(gpu, "pipert/*/gpu/**")
+    old = patient_client("edge-1")
+    until_heard(ear, "pipert/edge-1/gpu/before", lambda: old.put("pipert/edge-1/gpu/before", b""))
     authority.revoke("edge-1")
     authority.invite("edge-1", out=FOLDER / "edge-1 anew")
-    hub = router(authority)
-    old, new = client("edge-1"), client("edge-1 anew")
-    ear = Ear(gpu, "pipert/*/gpu/**")
+    new = patient_client("edge-1 anew")
+    until_heard(ear, "pipert/edge-1/gpu/after", lambda: new.put("pipert/edge-1/gpu/after", b""))
     end = time.monotonic() + PATIENCE
-    while "pipert/edge-1/gpu/new" not in ear.take() and time.monotonic() < end:  # gpu comes back by itself
-        old.put("pipert/edge-1/gpu/old", b"")
-        new.put("pipert/edge-1/gpu/new", b"")
+    while not list(old.info.routers_zid()) and time.monotonic() < end:  # it may connect, and that is all
         time.sleep(0.05)
-    for session in (old, new, hub):
+    for number in range(10):
+        old.put("pipert/edge-1/gpu/revoked", b"")
+        last = f"pipert/edge-1/gpu/last/{number}"
+        until_heard(ear, last, partial(new.put, last, b""))
+    over.set()
+    for session in (old, new):
         session.close()
-    return ear.take()
+    hub.join()
+    return [key for key in ear.take() if "/last/" not in key]
+
+
+def patient_client(name: str) -> Any:
+    """Of a hub that is about to listen."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return client(name)
+        except zenoh.ZError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def until_heard(ear: Ear, key: str, say: Callable[[], None]) -> None:
+    """Says it until it is heard: what a session declares takes a while to be known to others."""
+    end = time.monotonic() + PATIENCE
+    while key not in ear.take():
+        if time.monotonic() > end:
+            raise TimeoutError(f"no {key} among {ear.heard}")
+        say()
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

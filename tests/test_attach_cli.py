@@ -14,8 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
-from shutil import which
 from urllib.request import urlopen
 
 import cv2
@@ -29,7 +27,6 @@ from pipert_shm import Pipe
 from pipert_shm.cli.commands import main
 from pipert_shm.cli.terminal import draw_kitty, sixel_of
 from test_attach import OWN, made
-from waiting import eventually
 
 Run = Callable[..., Finished]
 
@@ -94,43 +91,6 @@ def test_a_page_shows_what_a_routine_sends(gate: Pipe) -> None:
         process.send_signal(signal.SIGINT)
         process.stderr.read()
     assert process.returncode == 130
-
-
-@pytest.mark.skipif(which("Xvfb") is None, reason="there is no Xvfb: apt-get install xvfb libsm6 libxext6")
-def test_a_window_shows_what_a_routine_sends(gate: Pipe, tmp_path: Path) -> None:
-    ours, theirs = os.pipe()
-    screen = ["Xvfb", "-displayfd", str(theirs), "-screen", "0", "320x200x24", "-fbdir", str(tmp_path), "-nolisten", "tcp"]
-    with subprocess.Popen(screen, pass_fds=[theirs], stderr=subprocess.DEVNULL) as server:
-        os.close(theirs)
-        number = os.read(ours, 16).decode().strip()
-        assert number
-        os.close(ours)
-        command = [sys.executable, "-m", "pipert_shm.cli", "view", f"{GATE}/detect"]
-        environment = {**os.environ, "DISPLAY": f":{number}"}
-        try:
-            with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
-                try:
-                    seen: set[int] = set()
-
-                    def have_come() -> bool:
-                        seen.update(_greys(tmp_path / "Xvfb_screen0"))
-                        return len(seen) > 3
-
-                    eventually(have_come, "pictures in a window", 60)
-                finally:
-                    process.send_signal(signal.SIGINT)
-            assert process.returncode == 130
-        finally:
-            server.terminate()
-
-
-def _greys(memory: Path) -> set[int]:
-    """The grey in the picture's midst, as the screen's memory shows it; none where it is black."""
-    if not memory.exists():
-        return set()
-    content = np.fromfile(memory, np.uint8)
-    blue, green, red = content[len(content) - 320 * 200 * 4 :].reshape(200, 320, 4)[24, 32, :3]
-    return {int(red)} if blue == green == red != 0 else set()
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_who_is_not_let_in_says_hears_and_answers_nothing(authority: Authority, 
         "a host asks": [],
         "a host asks as an operator": [],
         "an operator asks as another": [],
-        "after a revocation": ["pipert/edge-1/gpu/new"],
+        "after a revocation": ["pipert/edge-1/gpu/after", "pipert/edge-1/gpu/before"],
     }
 
 

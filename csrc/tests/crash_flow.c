@@ -117,6 +117,8 @@ static void act(life *own, const pshm_crash_letter *letter) {
         if (is_over(own, own->birth->flow)) end_ins(own, own->port);
         break;
     case TELL_ANSWER:
+        pshm_port_let_end(own->port,
+                          1); /* nobody holds it; it may be killed there all the same */
         report(own, TELL_READY, 0);
         break;
     default:

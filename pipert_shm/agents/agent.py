@@ -238,6 +238,8 @@ class Agent:
         told, pipe = _told_by(question), str(question["pipe"])
         with self._growing:
             keeper = self._keepers.get(pipe)
+            if keeper is not None and keeper.state in ("running", "ended") and keeper.kept.now == told:
+                return []  # the answer to the same question was lost
             if keeper is not None and keeper.state == "running":
                 return keeper.change(told)
             if keeper is not None:

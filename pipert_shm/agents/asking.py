@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -16,6 +17,7 @@ from pipert_shm.hosts.session import Hub, load_zenoh
 
 LOOK_S = 3.0  # that agents have to say what they are
 PATIENCE_S = 30.0  # that the answer to a question may take by default
+AGAIN, AGAIN_S = 4, 1.0  # how often a host that is silent is asked again, and after how many seconds
 MOST = 20_000  # answers to one question
 
 Question = dict[str, Any]
@@ -84,6 +86,17 @@ class Asker:
         """
         running = {host: self._put(host, question, patience) for host, question in questions.items()}
         return {host: _collected(replies) for host, replies in running.items()}
+
+    def ask_again(self, questions: Mapping[str, Question], patience: float) -> dict[str, Answer]:
+        """The same for questions that may be asked twice: a host whose link was cut for a moment is asked again."""
+        answers = self.ask_all(questions, patience)
+        for _ in range(AGAIN):
+            silent = {host: questions[host] for host, answer in answers.items() if answer == Answer.none()}
+            if not silent:
+                break
+            time.sleep(AGAIN_S)
+            answers |= self.ask_all(silent, patience)
+        return answers
 
     def _put(self, host: str, question: Question, patience: float) -> Any:
         return self._session.get(

@@ -88,7 +88,7 @@ def roll_out(
     check_here(result)
     if dry_run:
         return result
-    answers = asker.ask_all({host: {"kind": "apply", **_told(file, part, revision)} for host, part in parts.items()}, APPLY_S)
+    answers = asker.ask_again({host: {"kind": "apply", **_told(file, part, revision)} for host, part in parts.items()}, APPLY_S)
     faults = _faults(file, parts, answers)
     result.done = {host: revision for host in answers}
     if faults:
@@ -98,7 +98,9 @@ def roll_out(
         )
         raise ConfigError([*faults, file.fault(("hosts",), after)])
     result.changes |= {host: answer.value for host, answer in answers.items()}
-    for host, answer in asker.ask_all({host: {"kind": "remove", "pipe": file.pipe_name} for host in leaving}, APPLY_S).items():
+    for host, answer in asker.ask_again(
+        {host: {"kind": "remove", "pipe": file.pipe_name} for host in leaving}, APPLY_S
+    ).items():
         if answer.error:
             result.missing.append(host)
     return result
@@ -109,13 +111,13 @@ def take_back(asker: Asker, rollout: Rollout) -> list[str]:
     questions = {
         host: {"kind": "revert", "pipe": rollout.pipe, "revision": revision} for host, revision in rollout.done.items()
     }
-    answers = asker.ask_all(questions, APPLY_S)
+    answers = asker.ask_again(questions, APPLY_S)
     return [f"host {host}: {answer.error}" for host, answer in answers.items() if answer.error]
 
 
 def remove(asker: Asker, pipe: str, hosts: Iterable[str]) -> dict[str, Answer]:
     """Ends the parts of a pipe on these hosts, which forget them."""
-    return asker.ask_all({host: {"kind": "remove", "pipe": pipe} for host in hosts}, APPLY_S)
+    return asker.ask_again({host: {"kind": "remove", "pipe": pipe} for host in hosts}, APPLY_S)
 
 
 # ---- the steps -----------------------------------------------------------------------------------
@@ -181,7 +183,7 @@ def _prepared(
         flows = {name: flow["routines"] for name, flow in part.data["flows"].items()}
         more = {"version": version(), "modules": modules[host], "flows": flows, "check": check}
         questions[host] = {"kind": "prepare", **_told(file, part, revision), **more}
-    answers = asker.ask_all(questions, PREPARE_S)
+    answers = asker.ask_again(questions, PREPARE_S)
     faults = _faults(file, parts, answers)
     code = {host: answer.value["code"] for host, answer in answers.items() if not answer.error}
     needed = {module for its in modules.values() for module in its} | modules_in(here.data if here else {})
