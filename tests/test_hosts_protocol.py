@@ -228,7 +228,7 @@ def test_damaged_bytes_are_no_more_than_a_value_error(data: bytes) -> None:
             unpack(damaged)
 
 
-NUMBERS = (0, 1, 2, 3, 7, (1 << 38) - 2, (1 << 38) - 1, (1 << 63) - 1, (1 << 64) - 1)
+NUMBERS = (0, 1, 2, 3, 7, 1 << 37, (1 << 37) + 1, (1 << 38) - 1, (1 << 63) - 1, (1 << 64) - 1)
 STAMPS = (0, 5, 1, -1, 1 << 62, (1 << 62) + 1, -(1 << 63), (1 << 63) - 1)
 
 

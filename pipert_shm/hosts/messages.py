@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 VERSION = 2
-MOST_NUMBER = (1 << 38) - 2  # of a message: what a receiver keeps of its place has 38 bits for it
+MOST_NUMBER = 1 << 37  # of a message: what a receiver keeps of its place has 38 bits for those after it
 UNKNOWN_NS = (1 << 63) - 1  # uncertainty of a capture time where the clocks were never compared
 MOST_NS = 1 << 62  # of a stamp, either way: differences of two still fit into 64 bits
 EPOCH_BITS = 20  # of a sender's token: its stream, and then which process of the sender it is
