@@ -75,7 +75,6 @@ class Agent:
             **more(self),
         }
         self._lock = self._locked()
-        self._pool = ThreadPoolExecutor(AT_ONCE, "answer")
         kept, unreadable = store.load()
         for line in unreadable:
             logger.error("%s", line)
@@ -115,7 +114,6 @@ class Agent:
             with suppress(Exception):  # the session has ended
                 declared.undeclare()
         self._link.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
         keepers = list(self._keepers.values())
         if and_pipes:
             with ThreadPoolExecutor(max(len(keepers), 1)) as pool:
@@ -149,9 +147,13 @@ class Agent:
         queryable = session.declare_queryable(key, zenoh.handlers.FifoChannel(QUEUED))
         self._declared.append(queryable)
         self._logger.info("host %s is there", self.name)
-        with suppress(zenoh.ZError, RuntimeError):  # at the end: the channel is closed, and the pool, too
+        for number in range(AT_ONCE):  # an answer may take minutes, which the end does not wait for
+            threading.Thread(target=self._answer_all, args=(queryable.handler,), name=f"answer-{number}", daemon=True).start()
+
+    def _answer_all(self, asked: Any) -> None:
+        with suppress(load_zenoh().ZError):  # at the end the channel is closed
             while True:
-                self._pool.submit(self._answer, queryable.handler.recv())
+                self._answer(asked.recv())
 
     def _is_double(self, session: Any, patience: float) -> bool:
         """Whether another agent of this name is alive; then this one ends."""
@@ -240,6 +242,7 @@ class Agent:
             keeper = self._keepers.get(pipe)
             if keeper is not None and keeper.state in ("running", "ended") and keeper.kept.now == told:
                 return []  # the answer to the same question was lost
+            self._check_replaced(question, keeper)
             if keeper is not None and keeper.state == "running":
                 return keeper.change(told)
             if keeper is not None:
@@ -253,6 +256,13 @@ class Agent:
                 self._put_back(keeper, fresh)
                 raise
             return [f"+ pipe {fresh.name}"]
+
+    @staticmethod
+    def _check_replaced(question: Question, keeper: Keeper | None) -> None:
+        """:raises RemoteRefusal: when it does not run any more what it ran when the one who asks has looked."""
+        now = None if keeper is None else keeper.kept.now.revision
+        if "replaces" in question and now not in (question["replaces"], question["revision"]):
+            raise RemoteRefusal("another file was applied to this pipe at the same time: say it again")
 
     def _put_back(self, before: Keeper | None, fresh: Keeper) -> None:
         """Makes what could not be started as it was before."""
