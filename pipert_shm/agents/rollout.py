@@ -98,11 +98,7 @@ def roll_out(
         )
         raise ConfigError([*faults, file.fault(("hosts",), after)])
     result.changes |= {host: answer.value for host, answer in answers.items()}
-    for host, answer in asker.ask_again(
-        {host: {"kind": "remove", "pipe": file.pipe_name} for host in leaving}, APPLY_S
-    ).items():
-        if answer.error:
-            result.missing.append(host)
+    result.missing += [host for host, answer in remove(asker, file.pipe_name, leaving).items() if answer.error]
     return result
 
 
