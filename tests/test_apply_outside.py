@@ -46,7 +46,7 @@ def test_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         told = capsys.readouterr().err
         assert told.startswith(f"pipert-shm: {it.path}:")
         assert "setup failed: RuntimeError: there is no such size; the pipe is as it was before" in told
-    with pytest.raises(UnknownTarget):
+    with pytest.raises(UnknownTarget, match="`pipert-shm run` with this file starts one"):
         apply_file(it.path, None, dry_run=True, token=None)
 
 
