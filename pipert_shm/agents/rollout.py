@@ -93,16 +93,10 @@ def roll_out(
     result.done = {host: revision for host in answers}
     if faults:
         failures = take_back(asker, result)
-        after = (
-            "all hosts are as they were before" if not failures else f"and not all is as it was before: {'; '.join(failures)}"
-        )
+        after = f"and not all is as it was before: {'; '.join(failures)}" if failures else "all hosts are as they were before"
         raise ConfigError([*faults, file.fault(("hosts",), after)])
     result.changes |= {host: answer.value for host, answer in answers.items()}
-    for host, answer in asker.ask_again(
-        {host: {"kind": "remove", "pipe": file.pipe_name} for host in leaving}, APPLY_S
-    ).items():
-        if answer.error:
-            result.missing.append(host)
+    result.missing += [host for host, answer in remove(asker, file.pipe_name, leaving).items() if answer.error]
     return result
 
 
