@@ -114,8 +114,9 @@ class UnknownTarget(PipertError):
         known: the names that are.
     """
 
-    def __init__(self, kind: str, target: str, known: list[str]) -> None:
-        super().__init__(f"there is no {kind} {target!r}; there are: {', '.join(known) or 'none'}{suggestion(target, known)}")
+    def __init__(self, kind: str, target: str, known: list[str], hint: str = "") -> None:
+        there = ", ".join(known) or "none"
+        super().__init__(f"there is no {kind} {target!r}; there are: {there}{suggestion(target, known)}{hint and f'; {hint}'}")
         self.target = target
         self.known = known
 

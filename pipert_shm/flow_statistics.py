@@ -40,8 +40,8 @@ class FlowStatistics:
         str,
         state(
             "Why its last process ended: `none` (there was none), `died` (it exited, or a signal ended it), `hang` (killed for "
-            "a `hang_timeout`), `max_rss` (killed for taking more memory than that), `order` (killed by `restart_flow`), "
-            "`start` (it could not be started) or `end` (the pipe ended).",
+            "a `hang_timeout`), `max_rss` (killed for taking more memory than that), `order` (by `restart_flow`, or "
+            "replaced by `apply`), `start` (it could not be started) or `end` (the pipe ended).",
             "flow_last_reason",
             EndReason,
             label="reason",

@@ -26,6 +26,8 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     yard.await_there(edge, gpu)
     here = yard.start("run", yard.file)
     yard.await_lines(2)
+    again = yard.run("run", yard.file)
+    assert (again.returncode, again.stderr.count("already: `pipert-shm apply`")) == (1, 1), again
 
     yard.write(("by: 2", "by: 3"))
     changed = yard.run("apply", yard.file)

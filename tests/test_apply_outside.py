@@ -12,10 +12,12 @@ import pytest
 
 from applying import Sink, branches, notes, routine, wire, yard
 from killing import pipe_id_of
-from pipert_shm import APIWrapper, ConfigError, Pipe, PipeStateError, UnknownTarget, apply_pipeline
+from pipert_shm import APIWrapper, ConfigError, Pipe, PipelineFile, PipeStateError, UnknownTarget, apply_pipeline
+from pipert_shm.agents.rollout import Rollout
 from pipert_shm.applying.service import apply_text
 from pipert_shm.cli.apply import apply_file, is_url
 from pipert_shm.cli.commands import main
+from pipert_shm.cli.several import _applied_here
 
 pytestmark = pytest.mark.shm
 
@@ -38,6 +40,8 @@ def test_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert notes(tmp_path / "step") == ["setup 1 1", "level 4"]
         assert main(["apply", str(it.path), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["changes"] == []
+        (line,) = _applied_here(PipelineFile(it.path), Rollout("yard"), dry_run=True)
+        assert f"has no flow in the file any more, and goes on: `pipert-shm ctl {pipe_id_of(it.pipe)} kill` ends it" in line
         assert main(["apply", str(it.path), "--to", data["pipe"]["name"]]) == 0
         assert capsys.readouterr().out == "nothing differs\n"
         data["routines"]["step"]["parameters"]["size"] = 13
@@ -46,7 +50,7 @@ def test_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         told = capsys.readouterr().err
         assert told.startswith(f"pipert-shm: {it.path}:")
         assert "setup failed: RuntimeError: there is no such size; the pipe is as it was before" in told
-    with pytest.raises(UnknownTarget):
+    with pytest.raises(UnknownTarget, match="`pipert-shm run` with this file starts one"):
         apply_file(it.path, None, dry_run=True, token=None)
 
 

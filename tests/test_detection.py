@@ -399,6 +399,8 @@ def test_what_a_crop_is_of_is_not_copied_but_too_small_a_frame_is_refused() -> N
         (lambda: Crop(-1, 0, 1, 1), "at least 0 and width and height at least 1 pixel, not -1, 0, 1, 1"),
         (lambda: Crop(0, 0, 0, 1), "not 0, 0, 0, 1"),
         (lambda: Resize((0, 10)), r"size is a width and a height of at least 1 pixel, .* not \(0, 10\)"),
+        (lambda: MotionDetector(threshold=0), "threshold is a squared distance above 0, not 0"),
+        (lambda: MotionDetector(min_area=-1), "min_area is at least 0 pixels, not -1"),
     ],
 )
 def test_sizes_out_of_range(make: Callable[[], object], message: str) -> None:

@@ -382,6 +382,9 @@ def test_restarts_now_and_earlier() -> None:
     assert (now.severity, earlier.severity) == ("problem", "note")
     assert "SIGKILL" in now.what
     assert "hang_timeout" in now.what
+    replaced = one(chain(FlowStatistics("screen", "running", 100, 1, 0, "order")), "restarts")
+    assert "on purpose: by `apply`" in replaced.what
+    assert "nothing to do" in advice(replaced)
     died = FlowStatistics("screen", "restarting", 0, 0, 3)
     assert "exit status 3" in one(chain(died), "restarts").what
 

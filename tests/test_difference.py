@@ -169,6 +169,16 @@ def edited(edit: Callable[[dict[str, Any]], object]) -> Difference:
             ["~ flow 'detect' is removed, and added anew: flows.detect.replicas: 1 -> 2", "+ wire camera -> detector"],
         ),
         (
+            lambda it: [
+                it["flows"]["detect"].update({"replicas": 2, "nice": 3}),
+                it["routines"]["detector"].update({"fps": 5.0}),
+            ],
+            [
+                "~ flow 'detect' is removed, and added anew: flows.detect.replicas: 1 -> 2; flows.detect.nice: none -> 3; "
+                "routines.detector.fps: none -> 5.0",
+            ],
+        ),
+        (
             lambda it: it["wires"][0].update({"policy": "block"}),
             ["~ wire camera -> detector is linked anew: wires.camera -> detector.policy: none -> 'block'"],
         ),

@@ -142,7 +142,7 @@ def test_a_field_of_a_part_is_told_as_one_of_the_file() -> None:
         ("replicas: 3", "replicas: 3, ordered: true", 12, "can't be ordered"),
         ("window: 4", "window: 65", 15, "less than or equal to 64"),
         ("host: edge-1", "host: 1", 11, "give a host's name, or its labels as texts"),
-        ('{gpu: "true"}', "{gpu: true}", 12, "give a host's name, or its labels as texts"),
+        ('{gpu: "true"}', "{gpu: true}", 12, 'as texts, such as {gpu: "true"}'),
         (
             HOSTS,
             "",
@@ -212,7 +212,7 @@ def test_replicas_are_spread_and_none_is_lost() -> None:
 
 
 def test_labels_that_no_host_has_are_told_with_those_that_there_are() -> None:
-    with pytest.raises(LookupError, match=r"has the labels gpu=no; there are: a \(gpu=true\); plain \(\(none\)\)"):
+    with pytest.raises(LookupError, match=r"has the labels gpu=no; there are: a \(gpu=true\); plain \(no labels\)"):
         place({"gpu": "no"}, 1, labelled("a"), "desk", "yard")
 
 

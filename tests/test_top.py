@@ -23,9 +23,10 @@ from rich.console import Console
 
 from conftest import PACKAGE_ROOT, RunCli
 from killing import FAST, await_motion, await_states, pid_of, pipe_id_of, running
-from pipert_shm import DestinationRoutine, FlowStatistics, Pipe, Wire, binding
+from pipert_shm import DestinationRoutine, FlowStatistics, Pipe, UnknownTarget, Wire, binding
 from pipert_shm.cli.commands import main
-from pipert_shm.cli.top import Look, compare, look, matching, show_once
+from pipert_shm.cli.reaching import VARIABLE
+from pipert_shm.cli.top import Look, compare, look, matching, report_once, show_once
 from pipert_shm.graph.model import Restart
 from pipert_shm.shm.listing import Control, Member
 from pipert_shm.shm.segments import ControlSegment, unlink_pipe
@@ -212,6 +213,19 @@ def test_a_filter_leaves_out_what_has_another_name() -> None:
 def test_no_pipe_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     show_once(compare({}, {}), Console())
     assert capsys.readouterr().out.startswith("no pipe runs on this machine; /dev/shm: ")
+
+
+def test_a_pipe_of_another_host_that_is_not_known_is_told_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipes that the hub knows; or, without a hub, how one is named."""
+
+    def elsewhere(*, every: bool = False, **_: bool) -> list[dict[str, Any]]:
+        return [{"pipe_id": "0123456789ab", "name": "yard@edge-1"}] if every else []
+
+    with pytest.raises(UnknownTarget, match=r"there is no pipe 'no-such@edge-1'; there are: .*yard@edge-1"):
+        report_once(0, "no-such@edge-1", elsewhere)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(UnknownTarget, match=f"{VARIABLE} says the hub"):
+        report_once(0, "no-such@edge-1", None)
 
 
 def test_one_that_is_damaged_is_told_and_the_others_shown(capsys: pytest.CaptureFixture[str]) -> None:

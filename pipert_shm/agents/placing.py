@@ -56,7 +56,7 @@ def _weight(pipe: str, wanted: Labels, host: str) -> bytes:
 
 
 def _told(labels: Labels) -> str:
-    return ", ".join(f"{key}={value}" for key, value in labels.items()) or "(none)"
+    return ", ".join(f"{key}={value}" for key, value in labels.items()) or "no labels"
 
 
 def _all_told(hosts: Mapping[str, Labels]) -> str:

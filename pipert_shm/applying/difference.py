@@ -201,11 +201,9 @@ class _Kept:
         self.live: dict[str, tuple[Detail, ...]] = {}
         self.eased: dict[str, tuple[Detail, ...]] = {}
         for name, flow in flows.items():
-            all_live = tuple(each for its in flow.live.values() for each in its)
-            if name in failed and (details := flow.members or flow.of_process or all_live + flow.in_place):
-                self.rebuilt[name] = details
-            elif flow.members or ((flow.of_process or all_live) and is_rebuilt(name)):
-                self.rebuilt[name] = flow.members or flow.of_process or all_live
+            takes_process = flow.members or ((flow.of_process or flow.live) and is_rebuilt(name))
+            if takes_process or (name in failed and flow.details):
+                self.rebuilt[name] = flow.details
         for name, why in _joining(before, after, joins, self.rebuilt):
             self.rebuilt[name] = why
         for name, flow in ((name, flow) for name, flow in flows.items() if name not in self.rebuilt):
@@ -254,6 +252,7 @@ class _Flow:
         of_process: what takes a new process.
         live: what does not, by routine.
         in_place: what only the launcher goes by.
+        details: all of it.
     """
 
     def __init__(self, name: str, before: Shape, after: Shape, is_settable: Callable[[str, str], bool]) -> None:
@@ -263,15 +262,15 @@ class _Flow:
         self.in_place = _details(at, old, new, IN_PLACE)
         self.of_process = _details(at, old, new, OF_PROCESS) + _new_transmitters(name, before, after)
         self.live: dict[str, tuple[Detail, ...]] = {}
-        if self.members:
-            return
-        for routine in new.routines:
+        for routine in (routine for routine in new.routines if routine in before.routines):
             hard, soft = _of_routine(routine, before.routines[routine], after.routines[routine], is_settable)
             self.of_process += hard
             if soft:
                 self.live[routine] = soft
+        lighter = tuple(detail for details in self.live.values() for detail in details) + self.in_place
         if self.of_process:
-            self.of_process += tuple(detail for details in self.live.values() for detail in details) + self.in_place
+            self.of_process += lighter
+        self.details = self.members + (self.of_process or lighter)
 
 
 def _new_transmitters(flow: str, before: Shape, after: Shape) -> tuple[Detail, ...]:

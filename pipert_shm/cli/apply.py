@@ -22,7 +22,7 @@ EXAMPLES = examples(
     "pipert-shm apply yard.yaml                      the pipe that `pipert-shm run yard.yaml` runs",
     "pipert-shm apply yard.yaml --dry-run            what would change",
     "pipert-shm apply yard.yaml --to 10.0.0.5:8080   over HTTP, with the token in PIPERT_TOKEN",
-    "pipert-shm apply hosts.yaml                      a file with `hosts:`: on all of them, or on none",
+    "pipert-shm apply hosts.yaml                      a file with a section `hosts`: on all of them, or on none",
 )
 
 

@@ -59,7 +59,8 @@ def export(
         return
     for path, data in files.items():
         _write(output / path, data, is_secret=path in deployment.files or deployment.has_tls)
-    print(f"{output}: {len(files)} files for {', '.join(host.name for host in (*deployment.hosts, deployment.applier))}")
+    how_many = "1 file" if len(files) == 1 else f"{len(files)} files"
+    print(f"{output}: {how_many} for {', '.join(host.name for host in (*deployment.hosts, deployment.applier))}")
 
 
 def _write(path: Path, data: bytes, *, is_secret: bool) -> None:

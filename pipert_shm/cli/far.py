@@ -108,17 +108,18 @@ class FarTop:
         self._over = True
         self._thread.join()  # the end of the interpreter must not find it in Zenoh
 
-    def pipes(self, *, wait: bool = False) -> list[dict[str, Any]]:
+    def pipes(self, *, wait: bool = False, every: bool = False) -> list[dict[str, Any]]:
         """The newest numbers, as `compare` gives them.
 
         :param wait: whether to wait for the first ones.
+        :param every: whether of pipes that are not wanted, too.
         :raises PipertError: when the hub can't be reached.
         """
         if wait:
             self._fresh.wait(self._seconds + SPARE_S)
         if self._problem is not None:
             raise self._problem
-        return self._pipes
+        return [pipe for pipe in self._pipes if every or self._is_wanted(pipe["name"])]
 
     def _look(self) -> None:
         from pipert_shm.agents.asking import Asker
@@ -127,7 +128,7 @@ class FarTop:
         try:
             with Asker(hub_from()) as asker:
                 while not self._over:
-                    self._pipes = [pipe for pipe in asker_top(asker, self._seconds) if self._is_wanted(pipe["name"])]
+                    self._pipes = asker_top(asker, self._seconds)
                     self._fresh.set()
         except PipertError as error:
             self._problem = error

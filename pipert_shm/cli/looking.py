@@ -61,6 +61,7 @@ def _list(
     from pipert_shm.cli.why import chosen
     from pipert_shm.shm.listing import list_pipe, text_of
     from pipert_shm.shm.segments import pipe_ids
+    from pipert_shm.system.streams import say
 
     found = {listing.pipe_id: listing for listing in map(list_pipe, pipe_ids()) if listing is not None}
     wanted = {pipe_id for name in pipes or () for pipe_id in chosen(found, name)}
@@ -68,6 +69,8 @@ def _list(
     if as_json:
         print_json([asdict(listing) for listing in listings])
         return
+    if not listings:
+        say("pipert-shm: no pipe has shared memory on this machine")
     for listing in listings:
         print(*text_of(listing), sep="\n")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipert_shm.errors import ConfigError, Fault, PipertError
+from pipert_shm.errors import ConfigError, Fault, PipertError, PipeStateError
 from pipert_shm.pipeline_file.loading import PipelineFile
 from pipert_shm.system.streams import say
 
@@ -63,9 +63,14 @@ def _applied_here(file: PipelineFile, rollout: Rollout, *, dry_run: bool) -> lis
     from pipert_shm.applying.service import KIND, question
     from pipert_shm.attached import attach
     from pipert_shm.cli.apply import pipe_of
+    from pipert_shm.shm.finding import made_from
 
     if rollout.here is None:
-        return []
+        return [
+            f"! pipe {pipe.name!r} of this host has no flow in the file any more, and goes on: "
+            f"`pipert-shm ctl {pipe.pipe_id} kill` ends it"
+            for pipe in made_from(file.real_path)
+        ]
     text = _text_here(file, rollout)
     with attach(pipe_of(file)) as pipe, _as_of(file, rollout.here):
         answer = json.loads(pipe.relay(KIND, question(text, str(file.path), file.real_path, dry_run=dry_run), timeout=APPLY_S))
@@ -106,11 +111,13 @@ def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None, *, check: bool
     :param check: only look whether the file can be divided.
     :param watch: is refused.
     :raises ConfigError: when a host can't, and all are as they were before.
+    :raises PipeStateError: when a pipe of this host runs from the file already: each wire has one receiver.
     :raises PipertError: as `run` does. What fails before all routines run is put back on the other hosts.
     """
     from pipert_shm.applying.apply import await_setup
     from pipert_shm.cli.run import run
     from pipert_shm.pipe import Pipe
+    from pipert_shm.shm.finding import made_from
 
     if watch:
         raise typer.BadParameter("--watch is for files of one host; say `pipert-shm apply` after a change")
@@ -118,6 +125,11 @@ def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None, *, check: bool
         check_for_hosts(file)
         say(f"{file.path} is fit to be divided among its hosts, which check their parts: see `pipert-shm apply --dry-run`")
         return 0
+    if runs := made_from(file.real_path):
+        raise PipeStateError(
+            f"pipe {runs[0].name!r} ({runs[0].pipe_id}) runs from {file.path} already: `pipert-shm apply` brings it and all "
+            f"hosts to what the file says; `pipert-shm ctl {runs[0].pipe_id} kill` ends it"
+        )
     told = _elsewhere(str(file.path))
     for line in told["lines"]:
         say(f"pipert-shm: {line}")

@@ -187,7 +187,9 @@ def report_once(seconds: float, wanted: str | None = None, elsewhere: Elsewhere 
     time.sleep(seconds)
     report = with_far(compare(look(wanted) if before else {}, before), elsewhere, wait=True)
     if wanted is not None and not report["pipes"]:
-        raise UnknownTarget("pipe", wanted, [one.name or pipe_id for pipe_id, one in look().items()])
+        known = [one.name or pipe_id for pipe_id, one in look().items()]
+        known += [pipe["name"] for pipe in elsewhere(every=True) if pipe["name"] not in known] if elsewhere else []
+        raise UnknownTarget("pipe", wanted, known)
     return report
 
 

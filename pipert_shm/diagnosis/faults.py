@@ -9,6 +9,7 @@ from pipert_shm.diagnosis.span import Span
 from pipert_shm.flow_statistics import FlowStatistics
 
 SIGKILL = -9
+ON_ORDER = "order"
 LONG_CALL_S = 2.0
 """Seconds that a call of `main_logic` has to take to be worth a finding, at least."""
 
@@ -38,6 +39,8 @@ def _fault(kind: str, about: About, where: str, what: str, advice: tuple[str, ..
 
 
 def _exit(flow: FlowStatistics) -> str:
+    if flow.last_reason == ON_ORDER:
+        return "Its last process was ended on purpose: by `apply`, or by `restart_flow`."
     if not flow.last_exit:
         return ""
     if flow.last_exit == SIGKILL:
@@ -60,8 +63,12 @@ def find_restarts(span: Span) -> Iterator[Finding]:
         yield begun("restarts" if now else "earlier restarts", "problem" if now else "note", "flow", flow.name)(
             what=f"flow {flow.name} was restarted {flow.restarts} times so far ({how_often}), and is {flow.state}. "
             f"{lost} messages were lost in its routines' hands. {_exit(flow)}".rstrip(),
-            advice=("read the log: it has the signal or the exception, and the stacks of a flow that hung",),
-            drawn_from="restarts, state and last_exit of the flow; lost_in_crash of its routines",
+            advice=(
+                "nothing to do, if the others were on purpose, too; the log has each of them"
+                if flow.last_reason == ON_ORDER
+                else "read the log: it has the signal or the exception, and the stacks of a flow that hung",
+            ),
+            drawn_from="restarts, state, last_exit and last_reason of the flow; lost_in_crash of its routines",
             share=again,
         )
 

@@ -51,7 +51,7 @@ def _is_host(value: Any) -> Any:
         return value
     if isinstance(value, str) and value:
         return value
-    raise PydanticCustomError("host", 'give a host\'s name, or its labels as texts, such as {{gpu: "true"}}')
+    raise PydanticCustomError("host", 'give a host\'s name, or its labels as texts, such as {gpu: "true"}')
 
 
 Labels = dict[str, str]

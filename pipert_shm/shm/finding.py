@@ -60,6 +60,14 @@ def find(wanted: str) -> Found | None:
     return found[0] if found else None
 
 
+def made_from(file: str) -> list[Found]:
+    """The pipes of this user that run from a pipeline's file.
+
+    :param file: its real path.
+    """
+    return [pipe for pipe in running() if pipe.file == printable(file)]
+
+
 def find_made_from(file: str, name: str) -> Found:
     """The pipe that was made from a pipeline's file.
 
@@ -68,18 +76,19 @@ def find_made_from(file: str, name: str) -> Found:
     :raises UnknownTarget: when there is none.
     :raises PipeStateError: when there are several; or none, but one of this name.
     """
-    pipes = running()
-    found = [pipe for pipe in pipes if pipe.file == printable(file)]
+    found = made_from(file)
     if len(found) > 1:
         ids = ", ".join(pipe.pipe_id for pipe in found)
         raise PipeStateError(f"{len(found)} pipes run from {file}: name one of them by its id: {ids}")
     if found:
         return found[0]
+    pipes = running()
     for pipe in pipes:
         if pipe.name == name:
             other = f"runs from {pipe.file}" if pipe.file else "was made by a program"
             raise PipeStateError(f"the pipe that is called {name!r} ({pipe.pipe_id}) {other}, and does not run from {file}")
-    raise UnknownTarget("pipe that runs from", file, [pipe.name or pipe.pipe_id for pipe in pipes])
+    known = [pipe.name or pipe.pipe_id for pipe in pipes]
+    raise UnknownTarget("pipe that runs from", file, known, "`pipert-shm run` with this file starts one")
 
 
 def await_pipe(wanted: str, timeout: float | None) -> Found:

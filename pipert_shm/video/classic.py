@@ -32,7 +32,7 @@ class MotionDetector(Detector):
         256 steps count as one.
     :param min_area: the least area that counts, in pixels of the frame, whatever `size` is.
     :param size: width and height of the picture that it looks at; None for that of the frame. Boxes are in pixels of the frame.
-    :raises ValueError: when the size is no width and height.
+    :raises ValueError: when the size is no width and height, the threshold not above 0, or the least area below 0.
     """
 
     def __init__(
@@ -49,17 +49,27 @@ class MotionDetector(Detector):
         super().__init__(name)
         self._size = None if size is None else (size[0], size[1])
         self._history = history
-        self._threshold = threshold
-        self._min_area = min_area
+        self.set_threshold(threshold)
+        self.set_min_area(min_area)
 
     @parameter("threshold")
     def set_threshold(self, threshold: float) -> None:
-        """Sets it, also while the routine runs."""
+        """Sets it, also while the routine runs.
+
+        :raises ValueError: when it is not above 0.
+        """
+        if not threshold > 0:
+            raise ValueError(f"threshold is a squared distance above 0, not {shown(threshold)}")
         self._threshold = threshold
 
     @parameter("min_area")
     def set_min_area(self, min_area: int) -> None:
-        """Sets it, also while the routine runs."""
+        """Sets it, also while the routine runs.
+
+        :raises ValueError: when it is below 0.
+        """
+        if not min_area >= 0:
+            raise ValueError(f"min_area is at least 0 pixels, not {shown(min_area)}")
         self._min_area = min_area
 
     def setup(self) -> None:
