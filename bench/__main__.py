@@ -58,7 +58,15 @@ def _hosts(*parts: str) -> Callable[[Settings], Section]:
     return measure
 
 
+def _tracing(settings: Settings) -> Section:
+    """Likewise for a trace."""
+    from .tracing import tracing
+
+    return tracing(settings)
+
+
 ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
+    "tracing": _tracing,
     "cameras": _cameras(),
     **{f"cameras-{part}": _cameras(part) for part in CAMERA_PARTS},
     "hosts": _hosts(),
@@ -66,7 +74,7 @@ ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
 }
 """Sections that run only when they are named."""
 
-NEEDED = {"cameras": ("av", "aio_rtsp_toolkit"), "hosts": ("av", "zenoh")}
+NEEDED = {"cameras": ("av", "aio_rtsp_toolkit"), "hosts": ("av", "zenoh"), "tracing": ("perfetto",)}
 """Packages that these take."""
 
 QUICK = Settings(rounds=3, seconds=0.5, full=False)

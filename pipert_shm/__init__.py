@@ -67,6 +67,8 @@ from pipert_shm.transmitters import BasicTransmitter, DataTransmitter, SharedMem
 from pipert_shm.wire import QueueNetwork, Wire
 
 if TYPE_CHECKING:
+    from pipert_shm.agents.remote_pipe import RemotePipe
+    from pipert_shm.agents.remote_tap import RemoteTap
     from pipert_shm.api.app import create_app
     from pipert_shm.api.server import APIWrapper
     from pipert_shm.applying.apply import Applied, apply_pipeline
@@ -164,7 +166,9 @@ __all__ = [
     "QueueNetwork",
     "RPCPipeWrapper",
     "Recorder",
+    "RemotePipe",
     "RemoteRefusal",
+    "RemoteTap",
     "Replay",
     "RerunWriter",
     "Resize",
@@ -235,6 +239,8 @@ _LAZY = {
     "MjpegServer": "pipert_shm.video.screen",
     "MotionDetector": "pipert_shm.video.classic",
     "Recorder": "pipert_shm.video.record",
+    "RemotePipe": "pipert_shm.agents.remote_pipe",
+    "RemoteTap": "pipert_shm.agents.remote_tap",
     "Replay": "pipert_shm.video.replay",
     "RerunWriter": "pipert_shm.video.rerun",
     "Resize": "pipert_shm.video.image",

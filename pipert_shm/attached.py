@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import posix_ipc
 
@@ -48,13 +48,20 @@ from pipert_shm.statistics import PipeStatistics, read_statistics
 from pipert_shm.system import calls, usage
 from pipert_shm.tap import Tap
 
+if TYPE_CHECKING:
+    from pipert_shm.agents.remote_pipe import RemotePipe
+
 CLOSING = 2.0  # seconds that routines may take to let go of taps when this process hangs up
 
 _lingering: list[ControlSegment] = []  # of pipes that this process is done with, under views that live
 
 
-def attach(pipe: str, *, timeout: float | None = 0) -> Attached:
-    """Attaches this process to a pipe that runs on this machine, and is the same user's.
+@overload
+def attach(pipe: str, *, timeout: float | None = 0) -> Attached: ...
+@overload
+def attach(pipe: str, *, timeout: float | None = 0, hub: str) -> RemotePipe: ...
+def attach(pipe: str, *, timeout: float | None = 0, hub: str | None = None) -> Attached | RemotePipe:
+    """Attaches this process to a pipe that runs on this machine, and is the same user's, or on another host.
 
     The pipe goes on as before, whatever this process does or whenever it dies.
 
@@ -78,6 +85,8 @@ def attach(pipe: str, *, timeout: float | None = 0) -> Attached:
 
     :param pipe: its name (`Pipe(name=…)`), or its id, which `pipert-shm ls` shows.
     :param timeout: seconds to wait for a pipe that is not there yet; None: as long as it takes.
+    :param hub: for `PIPE@HOST`, the part that another host runs: the hub's address, or a file with a section `hosts`. That
+        gives a `RemotePipe`.
     :raises UnknownTarget: when there is no such pipe, or none in time.
     :raises PipeStateError: when several pipes have this name; or the pipe refuses: 64 processes are attached already, or it is
         run by another version of pipert_shm.
@@ -87,6 +96,10 @@ def attach(pipe: str, *, timeout: float | None = 0) -> Attached:
         raise TypeError(f"attach() takes a pipe's name or id, not {shown(pipe)}")
     if timeout is not None:
         check_seconds("timeout", timeout, none="as long as it takes")
+    if hub is not None:
+        from pipert_shm.agents.remote_pipe import RemotePipe  # with Zenoh
+
+        return RemotePipe(pipe, hub, timeout)
     return Attached(await_pipe(pipe, timeout))
 
 

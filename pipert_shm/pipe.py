@@ -199,6 +199,7 @@ class Pipe:
         max_rss: int | None = None,
         cpus: Collection[int] | None = None,
         nice: int | None = None,
+        host: object = None,
     ) -> None:
         """Adds a flow: a process of its own, with a thread per routine.
 
@@ -219,13 +220,21 @@ class Pipe:
         :param cpus: the numbers of the processors that all threads of the process run on; None: those of this program. Each
             replica gets all of them.
         :param nice: the niceness of all threads of the process, from -20 (first) to 19 (last); None: that of this program.
+        :param host: only None. Routines are objects of this program, and don't travel: a flow of another host takes a
+            pipeline's file, which says `host:` (docs/how-to/several_hosts.md).
         :raises PipertError: when a name is taken, a routine is in a flow already, or the pipe has ended.
-        :raises TypeError: when the name, `auto_wire` or a routine is of another type.
+        :raises TypeError: when the name, `auto_wire` or a routine is of another type, or there is a `host`.
         :raises ValueError: when the name is no valid one, a number or the restart policy is out of range, a processor is not
             there, or the niceness is not permitted.
         """
         self._require_alive("create_flow")
         flow_name = check_name("a flow", flow_name)
+        if host is not None:
+            raise TypeError(
+                f"create_flow({flow_name!r}, …, host=…): routines are objects of this program, which don't travel to another "
+                "host; write a pipeline's file, whose flows say `host:`, and run it with `pipert-shm run`, or join two pipes "
+                "by RemoteSender and RemoteReceiver"
+            )
         process = ProcessSettings(max_rss, cpus, nice).plain()
         spec = FlowSpec(routines, replicas, ordered, Restart(restart, max_restarts, restart_window), process)
         self._blueprint.add_flow(flow_name, spec, auto_wire, data_transmitter)

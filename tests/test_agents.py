@@ -38,6 +38,17 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     yard.await_lines(3)
     assert "by: 3" in json.loads((yard.directory / "gpu-1" / f"{yard.pipe}.json").read_text())["now"]["text"], "it was put back"
 
+    script = Path(__file__).with_name("remote_attached.py")
+    attached = subprocess.run(
+        [sys.executable, script, f"{yard.pipe}@edge-1", yard.hub_address], capture_output=True, text=True, timeout=60
+    )
+    assert attached.returncode == 0, attached.stderr
+    assert attached.stdout.splitlines() == [
+        "frames come in order",
+        "counters are those of the host",
+        "what can't be is refused by name",
+    ]
+
     pids = yard.pid("edge-1"), yard.pid("gpu-1")
     for agent in (edge, gpu):
         agent.kill()

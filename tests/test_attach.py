@@ -283,7 +283,7 @@ def test_no_such_pipe(yard: Pipe) -> None:
         pipert_shm.attach(f"yord-{OWN}", timeout=0.1)
     for wrong, error in ((7, TypeError), (None, TypeError)):
         with pytest.raises(error, match="name or id"):
-            pipert_shm.attach(wrong)  # type: ignore[arg-type]
+            pipert_shm.attach(wrong)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="timeout"):
         pipert_shm.attach(YARD, timeout=-1)
     with pytest.raises(ValueError, match="can't be called"):

@@ -25,7 +25,7 @@ from pipert_shm.errors import HostsError, RemoteRefusal
 from pipert_shm.hosts.access import check_host_name
 from pipert_shm.hosts.session import LEASE_S, Hub, load_zenoh
 
-AT_ONCE = 8  # questions that are answered side by side
+AT_ONCE = 96  # questions that are answered side by side; up to 64 of them wait for taps
 QUEUED = 256  # that wait
 LOOK_S = 1.0  # that the hub has to say who is called like us
 DOUBLE_S = LEASE_S + 1  # after which another one of the same name is alive, and no remains

@@ -45,7 +45,7 @@ class Answer:
 
 
 class Asker:
-    """Asks agents over a hub. A context manager; one thread. Not for a process that forks flows afterwards.
+    """Asks agents over a hub. A context manager. Any thread may ask. Not for a process that forks flows afterwards.
 
     :raises HostsError: when the hub can't be reached.
     """
@@ -60,6 +60,10 @@ class Asker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnects."""
         close_in_time(self._session)
 
     def hosts(self) -> dict[str, dict[str, Any]]:
@@ -98,10 +102,23 @@ class Asker:
             answers |= self.ask_all(silent, patience)
         return answers
 
-    def _put(self, host: str, question: Question, patience: float) -> Any:
+    def begin(self, host: str, question: Question, told: Callable[[Answer], object], patience: float = PATIENCE_S) -> None:
+        """Asks one host, and does not wait.
+
+        :param told: is called with the answer, once, on a thread of Zenoh's.
+        """
+        answers = [Answer.none()]
+
+        def note(reply: Any) -> None:
+            if reply.ok is not None:
+                answers.append(_read(reply.ok))
+
+        self._put(host, question, patience, self._zenoh.handlers.Callback(note, lambda: told(answers[-1])))
+
+    def _put(self, host: str, question: Question, patience: float, handler: Any = None) -> Any:
         return self._session.get(
             key_of_questions(self._name, host),
-            self._zenoh.handlers.FifoChannel(MOST),
+            handler or self._zenoh.handlers.FifoChannel(MOST),
             payload=json.dumps(question).encode(),
             target=self._zenoh.QueryTarget.ALL,
             consolidation=self._zenoh.ConsolidationMode.NONE,

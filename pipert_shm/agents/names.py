@@ -6,6 +6,7 @@ import importlib
 
 from pipert_shm.hosts.access import ALL, is_host_name, key_of
 
+HUB_VARIABLE = "PIPERT_HUB"  # of the environment: how the command line reaches the hub
 EVERY = "*"  # in place of a host: all of them
 
 

@@ -75,7 +75,7 @@ def agent(
 
 def _way(invitation: Path | None, name: str | None, hub: str | None, files: tuple[str | None, str | None, str | None]) -> Hub:
     """The hub, and who this host is."""
-    from pipert_shm.cli.reaching import hub_of
+    from pipert_shm.agents.reaching import hub_of
     from pipert_shm.hosts.authority import read_invitation
 
     if invitation is not None:

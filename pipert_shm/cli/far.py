@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pipert_shm.cli.reaching import VARIABLE, hub_from
 from pipert_shm.errors import PipertError, RemoteRefusal
 from pipert_shm.events import KILL_EVENT_NAME
 
@@ -38,6 +37,7 @@ def ask(pipe: str, host: str, kind: str, patience: float = 60.0, **question: Any
     :raises RemoteRefusal: when no host runs it, or one refuses.
     """
     from pipert_shm.agents.asking import Asker
+    from pipert_shm.agents.reaching import hub_from
 
     with Asker(hub_from()) as asker:
         hosts = _hosts(asker, pipe, host)
@@ -122,6 +122,7 @@ class FarTop:
 
     def _look(self) -> None:
         from pipert_shm.agents.asking import Asker
+        from pipert_shm.agents.reaching import hub_from
 
         try:
             with Asker(hub_from()) as asker:
@@ -147,7 +148,9 @@ def asker_top(asker: Asker, seconds: float) -> list[dict[str, Any]]:
 @contextmanager
 def top_elsewhere(wanted: str | None, seconds: float) -> Iterator[Callable[..., list[dict[str, Any]]] | None]:
     """Gives what tells of the pipes of other hosts; None where no hub is named."""
-    if not os.environ.get(VARIABLE):
+    from pipert_shm.agents.names import HUB_VARIABLE
+
+    if not os.environ.get(HUB_VARIABLE):
         yield None
         return
     with FarTop(wanted, seconds) as looking:

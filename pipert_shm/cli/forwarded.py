@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipert_shm.agents import looked_at
 from pipert_shm.agents.agent import Agent
 from pipert_shm.agents.asking import Handler, Question
 from pipert_shm.cli.by_name import notify, statistics_of
@@ -21,7 +22,8 @@ def handlers(agent: Agent) -> Mapping[str, Handler]:
     """Who answers which kind of question."""
 
     def on_notify(question: Question) -> tuple[Any, bytes]:
-        return notify(agent.pipe_id(question), question["event"], question["routine"], question["arguments"]), b""
+        whom = question["routine"], question["arguments"], question.get("flow_routines")
+        return notify(agent.pipe_id(question), question["event"], *whom), b""
 
     def on_statistics(question: Question) -> tuple[Any, bytes]:
         return statistics_of(agent.pipe_id(question)), b""
@@ -42,6 +44,7 @@ def handlers(agent: Agent) -> Mapping[str, Handler]:
 
     lookers = _Lookers(agent)
     return {
+        **looked_at.handlers(agent),
         "notify": on_notify,
         "statistics": on_statistics,
         "top": on_top,

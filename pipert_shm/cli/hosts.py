@@ -25,7 +25,7 @@ def hosts(
 ) -> None:
     """List the hosts whose agents can be reached: labels, versions, and what runs there."""
     from pipert_shm.agents.asking import Asker
-    from pipert_shm.cli.reaching import hub_from
+    from pipert_shm.agents.reaching import hub_from
 
     with Asker(hub_from(hub)) as asker:
         about = asker.hosts()

@@ -50,7 +50,7 @@ def run_hub(folder: Path | None, listen: str | None) -> None:
     :raises HostsError: when the address does not fit, or can't be listened at, or a file can't be read.
     """
     from pipert_shm.agents.hub import Router, run_for_invited
-    from pipert_shm.cli.reaching import hub_of
+    from pipert_shm.agents.reaching import hub_of
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logger = logging.getLogger("hub")

@@ -63,7 +63,7 @@ def _view_far(pipe: str, host: str, routine: str, show: Show) -> None:
     import cv2
 
     from pipert_shm.agents.asking import Asker
-    from pipert_shm.cli.reaching import hub_from
+    from pipert_shm.agents.reaching import hub_from
 
     picture: np.ndarray | None = None
     with Asker(hub_from()) as asker:

@@ -1,17 +1,15 @@
-"""How the command line reaches a hub: by options, or the environment variable PIPERT_HUB."""
+"""How programs and the command line reach a hub: by options, by a text, or by the environment variable PIPERT_HUB."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pipert_shm.agents.names import HUB_VARIABLE
+from pipert_shm.agents.splitting import hub_in
 from pipert_shm.errors import HostsError
-
-if TYPE_CHECKING:
-    from pipert_shm.hosts.session import Hub
-
-VARIABLE = "PIPERT_HUB"
+from pipert_shm.hosts.session import Hub
+from pipert_shm.pipeline_file.reader import YamlFile
 
 
 def hub_of(
@@ -27,8 +25,6 @@ def hub_of(
 
     :raises HostsError: when they don't fit together.
     """
-    from pipert_shm.hosts.session import Hub
-
     try:
         return Hub(connect, listen, ca, certificate, key, host)
     except ValueError as error:
@@ -42,14 +38,9 @@ def hub_from(source: str | None = None) -> Hub:
     :raises HostsError: when there is none, or it does not fit.
     :raises ConfigError: when the file has faults.
     """
-    source = source or os.environ.get(VARIABLE)
+    source = source or os.environ.get(HUB_VARIABLE)
     if not source:
-        raise HostsError(
-            f"say which hub: --hub tcp/HOST:PORT, or --hub FILE.yaml with a section `hosts`, or the same in {VARIABLE}"
-        )
+        raise HostsError(f"say which hub: tcp/HOST:PORT, or FILE.yaml with a section `hosts`, by --hub, or in {HUB_VARIABLE}")
     if source.startswith(("tcp/", "tls/")):
         return hub_of(source)
-    from pipert_shm.agents.splitting import hub_in
-    from pipert_shm.pipeline_file.reader import YamlFile
-
     return hub_in(YamlFile(Path(source)))
