@@ -23,6 +23,7 @@ from pipert_shm.agents.agent import Agent
 from pipert_shm.agents.asking import Asker
 from pipert_shm.agents.hub import Router
 from pipert_shm.agents.kept import Store
+from pipert_shm.agents.names import key_of_token
 from pipert_shm.agents.rollout import Rollout, finish, roll_out
 from pipert_shm.errors import RemoteRefusal
 from pipert_shm.hosts import Hub
@@ -153,6 +154,13 @@ def refuse(its: Stage) -> None:
         double = Agent("edge-1", {}, Hub(connect=its.address), Store(its.directory / "other"), its.logger, command=STUB)
         with double, pytest.raises(HostsError, match=r"a host called 'edge-1' is at the hub already"):
             double.wait()
+        third = Agent("edge-3", {}, Hub(connect=its.address), Store(its.directory / "third"), its.logger, command=STUB)
+        eventually(lambda: "edge-3" in its.states(), "a third agent")
+        with third, Asker(Hub(connect=its.address)) as asker:
+            hidden = asker._session.liveliness().declare_token(key_of_token("edge-3", "0-earlier"))  # until its link was mended
+            with pytest.raises(HostsError, match=r"a host called 'edge-3' is at the hub already"):
+                third.wait()
+            hidden.undeclare()
     print("a second agent of a name is refused")
 
 

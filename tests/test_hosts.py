@@ -166,6 +166,8 @@ def test_with_tls_only_who_has_a_certificate_of_the_authority_gets_a_frame(board
         ({}, "either connect= or listen="),
         ({"connect": "tcp/a:1", "listen": "tcp/b:1"}, "either connect= or listen="),
         ({"connect": "udp/a:1"}, "'tcp/HOST:PORT' or 'tls/HOST:PORT'"),
+        ({"connect": "tcp/a:http"}, "'tcp/HOST:PORT' or 'tls/HOST:PORT'"),
+        ({"connect": "tcp/:7447"}, "'tcp/HOST:PORT' or 'tls/HOST:PORT'"),
         ({"connect": "tls/a:1", "ca": "ca.pem"}, "there is no certificate, key"),
         ({"connect": "tcp/a:1", "ca": "ca.pem"}, "would protect nothing"),
         ({"connect": "tcp/a:1", "window": 65}, "window must be 'auto'"),

@@ -19,7 +19,7 @@ from pipert_shm.agents.asking import Handler, Question, answered
 from pipert_shm.agents.code import sources_of
 from pipert_shm.agents.keeper import COMMAND, Keeper
 from pipert_shm.agents.kept import Kept, Store, Told
-from pipert_shm.agents.link import Link
+from pipert_shm.agents.link import CLOSING_S, Link
 from pipert_shm.agents.names import EVERY, key_of_questions, key_of_token, version
 from pipert_shm.errors import HostsError, RemoteRefusal
 from pipert_shm.hosts.access import check_host_name
@@ -66,6 +66,7 @@ class Agent:
         self._growing = threading.RLock()  # one change of what is kept at a time
         self._keepers: dict[str, Keeper] = {}
         self._declared: list[Any] = []
+        self._answering: list[threading.Thread] = []
         self._handlers: dict[str, Handler] = {
             "about": lambda question: (self.about(), b""),
             "prepare": lambda question: (self._prepare(question), b""),
@@ -114,6 +115,9 @@ class Agent:
             with suppress(Exception):  # the session has ended
                 declared.undeclare()
         self._link.close()
+        deadline = time.monotonic() + CLOSING_S
+        for thread in self._answering:  # one that waits in Zenoh at the end of the process would abort it
+            thread.join(max(deadline - time.monotonic(), 0))
         keepers = list(self._keepers.values())
         if and_pipes:
             with ThreadPoolExecutor(max(len(keepers), 1)) as pool:
@@ -138,7 +142,7 @@ class Agent:
 
     def _connected(self, session: Any) -> None:
         zenoh = load_zenoh()
-        if self._is_double(session, DOUBLE_S):
+        if self._is_double(session, DOUBLE_S, is_new=True):
             return
         self._declared.append(session.liveliness().declare_token(key_of_token(self.name, self._life)))
         if self._is_double(session, 0):  # both came at the same moment: the one that began first stays
@@ -148,15 +152,31 @@ class Agent:
         self._declared.append(queryable)
         self._logger.info("host %s is there", self.name)
         for number in range(AT_ONCE):  # an answer may take minutes, which the end does not wait for
-            threading.Thread(target=self._answer_all, args=(queryable.handler,), name=f"answer-{number}", daemon=True).start()
+            thread = threading.Thread(target=self._answer_all, args=(queryable.handler,), name=f"answer-{number}", daemon=True)
+            self._answering.append(thread)
+            thread.start()
+        self._watch(session)
+
+    def _watch(self, session: Any) -> None:
+        """Ends this agent where one of its name that began earlier comes back: a cut link has hidden it."""
+        zenoh = load_zenoh()
+        tokens = session.liveliness().declare_subscriber(
+            key_of_token(self.name, EVERY), zenoh.handlers.FifoChannel(QUEUED), history=True
+        )
+        self._declared.append(tokens)
+        with suppress(zenoh.ZError):  # at the end
+            while not self._over.is_set():
+                sample = tokens.handler.recv()
+                if sample.kind == zenoh.SampleKind.PUT and not str(sample.key_expr).endswith(self._life):
+                    self._is_double(session, DOUBLE_S)
 
     def _answer_all(self, asked: Any) -> None:
         with suppress(load_zenoh().ZError):  # at the end the channel is closed
             while True:
                 self._answer(asked.recv())
 
-    def _is_double(self, session: Any, patience: float) -> bool:
-        """Whether another agent of this name is alive; then this one ends."""
+    def _is_double(self, session: Any, patience: float, *, is_new: bool = False) -> bool:
+        """Whether another agent of this name is alive; then this one ends, if it is the newer one."""
         deadline = time.monotonic() + patience
         while True:
             others = self._others(session)
@@ -164,7 +184,7 @@ class Agent:
                 return False
             if time.monotonic() >= deadline:
                 break
-        if patience or min(others) < self._life:
+        if is_new or min(others) < self._life:
             self._refusal = f"a host called {self.name!r} is at the hub already; give this one another name"
             self._over.set()
             return True

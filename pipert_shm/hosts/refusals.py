@@ -39,7 +39,7 @@ def why_refused(address: str, ca: str | None, own: tuple[str, str] | None) -> st
         return next((text for alert, text in _SAID.items() if told.endswith(alert)), told)
     except TimeoutError:
         return "no answer"
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:  # the latter two of a name or a port that can't be
         return describe(error)
     return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipert_shm.hosts.certificates import Identity, identity_of
 from pipert_shm.hosts.refusals import why_refused
 
 LEASE_S = 2.0  # of silence after which the link counts as cut
+_ENDS_IN_PORT = re.compile(r"\w+/.*[^:/]:\d{1,5}([?#].*)?")
 SHORTEST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two attempts to connect
 
 
@@ -45,7 +47,7 @@ class Hub:
         if (self.connect is None) == (self.listen is None):
             raise ValueError("give either connect= or listen=, an address such as 'tcp/10.0.0.7:7447'")
         kind = self.address.split("/")[0]
-        if kind not in ("tcp", "tls") or ":" not in self.address:
+        if kind not in ("tcp", "tls") or not _ENDS_IN_PORT.fullmatch(self.address):
             raise ValueError(f"an address is 'tcp/HOST:PORT' or 'tls/HOST:PORT', not {shown(self.address)}")
         for name in filter(None, (self.host, self.peer)):
             check_host_name(name)
