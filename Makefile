@@ -106,7 +106,7 @@ crash-points:
 
 # Every system call of the control plane fails once, with each error number, and an audit after each.
 errno-points: $(VENV)/dev
-	$(BIN)/python tests/errno_points.py
+	$(BIN)/python tests/errno_points.py $(ERRNOS)
 
 # The protocol, checked by Spin (apt-get install spin gcc); model-full takes a quarter of an hour.
 model:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,8 @@ from pipert_shm.agents.agent import Agent
 from pipert_shm.agents.asking import Asker
 from pipert_shm.agents.hub import Router
 from pipert_shm.agents.kept import Store
-from pipert_shm.agents.rollout import Rollout, roll_out
+from pipert_shm.agents.rollout import Rollout, finish, roll_out
+from pipert_shm.errors import RemoteRefusal
 from pipert_shm.hosts import Hub
 from streams import free_port
 from waiting import eventually
@@ -63,7 +65,11 @@ class Stage:
             text = text.replace(old, new)
         file = PipelineFile(Path("yard.yaml"), text)
         with Asker(Hub(connect=self.address)) as asker:
-            return roll_out(file, asker, reachable_only=reachable_only)
+            before = self.kept()
+            rollout = roll_out(file, asker, reachable_only=reachable_only)
+            assert set(before) <= set(self.kept()), "no part ends before all others run"
+            finish(asker, rollout)
+            return rollout
 
     def states(self) -> dict[str, list[str]]:
         """What each host runs."""
@@ -99,6 +105,11 @@ def main() -> None:
         refuse(its)
         assert its.roll_out().changes == {"edge-1": ["+ pipe yard@edge-1"], "gpu-1": ["+ pipe yard@gpu-1"]}
         assert its.states() == {"edge-1": ["running"], "gpu-1": ["running"]}
+        late = {"pipe": "yard", "revision": "late", "text": "", "remotes": [], "replaces": "what ran before that"}
+        with pytest.raises(RemoteRefusal, match="at the same time"):
+            edge._apply(late)
+        answering = [thread for thread in threading.enumerate() if thread.name.startswith("answer-")]
+        assert {thread.daemon for thread in answering} == {True}, "an end waits for no answer"
         first = its.pid("edge-1")
         os.kill(first, signal.SIGKILL)
         eventually(lambda: its.pid("edge-1") != first and its.states()["edge-1"] == ["running"], "the part again")

@@ -1,11 +1,11 @@
 """Errno points: each system call that holds a pipe together is made to fail, once, with each error number it may return.
 
-`python tests/errno_points.py [--part N/M] [--only TEXT]`. The calls are those of `pipert_shm.system.calls`; a point is one of
-them in one process (the parent, the launcher, a flow, a fork server), at one place of the code, and one error number. A run
-without faults finds the places. Then there is a run for each point: build, start, link, tap, attach, a trace, a later build, a
-larger ring, a death, unlink, stop, start, end. After each step the pipe goes on, or the call in question says why not; flows
-that have nothing to do with it keep moving; and when the pipe has ended nothing is left: no process, thread, descriptor or
-segment. It prints how many points there are, and fails where one did not hold.
+`python tests/errno_points.py [--part N/M] [--only TEXT] [--one-each]`. The calls are those of `pipert_shm.system.calls`; a
+point is one of them in one process (the parent, the launcher, a flow, a fork server), at one place of the code, and one error
+number. A run without faults finds the places. Then there is a run for each point: build, start, link, tap, attach, a trace, a
+later build, a larger ring, a death, unlink, stop, start, end. After each step the pipe goes on, or the call in question says
+why not; flows that have nothing to do with it keep moving; and when the pipe has ended nothing is left: no process, thread,
+descriptor or segment. It prints how many points there are, and fails where one did not hold.
 """
 
 from __future__ import annotations
@@ -416,15 +416,20 @@ def outcome(one: Running) -> tuple[str, bool]:
     return ("it hangs\n" * hangs + (out or f"it ended with {status}") if status or hangs else ""), met
 
 
-def find_points(folder: Path) -> list[Point]:
-    """Every place that a run without faults comes by, and every error number that the call may return there."""
+def find_points(folder: Path, *, one_each: bool) -> list[Point]:
+    """Every place that a run without faults comes by, and every error number that the call may return there.
+
+    :param one_each: one number for each place, another one from place to place.
+    """
     (folder / "seen").touch()
     trouble, _ = outcome(ended([start(None, folder, 0)]))
     assert not trouble, f"without a fault: {trouble}"
     places = sorted({tuple(line.split("\t")) for line in (folder / "seen").read_text().splitlines()})
-    return [
-        Point(role, call, place, number) for role, call, place in places if role != "another flow" for number in ERRNOS[call]
-    ]
+    points = []
+    for turn, (role, call, place) in enumerate(place for place in places if place[0] != "another flow"):
+        numbers = ERRNOS[call]
+        points += [Point(role, call, place, number) for number in ((numbers[turn % len(numbers)],) if one_each else numbers)]
+    return points
 
 
 def check_all(points: list[Point], folder: Path, jobs: int) -> int:
@@ -456,12 +461,13 @@ def main() -> int:
     parser.add_argument("--part", default="1/1", help="only this share of the points, such as 2/5")
     parser.add_argument("--only", default="", help="only points that have this text in them")
     parser.add_argument("--jobs", type=int, default=3)
+    parser.add_argument("--one-each", action="store_true", help="one error number for each place, and not each of them")
     parser.add_argument("--list", action="store_true", help="only tell them")
     arguments = parser.parse_args()
     part, parts = map(int, arguments.part.split("/"))
     home, folder = os.getpid(), Path(tempfile.mkdtemp())
     try:
-        points = [point for point in find_points(folder) if arguments.only in str(point)]
+        points = [point for point in find_points(folder, one_each=arguments.one_each) if arguments.only in str(point)]
         if arguments.list:
             print(*points, len(points), sep="\n")
             return 0

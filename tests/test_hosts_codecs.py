@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import random
 from collections.abc import Iterable
 from typing import Any, get_args
@@ -130,6 +132,39 @@ SHORT = b"".join(Ends("none").pieces(np.arange(9)))
 def test_a_damaged_payload_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):  # the text is that of what was damaged
         Ends("none").decode([data])
+
+
+def _head(array: list[Any], pts: Any = None) -> bytes:
+    told = {"pts": pts, "wall_clock": None, "described": [None, 0], "plain": 0, "arrays": [array]}
+    head = json.dumps(told).encode()
+    return b"\0" + len(head).to_bytes(4, "little") + head
+
+
+HUGE_FILM = {"sizes": [4], "first": 0, "key": True, "film": 1, "format": "bgr"}
+HUGE_ZSTD = b"\1\x28\xb5\x2f\xfd\xe0" + (1 << 50).to_bytes(8, "little") + bytes(20)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _head(["|u1", [60000, 60000, 3], "h264", 4, HUGE_FILM]) + b"abcd",
+        _head(["|u1", [64], "h264", 4, HUGE_FILM]) + b"abcd",
+        HUGE_ZSTD,
+        _head(["|u1", [1], "none", 1, None], pts=[1]) + b"a",
+        _head(["|u1", [1], "none", 1, None], pts=10**400) + b"a",
+    ],
+    ids=["huge film", "no picture", "huge zstd", "no time", "huge time"],
+)
+def test_a_payload_that_says_of_itself_what_can_not_be_asks_for_no_memory(data: bytes) -> None:
+    loans: list[int] = []
+
+    def loan(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        loans.append(math.prod(shape))
+        return np.empty(shape, dtype)
+
+    with pytest.raises(ValueError, match=r"."):
+        Decoder().decode([data], meta_of(), loan)
+    assert sum(loans) <= 1
 
 
 def test_a_damaged_film_is_a_value_error_whatever_is_damaged() -> None:

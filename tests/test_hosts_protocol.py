@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipert_shm.hosts.clocks import ClockOffset
-from pipert_shm.hosts.messages import Ack, Bye, Hello, Message, Offset, Said, pack, unpack
+from pipert_shm.hosts.messages import UNKNOWN_NS, VERSION, Ack, Bye, Hello, Message, Offset, Said, pack, unpack
+from pipert_shm.hosts.place import Place
 from pipert_shm.hosts.protocol import LONGEST_PATIENCE, Receiver, Sender
 from pipert_shm.hosts.window import AutoWindow
 
@@ -222,9 +223,57 @@ def test_what_is_said_survives_its_way(one: Said) -> None:
 
 @given(st.binary(max_size=90))
 def test_damaged_bytes_are_no_more_than_a_value_error(data: bytes) -> None:
-    for damaged in (data, b"\1" + data):
+    for damaged in (data, bytes([VERSION]) + data):
         with suppress(ValueError):  # and nothing else
             unpack(damaged)
+
+
+NUMBERS = (0, 1, 2, 3, 7, 1 << 37, (1 << 37) + 1, (1 << 38) - 1, (1 << 63) - 1, (1 << 64) - 1)
+STAMPS = (0, 5, 1, -1, 1 << 62, (1 << 62) + 1, -(1 << 63), (1 << 63) - 1)
+
+
+def strange(rng: random.Random) -> Said:
+    """What an end that is broken, or of ill will, may say."""
+    few = rng.choice((0, 1, 2, 255))
+    epoch, is_it, is_that = rng.randint(1, 3), rng.random() < 0.5, rng.random() < 0.5
+    first, second = rng.choices(NUMBERS, k=2)
+    one, two, three = rng.choices(STAMPS, k=3)
+    offset = Offset(three, rng.choice(NUMBERS)) if is_that else None
+    said: tuple[Said, ...] = (
+        Hello(1, epoch, first, few, is_it, one),
+        Message(1, epoch, first, second, few, is_it, one, two, offset, ()),
+        Ack(9, 1, epoch, first, second, is_it, is_that, few, one, two, three),
+    )
+    return rng.choice(said)
+
+
+@pytest.mark.parametrize("is_lossless", [True, False])
+def test_whatever_numbers_come_both_ends_go_on(is_lossless: bool) -> None:
+    rng = random.Random(20)
+    for _ in range(1500):
+        bear([strange(rng) for _ in range(12)], is_lossless=is_lossless)
+
+
+def bear(strange: list[Said], *, is_lossless: bool) -> None:
+    sender, receiver, clocks = Sender(1, 1, 0, is_lossless=is_lossless), Receiver(9, room=4), ClockOffset()
+    sender.appear(0.0)
+    for now, one in enumerate(strange):
+        try:
+            said = unpack(pack(one), ())
+        except ValueError:
+            continue
+        if isinstance(said, Ack):
+            clocks.note(sent=said.echo_ns, arrived=said.arrived_ns, answered=said.sent_ns, back=5)
+            sender.hear(said, now)
+        elif isinstance(said, Hello | Message):
+            receiver.hear(said, 5)
+        if sender.has_room:
+            sender.offer(0, (), now, UNKNOWN_NS)
+        sender.wake(now)
+        if receiver.waiting:
+            assert Place(0).move(receiver.take().number).take(is_odd=True).word < 1 << 64, "it fits into its counter"
+        for out in (*sender.say(5, clocks.offset(5)), *receiver.say(5)):
+            pack(out)
 
 
 @given(

@@ -25,7 +25,7 @@ from pipert_shm.errors import HostsError, RemoteRefusal
 from pipert_shm.hosts.access import check_host_name
 from pipert_shm.hosts.session import LEASE_S, Hub, load_zenoh
 
-AT_ONCE = 96  # questions that are answered side by side; up to 64 of them wait for taps
+AT_ONCE = 96  # questions that are answered side by side, each on a thread; up to 64 of them wait for taps
 QUEUED = 256  # that wait
 LOOK_S = 1.0  # that the hub has to say who is called like us
 DOUBLE_S = LEASE_S + 1  # after which another one of the same name is alive, and no remains
@@ -66,6 +66,8 @@ class Agent:
         self._growing = threading.RLock()  # one change of what is kept at a time
         self._keepers: dict[str, Keeper] = {}
         self._declared: list[Any] = []
+        self._counting = threading.Lock()
+        self._answering = self._idle = 0  # threads that answer, and those of them that wait for a question
         self._handlers: dict[str, Handler] = {
             "about": lambda question: (self.about(), b""),
             "prepare": lambda question: (self._prepare(question), b""),
@@ -75,7 +77,6 @@ class Agent:
             **more(self),
         }
         self._lock = self._locked()
-        self._pool = ThreadPoolExecutor(AT_ONCE, "answer")
         kept, unreadable = store.load()
         for line in unreadable:
             logger.error("%s", line)
@@ -115,7 +116,6 @@ class Agent:
             with suppress(Exception):  # the session has ended
                 declared.undeclare()
         self._link.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
         keepers = list(self._keepers.values())
         if and_pipes:
             with ThreadPoolExecutor(max(len(keepers), 1)) as pool:
@@ -149,9 +149,25 @@ class Agent:
         queryable = session.declare_queryable(key, zenoh.handlers.FifoChannel(QUEUED))
         self._declared.append(queryable)
         self._logger.info("host %s is there", self.name)
-        with suppress(zenoh.ZError, RuntimeError):  # at the end: the channel is closed, and the pool, too
+        self._answer_beside(queryable.handler)
+
+    def _answer_beside(self, asked: Any) -> None:
+        """Answers on one more thread. It is a daemon, since an answer may take minutes, which the end does not wait for."""
+        self._answering += 1
+        self._idle += 1
+        threading.Thread(target=self._answer_all, args=(asked,), name=f"answer-{self._answering}", daemon=True).start()
+
+    def _answer_all(self, asked: Any) -> None:
+        with suppress(load_zenoh().ZError):  # at the end the channel is closed
             while True:
-                self._pool.submit(self._answer, queryable.handler.recv())
+                query = asked.recv()
+                with self._counting:
+                    self._idle -= 1
+                    if not self._idle and self._answering < AT_ONCE:  # somebody has to hear the next question
+                        self._answer_beside(asked)
+                self._answer(query)
+                with self._counting:
+                    self._idle += 1
 
     def _is_double(self, session: Any, patience: float) -> bool:
         """Whether another agent of this name is alive; then this one ends."""
@@ -240,6 +256,7 @@ class Agent:
             keeper = self._keepers.get(pipe)
             if keeper is not None and keeper.state in ("running", "ended") and keeper.kept.now == told:
                 return []  # the answer to the same question was lost
+            self._check_replaced(question, keeper)
             if keeper is not None and keeper.state == "running":
                 return keeper.change(told)
             if keeper is not None:
@@ -253,6 +270,13 @@ class Agent:
                 self._put_back(keeper, fresh)
                 raise
             return [f"+ pipe {fresh.name}"]
+
+    @staticmethod
+    def _check_replaced(question: Question, keeper: Keeper | None) -> None:
+        """:raises RemoteRefusal: when it does not run any more what it ran when the one who asks has looked."""
+        now = None if keeper is None else keeper.kept.now.revision
+        if "replaces" in question and now not in (question["replaces"], question["revision"]):
+            raise RemoteRefusal("another file was applied to this pipe at the same time: say it again")
 
     def _put_back(self, before: Keeper | None, fresh: Keeper) -> None:
         """Makes what could not be started as it was before."""

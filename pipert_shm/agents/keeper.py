@@ -24,7 +24,7 @@ from pipert_shm.agents.names import pipe_on
 from pipert_shm.agents.splitting import reachable
 from pipert_shm.applying.service import KIND, question
 from pipert_shm.attached import Attached, attach
-from pipert_shm.errors import ConfigError, Fault, HostsError, PipeStateError
+from pipert_shm.errors import ConfigError, Fault, HostsError, PipeStateError, describe
 from pipert_shm.hosts.session import Hub
 
 State = Literal["starting", "running", "waiting", "ended", "failed", "stopped"]
@@ -55,6 +55,7 @@ class Keeper:
         self._is_over = False
         self._is_new = False  # so that a first start that fails is the last
         self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None  # that this agent has started
 
     # ---- for those who were told something --------------------------------------------------------
 
@@ -71,12 +72,15 @@ class Keeper:
         :raises HostsError: when it can't be started.
         """
         self._is_new, self._is_over = True, False
+        is_found = self._runs()
         self._set("starting")
         self.begin()
         with self._changed:
             self._changed.wait_for(lambda: self.state != "starting", START_S)
             state, error = self.state, self.error
         self._is_new = False
+        if state == "running" and is_found:
+            self._take_over()
         if state in ("running", "ended"):
             return
         if state == "starting":
@@ -85,6 +89,14 @@ class Keeper:
         if self._faults:
             raise ConfigError([Fault(f"{self.kept.pipe}.yaml", 0, field, message) for field, message in self._faults])
         raise HostsError(error)
+
+    def _take_over(self) -> None:
+        """Brings a pipe that ran already, though nothing was kept of it, to what it is told."""
+        try:
+            self.change(self.kept.now)
+        except BaseException:
+            self.leave()
+            raise
 
     def check(self, text: str, remotes: tuple[str, ...]) -> None:
         """Checks a pipeline in a process of its own, without running it.
@@ -182,54 +194,61 @@ class Keeper:
 
     def _keep(self) -> None:
         """The thread: from one life of the process to the next."""
-        deaths, is_found = 0, self._runs()
+        deaths = 0
         while not self._is_over:
             began = time.monotonic()
-            process = None
-            if is_found:
-                self._logger.info("pipe %s runs", self.name)
-                self._set("running")
-                is_found = False
-            else:
-                self._set("starting")
-                process = self._launched()
-            self._await_end(process)
-            if self._is_over or self._is_done():
-                return
+            try:
+                if self._has_lived():
+                    return
+            except Exception as error:  # such as a full disk, or a file of another version: it may be mended
+                self._set("failed" if self._is_new else "waiting", f"it can't be started: {describe(error)}")
+                if self._is_new:
+                    return
             deaths = 1 if time.monotonic() - began > LONG_ENOUGH else deaths + 1
-            wait = min(SHORTEST_S * 2**deaths, LONGEST_S)
+            wait = wait_after(deaths)
             self._logger.warning("pipe %s has died (%s), and is started again in %.1f s", self.name, self.error, wait)
             with self._changed:
                 self._changed.wait_for(lambda: self._is_over, wait)
 
-    def _launched(self) -> subprocess.Popen[bytes] | None:
-        """Starts the process, and waits until it says that all routines run, or ends; None where it can't be started."""
+    def _has_lived(self) -> bool:
+        """One life of the process, which is found or started. Returns whether it is the last one."""
+        process = None
+        if self._runs():
+            self._logger.info("pipe %s runs", self.name)
+            self._set("running")
+        else:
+            self._set("starting")
+            process = self._launched()
+        self._await_end(process)
+        return self._is_over or self._is_done()
+
+    def _launched(self) -> subprocess.Popen[bytes]:
+        """Starts the process, and waits until it says that all routines run, or ends.
+
+        :raises Exception: when it can't be started.
+        """
         told = self.kept.now
-        try:
-            file = self._store.write(self.kept.pipe, "yaml", reachable(told.text, list(told.remotes), self._hub))
-            outcome = self._store.path(self.kept.pipe, "outcome")
-            outcome.unlink(missing_ok=True)
-            lock = os.open(self._store.path(self.kept.pipe, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            ready, theirs = os.pipe2(os.O_CLOEXEC)
-        except OSError as error:
-            self._set("waiting", f"it can't be started: {error}")
-            return None
-        try:
-            process = subprocess.Popen(
-                [*self._command, file, outcome, str(lock), str(theirs)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(lock, theirs),
-                start_new_session=True,
-            )
-        except OSError as error:
-            os.close(ready)
-            self._set("waiting", f"it can't be started: {error}")
-            return None
-        finally:
-            os.close(lock)
-            os.close(theirs)
+        file = self._store.write(self.kept.pipe, "yaml", reachable(told.text, list(told.remotes), self._hub))
+        outcome = self._store.path(self.kept.pipe, "outcome")
+        outcome.unlink(missing_ok=True)
+        lock = os.open(self._store.path(self.kept.pipe, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ready, theirs = os.pipe2(os.O_CLOEXEC)
         with open(ready, "rb") as end:
+            try:
+                process = subprocess.Popen(
+                    [*self._command, file, outcome, str(lock), str(theirs)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(lock, theirs),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(lock)
+                os.close(theirs)
+            with self._changed:
+                self._process = process
+                if self._is_over:
+                    process.terminate()
             is_up = bool(end.read(1))
         if is_up:
             self._logger.info("pipe %s has been started, and runs", self.name)
@@ -240,6 +259,8 @@ class Keeper:
         """Until no process of the pipe is left."""
         if process is not None:
             process.wait()
+            with self._changed:
+                self._process = None
         with self._lock() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
 
@@ -260,7 +281,10 @@ class Keeper:
         state = self._note_outcome(path.read_text(encoding="utf-8") if path.exists() else "")
         if state == "ended":
             self._logger.info("pipe %s has come to its end", self.name)
-            self._keep_in_mind(self.kept.ended())
+            try:
+                self._keep_in_mind(self.kept.ended())
+            except OSError as error:
+                self._logger.error("that pipe %s has ended can't be kept, so the next agent starts it: %s", self.name, error)
             self._set("ended")
             return True
         self._set("failed" if self._is_new else "waiting", self.error)
@@ -279,6 +303,11 @@ class Keeper:
 
     def _signal(self, number: int) -> None:
         """Sends a signal to the process that runs the pipe, if one does."""
+        with self._changed:
+            own = self._process
+        if own is not None:  # it may not have said its number yet
+            own.send_signal(number)
+            return
         if not self._runs():
             return
         with suppress(OSError, ValueError):  # it has ended meanwhile
@@ -288,3 +317,12 @@ class Keeper:
                     signal.pidfd_send_signal(process, number)
             finally:
                 os.close(process)
+
+
+def wait_after(deaths: int) -> float:
+    """Seconds from a death to the next start.
+
+    >>> [wait_after(deaths) for deaths in (1, 2, 3, 10_000)]
+    [0.5, 1.0, 2.0, 30.0]
+    """
+    return min(SHORTEST_S * float(1 << min(deaths, 16)), LONGEST_S)

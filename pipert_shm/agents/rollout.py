@@ -31,6 +31,7 @@ class Rollout:
         here: the part of the host where it was said; None if no flow runs there.
         changes: what each host has done or would do, a line each.
         missing: hosts that could not be reached, and have to be told later.
+        leaving: hosts that the file no longer names. `finish` ends their parts.
         done: the revision that each host has now got.
     """
 
@@ -38,6 +39,7 @@ class Rollout:
     here: Part | None = None
     changes: dict[str, list[str]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    leaving: list[str] = field(default_factory=list)
     done: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,7 +65,7 @@ def roll_out(
 ) -> Rollout:
     """Has each host apply its part. If one fails, all are put back.
 
-    Hosts whose agents run a part of this pipe, and that the file no longer names, end it.
+    Hosts whose agents run a part of this pipe, and that the file no longer names, go on until `finish`.
 
     :param dry_run: only look what would change.
     :param reachable_only: leave out hosts that can't be reached. By default nothing is done then.
@@ -82,24 +84,21 @@ def roll_out(
     for host in result.missing:
         del parts[host]
     revision = secrets.token_hex(8)
-    leaving = sorted(host for host, its in about.items() if file.pipe_name in its["pipes"] and host not in parts)
+    result.leaving = sorted(host for host, its in about.items() if file.pipe_name in its["pipes"] and host not in parts)
     result.changes = _prepared(file, asker, parts, result.here, revision, check=dry_run)
-    result.changes |= {host: [f"- pipe {about[host]['pipes'][file.pipe_name]['name']}"] for host in leaving}
+    result.changes |= {host: [f"- pipe {about[host]['pipes'][file.pipe_name]['name']}"] for host in result.leaving}
     check_here(result)
-    if dry_run:
-        return result
-    answers = asker.ask_again({host: {"kind": "apply", **_told(file, part, revision)} for host, part in parts.items()}, APPLY_S)
-    faults = _faults(file, parts, answers)
-    result.done = {host: revision for host in answers}
-    if faults:
-        failures = take_back(asker, result)
-        after = (
-            "all hosts are as they were before" if not failures else f"and not all is as it was before: {'; '.join(failures)}"
-        )
-        raise ConfigError([*faults, file.fault(("hosts",), after)])
-    result.changes |= {host: answer.value for host, answer in answers.items()}
-    result.missing += [host for host, answer in remove(asker, file.pipe_name, leaving).items() if answer.error]
+    if not dry_run:
+        replaced = {host: about[host]["pipes"].get(file.pipe_name, {}).get("revision") for host in parts}
+        _apply(file, asker, parts, result, revision, replaced)
     return result
+
+
+def finish(asker: Asker, rollout: Rollout) -> None:
+    """Ends the parts of hosts that the file no longer names, when all others run what it says."""
+    for host, answer in remove(asker, rollout.pipe, rollout.leaving).items():
+        if answer.error:
+            rollout.missing.append(host)
 
 
 def take_back(asker: Asker, rollout: Rollout) -> list[str]:
@@ -193,6 +192,34 @@ def _prepared(
     ]
     _refuse(faults)
     return {host: answer.value["changes"] for host, answer in answers.items()}
+
+
+def _apply(
+    file: PipelineFile,
+    asker: Asker,
+    parts: Mapping[str, Part],
+    result: Rollout,
+    revision: str,
+    replaced: Mapping[str, str | None],
+) -> None:
+    """Has each host apply its part, and notes it in the result.
+
+    :param replaced: the revision that each host had when it was looked at.
+    :raises ConfigError: when one can't. All were put back, or it says which could not be.
+    """
+    answers = asker.ask_again(
+        {host: {"kind": "apply", "replaces": replaced[host], **_told(file, part, revision)} for host, part in parts.items()},
+        APPLY_S,
+    )
+    faults = _faults(file, parts, answers)
+    result.done = dict.fromkeys(answers, revision)
+    if faults:
+        failures = take_back(asker, result)
+        after = (
+            "all hosts are as they were before" if not failures else f"and not all is as it was before: {'; '.join(failures)}"
+        )
+        raise ConfigError([*faults, file.fault(("hosts",), after)])
+    result.changes |= {host: answer.value for host, answer in answers.items()}
 
 
 def _faults(file: PipelineFile, parts: Mapping[str, Part], answers: Mapping[str, Answer]) -> list[Fault]:

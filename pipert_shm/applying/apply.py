@@ -52,7 +52,7 @@ def apply_pipeline(
     :param pipe: one that `PipelineFile.make_pipe()` made, and that is built.
     :param file: the file, or its path.
     :param dry_run: only look what differs.
-    :param patience: seconds that `setup()` of the new routines may take.
+    :param patience: seconds that `setup()` of the new routines may take, besides a second for each flow that is started.
     :raises ConfigError: when the file has faults, or asks for what can't be changed while the pipe runs, which a dry run just
         tells. Nothing was touched.
     :raises NotApplied: when a step fails: a `setup()` raises or takes too long, a flow dies, a wire can't be linked, there is
@@ -83,7 +83,7 @@ def apply_pipeline(
 def await_setup(pipe: Pipe, patience: float = PATIENCE) -> str:
     """Waits until `setup()` of all routines of a pipe that was just started has returned. Returns the pipe's id.
 
-    :param patience: seconds that it may take.
+    :param patience: seconds that it may take, besides a second for each flow.
     :raises RoutineError: when it has raised.
     :raises FlowDied: when a flow died before.
     :raises PipeStateError: when the pipe is not built or has ended, or it takes too long.

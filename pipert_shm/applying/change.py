@@ -242,13 +242,15 @@ class Change:
         """Starts the routines of flows, but not those that somebody has stopped. In a pipe that is not started, none."""
         if not self._is_started:
             return
-        plan = self._session.plan
-        for name in flows:
-            members = [item.name for one in plan.replicas.get(name, (name,)) for item in plan.flows[one]]
-            resting = self._at_rest.intersection(members) if name in self._work.difference.replaced else set()
-            starting = [member for member in members if member not in resting]
-            for member in starting:
-                self._pipe._notify(START_EVENT_NAME, None, member, {})
+        plan, replaced = self._session.plan, self._replicas_of(self._work.difference.replaced)
+        starting: dict[str, Iterable[str]] = {}
+        for name in self._replicas_of(flows):
+            resting = self._at_rest if name in replaced else ()
+            members = [item.name for item in plan.flows[name] if item.name not in resting]
+            if members:
+                starting[name] = members
+        if starting:
+            self._pipe._notify(START_EVENT_NAME, starting, None, {})
 
     def _replicas_of(self, flows: Iterable[str]) -> tuple[str, ...]:
         """The flows as the launcher knows them."""

@@ -249,7 +249,7 @@ def place_of(file: PipelineFile, pair: Pair) -> Where:
     for number, wire in enumerate(file.settings.wires):
         if wire.source == pair[0] and pair[1] in wire.destinations:
             return "wires", number
-    flow = shape_of(file.settings).flow_of.get(pair[0])
+    flow = next((name for name, its in file.settings.flows.items() if pair[0] in its.routines), None)
     return ("wires",) if flow is None else ("flows", flow)
 
 

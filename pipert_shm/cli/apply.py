@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipert_shm.pipeline_file.loading import PipelineFile
 
 PATIENCE = 600.0  # seconds: each setup() may take a minute, there and back
+FOR_EACH = 4.0  # seconds more for each flow: it may take one to be forked, and one to run; there and back
 
 EXAMPLES = examples(
     "pipert-shm apply yard.yaml                      the pipe that `pipert-shm run yard.yaml` runs",
@@ -93,14 +94,15 @@ def apply_file(path: Path, to: str | None, *, dry_run: bool, token: str | None) 
 
     file = PipelineFile(path)  # its faults are told here, before anybody is asked
     text = path.read_text(encoding="utf-8")
+    patience = PATIENCE + FOR_EACH * sum(flow.replicas for flow in file.settings.flows.values())
     if to is not None and is_url(to):
         url = to if "://" in to else f"http://{to}"
         asked = f"/pipeline?{urlencode({'dry_run': json.dumps(dry_run)})}"
-        answer: dict[str, Any] = call_http(url, asked, token=token, body=text.encode(), method="PUT", patience=PATIENCE)
+        answer: dict[str, Any] = call_http(url, asked, token=token, body=text.encode(), method="PUT", patience=patience)
         return answer
     with attach(to or pipe_of(file)) as pipe:
         asking = question(text, str(path), file.real_path, dry_run=dry_run)
-        told: dict[str, Any] = json.loads(pipe.relay(KIND, asking, timeout=PATIENCE))
+        told: dict[str, Any] = json.loads(pipe.relay(KIND, asking, timeout=patience))
         return told
 
 

@@ -1,7 +1,7 @@
 """Files whose flows are for several hosts: `pipert-shm run` and `apply` of them.
 
 A process that has had a session of Zenoh can't fork flows that open one. So `run` leaves the other hosts to a process of its
-own: `python -m pipert_shm.cli.several FILE`, or `--take-back` with what that has told.
+own: `python -m pipert_shm.cli.several FILE`, or `--take-back` or `--finish` with what that has told.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool) -
     :raises UnknownTarget: when flows are for this host, and no pipe of the file runs here.
     """
     from pipert_shm.agents.asking import Asker
-    from pipert_shm.agents.rollout import roll_out, take_back
+    from pipert_shm.agents.rollout import finish, roll_out, take_back
     from pipert_shm.agents.splitting import hub_by
 
     assert file.settings.hosts is not None
@@ -55,6 +55,7 @@ def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool) -
             for failure in take_back(asker, rollout):
                 say(f"pipert-shm: not put back: {failure}")
             raise
+        finish(asker, rollout)
         return _told(file, rollout, own, dry_run=False)
 
 
@@ -129,6 +130,10 @@ def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None, *, check: bool
         nonlocal is_up
         await_setup(pipe)
         is_up = True
+        if told["leaving"]:
+            ended = _elsewhere("--finish", str(file.path), stdin=json.dumps({"pipe": told["pipe"], "leaving": told["leaving"]}))
+            for line in ended["lines"]:
+                say(f"pipert-shm: {line}")
 
     try:
         return run(file.path, api, started, text=told["text"], hosts=list(told["done"]))
@@ -175,7 +180,7 @@ def main(arguments: list[str]) -> int:
 
 def _main(arguments: list[str]) -> Mapping[str, Any]:
     from pipert_shm.agents.asking import Asker
-    from pipert_shm.agents.rollout import Rollout, roll_out, take_back
+    from pipert_shm.agents.rollout import Rollout, finish, roll_out, take_back
     from pipert_shm.agents.splitting import hub_by
 
     file = PipelineFile(arguments[-1])
@@ -186,11 +191,18 @@ def _main(arguments: list[str]) -> Mapping[str, Any]:
             for failure in take_back(asker, Rollout(asked["pipe"], done=asked["done"])):
                 say(f"pipert-shm: not put back: {failure}")
             return {}
+        if arguments[0] == "--finish":
+            ending = Rollout(**json.load(sys.stdin))
+            finish(asker, ending)
+            return {"lines": _told(file, ending, [], dry_run=False)["changes"]}
         rollout = roll_out(file, asker)
         text = None if rollout.here is None else _text_here(file, rollout)
+        if text is None:
+            finish(asker, rollout)
         return {
             "pipe": rollout.pipe,
             "done": rollout.done,
+            "leaving": rollout.leaving,
             "text": text,
             "lines": _told(file, rollout, [], dry_run=False)["changes"],
         }

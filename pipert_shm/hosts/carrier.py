@@ -18,6 +18,7 @@ from pipert_shm.hosts.session import Hub as Hub
 
 FAREWELL = 1.0  # seconds that the end waits for a thread
 LONGEST_CLOSE = 12.0  # seconds that Zenoh takes to close a session whose link is cut, at the most
+LONGEST_END = 20  # digits of an end's token
 QUEUED = 128  # samples that Zenoh keeps for us
 _PIECE = struct.Struct("<IHH")  # the number of a message, the place of this piece in it, and how many there are
 SETTINGS = {
@@ -147,7 +148,7 @@ class Carrier:
             while True:
                 sample = handler.recv()
                 name = str(sample.key_expr).rsplit("/", 1)[1]
-                if name.isdecimal():
+                if name.isdecimal() and len(name) <= LONGEST_END:
                     self._listener(Presence(int(name), sample.kind == self._zenoh.SampleKind.PUT))
 
     def hold(self, pieces: Iterable[bytes]) -> list[Any]:

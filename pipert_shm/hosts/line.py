@@ -46,6 +46,7 @@ class Line(ABC):
         self._gone: tuple[int, float] | None = None  # whose loss is to be told, unless another comes by then
         self._is_lost = False  # whether it was told to be unreachable, and none is there since
         self._news: list[str] = []
+        self._damaged = 0
         self.carrier = Carrier(hub, key, role, self.end, self._listen, logger)
         self._thread = threading.Thread(target=self._run, name="hosts-line", daemon=True)
         self._thread.start()
@@ -147,7 +148,11 @@ class Line(ABC):
         try:
             said = unpack(event.head, event.body)
         except ValueError as error:
-            self._logger.warning("the wire %r between hosts carries %s; it is left out", self._key, error)
+            self._damaged += 1
+            if self._damaged.bit_count() == 1:  # the first, the second, the fourth, and so on: another version may send many
+                self._logger.warning(
+                    "the wire %r between hosts carries %s; it is left out (%d so far)", self._key, error, self._damaged
+                )
             return
         if isinstance(said, Bye):
             if self._gone is not None and self._gone[0] == said.end:

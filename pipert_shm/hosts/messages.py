@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 VERSION = 2
+MOST_NUMBER = 1 << 37  # of a message: what a receiver keeps of its place has 38 bits for those after it
+UNKNOWN_NS = (1 << 63) - 1  # uncertainty of a capture time where the clocks were never compared
+MOST_NS = 1 << 62  # of a stamp, either way: differences of two still fit into 64 bits
 EPOCH_BITS = 20  # of a sender's token: its stream, and then which process of the sender it is
 
 _HELLO = struct.Struct("<BBQIQB?q")
@@ -151,8 +154,14 @@ def unpack(data: bytes, body: Any = None) -> Said:
     """What `pack` made bytes of.
 
     :param body: of a message.
-    :raises ValueError: when they are no such bytes, or of another version.
+    :raises ValueError: when they are no such bytes, are of another version, or have numbers in them that no end says.
     """
+    said = _unpacked(data, body)
+    _check(said)
+    return said
+
+
+def _unpacked(data: bytes, body: Any) -> Said:
     if len(data) < 2 or data[0] != VERSION:
         raise ValueError(f"{len(data)} bytes of another program, or of another version of this one")
     try:
@@ -172,6 +181,25 @@ def unpack(data: bytes, body: Any = None) -> Said:
     except struct.error as error:
         raise ValueError(f"a damaged message: {error}") from None
     raise ValueError(f"a message of an unknown kind, {data[1]}")
+
+
+def _check(said: Said) -> None:
+    """:raises ValueError: when a number in it is one that the protocol could not go on with."""
+    numbers: tuple[int, ...]
+    stamps: tuple[int, ...]
+    match said:
+        case Hello():
+            numbers, stamps, count = (said.base,), (said.sent_ns,), said.window
+        case Message():
+            numbers, count = (said.base, said.number), said.window
+            stamps = said.sent_ns, said.captured_ns, said.offset.ns if said.offset else 0
+        case Ack():
+            numbers, count = (said.accepted, said.consumed), said.room
+            stamps = said.echo_ns, said.arrived_ns, said.sent_ns
+        case _:
+            return
+    if max(numbers) > MOST_NUMBER or max(map(abs, stamps)) > MOST_NS or count == 0:
+        raise ValueError(f"a damaged message: {type(said).__name__} with numbers {numbers}, stamps {stamps}, room for {count}")
 
 
 def _hello(data: bytes) -> Hello:

@@ -18,7 +18,7 @@ import numpy as np
 from pipert_shm.data import FORMATS, Meta
 from pipert_shm.errors import PayloadError
 from pipert_shm.extras import to_install
-from pipert_shm.hosts.films import check_film
+from pipert_shm.hosts.films import DECODERS, LARGEST, check_film
 from pipert_shm.video.recorded import json_from_payload
 
 Codec = Literal["none", "jpeg", "zstd", "h264", "h265", "auto"]
@@ -141,8 +141,8 @@ class Reading:
             zstandard = _zstandard()
             try:
                 whole = zstandard.decompress(b"".join([self._rest, *self._pieces]))
-            except zstandard.ZstdError as error:
-                raise ValueError(f"no payload: {error}") from error
+            except (zstandard.ZstdError, MemoryError) as error:
+                raise ValueError(f"no payload: {str(error) or 'it says that it is larger than the memory'}") from error
             self._rest, self._pieces = memoryview(whole)[1:], iter(())
 
     def _next(self) -> bool:
@@ -203,8 +203,11 @@ class Reading:
 
 
 def apply_told(told: dict[str, Any], meta: Meta) -> None:
-    """Sets what the sender knew of the message."""
-    meta.pts, meta.wall_clock = told["pts"], told["wall_clock"]
+    """Sets what the sender knew of the message.
+
+    :raises ValueError, TypeError, OverflowError: when a time of it is no number.
+    """
+    meta.pts, meta.wall_clock = (None if time is None else float(time) for time in (told["pts"], told["wall_clock"]))
     format, rows = told["described"]
     if format in FORMATS:
         meta.describe(format, rows)
@@ -213,11 +216,14 @@ def apply_told(told: dict[str, Any], meta: Meta) -> None:
 def checked_layout(dtype: Any, shape: Any, length: Any, codec: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """The dtype and shape of an array that a head tells of.
 
-    :raises ValueError: when there is no such array, or a raw one has another length.
+    :raises ValueError: when there is no such array, a raw one has another length, or one of a film is larger than its pictures
+        can be: its memory is asked for before the film is decoded.
     """
     kind, sides = np.dtype(str(dtype)), tuple(map(int, shape))
     if kind.kind not in KINDS or min(sides, default=0) < 0:
         raise ValueError(f"an array {sides} of dtype {kind}")
     if codec == "none" and length != math.prod(sides) * kind.itemsize:
         raise ValueError(f"{length} bytes for an array {sides} of {kind}")
+    if codec in DECODERS and not (len(sides) in (2, 3) and max(sides) <= LARGEST and sides[2:] in ((), (1,), (3,))):
+        raise ValueError(f"a picture {sides} of a film")
     return kind, sides

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pipert_shm.hosts.messages import Ack, Hello, Message, Offset
+from pipert_shm.hosts.messages import UNKNOWN_NS, Ack, Hello, Message, Offset
 
 FIRST_PATIENCE = 0.5  # seconds without progress after which a sender asks again; doubled each time
 LONGEST_PATIENCE = 4.0
@@ -183,7 +183,7 @@ class Sender:
                 self.is_lossless,
                 now_ns,
                 held.captured_ns,
-                None if offset is None else Offset(offset.ns, offset.uncertainty_ns + held.uncertainty_ns),
+                None if offset is None else Offset(offset.ns, min(offset.uncertainty_ns + held.uncertainty_ns, UNKNOWN_NS)),
                 held.body,
             )
 

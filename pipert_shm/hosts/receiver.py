@@ -11,7 +11,7 @@ from pipert_shm.binding import now_ns
 from pipert_shm.hosts.carrier import Hub
 from pipert_shm.hosts.decoding import Decoder
 from pipert_shm.hosts.line import Line, Tell
-from pipert_shm.hosts.messages import EPOCH_BITS, Hello, Message, Refresh, Said, Taken
+from pipert_shm.hosts.messages import EPOCH_BITS, UNKNOWN_NS, Hello, Message, Refresh, Said, Taken
 from pipert_shm.hosts.place import Place
 from pipert_shm.hosts.protocol import Receiver, Waiting
 from pipert_shm.hosts.remote import Remote
@@ -20,7 +20,6 @@ from pipert_shm.limits import check_count, check_seconds
 from pipert_shm.routine import SourceRoutine
 from pipert_shm.shm.slots import Stopping
 
-UNKNOWN_NS = (1 << 63) - 1  # uncertainty of a capture time where the clocks were never compared
 REST = 0.5  # seconds after which a call returns without a message
 ASK_AGAIN = 0.5  # seconds after which a key frame is asked for again
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from pipert_shm.control.channel import Received
 from pipert_shm.control.dispatch import Dispatch
@@ -34,6 +35,20 @@ from pipert_shm.shm.states import EndReason
 OFF_TRIAL = 5.0  # seconds that a flow which dies in a change waits for its restart besides
 
 
+@dataclass(slots=True)
+class _Wait:
+    """Waits until flows run.
+
+    Attributes:
+        set_up: whether for `setup()`, too, of each routine that is to run.
+        missing: the flows that don't run yet.
+    """
+
+    flows: frozenset[Flow]
+    set_up: bool
+    missing: set[Flow] = field(default_factory=set)
+
+
 class Changes:
     """Makes the steps of a change, and knows what each of them waits for.
 
@@ -62,7 +77,7 @@ class Changes:
         self._held: list[RoutinePlan] = []  # routines that are kept from ending
         self._set_up: dict[int, int] = {}  # by a routine's `origin`: the last run whose setup() has returned
         self._causes: dict[int, str] = {}  # likewise: why it has failed
-        self._waits: dict[int, tuple[list[Flow], bool]] = {}  # by question; with whether it waits for setup()
+        self._waits: dict[int, _Wait] = {}  # by question
         self._on_trial: set[Flow] = set()  # since the change began
         self._settings: dict[int, Flow] = {}  # by question
 
@@ -182,20 +197,36 @@ class Changes:
     # ---- until they run --------------------------------------------------------------------------
 
     def _await_runs(self, message: AwaitRuns, received: Received) -> None:
-        flows = [self._roster.flows[name] for name in message.flows]
-        self._waits[received.question] = flows, message.set_up
+        flows = frozenset(self._roster.flows[name] for name in message.flows)
+        self._waits[received.question] = _Wait(flows, message.set_up)
         self._on_trial.update(flows)
-        self.look()
+        for flow in flows:
+            self._look_for(received.question, flow)
+        self._answer_if_all_run(received.question)
 
-    def look(self) -> None:
-        """Answers what has come about."""
-        for question, (flows, set_up) in list(self._waits.items()):
-            failure = next((failure for flow in flows if (failure := self._failure_of(flow, set_up))), None)
-            if failure is not None:
-                self._give_up(question, failure)
-            elif all(self._runs(flow, set_up) for flow in flows):
-                del self._waits[question]
-                self._parent.tell(Answer(), question)
+    def look(self, flow: Flow) -> None:
+        """Answers what has come about, since something of the flow has changed."""
+        for question in list(self._waits):
+            self._look_for(question, flow)
+            self._answer_if_all_run(question)
+
+    def _look_for(self, question: int, flow: Flow) -> None:
+        wait = self._waits.get(question)
+        if wait is None or flow not in wait.flows:
+            return
+        failure = self._failure_of(flow, wait.set_up)
+        if failure is not None:
+            self._give_up(question, failure)
+        elif self._runs(flow, wait.set_up):
+            wait.missing.discard(flow)
+        else:
+            wait.missing.add(flow)
+
+    def _answer_if_all_run(self, question: int) -> None:
+        wait = self._waits.get(question)
+        if wait is not None and not wait.missing:
+            del self._waits[question]
+            self._parent.tell(Answer(), question)
 
     def _give_up(self, question: int, failure: PipertError) -> None:
         del self._waits[question]
@@ -223,11 +254,11 @@ class Changes:
         self._lifecycle.note_state(message)
         if message.cause:
             self._causes[self._roster.plan.routines[message.routine].origin] = message.cause
-        self.look()
+        self.look(self._roster.flow_at(message.routine))
 
     def _note_set_up(self, message: SetUp) -> None:
         self._set_up[self._roster.plan.routines[message.routine].origin] = message.run
-        self.look()
+        self.look(self._roster.flow_at(message.routine))
 
     def note_down(self, flow: Flow) -> None:
         """Notes that a flow has lost its process, or got none."""
@@ -239,11 +270,13 @@ class Changes:
         for question in [question for question, asked in self._settings.items() if asked is flow]:
             del self._settings[question]
             self._parent.tell(Answer(), question)  # the next process begins with these parameters
+        for wait in self._waits.values():
+            wait.missing |= wait.flows & {flow}
         if flow.ended_by is EndReason.ORDER:
             return
         if self._lifecycle.changing and flow in self._on_trial and flow.restart_at is not None:
             flow.restart_at += OFF_TRIAL  # it is put back before, or replaced
-        for question in [question for question, (flows, set_up) in self._waits.items() if set_up and flow in flows]:
+        for question in [question for question, wait in self._waits.items() if wait.set_up and flow in wait.flows]:
             how = str(flow.died()) if flow.ended_by is not EndReason.START else f"flow {flow.name!r} can't be started"
             self._give_up(question, FlowDied(flow.name, flow.exit_code, how.removeprefix(f"flow {flow.name!r} ")))
 

@@ -127,11 +127,14 @@ class EdgeTable:
     def cut(self, edges: Iterable[EdgePlan]) -> None:
         """Takes edges out of the plan that are linked."""
         for edge in edges:
-            edge.linked = False
-            self._plan.routines[edge.sender].outs.remove(edge)
-            self._plan.routines[edge.receiver].ins.remove(edge)
-            binding.EdgeRecord(self._segment.process, edge.number).removed = True
+            self._take_out(edge)
         assign_slots(self._plan)
+
+    def _take_out(self, edge: EdgePlan) -> None:
+        edge.linked = False
+        self._plan.routines[edge.sender].outs.remove(edge)
+        self._plan.routines[edge.receiver].ins.remove(edge)
+        binding.EdgeRecord(self._segment.process, edge.number).removed = True
 
     def let_go(self, receiver: int) -> list[EdgePlan]:
         """Holds no edge for a receiver any more, since it has another wire; those that were held."""
@@ -156,7 +159,7 @@ class EdgeTable:
         return True
 
     def link(self, wire: NewWire, *, live: bool, joins: bool = False) -> EdgePlan:
-        """Puts a wire into the plan; its edge.
+        """Puts a wire into the plan; its edge. When all wires of a change are there, `settle` follows.
 
         :param live: whether to open an incarnation at once.
         :param joins: whether the receiver does not run yet, so that it may join this input with others.
@@ -181,7 +184,7 @@ class EdgeTable:
         if earlier is not None and self._incarnations.of(edge):
             # A restarted receiver attaches to the earlier incarnations, too, and finds the capacity in the one record.
             edge.capacity = max(edge.capacity, earlier.capacity)
-        self._put(edge, sender, receiver, is_new=earlier is None)
+        self._put(edge, is_new=earlier is None)
         if live:
             self._incarnations.open(edge, sender)
         return edge
@@ -229,20 +232,24 @@ class EdgeTable:
             )
         return edge
 
-    def _put(self, edge: EdgePlan, sender: RoutinePlan, receiver: RoutinePlan, *, is_new: bool) -> None:
+    def _put(self, edge: EdgePlan, *, is_new: bool) -> None:
         self._plan.edges[edge.number] = edge
-        sender.outs.append(edge)
-        receiver.ins.append(edge)
-        assign_slots(self._plan)
+        self._plan.routines[edge.sender].outs.append(edge)
+        self._plan.routines[edge.receiver].ins.append(edge)
         process = self._segment.process
-        record = binding.EdgeRecord(process, edge.number)
         if is_new:
-            record.clear()
+            binding.EdgeRecord(process, edge.number).clear()
         if edge.number >= process.edges_used:
             process.note_used(edge.number + 1, process.incarnations_used)
-        edge.format(record, sender.reach)
-        state = State(binding.RoutineRecord(self._segment.process, receiver.number).state)
-        record.receiver_ended = state.over
+
+    def settle(self, edges: Iterable[EdgePlan]) -> None:
+        """Sizes the rings for all edges, and writes the records of those that were put into the plan just now."""
+        assign_slots(self._plan)
+        process = self._segment.process
+        for edge in edges:
+            record = binding.EdgeRecord(process, edge.number)
+            edge.format(record, self._plan.routines[edge.sender].reach)
+            record.receiver_ended = State(binding.RoutineRecord(process, edge.receiver).state).over
 
     def _place(self) -> int:
         """The edge number for two routines that were never wired before."""
@@ -254,12 +261,12 @@ class EdgeTable:
         return unused.number
 
     def take_back(self, edge: EdgePlan, before: EdgePlan | None) -> None:
-        """Undoes a `link` before any flow hears of it. Of several, the last one first.
+        """Undoes a `link` before any flow hears of it. Of several, the last one first. `settle` follows.
 
         :param before: the unlinked edge whose record it took.
         """
         live = self._incarnations.live(edge)
-        self.cut([edge])
+        self._take_out(edge)
         if live is not None:
             self._incarnations.withdraw(edge, live)
         record = binding.EdgeRecord(self._segment.process, edge.number)

@@ -106,6 +106,7 @@ class Extension:
             _assign_reach(plan, added, growth.wires)
             for wire in growth.wires:
                 new.append(self._link(wire, numbers))
+            self._edges.settle(new)
             rings = make_rings(added, segment)
         except Exception:
             for item in added:
@@ -113,6 +114,7 @@ class Extension:
             self._incarnations.remove_retired()
             for edge in reversed(new):
                 self._edges.take_back(edge, edges.get(edge.number))
+            self._edges.settle(())
             for number in numbers & set(plan.routines.numbers()):
                 del plan.routines[number]
             for name in growth.flows:

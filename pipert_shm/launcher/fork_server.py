@@ -124,9 +124,13 @@ class ForkServer:
         return max(min(self._due.values()), self._heard + PATIENCE) if self._due else None
 
     def check(self, now: float) -> None:
-        """Kills it when it has not answered for too long: a late fork would make a process that nobody expects."""
-        due = self.due
-        if due is not None and now >= due:
+        """Kills it when it has not answered for too long: a late fork would make a process that nobody expects.
+
+        What it has answered is heard first: the launcher itself may have been at work, or stopped, for so long.
+        """
+        if self.due is not None and now >= self.due:
+            self._peer.hear()
+        if self.due is not None and now >= self.due:
             self._due.clear()
             self._kill()
 

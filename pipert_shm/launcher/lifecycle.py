@@ -157,7 +157,9 @@ class Lifecycle:
 
     def _start(self, names: tuple[str, ...]) -> None:
         """Starts the routines that don't run. Reopens ended streams first, so that no receiver sees an old end."""
-        starting = [item for item in self._roster.plan.routines if item.routine.name in names and self._can_start(item)]
+        groups = self._roster.by_flow(names)
+        items = [item for flow, members in groups for item in flow.routines if item.name in members]
+        starting = [item for item in items if self._can_start(item)]
         for item in starting:
             state = self._roster.state_of(item.number)
             if state is State.FAILED:
@@ -171,16 +173,15 @@ class Lifecycle:
         if starting:
             self._tell(messages.Started())
         new = {item.number for item in starting}
-        told = [item for item in self._roster.plan.routines if item.number in new or self._is_deaf(item, names)]
-        for flow, group in self._roster.by_flow(tuple(item.routine.name for item in told)):
-            runs = [(item.routine.name, self._runs[item.number]) for item in told if item.routine.name in group]
-            if flow.ready:  # else `start_again` follows
-                self._roster.send(flow, StartRoutines(tuple(runs)))
+        for flow, members in groups:
+            its = [item for item in flow.routines if item.name in members and (item.number in new or self._is_deaf(item))]
+            runs = tuple((item.routine.name, self._runs[item.number]) for item in its)
+            if runs and flow.ready:  # else `start_again` follows
+                self._roster.send(flow, StartRoutines(runs))
 
-    def _is_deaf(self, item: RoutinePlan, names: tuple[str, ...]) -> bool:
+    def _is_deaf(self, item: RoutinePlan) -> bool:
         """Whether it is to run and does not: an earlier start was lost, and is sent again."""
-        rests = self._roster.state_of(item.number) in (State.BUILT, State.STOPPED)
-        return item.routine.name in names and item.routine.name in self._wanted and rests
+        return item.name in self._wanted and self._roster.state_of(item.number) in (State.BUILT, State.STOPPED)
 
     def _can_start(self, item: RoutinePlan) -> bool:
         runs = item.routine.name in self._wanted and not self._roster.state_of(item.number).over

@@ -210,7 +210,7 @@ class Launcher:
                 self._changes.fail(received.question, error)
             self._starts.note_ready(flow)
             self._lifecycle.look_at(flow)
-            self._changes.look()
+            self._changes.look(flow)
 
         table = Dispatch(f"the launcher, of flow {flow.name!r}", self._logger, make_good)
         self._changes.serve_flow(table)
@@ -243,7 +243,7 @@ class Launcher:
         if flow.ready:
             self.tracing.tell(flow)
         self._extension.note_up(flow)
-        self._changes.look()
+        self._changes.look(flow)
         if flow.name in self._unready:
             self._unready.remove(flow.name)
             if not self._unready:

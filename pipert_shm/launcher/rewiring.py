@@ -62,6 +62,7 @@ class Rewiring:
         live = self._roster.flows[sender.flow].up
         wire = NewWire(sender.routine.name, wiring.receiver, wiring.policy, wiring.capacity, wiring.timeout)
         edge = self._edges.link(wire, live=live)
+        self._edges.settle([edge])
         self.resize()
         self.announce(edge)
 

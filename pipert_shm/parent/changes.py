@@ -70,19 +70,21 @@ class Changes:
     def await_runs(self, flows: tuple[str, ...], patience: float) -> None:
         """Waits until flows are up, and `setup()` has returned in each of their routines that is to run.
 
+        :param patience: seconds that it may take, besides a second for each flow.
         :raises RoutineError: when it has raised.
         :raises FlowDied: when a flow's process died before.
-        :raises Unanswered: when it takes longer than `patience` seconds.
+        :raises Unanswered: when it takes longer.
         """
-        self._ask(AwaitRuns(flows, True), patience=patience, whom="setup() of a new routine")
+        self._ask(AwaitRuns(flows, True), patience=patience + len(flows), whom="setup() of a new routine")
 
     def await_up(self, flows: tuple[str, ...], patience: float) -> None:
         """Waits until flows have the processes that they are to have.
 
+        :param patience: seconds that it may take, besides a second for each flow.
         :raises FlowDied: when one has failed for good.
-        :raises Unanswered: when it takes longer than `patience` seconds.
+        :raises Unanswered: when it takes longer.
         """
-        self._ask(AwaitRuns(flows, False), patience=patience, whom="the new process of a flow")
+        self._ask(AwaitRuns(flows, False), patience=patience + len(flows), whom="the new process of a flow")
 
     def set_parameters(self, routine: str, values: dict[str, Any]) -> None:
         """Sets parameters of a routine that runs.

@@ -16,6 +16,7 @@ from pipert_shm.errors import PipeStateError, describe
 
 PATIENCE = 30.0  # seconds that the launcher may take to answer by itself
 LONG_PATIENCE = 60.0  # seconds, when it has to wait for flows to be forked, or for a routine to finish a call
+FOR_EACH_FLOW = 0.5  # seconds besides, for each of many flows that are forked, or end, one after the other on a busy machine
 
 
 class Deferred(Exception):

@@ -35,7 +35,7 @@ from pipert_shm.launcher.footprint import make_rings, make_segment, names_of, ta
 from pipert_shm.launcher.loop import LaunchOrder, launch
 from pipert_shm.parent.changes import Changes
 from pipert_shm.parent.fork_servers import ForkServers
-from pipert_shm.parent.line import LONG_PATIENCE, PATIENCE, Deferred, Line, Unanswered
+from pipert_shm.parent.line import FOR_EACH_FLOW, LONG_PATIENCE, PATIENCE, Deferred, Line, Unanswered
 from pipert_shm.parent.listener import Listener
 from pipert_shm.parent.outcome import Outcome
 from pipert_shm.parent.relays import Handler, Relays
@@ -263,8 +263,9 @@ class Session:
         self._require_sure("remove_flow()")
         with self._growing:
             order = RemoveFlows(tuple(flows), receivers_wait)
+            patience = self._grace + LONG_PATIENCE + FOR_EACH_FLOW * len(flows)
             with self._unsure_if_unanswered():
-                for pid in self._ask(order, patience=self._grace + LONG_PATIENCE):
+                for pid in self._ask(order, patience=patience):
                     self._fork_servers.reap(pid)
             self.outcome.forget(flows, [item.number for name in flows for item in self.plan.flows[name]])
             self.plan, self.audience = plan_without(self.plan, flows), self.audience.without(flows)
@@ -306,7 +307,8 @@ class Session:
                 ends.append(ours)
             try:
                 with self._unsure_if_unanswered():
-                    self._ask(Extend(growth, server), handing_over=ends, patience=LONG_PATIENCE)
+                    patience = LONG_PATIENCE + FOR_EACH_FLOW * len(growth.flows)
+                    self._ask(Extend(growth, server), handing_over=ends, patience=patience)
             except Unanswered:
                 undo.pop_all()  # the fork server is at work, perhaps: it ends with the launcher
                 raise
