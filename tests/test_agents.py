@@ -6,13 +6,19 @@ import json
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import RunCli, StartCli
+from streams import free_port
+from waiting import eventually
 from yards import Yard
+
+UNREACHABLE = "it did not answer: the link is cut, or the host or its agent is down"
 
 
 @pytest.fixture
@@ -24,7 +30,8 @@ def yard(tmp_path: Path, start_cli: StartCli, run_cli: RunCli) -> Iterator[Yard]
 def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents(yard: Yard) -> None:
     hub, edge, gpu = yard.hub(), yard.agent("edge-1"), yard.agent("gpu-1", "--label", "gpu=true")
     yard.await_there(edge, gpu)
-    here = yard.start("run", yard.file)
+    port = free_port()
+    here = yard.start("run", yard.file, "--api", f"127.0.0.1:{port}")
     yard.await_lines(2)
     again = yard.run("run", yard.file)
     assert (again.returncode, again.stderr.count("already: `pipert-shm apply`")) == (1, 1), again
@@ -40,6 +47,7 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     yard.await_lines(3)
     assert "by: 3" in json.loads((yard.directory / "gpu-1" / f"{yard.pipe}.json").read_text())["now"]["text"], "it was put back"
 
+    eventually(lambda: routines_elsewhere(port) == {"edge-1": ["count@edge-1"], "gpu-1": ["times@gpu-1"]}, "them over HTTP")
     script = Path(__file__).with_name("remote_attached.py")
     attached = subprocess.run(
         [sys.executable, script, f"{yard.pipe}@edge-1", yard.hub_address], capture_output=True, text=True, timeout=60
@@ -55,6 +63,7 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     for agent in (edge, gpu):
         agent.kill()
     yard.await_lines(3)
+    eventually(lambda: set(problems_elsewhere(port)) == {UNREACHABLE}, "that over HTTP")
     hub.kill()
     hub.wait()
     yard.hub()
@@ -68,6 +77,27 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     assert list((yard.directory / "gpu-1").glob("*.json")) == [], "and forgotten"
     here.send_signal(signal.SIGINT)
     assert here.wait(30) == 130
+
+
+def hosts_over_http(port: int) -> list[dict[str, Any]]:
+    """What the control of the desk's part tells of other hosts."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/hosts") as answer:
+        hosts: list[dict[str, Any]] = json.load(answer)["hosts"]
+    return hosts
+
+
+def routines_elsewhere(port: int) -> dict[str, list[str]]:
+    """The file's routines on other hosts, by host."""
+    return {
+        host["host"]: [one["name"] for one in host["statistics"]["routines"] if one["name"].count("@") == 1]
+        for host in hosts_over_http(port)
+        if host["statistics"]
+    }
+
+
+def problems_elsewhere(port: int) -> list[str]:
+    """Why the other hosts tell nothing."""
+    return [host["problem"] for host in hosts_over_http(port)]
 
 
 def test_what_agents_refuse_and_put_back_and_bring_up_again() -> None:

@@ -166,6 +166,7 @@ def test_the_schema_describes_every_route_once_per_method(served: Served) -> Non
         "/why",
         "/health",
         "/ready",
+        "/hosts",
         "/metrics",
         "/events",
         "/routines/{routine}/preview.jpg",
@@ -370,7 +371,7 @@ def test_a_pipe_that_has_ended_or_is_not_built_is_a_conflict() -> None:
                     if response.status_code == 409:
                         assert "not built" in response.json()["detail"]
                         refusing.add(path)
-            assert schema.keys() - refusing == {"/pipe/structure", "/health", "/ready", "/pipeline"}
+            assert schema.keys() - refusing == {"/pipe/structure", "/health", "/ready", "/hosts", "/pipeline"}
             pipe.build()
             assert client.post("/kill").json()["outcome"] == "the pipe has ended"
             for path in ("/start", "/pause", "/routines/numbers/events/start/execute", "/flows/first/restart"):

@@ -238,6 +238,23 @@ def test_code_is_compared_by_its_source_and_not_run(tmp_path: Path) -> None:
     assert told.startswith("module 'nets.small' is not the same on a (")
 
 
+def test_code_that_a_module_imports_of_its_own_folder_is_compared_too(tmp_path: Path) -> None:
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "__init__.py").write_text("")
+    (tmp_path / "nets" / "small.py").write_text(
+        "import numpy\nfrom . import parts\nfrom .deep.er import x\nimport shared, gone"
+    )
+    (tmp_path / "nets" / "parts.py").write_text("from nets import small  # a ring")
+    (tmp_path / "shared.py").write_text("def f():\n    import late")
+    (tmp_path / "late.py").write_text("this is no Python")
+    (tmp_path / "other.py").write_text("")
+    ours = sources_of(["nets.small"], str(tmp_path))
+    assert sorted(ours) == ["late", "nets", "nets.parts", "nets.small", "shared"]
+    (tmp_path / "late.py").write_text("one = 2")
+    (told,) = differing({"a": ours, "b": sources_of(["nets.small"], str(tmp_path))})
+    assert told.startswith("module 'late' is not the same on a (")
+
+
 def test_what_is_written_reads_as_it_was() -> None:
     data = {"a": ["1", 1, 1.0, "true", True, None, "", "x: y", "a\nb", "# c", "1e5", "0x1f", "~"], "b": {"1": {"c": []}}}
     assert YamlFile(Path("a.yaml"), written(data)).data == data

@@ -24,8 +24,8 @@ from rich.console import Console
 from conftest import PACKAGE_ROOT, RunCli
 from killing import FAST, await_motion, await_states, pid_of, pipe_id_of, running
 from pipert_shm import DestinationRoutine, FlowStatistics, Pipe, UnknownTarget, Wire, binding
+from pipert_shm.agents.names import HUB_VARIABLE
 from pipert_shm.cli.commands import main
-from pipert_shm.cli.reaching import VARIABLE
 from pipert_shm.cli.top import Look, compare, look, matching, report_once, show_once
 from pipert_shm.graph.model import Restart
 from pipert_shm.shm.listing import Control, Member
@@ -223,8 +223,8 @@ def test_a_pipe_of_another_host_that_is_not_known_is_told_with_what_helps(monkey
 
     with pytest.raises(UnknownTarget, match=r"there is no pipe 'no-such@edge-1'; there are: .*yard@edge-1"):
         report_once(0, "no-such@edge-1", elsewhere)
-    monkeypatch.delenv(VARIABLE, raising=False)
-    with pytest.raises(UnknownTarget, match=f"{VARIABLE} says the hub"):
+    monkeypatch.delenv(HUB_VARIABLE, raising=False)
+    with pytest.raises(UnknownTarget, match=f"{HUB_VARIABLE} says the hub"):
         report_once(0, "no-such@edge-1", None)
 
 

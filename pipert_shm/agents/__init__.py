@@ -4,5 +4,6 @@ From below: `names` (of hosts, and the keys by which they are asked), `placing` 
 becomes a part for each host), `code` (whether hosts have the same), `kept` (what an agent was told, on disk), `keeper` (the
 process of one pipe), `link` (the connection to the hub), `asking` (questions to agents), `agent`, `rollout` (brings a file to
 all hosts, or to none), and `hub` (the router). Programs look at pipes of other hosts by `reaching` (which hub), `counts`
-(statistics as JSON), `looked_at` (what an agent answers), `remote_tap` and `remote_pipe` (what a program asks).
+(statistics as JSON), `looked_at` (what an agent answers), `remote_tap` and `remote_pipe` (what a program asks);
+`reporting` is the process by which HTTP shows them.
 """

@@ -25,7 +25,7 @@ from pipert_shm.errors import HostsError, RemoteRefusal
 from pipert_shm.hosts.access import check_host_name
 from pipert_shm.hosts.session import LEASE_S, Hub, load_zenoh
 
-AT_ONCE = 96  # questions that are answered side by side; up to 64 of them wait for taps
+AT_ONCE = 96  # questions that are answered side by side, each on a thread; up to 64 of them wait for taps
 QUEUED = 256  # that wait
 LOOK_S = 1.0  # that the hub has to say who is called like us
 DOUBLE_S = LEASE_S + 1  # after which another one of the same name is alive, and no remains
@@ -66,7 +66,9 @@ class Agent:
         self._growing = threading.RLock()  # one change of what is kept at a time
         self._keepers: dict[str, Keeper] = {}
         self._declared: list[Any] = []
+        self._counting = threading.Lock()
         self._answering: list[threading.Thread] = []
+        self._idle = 0  # of them, those that wait for a question
         self._handlers: dict[str, Handler] = {
             "about": lambda question: (self.about(), b""),
             "prepare": lambda question: (self._prepare(question), b""),
@@ -151,10 +153,7 @@ class Agent:
         queryable = session.declare_queryable(key, zenoh.handlers.FifoChannel(QUEUED))
         self._declared.append(queryable)
         self._logger.info("host %s is there", self.name)
-        for number in range(AT_ONCE):  # an answer may take minutes, which the end does not wait for
-            thread = threading.Thread(target=self._answer_all, args=(queryable.handler,), name=f"answer-{number}", daemon=True)
-            self._answering.append(thread)
-            thread.start()
+        self._answer_beside(queryable.handler)
         self._watch(session)
 
     def _watch(self, session: Any) -> None:
@@ -170,10 +169,25 @@ class Agent:
                 if sample.kind == zenoh.SampleKind.PUT and not str(sample.key_expr).endswith(self._life):
                     self._is_double(session, DOUBLE_S)
 
+    def _answer_beside(self, asked: Any) -> None:
+        """Answers on one more thread. It is a daemon, since an answer may take minutes, which the end does not wait for."""
+        name = f"answer-{len(self._answering)}"
+        thread = threading.Thread(target=self._answer_all, args=(asked,), name=name, daemon=True)
+        self._answering.append(thread)
+        self._idle += 1
+        thread.start()
+
     def _answer_all(self, asked: Any) -> None:
         with suppress(load_zenoh().ZError):  # at the end the channel is closed
             while True:
-                self._answer(asked.recv())
+                query = asked.recv()
+                with self._counting:
+                    self._idle -= 1
+                    if not self._idle and len(self._answering) < AT_ONCE:  # somebody has to hear the next question
+                        self._answer_beside(asked)
+                self._answer(query)
+                with self._counting:
+                    self._idle += 1
 
     def _is_double(self, session: Any, patience: float, *, is_new: bool = False) -> bool:
         """Whether another agent of this name is alive; then this one ends, if it is the newer one."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
 ABSENT = "absent"
+INSTALLED = {"site-packages", "dist-packages"}  # folders whose packages are others' work
 OWN = "pipert_shm"  # whose version is compared as a whole
 
 
@@ -34,27 +37,76 @@ def _classes_in(data: Any) -> Iterator[str]:
 
 
 def sources_of(modules: Iterable[str], directory: str) -> dict[str, str]:
-    """A hash of the source of each module; `absent` where this host does not have it.
+    """A hash of the source of each module, and of those that it imports from its own folder or package, and so on.
 
-    What a module imports by itself is not looked at. No code of it runs.
+    A module that this host does not have is `absent`; one that is only imported is left out then. No code of any runs, so
+    modules that are imported by a computed name are not found.
 
     :param directory: where is looked before `sys.path`.
     """
-    return {name: _hash(name, [directory, *sys.path]) for name in sorted(modules)}
+    found: dict[str, str] = {}
+    for name in sorted(modules):
+        path = _file_of(name, [directory, *sys.path])
+        if path is None:
+            found[name] = ABSENT
+        else:
+            _add(found, name, path)
+    return found
 
 
-def _hash(module: str, search: list[str]) -> str:
+def _file_of(module: str, search: list[str]) -> Path | None:
     spec: ModuleSpec | None = None
     PathFinder.invalidate_caches()
     parts = module.split(".")
     for number in range(1, len(parts) + 1):
         spec = PathFinder.find_spec(".".join(parts[:number]), search)
         if spec is None:
-            return ABSENT
+            return None
         search = list(spec.submodule_search_locations or [])
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return ABSENT
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    return Path(spec.origin) if spec is not None and spec.origin is not None and Path(spec.origin).is_file() else None
+
+
+def _add(found: dict[str, str], module: str, path: Path) -> None:
+    """Adds a module and what it imports of its own folder; of an installed package, of that package only."""
+    package = module.partition(".")[0]
+    root = path.parents[len(module.split(".")) - (path.name != "__init__.py")]
+    is_installed = not INSTALLED.isdisjoint(root.parts) or root == Path(sysconfig.get_path("stdlib"))
+    waiting = [(module, path)]
+    while waiting:
+        name, file = waiting.pop()
+        if name in found:
+            continue
+        source = file.read_bytes()
+        found[name] = hashlib.sha256(source).hexdigest()
+        for imported in _imported(name, file, source):
+            top = imported.partition(".")[0]
+            its = None if top == OWN or (is_installed and top != package) else _below(root, imported)
+            if its is not None:
+                waiting.append((imported, its))
+
+
+def _below(root: Path, module: str) -> Path | None:
+    place = root.joinpath(*module.split("."))
+    return next((file for file in (place / "__init__.py", place.with_name(f"{place.name}.py")) if file.is_file()), None)
+
+
+def _imported(module: str, file: Path, source: bytes) -> set[str]:
+    """The names that a module may import, with the packages that they are in; its own, too."""
+    if file.suffix != ".py":
+        return set()
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # who imports it is told of that
+        return set()
+    own = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+    names = {module}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = [*own[: len(own) - node.level + 1], *filter(None, [node.module])] if node.level else [node.module or ""]
+            names |= {".".join(filter(None, [*base, *more])) for more in ([], *([alias.name] for alias in node.names))}
+    return {name.rsplit(".", cut)[0] for name in names if name for cut in range(name.count(".") + 1)}
 
 
 def differing(told: dict[str, dict[str, str]]) -> list[str]:

@@ -13,7 +13,8 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from pipert_shm.api import control, docs, front, journal, metrics, pipeline, preview, tracing
+from pipert_shm.api import control, docs, elsewhere, front, journal, metrics, pipeline, preview, tracing
+from pipert_shm.api.elsewhere import Elsewhere
 from pipert_shm.api.journal import Journal
 from pipert_shm.api.models import Problem
 from pipert_shm.api.preview import Previews
@@ -87,6 +88,7 @@ def create_app(
     app.state.has_token = token is not None
     app.state.journal = Journal(pipe)
     app.state.previews = Previews(pipe)
+    app.state.elsewhere = None
     _add_routes(app, dashboard)
     app.add_exception_handler(PipertError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_as_told)
@@ -108,6 +110,7 @@ def _add_routes(app: FastAPI, dashboard: bool) -> None:
         control.changing,
         pipeline.router,
         control.looking,
+        elsewhere.router,
         metrics.router,
         journal.router,
         preview.router,
@@ -119,7 +122,7 @@ def _add_routes(app: FastAPI, dashboard: bool) -> None:
     if dashboard:
         from pipert_shm.api.dashboard import add_dashboard  # heavy
 
-        add_dashboard(app, app.state.pipe, app.state.journal)
+        add_dashboard(app)
     else:
         app.include_router(front.router)
 
@@ -131,10 +134,17 @@ async def _live(app: FastAPI) -> AsyncIterator[None]:
     end_streams(app)
 
 
+def follow_hosts(app: FastAPI, hosts: Elsewhere) -> None:
+    """Has an application show the parts of other hosts, too."""
+    app.state.elsewhere = hosts
+
+
 def end_streams(app: FastAPI) -> None:
     """Ends all answers that would go on as long as the pipe does. Any thread."""
     app.state.journal.stop()
     app.state.previews.close()
+    if app.state.elsewhere is not None:
+        app.state.elsewhere.close()
 
 
 def _refuse(_: Request, error: Exception) -> JSONResponse:

@@ -14,7 +14,9 @@ from urllib.parse import quote
 
 from fastapi import FastAPI
 
+from pipert_shm.api import elsewhere
 from pipert_shm.api.diagnosis import Diagnosis, panel_of
+from pipert_shm.api.elsewhere import Elsewhere
 from pipert_shm.api.graph import COLOURS, draw
 from pipert_shm.api.journal import Entry, Journal
 from pipert_shm.api.motion import Motion, summary
@@ -75,13 +77,14 @@ SINCE_CAPTURE, SINCE_SENT = "age on arrival, since capture", "from sent to recei
 _HOLDERS = ("#38bdf8", "#a78bfa", "#f472b6", "#fb923c", "#facc15", "#4ade80", "#2dd4bf", "#f87171")
 
 
-def add_dashboard(app: FastAPI, pipe: Pipe, journal: Journal) -> None:
+def add_dashboard(app: FastAPI) -> None:
     """Puts the dashboard at `/` of an application, behind the application's own routes. One in a process."""
+    pipe: Pipe = app.state.pipe
 
     @ui.page("/", title=f"{pipe.name} · pipert_shm", dark=True)
     def dashboard() -> None:
         try:
-            Page(pipe, journal)
+            Page(pipe, app.state.journal, app.state.elsewhere)
         except PipeStateError as error:
             ui.label(f"{error}; then load this page again").classes("state")
 
@@ -92,9 +95,10 @@ def add_dashboard(app: FastAPI, pipe: Pipe, journal: Journal) -> None:
 class Page:
     """The page that one browser sees."""
 
-    def __init__(self, pipe: Pipe, journal: Journal) -> None:
+    def __init__(self, pipe: Pipe, journal: Journal, hosts: Elsewhere | None) -> None:
         self._pipe = pipe
         self._journal = journal
+        self._elsewhere = hosts
         self._motion = Motion(pipe.statistics())
         self._diagnosis = Diagnosis(pipe)
         self._cards: dict[str, Card] = {}
@@ -106,6 +110,7 @@ class Page:
                 self._along = ui.html("", sanitize=False).classes("along w-full")
                 self._upright = ui.html("", sanitize=False).classes("upright w-full")
             self._news = ui.html("", sanitize=False).classes("panel")
+        self._hosts = None if hosts is None else ui.html("", sanitize=False).classes("panel")
         self._why = ui.html("", sanitize=False).classes("panel")
         self._grid = ui.element("div").classes("cards")
         self._slots = ui.html("", sanitize=False).classes("panel")
@@ -171,6 +176,8 @@ class Page:
             self._cards.pop(name).remove()
         for card in self._cards.values():
             card.show(self._motion, entries)
+        if self._hosts is not None and self._elsewhere is not None:
+            self._hosts.set_content(elsewhere.panel_of(self._elsewhere.look()))
         self._why.set_content(panel_of(self._diagnosis.look()))
         self._slots.set_content(_slots(self._pipe))
         self._news.set_content(_news(entries))

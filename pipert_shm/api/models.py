@@ -219,6 +219,22 @@ def statistics_model(now: PipeStatistics) -> StatisticsModel:
     )
 
 
+class HostModel(Answer):
+    """The part of the pipe that another host runs."""
+
+    host: str = Field(examples=["edge-1"])
+    problem: str
+    """Why it tells nothing, such as that it can't be reached; empty where it does."""
+    statistics: StatisticsModel | None
+    """Its counters. Names are `ROUTINE@HOST` and `FLOW@HOST`; `time_s` is by that host's clock."""
+
+
+class HostsModel(Answer):
+    """The parts of the pipe on other hosts."""
+
+    hosts: list[HostModel]
+
+
 class FindingModel(Answer):
     """One thing that was found out about the pipe."""
 

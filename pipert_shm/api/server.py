@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection
 
-from pipert_shm.api.app import create_app, end_streams
+from pipert_shm.api.app import create_app, end_streams, follow_hosts
 from pipert_shm.api.background import BackgroundServer
+from pipert_shm.api.elsewhere import Elsewhere
 from pipert_shm.api.front import announce
 from pipert_shm.limits import check_port
 from pipert_shm.pipe import Pipe
@@ -54,6 +55,10 @@ class APIWrapper:
         self._pipe = pipe
         self._has_dashboard = dashboard
         self._app = create_app(pipe, token=token, hosts=hosts, origins=origins, dashboard=dashboard)
+
+    def follow_hosts(self, hosts: Elsewhere) -> None:
+        """Shows the parts that other hosts run, too: `pipert-shm run` of a file for several hosts calls it before it serves."""
+        follow_hosts(self._app, hosts)
 
     def run(self) -> BackgroundServer:
         """Starts to serve on its own thread, until the pipe has ended. The port is open when this returns.

@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,13 +96,19 @@ def _import(path: Path) -> ModuleType:
 
 
 def run(
-    path: Path, api: Address | None = None, on_started: Callable[[Pipe], None] | None = None, *, text: str | None = None
+    path: Path,
+    api: Address | None = None,
+    on_started: Callable[[Pipe], None] | None = None,
+    *,
+    text: str | None = None,
+    hosts: Sequence[str] = (),
 ) -> int:
     """Runs a file's pipe until it has ended, was killed, or a signal came.
 
     :param api: where the HTTP control listens, in place of what the file says.
     :param on_started: called when the pipe has been started; if it raises, the pipe ends.
     :param text: the file's content, in place of what is on the disk.
+    :param hosts: others that run parts of it, which the HTTP control shows, too.
     :returns: 0, or 128 and the number of the signal (SIGINT, SIGTERM, SIGHUP or SIGQUIT) at which the pipe was killed.
     :raises PipeFailed: when a routine failed for good or a flow's process died.
     :raises PipertError, ValueError, OSError: when the file, the address or the machine does not fit.
@@ -110,7 +116,7 @@ def run(
     with _signals() as came:
         loaded = load(path, text)
         came.pipe = loaded.pipe
-        _run(loaded, api, on_started)
+        _run(loaded, api, on_started, (str(path), hosts))
     return came.status
 
 
@@ -146,18 +152,26 @@ def run_watched(path: Path, api: Address | None = None) -> int:
     _start_afresh()
 
 
-def _run(loaded: Loaded, api: Address | None, on_started: Callable[[Pipe], None] | None = None) -> None:
+def _run(
+    loaded: Loaded,
+    api: Address | None,
+    on_started: Callable[[Pipe], None] | None = None,
+    elsewhere: tuple[str, Sequence[str]] = ("", ()),
+) -> None:
     pipe, address = loaded.pipe, api or loaded.api
     _configure(loaded.logging)
     wrapper = None
     if address:
         from pipert_shm.api import APIWrapper
+        from pipert_shm.api.elsewhere import Elsewhere
         from pipert_shm.api.front import dashboard_is_installed
 
         try:
             wrapper = APIWrapper(*address, pipe, token=os.environ.get("PIPERT_TOKEN"), dashboard=dashboard_is_installed())
         except ValueError as error:  # the address is not one that it may listen on
             raise PipertError(f"{error} (the token comes from the environment variable PIPERT_TOKEN)") from None
+        if elsewhere[1]:
+            wrapper.follow_hosts(Elsewhere(*elsewhere))
     with pipe:  # leaving it waits for its end, in which a signal kills it
         pipe.build()
         pipe.notify_event(START_EVENT_NAME)

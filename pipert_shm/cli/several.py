@@ -148,7 +148,7 @@ def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None, *, check: bool
                 say(f"pipert-shm: {line}")
 
     try:
-        return run(file.path, api, started, text=told["text"])
+        return run(file.path, api, started, text=told["text"], hosts=list(told["done"]))
     except BaseException as error:
         if not is_up:
             _elsewhere("--take-back", str(file.path), stdin=json.dumps({"pipe": told["pipe"], "done": told["done"]}))

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from pipert_shm.cli.reaching import VARIABLE
+from pipert_shm.agents.names import HUB_VARIABLE
 from pipert_shm.diagnosis import Finding, Moment, diagnose, take
 from pipert_shm.display.tables import printable
 from pipert_shm.errors import UnknownTarget
@@ -81,8 +81,8 @@ def chosen(looks: dict[str, N], wanted: str) -> dict[str, N]:
         pipe_id: one for pipe_id, one in looks.items() if part in pipe_id.casefold() or part in one.name.casefold()
     }
     if not found:
-        at_host = "@" in wanted and not os.environ.get(VARIABLE)
-        hint = f"{VARIABLE} says the hub, where a pipe of another host is meant" if at_host else ""
+        at_host = "@" in wanted and not os.environ.get(HUB_VARIABLE)
+        hint = f"{HUB_VARIABLE} says the hub, where a pipe of another host is meant" if at_host else ""
         raise UnknownTarget("pipe", wanted, [one.name or pipe_id for pipe_id, one in looks.items()], hint)
     return found
 

@@ -91,6 +91,10 @@ class Loans:
         """The number that `keep` was given last, in any life of the process; 0 at first."""
         return self._record.kept()
 
+    def sent(self) -> int:
+        """How many messages the routine has sent, in all lives of its process."""
+        return int(self._record.words.sent)
+
     def companions(self) -> list[tuple[Routine, binding.RoutineRecord]]:
         """The routines of the pipe, and their records. Those of other processes are as they were when this one was forked."""
         return [(item.routine, binding.RoutineRecord(self._process, item.number)) for item in self._plan.routines]
