@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ import pytest
 from growing import camera_pipe
 from pipert_shm import Wire, binding
 from pipert_shm.applying.work import place_of
+from pipert_shm.control.attachment import Attachment
 from pipert_shm.control.channel import Channel
-from pipert_shm.control.messages import Extend, Message, Reap, Reaped, RemoveFlows
-from pipert_shm.launcher.fork_server import PATIENCE, ForkServer
+from pipert_shm.control.messages import Extend, Forked, ForkFlow, Message, Reap, Reaped, RemoveFlows
+from pipert_shm.events import Audience
+from pipert_shm.launcher.fork_server import IS_DEAD, MOST_ORDERS, PATIENCE, ForkServer
 from pipert_shm.launcher.watch import Watch
 from pipert_shm.parent.line import FOR_EACH_FLOW, LONG_PATIENCE
 from pipert_shm.pipeline_file.loading import PipelineFile
@@ -41,6 +44,32 @@ def test_a_fork_server_that_has_answered_is_not_killed_by_a_launcher_that_was_at
         server.check(late + PATIENCE + 1)  # the second question it does not answer
         assert process.wait() == -signal.SIGKILL
         server.close()
+        theirs.close()
+
+
+def test_a_fork_server_gets_a_few_orders_at_a_time_and_all_are_answered_when_it_dies() -> None:
+    ours, theirs = Channel.pair()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        server = ForkServer(ours.detach(), process.pid, {}, Watch(), logging.getLogger("test"), lambda: None)
+        came: list[tuple[int, str]] = []
+        order = ForkFlow("flow", [], [], {}, {}, {}, {}, {}, {}, {}, Attachment({}, {}, {}, []), Audience({}, {}, {}))
+        for _ in range(MOST_ORDERS + 2):
+            server.fork(order, [], lambda pid, why: came.append((pid, why)))
+        theirs.set_blocking(False)
+        questions: list[int] = []
+        with suppress(BlockingIOError):
+            while (received := theirs.receive()) is not None:
+                questions.append(received.question)
+        assert len(questions) == MOST_ORDERS
+        theirs.send(Forked(7, ""), questions[0])
+        server._peer.hear()
+        assert came == [(7, "")]
+        received = theirs.receive()
+        assert received is not None
+        assert received.question == MOST_ORDERS + 1
+        server._lose()
+        assert came[1:] == [(0, IS_DEAD)] * (MOST_ORDERS + 1)
+        process.kill()
         theirs.close()
 
 

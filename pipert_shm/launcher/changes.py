@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from pipert_shm.control.channel import Received
 from pipert_shm.control.dispatch import Dispatch
@@ -35,18 +34,19 @@ from pipert_shm.shm.states import EndReason
 OFF_TRIAL = 5.0  # seconds that a flow which dies in a change waits for its restart besides
 
 
-@dataclass(slots=True)
 class _Wait:
-    """Waits until flows run.
+    """What is waited for: until flows run.
+
+    :param set_up: whether for `setup()`, too, of each routine that is to run.
 
     Attributes:
-        set_up: whether for `setup()`, too, of each routine that is to run.
         missing: the flows that don't run yet.
     """
 
-    flows: frozenset[Flow]
-    set_up: bool
-    missing: set[Flow] = field(default_factory=set)
+    def __init__(self, flows: frozenset[Flow], set_up: bool) -> None:
+        self.flows = flows
+        self.set_up = set_up
+        self.missing: set[Flow] = set()
 
 
 class Changes:

@@ -12,18 +12,21 @@ import os
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from pipert_shm import binding
-from pipert_shm.control.channel import Channel, Received
+from pipert_shm.control.channel import Channel, Received, close_all
 from pipert_shm.control.dispatch import Dispatch
 from pipert_shm.control.messages import Forked, ForkFlow, Reap, Reaped
+from pipert_shm.errors import describe
 from pipert_shm.launcher.peers import Peer
 from pipert_shm.launcher.watch import Watch
 from pipert_shm.system import calls
 
 PATIENCE = 10.0  # seconds without an answer after which a fork server counts as dead
+MOST_ORDERS = 32  # to fork a flow, without an answer: each of them names all routines of the pipe
 IS_DEAD = "the process that holds its routines is dead"
 
 
@@ -49,6 +52,7 @@ class ForkServer:
         self._watch = watch
         self._on_lost = on_lost
         self._asked = 0
+        self._orders: deque[tuple[ForkFlow, list[int], Callable[[int, str], object]]] = deque()  # that wait for their turn
         self._forks: dict[int, Callable[[int, str], object]] = {}
         self._reaps: dict[int, Callable[[int], object]] = {}
         self._due: dict[int, float] = {}
@@ -73,10 +77,20 @@ class ForkServer:
         :param fds: the flow's ends of its control channel, and of the pipe for its stacks; closed here.
         :param then: called with the new pid, which stays the child's until it is reaped; else with 0, and why there is none.
         """
-        question = self._number()
-        self._peer.send(order, question, fds)
-        self._forks[question] = then
-        self._due[question] = time.monotonic() + PATIENCE
+        self._orders.append((order, fds, then))
+        self._order_next()
+
+    def _order_next(self) -> None:
+        while self._orders and len(self._forks) < MOST_ORDERS:
+            order, fds, then = self._orders.popleft()
+            question = self._number()
+            try:
+                self._peer.send(order, question, fds)
+            except Exception as error:
+                then(0, describe(error))
+                continue
+            self._forks[question] = then
+            self._due[question] = time.monotonic() + PATIENCE
         if self.dead:
             self._give_up()
 
@@ -98,6 +112,7 @@ class ForkServer:
             self._reaps.pop(received.question)(-signal.SIGKILL)
         else:
             self._forks.pop(received.question)(message.pid, message.why)
+        self._order_next()
 
     def _note_reaped(self, message: Reaped, received: Received) -> None:
         self._note_answer(received)
@@ -148,8 +163,12 @@ class ForkServer:
         """Calls all that wait for an answer, as for a dead child."""
         forks, self._forks = self._forks, {}
         reaps, self._reaps = self._reaps, {}
+        orders, self._orders = self._orders, deque()
         self._due.clear()
         for forked_as in forks.values():
+            forked_as(0, IS_DEAD)
+        for _, fds, forked_as in orders:
+            close_all(fds)
             forked_as(0, IS_DEAD)
         for reaped_as in reaps.values():
             reaped_as(-signal.SIGKILL)
