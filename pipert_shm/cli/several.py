@@ -117,7 +117,6 @@ def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None, *, check: bool
     from pipert_shm.applying.apply import await_setup
     from pipert_shm.cli.run import run
     from pipert_shm.pipe import Pipe
-    from pipert_shm.shm.finding import made_from
 
     if watch:
         raise typer.BadParameter("--watch is for files of one host; say `pipert-shm apply` after a change")
@@ -125,11 +124,7 @@ def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None, *, check: bool
         check_for_hosts(file)
         say(f"{file.path} is fit to be divided among its hosts, which check their parts: see `pipert-shm apply --dry-run`")
         return 0
-    if runs := made_from(file.real_path):
-        raise PipeStateError(
-            f"pipe {runs[0].name!r} ({runs[0].pipe_id}) runs from {file.path} already: `pipert-shm apply` brings it and all "
-            f"hosts to what the file says; `pipert-shm ctl {runs[0].pipe_id} kill` ends it"
-        )
+    _require_no_other(file)
     told = _elsewhere(str(file.path))
     for line in told["lines"]:
         say(f"pipert-shm: {line}")
@@ -162,6 +157,16 @@ def _place_of(field: str) -> tuple[str | int, ...]:
     from pipert_shm.agents.splitting import Part
 
     return Part("", {}).place_of(field)
+
+
+def _require_no_other(file: PipelineFile) -> None:
+    from pipert_shm.shm.finding import made_from
+
+    if runs := made_from(file.real_path):
+        raise PipeStateError(
+            f"pipe {runs[0].name!r} ({runs[0].pipe_id}) runs from {file.path} already: `pipert-shm apply` brings it and all "
+            f"hosts to what the file says; `pipert-shm ctl {runs[0].pipe_id} kill` ends it"
+        )
 
 
 def _elsewhere(*arguments: str, stdin: str = "") -> Any:
