@@ -27,7 +27,7 @@ from pipert_shm.hosts.authority import Authority
 from pipert_shm.hosts.refusals import why_refused
 
 PATIENCE = 40.0
-FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
+FOLDER, PORT = Path(), 0  # set by the command line
 CLIENT: dict[str, Any] = {
     "scouting/multicast/enabled": False,
     "scouting/gossip/enabled": False,
@@ -236,6 +236,7 @@ def until_heard(ear: Ear, key: str, say: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
+    FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
     try:
         main()
     except BaseException:

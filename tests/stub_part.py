@@ -4,23 +4,27 @@ import os
 import signal
 import sys
 
-file, outcome, lock, ready = sys.argv[1:]
+
+def main(file: str, outcome: str, lock: str, ready: str) -> None:
+    """Runs until SIGTERM."""
+
+    def tell(text: str) -> None:
+        with open(f"{outcome}.new", "w") as part:
+            part.write(text)
+        os.replace(f"{outcome}.new", outcome)
+
+    os.pwrite(int(lock), str(os.getpid()).encode(), 0)
+    with open(file) as given:
+        text = given.read()
+    if "FAIL" in text:
+        tell('{"state": "failed", "error": "it fails", "faults": [["routines.times.class", "it fails"]]}')
+        sys.exit(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    tell('{"state": "up", "pipe_id": "000000000000"}')
+    os.write(int(ready), b"u")
+    while True:
+        signal.pause()
 
 
-def tell(text: str) -> None:
-    with open(f"{outcome}.new", "w") as part:
-        part.write(text)
-    os.replace(f"{outcome}.new", outcome)
-
-
-os.pwrite(int(lock), str(os.getpid()).encode(), 0)
-with open(file) as given:
-    text = given.read()
-if "FAIL" in text:
-    tell('{"state": "failed", "error": "it fails", "faults": [["routines.times.class", "it fails"]]}')
-    sys.exit(1)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-tell('{"state": "up", "pipe_id": "000000000000"}')
-os.write(int(ready), b"u")
-while True:
-    signal.pause()
+if __name__ == "__main__":
+    main(*sys.argv[1:])

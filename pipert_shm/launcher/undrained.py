@@ -37,10 +37,11 @@ class Undrained:
             return True
         undrained = self._incarnations.undrained()
         self._told.intersection_update(map(self._receiver_of, undrained))
-        last = {self._edge_of(number).number: number for number in undrained if self._edge_of(number).linked}.values()
+        holding = (number for number in undrained if self._edge_of(number).linked and self._incarnations[number].waiting())
+        last = {self._edge_of(number).number: number for number in holding}.values()
         for number in undrained:
             of_bits = self._incarnations.free_bits(sender) < bits and self._incarnations.reaches(number, sender)
-            # a receiver gets what the process just before has sent, unless there is no bit
+            # a receiver gets what the last process that sent something has left, unless there is no bit
             if of_bits or (number not in last and self._is_short_of_memory()):
                 self._take_back(number)
         return self._incarnations.free_bits(sender) >= bits
