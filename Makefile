@@ -8,6 +8,7 @@ CLIP := usr/share/doc/opencv-doc/examples/data/vtest.avi
 PYTHON_TESTS := $(patsubst %,tests/test_%.py,api arguments cli cli_run cockpit codec compat config ctrl_c errors exits exports \
   failing_calls foreign fork_safety forks functional in_flow leftovers loans logs main_logic package parameters payload policies \
   readonly rpc run_inline seed settings several_pipes signals stop tap testing unpicklable views writable yaml_file)
+MACHINE = $(shell grep --files-with-matches mark.machine tests/test_*.py)  # collecting the others would take longer than these
 UV := $(BIN)/uv
 UV_VERSION := 0.13.9
 LOCK := .ci/lock.txt
@@ -47,7 +48,7 @@ $(VENV)/clip: | $(VENV)/made
 test: $(VENV)/dev
 	@if $(BIN)/python tests/private_shm.py; then export PRIVATE_SHM=1; set -x; \
 	  $(BIN)/python -m pytest --numprocesses=4 --dist=worksteal -m "not machine" && \
-	  $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m machine; \
+	  $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m machine $(MACHINE); \
 	else set -x; \
 	  $(BIN)/python -m pytest --numprocesses=4 --dist=worksteal -m "not machine and not shm" && \
 	  $(BIN)/python -m pytest -m "machine or shm"; \

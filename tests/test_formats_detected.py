@@ -114,7 +114,7 @@ def motion(clip: Path, count: int, format: Format, size: tuple[int, int] | None)
 
 @pytest.mark.parametrize("is_small", [False, True], ids=["whole", "small"])
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize(("clip", "count", "half", "least"), [(bikes, 40, (320, 136), 40), (vtest, 30, (384, 288), 40)])
+@pytest.mark.parametrize(("clip", "count", "half", "least"), [(bikes, 25, (320, 136), 10), (vtest, 15, (384, 288), 10)])
 def test_motion_in_a_pipe_is_that_of_a_plain_loop(
     tmp_path: Path, clip: Callable[[], Path], count: int, half: tuple[int, int], least: int, format: Format, is_small: bool
 ) -> None:

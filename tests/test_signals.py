@@ -53,7 +53,7 @@ def make_pipe():
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 ALONE: list[str] = []
 API = ["--api", "127.0.0.1:0"]
-WAYS = [*((number, ALONE) for number in NUMBERS), (signal.SIGINT, API), (signal.SIGTERM, API)]
+WAYS = [*((number, ALONE) for number in NUMBERS), (signal.SIGTERM, API)]
 
 
 def begin(
