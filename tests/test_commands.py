@@ -32,7 +32,7 @@ from pipert_shm import (
 )
 from waiting import Board, eventually
 
-EXAMPLES = int(os.environ.get("COMMANDS_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("COMMANDS_EXAMPLES", "5"))
 STEPS = int(os.environ.get("COMMANDS_STEPS", "25"))
 SOON = 10.0
 SOURCES, MIDDLES, SINKS = ("a", "b"), ("m",), ("s", "t")

@@ -147,7 +147,7 @@ def graph(flow_of: str, wires: str, counts: str, capacity: int = 1, frames: bool
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(graphs())
 @example(graph("00", "01", "50"))
 @example(graph("01", "01", "90"))

@@ -101,7 +101,7 @@ PAYLOADS = st.recursive(
 )
 
 
-@settings(max_examples=12, phases=[Phase.generate])  # each runs a pipe: shrinking would take minutes
+@settings(max_examples=8, phases=[Phase.generate])  # each runs a pipe: shrinking would take minutes
 @given(payloads=st.lists(PAYLOADS, min_size=1, max_size=4))
 def test_a_routine_sees_and_sends_what_it_does_in_a_pipe(tmp_path_factory: pytest.TempPathFactory, payloads: list[Any]) -> None:
     path = tmp_path_factory.mktemp("pipe") / "received"

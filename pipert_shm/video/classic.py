@@ -18,6 +18,18 @@ SHADOW, MOVING = 127, 255  # in MOG2's mask
 SPECK, GAP = 3, 13  # pixels of the frame: what is smaller does not count, and what is nearer is one thing
 
 
+def _distance(threshold: float) -> float:
+    if not threshold > 0:
+        raise ValueError(f"threshold is a squared distance above 0, not {shown(threshold)}")
+    return threshold
+
+
+def _area(min_area: int) -> int:
+    if not min_area >= 0:
+        raise ValueError(f"min_area is at least 0 pixels, not {shown(min_area)}")
+    return min_area
+
+
 class MotionDetector(Detector):
     """Finds what moves before a still background. The camera must not move. The same frames always give the same boxes.
 
@@ -49,8 +61,8 @@ class MotionDetector(Detector):
         super().__init__(name)
         self._size = None if size is None else (size[0], size[1])
         self._history = history
-        self.set_threshold(threshold)
-        self.set_min_area(min_area)
+        self._threshold = _distance(threshold)  # not by the setters, which a subclass may override
+        self._min_area = _area(min_area)
 
     @parameter("threshold")
     def set_threshold(self, threshold: float) -> None:
@@ -58,9 +70,7 @@ class MotionDetector(Detector):
 
         :raises ValueError: when it is not above 0.
         """
-        if not threshold > 0:
-            raise ValueError(f"threshold is a squared distance above 0, not {shown(threshold)}")
-        self._threshold = threshold
+        self._threshold = _distance(threshold)
 
     @parameter("min_area")
     def set_min_area(self, min_area: int) -> None:
@@ -68,9 +78,7 @@ class MotionDetector(Detector):
 
         :raises ValueError: when it is below 0.
         """
-        if not min_area >= 0:
-            raise ValueError(f"min_area is at least 0 pixels, not {shown(min_area)}")
-        self._min_area = min_area
+        self._min_area = _area(min_area)
 
     def setup(self) -> None:
         """Starts with an empty background model for each camera."""
