@@ -78,3 +78,11 @@ def test_a_pipe_that_runs_though_nothing_is_kept_of_it_is_changed(tmp_path: Path
         its.start()
         assert (its.state, its.changed_to) == ("running", TOLD)
         its.leave()
+
+
+@pytest.mark.parametrize("pipe", ["../../etc/cron.d/yard", "/yard", "ya\0rd"])
+def test_a_name_leads_out_of_no_directory(tmp_path: Path, pipe: str) -> None:
+    store = Store(tmp_path / "state")
+    with pytest.raises(HostsError, match="it names a file"):
+        store.save(Kept(pipe, TOLD))
+    assert list(tmp_path.rglob("*yard*")) == []

@@ -64,7 +64,12 @@ class Store:
             raise HostsError(f"can't keep anything in {directory}: {error.strerror}; name another one by --state") from None
 
     def path(self, pipe: str, suffix: str) -> Path:
-        """A file of a pipe."""
+        """A file of a pipe.
+
+        :raises HostsError: when its name would lead out of the directory.
+        """
+        if os.sep in pipe or "\0" in pipe:
+            raise HostsError(f"no pipe is called {pipe!r}: it names a file")
         return self.directory / f"{pipe}.{suffix}"
 
     def load(self) -> tuple[list[Kept], list[str]]:
