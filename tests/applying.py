@@ -135,7 +135,7 @@ class Sink(DestinationRoutine):
 class Pairs(DestinationRoutine):
     """Takes pairs of numbers."""
 
-    join = Join(by="seq")
+    join = Join(by="time", tolerance=0.02)  # those that are built anew count anew
 
     def main_logic(self, data: Any) -> None: ...
 
