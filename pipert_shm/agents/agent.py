@@ -163,11 +163,17 @@ class Agent:
             key_of_token(self.name, EVERY), zenoh.handlers.FifoChannel(QUEUED), history=True
         )
         self._declared.append(tokens)
+        others: set[str] = set()
         with suppress(zenoh.ZError):  # at the end
             while not self._over.is_set():
-                sample = tokens.handler.recv()
-                if sample.kind == zenoh.SampleKind.PUT and not str(sample.key_expr).endswith(self._life):
+                sample = tokens.handler.try_recv() if others else tokens.handler.recv()
+                if (
+                    sample is None
+                ):  # a question may find nobody where the hub is slow: it is asked until it finds one, or none is left
                     self._is_double(session, DOUBLE_S)
+                    self._over.wait(0.2)
+                elif (life := str(sample.key_expr).rpartition("/")[2]) != self._life:
+                    (others.add if sample.kind == zenoh.SampleKind.PUT else others.discard)(life)
 
     def _answer_beside(self, asked: Any) -> None:
         """Answers on one more thread. It is a daemon, since an answer may take minutes, which the end does not wait for."""
