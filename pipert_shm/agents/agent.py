@@ -167,9 +167,8 @@ class Agent:
         with suppress(zenoh.ZError):  # at the end
             while not self._over.is_set():
                 sample = tokens.handler.try_recv() if others else tokens.handler.recv()
-                if (
-                    sample is None
-                ):  # a question may find nobody where the hub is slow: it is asked until it finds one, or none is left
+                if sample is None:
+                    # a slow hub may say that nobody is there: it is asked until one is found, or all are gone
                     self._is_double(session, DOUBLE_S)
                     self._over.wait(0.2)
                 elif (life := str(sample.key_expr).rpartition("/")[2]) != self._life:
