@@ -18,6 +18,8 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hosts_apart import at_rest, serve_edge, serve_hub, torment
 from hosts_ends import COUNT, LAST, OLDEST, OPEN, RETURNED, SKIPPED, TOLD_NS, UNREACHABLE, WRONG, receiving, sending
@@ -58,16 +60,23 @@ def check(board: Board, counted: int | None) -> None:
         assert board[OLDEST] < (MAX_AGE + LATE) * 1e6, f"a frame was {board[OLDEST] / 1e6:.2f} s old"
 
 
-def killing(kills: int, link: LinkSettings, rng: random.Random, *, lossless: bool) -> str:
-    """Torments two hosts; what came of it."""
-    board = new_board()
+@contextmanager
+def two_hosts(board: Board, fps: int, link: LinkSettings, *seed: int, lossless: bool) -> Iterator[tuple[Host, Host, Link]]:
+    """Two hosts, of which the first sends to the second, and the link between them."""
     max_age = None if lossless else MAX_AGE
     policy = "block" if lossless else "drop_oldest"
     with (
-        Host("10.77.0.1", serve_edge(board, 200, (48, 64, 3), policy=policy, max_age=max_age)) as edge,
+        Host("10.77.0.1", serve_edge(board, fps, (48, 64, 3), policy=policy, max_age=max_age)) as edge,
         Host("10.77.0.2", serve_hub(board, max_age=max_age)) as hub,
-        Link(edge, hub, link, rng.randrange(1 << 30)) as between,
+        Link(edge, hub, link, *seed) as between,
     ):
+        yield edge, hub, between
+
+
+def killing(kills: int, link: LinkSettings, rng: random.Random, *, lossless: bool) -> str:
+    """Torments two hosts; what came of it."""
+    board = new_board()
+    with two_hosts(board, 200, link, rng.randrange(1 << 30), lossless=lossless) as (edge, hub, between):
         board.wait(COUNT, 10, timeout=60)
         done = torment(board, edge, hub, kills, rng)
         between.cut()
@@ -119,13 +128,7 @@ def stepping(kills: int, rng: random.Random) -> str:
 def cutting(seconds: float, *, lossless: bool) -> str:
     """Cuts the link once, for so long; how long it took until frames came again."""
     board = new_board()
-    max_age = None if lossless else MAX_AGE
-    policy = "block" if lossless else "drop_oldest"
-    with (
-        Host("10.77.0.1", serve_edge(board, 100, (48, 64, 3), policy=policy, max_age=max_age)) as edge,
-        Host("10.77.0.2", serve_hub(board, max_age=max_age)) as hub,
-        Link(edge, hub, LinkSettings(20, 0, 100)) as between,
-    ):
+    with two_hosts(board, 100, LinkSettings(20, 0, 100), lossless=lossless) as (edge, hub, between):
         board.wait(COUNT, 10, timeout=60)
         between.cut()
         began = time.monotonic()

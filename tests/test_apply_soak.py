@@ -85,8 +85,8 @@ def soak(directory: Path, rounds: int, seed: int) -> tuple[int, int]:
                 if not error.restored:
                     raise
             if before is None and number >= min(20, rounds // 3):
-                before = at_rest(it, first)
-        after = at_rest(it, first)
+                before = at_rest(it, first, rings=4)
+        after = at_rest(it, first, rings=4)
         with suppress(AssertionError):
             eventually(lambda: possessions(it.pipe) == before)
         assert possessions(it.pipe) == before, after
@@ -100,11 +100,11 @@ def soak(directory: Path, rounds: int, seed: int) -> tuple[int, int]:
     return made, failed
 
 
-def at_rest(it: Yard, first: dict[str, Any]) -> object:
+def at_rest(it: Yard, first: dict[str, Any], *, rings: int) -> object:
     """What it has when it is as at first, and old rings are gone."""
     it.data = first
     it.apply()
-    eventually(lambda: possessions(it.pipe).rings == 4, "an end of old rings")
+    eventually(lambda: possessions(it.pipe).rings == rings, "an end of old rings")
     return possessions(it.pipe)
 
 

@@ -18,8 +18,8 @@ import pytest
 import pipert_shm
 from applying import Step, Yard, branches, numbers_in, routine, wire, yard
 from pipert_shm import DestinationRoutine, NotApplied, SourceRoutine
+from test_apply_soak import at_rest
 from test_attach import ended_well, process
-from test_remove import possessions
 from waiting import Board, eventually
 
 READY, GO = 0, 1  # cells of a board
@@ -163,7 +163,7 @@ def soak(directory: Path, rounds: int, seed: int) -> int:
         for _ in range(3):
             it.data = changed(first, dice)
             it.apply()
-        before = at_rest(it, first)
+        before = at_rest(it, first, rings=2)
         given_up = 0
         with stopped(it, "sink"):
             for _ in range(rounds):
@@ -171,7 +171,7 @@ def soak(directory: Path, rounds: int, seed: int) -> int:
                 it.apply()
                 given_up += sum(wire.dropped["crash"] for wire in it.pipe.statistics().wires.values())
             it.moves("numbers", "writer")
-        after = at_rest(it, first)
+        after = at_rest(it, first, rings=2)
         assert after == before
         it.moves("numbers", "sink")
         assert it.pipe.statistics().wires["numbers", "writer"].lost == 0
@@ -179,13 +179,6 @@ def soak(directory: Path, rounds: int, seed: int) -> int:
     numbers = numbers_in(directory / "written")
     assert (numbers == range(len(numbers))).all()
     return given_up
-
-
-def at_rest(it: Yard, first: dict[str, Any]) -> object:
-    it.data = first
-    it.apply()
-    eventually(lambda: possessions(it.pipe).rings == 2, "an end of old rings")
-    return possessions(it.pipe)
 
 
 def test_random_differences_before_a_stopped_receiver_leave_nothing(tmp_path: Path) -> None:
