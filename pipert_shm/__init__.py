@@ -2,8 +2,8 @@
 
 What users write with stands here, a noun a module. Each folder answers one question, which its `__init__` says. From below:
 `display`, `binding`, `system`, `web`, `shm`, `graph`, `message`, `control`, `flow`, `launcher`, `parent`; then what needs a
-whole pipe: `testing`, `pipeline_file`, `video`, `bridges`, `applying`, `api`, `compat`, `cli`. Imports point
-down only (import-linter, in pyproject.toml).
+whole pipe: `testing`, `pipeline_file`, `video`, `bridges`, `analytics`, `sinks`, `streaming`, `applying`, `api`, `compat`,
+`cli`. Imports point down only (import-linter, in pyproject.toml).
 
 Every public name has one home, and is re-exported here once.
 """

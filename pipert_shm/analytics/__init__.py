@@ -1,0 +1,1 @@
+"""What happened in front of a camera? Zones and lines, the rules that watch them, and the events that rules make."""

@@ -1,0 +1,1 @@
+"""How does the configuration of another system become a pipeline file?"""

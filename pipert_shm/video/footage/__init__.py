@@ -1,0 +1,1 @@
+"""What is kept of a camera's encoded packets? Clips with what came before, and continuous recording."""

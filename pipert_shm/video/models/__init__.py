@@ -1,0 +1,1 @@
+"""How do neural networks find something in frames? What runs them, and what reads their outputs."""
