@@ -69,6 +69,9 @@ from pipert_shm.wire import QueueNetwork, Wire
 if TYPE_CHECKING:
     from pipert_shm.agents.remote_pipe import RemotePipe
     from pipert_shm.agents.remote_tap import RemoteTap
+    from pipert_shm.analytics.event import DetectionEvent
+    from pipert_shm.analytics.event_source import EventSource
+    from pipert_shm.analytics.zones import Zones
     from pipert_shm.api.app import create_app
     from pipert_shm.api.server import APIWrapper
     from pipert_shm.applying.apply import Applied, apply_pipeline
@@ -128,12 +131,14 @@ __all__ = [
     "DataTransmitter",
     "DestinationRoutine",
     "DetectedFrame",
+    "DetectionEvent",
     "Detections",
     "Detector",
     "Difference",
     "Display",
     "DnnDetector",
     "EndOfStream",
+    "EventSource",
     "FPSRoutine",
     "Fault",
     "FloatingRoutine",
@@ -198,6 +203,7 @@ __all__ = [
     "WireStatistics",
     "WiresValidation",
     "YoloHead",
+    "Zones",
     "apply_pipeline",
     "attach",
     "create_app",
@@ -229,10 +235,12 @@ _LAZY = {
     "Crop": "pipert_shm.video.image",
     "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",
+    "DetectionEvent": "pipert_shm.analytics.event",
     "Detections": "pipert_shm.video.detection",
     "Detector": "pipert_shm.video.detection",
     "Display": "pipert_shm.video.screen",
     "DnnDetector": "pipert_shm.video.dnn",
+    "EventSource": "pipert_shm.analytics.event_source",
     "HaarDetector": "pipert_shm.video.classic",
     "HogPeopleDetector": "pipert_shm.video.classic",
     "JsonLinesWriter": "pipert_shm.video.detection_output",
@@ -258,6 +266,7 @@ _LAZY = {
     "video_sources": "pipert_shm.video.source",
     "VideoWriter": "pipert_shm.video.writer",
     "YoloHead": "pipert_shm.video.heads",
+    "Zones": "pipert_shm.analytics.zones",
 }
 
 
