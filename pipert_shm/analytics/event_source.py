@@ -156,6 +156,10 @@ class EventSource(MiddleRoutine):
         self._note(told)
         return told
 
+    def cleanup(self) -> None:
+        """Remembers what has begun and not ended, for the next run."""
+        self._keep()
+
     # ---- what is watched -------------------------------------------------------------------------
 
     def _begin(self, camera: Camera, moment: Moment) -> list[DetectionEvent]:

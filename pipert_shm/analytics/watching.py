@@ -144,6 +144,7 @@ class Known:
     Attributes:
         came: when it was inside first; seconds of the time seen.
         last: when it was inside last.
+        missed: since when it is not inside; None while it is.
         held: whether it has been inside for long enough.
         begun: the event that it began.
     """
@@ -151,6 +152,7 @@ class Known:
     one: Object
     came: float
     last: float
+    missed: float | None = None
     held: bool = False
     begun: DetectionEvent | None = None
 
@@ -190,7 +192,7 @@ class ObjectWatch:
         if known is None:
             known = self._known[track] = Known(one, moment.now, moment.now)
         self._known.move_to_end(track)
-        known.one, known.last = one, moment.now
+        known.one, known.last, known.missed = one, moment.now, None
         is_new = not known.held and moment.now - known.came >= self._rule.hold
         known.held = known.held or is_new
         if self._rule.kind == "enter" and is_new:
@@ -203,12 +205,12 @@ class ObjectWatch:
     def _miss(self, track: int, is_outside: bool, moment: Moment) -> list[DetectionEvent]:
         """An object that was inside is not."""
         known = self._known[track]
-        gone = moment.now - known.last
-        over = gone >= self._rule.clear if is_outside else gone > self._rule.lost
-        if not known.held and is_outside:
-            over = True  # it has to be inside without a break
-        if not over:
-            return []
+        if known.missed is None:
+            known.missed = moment.now
+        if known.held or not is_outside:  # before that it has to be inside without a break
+            patience = self._rule.clear if is_outside else self._rule.lost
+            if moment.now - known.missed < patience:
+                return []
         del self._known[track]
         return self._part(known, moment)
 
