@@ -70,7 +70,7 @@ class PipeCollector(Collector):
 
     def _labelled(self) -> Iterator[Metric]:
         """What routines count by labels of their own, such as the zones of cameras: memory that their processes share."""
-        families: dict[str, Metric] = {}
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         plan = self._pipe._built().plan
         for name in plan.present:
             labelled = getattr(plan.get(name).routine, "labelled", None)
