@@ -1,4 +1,4 @@
-"""Parameters of routines: what their constructors were given, and the mark `@parameter` of those that can be set while they run."""
+"""Parameters of routines: what constructors were given, and the mark `@parameter` of those that can be set while they run."""
 
 from __future__ import annotations
 
