@@ -95,9 +95,9 @@ if TYPE_CHECKING:
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
     from pipert_shm.video.detection import DetectedFrame, Detections, Detector
     from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
-    from pipert_shm.video.dnn import DnnDetector
     from pipert_shm.video.heads import CenterFaceHead, YoloHead
     from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
+    from pipert_shm.video.models.dnn import DnnDetector
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import SnapshotWriter
     from pipert_shm.video.record import Recorder
@@ -254,7 +254,7 @@ _LAZY = {
     "Detections": "pipert_shm.video.detection",
     "Detector": "pipert_shm.video.detection",
     "Display": "pipert_shm.video.screen",
-    "DnnDetector": "pipert_shm.video.dnn",
+    "DnnDetector": "pipert_shm.video.models.dnn",
     "HaarDetector": "pipert_shm.video.classic",
     "HogPeopleDetector": "pipert_shm.video.classic",
     "JsonLinesWriter": "pipert_shm.video.detection_output",
