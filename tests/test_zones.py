@@ -244,7 +244,7 @@ def test_tracks_of_a_real_clip_are_where_supervision_says() -> None:
                 "centre": {"points": [[192, 288], [192, 0]], "anchor": "centre"},
             }
         },
-        lost=3600.0,
+        lost=0.25,  # theirs forgets a track that is missing in two frames; with 2 s, ours counts those, too
     )
     for routine in (detector, tracker, zones):
         routine.setup()
@@ -261,8 +261,12 @@ def test_tracks_of_a_real_clip_are_where_supervision_says() -> None:
             line.trigger(its)
         differ += len(set(told["zones"]["area"]["rows"]) ^ set(np.flatnonzero(polygon.trigger(its)).tolist()))
         found += len(told["zones"]["area"]["rows"])
+
+    def counts(count: int) -> dict[str, int]:
+        return {"": count} if count else {}
+
     assert found > 200
     assert differ <= found / 100  # theirs goes by whole pixels
     for name, line in theirs.items():
-        assert (told["lines"][name]["in"], told["lines"][name]["out"]) == ({"": line.in_count}, {"": line.out_count})
-        assert line.in_count + line.out_count > 3
+        assert (told["lines"][name]["in"], told["lines"][name]["out"]) == (counts(line.in_count), counts(line.out_count))
+    assert theirs["centre"].in_count + theirs["centre"].out_count > 1

@@ -29,6 +29,8 @@ from pipert_shm.shm.listing import list_pipe
 
 try:
     from nicegui import run, ui
+
+    from pipert_shm.api import zone_page
 except ImportError as error:
     raise ImportError(f"the dashboard needs NiceGUI: {to_install('dashboard')}") from error
 
@@ -88,6 +90,7 @@ def add_dashboard(app: FastAPI) -> None:
         except PipeStateError as error:
             ui.label(f"{error}; then load this page again").classes("state")
 
+    zone_page.add_zone_page(pipe)
     run.process_pool_start_method = "fork"  # the pool is never used, and Python 3.14's way would start a process for it
     ui.run_with(app, title="pipert_shm", dark=True, show_welcome_message=False, favicon="🎞")
 
@@ -208,6 +211,8 @@ class Card:
                 self._button("start", lambda: page.notify(START_EVENT_NAME, name))
                 self._button("stop", lambda: page.notify(STOP_EVENT_NAME, name))
                 self._button("fps", partial(self._ask, UPDATE_FPS_NAME, [inspect.Parameter("fps", _ANY)]))
+                if zone_page.has_zones(pipe, name):
+                    self._button("draw zones", lambda: ui.navigate.to(f"/zones/{quote(name, safe='')}", new_tab=True))
                 for event, signatures in session.audience.handlers[name].items():
                     if event not in LIFECYCLE_EVENTS:
                         wanted = {parameter.name: parameter for one in signatures for parameter in one.parameters.values()}
