@@ -223,7 +223,8 @@ def as_yaml(settings: Mapping[str, Any]) -> str:
     writer = YAML(typ="rt")
     writer.width = 4096
     text = StringIO()
-    writer.dump({kind: {camera: _in_lines(areas) for camera, areas in its.items()} for kind, its in settings.items()}, text)
+    filled = {kind: {camera: _in_lines(areas) for camera, areas in its.items() if areas} for kind, its in settings.items()}
+    writer.dump({kind: its for kind, its in filled.items() if its}, text)
     return text.getvalue()
 
 
