@@ -19,7 +19,6 @@ from ruamel.yaml import YAML
 from pipert_shm.agents.names import pipe_on
 from pipert_shm.agents.placing import Shares, numbers_of
 from pipert_shm.errors import ConfigError, Fault
-from pipert_shm.hosts.payloads import CODECS
 from pipert_shm.hosts.session import Hub
 from pipert_shm.limits import Policy
 from pipert_shm.pipeline_file.loading import PipelineFile
@@ -132,6 +131,15 @@ def split(file: PipelineFile, placement: Mapping[str, Shares], here: str) -> dic
     if splitter.faults:
         raise ConfigError(sorted(splitter.faults, key=lambda fault: fault.line))
     return splitter.parts
+
+
+def _key_of(*names: str) -> str:
+    """The key of a wire. No two lists of names have the same, so a dot in a name is another character there.
+
+    >>> _key_of("edge-1", "yard", "camera", "gpu", "detector"), _key_of("a", "b.c"), _key_of("a.b", "c")
+    ('edge-1.yard.camera.gpu.detector', 'a.b%2Ec', 'a%2Eb.c')
+    """
+    return ".".join(name.replace("%", "%25").replace(".", "%2E") for name in names)
 
 
 class _Splitter:
@@ -256,7 +264,7 @@ class _Splitter:
         """Makes both ends of a wire between two hosts."""
         wire = self._settings.wires[number]
         first = destinations[0]
-        key = ".".join((host, self._file.pipe_name, wire.source, there, first))
+        key = _key_of(host, self._file.pipe_name, wire.source, there, first)
         ends = {"key": key} | ({} if wire.max_age is None else {"max_age": wire.max_age})
         sending: dict[str, Any] = {**ends, "host": host, "peer": there, "policy": self._policy(wire)}
         sending |= {name: value for name in ("codec", "window") if (value := getattr(wire, name)) is not None}
@@ -281,7 +289,11 @@ class _Splitter:
         policy = self._policy(wire)
         if policy not in ACROSS:
             self._fault(("wires", number, "policy"), f"between hosts it is drop_oldest or block, not {policy}")
-        if wire.codec is not None and wire.codec not in CODECS:
+        if wire.codec is None:
+            return
+        from pipert_shm.hosts.payloads import CODECS  # with OpenCV
+
+        if wire.codec not in CODECS:
             self._fault(
                 ("wires", number, "codec"), f"there is no codec {wire.codec!r}; {listed('there are', CODECS, wire.codec)}"
             )

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import pipert_shm
-from pipert_shm.cli.apply import EXAMPLES, apply, for_several_hosts
+from pipert_shm.cli.apply import EXAMPLES, apply, names_hosts
 from pipert_shm.cli.hosting import hosting
 from pipert_shm.cli.looking import looking
 from pipert_shm.cli.remote import PATIENCE_S, ctl, examples, print_json, rpc
@@ -127,10 +127,10 @@ def run(
     """
     from pipert_shm.cli.run import load, run, run_watched
 
-    if file.suffix in (".yaml", ".yml") and (several := for_several_hosts(file)) is not None:
-        from pipert_shm.cli.several import run_on_hosts
+    if file.suffix in (".yaml", ".yml") and names_hosts(file):
+        from pipert_shm.cli.run_on_hosts import run_on_hosts
 
-        return run_on_hosts(several, api, check=check, watch=watch)
+        return run_on_hosts(file, api, check=check, watch=watch)
     if check:
         if watch:
             raise typer.BadParameter("give either --check or --watch")
