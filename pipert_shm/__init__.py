@@ -83,11 +83,18 @@ if TYPE_CHECKING:
     from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.capture import VideoInfo
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
-    from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+    from pipert_shm.video.detection import DetectedFrame, Detections
     from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
+    from pipert_shm.video.detector import Detector
     from pipert_shm.video.dnn import DnnDetector
-    from pipert_shm.video.heads import CenterFaceHead, YoloHead
     from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
+    from pipert_shm.video.models.centerface import CenterFaceHead
+    from pipert_shm.video.models.choosing import UnknownModel, head_for
+    from pipert_shm.video.models.classification import ClassificationHead
+    from pipert_shm.video.models.detr import DetrHead, RtDetrHead
+    from pipert_shm.video.models.preprocessing import Preprocessing
+    from pipert_shm.video.models.yolo import YoloHead
+    from pipert_shm.video.models.yolo_tasks import YoloObbHead, YoloPoseHead, YoloSegmentHead
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import SnapshotWriter
     from pipert_shm.video.record import Recorder
@@ -120,6 +127,7 @@ __all__ = [
     "BasicTransmitter",
     "BatchRoutine",
     "CenterFaceHead",
+    "ClassificationHead",
     "ConfigError",
     "Convert",
     "Crop",
@@ -130,6 +138,7 @@ __all__ = [
     "DetectedFrame",
     "Detections",
     "Detector",
+    "DetrHead",
     "Difference",
     "Display",
     "DnnDetector",
@@ -163,6 +172,7 @@ __all__ = [
     "PipeStatistics",
     "PipelineFile",
     "PipertError",
+    "Preprocessing",
     "QueueNetwork",
     "RPCPipeWrapper",
     "Recorder",
@@ -175,6 +185,7 @@ __all__ = [
     "Routine",
     "RoutineError",
     "RoutineStatistics",
+    "RtDetrHead",
     "SharedMemoryFull",
     "SharedMemoryTransmitter",
     "SnapshotWriter",
@@ -188,6 +199,7 @@ __all__ = [
     "TwinSource",
     "UniqueRoutineName",
     "UnknownEvent",
+    "UnknownModel",
     "UnknownTarget",
     "UntrustedRecording",
     "VideoError",
@@ -198,6 +210,9 @@ __all__ = [
     "WireStatistics",
     "WiresValidation",
     "YoloHead",
+    "YoloObbHead",
+    "YoloPoseHead",
+    "YoloSegmentHead",
     "apply_pipeline",
     "attach",
     "create_app",
@@ -205,6 +220,7 @@ __all__ = [
     "export_spans",
     "from_callable",
     "get_socket_logger",
+    "head_for",
     "parameter",
     "video_sources",
     "writable",
@@ -224,13 +240,13 @@ _LAZY = {
     "apply_pipeline": "pipert_shm.applying.apply",
     "RPCPipeWrapper": "pipert_shm.bridges.rpc",
     "Annotator": "pipert_shm.video.annotation",
-    "CenterFaceHead": "pipert_shm.video.heads",
+    "CenterFaceHead": "pipert_shm.video.models.centerface",
     "Convert": "pipert_shm.video.image",
     "Crop": "pipert_shm.video.image",
     "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",
     "Detections": "pipert_shm.video.detection",
-    "Detector": "pipert_shm.video.detection",
+    "Detector": "pipert_shm.video.detector",
     "Display": "pipert_shm.video.screen",
     "DnnDetector": "pipert_shm.video.dnn",
     "HaarDetector": "pipert_shm.video.classic",
@@ -257,7 +273,16 @@ _LAZY = {
     "VideoSource": "pipert_shm.video.source",
     "video_sources": "pipert_shm.video.source",
     "VideoWriter": "pipert_shm.video.writer",
-    "YoloHead": "pipert_shm.video.heads",
+    "YoloHead": "pipert_shm.video.models.yolo",
+    "ClassificationHead": "pipert_shm.video.models.classification",
+    "DetrHead": "pipert_shm.video.models.detr",
+    "Preprocessing": "pipert_shm.video.models.preprocessing",
+    "RtDetrHead": "pipert_shm.video.models.detr",
+    "UnknownModel": "pipert_shm.video.models.choosing",
+    "YoloObbHead": "pipert_shm.video.models.yolo_tasks",
+    "YoloPoseHead": "pipert_shm.video.models.yolo_tasks",
+    "YoloSegmentHead": "pipert_shm.video.models.yolo_tasks",
+    "head_for": "pipert_shm.video.models.choosing",
 }
 
 
