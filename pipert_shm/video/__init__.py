@@ -10,7 +10,6 @@ from pipert_shm.video.clips import default_clip, packaged_clip
 from pipert_shm.video.detection import DetectedFrame, Detections
 from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
 from pipert_shm.video.detector import Detector
-from pipert_shm.video.dnn import DnnDetector
 from pipert_shm.video.formats import format_of, luma, planes, to_bgr, to_gray
 from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
 from pipert_shm.video.models.centerface import CenterFaceHead
@@ -18,6 +17,7 @@ from pipert_shm.video.models.choosing import UnknownModel, head_for
 from pipert_shm.video.models.classification import ClassificationHead
 from pipert_shm.video.models.description import ModelDescription, TensorInfo, describe_model
 from pipert_shm.video.models.detr import DetrHead, RtDetrHead
+from pipert_shm.video.models.dnn import DnnDetector
 from pipert_shm.video.models.head import Head
 from pipert_shm.video.models.preprocessing import Placement, Preprocessing
 from pipert_shm.video.models.yolo import YoloHead
