@@ -69,6 +69,9 @@ from pipert_shm.wire import QueueNetwork, Wire
 if TYPE_CHECKING:
     from pipert_shm.agents.remote_pipe import RemotePipe
     from pipert_shm.agents.remote_tap import RemoteTap
+    from pipert_shm.analytics.event import DetectionEvent
+    from pipert_shm.analytics.event_source import EventSource
+    from pipert_shm.analytics.zones import Zones
     from pipert_shm.api.app import create_app
     from pipert_shm.api.server import APIWrapper
     from pipert_shm.applying.apply import Applied, apply_pipeline
@@ -147,6 +150,7 @@ __all__ = [
     "DataTransmitter",
     "DestinationRoutine",
     "DetectedFrame",
+    "DetectionEvent",
     "Detections",
     "Detector",
     "DetrHead",
@@ -154,6 +158,7 @@ __all__ = [
     "Display",
     "DnnDetector",
     "EndOfStream",
+    "EventSource",
     "FPSRoutine",
     "Fault",
     "FloatingRoutine",
@@ -235,6 +240,7 @@ __all__ = [
     "YoloObbHead",
     "YoloPoseHead",
     "YoloSegmentHead",
+    "Zones",
     "apply_pipeline",
     "attach",
     "create_app",
@@ -267,10 +273,12 @@ _LAZY = {
     "Crop": "pipert_shm.video.image",
     "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",
+    "DetectionEvent": "pipert_shm.analytics.event",
     "Detections": "pipert_shm.video.detection",
     "Detector": "pipert_shm.video.detector",
     "Display": "pipert_shm.video.screen",
     "DnnDetector": "pipert_shm.video.models.dnn",
+    "EventSource": "pipert_shm.analytics.event_source",
     "HaarDetector": "pipert_shm.video.classic",
     "HogPeopleDetector": "pipert_shm.video.classic",
     "JsonLinesWriter": "pipert_shm.video.detection_output",
@@ -317,6 +325,8 @@ _LAZY = {
     "YoloPoseHead": "pipert_shm.video.models.yolo_tasks",
     "YoloSegmentHead": "pipert_shm.video.models.yolo_tasks",
     "head_for": "pipert_shm.video.models.choosing",
+    "YoloHead": "pipert_shm.video.heads",
+    "Zones": "pipert_shm.analytics.zones",
 }
 
 
