@@ -195,7 +195,9 @@ def test_the_command_writes_a_file_that_can_be_run(
     assert "left out: birdseye" in capsys.readouterr().err
     assert "# - birdseye: " in out.read_text()
     pipe = PipelineFile(out).make_pipe()
-    assert {"gate", "yard", "gate_record", "mqtt"} <= {routine for flow in pipe._flows.values() for routine in flow.routines}
+    assert {"gate", "yard", "gate_record", "mqtt"} <= {
+        routine for routines in pipe._flows.values() for routine in (each.name for each in routines)
+    }
     assert main(["import", str(config), "-o", str(out)]) == 2
     assert "--force" in capsys.readouterr().err
 
