@@ -79,15 +79,25 @@ if TYPE_CHECKING:
     from pipert_shm.bridges.rpc import RPCPipeWrapper
     from pipert_shm.bridges.telemetry import export_spans
     from pipert_shm.pipeline_file.loading import PipelineFile
+    from pipert_shm.sinks.courier import Courier, Refused, Undelivered
+    from pipert_shm.sinks.kafka import KafkaSink
+    from pipert_shm.sinks.letter import Letter
+    from pipert_shm.sinks.mqtt import MqttSink
+    from pipert_shm.sinks.otel import OtelLogsSink
+    from pipert_shm.sinks.postgres import PostgresSink
+    from pipert_shm.sinks.redis import RedisSink
+    from pipert_shm.sinks.sink import Sink
+    from pipert_shm.sinks.spool import SinkError
+    from pipert_shm.sinks.webhook import WebhookSink
     from pipert_shm.trace.recording import TraceReport
     from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.capture import VideoInfo
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
     from pipert_shm.video.detection import DetectedFrame, Detections, Detector
     from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
-    from pipert_shm.video.dnn import DnnDetector
     from pipert_shm.video.heads import CenterFaceHead, YoloHead
     from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
+    from pipert_shm.video.models.dnn import DnnDetector
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import SnapshotWriter
     from pipert_shm.video.record import Recorder
@@ -122,6 +132,7 @@ __all__ = [
     "CenterFaceHead",
     "ConfigError",
     "Convert",
+    "Courier",
     "Crop",
     "CvtColor",
     "Data",
@@ -148,13 +159,17 @@ __all__ = [
     "Join",
     "JsonFormatter",
     "JsonLinesWriter",
+    "KafkaSink",
     "Latency",
+    "Letter",
     "Meta",
     "MiddleRoutine",
     "MjpegServer",
     "MotionDetector",
+    "MqttSink",
     "NoFreeSlot",
     "NotApplied",
+    "OtelLogsSink",
     "PayloadError",
     "PerOrigin",
     "Pipe",
@@ -163,9 +178,12 @@ __all__ = [
     "PipeStatistics",
     "PipelineFile",
     "PipertError",
+    "PostgresSink",
     "QueueNetwork",
     "RPCPipeWrapper",
     "Recorder",
+    "RedisSink",
+    "Refused",
     "RemotePipe",
     "RemoteRefusal",
     "RemoteTap",
@@ -177,6 +195,8 @@ __all__ = [
     "RoutineStatistics",
     "SharedMemoryFull",
     "SharedMemoryTransmitter",
+    "Sink",
+    "SinkError",
     "SnapshotWriter",
     "SourceRoutine",
     "SqliteWriter",
@@ -186,6 +206,7 @@ __all__ = [
     "Tracker",
     "TwinFrame",
     "TwinSource",
+    "Undelivered",
     "UniqueRoutineName",
     "UnknownEvent",
     "UnknownTarget",
@@ -194,6 +215,7 @@ __all__ = [
     "VideoInfo",
     "VideoSource",
     "VideoWriter",
+    "WebhookSink",
     "Wire",
     "WireStatistics",
     "WiresValidation",
@@ -232,7 +254,7 @@ _LAZY = {
     "Detections": "pipert_shm.video.detection",
     "Detector": "pipert_shm.video.detection",
     "Display": "pipert_shm.video.screen",
-    "DnnDetector": "pipert_shm.video.dnn",
+    "DnnDetector": "pipert_shm.video.models.dnn",
     "HaarDetector": "pipert_shm.video.classic",
     "HogPeopleDetector": "pipert_shm.video.classic",
     "JsonLinesWriter": "pipert_shm.video.detection_output",
@@ -248,6 +270,18 @@ _LAZY = {
     "SqliteWriter": "pipert_shm.video.detection_output",
     "ToMain": "pipert_shm.video.twin_frame",
     "TraceReport": "pipert_shm.trace.recording",
+    "Courier": "pipert_shm.sinks.courier",
+    "KafkaSink": "pipert_shm.sinks.kafka",
+    "Letter": "pipert_shm.sinks.letter",
+    "MqttSink": "pipert_shm.sinks.mqtt",
+    "OtelLogsSink": "pipert_shm.sinks.otel",
+    "PostgresSink": "pipert_shm.sinks.postgres",
+    "RedisSink": "pipert_shm.sinks.redis",
+    "Refused": "pipert_shm.sinks.courier",
+    "Sink": "pipert_shm.sinks.sink",
+    "SinkError": "pipert_shm.sinks.spool",
+    "Undelivered": "pipert_shm.sinks.courier",
+    "WebhookSink": "pipert_shm.sinks.webhook",
     "Tracker": "pipert_shm.video.tracking",
     "TwinFrame": "pipert_shm.video.twin_frame",
     "TwinSource": "pipert_shm.video.twin",

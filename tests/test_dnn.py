@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 from media import Beginning, carphone, centerface, frames_of
 from pipert_shm import START_EVENT_NAME, Pipe, Wire
 from pipert_shm.video import CenterFaceHead, DetectedFrame, Detections, DnnDetector, YoloHead
-from pipert_shm.video.network import Choice, wanted_providers
+from pipert_shm.video.models.network import Choice, wanted_providers
 from routines import Record, received
 from test_detection import as_lists, digest
 

@@ -40,10 +40,11 @@ OPENERS = TAPS + 1  # threads that each wait for a tap: one more than there are 
 BOX = (80, 220, 80)
 
 
-def picture_of(payload: Any, meta: Meta | None = None) -> np.ndarray:
-    """The frame in a payload, at most 640 pixels wide, with the boxes of a `DetectedFrame`: a view of it, or a new array.
+def picture_of(payload: Any, meta: Meta | None = None, widest: int = WIDEST) -> np.ndarray:
+    """The frame in a payload, scaled down, with the boxes of a `DetectedFrame`: a view of it, or a new array.
 
     :param meta: of the message, which says the frame's format.
+    :param widest: the most pixels in a row.
     :raises ValueError: when there is none.
     """
     import cv2
@@ -52,7 +53,7 @@ def picture_of(payload: Any, meta: Meta | None = None) -> np.ndarray:
 
     whole = payload.get_frame() if isinstance(payload, FrameData) else payload
     format = meta.format_of(whole) if meta is not None and isinstance(whole, np.ndarray) else None
-    frame, scale = scaled(whole, WIDEST, format)
+    frame, scale = scaled(whole, widest, format)
     if isinstance(payload, DetectedFrame) and len(payload.detections):
         frame = np.array(frame)
         for left, top, right, bottom in (payload.detections.boxes * scale).astype(int):

@@ -9,10 +9,10 @@ from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDete
 from pipert_shm.video.clips import default_clip, packaged_clip
 from pipert_shm.video.detection import DetectedFrame, Detections, Detector
 from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
-from pipert_shm.video.dnn import DnnDetector
 from pipert_shm.video.formats import format_of, luma, planes, to_bgr, to_gray
 from pipert_shm.video.heads import CenterFaceHead, YoloHead
 from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
+from pipert_shm.video.models.dnn import DnnDetector
 from pipert_shm.video.opencv import VideoError
 from pipert_shm.video.output import SnapshotWriter
 from pipert_shm.video.record import Recorder

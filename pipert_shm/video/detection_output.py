@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipert_shm.data import Data
+from pipert_shm.data import Data, Meta
 from pipert_shm.errors import describe, shown
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, Detections, finite, found_in
@@ -55,6 +55,31 @@ def additional_json(data: object) -> str | None:
     """Returns the `additional_data` of a payload as JSON; None if it is empty."""
     more = data.additional_data if isinstance(data, Data) else None
     return json.dumps(jsonable(more), allow_nan=False) if more else None
+
+
+def line_of(meta: Meta, found: Detections, data: object) -> dict[str, Any]:
+    """Returns what a line of JSON tells of a frame's detections.
+
+    :param found: those of the payload whose boxes are finite.
+    :param data: the payload.
+    """
+    line: dict[str, Any] = {
+        "origin": meta.origin,
+        "sequence": meta.sequence,
+        "capture_time": meta.capture_time,
+        "boxes": found.boxes.tolist(),
+    }
+    if meta.pts is not None:
+        line["pts"] = jsonable(meta.pts)
+    if found.scores is not None:
+        line["scores"] = [jsonable(score) for score in found.scores.tolist()]
+    if found.class_ids is not None:
+        line["labels"] = found.labels
+    if found.track_ids is not None:
+        line["track_ids"] = found.track_ids.tolist()
+    if isinstance(data, Data) and data.additional_data:
+        line["additional_data"] = jsonable(data.additional_data)
+    return line
 
 
 def _cannot_add(path: Path, what: str, error: Exception) -> VideoError:
@@ -102,23 +127,7 @@ class JsonLinesWriter(DestinationRoutine):
         :raises VideoError: when the line can't be written, for example on a full disk.
         """
         assert self._file is not None, "setup() comes first"
-        found = finite(self, found_in(data))
-        line: dict[str, Any] = {
-            "origin": self.meta.origin,
-            "sequence": self.meta.sequence,
-            "capture_time": self.meta.capture_time,
-            "boxes": found.boxes.tolist(),
-        }
-        if self.meta.pts is not None:
-            line["pts"] = jsonable(self.meta.pts)
-        if found.scores is not None:
-            line["scores"] = [jsonable(score) for score in found.scores.tolist()]
-        if found.class_ids is not None:
-            line["labels"] = found.labels
-        if found.track_ids is not None:
-            line["track_ids"] = found.track_ids.tolist()
-        if isinstance(data, Data) and data.additional_data:
-            line["additional_data"] = jsonable(data.additional_data)
+        line = line_of(self.meta, finite(self, found_in(data)), data)
         try:
             self._file.append(json.dumps(line, allow_nan=False).encode() + b"\n")
         except (OSError, TypeError, ValueError) as error:

@@ -13,11 +13,11 @@ from pipert_shm.errors import shown
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_count
 from pipert_shm.routine import BatchRoutine
-from pipert_shm.video import network
 from pipert_shm.video.detection import DetectedFrame, Detections, detected
 from pipert_shm.video.formats import converted, eight_bits, is_planar, resized, size_of
 from pipert_shm.video.heads import Head
 from pipert_shm.video.image import frame_of, known_format
+from pipert_shm.video.models import network
 from pipert_shm.video.opencv import cv2
 
 PADDING = 114  # the grey that YOLO networks are trained with
