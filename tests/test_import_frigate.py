@@ -18,7 +18,7 @@ from pipert_shm.importing.section import Notes, Section, leftovers
 from pipert_shm.pipeline_file.loading import PipelineFile
 
 CONFIG = """
-mqtt: {host: 192.168.0.18, user: me, password: xyz, topic_prefix: frigate}
+mqtt: {host: 192.168.0.18, user: me, password: '{FRIGATE_MQTT}', topic_prefix: frigate}
 detectors:
   ov: {type: openvino, device: GPU}
 model: {path: /config/yolov9.onnx, width: 320, height: 320, model_type: yolo-generic}
@@ -119,8 +119,13 @@ def test_detector_and_broker(made: dict[str, Any]) -> None:
         "backend": "openvino",
         "device": "GPU",
     }
-    broker = parameters(made, "mqtt")
-    assert (broker["host"], broker["user"], broker["password"]) == ("192.168.0.18", "me", "xyz")
+    broker = {
+        "url": "mqtt://192.168.0.18",
+        "home_assistant": "homeassistant",
+        "user": "me",
+        "password": {"env": "FRIGATE_MQTT"},
+    }
+    assert parameters(made, "mqtt") == broker
 
 
 def test_what_has_no_counterpart_is_listed_with_the_reason(config: Path) -> None:

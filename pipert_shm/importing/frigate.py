@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipert_shm.errors import ConfigError, Fault, shown
 from pipert_shm.importing.counterparts import why
-from pipert_shm.importing.frigate_streams import source, streams
+from pipert_shm.importing.frigate_streams import VARIABLE, filled, source, streams
 from pipert_shm.importing.frigate_zones import LOST, zones
 from pipert_shm.importing.section import Notes, Section, dotted, leftovers
 from pipert_shm.pipeline_file.reader import YamlFile
@@ -219,10 +220,16 @@ class _Draft:
         host = mqtt.text("host")
         if host is None or not mqtt.flag("enabled", True):
             return None
-        parameters: dict[str, Any] = {"host": host}
-        if port := mqtt.number("port"):
-            parameters["port"] = int(port)
-        for key, ours in (("user", "user"), ("password", "password"), ("tls_ca_certs", "ca")):
+        is_encrypted = mqtt.text("tls_ca_certs") is not None
+        port = mqtt.number("port")
+        address = f"{'mqtts' if is_encrypted else 'mqtt'}://{host}" + (f":{int(port)}" if port else "")
+        parameters: dict[str, Any] = {"url": address, "home_assistant": "homeassistant"}
+        if (user := mqtt.text("user")) is not None:
+            parameters["user"] = filled(user, mqtt, os.environ)
+        if (password := mqtt.text("password")) is not None:
+            name = VARIABLE.fullmatch(password)
+            parameters["password"] = {"env": name[1]} if name else password
+        for key, ours in (("tls_ca_certs", "ca"), ("tls_client_cert", "certificate"), ("tls_client_key", "key")):
             if (value := mqtt.text(key)) is not None:
                 parameters[ours] = value
         return parameters

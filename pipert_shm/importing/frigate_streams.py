@@ -12,7 +12,7 @@ from pipert_shm.errors import shown
 from pipert_shm.importing.section import Section
 
 _RESTREAM = re.compile(r"rtsp://(?:127\.0\.0\.1|localhost):8554/([^/?#]+)")
-_VARIABLE = re.compile(r"\{(FRIGATE_\w+)\}")
+VARIABLE = re.compile(r"\{(FRIGATE_\w+)\}")
 _HARDWARE = {"vaapi": "vaapi", "nvidia": "cuda", "cuda": "cuda", "qsv": "qsv"}
 
 
@@ -71,7 +71,15 @@ def _url(one: Section, restreams: Section, environment: Mapping[str, str]) -> st
         if "://" not in url or not isinstance(first, str):
             one.notes.ask(f"{match[0]} is Frigate's own restream: give the camera's URL in its place")
             url = match[0]
-    return _VARIABLE.sub(lambda match: _value(match[1], one, environment), url)
+    return filled(url, one, environment)
+
+
+def filled(text: str, one: Section, environment: Mapping[str, str]) -> str:
+    """Returns a text with the values of the variables `{FRIGATE_…}` in it; what is not set stays, with a note.
+
+    :param one: the part of the file that it is from.
+    """
+    return VARIABLE.sub(lambda match: _value(match[1], one, environment), text)
 
 
 def _value(name: str, one: Section, environment: Mapping[str, str]) -> str:
