@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import pipert_shm
+from pipert_shm.cli import importing
 from pipert_shm.cli.apply import EXAMPLES, apply, for_several_hosts
 from pipert_shm.cli.footage import EXAMPLES as FOOTAGE_EXAMPLES
 from pipert_shm.cli.footage import footage
@@ -144,6 +145,7 @@ def run(
 
 
 app.command(epilog=EXAMPLES)(apply)
+app.command("import", epilog=importing.EXAMPLES)(importing.import_)
 
 
 @app.command(
