@@ -325,7 +325,6 @@ _LAZY = {
     "YoloPoseHead": "pipert_shm.video.models.yolo_tasks",
     "YoloSegmentHead": "pipert_shm.video.models.yolo_tasks",
     "head_for": "pipert_shm.video.models.choosing",
-    "YoloHead": "pipert_shm.video.heads",
     "Zones": "pipert_shm.analytics.zones",
 }
 

@@ -45,7 +45,8 @@ def footage(
     """Show what cameras have recorded continuously, or copy a part of it to a file.
 
     Reads the names of files, and so can be used while cameras record. A copy begins with the key frame before its time and is
-    not encoded anew. Where the camera sent nothing, it has a gap; where the size of the pictures changes, a further file begins.
+    not encoded anew. Where the camera sent nothing, it has a gap. Where the size of the pictures changes, a further file
+    begins.
     """
     from pipert_shm.video.footage.shelf import camera_of, cameras, segments
 
