@@ -17,7 +17,7 @@ from pipert_shm.video.detection import DetectedFrame, Detections, detected
 from pipert_shm.video.formats import converted, eight_bits, is_planar, resized, size_of
 from pipert_shm.video.image import frame_of, known_format
 from pipert_shm.video.models import network
-from pipert_shm.video.models.head import Head, as_head
+from pipert_shm.video.models.head import AnyHead, as_head
 from pipert_shm.video.models.preprocessing import Placement
 from pipert_shm.video.opencv import cv2
 
@@ -54,7 +54,7 @@ class DnnDetector(BatchRoutine):
     def __init__(
         self,
         model: str | os.PathLike[str],
-        head: Head,
+        head: AnyHead,
         name: str | None = None,
         *,
         size: tuple[int, int] = (640, 640),
