@@ -106,6 +106,8 @@ if TYPE_CHECKING:
     from pipert_shm.video.models.detr import DetrHead, RtDetrHead
     from pipert_shm.video.models.dnn import DnnDetector
     from pipert_shm.video.models.preprocessing import Preprocessing
+    from pipert_shm.video.models.torch_detector import TorchDetector
+    from pipert_shm.video.models.torchvision_head import TorchvisionHead
     from pipert_shm.video.models.yolo import YoloHead
     from pipert_shm.video.models.yolo_tasks import YoloObbHead, YoloPoseHead, YoloSegmentHead
     from pipert_shm.video.opencv import VideoError
@@ -218,6 +220,8 @@ __all__ = [
     "SqliteWriter",
     "Tap",
     "ToMain",
+    "TorchDetector",
+    "TorchvisionHead",
     "TraceReport",
     "Tracker",
     "TwinFrame",
@@ -293,6 +297,8 @@ _LAZY = {
     "SnapshotWriter": "pipert_shm.video.output",
     "SqliteWriter": "pipert_shm.video.detection_output",
     "ToMain": "pipert_shm.video.twin_frame",
+    "TorchDetector": "pipert_shm.video.models.torch_detector",
+    "TorchvisionHead": "pipert_shm.video.models.torchvision_head",
     "TraceReport": "pipert_shm.trace.recording",
     "Courier": "pipert_shm.sinks.courier",
     "KafkaSink": "pipert_shm.sinks.kafka",
