@@ -167,7 +167,7 @@ def consumed(servers: str, is_all: Callable[[list[Any]], bool], topic: str = TOP
 class Subscriber:
     """Gets all that is published by MQTT, also over a restart of the broker, since the broker keeps its session."""
 
-    def __init__(self, port: int, topic: str = "#") -> None:
+    def __init__(self, port: int, topic: str = "#", client: str = "everything") -> None:
         from paho.mqtt.client import Client, MQTTv5
         from paho.mqtt.enums import CallbackAPIVersion
         from paho.mqtt.packettypes import PacketTypes
@@ -177,7 +177,7 @@ class Subscriber:
         self.subscribed = 0
         session: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         session.SessionExpiryInterval = 3600
-        self._client = Client(CallbackAPIVersion.VERSION2, "subscriber", protocol=MQTTv5)
+        self._client = Client(CallbackAPIVersion.VERSION2, client, protocol=MQTTv5)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = lambda client, *_: client.subscribe(topic, 1)
         self._client.on_subscribe = self._on_subscribe
