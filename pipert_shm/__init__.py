@@ -69,6 +69,9 @@ from pipert_shm.wire import QueueNetwork, Wire
 if TYPE_CHECKING:
     from pipert_shm.agents.remote_pipe import RemotePipe
     from pipert_shm.agents.remote_tap import RemoteTap
+    from pipert_shm.analytics.event import DetectionEvent
+    from pipert_shm.analytics.event_source import EventSource
+    from pipert_shm.analytics.zones import Zones
     from pipert_shm.api.app import create_app
     from pipert_shm.api.server import APIWrapper
     from pipert_shm.applying.apply import Applied, apply_pipeline
@@ -93,11 +96,18 @@ if TYPE_CHECKING:
     from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.capture import VideoInfo
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
-    from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+    from pipert_shm.video.detection import DetectedFrame, Detections
     from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
-    from pipert_shm.video.dnn import DnnDetector
-    from pipert_shm.video.heads import CenterFaceHead, YoloHead
+    from pipert_shm.video.detector import Detector
     from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
+    from pipert_shm.video.models.centerface import CenterFaceHead
+    from pipert_shm.video.models.choosing import UnknownModel, head_for
+    from pipert_shm.video.models.classification import ClassificationHead
+    from pipert_shm.video.models.detr import DetrHead, RtDetrHead
+    from pipert_shm.video.models.dnn import DnnDetector
+    from pipert_shm.video.models.preprocessing import Preprocessing
+    from pipert_shm.video.models.yolo import YoloHead
+    from pipert_shm.video.models.yolo_tasks import YoloObbHead, YoloPoseHead, YoloSegmentHead
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import SnapshotWriter
     from pipert_shm.video.record import Recorder
@@ -130,6 +140,7 @@ __all__ = [
     "BasicTransmitter",
     "BatchRoutine",
     "CenterFaceHead",
+    "ClassificationHead",
     "ConfigError",
     "Convert",
     "Courier",
@@ -139,12 +150,15 @@ __all__ = [
     "DataTransmitter",
     "DestinationRoutine",
     "DetectedFrame",
+    "DetectionEvent",
     "Detections",
     "Detector",
+    "DetrHead",
     "Difference",
     "Display",
     "DnnDetector",
     "EndOfStream",
+    "EventSource",
     "FPSRoutine",
     "Fault",
     "FloatingRoutine",
@@ -179,6 +193,7 @@ __all__ = [
     "PipelineFile",
     "PipertError",
     "PostgresSink",
+    "Preprocessing",
     "QueueNetwork",
     "RPCPipeWrapper",
     "Recorder",
@@ -193,6 +208,7 @@ __all__ = [
     "Routine",
     "RoutineError",
     "RoutineStatistics",
+    "RtDetrHead",
     "SharedMemoryFull",
     "SharedMemoryTransmitter",
     "Sink",
@@ -209,6 +225,7 @@ __all__ = [
     "Undelivered",
     "UniqueRoutineName",
     "UnknownEvent",
+    "UnknownModel",
     "UnknownTarget",
     "UntrustedRecording",
     "VideoError",
@@ -220,6 +237,10 @@ __all__ = [
     "WireStatistics",
     "WiresValidation",
     "YoloHead",
+    "YoloObbHead",
+    "YoloPoseHead",
+    "YoloSegmentHead",
+    "Zones",
     "apply_pipeline",
     "attach",
     "create_app",
@@ -227,6 +248,7 @@ __all__ = [
     "export_spans",
     "from_callable",
     "get_socket_logger",
+    "head_for",
     "parameter",
     "video_sources",
     "writable",
@@ -246,15 +268,17 @@ _LAZY = {
     "apply_pipeline": "pipert_shm.applying.apply",
     "RPCPipeWrapper": "pipert_shm.bridges.rpc",
     "Annotator": "pipert_shm.video.annotation",
-    "CenterFaceHead": "pipert_shm.video.heads",
+    "CenterFaceHead": "pipert_shm.video.models.centerface",
     "Convert": "pipert_shm.video.image",
     "Crop": "pipert_shm.video.image",
     "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",
+    "DetectionEvent": "pipert_shm.analytics.event",
     "Detections": "pipert_shm.video.detection",
-    "Detector": "pipert_shm.video.detection",
+    "Detector": "pipert_shm.video.detector",
     "Display": "pipert_shm.video.screen",
-    "DnnDetector": "pipert_shm.video.dnn",
+    "DnnDetector": "pipert_shm.video.models.dnn",
+    "EventSource": "pipert_shm.analytics.event_source",
     "HaarDetector": "pipert_shm.video.classic",
     "HogPeopleDetector": "pipert_shm.video.classic",
     "JsonLinesWriter": "pipert_shm.video.detection_output",
@@ -291,7 +315,17 @@ _LAZY = {
     "VideoSource": "pipert_shm.video.source",
     "video_sources": "pipert_shm.video.source",
     "VideoWriter": "pipert_shm.video.writer",
-    "YoloHead": "pipert_shm.video.heads",
+    "YoloHead": "pipert_shm.video.models.yolo",
+    "ClassificationHead": "pipert_shm.video.models.classification",
+    "DetrHead": "pipert_shm.video.models.detr",
+    "Preprocessing": "pipert_shm.video.models.preprocessing",
+    "RtDetrHead": "pipert_shm.video.models.detr",
+    "UnknownModel": "pipert_shm.video.models.choosing",
+    "YoloObbHead": "pipert_shm.video.models.yolo_tasks",
+    "YoloPoseHead": "pipert_shm.video.models.yolo_tasks",
+    "YoloSegmentHead": "pipert_shm.video.models.yolo_tasks",
+    "head_for": "pipert_shm.video.models.choosing",
+    "Zones": "pipert_shm.analytics.zones",
 }
 
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 from media import Beginning, carphone, centerface, frames_of
 from pipert_shm import START_EVENT_NAME, Pipe, Wire
 from pipert_shm.video import CenterFaceHead, DetectedFrame, Detections, DnnDetector, YoloHead
-from pipert_shm.video.network import Choice, wanted_providers
+from pipert_shm.video.models.network import Choice, wanted_providers
 from routines import Record, received
 from test_detection import as_lists, digest
 
@@ -100,7 +100,7 @@ def test_frames_of_all_sizes_go_in_at_their_own_proportions_and_boxes_come_back_
     of_large, of_wide = detector.detect([large, wide])
     assert of_large.boxes.tolist() == [[2 * value for value in LEFT]]
     by_label = dict(zip(of_wide.labels, of_wide.boxes.tolist(), strict=True))
-    assert by_label["blue"] == [88, 64, 104, 64], "twice as wide as the input, and cut off at the frame's edge"
+    assert by_label["blue"] == [88, 32, 104, 64], "twice as wide as the input, in its middle"
 
 
 def test_the_pixels_that_the_network_gets_are_those_of_the_frame(tmp_path: Path) -> None:
@@ -111,7 +111,8 @@ def test_the_pixels_that_the_network_gets_are_those_of_the_frame(tmp_path: Path)
     detector._run = lambda blob: got.append(blob) or run(blob)  # type: ignore[func-returns-value]
     frame = np.random.default_rng(1).integers(0, 256, (32, 64, 3), np.uint8)
     detector.detect([frame])
-    expected = np.concatenate([frame[:, :, ::-1], np.full((32, 64, 3), 114)]).transpose(2, 0, 1) / 255
+    grey = np.full((16, 64, 3), 114)
+    expected = np.concatenate([grey, frame[:, :, ::-1], grey]).transpose(2, 0, 1) / 255
     assert np.allclose(got[0][0], expected)
 
 
@@ -425,7 +426,7 @@ def test_a_share_out_of_range_is_refused(make_head: Callable[..., object], given
 
 @pytest.mark.parametrize("head", [YoloHead, dict, "yolo", ["person"]])
 def test_what_is_no_head_is_refused_at_the_call(head: Any) -> None:
-    with pytest.raises(TypeError, match=r"head makes finds of the outputs: YoloHead\(names\), CenterFaceHead\(\), or"):
+    with pytest.raises(TypeError, match=r"head makes detections of the outputs: YoloHead\(names\), CenterFaceHead\(\), or"):
         DnnDetector("yolo.onnx", head)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipert_shm import ConfigError, DestinationRoutine, Pipe, PipelineFile, SourceRoutine
+from pipert_shm import ConfigError, PipelineFile
 from pipert_shm.agents.code import ABSENT, differing, modules_in, sources_of
 from pipert_shm.agents.placing import Shares, place
 from pipert_shm.agents.splitting import Part, hub_in, reachable, split, written
@@ -214,11 +214,6 @@ def test_replicas_are_spread_and_none_is_lost() -> None:
 def test_labels_that_no_host_has_are_told_with_those_that_there_are() -> None:
     with pytest.raises(LookupError, match=r"has the labels gpu=no; there are: a \(gpu=true\); plain \(no labels\)"):
         place({"gpu": "no"}, 1, labelled("a"), "desk", "yard")
-
-
-def test_a_pipe_in_python_takes_no_host_since_objects_do_not_travel() -> None:
-    with Pipe() as pipe, pytest.raises(TypeError, match=r"create_flow\('detect', …, host=…\): .* don't travel .* say `host:`"):
-        pipe.create_flow("detect", True, SourceRoutine("camera"), DestinationRoutine("screen"), host="gpu-1")
 
 
 # ---- code ----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pipert_shm.agents.asking import Answer, Asker
 from pipert_shm.agents.code import ABSENT, differing, modules_in, sources_of
 from pipert_shm.agents.names import version
 from pipert_shm.agents.placing import Shares, place
-from pipert_shm.agents.splitting import Part, split
+from pipert_shm.agents.splitting import Part, hub_by, reachable, split
 from pipert_shm.errors import ConfigError, Fault, HostsError
 from pipert_shm.hosts.access import check_host_name
 from pipert_shm.hosts.session import Hub
@@ -113,6 +113,23 @@ def take_back(asker: Asker, rollout: Rollout) -> list[str]:
 def remove(asker: Asker, pipe: str, hosts: Iterable[str]) -> dict[str, Answer]:
     """Ends the parts of a pipe on these hosts, which forget them."""
     return asker.ask_again({host: {"kind": "remove", "pipe": pipe} for host in hosts}, APPLY_S)
+
+
+def text_here(file: PipelineFile, rollout: Rollout) -> str:
+    """The part of the host where it was said, with the way to the hub."""
+    assert file.settings.hosts is not None
+    assert rollout.here is not None
+    return reachable(rollout.here.text, rollout.here.remotes, hub_by(file.settings.hosts, file.fault))
+
+
+def lines_of(rollout: Rollout, own: Iterable[str] = ()) -> list[str]:
+    """What was done, or would be, in words.
+
+    :param own: what the host does where it was said.
+    """
+    by_host = sorted(rollout.changes.items())
+    lines = [*own, *(f"{host}: {line}" for host, lines in by_host for line in lines)]
+    return lines + [f"! host {host} can't be reached: say it again when it is there" for host in rollout.missing]
 
 
 # ---- the steps -----------------------------------------------------------------------------------

@@ -13,11 +13,14 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from pipert_shm.api import control, docs, elsewhere, front, journal, metrics, pipeline, preview, tracing
+from pipert_shm.api import control, docs, elsewhere, front, hls, journal, metrics, pipeline, preview, tracing, webrtc
 from pipert_shm.api.elsewhere import Elsewhere
+from pipert_shm.api.hls import Sessions
 from pipert_shm.api.journal import Journal
 from pipert_shm.api.models import Problem
 from pipert_shm.api.preview import Previews
+from pipert_shm.api.streams import Streams
+from pipert_shm.api.webrtc import Peers
 from pipert_shm.errors import PayloadError, PipertError, PipeStateError, UnknownEvent, UnknownTarget
 from pipert_shm.pipe import Pipe, check_pipe
 from pipert_shm.web.addresses import check_token
@@ -88,6 +91,8 @@ def create_app(
     app.state.has_token = token is not None
     app.state.journal = Journal(pipe)
     app.state.previews = Previews(pipe)
+    app.state.streams = Streams(pipe)
+    app.state.hls, app.state.peers = Sessions(app.state.streams), Peers(app.state.streams)
     app.state.elsewhere = None
     _add_routes(app, dashboard)
     app.add_exception_handler(PipertError, _refuse)
@@ -100,7 +105,8 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Location"],
         )
     return app
 
@@ -114,6 +120,8 @@ def _add_routes(app: FastAPI, dashboard: bool) -> None:
         metrics.router,
         journal.router,
         preview.router,
+        hls.router,
+        webrtc.router,
         tracing.router,
         docs.router,
     ):
@@ -132,6 +140,8 @@ async def _live(app: FastAPI) -> AsyncIterator[None]:
     app.state.journal.start()
     yield
     end_streams(app)
+    await app.state.peers.close()
+    await app.state.hls.close()
 
 
 def follow_hosts(app: FastAPI, hosts: Elsewhere) -> None:
@@ -143,6 +153,7 @@ def end_streams(app: FastAPI) -> None:
     """Ends all answers that would go on as long as the pipe does. Any thread."""
     app.state.journal.stop()
     app.state.previews.close()
+    app.state.streams.close()
     if app.state.elsewhere is not None:
         app.state.elsewhere.close()
 

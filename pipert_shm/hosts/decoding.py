@@ -10,8 +10,8 @@ import numpy as np
 
 from pipert_shm.data import Meta
 from pipert_shm.hosts.encoding import MOST_FILMS
-from pipert_shm.hosts.films import DECODERS, FilmCodec, FilmDecoder, Packet
 from pipert_shm.hosts.payloads import Bytes, Loan, Reading, apply_told, checked_layout
+from pipert_shm.video.films import DECODERS, FilmCodec, FilmDecoder, Packet
 from pipert_shm.video.opencv import cv2
 from pipert_shm.video.recorded import payload_from_json
 

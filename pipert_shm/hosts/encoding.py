@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from pipert_shm.data import Meta
-from pipert_shm.hosts.films import FilmCodec, FilmEncoder, Packet, fits
 from pipert_shm.hosts.payloads import Array, Bytes, Whole, compressed, joined, taken_apart, told_of
+from pipert_shm.video.films import FilmCodec, FilmEncoder, Packet, fits
 from pipert_shm.video.opencv import cv2
 from pipert_shm.video.recorded import is_picture
 

@@ -18,7 +18,7 @@ import numpy as np
 from pipert_shm.data import FORMATS, Meta
 from pipert_shm.errors import PayloadError
 from pipert_shm.extras import to_install
-from pipert_shm.hosts.films import DECODERS, LARGEST, check_film
+from pipert_shm.video.films import DECODERS, LARGEST, check_film
 from pipert_shm.video.recorded import json_from_payload
 
 Codec = Literal["none", "jpeg", "zstd", "h264", "h265", "auto"]

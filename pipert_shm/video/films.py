@@ -40,6 +40,7 @@ GROUP = 120  # pictures from one key frame to the next, unless one is asked for
 TICKS = 90_000  # a second
 LONGEST_GAP_S = 1.0  # between two pictures, as the rate control is told
 GREY = 128  # both colours of a grey picture
+BT601, LIMITED = 6, 1  # FFmpeg's numbers of SMPTE 170M, and of luma from 16 to 235
 
 
 class Packet(NamedTuple):
@@ -108,6 +109,8 @@ class FilmEncoder:
         context.width, context.height, context.pix_fmt = self._width, self._height, self._pixels
         context.time_base, context.framerate = Fraction(1, TICKS), Fraction(30)
         context.bit_rate, context.gop_size, context.max_b_frames = rate, GROUP, 0
+        if format != "gray":
+            context.colorspace, context.color_range = BT601, LIMITED  # else players guess by the size
         # A second of the rate is the most that a key frame and those after it may take at once.
         limits = {"maxrate": str(rate), "bufsize": str(rate)}
         context.options = options | limits | {"preset": "ultrafast", "tune": "zerolatency", "forced-idr": "1"}

@@ -13,14 +13,14 @@ from pipert_shm.errors import shown
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_count
 from pipert_shm.routine import BatchRoutine
-from pipert_shm.video import network
 from pipert_shm.video.detection import DetectedFrame, Detections, detected
 from pipert_shm.video.formats import converted, eight_bits, is_planar, resized, size_of
-from pipert_shm.video.heads import Head
 from pipert_shm.video.image import frame_of, known_format
+from pipert_shm.video.models import network
+from pipert_shm.video.models.head import Head, as_head
+from pipert_shm.video.models.preprocessing import Placement
 from pipert_shm.video.opencv import cv2
 
-PADDING = 114  # the grey that YOLO networks are trained with
 _DEVICES = {"cpu": "cpu", network.CPU: "cpu", "cuda": "cuda", network.CUDA: "cuda", network.TENSORRT: "tensorrt"}
 
 
@@ -69,15 +69,11 @@ class DnnDetector(BatchRoutine):
             raise TypeError(
                 f"model is the path of an .onnx file, not {shown(model)}: DnnDetector('yolo.onnx', YoloHead(names))"
             )
-        if isinstance(head, type) or not callable(head) or not hasattr(head, "scale"):
-            raise TypeError(
-                f"head makes finds of the outputs: YoloHead(names), CenterFaceHead(), or an object of yours with __call__ and "
-                f"scale, not {shown(head)}"
-            )
         if not isinstance(size, tuple | list) or len(size) != 2 or not all(map(is_count, size)):
             raise ValueError(f"size is a width and a height of at least 1 pixel, such as (640, 640), not {shown(size)}")
         self._model = Path(model)
-        self._head = head
+        self._head = as_head(head)
+        self._kind = type(head).__name__
         self._size = (size[0], size[1])
         self._choice = network.Choice(backend, device, providers)
 
@@ -111,42 +107,40 @@ class DnnDetector(BatchRoutine):
         """
         metas = self.metas if len(self.metas) == len(frames) else [self.meta] * len(frames)  # outside of a flow there is one
         formats = [known_format(frame, meta) for frame, meta in zip(frames, metas, strict=True)]
-        images = np.full((len(frames), self._size[1], self._size[0], 3), PADDING, np.uint8)
-        swap = set(formats) != {"rgb"}  # the network takes RGB
-        ratios = [self._fill(*each, swap) for each in zip(images, frames, formats, strict=True)]
-        blob = cv2.dnn.blobFromImages(list(images), self._head.scale, swapRB=swap)
+        wanted = self._head.preprocessing
+        images = np.full((len(frames), self._size[1], self._size[0], 3), wanted.padding, np.uint8)
+        in_bgr = wanted.colours == "bgr" or set(formats) != {"rgb"}
+        places = [self._fill(*each, in_bgr) for each in zip(images, frames, formats, strict=True)]
+        blob = cv2.dnn.blobFromImages(list(images), wanted.scale, swapRB=in_bgr and wanted.colours == "rgb")
+        if any(wanted.mean) or wanted.std != (1, 1, 1):
+            mean, std = (np.array(each, np.float32).reshape(3, 1, 1) for each in (wanted.mean, wanted.std))
+            blob = (blob - mean) / std
         found = self._finds(self._run(blob), len(frames))
-        for frame, format, ratio, each in zip(frames, formats, ratios, found, strict=True):
-            limits = np.array(size_of(frame, format) * 2, np.float32)
-            each.boxes = np.clip(each.boxes / np.array(ratio * 2, np.float32), 0, limits)
-        return found
+        return [place.restored(each) for place, each in zip(places, found, strict=True)]
 
-    def _fill(self, image: np.ndarray, frame: np.ndarray, format: Format, in_bgr: bool) -> tuple[float, float]:
-        """Puts a frame into the network's input, BGR or RGB. Returns by how much it was scaled, across and down.
+    def _fill(self, image: np.ndarray, frame: np.ndarray, format: Format, in_bgr: bool) -> Placement:
+        """Puts a frame into the network's input, BGR or RGB, and returns where.
 
-        It is scaled first, and then converted: that costs less. Of a planar frame, the small one has an even size, too.
+        It is scaled first, and then converted: that costs less.
         """
-        width, height = size_of(frame, format)
-        ratio = min(self._size[0] / width, self._size[1] / height)
-        fitted = max(1, round(width * ratio)), max(1, round(height * ratio))
-        ratios = ratio, ratio
-        if is_planar(format):
-            fitted = max(2, fitted[0] & ~1), max(2, fitted[1] & ~1)
-            ratios = fitted[0] / width, fitted[1] / height
-        place = image[: fitted[1], : fitted[0]]
+        planar = is_planar(format)
+        place = self._head.preprocessing.place(size_of(frame, format), self._size, even=planar)
+        left, top, right, bottom = place.region
+        fitted = (right - left, bottom - top)
+        method = cv2.INTER_AREA if self._head.preprocessing.antialias and max(place.scale) < 1 else cv2.INTER_LINEAR
         wanted: Format = "bgr" if in_bgr else "rgb"
-        if format == wanted and frame.dtype == np.uint8:
-            resized(frame, format, fitted, place, cv2.INTER_LINEAR)
-        else:
-            converted(eight_bits(resized(frame, format, fitted, None, cv2.INTER_LINEAR)), format, wanted, place)
-        return ratios
+        small = eight_bits(resized(frame, format, fitted, None, method))
+        if format != wanted:
+            small = converted(small, format, wanted)
+        visible = small[max(0, -top) : self._size[1] - top, max(0, -left) : self._size[0] - left]
+        image[max(0, top) : max(0, top) + len(visible), max(0, left) : max(0, left) + visible.shape[1]] = visible
+        return place
 
     def _finds(self, outputs: Sequence[np.ndarray], count: int) -> list[Detections]:
         """The detections in pixels of the network's input."""
-        found = self._head(outputs)
+        found = self._head(outputs, self._size)
         if len(found) != count:
-            kind = type(self._head).__name__
-            raise ValueError(f"{kind} returned {len(found)} Detections for {count} images; it must return one for each")
+            raise ValueError(f"{self._kind} returned {len(found)} Detections for {count} images; it must return one for each")
         return found
 
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
