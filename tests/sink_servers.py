@@ -26,6 +26,7 @@ from waiting import eventually
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 AS_USER = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]  # PostgreSQL does not run as root
+INITDB = ("-A", "trust", "-U", "pipert", "-N", "--no-locale", "-E", "UTF8", "--wal-segsize=1")
 TOPIC = "pipert"
 
 
@@ -114,7 +115,7 @@ def postgres(directory: Path) -> tuple[Program, str]:
         pytest.skip(f"initdb can't run here: {made.stderr}")
     small = ["max_connections=8", "shared_buffers=1MB", "fsync=off", "autovacuum=off", "listen_addresses=127.0.0.1"]
     options = [part for setting in small for part in ("-c", setting)]
-    command = [*as_user, needed("postgres"), "-D", data, "-p", str(port), "-k", str(directory), *options]
+    command: list[str | Path] = [*as_user, needed("postgres"), "-D", data, "-p", str(port), "-k", str(directory), *options]
     program = Program(command, lambda: listens(port), signal.SIGQUIT)  # an immediate shutdown, as by a crash
     return program, f"postgresql://pipert@127.0.0.1:{port}/postgres"
 
@@ -166,7 +167,7 @@ def consumed(servers: str, is_all: Callable[[list[Any]], bool], topic: str = TOP
 class Subscriber:
     """Gets all that is published by MQTT, also over a restart of the broker, since the broker keeps its session."""
 
-    def __init__(self, port: int, topic: str = "#") -> None:
+    def __init__(self, port: int, topic: str = "#", client: str = "everything") -> None:
         from paho.mqtt.client import Client, MQTTv5
         from paho.mqtt.enums import CallbackAPIVersion
         from paho.mqtt.packettypes import PacketTypes
@@ -174,13 +175,15 @@ class Subscriber:
 
         self.got: list[tuple[str, bytes, bool]] = []
         self.subscribed = 0
-        session = Properties(PacketTypes.CONNECT)
-        session.SessionExpiryInterval = 3600  # type: ignore[attr-defined]
-        self._client = Client(CallbackAPIVersion.VERSION2, "subscriber", protocol=MQTTv5)
+        session: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        session.SessionExpiryInterval = 3600
+        self._client = Client(CallbackAPIVersion.VERSION2, client, protocol=MQTTv5)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = lambda client, *_: client.subscribe(topic, 1)
         self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = lambda _, __, message: self.got.append((message.topic, message.payload, message.retain))
+        self._client.on_message = lambda _, __, message: self.got.append(
+            (message.topic, bytes(message.payload), message.retain)
+        )
         self._client.connect("127.0.0.1", port, clean_start=False, properties=session)
         self._client.loop_start()
         eventually(lambda: self.subscribed > 0, "a subscription")

@@ -40,6 +40,7 @@ ROUND = 40  # events
 CAMERAS = 2
 END = 1 << 30  # on the board
 SECRET = "Xy7kQ2pW"
+LOGS = "opentelemetry.proto.collector.logs.v1.logs_service_pb2"
 
 Told = list[tuple[str, int]]  # camera, and number of each event that has arrived, in order
 
@@ -140,7 +141,7 @@ class Servers:
         import redis
 
         store = redis.Redis(port=self.redis_port, password=SECRET)
-        entries = [entry for camera in range(CAMERAS) for entry in store.xrange(f"pipert:camera-{camera}")]
+        entries: list[Any] = [entry for camera in range(CAMERAS) for entry in store.xrange(f"pipert:camera-{camera}") or ()]
         store.close()
         with psycopg.connect(self.database) as connection:
             rows = connection.execute("SELECT body FROM events ORDER BY time").fetchall()
@@ -229,7 +230,8 @@ class Listener(logging.Handler):
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
-    for package in ("paho.mqtt", "redis", "psycopg", "httpx", "confluent_kafka", "opentelemetry.sdk", "requests"):
+    # Here, so that the flow has them when it is forked, and again after its death.
+    for package in (*["paho.mqtt.client", "redis", "psycopg", "httpx", "confluent_kafka", "requests"], LOGS):
         pytest.importorskip(package)
     servers, listener = Servers(tmp_path_factory.mktemp("servers")), Listener()
     logging.getLogger().addHandler(listener)

@@ -375,5 +375,7 @@ class Spool:
             if self._is_dirty:
                 self._sync()
         finally:
+            for fd in self._unsynced:
+                os.close(fd)
             os.close(self._acked_fd)
             os.close(self._lock_fd)
