@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from pipert_shm.bridges.rpc import RPCPipeWrapper
     from pipert_shm.bridges.telemetry import export_spans
     from pipert_shm.pipeline_file.loading import PipelineFile
+    from pipert_shm.streaming.routines import HlsWriter, RtspPush, WhipPush
     from pipert_shm.trace.recording import TraceReport
     from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.capture import VideoInfo
@@ -142,6 +143,7 @@ __all__ = [
     "FrameData",
     "FunctionalMiddleRoutine",
     "HaarDetector",
+    "HlsWriter",
     "HogPeopleDetector",
     "Hop",
     "HostsError",
@@ -175,6 +177,7 @@ __all__ = [
     "Routine",
     "RoutineError",
     "RoutineStatistics",
+    "RtspPush",
     "SharedMemoryFull",
     "SharedMemoryTransmitter",
     "SnapshotWriter",
@@ -194,6 +197,7 @@ __all__ = [
     "VideoInfo",
     "VideoSource",
     "VideoWriter",
+    "WhipPush",
     "Wire",
     "WireStatistics",
     "WiresValidation",
@@ -223,6 +227,9 @@ _LAZY = {
     "PipelineFile": "pipert_shm.pipeline_file.loading",
     "apply_pipeline": "pipert_shm.applying.apply",
     "RPCPipeWrapper": "pipert_shm.bridges.rpc",
+    "HlsWriter": "pipert_shm.streaming.routines",
+    "RtspPush": "pipert_shm.streaming.routines",
+    "WhipPush": "pipert_shm.streaming.routines",
     "Annotator": "pipert_shm.video.annotation",
     "CenterFaceHead": "pipert_shm.video.heads",
     "Convert": "pipert_shm.video.image",
