@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from pipert_shm.sinks.sink import Sink
     from pipert_shm.sinks.spool import SinkError
     from pipert_shm.sinks.webhook import WebhookSink
+    from pipert_shm.streaming.routines import HlsWriter, RtspPush, WhipPush
     from pipert_shm.trace.recording import TraceReport
     from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.capture import VideoInfo
@@ -169,6 +170,7 @@ __all__ = [
     "FrameData",
     "FunctionalMiddleRoutine",
     "HaarDetector",
+    "HlsWriter",
     "HogPeopleDetector",
     "Hop",
     "HostsError",
@@ -211,6 +213,7 @@ __all__ = [
     "RoutineError",
     "RoutineStatistics",
     "RtDetrHead",
+    "RtspPush",
     "SharedMemoryFull",
     "SharedMemoryTransmitter",
     "Sink",
@@ -237,6 +240,7 @@ __all__ = [
     "VideoSource",
     "VideoWriter",
     "WebhookSink",
+    "WhipPush",
     "Wire",
     "WireStatistics",
     "WiresValidation",
@@ -271,6 +275,9 @@ _LAZY = {
     "PipelineFile": "pipert_shm.pipeline_file.loading",
     "apply_pipeline": "pipert_shm.applying.apply",
     "RPCPipeWrapper": "pipert_shm.bridges.rpc",
+    "HlsWriter": "pipert_shm.streaming.routines",
+    "RtspPush": "pipert_shm.streaming.routines",
+    "WhipPush": "pipert_shm.streaming.routines",
     "Annotator": "pipert_shm.video.annotation",
     "CenterFaceHead": "pipert_shm.video.models.centerface",
     "Convert": "pipert_shm.video.image",
