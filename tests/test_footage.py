@@ -223,7 +223,7 @@ def test_what_a_killed_process_has_left_is_made_whole(films: dict[str, Path], tm
         eventually(lambda: not list(gate.rglob("*.part")), "no leftovers")
     made, recorded = whole(gate, "clips/**/*.mp4"), list(segments(gate))
     for path in (*made, *(segment.path for segment in recorded)):
-        assert len(checked(path, films["h264"])) > COUNT / 2
+        assert len(checked(path, films["h264"])) >= COUNT / 4
     assert (len(made), len(recorded)) == (1, 1)
     told = told_of(made[0])
     assert told["cut"][-1] == KILLED
