@@ -78,8 +78,8 @@ def test_packets_of_an_rtsp_camera_are_kept_whatever_is_decoded_of_them(tmp_path
     assert not told["is_cut"]
     (clip,) = (tmp_path / "gate").glob("clips/*/*.mp4")
     seconds = told["end"] - told["start"]
-    assert 1.4 <= seconds <= 1.5 + 0.5 + 0.6, "as asked, from the key frame before, up to what was written together"
-    assert told["wanted_from"] - 0.8 <= told["start"] <= told["wanted_from"] + 0.1
+    assert 1.4 <= seconds <= 4, "as asked, from the key frame before, up to what was written together"
+    assert told["wanted_from"] - 2 <= told["start"] <= told["wanted_from"] + 0.3
     assert abs(told["files"][0]["camera_clock"] - told["start"]) < 3, "the camera's clock says about the same"
     for path in (clip, *(segment.path for segment in segments(tmp_path / "gate"))):
         numbers = numbers_in(path)
