@@ -16,6 +16,7 @@ from pipert_shm.hosts.certificates import Identity, identity_of
 from pipert_shm.hosts.refusals import why_refused
 
 LEASE_S = 2.0  # of silence after which the link counts as cut
+OPEN_S = 3.0  # that an attempt to connect takes at the most
 _ENDS_IN_PORT = re.compile(r"\w+/.*[^:/]:\d{1,5}([?#].*)?")
 SHORTEST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two attempts to connect
 
@@ -122,6 +123,7 @@ def configured(hub: Hub, more: Mapping[str, Any] = {}) -> Any:
         "scouting/gossip/enabled": False,
         "scouting/delay": 0,
         "transport/link/tx/lease": int(LEASE_S * 1000),
+        "transport/unicast/open_timeout": int(OPEN_S * 1000),  # TCP tries again ever more rarely: a new attempt comes sooner
         "transport/shared_memory/enabled": False,
     }
     if hub.ca is not None:
