@@ -14,21 +14,15 @@ from pipert_shm.hosts.access import key_of
 from pipert_shm.hosts.certificates import warn_of_end
 from pipert_shm.hosts.memory import keep_freed_memory
 from pipert_shm.hosts.pieces import MOST_PIECE, Body, Pieces, TooLarge, told_of_piece
-from pipert_shm.hosts.session import LEASE_S, LONGEST_WAIT, SHORTEST_WAIT, configured, load_zenoh, text_of
+from pipert_shm.hosts.session import LONGEST_WAIT, ROUTING, SHORTEST_WAIT, configured, load_zenoh, text_of
 from pipert_shm.hosts.session import Hub as Hub
 
 FAREWELL = 1.0  # seconds that the end waits for a thread
 LONGEST_CLOSE = 12.0  # seconds that Zenoh takes to close a session whose link is cut, at the most
 LONGEST_END = 20  # digits of an end's token
 QUEUED = 32  # samples that Zenoh keeps for us, each of two pieces at the most
-SETTINGS = {
-    "transport/link/tx/queue/size/data": 16,
-    "transport/link/rx/buffer_size": 1 << 20,
-    "transport/link/rx/max_message_size": 2 * MOST_PIECE,
-    "transport/link/tx/queue/congestion_control/block/wait_before_close": int(LEASE_S * 1e6),
-}
-"""Of the sessions of wires. More room than Zenoh gives by itself: a large message takes fewer turns of its threads, and a third
-less processor time. And a `put()` that a cut holds up waits for as long as it takes to notice that, not for 5 s."""
+SETTINGS = ROUTING | {"transport/link/rx/max_message_size": 2 * MOST_PIECE}
+"""Of the sessions of wires. No sender sends larger pieces, so nobody makes this end keep more."""
 
 Role = Literal["sender", "receiver"]
 

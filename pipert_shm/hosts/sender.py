@@ -21,14 +21,13 @@ from pipert_shm.hosts.payloads import CODECS, Codec, Whole, check_codec
 from pipert_shm.hosts.protocol import Sender
 from pipert_shm.hosts.remote import Remote
 from pipert_shm.hosts.window import MOST, AutoWindow
-from pipert_shm.limits import check_choice, check_count, check_seconds
+from pipert_shm.limits import FILM_CODECS, LEAST_BIT_RATE, check_choice, check_count, check_seconds
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.shm.slots import Stopping
 
 RemotePolicy = Literal["drop_oldest", "block"]
 PATIENCE = 1.0  # seconds that a message waits for its turn before it is dropped, where the policy drops and there is no max_age
 FLUSH_S = 2.0  # that the end waits for acknowledgements: with the time to disconnect it is shorter than a pipe's grace period
-LEAST_BIT_RATE = 10_000
 MOST_OTHERS = 16  # receivers that are not served, and are remembered
 
 
@@ -298,7 +297,7 @@ class RemoteSender(Remote, DestinationRoutine):
         check_codec(codec)
         if bit_rate is not None:
             check_count("bit_rate", bit_rate, LEAST_BIT_RATE)
-            if codec not in ("h264", "h265", "auto"):
+            if codec not in FILM_CODECS:
                 raise ValueError(f"bit_rate is for codec h264, h265 or auto, and this one is {codec!r}: leave it away")
         self._is_lossless = policy == "block"
         self._window = None if window == "auto" else window
