@@ -20,8 +20,8 @@ from pipert_shm.agents.names import pipe_on
 from pipert_shm.agents.placing import Shares, numbers_of
 from pipert_shm.errors import ConfigError, Fault
 from pipert_shm.hosts.session import Hub
-from pipert_shm.limits import Policy
-from pipert_shm.pipeline_file.loading import PipelineFile
+from pipert_shm.limits import FILM_CODECS, Policy
+from pipert_shm.pipeline_file.loading import ACROSS_HOSTS, PipelineFile
 from pipert_shm.pipeline_file.objects import told_of_setting
 from pipert_shm.pipeline_file.reader import Where, YamlFile, listed
 from pipert_shm.pipeline_file.schema import HostsSettings, WireSettings
@@ -267,7 +267,7 @@ class _Splitter:
         key = _key_of(host, self._file.pipe_name, wire.source, there, first)
         ends = {"key": key} | ({} if wire.max_age is None else {"max_age": wire.max_age})
         sending: dict[str, Any] = {**ends, "host": host, "peer": there, "policy": self._policy(wire)}
-        sending |= {name: value for name in ("codec", "window") if (value := getattr(wire, name)) is not None}
+        sending |= {name: value for name in ACROSS_HOSTS if (value := getattr(wire, name)) is not None}
         sender, receiver = f"{wire.source}-to-{first}@{there}", f"{first}-from-{wire.source}@{host}"
         if share:
             shared = f"{sender}-share"
@@ -297,3 +297,6 @@ class _Splitter:
             self._fault(
                 ("wires", number, "codec"), f"there is no codec {wire.codec!r}; {listed('there are', CODECS, wire.codec)}"
             )
+        if wire.bit_rate is not None and (wire.codec or "none") not in FILM_CODECS:
+            of = f"is for codec {', '.join(FILM_CODECS)}; this wire's is {wire.codec or 'none'}"
+            self._fault(("wires", number, "bit_rate"), of)
