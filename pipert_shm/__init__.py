@@ -92,15 +92,25 @@ if TYPE_CHECKING:
     from pipert_shm.sinks.sink import Sink
     from pipert_shm.sinks.spool import SinkError
     from pipert_shm.sinks.webhook import WebhookSink
+    from pipert_shm.streaming.routines import HlsWriter, RtspPush, WhipPush
     from pipert_shm.trace.recording import TraceReport
     from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.capture import VideoInfo
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
-    from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+    from pipert_shm.video.detection import DetectedFrame, Detections
     from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
-    from pipert_shm.video.heads import CenterFaceHead, YoloHead
+    from pipert_shm.video.detector import Detector
     from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
+    from pipert_shm.video.models.centerface import CenterFaceHead
+    from pipert_shm.video.models.choosing import UnknownModel, head_for
+    from pipert_shm.video.models.classification import ClassificationHead
+    from pipert_shm.video.models.detr import DetrHead, RtDetrHead
     from pipert_shm.video.models.dnn import DnnDetector
+    from pipert_shm.video.models.preprocessing import Preprocessing
+    from pipert_shm.video.models.torch_detector import TorchDetector
+    from pipert_shm.video.models.torchvision_head import TorchvisionHead
+    from pipert_shm.video.models.yolo import YoloHead
+    from pipert_shm.video.models.yolo_tasks import YoloObbHead, YoloPoseHead, YoloSegmentHead
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import SnapshotWriter
     from pipert_shm.video.record import Recorder
@@ -133,6 +143,7 @@ __all__ = [
     "BasicTransmitter",
     "BatchRoutine",
     "CenterFaceHead",
+    "ClassificationHead",
     "ConfigError",
     "Convert",
     "Courier",
@@ -145,6 +156,7 @@ __all__ = [
     "DetectionEvent",
     "Detections",
     "Detector",
+    "DetrHead",
     "Difference",
     "Display",
     "DnnDetector",
@@ -158,6 +170,7 @@ __all__ = [
     "FrameData",
     "FunctionalMiddleRoutine",
     "HaarDetector",
+    "HlsWriter",
     "HogPeopleDetector",
     "Hop",
     "HostsError",
@@ -184,6 +197,7 @@ __all__ = [
     "PipelineFile",
     "PipertError",
     "PostgresSink",
+    "Preprocessing",
     "QueueNetwork",
     "RPCPipeWrapper",
     "Recorder",
@@ -198,6 +212,8 @@ __all__ = [
     "Routine",
     "RoutineError",
     "RoutineStatistics",
+    "RtDetrHead",
+    "RtspPush",
     "SharedMemoryFull",
     "SharedMemoryTransmitter",
     "Sink",
@@ -207,6 +223,8 @@ __all__ = [
     "SqliteWriter",
     "Tap",
     "ToMain",
+    "TorchDetector",
+    "TorchvisionHead",
     "TraceReport",
     "Tracker",
     "TwinFrame",
@@ -214,6 +232,7 @@ __all__ = [
     "Undelivered",
     "UniqueRoutineName",
     "UnknownEvent",
+    "UnknownModel",
     "UnknownTarget",
     "UntrustedRecording",
     "VideoError",
@@ -221,10 +240,14 @@ __all__ = [
     "VideoSource",
     "VideoWriter",
     "WebhookSink",
+    "WhipPush",
     "Wire",
     "WireStatistics",
     "WiresValidation",
     "YoloHead",
+    "YoloObbHead",
+    "YoloPoseHead",
+    "YoloSegmentHead",
     "Zones",
     "apply_pipeline",
     "attach",
@@ -233,6 +256,7 @@ __all__ = [
     "export_spans",
     "from_callable",
     "get_socket_logger",
+    "head_for",
     "parameter",
     "video_sources",
     "writable",
@@ -251,15 +275,18 @@ _LAZY = {
     "PipelineFile": "pipert_shm.pipeline_file.loading",
     "apply_pipeline": "pipert_shm.applying.apply",
     "RPCPipeWrapper": "pipert_shm.bridges.rpc",
+    "HlsWriter": "pipert_shm.streaming.routines",
+    "RtspPush": "pipert_shm.streaming.routines",
+    "WhipPush": "pipert_shm.streaming.routines",
     "Annotator": "pipert_shm.video.annotation",
-    "CenterFaceHead": "pipert_shm.video.heads",
+    "CenterFaceHead": "pipert_shm.video.models.centerface",
     "Convert": "pipert_shm.video.image",
     "Crop": "pipert_shm.video.image",
     "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",
     "DetectionEvent": "pipert_shm.analytics.event",
     "Detections": "pipert_shm.video.detection",
-    "Detector": "pipert_shm.video.detection",
+    "Detector": "pipert_shm.video.detector",
     "Display": "pipert_shm.video.screen",
     "DnnDetector": "pipert_shm.video.models.dnn",
     "EventSource": "pipert_shm.analytics.event_source",
@@ -277,6 +304,8 @@ _LAZY = {
     "SnapshotWriter": "pipert_shm.video.output",
     "SqliteWriter": "pipert_shm.video.detection_output",
     "ToMain": "pipert_shm.video.twin_frame",
+    "TorchDetector": "pipert_shm.video.models.torch_detector",
+    "TorchvisionHead": "pipert_shm.video.models.torchvision_head",
     "TraceReport": "pipert_shm.trace.recording",
     "Courier": "pipert_shm.sinks.courier",
     "KafkaSink": "pipert_shm.sinks.kafka",
@@ -299,7 +328,16 @@ _LAZY = {
     "VideoSource": "pipert_shm.video.source",
     "video_sources": "pipert_shm.video.source",
     "VideoWriter": "pipert_shm.video.writer",
-    "YoloHead": "pipert_shm.video.heads",
+    "YoloHead": "pipert_shm.video.models.yolo",
+    "ClassificationHead": "pipert_shm.video.models.classification",
+    "DetrHead": "pipert_shm.video.models.detr",
+    "Preprocessing": "pipert_shm.video.models.preprocessing",
+    "RtDetrHead": "pipert_shm.video.models.detr",
+    "UnknownModel": "pipert_shm.video.models.choosing",
+    "YoloObbHead": "pipert_shm.video.models.yolo_tasks",
+    "YoloPoseHead": "pipert_shm.video.models.yolo_tasks",
+    "YoloSegmentHead": "pipert_shm.video.models.yolo_tasks",
+    "head_for": "pipert_shm.video.models.choosing",
     "Zones": "pipert_shm.analytics.zones",
 }
 
