@@ -1,4 +1,6 @@
-"""Watches the right half of a picture: prints who comes, who stays, who crosses the middle, and draws it all into a video.
+"""Watches the right half of a picture: prints who comes, who stays, and who crosses the middle.
+
+Zones, lines, counts and a map of where people walk are drawn into a video, out/zones.mp4.
 
     pip install '.[demo,tracking]'                       # in the clone
     python examples/zones.py --video vtest.avi           # Debian's package opencv-doc has that video
@@ -40,14 +42,14 @@ class Printer(DestinationRoutine):
             print(f"{event.more['pts']:6.2f} s  {event.rule} ({event.phase}): track {event.track_id}", flush=True)
 
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--video", help="a file (default: a clip of the demo extra)")
-chosen = parser.parse_args()
-camera, detector, tracker = VideoSource(chosen.video or packaged_clip(), "yard"), MotionDetector("motion"), Tracker("tracker")
-zones = Zones("zones", zones={"yard": {"right": RIGHT}}, lines={"yard": {"middle": MIDDLE}}, heat_map=5, clock="video")
-events, printer = EventSource("events", rules=RULES, clock="video"), Printer("printer")
-annotator, video = Annotator(name="annotator"), VideoWriter("out/zones.mp4", 10, "video")
-try:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--video", help="a file (default: a clip of the demo extra)")
+    camera = VideoSource(parser.parse_args().video or packaged_clip(), "yard")
+    detector, tracker = MotionDetector("motion"), Tracker("tracker")
+    zones = Zones("zones", zones={"yard": {"right": RIGHT}}, lines={"yard": {"middle": MIDDLE}}, heat_map=5, clock="video")
+    events, printer = EventSource("events", rules=RULES, clock="video"), Printer("printer")
+    annotator, video = Annotator(name="annotator"), VideoWriter("out/zones.mp4", 10, "video")
     with Pipe(policy="block") as pipe:
         pipe.create_flow("camera", True, camera, detector, tracker, zones)
         pipe.create_flow("rules", False, events, printer)
@@ -55,5 +57,10 @@ try:
         pipe.link(Wire(zones, [events, annotator]), Wire(events, printer))
         pipe.build()
         pipe.notify_event("start")
-except PipertError as error:
-    sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PipertError as error:
+        sys.exit(str(error))

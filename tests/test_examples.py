@@ -122,6 +122,19 @@ def test_people_are_counted_as_in_one_process(tmp_path: Path) -> None:
     assert all(np.array_equal(one, other) for one, other in zip(frames, alone, strict=True)), "to the last bit"
 
 
+def test_zones_tell_who_comes_and_each_stay_has_an_end(tmp_path: Path) -> None:
+    clip = excerpt(bikes(), range(60), tmp_path / "clip.avi")
+    lines = run("zones", "--video", clip, directory=tmp_path)
+    told = [re.fullmatch(r" *[\d.]+ s  (\w+) \((\w+)\): track (\d+)", line) for line in lines]
+    stays = [one.groups()[1:] for one in told if one is not None and one[1] == "stays"]
+    assert {one[1] for one in told if one is not None} == {"comes", "passes", "stays"}
+    assert stays
+    assert sorted(track for phase, track in stays if phase == "start") == sorted(
+        track for phase, track in stays if phase == "end"
+    )
+    assert VideoInfo.of(tmp_path / "out" / "zones.mp4").frames == 60
+
+
 def test_faces(tmp_path: Path) -> None:
     clip = excerpt(carphone(), range(12), tmp_path / "clip.avi")
     (tmp_path / "out").mkdir()
