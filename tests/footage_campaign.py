@@ -70,7 +70,7 @@ def main(kills: int) -> None:
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as camera:
                 assert camera.stdout is not None
                 camera.stdout.readline()
-                time.sleep(chance.uniform(0.2, 3.0) if turn < kills else 5.0)
+                time.sleep(chance.uniform(0.2, 6.0) if turn < kills else 5.0)
                 os.kill(camera.pid, signal.SIGKILL)
         folder = Path(directory, "gate")
         left = len(list(folder.rglob("*.part")))

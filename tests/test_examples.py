@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from conftest import PACKAGE_ROOT, RunScript
+from filmed import film
 from media import bikes, carphone, centerface, excerpt, frames_of
 from pipert_shm.video import CenterFaceHead, DnnDetector, MotionDetector, VideoInfo, VideoWriter, open_video
 from serving import greeting
@@ -107,6 +108,16 @@ def test_motion(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "out" / "motion.sqlite")
     assert database.execute("SELECT count(*) FROM detections").fetchone() == (sum(counts),)
     database.close()
+
+
+def test_clips(tmp_path: Path) -> None:
+    clip = film(tmp_path / "clip.mp4", count=90)
+    with started("clips", "--video", clip, directory=tmp_path) as process:
+        out, err = process.communicate(timeout=100)
+    (line,) = out.splitlines()
+    assert (process.returncode, err.count("is cut: the camera was stopped")) == (0, 1), "it moves when the film ends"
+    assert re.fullmatch(r"out/camera/clips/.*_motion-\d+\.mp4: [23]\.\d s, the camera was stopped", line)
+    assert VideoInfo.of(tmp_path / line.split(":")[0]).frames > 60
 
 
 def test_people_are_counted_as_in_one_process(tmp_path: Path) -> None:

@@ -262,6 +262,7 @@ class Clip:
 
     def _tell_end(self) -> None:
         if not self.files:
+            self._note_cut("no packets of that time were there")
             self._unmake()
             return
         self._tell()
