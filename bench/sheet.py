@@ -190,8 +190,9 @@ class Sheet:
         return first + np.flatnonzero(self._received_ns[at, first : self.sent])
 
     def times(self, at: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """When each frame was sent, and received; 0 where it was not."""
-        return self._sent_ns[: self.sent], self._received_ns[at, : self.sent]
+        """When each frame was sent, and received; 0 where it was not. Also while frames are being sent."""
+        sent = self.sent
+        return self._sent_ns[:sent], self._received_ns[at, :sent]
 
     def latencies_us(self, at: int = 0) -> np.ndarray:
         """Of the frames after the warm-up."""

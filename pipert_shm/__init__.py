@@ -69,6 +69,9 @@ from pipert_shm.wire import QueueNetwork, Wire
 if TYPE_CHECKING:
     from pipert_shm.agents.remote_pipe import RemotePipe
     from pipert_shm.agents.remote_tap import RemoteTap
+    from pipert_shm.analytics.event import DetectionEvent
+    from pipert_shm.analytics.event_source import EventSource
+    from pipert_shm.analytics.zones import Zones
     from pipert_shm.api.app import create_app
     from pipert_shm.api.server import APIWrapper
     from pipert_shm.applying.apply import Applied, apply_pipeline
@@ -79,16 +82,35 @@ if TYPE_CHECKING:
     from pipert_shm.bridges.rpc import RPCPipeWrapper
     from pipert_shm.bridges.telemetry import export_spans
     from pipert_shm.pipeline_file.loading import PipelineFile
+    from pipert_shm.sinks.courier import Courier, Refused, Undelivered
+    from pipert_shm.sinks.kafka import KafkaSink
+    from pipert_shm.sinks.letter import Letter
+    from pipert_shm.sinks.mqtt import MqttSink
+    from pipert_shm.sinks.otel import OtelLogsSink
+    from pipert_shm.sinks.postgres import PostgresSink
+    from pipert_shm.sinks.redis import RedisSink
+    from pipert_shm.sinks.sink import Sink
+    from pipert_shm.sinks.spool import SinkError
+    from pipert_shm.sinks.webhook import WebhookSink
     from pipert_shm.streaming.routines import HlsWriter, RtspPush, WhipPush
     from pipert_shm.trace.recording import TraceReport
     from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.capture import VideoInfo
     from pipert_shm.video.classic import HaarDetector, HogPeopleDetector, MotionDetector
-    from pipert_shm.video.detection import DetectedFrame, Detections, Detector
+    from pipert_shm.video.detection import DetectedFrame, Detections
     from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
-    from pipert_shm.video.dnn import DnnDetector
-    from pipert_shm.video.heads import CenterFaceHead, YoloHead
+    from pipert_shm.video.detector import Detector
     from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
+    from pipert_shm.video.models.centerface import CenterFaceHead
+    from pipert_shm.video.models.choosing import UnknownModel, head_for
+    from pipert_shm.video.models.classification import ClassificationHead
+    from pipert_shm.video.models.detr import DetrHead, RtDetrHead
+    from pipert_shm.video.models.dnn import DnnDetector
+    from pipert_shm.video.models.preprocessing import Preprocessing
+    from pipert_shm.video.models.torch_detector import TorchDetector
+    from pipert_shm.video.models.torchvision_head import TorchvisionHead
+    from pipert_shm.video.models.yolo import YoloHead
+    from pipert_shm.video.models.yolo_tasks import YoloObbHead, YoloPoseHead, YoloSegmentHead
     from pipert_shm.video.opencv import VideoError
     from pipert_shm.video.output import SnapshotWriter
     from pipert_shm.video.record import Recorder
@@ -121,20 +143,25 @@ __all__ = [
     "BasicTransmitter",
     "BatchRoutine",
     "CenterFaceHead",
+    "ClassificationHead",
     "ConfigError",
     "Convert",
+    "Courier",
     "Crop",
     "CvtColor",
     "Data",
     "DataTransmitter",
     "DestinationRoutine",
     "DetectedFrame",
+    "DetectionEvent",
     "Detections",
     "Detector",
+    "DetrHead",
     "Difference",
     "Display",
     "DnnDetector",
     "EndOfStream",
+    "EventSource",
     "FPSRoutine",
     "Fault",
     "FloatingRoutine",
@@ -150,13 +177,17 @@ __all__ = [
     "Join",
     "JsonFormatter",
     "JsonLinesWriter",
+    "KafkaSink",
     "Latency",
+    "Letter",
     "Meta",
     "MiddleRoutine",
     "MjpegServer",
     "MotionDetector",
+    "MqttSink",
     "NoFreeSlot",
     "NotApplied",
+    "OtelLogsSink",
     "PayloadError",
     "PerOrigin",
     "Pipe",
@@ -165,9 +196,13 @@ __all__ = [
     "PipeStatistics",
     "PipelineFile",
     "PipertError",
+    "PostgresSink",
+    "Preprocessing",
     "QueueNetwork",
     "RPCPipeWrapper",
     "Recorder",
+    "RedisSink",
+    "Refused",
     "RemotePipe",
     "RemoteRefusal",
     "RemoteTap",
@@ -177,31 +212,43 @@ __all__ = [
     "Routine",
     "RoutineError",
     "RoutineStatistics",
+    "RtDetrHead",
     "RtspPush",
     "SharedMemoryFull",
     "SharedMemoryTransmitter",
+    "Sink",
+    "SinkError",
     "SnapshotWriter",
     "SourceRoutine",
     "SqliteWriter",
     "Tap",
     "ToMain",
+    "TorchDetector",
+    "TorchvisionHead",
     "TraceReport",
     "Tracker",
     "TwinFrame",
     "TwinSource",
+    "Undelivered",
     "UniqueRoutineName",
     "UnknownEvent",
+    "UnknownModel",
     "UnknownTarget",
     "UntrustedRecording",
     "VideoError",
     "VideoInfo",
     "VideoSource",
     "VideoWriter",
+    "WebhookSink",
     "WhipPush",
     "Wire",
     "WireStatistics",
     "WiresValidation",
     "YoloHead",
+    "YoloObbHead",
+    "YoloPoseHead",
+    "YoloSegmentHead",
+    "Zones",
     "apply_pipeline",
     "attach",
     "create_app",
@@ -209,6 +256,7 @@ __all__ = [
     "export_spans",
     "from_callable",
     "get_socket_logger",
+    "head_for",
     "parameter",
     "video_sources",
     "writable",
@@ -231,15 +279,17 @@ _LAZY = {
     "RtspPush": "pipert_shm.streaming.routines",
     "WhipPush": "pipert_shm.streaming.routines",
     "Annotator": "pipert_shm.video.annotation",
-    "CenterFaceHead": "pipert_shm.video.heads",
+    "CenterFaceHead": "pipert_shm.video.models.centerface",
     "Convert": "pipert_shm.video.image",
     "Crop": "pipert_shm.video.image",
     "CvtColor": "pipert_shm.video.image",
     "DetectedFrame": "pipert_shm.video.detection",
+    "DetectionEvent": "pipert_shm.analytics.event",
     "Detections": "pipert_shm.video.detection",
-    "Detector": "pipert_shm.video.detection",
+    "Detector": "pipert_shm.video.detector",
     "Display": "pipert_shm.video.screen",
-    "DnnDetector": "pipert_shm.video.dnn",
+    "DnnDetector": "pipert_shm.video.models.dnn",
+    "EventSource": "pipert_shm.analytics.event_source",
     "HaarDetector": "pipert_shm.video.classic",
     "HogPeopleDetector": "pipert_shm.video.classic",
     "JsonLinesWriter": "pipert_shm.video.detection_output",
@@ -254,7 +304,21 @@ _LAZY = {
     "SnapshotWriter": "pipert_shm.video.output",
     "SqliteWriter": "pipert_shm.video.detection_output",
     "ToMain": "pipert_shm.video.twin_frame",
+    "TorchDetector": "pipert_shm.video.models.torch_detector",
+    "TorchvisionHead": "pipert_shm.video.models.torchvision_head",
     "TraceReport": "pipert_shm.trace.recording",
+    "Courier": "pipert_shm.sinks.courier",
+    "KafkaSink": "pipert_shm.sinks.kafka",
+    "Letter": "pipert_shm.sinks.letter",
+    "MqttSink": "pipert_shm.sinks.mqtt",
+    "OtelLogsSink": "pipert_shm.sinks.otel",
+    "PostgresSink": "pipert_shm.sinks.postgres",
+    "RedisSink": "pipert_shm.sinks.redis",
+    "Refused": "pipert_shm.sinks.courier",
+    "Sink": "pipert_shm.sinks.sink",
+    "SinkError": "pipert_shm.sinks.spool",
+    "Undelivered": "pipert_shm.sinks.courier",
+    "WebhookSink": "pipert_shm.sinks.webhook",
     "Tracker": "pipert_shm.video.tracking",
     "TwinFrame": "pipert_shm.video.twin_frame",
     "TwinSource": "pipert_shm.video.twin",
@@ -264,7 +328,17 @@ _LAZY = {
     "VideoSource": "pipert_shm.video.source",
     "video_sources": "pipert_shm.video.source",
     "VideoWriter": "pipert_shm.video.writer",
-    "YoloHead": "pipert_shm.video.heads",
+    "YoloHead": "pipert_shm.video.models.yolo",
+    "ClassificationHead": "pipert_shm.video.models.classification",
+    "DetrHead": "pipert_shm.video.models.detr",
+    "Preprocessing": "pipert_shm.video.models.preprocessing",
+    "RtDetrHead": "pipert_shm.video.models.detr",
+    "UnknownModel": "pipert_shm.video.models.choosing",
+    "YoloObbHead": "pipert_shm.video.models.yolo_tasks",
+    "YoloPoseHead": "pipert_shm.video.models.yolo_tasks",
+    "YoloSegmentHead": "pipert_shm.video.models.yolo_tasks",
+    "head_for": "pipert_shm.video.models.choosing",
+    "Zones": "pipert_shm.analytics.zones",
 }
 
 

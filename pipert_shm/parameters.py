@@ -1,15 +1,27 @@
-"""Parameters that can be set while a routine runs: the `@parameter` mark."""
+"""Parameters of routines: what constructors were given, and the mark `@parameter` of those that can be set while they run."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pipert_shm.errors import shown
 
 _MARK = "__pipert_parameter__"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+class MadeWith:
+    """A base of routines, which notes what their constructors are given: of that another host can make the same."""
+
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        """Notes it."""
+        made = super().__new__(cls)
+        made._made_with = arguments, named
+        return made
 
 
 def parameter(name: str) -> Callable[[_Method], _Method]:

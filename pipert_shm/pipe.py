@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from pipert_shm.trace.recording import TraceReport
 
 DEFAULT_NAME = "Pipe"
+PROGRAM = "pipert_shm.agents.program"  # imported by its name where a pipe has hosts, since that stands above this module
 RIGHT_CALL = 'Pipe(policy="block", capacity=8)'
 
 
@@ -113,6 +115,9 @@ class Pipe:
     :param on_failure: what the pipe does when a routine or a flow has failed for good: `continue` without it, or `stop`.
     :param name: what others call the pipe: see the attribute. `pipert_shm.attach` finds it by this name.
     :param grace_period: seconds that a routine has to return from `main_logic` when the pipe is killed.
+    :param hosts: how hosts find each other, as the section `hosts` of a pipeline's file says it, for flows that other hosts
+        run: `{"hub": "tcp/10.0.0.7:7447"}`.
+    :raises ConfigError: when `hosts` does not fit.
     :raises ValueError: when an argument is out of range.
     :raises TypeError: when the network, the logger, the transmitter or the name is of another type.
 
@@ -156,6 +161,7 @@ class Pipe:
         on_failure: Literal["continue", "stop"] = "continue",
         grace_period: float = 5.0,
         name: str | None = None,
+        hosts: Mapping[str, str] | None = None,
     ) -> None:
         defaults = _defaults(network, logger, data_transmitter, policy, capacity, timeout)
         check_seconds("grace_period", grace_period)
@@ -168,6 +174,7 @@ class Pipe:
         self.name, self.is_named = _named(name, self.logger)
         self._has_own_logger = logger is None
         self._blueprint = Blueprint(defaults)
+        self._hosts = None if hosts is None else importlib.import_module(PROGRAM).checked(hosts)
         self._memory_budget = None if memory_budget is None else int(memory_budget)
         self._auto_pacing = bool(auto_pacing_mechanism)
         self._grace = grace_period
@@ -199,7 +206,7 @@ class Pipe:
         max_rss: int | None = None,
         cpus: Collection[int] | None = None,
         nice: int | None = None,
-        host: object = None,
+        host: str | Mapping[str, str] | None = None,
     ) -> None:
         """Adds a flow: a process of its own, with a thread per routine.
 
@@ -220,23 +227,21 @@ class Pipe:
         :param cpus: the numbers of the processors that all threads of the process run on; None: those of this program. Each
             replica gets all of them.
         :param nice: the niceness of all threads of the process, from -20 (first) to 19 (last); None: that of this program.
-        :param host: only None. Routines are objects of this program, and don't travel: a flow of another host takes a
-            pipeline's file, which says `host:` (docs/how-to/several_hosts.md).
+        :param host: another host that runs the flow, or the labels that such a host must have; None: this one. The pipe takes
+            `hosts=` then. The agent of that host makes the routines anew, of what their constructors were given, at `build()`.
         :raises PipertError: when a name is taken, a routine is in a flow already, or the pipe has ended.
-        :raises TypeError: when the name, `auto_wire` or a routine is of another type, or there is a `host`.
+        :raises TypeError: when the name, `auto_wire`, a routine or the host is of another type.
         :raises ValueError: when the name is no valid one, a number or the restart policy is out of range, a processor is not
             there, or the niceness is not permitted.
         """
         self._require_alive("create_flow")
         flow_name = check_name("a flow", flow_name)
-        if host is not None:
-            raise TypeError(
-                f"create_flow({flow_name!r}, …, host=…): routines are objects of this program, which don't travel to another "
-                "host; write a pipeline's file, whose flows say `host:`, and run it with `pipert-shm run`, or join two pipes "
-                "by RemoteSender and RemoteReceiver"
-            )
-        process = ProcessSettings(max_rss, cpus, nice).plain()
-        spec = FlowSpec(routines, replicas, ordered, Restart(restart, max_restarts, restart_window), process)
+        process = ProcessSettings(max_rss, cpus, nice)
+        if host is None:
+            process = process.plain()  # else its own host checks it
+        else:
+            self._check_host(flow_name, host)
+        spec = FlowSpec(routines, replicas, ordered, Restart(restart, max_restarts, restart_window), process, host)
         self._blueprint.add_flow(flow_name, spec, auto_wire, data_transmitter)
         self._adopt(flow_name, *routines)
         if data_transmitter is not None and not auto_wire:
@@ -245,6 +250,15 @@ class Pipe:
                 "to the wires: Wire(camera, screen, data_transmitter=…)",
                 flow_name,
             )
+
+    def _check_host(self, flow: str, host: object) -> None:
+        call = f"create_flow({flow!r}, …, host={shown(host)})"
+        if not isinstance(host, str | Mapping) or not host:
+            raise TypeError(f"{call}: give a host's name, or its labels, such as {{'gpu': 'true'}}")
+        if self._hosts is None:
+            raise PipeStateError(f"{call}: say how hosts find each other: Pipe(hosts={{'hub': 'tcp/10.0.0.7:7447'}})")
+        if self._session is not None:
+            raise PipeStateError(f"{call}: flows of other hosts are brought there by the first build(): create them before it")
 
     def _adopt(self, flow: str, *routines: Routine) -> None:
         for routine in routines:
@@ -331,15 +345,56 @@ class Pipe:
     def _build_or_grow(self) -> None:
         if not self._blueprint.flows:
             raise WiresValidation("the pipe has no routines: create_flow('camera', False, camera) comes before build()")
+        self._refuse_between_hosts()
         if self._session is None:
             try:
-                self._build()
+                with self._with_other_hosts():
+                    self._build()
             except BaseException:
                 if self._session is None:
                     self._owner = None
                 raise
         else:
             self._grow(self._session)
+
+    def _refuse_between_hosts(self) -> None:
+        """:raises WiresValidation: when a wire says how it goes to another host, and the pipe has none."""
+        can_cross = self._hosts is not None and self._session is None
+        for wire in self._blueprint.new_wires() if not can_cross else ():
+            if wire.codec is not None or wire.window is not None:
+                raise WiresValidation(f"{wire!r}: codec and window are for wires between hosts, at the first build()")
+
+    @contextmanager
+    def _with_other_hosts(self) -> Iterator[None]:
+        """A context in which other hosts run their flows, and this pipe has the rest. If it fails, all is as before."""
+        if self._hosts is None:
+            yield
+            return
+        self.check()
+        whole, settings = self._blueprint, self._settings()
+        rollout = importlib.import_module(PROGRAM).bring(whole, settings, self._hosts, self.logger)
+        self._blueprint = rollout.here
+        for name, spec in rollout.added.items():
+            self._adopt(name, *spec.routines)
+        try:
+            yield
+        except BaseException:
+            self._blueprint = whole
+            rollout.take_back()
+            raise
+        rollout.finish()
+
+    def _settings(self) -> dict[str, Any]:
+        """What a pipeline's file says of the whole pipe."""
+        settings = {
+            "name": self.name,
+            **self._blueprint.defaults.queue._asdict(),
+            "memory_budget": self._memory_budget,
+            "auto_pacing_mechanism": self._auto_pacing,
+            "on_failure": "stop" if self._stop_on_failure else "continue",
+            "grace_period": float(self._grace),
+        }
+        return {name: value for name, value in settings.items() if value is not None}
 
     def _grow(self, session: Session) -> None:
         """Builds what was added to a running pipe."""

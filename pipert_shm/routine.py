@@ -22,6 +22,7 @@ from pipert_shm.events import UPDATE_FPS_NAME, check_name, events
 from pipert_shm.join import Join
 from pipert_shm.limits import check_count, check_seconds, checked_fps
 from pipert_shm.origins import MOST_ORIGINS, PerOrigin
+from pipert_shm.parameters import MadeWith
 from pipert_shm.shm.counters import Counters
 from pipert_shm.spans import Traced, Tracer
 
@@ -103,7 +104,7 @@ class _OwnLogger:
         return self if routine is None else routine._logger
 
 
-class Routine(InHand, Traced, HtmlRepr):
+class Routine(MadeWith, InHand, Traced, HtmlRepr):
     """One step of a pipe: `setup()` is called, then `main_logic` again and again, then `cleanup()`.
 
     Subclass `SourceRoutine`, `MiddleRoutine` or `DestinationRoutine`; a direct subclass gets its role from its wires.
@@ -275,8 +276,7 @@ class Routine(InHand, Traced, HtmlRepr):
         Traceback (most recent call last):
         ValueError: fps must be 0 for no limit, or a number from 1/86,400 (one call a day) to 1,000,000, not -1
         """
-        fps = checked_fps(fps)
-        self._const_fps = fps
+        self._const_fps = fps = checked_fps(fps)
         if self._runtime is not None:
             self._runtime.wake()
         if self._runtime is None and self._notifier is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import copy
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pipert_shm.display.tables import HtmlRepr
 from pipert_shm.errors import WiresValidation, shown
-from pipert_shm.limits import Policy, check_queue, check_seconds
+from pipert_shm.limits import MOST_UNDER_WAY, Policy, check_queue, check_seconds, is_count
 from pipert_shm.routine import Role, Routine
 from pipert_shm.transmitters import DataTransmitter
 
@@ -28,6 +28,12 @@ def check_transmitter(transmitter: Any, call: str) -> None:
     """
     if transmitter is not None and not isinstance(transmitter, DataTransmitter):
         raise TypeError(f"data_transmitter must be a DataTransmitter, not {shown(transmitter)}; give settings by name: {call}")
+
+
+def _check_window(window: Any) -> None:
+    """:raises ValueError: when it is no number of messages that may be under way between two hosts."""
+    if window is not None and window != "auto" and not (is_count(window) and window <= MOST_UNDER_WAY):
+        raise ValueError(f"window must be 'auto', or a whole number from 1 to {MOST_UNDER_WAY}, not {shown(window)}")
 
 
 class QueueSettings(NamedTuple):
@@ -61,6 +67,8 @@ class Wire(HtmlRepr):
     :param timeout: seconds after which a blocked sender drops the message; None: never. By default the pipe's.
     :param max_age: a message that is older than this many seconds, from its capture to its receipt, is dropped and counted as
         `expired`. None: never.
+    :param codec: how payloads travel where the wire goes to another host (`Pipe(hosts=…)`): see `RemoteSender`.
+    :param window: the most messages under way to another host, or `auto`.
     :raises ValueError, WiresValidation: when an argument is out of range, there is no destination, or source and destination
         are interchanged.
     :raises TypeError: when a routine or the transmitter is of another type.
@@ -80,6 +88,9 @@ class Wire(HtmlRepr):
         capacity: int | None = None,
         timeout: float | None = None,
         max_age: float | None = None,
+        *,
+        codec: str | None = None,
+        window: int | Literal["auto"] | None = None,
     ) -> None:
         if not isinstance(source, Routine):
             raise TypeError(f"a wire's source must be a routine, not {shown(source)}{_made_of(source)}: {RIGHT_CALL}")
@@ -96,6 +107,8 @@ class Wire(HtmlRepr):
         check_queue(policy, capacity, timeout)
         if max_age is not None:
             check_seconds("max_age", max_age, positive=True, none="keep them however old")
+        _check_window(window)
+        self.codec, self.window = codec, window
         self.data_transmitter = data_transmitter
         self.policy = policy
         self.capacity = None if capacity is None else int(capacity)
@@ -112,7 +125,7 @@ class Wire(HtmlRepr):
     def __repr__(self) -> str:
         given = "".join(
             f", {setting}={value!r}"
-            for setting in ("policy", "capacity", "timeout", "max_age", "data_transmitter")
+            for setting in ("policy", "capacity", "timeout", "max_age", "codec", "window", "data_transmitter")
             if (value := vars(self).get(setting)) is not None
         )
         return f"Wire({self.ends}{given})"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipert_shm import ConfigError, DestinationRoutine, Pipe, PipelineFile, SourceRoutine
+from pipert_shm import ConfigError, PipelineFile
 from pipert_shm.agents.code import ABSENT, differing, modules_in, sources_of
 from pipert_shm.agents.placing import Shares, place
 from pipert_shm.agents.splitting import Part, hub_in, reachable, split, written
@@ -74,6 +74,10 @@ def test_each_host_gets_its_flows_and_both_ends_of_the_wires_that_cross() -> Non
     assert sender["key"] == receiver["key"]
     assert (sender["codec"], sender["window"], sender["max_age"], sender["policy"]) == ("jpeg", 4, 0.5, "drop_oldest")
     assert parts["gpu-1"].data["routines"]["tracker-to-writer@desk"]["parameters"]["policy"] == "block", "as the pipe says"
+    assert "bit_rate" not in sender
+    film = parts_of(ONE, YARD.replace("codec: jpeg", "codec: h264, bit_rate: 2000000"))["edge-1"]
+    assert film.data["routines"]["camera-to-detector@gpu-1"]["parameters"]["bit_rate"] == 2_000_000
+    read(film)
 
 
 def test_what_is_of_the_whole_pipe_goes_to_each_host() -> None:
@@ -138,6 +142,8 @@ def test_a_field_of_a_part_is_told_as_one_of_the_file() -> None:
     [
         ("policy: drop_oldest", "policy: drop_newest", 15, "between hosts it is drop_oldest or block, not drop_newest"),
         ("codec: jpeg", "codec: jpg", 15, "there is no codec 'jpg'"),
+        ("codec: jpeg", "codec: jpeg, bit_rate: 2000000", 15, "is for codec h264, h265, auto; this wire's is jpeg"),
+        ("codec: jpeg", "codec: h264, bit_rate: 9", 15, "greater than or equal to 10000"),
         ("  tracker: {", "  camera-to-writer@desk: {class: a.B}\n  tracker: {", 8, "is in no flow"),
         ("replicas: 3", "replicas: 3, ordered: true", 12, "can't be ordered"),
         ("window: 4", "window: 65", 15, "less than or equal to 64"),
@@ -214,11 +220,6 @@ def test_replicas_are_spread_and_none_is_lost() -> None:
 def test_labels_that_no_host_has_are_told_with_those_that_there_are() -> None:
     with pytest.raises(LookupError, match=r"has the labels gpu=no; there are: a \(gpu=true\); plain \(no labels\)"):
         place({"gpu": "no"}, 1, labelled("a"), "desk", "yard")
-
-
-def test_a_pipe_in_python_takes_no_host_since_objects_do_not_travel() -> None:
-    with Pipe() as pipe, pytest.raises(TypeError, match=r"create_flow\('detect', …, host=…\): .* don't travel .* say `host:`"):
-        pipe.create_flow("detect", True, SourceRoutine("camera"), DestinationRoutine("screen"), host="gpu-1")
 
 
 # ---- code ----------------------------------------------------------------------------------------

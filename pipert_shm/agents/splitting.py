@@ -19,10 +19,9 @@ from ruamel.yaml import YAML
 from pipert_shm.agents.names import pipe_on
 from pipert_shm.agents.placing import Shares, numbers_of
 from pipert_shm.errors import ConfigError, Fault
-from pipert_shm.hosts.payloads import CODECS
 from pipert_shm.hosts.session import Hub
-from pipert_shm.limits import Policy
-from pipert_shm.pipeline_file.loading import PipelineFile
+from pipert_shm.limits import FILM_CODECS, Policy
+from pipert_shm.pipeline_file.loading import ACROSS_HOSTS, PipelineFile
 from pipert_shm.pipeline_file.objects import told_of_setting
 from pipert_shm.pipeline_file.reader import Where, YamlFile, listed
 from pipert_shm.pipeline_file.schema import HostsSettings, WireSettings
@@ -132,6 +131,15 @@ def split(file: PipelineFile, placement: Mapping[str, Shares], here: str) -> dic
     if splitter.faults:
         raise ConfigError(sorted(splitter.faults, key=lambda fault: fault.line))
     return splitter.parts
+
+
+def _key_of(*names: str) -> str:
+    """The key of a wire. No two lists of names have the same, so a dot in a name is another character there.
+
+    >>> _key_of("edge-1", "yard", "camera", "gpu", "detector"), _key_of("a", "b.c"), _key_of("a.b", "c")
+    ('edge-1.yard.camera.gpu.detector', 'a.b%2Ec', 'a%2Eb.c')
+    """
+    return ".".join(name.replace("%", "%25").replace(".", "%2E") for name in names)
 
 
 class _Splitter:
@@ -256,10 +264,10 @@ class _Splitter:
         """Makes both ends of a wire between two hosts."""
         wire = self._settings.wires[number]
         first = destinations[0]
-        key = ".".join((host, self._file.pipe_name, wire.source, there, first))
+        key = _key_of(host, self._file.pipe_name, wire.source, there, first)
         ends = {"key": key} | ({} if wire.max_age is None else {"max_age": wire.max_age})
         sending: dict[str, Any] = {**ends, "host": host, "peer": there, "policy": self._policy(wire)}
-        sending |= {name: value for name in ("codec", "window") if (value := getattr(wire, name)) is not None}
+        sending |= {name: value for name in ACROSS_HOSTS if (value := getattr(wire, name)) is not None}
         sender, receiver = f"{wire.source}-to-{first}@{there}", f"{first}-from-{wire.source}@{host}"
         if share:
             shared = f"{sender}-share"
@@ -281,7 +289,14 @@ class _Splitter:
         policy = self._policy(wire)
         if policy not in ACROSS:
             self._fault(("wires", number, "policy"), f"between hosts it is drop_oldest or block, not {policy}")
-        if wire.codec is not None and wire.codec not in CODECS:
+        if wire.codec is None:
+            return
+        from pipert_shm.hosts.payloads import CODECS  # with OpenCV
+
+        if wire.codec not in CODECS:
             self._fault(
                 ("wires", number, "codec"), f"there is no codec {wire.codec!r}; {listed('there are', CODECS, wire.codec)}"
             )
+        if wire.bit_rate is not None and (wire.codec or "none") not in FILM_CODECS:
+            of = f"is for codec {', '.join(FILM_CODECS)}; this wire's is {wire.codec or 'none'}"
+            self._fault(("wires", number, "bit_rate"), of)

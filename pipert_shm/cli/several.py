@@ -1,22 +1,13 @@
-"""Files whose flows are for several hosts: `pipert-shm run` and `apply` of them.
-
-A process that has had a session of Zenoh can't fork flows that open one. So `run` leaves the other hosts to a process of its
-own: `python -m pipert_shm.cli.several FILE`, or `--take-back` or `--finish` with what that has told.
-"""
+"""Files whose flows are for several hosts: `pipert-shm apply` of them, and the check of `pipert-shm run`."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from pipert_shm.errors import ConfigError, Fault, PipertError, PipeStateError
+from pipert_shm.errors import ConfigError
 from pipert_shm.pipeline_file.loading import PipelineFile
 from pipert_shm.system.streams import say
 
@@ -27,7 +18,7 @@ if TYPE_CHECKING:
 APPLY_S = 600.0  # that the pipe of this host may take
 
 
-def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool) -> dict[str, Any]:
+def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool, take_over: bool) -> dict[str, Any]:
     """Has all hosts apply a file: the pipe of this host, which runs already, and the agents of the others. All, or none.
 
     :raises ConfigError, NotApplied: when a host can't, and all are as they were before.
@@ -46,7 +37,9 @@ def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool) -
         def check_here(rollout: Rollout) -> None:
             own[:] = _applied_here(file, rollout, dry_run=True)
 
-        rollout = roll_out(file, asker, dry_run=dry_run, reachable_only=reachable_only, check_here=check_here)
+        rollout = roll_out(
+            file, asker, dry_run=dry_run, reachable_only=reachable_only, take_over=take_over, check_here=check_here
+        )
         if dry_run:
             return _told(file, rollout, own, dry_run=True)
         try:
@@ -60,6 +53,7 @@ def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool) -
 
 
 def _applied_here(file: PipelineFile, rollout: Rollout, *, dry_run: bool) -> list[str]:
+    from pipert_shm.agents.rollout import text_here
     from pipert_shm.applying.service import KIND, question
     from pipert_shm.attached import attach
     from pipert_shm.cli.apply import pipe_of
@@ -71,7 +65,7 @@ def _applied_here(file: PipelineFile, rollout: Rollout, *, dry_run: bool) -> lis
             f"`pipert-shm ctl {pipe.pipe_id} kill` ends it"
             for pipe in made_from(file.real_path)
         ]
-    text = _text_here(file, rollout)
+    text = text_here(file, rollout)
     with attach(pipe_of(file)) as pipe, _as_of(file, rollout.here):
         answer = json.loads(pipe.relay(KIND, question(text, str(file.path), file.real_path, dry_run=dry_run), timeout=APPLY_S))
     return [str(line) for line in answer["changes"]]
@@ -86,143 +80,12 @@ def _as_of(file: PipelineFile, part: Part) -> Iterator[None]:
         raise ConfigError([file.fault(part.place_of(one.field), one.message) for one in error.faults]) from None
 
 
-def _text_here(file: PipelineFile, rollout: Rollout) -> str:
-    from pipert_shm.agents.splitting import hub_by, reachable
-
-    assert file.settings.hosts is not None
-    assert rollout.here is not None
-    return reachable(rollout.here.text, rollout.here.remotes, hub_by(file.settings.hosts, file.fault))
-
-
 def _told(file: PipelineFile, rollout: Rollout, own: list[str], *, dry_run: bool) -> dict[str, Any]:
     """What `apply` prints."""
+    from pipert_shm.agents.rollout import lines_of
+
     by_host = {host: lines for host, lines in sorted(rollout.changes.items()) if lines}
-    changes = [*own, *(f"{host}: {line}" for host, lines in by_host.items() for line in lines)]
-    changes += [f"! host {host} can't be reached: say it again when it is there" for host in rollout.missing]
-    return {"dry_run": dry_run, "changes": changes, "here": own, "hosts": by_host, "missing": rollout.missing}
-
-
-# ---- run -----------------------------------------------------------------------------------------
-
-
-def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None, *, check: bool, watch: bool) -> int:
-    """Has the other hosts apply a file, and runs the part of this host, if it has one. The others go on when that ends.
-
-    :param check: only look whether the file can be divided.
-    :param watch: is refused.
-    :raises ConfigError: when a host can't, and all are as they were before.
-    :raises PipeStateError: when a pipe of this host runs from the file already: each wire has one receiver.
-    :raises PipertError: as `run` does. What fails before all routines run is put back on the other hosts.
-    """
-    from pipert_shm.applying.apply import await_setup
-    from pipert_shm.cli.run import run
-    from pipert_shm.pipe import Pipe
-
-    if watch:
-        raise typer.BadParameter("--watch is for files of one host; say `pipert-shm apply` after a change")
-    if check:
-        check_for_hosts(file)
-        say(f"{file.path} is fit to be divided among its hosts, which check their parts: see `pipert-shm apply --dry-run`")
-        return 0
-    _require_no_other(file)
-    told = _elsewhere(str(file.path))
-    for line in told["lines"]:
-        say(f"pipert-shm: {line}")
-    if told["text"] is None:
-        say("pipert-shm: no flow is for this host: all is done")
-        return 0
-    is_up = False
-
-    def started(pipe: Pipe) -> None:
-        nonlocal is_up
-        await_setup(pipe)
-        is_up = True
-        if told["leaving"]:
-            ended = _elsewhere("--finish", str(file.path), stdin=json.dumps({"pipe": told["pipe"], "leaving": told["leaving"]}))
-            for line in ended["lines"]:
-                say(f"pipert-shm: {line}")
-
-    try:
-        return run(file.path, api, started, text=told["text"], hosts=list(told["done"]))
-    except BaseException as error:
-        if not is_up:
-            _elsewhere("--take-back", str(file.path), stdin=json.dumps({"pipe": told["pipe"], "done": told["done"]}))
-        if isinstance(error, ConfigError):
-            raise ConfigError([file.fault(_place_of(one.field), one.message) for one in error.faults]) from None
-        raise
-
-
-def _place_of(field: str) -> tuple[str | int, ...]:
-    """The field of the whole file that a field of a part comes from: as `Part.place_of`, but without its wires."""
-    from pipert_shm.agents.splitting import Part
-
-    return Part("", {}).place_of(field)
-
-
-def _require_no_other(file: PipelineFile) -> None:
-    from pipert_shm.shm.finding import made_from
-
-    if runs := made_from(file.real_path):
-        raise PipeStateError(
-            f"pipe {runs[0].name!r} ({runs[0].pipe_id}) runs from {file.path} already: `pipert-shm apply` brings it and all "
-            f"hosts to what the file says; `pipert-shm ctl {runs[0].pipe_id} kill` ends it"
-        )
-
-
-def _elsewhere(*arguments: str, stdin: str = "") -> Any:
-    command = [sys.executable, "-m", "pipert_shm.cli.several", *arguments]
-    process = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, text=True, check=False)
-    try:
-        answer = json.loads(process.stdout)
-    except ValueError:
-        raise PipertError(f"the process that asks the other hosts ended with status {process.returncode}") from None
-    if "faults" in answer:
-        raise ConfigError([Fault(**fault) for fault in answer["faults"]])
-    if "error" in answer:
-        raise PipertError(answer["error"])
-    return answer
-
-
-def main(arguments: list[str]) -> int:
-    """Asks the other hosts; prints JSON."""
-    try:
-        answer = _main(arguments)
-    except ConfigError as error:
-        answer = {"faults": [asdict(fault) for fault in error.faults]}
-    except (PipertError, ImportError, OSError) as error:
-        answer = {"error": str(error)}
-    print(json.dumps(answer))
-    return 0
-
-
-def _main(arguments: list[str]) -> Mapping[str, Any]:
-    from pipert_shm.agents.asking import Asker
-    from pipert_shm.agents.rollout import Rollout, finish, roll_out, take_back
-    from pipert_shm.agents.splitting import hub_by
-
-    file = PipelineFile(arguments[-1])
-    assert file.settings.hosts is not None
-    with Asker(hub_by(file.settings.hosts, file.fault)) as asker:
-        if arguments[0] == "--take-back":
-            asked = json.load(sys.stdin)
-            for failure in take_back(asker, Rollout(asked["pipe"], done=asked["done"])):
-                say(f"pipert-shm: not put back: {failure}")
-            return {}
-        if arguments[0] == "--finish":
-            ending = Rollout(**json.load(sys.stdin))
-            finish(asker, ending)
-            return {"lines": _told(file, ending, [], dry_run=False)["changes"]}
-        rollout = roll_out(file, asker)
-        text = None if rollout.here is None else _text_here(file, rollout)
-        if text is None:
-            finish(asker, rollout)
-        return {
-            "pipe": rollout.pipe,
-            "done": rollout.done,
-            "leaving": rollout.leaving,
-            "text": text,
-            "lines": _told(file, rollout, [], dry_run=False)["changes"],
-        }
+    return {"dry_run": dry_run, "changes": lines_of(rollout, own), "here": own, "hosts": by_host, "missing": rollout.missing}
 
 
 def check_for_hosts(file: PipelineFile) -> None:
@@ -242,7 +105,3 @@ def _assumed(host: str | dict[str, str] | None) -> str:
     if isinstance(host, dict):
         return ".".join(f"{key}-{value}" for key, value in sorted(host.items()))
     return "here" if host is None else host
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
@@ -21,13 +21,14 @@ from pipert_shm.wire import Wire, check_transmitter
 
 
 class FlowSpec(Frozen):
-    """A flow as it was created: its routines, how many processes run them, what each may take, and its restart policy."""
+    """A flow as it was created: its routines, how many processes run them, what each may take, its restart policy, its host."""
 
     routines: tuple[Routine, ...]
     replicas: int = 1
     ordered: bool = False
     restart: Restart = Restart()
     process: ProcessSettings = ProcessSettings()
+    host: str | Mapping[str, str] | None = None  # another one that runs it, or the labels that such a host has
 
 
 class Blueprint:

@@ -9,9 +9,22 @@
 
 from __future__ import annotations
 
-from pipert_shm.hosts.receiver import RemoteReceiver
-from pipert_shm.hosts.sender import RemoteSender
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from pipert_shm.hosts.session import Hub
-from pipert_shm.hosts.share import Share
+
+if TYPE_CHECKING:
+    from pipert_shm.hosts.receiver import RemoteReceiver
+    from pipert_shm.hosts.sender import RemoteSender
+    from pipert_shm.hosts.share import Share
 
 __all__ = ["Hub", "RemoteReceiver", "RemoteSender", "Share"]
+_LAZY = {"RemoteReceiver": "receiver", "RemoteSender": "sender", "Share": "share"}  # with OpenCV, which no agent needs
+
+
+def __getattr__(name: str) -> Any:
+    """The routines load when they are first asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

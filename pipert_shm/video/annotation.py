@@ -13,6 +13,7 @@ from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.routine import MiddleRoutine, writable
 from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, finite
 from pipert_shm.video.formats import converted, eight_bits, format_of, is_planar, size_of
+from pipert_shm.video.marks import draw_zones
 from pipert_shm.video.opencv import cv2
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Annotator(MiddleRoutine):
     A frame in BGR is copied only if another routine holds it, too (see `writable`). One in another format, or with 16 bits a
     channel, becomes BGR with 8 bits, straight in shared memory. Several cameras may be wired to one annotator.
     Each camera gets copies of the given annotators, so that traces and heat maps are not mixed.
+
+    Zones and lines, with their counts, and a heat map are drawn, too, where a `Zones` has told of them.
 
     A detection whose box has NaN or infinity is sent on, but not drawn. The counter `not_finite` counts these.
 
@@ -94,6 +97,7 @@ class Annotator(MiddleRoutine):
         else:
             for left, top, right, bottom in np.clip(drawn.boxes, -FAR, FAR).round().astype(int).tolist():
                 cv2.rectangle(scene, (left, top), (right - 1, bottom - 1), BOX_COLOUR, 2)
+        draw_zones(scene, data.additional_data)
         return data.changed(frame=scene)
 
     def _scene(self, frame: np.ndarray) -> np.ndarray:

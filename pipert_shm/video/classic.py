@@ -9,7 +9,8 @@ import numpy as np
 from pipert_shm.errors import shown
 from pipert_shm.limits import is_count
 from pipert_shm.parameters import parameter
-from pipert_shm.video.detection import Detections, Detector
+from pipert_shm.video.detection import Detections
+from pipert_shm.video.detector import Detector
 from pipert_shm.video.formats import eight_bits, format_of, is_planar, luma, resized, size_of, to_gray
 from pipert_shm.video.opencv import cv2
 

@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pipert_shm.data import Data, FrameData
 from pipert_shm.errors import shown
-from pipert_shm.extras import to_install
-from pipert_shm.graph.needs import OwnFrames
-from pipert_shm.limits import is_count
-from pipert_shm.routine import MiddleRoutine, Routine
-from pipert_shm.video.image import frame_of
+from pipert_shm.routine import Routine
+from pipert_shm.video import masks, supervised
+from pipert_shm.video.names import Names, checked_names, class_numbers
 
 if TYPE_CHECKING:
     import supervision
-
-
-Names: TypeAlias = Sequence[str] | Mapping[int, str]
-"""Class names by class id: a list, or a mapping that may leave ids out."""
-
-
-def checked_names(names: Names) -> tuple[str, ...] | dict[int, str]:
-    """Returns the names as `Detections` keeps them.
-
-    :raises TypeError: when they are a text, a set, or a mapping whose keys are not class ids.
-
-    >>> checked_names({1: "bicycle", 0: "person"}), checked_names({2: "car"})
-    (('person', 'bicycle'), {2: 'car'})
-    """
-    if isinstance(names, str | bytes | set | frozenset) or not isinstance(names, Iterable):
-        raise TypeError(f"names are a list of class names, such as ['person'], or a dict by class id, not {shown(names)}")
-    if not isinstance(names, Mapping):
-        by_id = dict(enumerate(names))
-    else:
-        by_id = dict(names)
-        if wrong := [key for key in by_id if not is_count(key, 0)]:
-            raise TypeError(f"names as a dict go by class id, such as {{0: 'person'}}, not by {shown(wrong[0])}")
-    if wrong_names := [name for name in by_id.values() if not isinstance(name, str)]:
-        raise TypeError(f"names are texts, not {shown(wrong_names[0])}")
-    if by_id.keys() == set(range(len(by_id))):
-        return tuple(by_id[number] for number in range(len(by_id)))
-    return {int(number): name for number, name in by_id.items()}
 
 
 @dataclass(eq=False, slots=True)
@@ -64,8 +35,16 @@ class Detections:
         names: class names by id, given as a list, or as a mapping such as {0: "person", 2: "car"}. They are kept as a tuple,
             or as a dict if ids are left out.
         track_ids: (n,) int64, -1 for a detection that has no track; None without a tracker.
+        keypoints: (n, k, 3) float32: x, y in pixels, and how likely the point is to be seen, 0 to 1; None if there are none.
+        corners: (n, 4, 2) float32: x, y of the four corners of boxes that are turned, in order around the box; None if boxes
+            are not turned. `boxes` then has the upright boxes around them.
+        masks: (n, h, w) uint8: how much each part of a detection's box belongs to the object, 0 to 255, from 128 on it does;
+            None without masks. A mask is stretched over its box, so it is small, and stays right when boxes are moved and
+            scaled. `mask(i, shape)` gives a whole one.
+        data: further columns by name, each with a row for each detection: an array of numbers or texts.
 
-    :raises ValueError: when a shape does not fit, an id is not a whole number, or a class has no name.
+    :raises ValueError: when a shape does not fit, an id is not a whole number, a class has no name, or a column has objects in
+    it.
     :raises TypeError: when the names are a text, a set, or a mapping whose keys are not class ids.
 
     >>> found = Detections([[10, 20, 50, 90]], scores=[0.5], class_ids=[0], names=("person",))
@@ -78,6 +57,10 @@ class Detections:
     class_ids: np.ndarray | None = None
     names: tuple[str, ...] | dict[int, str] = ()
     track_ids: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
+    corners: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    data: dict[str, np.ndarray] = field(default_factory=dict)
 
     if TYPE_CHECKING:
 
@@ -88,6 +71,10 @@ class Detections:
             class_ids: ArrayLike | None = None,
             names: Names = (),
             track_ids: ArrayLike | None = None,
+            keypoints: ArrayLike | None = None,
+            corners: ArrayLike | None = None,
+            masks: ArrayLike | None = None,
+            data: Mapping[str, ArrayLike] = ...,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -101,6 +88,11 @@ class Detections:
         self.names = checked_names(self.names)
         if self.names and self.class_ids is not None and self.class_ids.size:
             self._check_ids(self.class_ids)
+        self.keypoints = self._pictures("keypoints", self.keypoints, np.float32, (-1, 3))
+        self.corners = self._pictures("corners", self.corners, np.float32, (4, 2))
+        self.masks = self._pictures("masks", self.masks, np.uint8, (-1, -1))
+        if self.data:
+            self.data = {name: self._more(name, column) for name, column in self.data.items()}
 
     def _check_ids(self, ids: np.ndarray) -> None:
         lowest, highest = int(ids.min()), int(ids.max())
@@ -121,6 +113,49 @@ class Detections:
             raise ValueError(f"{name} has the shape {column.shape}; one for each of the {len(self.boxes)} boxes is needed")
         return column
 
+    def _pictures(
+        self, name: str, values: ArrayLike | None, dtype: type[np.generic], sides: tuple[int, int]
+    ) -> np.ndarray | None:
+        """A column with two more axes; -1 is any length."""
+        if values is None:
+            return None
+        given = np.asarray(values)
+        if dtype is np.uint8 and given.dtype.kind == "b":
+            given = given.astype(np.uint8) * np.uint8(255)
+        if dtype is np.uint8 and given.size and given.dtype != np.uint8:
+            raise ValueError(f"{name} are uint8 from 0 to 255, or bool, not {given.dtype}")
+        column = given.astype(dtype, copy=False)
+        if not column.size and column.ndim != 3:
+            column = np.empty((0, *(max(side, 0) for side in sides)), dtype)
+        expected = (
+            len(self.boxes),
+            *(there if side < 0 else side for side, there in zip(sides, column.shape[1:], strict=False)),
+        )
+        if column.ndim != 3 or column.shape != expected:
+            wanted = ", ".join(str(side) if side >= 0 else "any" for side in sides)
+            raise ValueError(
+                f"{name} has the shape {given.shape}; with {len(self.boxes)} boxes ({len(self.boxes)}, {wanted}) is needed"
+            )
+        return column
+
+    def _more(self, name: str, values: ArrayLike) -> np.ndarray:
+        column = np.asarray(values)
+        if not isinstance(name, str) or column.dtype.hasobject:
+            raise ValueError(f"data has columns of numbers or texts by their names; {shown(name)} has {column.dtype}")
+        if column.shape[:1] != (len(self.boxes),):
+            raise ValueError(
+                f"data[{name!r}] has the shape {column.shape}; it needs a row for each of the {len(self.boxes)} boxes"
+            )
+        return column
+
+    def __getattr__(self, name: str) -> Any:
+        # A pickle of an earlier version has not set what came later.
+        if name in ("keypoints", "corners", "masks"):
+            return None
+        if name == "data":
+            return {}
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __len__(self) -> int:
         return len(self.boxes)
 
@@ -131,6 +166,42 @@ class Detections:
             return [""] * len(self)
         return [self.names[number] if self.names else f"class {number}" for number in self.class_ids.tolist()]
 
+    # ---- some of them ----------------------------------------------------------------------------
+
+    def select(self, rows: Rows) -> Detections:
+        """Returns some of the detections, with all that belongs to them.
+
+        :param rows: a bool for each detection, or indexes in the wanted order, or a slice.
+
+        >>> found = Detections([[1, 2, 3, 4], [5, 6, 7, 8]], scores=[0.5, 0.9], data={"plate": ["AB 1", "CD 2"]})
+        >>> found.select(found.scores > 0.6).data["plate"].tolist()
+        ['CD 2']
+        """
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows)
+            rows = rows if rows.size else rows.astype(np.int64)
+        new = self._copied()
+        for name in _COLUMNS:
+            if (column := getattr(self, name)) is not None:
+                setattr(new, name, column[rows])
+        new.data = {name: column[rows] for name, column in self.data.items()}
+        return new
+
+    def of_classes(self, classes: Sequence[str | int]) -> Detections:
+        """Returns the detections of these classes.
+
+        :param classes: names or ids.
+        :raises ValueError: when there is no such class, or these detections have no classes.
+
+        >>> found = Detections([[1, 2, 3, 4], [5, 6, 7, 8]], class_ids=[0, 2], names=["person", "bicycle", "car"])
+        >>> found.of_classes(["car"]).boxes.tolist()
+        [[5.0, 6.0, 7.0, 8.0]]
+        """
+        if self.class_ids is None:
+            raise ValueError(f"these detections have no classes, so {shown(classes)} can't be told from others")
+        numbers = class_numbers(classes, self.names)
+        return self.select(np.isin(self.class_ids, list(numbers)))
+
     def finite(self) -> Detections:
         """Returns the detections whose boxes have no NaN and no infinity; the same object if all are finite.
 
@@ -139,11 +210,9 @@ class Detections:
         ['cat']
         """
         kept = np.isfinite(self.boxes).all(axis=1)
-        if kept.all():
-            return self
-        columns = (self.scores, self.class_ids, self.track_ids)
-        scores, class_ids, track_ids = (None if column is None else column[kept] for column in columns)
-        return Detections(self.boxes[kept], scores, class_ids, self.names, track_ids)
+        return self if kept.all() else self.select(kept)
+
+    # ---- elsewhere -------------------------------------------------------------------------------
 
     def scaled(self, across: float, down: float) -> Detections:
         """Returns them for the same picture in another size.
@@ -154,32 +223,102 @@ class Detections:
         >>> Detections([[10, 20, 50, 90]], class_ids=[0], names=["cat"]).scaled(3, 2).boxes.tolist()
         [[30.0, 40.0, 150.0, 180.0]]
         """
-        factors = np.array((across, down, across, down), np.float32)
-        return Detections(self.boxes * factors, self.scores, self.class_ids, self.names, self.track_ids)
+        return self._placed(np.array((across, down), np.float32), np.zeros(2, np.float32))
 
-    def to_supervision(self) -> supervision.Detections:
+    def moved(self, right: float, down: float) -> Detections:
+        """Returns them for a picture in which all lies so many pixels further right and down.
+
+        >>> Detections([[10, 20, 50, 90]]).moved(5, -5).boxes.tolist()
+        [[15.0, 15.0, 55.0, 85.0]]
+        """
+        return self._placed(np.ones(2, np.float32), np.array((right, down), np.float32))
+
+    def _placed(self, factors: np.ndarray, offset: np.ndarray) -> Detections:
+        new = self._copied()
+        new.boxes = self.boxes * np.tile(factors, 2) + np.tile(offset, 2)
+        if self.corners is not None:
+            new.corners = self.corners * factors + offset
+        if self.keypoints is not None:
+            new.keypoints = self.keypoints.copy()
+            new.keypoints[..., :2] = self.keypoints[..., :2] * factors + offset
+        return new
+
+    def clipped(self, width: int, height: int) -> Detections:
+        """Returns them with boxes and masks cut off at the edges of a picture. Keypoints and corners stay.
+
+        >>> Detections([[-10, 20, 50, 90]]).clipped(40, 60).boxes.tolist()
+        [[0.0, 20.0, 40.0, 60.0]]
+        """
+        new = self._copied()
+        new.boxes = np.clip(self.boxes, 0, np.array((width, height, width, height), np.float32))
+        if self.masks is not None:
+            new.masks = masks.recut(self.masks, self.boxes, new.boxes)
+        return new
+
+    def _copied(self) -> Detections:
+        """The same arrays, in an object of their own. They are checked already."""
+        new: Detections = object.__new__(type(self))
+        for name in (*_COLUMNS, "names"):
+            setattr(new, name, getattr(self, name))
+        new.data = dict(self.data)
+        return new
+
+    # ---- masks -----------------------------------------------------------------------------------
+
+    def mask(self, index: int, shape: Sequence[int]) -> np.ndarray:
+        """Returns a detection's whole mask, (height, width) bool.
+
+        :param index: of the detection.
+        :param shape: height and width of the frame; more, such as `frame.shape`, may follow.
+        :raises ValueError: when there are no masks.
+        """
+        return masks.pasted(self._masks()[index], self.boxes[index], (shape[0], shape[1]))
+
+    def outlines(self, index: int) -> list[np.ndarray]:
+        """Returns the outlines of the parts of a detection's mask, each (points, 2) float32 in pixels.
+
+        :raises ValueError: when there are no masks.
+        """
+        return masks.outlines(self._masks()[index], self.boxes[index])
+
+    def _masks(self) -> np.ndarray:
+        if self.masks is None:
+            raise ValueError("these detections have no masks: they come from a network for segmentation")
+        return self.masks
+
+    # ---- for supervision -------------------------------------------------------------------------
+
+    def to_supervision(self, shape: Sequence[int] | None = None) -> supervision.Detections:
         """Returns them as an object of the `supervision` library, for its trackers, zones and annotators. Arrays are shared.
 
+        `corners` are in `data["xyxyxyxy"]`, where its annotators look for them; `keypoints`, `masks` and `data` are in `data`
+        as well.
+
+        :param shape: height and width of the frame: with it there are whole masks, too, each as large as the frame.
         :raises ImportError: when `supervision` is not installed.
         """
-        try:
-            import supervision
-        except ModuleNotFoundError as error:
-            raise ImportError(f"supervision is not installed ({error}): {to_install('tracking')}") from error
-        data: dict[str, np.ndarray | list[str]] = {}
-        if self.class_ids is not None and self.names:
-            data["class_name"] = np.array(self.labels)
-        return supervision.Detections(
-            xyxy=self.boxes, confidence=self.scores, class_id=self.class_ids, tracker_id=self.track_ids, data=data
-        )
+        return supervised.to_supervision(self, shape)
+
+    def to_key_points(self) -> supervision.KeyPoints:
+        """Returns the keypoints as an object of the `supervision` library, for its annotators.
+
+        :raises ValueError: when there are none.
+        :raises ImportError: when `supervision` is not installed.
+        """
+        return supervised.to_key_points(self)
 
     @classmethod
-    def from_supervision(cls, found: supervision.Detections, names: Names = ()) -> Detections:
-        """Makes them from an object of the `supervision` library.
+    def from_supervision(cls, found: supervision.Detections | supervision.KeyPoints, names: Names = ()) -> Detections:
+        """Makes them from an object of the `supervision` library. A box of keypoints goes around those that are seen.
 
-        :param names: class names by id.
+        :param names: class names by id; by default those in `data["class_name"]`.
         """
-        return cls(found.xyxy, found.confidence, found.class_id, names, found.tracker_id)
+        return cls(**supervised.columns_from(found, names))
+
+
+Rows: TypeAlias = np.ndarray | Sequence[bool] | Sequence[int] | slice
+
+_COLUMNS = ("boxes", "scores", "class_ids", "track_ids", "keypoints", "corners", "masks")
 
 
 @dataclass(eq=False)
@@ -250,38 +389,3 @@ def finite(routine: Routine, found: Detections) -> Detections:
             )
         routine.counters[NOT_FINITE] += left_out
     return kept
-
-
-class Detector(MiddleRoutine):
-    """A routine that finds something in each frame. Subclass it, and write `detect`.
-
-    It takes arrays and `FrameData`, and sends a `DetectedFrame`: the same frame, by reference, the detections, and the
-    payload's `additional_data`. The detectors of this package take every format. Yours gets each frame as it comes, and may
-    call `to_bgr(frame, format_of(frame, self.meta))`, or `luma`, which costs nothing.
-
-    >>> class Bright(Detector):
-    ...     def detect(self, frame):
-    ...         rows, columns = np.nonzero(frame.min(axis=2) > 250)
-    ...         if not rows.size:
-    ...             return Detections([])
-    ...         return Detections([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]])
-    >>> frame = np.zeros((60, 80, 3), np.uint8)
-    >>> frame[10:20, 30:50] = 255
-    >>> Bright().main_logic(frame).detections.boxes.tolist()
-    [[30.0, 10.0, 50.0, 20.0]]
-    """
-
-    def detect(self, frame: np.ndarray) -> Detections:
-        """Returns what is in the frame. It is called on the routine's own thread.
-
-        :param frame: as it came, read-only: (height, width, 3) uint8, BGR, unless `self.meta.format` tells of another format.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no detect(frame)")
-
-    def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
-        return OwnFrames(0)
-
-    def main_logic(self, data: np.ndarray | FrameData) -> DetectedFrame:
-        """Returns the frame and its detections."""
-        frame = frame_of(data)
-        return detected(data, frame, self.detect(frame))
