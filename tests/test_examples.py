@@ -293,6 +293,16 @@ def test_a_late_detection_is_moved_to_where_things_are_now(monkeypatch: pytest.M
     assert (tracker.corrections, tracker.lag) == (1, 7)
 
 
+def test_a_video_is_streamed_as_hls(tmp_path: Path) -> None:
+    clip = excerpt(bikes(), range(60), tmp_path / "clip.avi")
+    (told,) = run("stream_out", "--video", clip, "--to", "out", directory=tmp_path)
+    found = re.fullmatch(r"sent (\d+) frames to out; \d+ skipped, 0 lost", told)
+    assert found, told
+    played = list(frames_of(tmp_path / "out" / "index.m3u8"))
+    assert 1 <= len(played) <= int(found[1])
+    assert played[0].shape == (272, 640, 3)
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_each_is_short_and_in_the_list_and_has_a_picture(script: Path) -> None:
     assert len(script.read_text().splitlines()) <= 135
