@@ -93,7 +93,10 @@ def test_all_results_are_detections_that_know_whose_they_are() -> None:
 
 
 def test_what_is_too_small_or_too_much_is_counted() -> None:
-    boxes = Detections([[0, 0, 10, 100], [0, 0, 40, 40], [50, 50, 90, 90], [0, 0, np.nan, 9]], [0.1, 0.2, 0.9, 0.9])
+    boxes = Detections(
+        [[0.0, 0.0, 10.0, 100.0], [0.0, 0.0, 40.0, 40.0], [50.0, 50.0, 90.0, 90.0], [0.0, 0.0, np.nan, 9.0]],
+        [0.1, 0.2, 0.9, 0.9],
+    )
     cascade = Cascade(Spots(), most=2, smallest=20)
     cascade.main_logic([DetectedFrame(TWO, boxes)])
     assert {name: cascade.counters[name] for name in ("looked_at", "too_small", "too_many")} == {
