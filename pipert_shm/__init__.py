@@ -101,12 +101,14 @@ if TYPE_CHECKING:
     from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
     from pipert_shm.video.detector import Detector
     from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
+    from pipert_shm.video.models.cascade import Cascade
     from pipert_shm.video.models.centerface import CenterFaceHead
     from pipert_shm.video.models.choosing import UnknownModel, head_for
     from pipert_shm.video.models.classification import ClassificationHead
     from pipert_shm.video.models.detr import DetrHead, RtDetrHead
     from pipert_shm.video.models.dnn import DnnDetector
     from pipert_shm.video.models.preprocessing import Preprocessing
+    from pipert_shm.video.models.tiles import Tiles
     from pipert_shm.video.models.torch_detector import TorchDetector
     from pipert_shm.video.models.torchvision_head import TorchvisionHead
     from pipert_shm.video.models.yolo import YoloHead
@@ -142,6 +144,7 @@ __all__ = [
     "AttachedSource",
     "BasicTransmitter",
     "BatchRoutine",
+    "Cascade",
     "CenterFaceHead",
     "ClassificationHead",
     "ConfigError",
@@ -222,6 +225,7 @@ __all__ = [
     "SourceRoutine",
     "SqliteWriter",
     "Tap",
+    "Tiles",
     "ToMain",
     "TorchDetector",
     "TorchvisionHead",
@@ -279,6 +283,7 @@ _LAZY = {
     "RtspPush": "pipert_shm.streaming.routines",
     "WhipPush": "pipert_shm.streaming.routines",
     "Annotator": "pipert_shm.video.annotation",
+    "Cascade": "pipert_shm.video.models.cascade",
     "CenterFaceHead": "pipert_shm.video.models.centerface",
     "Convert": "pipert_shm.video.image",
     "Crop": "pipert_shm.video.image",
@@ -304,6 +309,7 @@ _LAZY = {
     "SnapshotWriter": "pipert_shm.video.output",
     "SqliteWriter": "pipert_shm.video.detection_output",
     "ToMain": "pipert_shm.video.twin_frame",
+    "Tiles": "pipert_shm.video.models.tiles",
     "TorchDetector": "pipert_shm.video.models.torch_detector",
     "TorchvisionHead": "pipert_shm.video.models.torchvision_head",
     "TraceReport": "pipert_shm.trace.recording",

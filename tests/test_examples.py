@@ -170,6 +170,14 @@ def test_faces(tmp_path: Path) -> None:
         assert face > 3 * difference.mean(), "the face is changed, and nothing else"
 
 
+def test_faces_in_what_moves(tmp_path: Path) -> None:
+    clip = excerpt(carphone(), range(12), tmp_path / "clip.avi")
+    (said,) = run("cascade", "--video", clip, directory=tmp_path)
+    match = re.fullmatch(r"(\d+) moving parts, (\d+) faces in them, in out/cascade.jsonl", said)
+    assert match is not None, said
+    assert int(match[1]) >= int(match[2]) > 0
+
+
 def test_four_cameras(tmp_path: Path) -> None:
     clips = [excerpt(path, range(frames), tmp_path / f"{frames}.avi") for path, frames in ((carphone(), 10), (bikes(), 8))]
     lines = run("multi_camera", "--lossless", *clips, *clips, directory=tmp_path)
