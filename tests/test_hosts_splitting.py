@@ -105,21 +105,25 @@ def test_wires_within_a_host_stay_what_they_are() -> None:
     assert part.data["flows"]["detect"]["replicas"] == 3
 
 
-def test_replicas_that_are_spread_each_get_their_share() -> None:
+def test_replicas_that_are_spread_are_sent_to_by_who_has_least_to_do() -> None:
     parts = parts_of(TWO)
     assert [parts[host].data["flows"]["detect"]["replicas"] for host in ("gpu-1", "gpu-2")] == [2, 1]
-    edge = parts["edge-1"].data["routines"]
-    shares = {name: its["parameters"] for name, its in edge.items() if its["class"].endswith(".Share")}
-    assert shares == {
-        "camera-to-detector@gpu-1-share": {"of": 3, "numbers": [0, 1]},
-        "camera-to-detector@gpu-2-share": {"of": 3, "numbers": [2]},
-    }
-    assert ("camera", "camera-to-detector@gpu-1-share") in pairs(parts["edge-1"])
+    sender = "camera-to-detector@gpu-1+gpu-2"
+    edge = parts["edge-1"]
+    assert edge.data["flows"][sender] == {"routines": [sender], "auto_wire": False, "replicas": 2}
+    told = edge.data["routines"][sender]
+    receivers = {host: parts[host].data["routines"]["detector-from-camera@edge-1"] for host in ("gpu-1", "gpu-2")}
+    assert told["class"] == "pipert_shm.hosts.SharedSender"
+    assert told["parameters"]["ends"] == [{"key": its["parameters"]["key"], "peer": host} for host, its in receivers.items()]
+    assert (told["parameters"]["codec"], told["parameters"]["window"], told["parameters"]["max_age"]) == ("jpeg", 4, 0.5)
+    assert ("camera", sender) in pairs(edge)
+    assert edge.remotes.count(sender) == 1
     assert {name for name in parts["desk"].data["routines"] if "tracker" in name} == {
         "writer-from-tracker@gpu-1",
         "writer-from-tracker@gpu-2",
     }
-    read(parts["edge-1"])
+    made = PipelineFile(Path("edge.yaml"), reachable(edge.text, edge.remotes, Hub(connect="tcp/a:1"))).make_routines([sender])
+    assert made[sender].replicable
 
 
 def test_a_source_on_one_of_their_hosts_gives_that_host_its_share_too() -> None:
