@@ -47,9 +47,8 @@ def picture_of(payload: Any, meta: Meta | None = None, widest: int = WIDEST) -> 
     :param widest: the most pixels in a row.
     :raises ValueError: when there is none.
     """
-    import cv2
-
     from pipert_shm.video.detection import DetectedFrame
+    from pipert_shm.video.drawing import draw
     from pipert_shm.video.marks import ZONES, draw_zones
 
     whole = payload.get_frame() if isinstance(payload, FrameData) else payload
@@ -57,8 +56,7 @@ def picture_of(payload: Any, meta: Meta | None = None, widest: int = WIDEST) -> 
     frame, scale = scaled(whole, widest, format)
     if isinstance(payload, DetectedFrame) and (len(payload.detections) or ZONES in payload.additional_data):
         frame = np.array(frame)
-        for left, top, right, bottom in (payload.detections.boxes * scale).astype(int):
-            cv2.rectangle(frame, (int(left), int(top)), (int(right), int(bottom)), BOX, 2)
+        draw(frame, payload.detections.finite().scaled(scale, scale), BOX)
         draw_zones(frame, payload.additional_data, scale)
     return frame
 

@@ -18,6 +18,8 @@ from pipert_shm.cli.footage import EXAMPLES as FOOTAGE_EXAMPLES
 from pipert_shm.cli.footage import footage
 from pipert_shm.cli.hosting import hosting
 from pipert_shm.cli.looking import looking
+from pipert_shm.cli.model import EXAMPLES as MODEL_EXAMPLES
+from pipert_shm.cli.model import model
 from pipert_shm.cli.remote import PATIENCE_S, ctl, examples, print_json, rpc
 from pipert_shm.errors import ConfigError, PipeFailed, PipertError
 from pipert_shm.system.streams import say
@@ -146,6 +148,7 @@ def run(
 
 app.command(epilog=EXAMPLES)(apply)
 app.command("import", epilog=importing.EXAMPLES)(importing.import_)
+app.command(epilog=MODEL_EXAMPLES)(model)
 
 
 @app.command(
