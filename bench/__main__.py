@@ -65,8 +65,16 @@ def _tracing(settings: Settings) -> Section:
     return tracing(settings)
 
 
+def _detect(settings: Settings) -> Section:
+    """Likewise for detectors."""
+    from .models import detect
+
+    return detect(settings)
+
+
 ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
     "tracing": _tracing,
+    "detect": _detect,
     "cameras": _cameras(),
     **{f"cameras-{part}": _cameras(part) for part in CAMERA_PARTS},
     "hosts": _hosts(),
@@ -74,7 +82,7 @@ ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
 }
 """Sections that run only when they are named."""
 
-NEEDED = {"cameras": ("av", "aio_rtsp_toolkit"), "hosts": ("av", "zenoh"), "tracing": ("perfetto",)}
+NEEDED = {"cameras": ("av", "aio_rtsp_toolkit"), "hosts": ("av", "zenoh"), "tracing": ("perfetto",), "detect": ("onnxruntime",)}
 """Packages that these take."""
 
 QUICK = Settings(rounds=3, seconds=0.5, full=False)
