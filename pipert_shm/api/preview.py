@@ -47,17 +47,15 @@ def picture_of(payload: Any, meta: Meta | None = None, widest: int = WIDEST) -> 
     :param widest: the most pixels in a row.
     :raises ValueError: when there is none.
     """
-    import cv2
-
     from pipert_shm.video.detection import DetectedFrame
+    from pipert_shm.video.drawing import draw
 
     whole = payload.get_frame() if isinstance(payload, FrameData) else payload
     format = meta.format_of(whole) if meta is not None and isinstance(whole, np.ndarray) else None
     frame, scale = scaled(whole, widest, format)
     if isinstance(payload, DetectedFrame) and len(payload.detections):
         frame = np.array(frame)
-        for left, top, right, bottom in (payload.detections.boxes * scale).astype(int):
-            cv2.rectangle(frame, (int(left), int(top)), (int(right), int(bottom)), BOX, 2)
+        draw(frame, payload.detections.finite().scaled(scale, scale), BOX)
     return frame
 
 

@@ -15,6 +15,8 @@ import pipert_shm
 from pipert_shm.cli.apply import EXAMPLES, apply, for_several_hosts
 from pipert_shm.cli.hosting import hosting
 from pipert_shm.cli.looking import looking
+from pipert_shm.cli.model import EXAMPLES as MODEL_EXAMPLES
+from pipert_shm.cli.model import model
 from pipert_shm.cli.remote import PATIENCE_S, ctl, examples, print_json, rpc
 from pipert_shm.errors import ConfigError, PipeFailed, PipertError
 from pipert_shm.system.streams import say
@@ -141,6 +143,7 @@ def run(
 
 
 app.command(epilog=EXAMPLES)(apply)
+app.command(epilog=MODEL_EXAMPLES)(model)
 
 
 @app.command(

@@ -12,14 +12,11 @@ from pipert_shm.errors import RoutineError, describe, shown
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.routine import MiddleRoutine, writable
 from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, finite
+from pipert_shm.video.drawing import draw
 from pipert_shm.video.formats import converted, eight_bits, format_of, is_planar, size_of
-from pipert_shm.video.opencv import cv2
 
 if TYPE_CHECKING:
     import supervision
-
-BOX_COLOUR = (0, 255, 0)
-FAR = 1 << 15  # pixels, outside of any frame; OpenCV refuses larger coordinates
 
 
 class SupervisionAnnotator(Protocol):
@@ -39,8 +36,9 @@ class Annotator(MiddleRoutine):
     A detection whose box has NaN or infinity is sent on, but not drawn. The counter `not_finite` counts these.
 
     :param annotators: annotators of the `supervision` library, in order: `Annotator(BoxAnnotator(), LabelAnnotator())`. Without
-        any, plain boxes are drawn, and that library is not needed. Its annotators colour by class unless told otherwise: give
-        them a `color_lookup` if there are no classes. They find the frame's `additional_data` in `detections.metadata`.
+        any, boxes, outlines of masks and keypoints are drawn, and that library is not needed. Its annotators colour by class
+        unless told otherwise: give them a `color_lookup` if there are no classes. They find the frame's `additional_data` in
+        `detections.metadata`, and whole masks and `data` as `Detections.to_supervision` says.
     :raises TypeError: when one of them has no `annotate()`. The name goes by keyword: `Annotator(name="annotator")`.
     """
 
@@ -87,13 +85,12 @@ class Annotator(MiddleRoutine):
         scene = self._scene(data.frame)
         drawn = finite(self, data.detections)
         if self._annotators:
-            found = drawn.to_supervision()
+            found = drawn.to_supervision(scene.shape)
             found.metadata.update(data.additional_data)
             for annotator in self._copies[self.meta.origin]:
                 scene = annotator.annotate(scene, found)
         else:
-            for left, top, right, bottom in np.clip(drawn.boxes, -FAR, FAR).round().astype(int).tolist():
-                cv2.rectangle(scene, (left, top), (right - 1, bottom - 1), BOX_COLOUR, 2)
+            draw(scene, drawn)
         return data.changed(frame=scene)
 
     def _scene(self, frame: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pipert_shm.video.opencv import VideoError
 
 _MOST_ITEMS = 1_000  # an array or container in `additional_data` with more items is written as a text
 _MOST_LEVELS = 32
-_COLUMNS = 'origin, sequence, capture_time, "left", top, "right", bottom, score, label, track_id, pts, additional_data'
+_COLUMNS = 'origin, sequence, capture_time, "left", top, "right", bottom, score, label, track_id, pts, additional_data, more'
 
 
 def jsonable(value: Any, levels: int = _MOST_LEVELS) -> Any:
@@ -77,9 +77,31 @@ def line_of(meta: Meta, found: Detections, data: object) -> dict[str, Any]:
         line["labels"] = found.labels
     if found.track_ids is not None:
         line["track_ids"] = found.track_ids.tolist()
+    line |= _more_columns(found)
     if isinstance(data, Data) and data.additional_data:
         line["additional_data"] = jsonable(data.additional_data)
     return line
+
+
+def _more_columns(found: Detections) -> dict[str, list[Any]]:
+    """What detections have besides boxes, scores, classes and tracks: lists with an item for each."""
+    more: dict[str, list[Any]] = {}
+    for name, column in (("keypoints", found.keypoints), ("corners", found.corners)):
+        if column is not None:
+            more[name] = [jsonable(row) for row in column]
+    if found.masks is not None:
+        more["outlines"] = [[line.round(1).tolist() for line in found.outlines(each)] for each in range(len(found))]
+    if found.data:
+        more["data"] = [{name: jsonable(column[row]) for name, column in found.data.items()} for row in range(len(found))]
+    return more
+
+
+def _more_rows(found: Detections) -> Iterable[str | None]:
+    """The same as a JSON object for each detection; None without any."""
+    columns = _more_columns(found)
+    if not columns:
+        return repeat(None)
+    return [json.dumps({name: column[row] for name, column in columns.items()}) for row in range(len(found))]
 
 
 def _cannot_add(path: Path, what: str, error: Exception) -> VideoError:
@@ -95,6 +117,8 @@ class JsonLinesWriter(DestinationRoutine):
 
     - `pts`, seconds, if the origin knows the frame's position in its video;
     - `scores`, `labels` and `track_ids`, lists with an item for each box, if the detections have them (a score of NaN is null);
+    - `keypoints`, for each box a list of x, y and how likely the point is to be seen; `corners` of boxes that are turned;
+      `outlines` of masks, for each box a list of polygons in pixels; and `data`, what else is told of each detection;
     - `additional_data`, if the payload has any. A value that JSON has no form for is written as a text, and an array of more
       than 1,000 values as its shape.
 
@@ -144,9 +168,10 @@ class SqliteWriter(DestinationRoutine):
     """Adds a row for each detection to the table `detections` of an SQLite database. Others may read it meanwhile.
 
     The columns are origin, sequence, capture_time (seconds since the epoch), left, top, right, bottom (pixels), score, label,
-    track_id, pts (seconds) and additional_data. The last five are NULL if the detections, the origin or the payload don't have
-    them. additional_data is JSON, as in `JsonLinesWriter`, and stands in each row of its frame. A frame without detections has
-    no row. The rows of one frame are written in one transaction. A table of an earlier version gets the columns that it lacks.
+    track_id, pts (seconds), additional_data and more. The last six are NULL if the detections, the origin or the payload don't
+    have them. additional_data is JSON, as in `JsonLinesWriter`, and stands in each row of its frame. more is a JSON object with
+    the detection's keypoints, corners, outlines and data. A frame without detections has no row. The rows of one frame are
+    written in one transaction. A table of an earlier version gets the columns that it lacks.
 
     A detection whose box has NaN or infinity is left out. The counter `not_finite` counts these.
 
@@ -174,13 +199,13 @@ class SqliteWriter(DestinationRoutine):
             CREATE TABLE IF NOT EXISTS detections (
                 origin TEXT NOT NULL, sequence INTEGER NOT NULL, capture_time REAL NOT NULL,
                 "left" REAL NOT NULL, top REAL NOT NULL, "right" REAL NOT NULL, bottom REAL NOT NULL,
-                score REAL, label TEXT, track_id INTEGER, pts REAL, additional_data TEXT
+                score REAL, label TEXT, track_id INTEGER, pts REAL, additional_data TEXT, more TEXT
             );
             CREATE INDEX IF NOT EXISTS detections_by_time ON detections (capture_time);
             """
         )
         there = [column[1] for column in self._database.execute("PRAGMA table_info (detections)")]
-        for column, kind in (("pts", "REAL"), ("additional_data", "TEXT")):
+        for column, kind in (("pts", "REAL"), ("additional_data", "TEXT"), ("more", "TEXT")):
             if column not in there:
                 self._database.execute(f"ALTER TABLE detections ADD COLUMN {column} {kind}")
 
@@ -201,14 +226,15 @@ class SqliteWriter(DestinationRoutine):
             repeat(None) if found.scores is None else found.scores.tolist(),
             repeat(None) if found.class_ids is None else found.labels,
             repeat(None) if found.track_ids is None else found.track_ids.tolist(),
+            _more_rows(found),
             strict=False,
         )
         rest = (self.meta.pts, additional_json(data))
         try:
             with self._database:
                 self._database.executemany(
-                    f"INSERT INTO detections ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [(*message, *box, score, label, track, *rest) for box, score, label, track in rows],
+                    f"INSERT INTO detections ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [(*message, *box, score, label, track, *rest, more) for box, score, label, track, more in rows],
                 )
         except (sqlite3.Error, ValueError, OverflowError) as error:
             raise _cannot_add(self.path, "rows", error) from error

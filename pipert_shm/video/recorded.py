@@ -215,7 +215,10 @@ class _Plain:
         return {"dtype": value.dtype.str, "shape": list(value.shape), "data": data}
 
     def _detections(self, value: Detections, depth: int) -> Any:
-        fields = (value.boxes, value.scores, value.class_ids, value.names, value.track_ids)
+        fields: list[Any] = [value.boxes, value.scores, value.class_ids, value.names, value.track_ids]
+        later = [value.keypoints, value.corners, value.masks, value.data]  # which earlier versions don't read
+        if value.data or any(column is not None for column in later[:3]):
+            fields += later
         return {"$Detections": [self.of(field, depth) for field in fields]}
 
     def _detected_frame(self, value: DetectedFrame, depth: int) -> Any:

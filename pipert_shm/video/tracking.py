@@ -56,7 +56,7 @@ class Tracker(MiddleRoutine):
         return OwnFrames(0)
 
     def main_logic(self, data: DetectedFrame) -> DetectedFrame:
-        """Returns the same frame; its detections have track ids, (n,) int64."""
+        """Returns the same frame; its detections have track ids, (n,) int64. Keypoints, masks and the like stay with them."""
         tracked = self._trackers[self.meta.origin].update(data.detections.to_supervision())
         found = Detections.from_supervision(tracked, data.detections.names)
         if found.track_ids is not None:

@@ -52,11 +52,13 @@ class Choice:
         head: that reads it.
         why: what told so.
         arguments: with which the head was made, without its names.
+        named: whether it was made with names.
     """
 
     head: Head
     why: str
     arguments: Mapping[str, Any]
+    named: bool = True
 
 
 def head_for(
@@ -78,10 +80,10 @@ def choose(
 ) -> Choice:
     """Returns the head that reads a network, and why: see `head_for`."""
     network = _Network(description, names, {"threshold": threshold, "overlap": overlap})
-    for found in (network.by_outputs(), network.by_task(), network.by_shape()):
-        if found is not None:
-            return found
-    raise network.unknown("its outputs are of no network that is known")
+    found = network.by_outputs() or network.by_task() or network.by_shape()
+    if found is None:
+        raise network.unknown("its outputs are of no network that is known")
+    return found
 
 
 def extra_inputs(description: ModelDescription, count: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -249,7 +251,7 @@ class _Network:
         takes = kind.__init__.__kwdefaults__ or {}
         numbers = {name: value for name, value in self._numbers.items() if name in takes}
         given = (self._needed_names(),) if named else ()
-        return Choice(kind(*given, **arguments, **numbers), why, arguments | numbers)
+        return Choice(kind(*given, **arguments, **numbers), why, arguments | numbers, named)
 
     def unknown(self, why: str) -> UnknownModel:
         """An error that tells which network it is about."""

@@ -76,6 +76,15 @@ class ModelDescription:
         }
         return replace(self, outputs=outputs, sums={name: _adds_up(each) for name, each in flat.items()})
 
+    def with_size(self, size: tuple[int, int]) -> ModelDescription:
+        """Returns it with a width and height of the pictures, where the file leaves these open."""
+        there = self.picture
+        if there is None:
+            return self
+        sides = (side if isinstance(side, int) else wanted for side, wanted in zip(there.shape[2:], size[::-1], strict=True))
+        fixed = replace(there, shape=(*there.shape[:2], *sides))
+        return replace(self, inputs=tuple(fixed if each is there else each for each in self.inputs))
+
     @property
     def picture(self) -> TensorInfo | None:
         """The input that takes pictures, (batch, 3, height, width); None if there is none, or more than one."""
