@@ -18,7 +18,7 @@ FRAME = np.zeros((48, 64, 3), np.uint8)
 
 def people(count: int = 1) -> supervision.Detections:
     boxes = np.array([[4.0 * number, 2, 10, 20] for number in range(count)], np.float32).reshape(-1, 4)
-    names = {"class_name": np.array(["person"] * count)} if count else {}
+    names: dict[str, Any] = {"class_name": np.array(["person"] * count)} if count else {}
     ids = np.full(count, 7)
     return supervision.Detections(xyxy=boxes, confidence=np.full(count, 0.5, np.float32), class_id=ids, data=names)
 
