@@ -43,9 +43,19 @@ $(VENV)/clip: | $(VENV)/made
 	  rm -rf "$$download"; }
 	@touch $@
 
+# A YOLOv8 with real weights (PyPI's nudenet, 11 MB, of which 12 MB unpacked are kept; AGPL-3.0, for tests and benchmarks alone).
+$(VENV)/nudenet: | $(VENV)/made
+	@echo 'fetching 320n.onnx, a network with real weights (nudenet, 11 MB)' >&2
+	@mkdir -p $(VENV)/share/pipert_shm && download=$$(mktemp -d) && \
+	  $(BIN)/python -m pip download --quiet --no-deps --dest "$$download" nudenet==3.4.2 && \
+	  $(BIN)/python -m zipfile --extract "$$download"/nudenet-*.whl "$$download" && \
+	  mv "$$download/nudenet/320n.onnx" $(VENV)/share/pipert_shm/; \
+	  status=$$?; rm -rf "$$download"; exit $$status
+	@touch $@
+
 # Four at a time, since half of a test is waiting, and a /dev/shm for each worker; then, two at a time, those that measure. Where
 # private mounts are not allowed, those that list or sweep /dev/shm run alone, and those that measure, too.
-test: $(VENV)/dev
+test: $(VENV)/dev $(VENV)/nudenet
 	@if $(BIN)/python tests/private_shm.py; then export PRIVATE_SHM=1; set -x; \
 	  $(BIN)/python -m pytest --numprocesses=4 --dist=worksteal -m "not machine" && \
 	  $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m machine $(MACHINE); \

@@ -72,9 +72,17 @@ def _footage(settings: Settings) -> Section:
     return footage(settings)
 
 
+def _detect(settings: Settings) -> Section:
+    """Likewise for detectors."""
+    from .models import detect
+
+    return detect(settings)
+
+
 ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
     "tracing": _tracing,
     "footage": _footage,
+    "detect": _detect,
     "cameras": _cameras(),
     **{f"cameras-{part}": _cameras(part) for part in CAMERA_PARTS},
     "hosts": _hosts(),
@@ -85,6 +93,7 @@ ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
 NEEDED = {
     "cameras": ("av", "aio_rtsp_toolkit"),
     "footage": ("av", "aio_rtsp_toolkit"),
+    "detect": ("onnxruntime",),
     "hosts": ("av", "zenoh"),
     "tracing": ("perfetto",),
 }

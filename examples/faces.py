@@ -63,7 +63,7 @@ def main() -> None:
 
     camera = VideoSource(source, "camera")
     head = CenterFaceHead(threshold=chosen.threshold)
-    detector = DnnDetector(chosen.model, head, "detector", size=(352, 288))
+    detector = DnnDetector(chosen.model, head, "detector", size=(352, 288), backend="opencv")  # its file tells of one size only
     anonymiser = FunctionalMiddleRoutine(pixelate, "anonymiser")
     video = VideoWriter(chosen.out / "faces.mp4", info.fps or 25, "video")
     lines = JsonLinesWriter(chosen.out / "faces.jsonl", "lines")

@@ -80,7 +80,9 @@ def main() -> None:
     cameras = [VideoSource(source, f"camera{number}") for number, source in enumerate(sources)]
     for camera in cameras:
         camera.set_const_fps(0 if chosen.lossless else 25)
-    detector = DnnDetector(chosen.model, CenterFaceHead(), "detector", size=(320, 256), batch_size=len(cameras), max_wait=0.02)
+    detector = DnnDetector(
+        chosen.model, CenterFaceHead(), "detector", size=(320, 256), batch_size=len(cameras), max_wait=0.02, backend="opencv"
+    )
     annotator, mosaic = Annotator(name="annotator"), Mosaic([camera.name for camera in cameras])
     video = VideoWriter(chosen.out / "mosaic.mp4", 25, "video")
     outputs = [video] if chosen.port is None else [video, MjpegServer(chosen.port, name="server")]

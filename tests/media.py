@@ -108,3 +108,11 @@ class Beginning(VideoSource):
             raise EndOfStream
         self.left -= 1
         return super().main_logic()
+
+
+def nudenet() -> Path:
+    """A YOLOv8 that finds faces and bodies, with its names in its metadata; not a package that the dev extra installs."""
+    path = Path(sys.prefix, "share", "pipert_shm", "320n.onnx")
+    if not path.exists():
+        pytest.skip("make .venv/nudenet: it has 320n.onnx")
+    return path

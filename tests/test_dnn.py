@@ -229,15 +229,22 @@ def test_scores_that_are_none_are_refused(score: float, message: str, columns: i
 # ---- who runs it ---------------------------------------------------------------------------------
 
 
-def test_a_network_that_opencv_refuses_goes_to_onnxruntime(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_that_onnxruntime_refuses_goes_to_opencv(caplog: pytest.LogCaptureFixture) -> None:
+    detector = DnnDetector(centerface(), CenterFaceHead(), size=(192, 160))  # its file tells of 32x32 pixels
+    detector.setup()
+    assert in_use(detector) == {"opencv", "cpu"}
+    assert "takes batches of 10 only" in caplog.text
+    assert "so OpenCV runs it" in caplog.text
+
+
+def test_a_network_that_opencv_refuses_is_run_by_onnxruntime(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = refused_by_opencv(tmp_path / "refused.onnx")
     detector = DnnDetector(model, YoloHead(["red", "blue"]), size=SIZE)
     detector.setup()
     (found,) = detector.detect([RED])
     assert found.labels == ["red", "blue"]
     assert in_use(detector) == {"onnxruntime", "cpu"}
-    assert "OpenCV can't" in caplog.text
-    assert "so onnxruntime runs it" in caplog.text
+    assert not caplog.text
     with pytest.raises(ValueError, match=r"OpenCV can't .*; backend='onnxruntime' may"):
         DnnDetector(model, YoloHead(["red", "blue"]), size=SIZE, backend="opencv").setup()
 
@@ -401,7 +408,15 @@ def test_a_head_that_does_not_fit_is_told_at_the_start(tmp_path: Path) -> None:
 def test_a_size_that_the_network_does_not_take_is_told_at_the_start(tmp_path: Path) -> None:
     model = network(tmp_path / "yolo.onnx", 8)
     with pytest.raises(ValueError, match=r"takes 64x64 pixels, not 640x640: give size=\(64, 64\)"):
-        DnnDetector(model, YoloHead(["red", "blue"]), backend="onnxruntime").setup()
+        DnnDetector(model, YoloHead(["red", "blue"]), size=(640, 640), backend="onnxruntime").setup()
+
+
+def test_the_size_is_that_of_the_network(tmp_path: Path) -> None:
+    model = network(tmp_path / "yolo.onnx", 8)
+    for backend in BACKENDS:
+        detector = DnnDetector(model, YoloHead(["red", "blue"]), backend=backend)
+        detector.setup()
+        assert detector.detect([plain((0, 0, 255), 128, 128)])[0].boxes.tolist() == [[2 * value for value in LEFT]]
 
 
 @pytest.mark.parametrize(

@@ -99,12 +99,10 @@ class NetworkDetector(BatchRoutine):
         head = self._head or self._find_head(runtime)
         classes = None if self._classes is None else class_numbers(self._classes, head.names)
         self._network = Network(runtime, head, classes)
-        across, down = runtime.size
-        self._logger.info(
-            "%s is run by %s on %s, at %dx%d pixels", self._title(), runtime.backend, ", ".join(runtime.devices), across, down
-        )
+        self._logger.info("%s is run by %s on %s", self._title(), runtime.backend, ", ".join(runtime.devices))
         if self._head is None:
-            self._logger.info("its outputs are read by %s, with %d class names", type(head).__name__, len(head.names))
+            told = type(head).__name__, len(head.names), *runtime.size
+            self._logger.info("its outputs are read by %s, with %d class names; it takes %dx%d pixels", *told)
         self._tell(runtime)
 
     def _tell(self, runtime: Runtime) -> None:
