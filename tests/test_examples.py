@@ -22,6 +22,7 @@ from conftest import PACKAGE_ROOT, RunScript
 from media import bikes, carphone, centerface, excerpt, frames_of
 from pipert_shm.video import CenterFaceHead, DnnDetector, MotionDetector, VideoInfo, VideoWriter, open_video
 from serving import greeting
+from sink_servers import Subscriber, mosquitto
 from streams import free_port, listens, serve_rtsp
 from waiting import eventually
 
@@ -107,6 +108,21 @@ def test_motion(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "out" / "motion.sqlite")
     assert database.execute("SELECT count(*) FROM detections").fetchone() == (sum(counts),)
     database.close()
+
+
+def test_mqtt_events_come_to_the_broker(tmp_path: Path) -> None:
+    clip = excerpt(bikes(), range(60), tmp_path / "clip.avi")
+    broker, port = mosquitto(tmp_path)
+    subscriber = Subscriber(port, "pipert/camera/count")
+    try:
+        (line,) = run("mqtt_events", "--video", clip, "--broker", f"mqtt://127.0.0.1:{port}", directory=tmp_path)
+        sent = int(line.split()[0])
+        assert line == f"{sent} events sent, 0 wait for the broker in spool/mqtt"
+        eventually(lambda: len(subscriber.got) == sent)
+        assert subscriber.of("pipert/camera/count")[0]["phase"] == "start"
+    finally:
+        subscriber.close()
+        broker.kill()
 
 
 def test_people_are_counted_as_in_one_process(tmp_path: Path) -> None:
