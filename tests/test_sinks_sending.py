@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipert_shm import DetectedFrame, Detections, Letter, Meta, Refused, Sink, Undelivered
+from pipert_shm import DetectedFrame, Detections, Letter, LetterRefused, Meta, Sink, Undelivered
 from pipert_shm.analytics.event import DetectionEvent
 from pipert_shm.sinks import sender
 from waiting import eventually
@@ -87,7 +87,7 @@ def lost(why: str, arrived: int = 0, wait: float | None = None) -> Answer:
 def refusing(name: str) -> Answer:
     def answer(letters: Sequence[Letter]) -> None:
         if any(letter.key.startswith(name) for letter in letters):
-            raise Refused(f"{name} has a bad form")
+            raise LetterRefused(f"{name} has a bad form")
 
     return answer
 
