@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from pipert_shm.bridges.rpc import RPCPipeWrapper
     from pipert_shm.bridges.telemetry import export_spans
     from pipert_shm.pipeline_file.loading import PipelineFile
-    from pipert_shm.sinks.courier import Courier, Refused, Undelivered
+    from pipert_shm.sinks.courier import Courier, LetterRefused, Undelivered
     from pipert_shm.sinks.kafka import KafkaSink
     from pipert_shm.sinks.letter import Letter
     from pipert_shm.sinks.mqtt import MqttSink
@@ -183,6 +183,7 @@ __all__ = [
     "KafkaSink",
     "Latency",
     "Letter",
+    "LetterRefused",
     "Meta",
     "MiddleRoutine",
     "MjpegServer",
@@ -205,7 +206,6 @@ __all__ = [
     "RPCPipeWrapper",
     "Recorder",
     "RedisSink",
-    "Refused",
     "RemotePipe",
     "RemoteRefusal",
     "RemoteTap",
@@ -320,7 +320,7 @@ _LAZY = {
     "OtelLogsSink": "pipert_shm.sinks.otel",
     "PostgresSink": "pipert_shm.sinks.postgres",
     "RedisSink": "pipert_shm.sinks.redis",
-    "Refused": "pipert_shm.sinks.courier",
+    "LetterRefused": "pipert_shm.sinks.courier",
     "Sink": "pipert_shm.sinks.sink",
     "SinkError": "pipert_shm.sinks.spool",
     "Undelivered": "pipert_shm.sinks.courier",

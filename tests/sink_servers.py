@@ -216,8 +216,8 @@ def _serve_web(port: int, file: Path) -> None:
         status, headers, text = _answer(file.with_name("answer.json"), body)
         headers_got = {name.decode(): value.decode() for name, value in scope["headers"]}
         line = {"path": scope["path"], "headers": headers_got, "body": base64.b64encode(body).decode(), "status": status}
-        with file.open("a") as out:
-            out.write(json.dumps({**line, "time": time.time()}) + "\n")
+        with file.open("ab", buffering=0) as out:  # in one piece, or none if this process is killed
+            out.write(json.dumps({**line, "time": time.time()}).encode() + b"\n")
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": pairs})
         await send({"type": "http.response.body", "body": text.encode()})

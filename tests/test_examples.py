@@ -23,6 +23,7 @@ from filmed import film
 from media import bikes, carphone, centerface, excerpt, frames_of
 from pipert_shm.video import CenterFaceHead, DnnDetector, MotionDetector, VideoInfo, VideoWriter, open_video
 from serving import greeting
+from sink_servers import Subscriber, mosquitto
 from streams import free_port, listens, serve_rtsp
 from waiting import eventually
 
@@ -118,6 +119,21 @@ def test_clips(tmp_path: Path) -> None:
     assert (process.returncode, err.count("is cut: the camera was stopped")) == (0, 1), "it moves when the film ends"
     assert re.fullmatch(r"out/camera/clips/.*_motion-\d+\.mp4: [23]\.\d s, the camera was stopped", line)
     assert VideoInfo.of(tmp_path / line.split(":")[0]).frames > 60
+
+
+def test_mqtt_events_come_to_the_broker(tmp_path: Path) -> None:
+    clip = excerpt(bikes(), range(60), tmp_path / "clip.avi")
+    broker, port = mosquitto(tmp_path)
+    subscriber = Subscriber(port, "pipert/camera/count")
+    try:
+        (line,) = run("mqtt_events", "--video", clip, "--broker", f"mqtt://127.0.0.1:{port}", directory=tmp_path)
+        sent = int(line.split()[0])
+        assert line == f"{sent} events sent, 0 wait for the broker in spool/mqtt"
+        eventually(lambda: len(subscriber.got) == sent)
+        assert subscriber.of("pipert/camera/count")[0]["phase"] == "start"
+    finally:
+        subscriber.close()
+        broker.kill()
 
 
 def test_people_are_counted_as_in_one_process(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipert_shm import DetectedFrame, Detections, Letter, Meta, Refused, Sink, Undelivered
+from pipert_shm import DetectedFrame, Detections, Letter, LetterRefused, Meta, Sink, Undelivered
 from pipert_shm.analytics.event import DetectionEvent
 from pipert_shm.sinks import sender
 from waiting import eventually
@@ -87,7 +87,7 @@ def lost(why: str, arrived: int = 0, wait: float | None = None) -> Answer:
 def refusing(name: str) -> Answer:
     def answer(letters: Sequence[Letter]) -> None:
         if any(letter.key.startswith(name) for letter in letters):
-            raise Refused(f"{name} has a bad form")
+            raise LetterRefused(f"{name} has a bad form")
 
     return answer
 
@@ -199,6 +199,17 @@ def test_what_is_too_old_or_makes_room_is_counted_by_its_reason(tmp_path: Path, 
     eventually(lambda: full.counters["waiting"] == 0)
     assert full.arrived == ["c-start", "d-start", "e-start"]
     assert (full.counters["dropped_full"], full.counters["sent"], is_law_kept(full.counters)) == (2, 3, True)
+
+
+def test_one_that_makes_room_while_it_is_delivered_counts_once(tmp_path: Path, running: list[Sink]) -> None:
+    def meanwhile(letters: Sequence[Letter]) -> None:
+        feed(sink, "d", "e")
+
+    sink = ScriptedSink(tmp_path, lambda letters: None, meanwhile, limits={"max_messages": 3})
+    feed_before_sending(sink, running, "a", "b", "c")
+    eventually(lambda: sink.counters["waiting"] == 0)
+    assert sink.arrived == [f"{name}-start" for name in "abcde"]  # what was under way has arrived all the same
+    assert (sink.counters["dropped_full"], sink.counters["sent"], is_law_kept(sink.counters)) == (1, 4, True)
 
 
 def test_the_end_sends_what_it_can_and_leaves_the_rest_for_the_next_start(

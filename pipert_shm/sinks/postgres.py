@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipert_shm.errors import shown
 from pipert_shm.extras import to_install
-from pipert_shm.sinks.courier import Refused, Undelivered
+from pipert_shm.sinks.courier import LetterRefused, Undelivered
 from pipert_shm.sinks.letter import Letter
 from pipert_shm.sinks.sender import MOST_TRIES
 from pipert_shm.sinks.settings import Secret, check_secret, read_secret
@@ -141,7 +141,7 @@ class PostgresCourier:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 cursor.executemany(self._insert, [_row_of(letter) for letter in letters])
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
-            raise Refused(f"PostgreSQL does not take the message: {_line_of(error)}") from error
+            raise LetterRefused(f"PostgreSQL does not take the message: {_line_of(error)}") from error
         except psycopg.Error as error:
             raise Undelivered(f"PostgreSQL: {_line_of(error)}") from error
 
