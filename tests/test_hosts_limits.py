@@ -19,7 +19,7 @@ from pipert_shm.hosts import RemoteReceiver, RemoteSender, memory
 from pipert_shm.hosts.decoding import Decoder
 from pipert_shm.hosts.messages import Hello, Message
 from pipert_shm.hosts.payloads import PIECE, Array, joined, taken_apart
-from pipert_shm.hosts.pieces import MOST_PIECE, Landed, Landing, Pieces, TooLarge, told_of_piece
+from pipert_shm.hosts.pieces import MOST_PIECE, Landed, Landing, Pieces, told_of_piece
 from pipert_shm.hosts.protocol import Receiver
 from streams import free_port
 from waiting import Board, eventually
@@ -119,7 +119,7 @@ def test_a_message_that_is_too_large_is_refused_once_and_the_next_one_comes() ->
     pieces, sent = Pieces(most=3 * PIECE), pieces_of(np.zeros(4 * PIECE, np.uint8))
     for place, piece in enumerate(sent[:3]):
         assert pieces.add(told_of_piece(1, place, len(sent), b""), piece) is None
-    with pytest.raises(TooLarge, match=f"more than {3 * PIECE:,} bytes"):
+    with pytest.raises(OverflowError, match=f"more than {3 * PIECE:,} bytes"):
         pieces.add(told_of_piece(1, 3, len(sent), b""), sent[3])
     assert not pieces._pieces
     assert pieces.add(told_of_piece(1, 4, len(sent), b""), sent[4]) is None, "it is told once"
