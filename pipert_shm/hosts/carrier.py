@@ -13,7 +13,7 @@ from pipert_shm.errors import HostsError, describe
 from pipert_shm.hosts.access import key_of
 from pipert_shm.hosts.certificates import warn_of_end
 from pipert_shm.hosts.memory import keep_freed_memory
-from pipert_shm.hosts.pieces import MOST_PIECE, Body, Pieces, TooLarge, told_of_piece
+from pipert_shm.hosts.pieces import MOST_PIECE, Body, Pieces, told_of_piece
 from pipert_shm.hosts.session import LONGEST_WAIT, ROUTING, SHORTEST_WAIT, configured, load_zenoh, text_of
 from pipert_shm.hosts.session import Hub as Hub
 
@@ -146,8 +146,8 @@ class Carrier:
                 told = b"" if sample.attachment is None else sample.attachment.to_bytes()
                 try:
                     heard = self._pieces.add(told, sample.payload.to_bytes())
-                except ValueError as error:
-                    self._listener(Refused(str(error), isinstance(error, TooLarge)))
+                except (ValueError, OverflowError) as error:
+                    self._listener(Refused(str(error), isinstance(error, OverflowError)))
                     continue
                 if heard is not None:
                     self._listener(Heard(*heard, now_ns()))

@@ -139,8 +139,8 @@ def _unpacked(data: bytes, most: int) -> bytes:
     try:
         size: int = zstandard.frame_content_size(data)
         if not 0 < size <= most:
-            says = "says" if size < 0 else f"says {size:,}"
-            raise ValueError(f"no payload: it {says} for its bytes when unpacked, and {most:,} are the most")
+            says = f"it says {size:,} for its bytes" if size >= 0 else "it says nothing of its bytes"
+            raise ValueError(f"no payload: {says} when unpacked, and {most:,} are the most")
         whole: bytes = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
     except (zstandard.ZstdError, MemoryError) as error:
         raise ValueError(f"no payload: {str(error) or 'there is no memory for it'}") from error

@@ -128,10 +128,6 @@ class Landing:
         return Landed(*told, arrays, sum(map(len, left)) - self._surplus)
 
 
-class TooLarge(ValueError):
-    """A message that has more bytes than the receiver takes."""
-
-
 class Pieces:
     """Puts messages together again. One of which a piece is missing is left out, as if the link had lost it whole.
 
@@ -148,7 +144,7 @@ class Pieces:
     def add(self, told: bytes, piece: bytes) -> tuple[bytes, Body] | None:
         """Takes a piece; returns the head and the body of the message that it ends.
 
-        :raises TooLarge: at the piece with which a message has become too large. The rest of it is left out silently.
+        :raises OverflowError: at the piece with which a message has become too large. The rest of it is left out silently.
         :raises ValueError: when it is no piece that a sender sends.
         """
         if len(told) < _PIECE.size:
@@ -168,7 +164,7 @@ class Pieces:
         self._size += len(piece)
         if self._size > self._most:
             self._drop()
-            raise TooLarge(f"a message of more than {self._most:,} bytes")
+            raise OverflowError(f"a message of more than {self._most:,} bytes")
         return self._keep(place, count, piece)
 
     def _keep(self, place: int, count: int, piece: bytes) -> tuple[bytes, Body] | None:

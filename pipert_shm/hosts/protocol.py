@@ -235,12 +235,16 @@ class Receiver:
             self._owed.append(True)
         elif (said.stream, said.epoch) != (self.stream, self.epoch):
             if said.stream != self.stream or said.epoch > self.epoch:
-                self._owed.append(False)  # so that it says hello
+                self.answer()
         else:
             self._stamps = said.sent_ns, arrived_ns
             self._window = said.window
             self._give_up(said.base)
             self._accept(said, arrived_ns)
+
+    def answer(self) -> None:
+        """Owes a sender that talks past this end an acknowledgement, so that it says hello."""
+        self._owed.append(False)
 
     def _adopt(self, hello: Hello) -> None:
         if hello.stream != self.stream:

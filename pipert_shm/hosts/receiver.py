@@ -68,9 +68,11 @@ class ReceiverLine(Line):
         if isinstance(said, Taken) and said.stream == self.end:
             self._note_taken(said.name)
         if isinstance(said, Message):
-            if said.receiver != self.end and self._taken_by is not None:
-                return  # it is for the other receiver
-            self._taken_by = None if said.receiver == self.end else self._taken_by
+            if said.receiver != self.end:  # it is for another one
+                if self._taken_by is None:
+                    self.machine.answer()
+                return
+            self._taken_by = None
         if isinstance(said, Hello):
             if self._is_taken(said.stream, self.machine):
                 self._refuse(said)
