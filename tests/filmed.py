@@ -48,6 +48,17 @@ def film(path: Path, codec: str = "libx264", count: int = COUNT, size: tuple[int
     return path
 
 
+def copied(path: Path, target: Path) -> Path:
+    """The same film in another container."""
+    with av.open(str(path)) as source, av.open(str(target), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0], opaque=True)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    return target
+
+
 @cache
 def pictures_of(path: Path) -> dict[int, bytes]:
     """The luma of each picture of a film, by its number."""

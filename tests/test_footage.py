@@ -14,7 +14,7 @@ import av
 import cv2
 import pytest
 
-from filmed import COUNT, FPS, GOP, checked, feed, film, footage
+from filmed import COUNT, FPS, GOP, checked, copied, feed, film, footage
 from media import largest_file
 from pipert_shm.analytics.event import DetectionEvent
 from pipert_shm.binding import now_ns
@@ -36,8 +36,8 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("films")
     made = {
         "h264": film(folder / "a.mp4"),
-        "h264 with start codes": film(folder / "b.ts"),
-        "hevc": film(folder / "c.mp4", "libx265"),
+        "h264 with start codes": copied(folder / "a.mp4", folder / "b.ts"),
+        "hevc": film(folder / "c.mp4", "libx265", 84),
         "mjpeg": film(folder / "d.mkv", "mjpeg"),
     }
     return {**made, "small": film(folder / "e.mp4", count=45, size=(160, 120))}
@@ -95,7 +95,7 @@ def test_what_lasts_has_a_clip_from_before_its_start_to_after_its_end_and_each_h
     films: dict[str, Path], tmp_path: Path, gate: Path
 ) -> None:
     with footage(tmp_path, clips={"before": 0.2, "after": 0.3, "longest": 2}) as (kept, counters):
-        began_ns = feed(kept, films["h264"], part=range(60))
+        began_ns = feed(kept, films["h264"], began_ns=now_ns(), part=range(60))
         wall = clip.wall(began_ns)
         kept.record(event(wall + 1.0, "lasts", "start"))
         kept.record(event(wall + 1.5, "other", "instant"))
