@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI
 
