@@ -17,6 +17,7 @@ from pipert_shm.flow.commands import Command
 from pipert_shm.flow.context import Context
 from pipert_shm.flow.gathering import Gathered, Gathering
 from pipert_shm.flow.hot_loop import HotLoop
+from pipert_shm.flow.last_words import say_last
 from pipert_shm.flow.pacing import Pacing
 from pipert_shm.flow.payload_log import PayloadLog
 from pipert_shm.flow.tombstones import Tombstones
@@ -102,7 +103,7 @@ class MainLogic:
                     control.obey()
             return State.STOPPED, ""
         except EndOfStream:
-            self.say_last()
+            say_last(self._context, self, control)
             return State.ENDED, ""
         except SharedMemoryFull as error:
             self._context.logger.error("%s: %s", self._context.failures.who, error)
@@ -127,26 +128,6 @@ class MainLogic:
                 self._send(self._outbox.flush)
         timer.cancel()
         timer.join()
-
-    def say_last(self) -> None:
-        """Sends what a routine of ours has to say at the end of its stream (`_at_end`), such as the end of what has begun."""
-        ask = getattr(self._routine, "_at_end", None)
-        if ask is None:
-            return
-        self._routine.meta = Meta(self._context.names, self._origin, 0)
-        try:
-            result = self.call_user(ask)
-            if result is not None:
-                self._hand.append(result)
-                self._send(self._outbox.send, self._hand, self._routine.meta, 0)
-        except Stopping:
-            pass  # it goes on below
-        except Exception as error:
-            self._report_error([self._routine.meta], error)
-        while self._outbox.unsent and self._control.state is RUNNING:
-            self._control.obey()
-            with suppress(Stopping, SharedMemoryFull):
-                self._send(self._outbox.flush)
 
     def let_go(self) -> None:
         """Drops what was gathered, and what waits to be sent: the routine has ended, or is to be killed."""
