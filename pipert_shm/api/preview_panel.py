@@ -102,18 +102,20 @@ customElements.get('pipe-preview') || customElements.define('pipe-preview', clas
       event.receiver.jitterBufferTarget = 0;
       this.video.srcObject = new MediaStream([event.track]);
     };
+    await Promise.race([plays, this.offer(pc, abort.signal)]);
+    await plays;
+  }
+  async offer(pc, signal) {
     await pc.setLocalDescription();
     if (pc.iceGatheringState !== 'complete')
-      await Promise.race([plays, new Promise(done => pc.onicegatheringstatechange = () =>
-        pc.iceGatheringState === 'complete' && done())]);
+      await new Promise(done => pc.onicegatheringstatechange = () => pc.iceGatheringState === 'complete' && done());
     const answer = await fetch(this.dataset.src + '/webrtc?width=640', {
-      method: 'POST', headers: {'Content-Type': 'application/sdp'}, body: pc.localDescription.sdp, signal: abort.signal});
+      method: 'POST', headers: {'Content-Type': 'application/sdp'}, body: pc.localDescription.sdp, signal});
     if (!answer.ok) throw new Error(answer.statusText);
     const session = answer.headers.get('Location');
     if (this.pc !== pc) return void fetch(session, {method: 'DELETE', keepalive: true});
     this.session = session;
     await pc.setRemoteDescription({type: 'answer', sdp: await answer.text()});
-    await plays;
   }
 });
 </script>"""
