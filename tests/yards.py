@@ -22,7 +22,7 @@ from pipert_shm import DestinationRoutine, MiddleRoutine, SourceRoutine
 
 class Count(SourceRoutine):
     def setup(self):
-        self.set_const_fps(100)
+        self.set_const_fps(20)
 
     def main_logic(self):
         return self.meta.sequence
@@ -100,7 +100,7 @@ class Yard:
         for lock in {lock for state in self.states for lock in state.glob(f"{self.pipe}*.lock")}:
             with suppress(ValueError):
                 self.parts.add(int(lock.read_text()))
-            self.kill(lock)
+            self.end(lock)
         for pid in self.parts:  # orphans of agents that were killed come to the tests' own process
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
@@ -117,9 +117,9 @@ class Yard:
         """The same file under another name."""
         return Path(shutil.copy(self.file, self.directory / name))
 
-    def run_script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs a script of the tests, which finds the code."""
-        script, path = Path(__file__).with_name(name), os.pathsep.join((str(self.code), os.environ.get("PYTHONPATH", "")))
+    def run_script(self, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a script, which finds the code."""
+        path = os.pathsep.join((str(self.code), os.environ.get("PYTHONPATH", "")))
         return subprocess.run(
             [sys.executable, script, *arguments],
             capture_output=True,
@@ -177,9 +177,11 @@ class Yard:
         eventually(lambda: came() >= more, f"lines on the desk, times {by}", 40)
 
     @staticmethod
-    def kill(lock: Path) -> None:
-        """Kills a part, and waits until nothing of it is left."""
-        with suppress(OSError, ValueError):
-            os.kill(int(lock.read_text()), signal.SIGKILL)
+    def end(lock: Path) -> None:
+        """Ends a part, if it runs, and waits until nothing of it is left."""
         with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.kill(int(lock.read_text()), signal.SIGTERM)
+                fcntl.flock(file, fcntl.LOCK_EX)
