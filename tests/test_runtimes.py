@@ -149,7 +149,7 @@ def test_settings_that_can_not_be_meant(settings: dict[str, Any], message: str) 
 
 def test_threads_are_onnxruntimes(tmp_path: Path) -> None:
     detector = ready(constant(tmp_path / "end.onnx", FINDS[None]), YoloHead(["a", "b"]), threads=1)
-    (session,) = (cell.cell_contents for cell in detector._network.runtime.run.__closure__ or () if "Session" in str(cell))  # type: ignore[attr-defined]
+    (session,) = (cell.cell_contents for cell in detector._network.runtime.run.__closure__ or () if "Session" in str(cell))
     options = session.get_session_options()
     assert options.intra_op_num_threads == 1
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"

@@ -360,7 +360,7 @@ def detected(data: np.ndarray | FrameData, frame: np.ndarray, found: Detections)
     return new
 
 
-def found_in(data: DetectedFrame | Detections) -> Detections:
+def found_in(data: object) -> Detections:
     """Returns the detections of a payload.
 
     :raises TypeError: when the payload is neither a `DetectedFrame` nor `Detections`.

@@ -98,9 +98,8 @@ class Event(Protocol):
 def events_in(data: object) -> list[dict[str, Any]] | None:
     """Returns the events of a payload that is one or a list of them; None of another payload."""
     events = data if isinstance(data, list | tuple) else [data]
-    if not all(isinstance(event, Event) for event in events):
-        return None
-    return [jsonable(event.to_dict()) for event in events]
+    told = [event for event in events if isinstance(event, Event)]
+    return [jsonable(event.to_dict()) for event in told] if len(told) == len(events) else None
 
 
 def _more_columns(found: Detections) -> dict[str, list[Any]]:
