@@ -146,6 +146,12 @@ def test_faces(tmp_path: Path) -> None:
         assert face > 3 * difference.mean(), "the face is changed, and nothing else"
 
 
+def test_runtimes(tmp_path: Path) -> None:
+    clip = excerpt(carphone(), range(12), tmp_path / "clip.avi")
+    (line,) = run("runtimes", "--video", clip, "--backend", "openvino", "--threads", 1, directory=tmp_path)
+    assert line.startswith("12 frames by openvino on cpu: 12 found, ")
+
+
 def test_four_cameras(tmp_path: Path) -> None:
     clips = [excerpt(path, range(frames), tmp_path / f"{frames}.avi") for path, frames in ((carphone(), 10), (bikes(), 8))]
     lines = run("multi_camera", "--lossless", *clips, *clips, directory=tmp_path)
