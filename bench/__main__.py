@@ -65,6 +65,13 @@ def _tracing(settings: Settings) -> Section:
     return tracing(settings)
 
 
+def _footage(settings: Settings) -> Section:
+    """Likewise for recording."""
+    from .footage import footage
+
+    return footage(settings)
+
+
 def _detect(settings: Settings) -> Section:
     """Likewise for detectors."""
     from .models import detect
@@ -74,6 +81,7 @@ def _detect(settings: Settings) -> Section:
 
 ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
     "tracing": _tracing,
+    "footage": _footage,
     "detect": _detect,
     "cameras": _cameras(),
     **{f"cameras-{part}": _cameras(part) for part in CAMERA_PARTS},
@@ -82,7 +90,13 @@ ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
 }
 """Sections that run only when they are named."""
 
-NEEDED = {"cameras": ("av", "aio_rtsp_toolkit"), "hosts": ("av", "zenoh"), "tracing": ("perfetto",), "detect": ("onnxruntime",)}
+NEEDED = {
+    "cameras": ("av", "aio_rtsp_toolkit"),
+    "footage": ("av", "aio_rtsp_toolkit"),
+    "detect": ("onnxruntime",),
+    "hosts": ("av", "zenoh"),
+    "tracing": ("perfetto",),
+}
 """Packages that these take."""
 
 QUICK = Settings(rounds=3, seconds=0.5, full=False)

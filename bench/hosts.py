@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -17,16 +18,18 @@ from .camera_clips import SMALLER, _pictures
 from .figures import Figure, Section, Settings
 from .hand_over import Result, Way, measure, p50_us, ratios, table
 from .hosts_net import Loopback, Trouble, TwoHosts, why_not
+from .hosts_ray import by_ray
 from .hosts_ways import HostLoad, Tcp, Zenoh, ZenohDrop, Zmq, peer, this
 from .processes import fork
 from .sheet import SIZES, Sheet
 
-THIS, TCP, ZMQ, DROP, BARE = (
+THIS, TCP, ZMQ, DROP, BARE, RAY = (
     "pipert_shm",
     "socket, credit",
     "pyzmq, credit",
     "zenoh, its DROP policy",
     "zenoh, bare put and get",
+    "ray, an actor, credit",
 )
 HD = SIZES["1080p"]
 SMALL = (720, 1280, 3)
@@ -51,7 +54,8 @@ def raw(settings: Settings, section: Section) -> None:
     """1080p as it is, on a link that carries it."""
     with _two_hosts() as net:
         load = HostLoad("1080p", 30, 4 * settings.seconds)
-        results = measure(_ways(net), load, settings.rounds)
+        ways = _ways(net) | {RAY: Way(partial(by_ray, net), "ray", extra="bench-ray", most_rounds=1)}
+        results = measure(ways, load, settings.rounds)
     _keep(section, "1080p raw, 30 fps", results)
     missing = [float(sheet.sent - sheet.received()) for sheet in results[THIS].sheets]
     section.figures += [

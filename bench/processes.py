@@ -21,13 +21,14 @@ _led = False  # whether this process is in a group of a measurement
 fork = multiprocessing.get_context("fork")
 
 
-def run_together(*targets: Callable[[], None]) -> None:
+def run_together(*targets: Callable[[], None], longest_s: float = LONGEST_ROUND_S) -> None:
     """Runs each in a process of its own, and waits for all.
 
+    :param longest_s: seconds after which they are ended.
     :raises RuntimeError: when one of them failed, or did not end.
     """
     processes = [fork.Process(target=_lead_a_group, args=(target,)) for target in targets]
-    deadline = time.monotonic() + LONGEST_ROUND_S
+    deadline = time.monotonic() + longest_s
     try:
         for process in processes:
             process.start()
@@ -44,9 +45,7 @@ def run_together(*targets: Callable[[], None]) -> None:
                     process.kill()
                 process.join()
     if any(code != 0 for code in exit_codes):
-        raise RuntimeError(
-            f"its processes ended with {exit_codes} (None: not within {LONGEST_ROUND_S:g} s, or not before a failure)"
-        )
+        raise RuntimeError(f"its processes ended with {exit_codes} (None: not within {longest_s:g} s, or not before a failure)")
 
 
 def settle(end: int) -> None:

@@ -5,6 +5,7 @@ It is a script, since a process that has had a session of Zenoh can't fork flows
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ from pipert_shm.agents.asking import Asker
 from pipert_shm.agents.hub import Router
 from pipert_shm.agents.kept import Store
 from pipert_shm.agents.names import key_of_token
-from pipert_shm.agents.rollout import Rollout, finish, roll_out
+from pipert_shm.agents.rollout import Rollout, finish, roll_out, take_back
 from pipert_shm.errors import RemoteRefusal
 from pipert_shm.hosts import Hub
 from streams import free_port
@@ -82,8 +83,8 @@ class Stage:
         return sorted(path.parent.name for path in self.directory.glob("*/yard.json"))
 
     def pid(self, host: str) -> int:
-        """The process of a host's part."""
-        return int((self.directory / host / "yard.lock").read_text())
+        """The process of a host's part; 0 while a new one is being started."""
+        return int((self.directory / host / "yard.lock").read_text() or 0)
 
 
 @contextmanager
@@ -95,7 +96,7 @@ def stage() -> Iterator[Stage]:
                 yield its
         finally:
             for lock in its.directory.glob("*/yard.lock"):
-                with suppress(OSError):
+                with suppress(OSError, ValueError):
                     os.kill(int(lock.read_text()), signal.SIGKILL)
 
 
@@ -106,14 +107,14 @@ def main() -> None:
         refuse(its)
         assert its.roll_out().changes == {"edge-1": ["+ pipe yard@edge-1"], "gpu-1": ["+ pipe yard@gpu-1"]}
         assert its.states() == {"edge-1": ["running"], "gpu-1": ["running"]}
-        late = {"pipe": "yard", "revision": "late", "text": "", "remotes": [], "replaces": "what ran before that"}
+        late = {"pipe": "yard", "revision": "late", "text": "", "remotes": [], "by": "", "replaces": "what ran before that"}
         with pytest.raises(RemoteRefusal, match="at the same time"):
             edge._apply(late)
         answering = [thread for thread in threading.enumerate() if thread.name.startswith("answer-")]
         assert {thread.daemon for thread in answering} == {True}, "an end waits for no answer"
         first = its.pid("edge-1")
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: its.pid("edge-1") != first and its.states()["edge-1"] == ["running"], "the part again")
+        eventually(lambda: its.pid("edge-1") not in (0, first) and its.states()["edge-1"] == ["running"], "the part again")
         print("a part that dies is started again")
         edge.close(and_pipes=True)
         os.kill(its.pid("gpu-1"), signal.SIGKILL)
@@ -121,6 +122,17 @@ def main() -> None:
         edge, gpu = its.agent("edge-1"), its.agent("gpu-1", gpu="true")
         eventually(lambda: its.states() == {"edge-1": ["running"], "gpu-1": ["running"]}, "both after a reboot")
         print("after a reboot all comes up again")
+        put_back_to_end(its)
+        edge.close()
+        gpu.close()
+        trials(its)
+        edge, gpu = its.agent("edge-1"), its.agent("gpu-1", gpu="true")
+        assert its.kept() == ["gpu-1"]
+        eventually(lambda: its.states() == {"edge-1": [], "gpu-1": ["running"]}, "what there was before")
+        assert gpu.about()["pipes"]["yard"]["revision"] == "before"
+        print("what an agent was changing when it died goes back, or is ended")
+        end_by_itself(its, "gpu-1")
+        its.roll_out()
         with pytest.raises(HostsError, match="runs already"):
             its.agent("edge-1")
         moved = its.roll_out(('{gpu: "true"}', "edge-2"), ("edge-1", "edge-2"), reachable_only=True)
@@ -130,6 +142,36 @@ def main() -> None:
         print("a host that the file no longer names ends its part")
         for agent in (edge, gpu):
             agent.close(and_pipes=True)
+
+
+def end_by_itself(its: Stage, *hosts: str) -> None:
+    """The parts of these hosts come to their end."""
+    for host in hosts:
+        os.kill(its.pid(host), signal.SIGUSR1)
+    eventually(lambda: all(its.states()[host] == ["ended"] for host in hosts), "their end")
+
+
+def put_back_to_end(its: Stage) -> None:
+    """A pipe that had come to its end is there again when what was applied since is put back."""
+    end_by_itself(its, "edge-1", "gpu-1")
+    rollout = its.roll_out(("pipert_shm.VideoSource, parameters: {source: a.mp4}", "pipert_shm.Replay, parameters: {path: a}"))
+    assert its.states()["edge-1"] == ["running"]
+    pid = its.pid("edge-1")
+    with Asker(Hub(connect=its.address)) as asker:
+        assert take_back(asker, rollout) == []
+    assert its.states() == {"edge-1": ["ended"], "gpu-1": ["ended"]}
+    assert not Path(f"/proc/{pid}").exists()
+    its.roll_out()
+    print("a pipe that had come to its end is not started anew by what is put back")
+
+
+def trials(its: Stage) -> None:
+    """Writes what agents leave when they die in the midst of a change."""
+    for host, is_first in (("edge-1", True), ("gpu-1", False)):
+        path = its.directory / host / "yard.json"
+        kept = json.loads(path.read_text())
+        kept["before"] = None if is_first else {**kept["now"], "revision": "before"}
+        path.write_text(json.dumps({**kept, "before_had_ended": False, "is_trial": True}))
 
 
 def refuse(its: Stage) -> None:

@@ -48,6 +48,7 @@ RUN = ("python", "yaml", "console", "sh", "bash")
 PROGRAMS = ("python", "sh", "bash")
 SHOWN = ("", "text", "json", "diff", "ini", "toml", "dockerfile", "html")
 PORTS = r"\b80[89]0\b"  # that pages name; they are replaced where a page has no network of its own
+BROKER = r"mqtt://broker\.example:1883"
 CAMERA = r"rtsp://camera\.example:8554/(\w+)"
 SHORT = 60  # frames
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
@@ -102,12 +103,23 @@ def _rtsp(page: Page) -> None:
     page.replaced[CAMERA] = server.url + r"\1.mp4"
 
 
+def _broker(page: Page) -> None:
+    """The address of its broker stands for that of one here."""
+    import sink_servers
+
+    directory = page.tools / "broker"
+    directory.mkdir()
+    broker, port = sink_servers.mosquitto(directory)
+    page.on_end.append(broker.kill)
+    page.replaced[BROKER] = f"mqtt://127.0.0.1:{port}"
+
+
 PROVIDED: dict[str, Callable[[Page], None]] = {
-    "clip": _clip, "short clip": _short_clip, "face": _face, "model": _model, "rtsp": _rtsp
+    "clip": _clip, "short clip": _short_clip, "face": _face, "model": _model, "rtsp": _rtsp, "broker": _broker
 }  # fmt: skip
 """`clip.mp4`: people on bicycles, 640x272, 250 frames, or its beginning, where a page shows no number of frames; `face.mp4`: a
 man's face; `centerface.onnx`; the cameras rtsp://camera.example:8554/gate and /yard,
-and a small stream of the first, /gate_small."""
+and a small stream of the first, /gate_small; the MQTT broker mqtt://broker.example:1883."""
 
 
 # ---- a page --------------------------------------------------------------------------------------

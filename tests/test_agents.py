@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,15 @@ from typing import Any
 
 import pytest
 
-from conftest import RunCli, StartCli
+from conftest import PACKAGE_ROOT, RunCli, StartCli
+from pipert_shm import PipeStateError
+from pipert_shm.cli.run_on_hosts import OnHosts
 from streams import free_port
+from test_cli_run import read_until
 from waiting import eventually
 from yards import Yard
 
+EXAMPLE = PACKAGE_ROOT / "examples" / "two_hosts"
 UNREACHABLE = "it did not answer: the link is cut, or the host or its agent is down"
 
 
@@ -28,35 +33,35 @@ def yard(tmp_path: Path, start_cli: StartCli, run_cli: RunCli) -> Iterator[Yard]
 
 
 def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents(yard: Yard) -> None:
+    shutil.copy(EXAMPLE / "counting.py", yard.code)
     hub, edge, gpu = yard.hub(), yard.agent("edge-1"), yard.agent("gpu-1", "--label", "gpu=true")
     yard.await_there(edge, gpu)
     port = free_port()
-    here = yard.start("run", yard.file, "--api", f"127.0.0.1:{port}")
+    here = yard.start("run", yard.file, "--watch", "--api", f"127.0.0.1:{port}")
     yard.await_lines(2)
-    again = yard.run("run", yard.file)
-    assert (again.returncode, again.stderr.count("already: `pipert-shm apply`")) == (1, 1), again
+    with pytest.raises(PipeStateError, match="already: `pipert-shm apply`"):
+        OnHosts(yard.file).load()
 
-    yard.write(("by: 2", "by: 3"))
-    changed = yard.run("apply", yard.file)
-    assert changed.stdout == "gpu-1: ~ flow 'detect' gets a new process: routines.times.parameters.by: 2 -> 3\n", changed
+    yard.write(("by: 2", "by: 3"))  # and so it is applied, by `pipert-shm apply` in a process beside
+    read_until(here.stderr, "gpu-1: ~ flow 'detect' gets a new process: routines.times.parameters.by: 2 -> 3\n")
     yard.await_lines(3)
 
     yard.write(("by: 2", "by: 4"), (str(yard.out), str(yard.directory / "lacking" / "out.txt")))
-    refused = yard.run("apply", yard.file)
-    assert (refused.returncode, refused.stderr.count("yard.yaml:6: routines.log: ")) == (1, 1), refused
+    read_until(here.stderr, "yard.yaml changed, and is not applied:\n")
+    read_until(here.stderr, "yard.yaml:6: routines.log: ")
     yard.await_lines(3)
     assert "by: 3" in json.loads((yard.directory / "gpu-1" / f"{yard.pipe}.json").read_text())["now"]["text"], "it was put back"
+    refused = yard.run("apply", yard.copied("other.yaml"))
+    assert f"pipe.name: host edge-1 runs a pipe {yard.pipe!r} of another file, desk:{yard.file}: give this" in refused.stderr
 
     eventually(lambda: routines_elsewhere(port) == {"edge-1": ["count@edge-1"], "gpu-1": ["times@gpu-1"]}, "them over HTTP")
-    script = Path(__file__).with_name("remote_attached.py")
-    attached = subprocess.run(
-        [sys.executable, script, f"{yard.pipe}@edge-1", yard.hub_address], capture_output=True, text=True, timeout=60
-    )
+    attached = yard.run_script(Path(__file__).with_name("remote_attached.py"), f"{yard.pipe}@edge-1", yard.hub_address)
     assert attached.returncode == 0, attached.stderr
     assert attached.stdout.splitlines() == [
         "frames come in order",
         "counters are those of the host",
         "what can't be is refused by name",
+        "a fork of this process opens no session, and says so",
     ]
 
     pids = yard.pid("edge-1"), yard.pid("gpu-1")
@@ -77,6 +82,11 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     assert list((yard.directory / "gpu-1").glob("*.json")) == [], "and forgotten"
     here.send_signal(signal.SIGINT)
     assert here.wait(30) == 130
+
+    program = yard.run_script(EXAMPLE / "program.py", yard.hub_address, f"{yard.pipe}-program")
+    assert program.returncode == 0, program
+    results = [[int(number) for number in line.split()] for line in program.stdout.splitlines()]
+    assert results[:20] == [[number, 3 * number] for number in range(20)], program
 
 
 def hosts_over_http(port: int) -> list[dict[str, Any]]:
@@ -109,5 +119,7 @@ def test_what_agents_refuse_and_put_back_and_bring_up_again() -> None:
         "a second agent of a name is refused",
         "a part that dies is started again",
         "after a reboot all comes up again",
+        "a pipe that had come to its end is not started anew by what is put back",
+        "what an agent was changing when it died goes back, or is ended",
         "a host that the file no longer names ends its part",
     ]

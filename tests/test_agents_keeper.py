@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipert_shm import HostsError
+from pipert_shm import ConfigError, HostsError
 from pipert_shm.agents.keeper import COMMAND, Keeper, wait_after
 from pipert_shm.agents.kept import Kept, Store, Told
 from pipert_shm.hosts import Hub
@@ -26,7 +26,7 @@ class Changing(Keeper):
 
     changed_to: Told | None = None
 
-    def change(self, told: Told) -> list[str]:
+    def _ask_to_be(self, told: Told) -> list[str]:
         self.changed_to = told
         return []
 
@@ -69,6 +69,34 @@ def test_what_can_not_be_started_is_said_and_tried_again(tmp_path: Path, caplog:
 
 def test_a_night_of_deaths_does_not_end_the_attempts() -> None:
     assert wait_after(100_000) == 30.0
+
+
+def test_a_pipe_that_is_found_running_is_brought_to_what_is_kept_of_it(tmp_path: Path) -> None:
+    its = keeper(tmp_path)  # its agent has died in a change, or has another hub now
+    with its._store.path("yard", "lock").open("a+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        its.begin()
+        eventually(lambda: its.changed_to == TOLD, "the change")
+        its.leave()
+
+
+def test_a_change_that_fails_is_a_trial_only_while_it_is_tried(tmp_path: Path) -> None:
+    its, seen = keeper(tmp_path), []
+
+    def refuse(told: Told) -> list[str]:
+        (kept,), _ = its._store.load()
+        seen.append(kept)
+        raise ConfigError([])
+
+    its._ask_to_be = refuse  # type: ignore[method-assign]
+    after = Told("2", "", ())
+    with pytest.raises(ConfigError):
+        its.change(after)
+    assert seen == [Kept("yard", after, TOLD, is_trial=True)]
+    assert its._store.load()[0] == [its.kept] == [Kept("yard", TOLD)]
+    with pytest.raises(ConfigError):
+        its.change(after, for_good=True)  # what is put back is wanted in any case: now, or when the next agent comes
+    assert its._store.load()[0] == [its.kept] == [Kept("yard", after, TOLD)]
 
 
 def test_a_pipe_that_runs_though_nothing_is_kept_of_it_is_changed(tmp_path: Path) -> None:

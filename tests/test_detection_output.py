@@ -13,11 +13,13 @@ import pytest
 
 from media import Beginning, bikes, frames_of
 from pipert_shm import START_EVENT_NAME, Meta, Pipe
+from pipert_shm.analytics.event import DetectionEvent
 from pipert_shm.video import DetectedFrame, Detections, JsonLinesWriter, MotionDetector, SqliteWriter
 from pipert_shm.video.detection_output import jsonable
 from routines import chain
 from test_output import grey, run
 
+NAN, INF = float("nan"), float("inf")
 BOXES: list[list[float]] = [[1, 2, 3, 4.5], [5, 6, 7, 8]]
 PLAIN = Detections(BOXES)
 FULL = Detections(BOXES, [0.5, 0.25], [1, 0], ("cat", "dog"), [7, -1])
@@ -125,9 +127,34 @@ def test_the_rows_are_those_of_one_loop(tmp_path: Path) -> None:
     assert len(expected) > 50
 
 
+def test_events_have_lines_and_rows_of_their_own(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"rule": "gate", "kind": "dwell", "camera": "yard", "sequence": 7, "started": 1.0}
+    begin = DetectionEvent(id="a", phase="start", time=1.0, box=(1.0, 2.0, 3.0, 4.5), track_id=3, more={"speed": NAN}, **given)
+    end = DetectionEvent(id="a", phase="end", time=2.0, zone="gate", count=2, **given)
+    lines, rows = JsonLinesWriter(tmp_path / "lines"), SqliteWriter(tmp_path / "db")
+    for writer in (lines, rows):
+        writer.setup()
+        writer.main_logic([begin, end])
+        writer.main_logic(begin)
+        writer.main_logic([])
+        with pytest.raises(TypeError):
+            writer.main_logic([begin, "end"])  # type: ignore[list-item]
+        writer.cleanup()
+    told = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    assert told == [{**begin.to_dict(), "more": {"speed": None}}, end.to_dict(), {**begin.to_dict(), "more": {"speed": None}}]
+    database = sqlite3.connect(tmp_path / "db")
+    found = database.execute(
+        'SELECT phase, time, "left", bottom, track_id, zone, count, more FROM events ORDER BY time'
+    ).fetchall()
+    database.close()
+    assert found == [
+        ("start", 1.0, 1.0, 4.5, 3, None, None, '{"speed": null}'),
+        ("end", 2.0, None, None, None, "gate", 2, None),
+    ]
+
+
 # ---- what can't be written as it is --------------------------------------------------------------
 
-NAN, INF = float("nan"), float("inf")
 ODD_BOXES: list[list[float]] = [[1, 2, 3, 4], [NAN, 0, 5, 5], [5, 6, 7, 8], [0, 0, INF, 5], [0, -INF, 1, 1]]
 ODD = Detections(
     ODD_BOXES,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from pipert_shm import DestinationRoutine, MiddleRoutine, SourceRoutine
 
 class Count(SourceRoutine):
     def setup(self):
-        self.set_const_fps(100)
+        self.set_const_fps(20)
 
     def main_logic(self):
         return self.meta.sequence
@@ -86,14 +88,19 @@ class Yard:
         (self.code / "steps.py").write_text(STEPS)
         self.states: set[Path] = set()
         self.parts: set[int] = set()
+        self.agents: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Yard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for state in self.states:
-            if (lock := state / f"{self.pipe}.lock").exists():
-                self.kill(lock)
+        for agent in self.agents:
+            agent.kill()
+            agent.wait()
+        for lock in {lock for state in self.states for lock in state.glob(f"{self.pipe}*.lock")}:
+            with suppress(ValueError):
+                self.parts.add(int(lock.read_text()))
+            self.end(lock)
         for pid in self.parts:  # orphans of agents that were killed come to the tests' own process
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
@@ -106,6 +113,22 @@ class Yard:
             text = text.replace(old, new)
         self.file.write_text(text)
 
+    def copied(self, name: str) -> Path:
+        """The same file under another name."""
+        return Path(shutil.copy(self.file, self.directory / name))
+
+    def run_script(self, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a script, which finds the code."""
+        path = os.pathsep.join((str(self.code), os.environ.get("PYTHONPATH", "")))
+        return subprocess.run(
+            [sys.executable, script, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+
     def hub(self) -> subprocess.Popen[str]:
         """Starts a hub."""
         return self._start("hub", "--listen", self.hub_address)
@@ -114,7 +137,9 @@ class Yard:
         """Starts an agent."""
         path = self.directory / (state or name)
         self.states.add(path)
-        return self._start("agent", "--name", name, "--hub", self.hub_address, "--state", path, *options, cwd=code or self.code)
+        way = ("--hub", self.hub_address, "--state", path)
+        self.agents.append(self._start("agent", "--name", name, *way, *options, cwd=code or self.code))
+        return self.agents[-1]
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
         """Starts another command, which finds the code and the hub."""
@@ -152,9 +177,11 @@ class Yard:
         eventually(lambda: came() >= more, f"lines on the desk, times {by}", 40)
 
     @staticmethod
-    def kill(lock: Path) -> None:
-        """Kills a part, and waits until nothing of it is left."""
-        with suppress(OSError, ValueError):
-            os.kill(int(lock.read_text()), signal.SIGKILL)
+    def end(lock: Path) -> None:
+        """Ends a part, if it runs, and waits until nothing of it is left."""
         with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.kill(int(lock.read_text()), signal.SIGTERM)
+                fcntl.flock(file, fcntl.LOCK_EX)

@@ -17,6 +17,7 @@ from pipert_shm.flow.commands import Command
 from pipert_shm.flow.context import Context
 from pipert_shm.flow.gathering import Gathered, Gathering
 from pipert_shm.flow.hot_loop import HotLoop
+from pipert_shm.flow.last_words import say_last
 from pipert_shm.flow.pacing import Pacing
 from pipert_shm.flow.payload_log import PayloadLog
 from pipert_shm.flow.tombstones import Tombstones
@@ -102,6 +103,7 @@ class MainLogic:
                     control.obey()
             return State.STOPPED, ""
         except EndOfStream:
+            say_last(self._context, self, control)
             return State.ENDED, ""
         except SharedMemoryFull as error:
             self._context.logger.error("%s: %s", self._context.failures.who, error)

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 import secrets
-import socket
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from pipert_shm.binding import now_ns
 from pipert_shm.hosts.carrier import Hub
 from pipert_shm.hosts.choosing import CodecChoice
-from pipert_shm.hosts.clocks import ClockOffset
 from pipert_shm.hosts.encoding import CODEC_NUMBERS, ArrayCodec, Encoder, FilmBody
-from pipert_shm.hosts.line import Line, Tell
-from pipert_shm.hosts.messages import EPOCH_BITS, Ack, Message, Refresh, Said, Taken, pack
+from pipert_shm.hosts.messages import EPOCH_BITS
 from pipert_shm.hosts.payloads import CODECS, Codec, Whole, check_codec
 from pipert_shm.hosts.protocol import Sender
 from pipert_shm.hosts.remote import Remote
-from pipert_shm.hosts.window import MOST, AutoWindow
-from pipert_shm.limits import check_choice, check_count, check_seconds
+from pipert_shm.hosts.sender_line import SenderLine
+from pipert_shm.hosts.window import MOST
+from pipert_shm.limits import FILM_CODECS, LEAST_BIT_RATE, check_choice, check_count, check_seconds
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.shm.slots import Stopping
 
 RemotePolicy = Literal["drop_oldest", "block"]
 PATIENCE = 1.0  # seconds that a message waits for its turn before it is dropped, where the policy drops and there is no max_age
 FLUSH_S = 2.0  # that the end waits for acknowledgements: with the time to disconnect it is shorter than a pipe's grace period
-LEAST_BIT_RATE = 10_000
 
 
 @runtime_checkable
@@ -44,143 +37,6 @@ class Keeping(Protocol):
         """The number that `keep` was given last."""
 
 
-class SenderLine(Line):
-    """The sending end."""
-
-    def __init__(
-        self, hub: Hub, key: str, name: str, machine: Sender, window: int | None, tell: Tell, logger: logging.Logger
-    ) -> None:
-        self.machine = machine
-        self.choice: CodecChoice | None = None
-        self.sent_bytes = 0
-        self._name = f"{name!r} of {socket.gethostname()} (process {os.getpid()})"
-        self._taken_by: str | None = None
-        self._refreshes = 0
-        self._seen: tuple[int | None, int, int] = (None, 0, 0)
-        self._sizes: dict[int, int] = {}  # of messages under way, by number
-        self._sent_at: dict[int, int] = {}  # by the time at which it was said: bytes of the message
-        self.auto = AutoWindow()
-        self.clocks = ClockOffset()
-        self._fixed = window
-        machine.window = self.auto.size if window is None else window
-        super().__init__(hub, key, "sender", tell, logger, end=machine.stream << EPOCH_BITS | machine.epoch)
-
-    def hear(self, said: Said, arrived_ns: int) -> None:
-        """Takes an acknowledgement, or a request."""
-        if isinstance(said, Refresh) and said.stream == self.machine.stream:
-            self._refreshes += 1
-        elif isinstance(said, Taken) and said.stream == self.machine.stream:
-            self._note_taken(said.name)
-        if not isinstance(said, Ack):
-            return
-        if said.echo_ns and said.epoch == self.machine.epoch and said.stream == self.machine.stream:
-            trip = self.clocks.note(sent=said.echo_ns, arrived=said.arrived_ns, answered=said.sent_ns, back=arrived_ns)
-            self.auto.note_round_trip(trip / 1e9)
-            if self._fixed is None:
-                self.machine.window = self.auto.size
-            self._note_delivered(said, trip)
-        self.machine.hear(said, time.monotonic())
-
-    def _note_taken(self, other: str) -> None:
-        if other != self._taken_by:
-            self._taken_by = other
-            self._logger.error(
-                "the wire %r between hosts has two senders: %s is not heard while %s is there; give it another key",
-                self._key,
-                self._name,
-                other,
-            )
-
-    def _note_delivered(self, ack: Ack, trip_ns: int) -> None:
-        delivered = 0
-        for number in [number for number in self._sizes if number < ack.accepted]:
-            delivered += self._sizes.pop(number)
-        size = self._sent_at.pop(ack.echo_ns, 0)
-        if self.choice is not None:
-            self.choice.note_acknowledged(delivered, ack.accepted - ack.consumed)
-            if size or ack.is_answer:
-                self.choice.note_trip(size, trip_ns / 1e9)
-
-    def needs_key_frame(self) -> bool:
-        """Whether the receiver may lack pictures of a film that was sent before, since this was asked last."""
-        seen, self._seen = self._seen, (self.machine.receiver, self.machine.forgotten, self._refreshes)
-        return seen != self._seen
-
-    def say(self) -> Iterable[tuple[Said, Any]]:
-        """Yields what the protocol says, each dated when it goes."""
-        now = now_ns()
-        for said in self.machine.say(now, self.clocks.offset(now)):
-            if isinstance(said, Message):
-                yield said, self._body_of(said)
-            else:
-                yield replace(said, name=self._name), ()
-
-    def _body_of(self, message: Message) -> Any:
-        body = message.body
-        if isinstance(body, FilmBody):
-            body = self.carrier.hold(body.pieces_for(self.machine.receiver))
-        self._note_sent(message, sum(map(len, body)))
-        return body
-
-    def send_at_once(self, whole: Whole, held: list[Any]) -> None:
-        """Sends a message that was just offered on the thread of the caller, after `begin`: each piece as soon as it is copied.
-
-        :param held: its body, which is filled where it may have to be sent again.
-        """
-        pieces = self._copied(whole, held)
-        try:
-            with self.changed:
-                now = now_ns()
-                out = list(self.machine.say(now, self.clocks.offset(now)))
-                for said in out:
-                    if isinstance(said, Message) and said.body is held:
-                        self._note_sent(said, whole.size)
-            for said in out:
-                if isinstance(said, Message) and said.body is held:
-                    self.carrier.stream(pack(said), pieces, whole.number)
-                elif isinstance(said, Message):
-                    self.carrier.send(pack(said), self._body_of(said))
-                else:
-                    self.carrier.send(pack(replace(said, name=self._name)))
-            if self.machine.is_lossless:
-                for _ in pieces:
-                    pass  # what was not sent is held, too
-        finally:
-            self._done()
-
-    def _copied(self, whole: Whole, held: list[Any]) -> Iterator[Any]:
-        for piece in whole.pieces:
-            (copy,) = self.carrier.hold((piece,))
-            if self.machine.is_lossless:
-                held.append(copy)
-            yield copy
-
-    def _note_sent(self, message: Message, size: int) -> None:
-        self.sent_bytes += size
-        for kept, at in (self._sizes, message.number), (self._sent_at, message.sent_ns):
-            kept[at] = size
-            while len(kept) > 2 * MOST:
-                del kept[next(iter(kept))]
-
-    def appeared(self, now: float) -> None:
-        """A receiver is there."""
-        self._taken_by = None
-        self.clocks.clear()
-        self.machine.appear(now)
-
-    def vanished(self) -> None:
-        """None is."""
-        self.machine.vanish()
-
-    def deadline(self) -> float | None:
-        """When to ask again."""
-        return self.machine.deadline
-
-    def wake(self, now: float) -> None:
-        """Asks again."""
-        self.machine.wake(now)
-
-
 class RemoteSender(Remote, DestinationRoutine):
     """Sends what it gets to the `RemoteReceiver` of the same key, in a pipe on another host (the extra `hosts`).
 
@@ -192,7 +48,7 @@ class RemoteSender(Remote, DestinationRoutine):
 
     Payloads are arrays, `Detections`, `DetectedFrame`, and plain values in lists, tuples and dicts. They are not pickled.
 
-    :param key: of the wire. Each wire has one sender and one receiver.
+    :param key: of the wire. Each wire has one sender and one receiver; a second one is named in the log, and gets nothing.
     :param connect: address of the other end or of a hub: `tcp/HOST:PORT`, or `tls/HOST:PORT` with the three files.
     :param listen: in its place, the address where this end listens.
     :param ca: file with the certificate of the authority that both trust.
@@ -225,6 +81,7 @@ class RemoteSender(Remote, DestinationRoutine):
         "codec_changes",
         "key_frames",
         "link_kbit_s",
+        "damaged",
     )
 
     def __init__(
@@ -257,7 +114,7 @@ class RemoteSender(Remote, DestinationRoutine):
         check_codec(codec)
         if bit_rate is not None:
             check_count("bit_rate", bit_rate, LEAST_BIT_RATE)
-            if codec not in ("h264", "h265", "auto"):
+            if codec not in FILM_CODECS:
                 raise ValueError(f"bit_rate is for codec h264, h265 or auto, and this one is {codec!r}: leave it away")
         self._is_lossless = policy == "block"
         self._window = None if window == "auto" else window
@@ -280,6 +137,7 @@ class RemoteSender(Remote, DestinationRoutine):
             self.counters["sent"] = max(self.counters["sent"], self._runtime.kept())
         machine = Sender(stream, epoch, self.counters["sent"], is_lossless=self._is_lossless)
         self._base = self.counters["resent"], self.counters["sent_bytes"], self.counters["key_frames"]
+        self._damaged = self.counters["damaged"]
         self._encoder = Encoder(self._bit_rate, self._logger)
         self._line = SenderLine(self._hub, self.key, self.name, machine, self._window, self._tell, self._logger)
         self._choice = self._line.choice = CodecChoice() if self._codec == "auto" else None
@@ -369,6 +227,7 @@ class RemoteSender(Remote, DestinationRoutine):
         if self._choice is not None and math.isfinite(self._choice.link):
             self.counters["link_kbit_s"] = int(self._choice.link / 125)
         self.counters["window"] = machine.window
+        self.counters["damaged"] = self._damaged + line.damaged
         self.counters["round_trip_us"] = int(line.auto.round_trip * 1e6)
 
     def cleanup(self) -> None:

@@ -1,6 +1,6 @@
 """How do events leave for other systems? Brokers, databases and webhooks, behind a spool that survives a restart."""
 
-from pipert_shm.sinks.courier import Courier, Refused, Undelivered
+from pipert_shm.sinks.courier import Courier, LetterRefused, Undelivered
 from pipert_shm.sinks.kafka import KafkaSink
 from pipert_shm.sinks.letter import Letter
 from pipert_shm.sinks.mqtt import MqttSink
@@ -15,11 +15,11 @@ __all__ = [
     "Courier",
     "KafkaSink",
     "Letter",
+    "LetterRefused",
     "MqttSink",
     "OtelLogsSink",
     "PostgresSink",
     "RedisSink",
-    "Refused",
     "Sink",
     "SinkError",
     "Undelivered",

@@ -23,7 +23,7 @@ class Undelivered(PipertError):
         self.wait = wait
 
 
-class Refused(PipertError):
+class LetterRefused(PipertError):
     """The server has got the letters, and does not take one of them, as it is. None of them has arrived."""
 
 
@@ -43,7 +43,7 @@ class Courier(Protocol):
 
         :return: why the server takes some of them never, by their place. All others have arrived.
         :raises Undelivered: when not all arrived; some may have.
-        :raises Refused: when none arrived because of one of them.
+        :raises LetterRefused: when none arrived because of one of them.
         :raises Exception: any other one counts as `Undelivered`.
         """
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipert_shm.sinks.courier import Refused, Undelivered
+from pipert_shm.sinks.courier import LetterRefused, Undelivered
 from pipert_shm.sinks.home_assistant import HomeAssistant, Publication
 from pipert_shm.sinks.letter import Letter
 from pipert_shm.sinks.template import Template
@@ -184,7 +184,7 @@ class MqttCourier:
                     self._await(lambda number=number: number in self._acknowledged)  # type: ignore[misc]
             except Undelivered as error:
                 if self._is_refused:
-                    raise Refused(str(error)) from error
+                    raise LetterRefused(str(error)) from error
                 error.arrived = 0 if refused else place
                 raise
             self._judge(place, numbers, refused)
@@ -221,3 +221,4 @@ class MqttCourier:
                 self._changed.wait_for(lambda: said in self._acknowledged or self._broken, 1.0)
         self._client.disconnect()
         self._client.loop_stop()
+        del self._client  # it and this one hold each other, and it closes its sockets when it dies

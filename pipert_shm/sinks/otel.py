@@ -10,7 +10,7 @@ from pipert_shm.errors import shown
 from pipert_shm.extras import to_install
 from pipert_shm.limits import check_seconds
 from pipert_shm.sinks.address import Address
-from pipert_shm.sinks.courier import Refused, Undelivered
+from pipert_shm.sinks.courier import LetterRefused, Undelivered
 from pipert_shm.sinks.letter import Letter
 from pipert_shm.sinks.sender import MOST_TRIES
 from pipert_shm.sinks.settings import Secret, check_secret, read_secret
@@ -118,18 +118,21 @@ class OtelCourier:
                 self._endpoint, data=self._request(letters), timeout=self._timeout, allow_redirects=False
             )
         except requests.RequestException as error:
-            raise Undelivered(f"{self._place} does not answer: {type(error).__name__}: {error}") from error
+            cause = (
+                getattr(error.args[0], "reason", error) if error.args else error
+            )  # without the address, which may tell secrets
+            raise Undelivered(f"{self._place} does not answer: {type(error).__name__}: {cause}") from error
         if answer.status_code != 200:
             why = f"{self._place} answers {answer.status_code} {answer.reason}: {shown(answer.content[:200])}"
             if answer.status_code in REFUSALS:
-                raise Refused(why)
+                raise LetterRefused(why)
             raise Undelivered(why, wait=asked_pause(answer.headers.get("Retry-After")))
         try:
             partial = ExportLogsServiceResponse.FromString(answer.content).partial_success
         except DecodeError:
             return  # a collector that answers in JSON, for example: it has them
         if partial.rejected_log_records:  # it does not say which: they are sent one by one
-            raise Refused(f"{self._place} has rejected {partial.rejected_log_records} records: {partial.error_message}")
+            raise LetterRefused(f"{self._place} has rejected {partial.rejected_log_records} records: {partial.error_message}")
 
     def _request(self, letters: Sequence[Letter]) -> bytes:
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest

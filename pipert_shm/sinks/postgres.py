@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipert_shm.errors import shown
 from pipert_shm.extras import to_install
-from pipert_shm.sinks.courier import Refused, Undelivered
+from pipert_shm.sinks.courier import LetterRefused, Undelivered
 from pipert_shm.sinks.letter import Letter
 from pipert_shm.sinks.sender import MOST_TRIES
 from pipert_shm.sinks.settings import Secret, check_secret, read_secret
@@ -99,7 +99,7 @@ class PostgresSink(Sink):
                 **secret,
             )
         except psycopg.Error as error:
-            raise Undelivered(f"can't connect to PostgreSQL: {error}") from error
+            raise Undelivered(f"can't connect to PostgreSQL: {_line_of(error)}") from error
         try:
             return PostgresCourier(connection, Identifier(*self._table))
         except BaseException:
@@ -141,13 +141,18 @@ class PostgresCourier:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 cursor.executemany(self._insert, [_row_of(letter) for letter in letters])
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
-            raise Refused(f"PostgreSQL does not take the message: {error}") from error
+            raise LetterRefused(f"PostgreSQL does not take the message: {_line_of(error)}") from error
         except psycopg.Error as error:
-            raise Undelivered(f"PostgreSQL: {error}") from error
+            raise Undelivered(f"PostgreSQL: {_line_of(error)}") from error
 
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
+
+
+def _line_of(error: psycopg.Error) -> str:
+    """Its text, in one line."""
+    return " ".join(str(error).split())
 
 
 def _index_of(table: Identifier) -> Identifier:

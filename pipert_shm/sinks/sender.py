@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from pipert_shm.errors import describe, text_of, without_numbers
 from pipert_shm.shm.counters import Counters
-from pipert_shm.sinks.courier import Courier, Refused, Undelivered
+from pipert_shm.sinks.courier import Courier, LetterRefused, Undelivered
 from pipert_shm.sinks.letter import Letter
 from pipert_shm.sinks.refused import RefusedLetters
 from pipert_shm.sinks.spool import Spool
@@ -132,7 +132,7 @@ class Sender:
         except Undelivered as error:
             self._deal_with(error.arrived, {})
             raise
-        except (Refused, ValueError, TypeError) as error:  # the last two: a letter that a library can't encode
+        except (LetterRefused, ValueError, TypeError) as error:  # the last two: a letter that a library can't encode
             if len(letters) > 1:
                 self._singly = len(letters)
                 return
@@ -209,4 +209,4 @@ class Sender:
 
 
 def _told(error: Exception) -> str:
-    return text_of(error) if isinstance(error, Undelivered | Refused) else describe(error)
+    return text_of(error) if isinstance(error, Undelivered | LetterRefused) else describe(error)

@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from pipert_shm.errors import PipertError, describe, without_numbers
+from pipert_shm.sinks.found import SpoolFile, files_in, head_of
 from pipert_shm.sinks.letter import Letter
-from pipert_shm.sinks.segment import content_of, firsts_in, letter_of, line_of, lines_of, path_of, summed, unsummed
+from pipert_shm.sinks.segment import content_of, letter_of, line_of, lines_of, path_of, summed
 from pipert_shm.sinks.settings import SpoolSettings
 from pipert_shm.video.files import locked, write_all
 
@@ -25,13 +25,6 @@ BATCH_BYTES = 1 << 20  # that are read at once, unless one letter is larger
 
 class SinkError(PipertError):
     """A sink can't keep a message, or can't have its spool; the text says what to do."""
-
-
-@dataclass(slots=True)
-class _File:
-    first: int  # its first number
-    last: int  # its last number; of a file of an earlier run: what the next one's name tells
-    size: int
 
 
 class Spool:
@@ -51,20 +44,21 @@ class Spool:
         self.settings = settings
         self.path = settings.path
         self.changed = changed
-        self._damaged = 0
         self._logger = logger
         self._warned: set[str] = set()
         self.path.mkdir(parents=True, exist_ok=True)
         self._began = time.time() - time.monotonic()
         self._condition = threading.Condition()
         self._lock_fd = self._take()
-        self._write_fd = -1
+        self._write_fd = self._acked_fd = -1
         try:
             self._acked_fd = os.open(self.path / "acknowledged", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self._files = self._find()
-            self._head = self._find_head()  # all up to this number are dealt with
+            self._files, self._damaged = files_in(self.path, self._warn)
+            self._head = head_of(self._acked_fd, self._files, self._warn)  # all up to this number are dealt with
         except BaseException:
-            os.close(self._lock_fd)
+            for fd in (self._lock_fd, self._acked_fd):
+                if fd >= 0:
+                    os.close(fd)
             raise
         self._next = max(self._files[-1].last if self._files else 0, self._head) + 1
         self._read_number = self._head + 1  # the next one to be read
@@ -97,45 +91,6 @@ class Spool:
         if kind not in self._warned and len(self._warned) < MOST_WARNINGS:
             self._warned.add(kind)
             self._logger.warning("spool %s: %s", self.path, text)
-
-    # ---- what an earlier run has left ------------------------------------------------------------
-
-    def _find(self) -> list[_File]:
-        firsts = firsts_in(self.path)
-        files = []
-        for first, following in zip(firsts, [*firsts[1:], None], strict=True):
-            size = path_of(self.path, first).stat().st_size
-            if not size:
-                path_of(self.path, first).unlink()
-                continue
-            last = following - 1 if following is not None else self._last_of(first, size)
-            files.append(_File(first, last, size))
-        return files
-
-    def _last_of(self, first: int, size: int) -> int:
-        """The last number in the last file. If nothing of that can be read, its first number counts as lost."""
-        last, end = first - 1, 0
-        try:
-            for line, behind in lines_of(path_of(self.path, first), 0):
-                if (letter := letter_of(line)) is not None:
-                    last = max(last, letter.number)
-                end = behind
-        except OSError as error:
-            self._warn(f"{path_of(self.path, first)} can't be read: {describe(error)}")
-        if end < size and last >= first:
-            self._damaged += 1
-            self._warn("the last message was not written whole")
-        return max(last, first)
-
-    def _find_head(self) -> int:
-        before_all = self._files[0].first - 1 if self._files else 0
-        line = os.pread(self._acked_fd, 64, 0).split(b"\n")[0]
-        text = unsummed(line)
-        if text is not None and text.strip().isdigit():
-            return max(int(text), before_all)
-        if line:
-            self._warn("the note of what was delivered is damaged; what is still there is sent, perhaps again")
-        return before_all
 
     # ---- appending -------------------------------------------------------------------------------
 
@@ -207,7 +162,7 @@ class Spool:
         if self._write_fd < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
             self._write_fd = os.open(path_of(self.path, self._next), flags, 0o666)
-            self._files.append(_File(self._next, self._next - 1, 0))
+            self._files.append(SpoolFile(self._next, self._next - 1, 0))
         file = self._files[-1]
         try:
             write_all(self._write_fd, data)
@@ -375,5 +330,7 @@ class Spool:
             if self._is_dirty:
                 self._sync()
         finally:
+            for fd in self._unsynced:
+                os.close(fd)
             os.close(self._acked_fd)
             os.close(self._lock_fd)

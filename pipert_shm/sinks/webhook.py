@@ -18,7 +18,7 @@ from pipert_shm.errors import shown
 from pipert_shm.extras import to_install
 from pipert_shm.limits import check_count, check_seconds
 from pipert_shm.sinks.address import Address
-from pipert_shm.sinks.courier import Refused, Undelivered
+from pipert_shm.sinks.courier import LetterRefused, Undelivered
 from pipert_shm.sinks.letter import Letter
 from pipert_shm.sinks.sender import MOST_TRIES
 from pipert_shm.sinks.settings import Secret, check_secret, read_secret
@@ -164,7 +164,7 @@ class WebhookCourier:
             return
         why = f"{self._place} answers {answer.status_code} {answer.reason_phrase}: {shown(answer.text[:MOST_SHOWN])}"
         if answer.status_code in REFUSALS:
-            raise Refused(why)
+            raise LetterRefused(why)
         if answer.is_redirect:
             why += "; it redirects: give the address that it redirects to"
         elif answer.status_code in (401, 403, 404, 405, 407, 410):

@@ -22,6 +22,7 @@ from pipert_shm.errors import EndOfStream, RoutineError
 from pipert_shm.flow.context import Context
 from pipert_shm.flow.failures import Failures
 from pipert_shm.flow.handling import Handling
+from pipert_shm.flow.last_words import say_last
 from pipert_shm.flow.loans import Loans
 from pipert_shm.flow.main_logic import Control, MainLogic
 from pipert_shm.flow.pacing import Pacing
@@ -233,6 +234,7 @@ class InlineRunner(Runner):
             except Stopping:
                 return False  # there is no slot for what it sends: it goes on with that
             except EndOfStream:
+                say_last(self._context, self._logic, self)
                 self.end(State.ENDED)
                 return True
             finally:

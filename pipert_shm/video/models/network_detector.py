@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipert_shm.data import FrameData
+from pipert_shm.data import Format, FrameData
 from pipert_shm.errors import shown
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_count
@@ -118,7 +118,14 @@ class NetworkDetector(BatchRoutine):
         :raises ValueError: when an array is no frame, or the head can't read the network's outputs.
         """
         metas = self.metas if len(self.metas) == len(frames) else [self.meta] * len(frames)  # outside of a flow there is one
-        return self._network.find(frames, [known_format(frame, meta) for frame, meta in zip(frames, metas, strict=True)])
+        return self.find(frames, [known_format(frame, meta) for frame, meta in zip(frames, metas, strict=True)])
+
+    def find(self, frames: Sequence[np.ndarray], formats: Sequence[Format]) -> list[Detections]:
+        """Returns the detections in each frame, whose formats are told. All frames make one batch; they may be crops.
+
+        :raises ValueError: when a frame is not of its format, or the head can't read the network's outputs.
+        """
+        return self._network.find(frames, formats)
 
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
         return OwnFrames(0)
