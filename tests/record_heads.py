@@ -59,7 +59,7 @@ def found(task: str) -> dict[str, Any]:
     if task == "segment":
         boxes = ops.clip_boxes(rows[:, :4].clone(), (SIDE, SIDE))
         masks = ops.process_mask(torch.from_numpy(prototypes())[0], rows[:, 6:], boxes, (SIDE, SIDE), upsample=True)
-        told["masks"] = base64.b64encode(np.packbits(masks[:8].numpy().astype(bool))).decode()  # of the best eight
+        told["masks"] = base64.b64encode(np.packbits(masks[:8].numpy().astype(bool)).tobytes()).decode()  # of the best eight
     return told
 
 

@@ -13,11 +13,13 @@ import pytest
 
 from media import Beginning, bikes, frames_of
 from pipert_shm import START_EVENT_NAME, Meta, Pipe
+from pipert_shm.analytics.event import DetectionEvent
 from pipert_shm.video import DetectedFrame, Detections, JsonLinesWriter, MotionDetector, SqliteWriter
 from pipert_shm.video.detection_output import jsonable
 from routines import chain
 from test_output import grey, run
 
+NAN, INF = float("nan"), float("inf")
 BOXES: list[list[float]] = [[1, 2, 3, 4.5], [5, 6, 7, 8]]
 PLAIN = Detections(BOXES)
 FULL = Detections(BOXES, [0.5, 0.25], [1, 0], ("cat", "dog"), [7, -1])
@@ -75,10 +77,10 @@ def test_a_row_for_each_find_can_be_read_meanwhile(tmp_path: Path) -> None:
     rows = rows_of(writer.path)
     writer.cleanup()
     assert [(*row[:2], *row[3:]) for row in rows] == [
-        ("camera", 0, 1.0, 2.0, 3.0, 4.5, None, None, None, None, None),
-        ("camera", 0, 5.0, 6.0, 7.0, 8.0, None, None, None, None, None),
-        ("camera", 1, 1.0, 2.0, 3.0, 4.5, 0.5, "dog", 7, 0.04, None),
-        ("camera", 1, 5.0, 6.0, 7.0, 8.0, 0.25, "cat", -1, 0.04, None),
+        ("camera", 0, 1.0, 2.0, 3.0, 4.5, None, None, None, None, None, None),
+        ("camera", 0, 5.0, 6.0, 7.0, 8.0, None, None, None, None, None, None),
+        ("camera", 1, 1.0, 2.0, 3.0, 4.5, 0.5, "dog", 7, 0.04, None, None),
+        ("camera", 1, 5.0, 6.0, 7.0, 8.0, 0.25, "cat", -1, 0.04, None, None),
     ]
     assert all(isinstance(row[2], float) for row in rows)
 
@@ -104,8 +106,8 @@ def test_a_table_of_an_earlier_version_gets_the_columns_that_it_lacks(tmp_path: 
     for _ in range(2):
         run(SqliteWriter(tmp_path / "db"), PLAIN)
     rows = rows_of(tmp_path / "db")
-    assert rows[0] == ("door", 3, 1.5, 1.0, 2.0, 3.0, 4.0, *[None] * 5)
-    assert [(*row[:2], *row[3:]) for row in rows[1:]] == [("camera", 0, *box, *[None] * 5) for box in BOXES] * 2
+    assert rows[0] == ("door", 3, 1.5, 1.0, 2.0, 3.0, 4.0, *[None] * 6)
+    assert [(*row[:2], *row[3:]) for row in rows[1:]] == [("camera", 0, *box, *[None] * 6) for box in BOXES] * 2
 
 
 def test_the_rows_are_those_of_one_loop(tmp_path: Path) -> None:
@@ -125,9 +127,34 @@ def test_the_rows_are_those_of_one_loop(tmp_path: Path) -> None:
     assert len(expected) > 50
 
 
+def test_events_have_lines_and_rows_of_their_own(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"rule": "gate", "kind": "dwell", "camera": "yard", "sequence": 7, "started": 1.0}
+    begin = DetectionEvent(id="a", phase="start", time=1.0, box=(1.0, 2.0, 3.0, 4.5), track_id=3, more={"speed": NAN}, **given)
+    end = DetectionEvent(id="a", phase="end", time=2.0, zone="gate", count=2, **given)
+    lines, rows = JsonLinesWriter(tmp_path / "lines"), SqliteWriter(tmp_path / "db")
+    for writer in (lines, rows):
+        writer.setup()
+        writer.main_logic([begin, end])
+        writer.main_logic(begin)
+        writer.main_logic([])
+        with pytest.raises(TypeError):
+            writer.main_logic([begin, "end"])  # type: ignore[list-item]
+        writer.cleanup()
+    told = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    assert told == [{**begin.to_dict(), "more": {"speed": None}}, end.to_dict(), {**begin.to_dict(), "more": {"speed": None}}]
+    database = sqlite3.connect(tmp_path / "db")
+    found = database.execute(
+        'SELECT phase, time, "left", bottom, track_id, zone, count, more FROM events ORDER BY time'
+    ).fetchall()
+    database.close()
+    assert found == [
+        ("start", 1.0, 1.0, 4.5, 3, None, None, '{"speed": null}'),
+        ("end", 2.0, None, None, None, "gate", 2, None),
+    ]
+
+
 # ---- what can't be written as it is --------------------------------------------------------------
 
-NAN, INF = float("nan"), float("inf")
 ODD_BOXES: list[list[float]] = [[1, 2, 3, 4], [NAN, 0, 5, 5], [5, 6, 7, 8], [0, 0, INF, 5], [0, -INF, 1, 1]]
 ODD = Detections(
     ODD_BOXES,
@@ -178,7 +205,7 @@ def test_additional_data_is_written_with_the_finds(tmp_path: Path) -> None:
         run(writer, with_more(FULL, **more), with_more(Detections([]), **more), DetectedFrame(grey(0), FULL))
     said = [strictly(line) for line in lines.path.read_text().splitlines()]
     assert [line.get("additional_data") for line in said] == [as_json, as_json, None]
-    written = [row[-1] for row in rows_of(rows.path)]
+    written = [row[-2] for row in rows_of(rows.path)]
     assert [None if value is None else strictly(value) for value in written] == [as_json, as_json, None, None]
 
 

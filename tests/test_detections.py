@@ -26,7 +26,7 @@ def everything() -> Detections:
         class_ids=[0, 1],
         names=("cat", "dog"),
         track_ids=[7, -1],
-        keypoints=[[[12, 22, 1], [30, 30, 0.25]], [[101, 41, 1], [102, 42, 1]]],
+        keypoints=np.array([[[12, 22, 1], [30, 30, 0.25]], [[101, 41, 1], [102, 42, 1]]]),
         corners=[[[10, 20], [50, 20], [50, 60], [10, 60]], [[100, 60], [110, 40], [120, 60], [110, 80]]],
         masks=masks,
         data={"plate": ["AB 1", "CD 2"], "speed": np.array([1.5, np.nan])},
@@ -44,7 +44,7 @@ def test_selected_detections_keep_all_that_belongs_to_them() -> None:
     for rows in (np.array([False, True]), [1], slice(1, None), found.boxes[:, 0] > 50):
         one = found.select(rows)
         assert (one.labels, one.data["plate"].tolist(), len(one)) == (["dog"], ["CD 2"], 1)
-        assert (one.masks == 255).all()
+        assert np.all(one.masks == 255)
     assert found.select([1, 0]).labels == ["dog", "cat"]
     assert columns(found.select([])) == columns(found.select(slice(0, 0)))
     assert found.of_classes(["dog", 0]).labels == ["cat", "dog"]
@@ -138,7 +138,9 @@ def test_supervision_gets_it_and_gives_it_back() -> None:
     assert np.asarray(theirs.data["xyxyxyxy"]).shape == (2, 4, 2)
     assert columns(Detections.from_supervision(theirs, found.names)) == columns(found)
     assert Detections.from_supervision(theirs).labels == ["cat", "dog"], "names are in its data"
-    assert Detections.from_supervision(theirs[theirs.class_id == 1]).data["plate"].tolist() == ["CD 2"]
+    one = theirs[theirs.class_id == 1]
+    assert isinstance(one, type(theirs))
+    assert Detections.from_supervision(one).data["plate"].tolist() == ["CD 2"]
     theirs.data.pop("masks_in_boxes")
     of_whole = Detections.from_supervision(theirs)
     assert (of_whole.mask(0, (100, 200)) ^ found.mask(0, (100, 200))).sum() < 10, "made of its whole masks"
@@ -151,7 +153,7 @@ def test_keypoints_of_supervision() -> None:
     assert points.xy.tolist()[0] == [[12, 22], [30, 30]]
     again = Detections.from_supervision(points)
     assert again.keypoints is not None
-    assert again.keypoints.tolist() == found.keypoints.tolist()  # type: ignore[union-attr]
+    assert again.keypoints.tolist() == np.asarray(found.keypoints).tolist()
     assert (again.boxes.tolist(), again.labels) == ([[12, 22, 30, 30], [101, 41, 102, 42]], ["cat", "dog"])
     with pytest.raises(ValueError, match="these detections have no keypoints"):
         Detections([]).to_key_points()

@@ -66,6 +66,20 @@ class PipeCollector(Collector):
         yield from _metrics(WireStatistics, now.wires.values(), ("sender", "sender"), ("receiver", "receiver"))
         yield from _metrics(FlowStatistics, now.flows.values(), ("flow", "name"))
         yield from self._rings()
+        yield from self._labelled()
+
+    def _labelled(self) -> Iterator[Metric]:
+        """What routines count by labels of their own, such as the zones of cameras: memory that their processes share."""
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        plan = self._pipe._built().plan
+        for name in plan.present:
+            labelled = getattr(plan.get(name).routine, "labelled", None)
+            for metric, text, grows, labels, value in () if labelled is None else labelled():
+                if metric not in families:
+                    kind = CounterMetricFamily if grows else GaugeMetricFamily
+                    families[metric] = kind(f"pipert_{metric}", text, labels=["routine", *labels])
+                families[metric].add_metric([name, *labels.values()], value)
+        yield from families.values()
 
     def _rings(self) -> Iterator[Metric]:
         held = GaugeMetricFamily(

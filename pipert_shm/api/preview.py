@@ -41,7 +41,7 @@ BOX = (80, 220, 80)
 
 
 def picture_of(payload: Any, meta: Meta | None = None, widest: int = WIDEST) -> np.ndarray:
-    """The frame in a payload, scaled down, with the boxes of a `DetectedFrame`: a view of it, or a new array.
+    """The frame in a payload, scaled down, with the boxes and zones of a `DetectedFrame`: a view of it, or a new array.
 
     :param meta: of the message, which says the frame's format.
     :param widest: the most pixels in a row.
@@ -49,13 +49,15 @@ def picture_of(payload: Any, meta: Meta | None = None, widest: int = WIDEST) -> 
     """
     from pipert_shm.video.detection import DetectedFrame
     from pipert_shm.video.drawing import draw
+    from pipert_shm.video.marks import ZONES, draw_zones
 
     whole = payload.get_frame() if isinstance(payload, FrameData) else payload
     format = meta.format_of(whole) if meta is not None and isinstance(whole, np.ndarray) else None
     frame, scale = scaled(whole, widest, format)
-    if isinstance(payload, DetectedFrame) and len(payload.detections):
+    if isinstance(payload, DetectedFrame) and (len(payload.detections) or ZONES in payload.additional_data):
         frame = np.array(frame)
         draw(frame, payload.detections.finite().scaled(scale, scale), BOX)
+        draw_zones(frame, payload.additional_data, scale)
     return frame
 
 

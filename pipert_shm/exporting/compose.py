@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipert_shm.exporting.deployment import INVITATION, Deployment, Host
-from pipert_shm.exporting.text import yaml_of
+from pipert_shm.pipeline_file.text import yaml_of
 
 _SAFE = {
     "read_only": True,

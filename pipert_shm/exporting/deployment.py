@@ -12,13 +12,13 @@ from typing import Any
 from pipert_shm.agents.placing import Shares, place
 from pipert_shm.agents.splitting import Part, reachable, split, written
 from pipert_shm.errors import ConfigError
-from pipert_shm.exporting.text import yaml_of
 from pipert_shm.graph.needs import needs_of
 from pipert_shm.hosts.access import is_host_name
 from pipert_shm.hosts.authority import Authority
 from pipert_shm.hosts.session import Hub
 from pipert_shm.launcher.footprint import control_bytes
 from pipert_shm.pipeline_file.loading import ACROSS_HOSTS, PipelineFile
+from pipert_shm.pipeline_file.text import yaml_of
 from pipert_shm.shm.needs import Needs, Ring
 
 SPARE_S = 10  # that a service has to end, beyond the grace period of its pipe

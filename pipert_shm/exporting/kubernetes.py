@@ -7,7 +7,7 @@ from typing import Any
 
 from pipert_shm.exporting.compose import project_of
 from pipert_shm.exporting.deployment import INVITATION, Deployment, Host
-from pipert_shm.exporting.text import yaml_of
+from pipert_shm.pipeline_file.text import yaml_of
 
 USER = 10001  # of the image of examples/deploy
 Object = dict[str, Any]

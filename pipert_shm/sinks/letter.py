@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from pipert_shm.analytics.event import DetectionEvent
 from pipert_shm.errors import shown
@@ -22,7 +23,8 @@ class Letter:
     """One message on its way out.
 
     Attributes:
-        key: the same each time that this message is sent, and for no other: an event's id and phase, `1f0c-start`.
+        key: the same each time that this message is sent, and for no other: an event's id and phase, `1f0c-start`,
+            and of anything else a random one.
         camera: the origin of what it tells.
         kind: an event's kind, such as `enter`; `detections`; of a dict its `kind`, or else `data`.
         body: what it tells, as values that JSON knows.
@@ -61,25 +63,26 @@ def letters_of(routine: Routine, data: object) -> list[Letter]:
     :raises TypeError: when the payload is none that sinks take.
     """
     if isinstance(data, list | tuple):
-        return [letter for place, item in enumerate(data) for letter in _letters(routine, item, f"-{place}")]
-    return _letters(routine, data, "")
+        return [letter for item in data for letter in _letters(routine, item)]
+    return _letters(routine, data)
 
 
-def _letters(routine: Routine, data: object, place: str) -> list[Letter]:
+def _letters(routine: Routine, data: object) -> list[Letter]:
     meta = routine.meta
-    key = f"{meta.origin}-{meta.sequence}-{meta.capture_time:.3f}{place}"
     if isinstance(data, DetectionEvent):
         return [Letter(f"{data.id}-{data.phase}", data.camera, data.kind, jsonable(data.to_dict()))]
     if isinstance(data, DetectedFrame | Detections):
         found = finite(routine, found_in(data))
-        return [Letter(key, meta.origin, "detections", line_of(meta, found, data))] if len(found) else []
+        return [Letter(uuid4().hex, meta.origin, "detections", line_of(meta, found, data))] if len(found) else []
     if isinstance(data, Mapping):
         body = jsonable(dict(data))
         if not isinstance(body, dict):
             raise TypeError(f"a sink takes a dict of at most 1,000 items, not one of {len(data):,}")
         camera, kind = body.get("camera"), body.get("kind")
         return [
-            Letter(key, camera if isinstance(camera, str) else meta.origin, kind if isinstance(kind, str) else "data", body)
+            Letter(
+                uuid4().hex, camera if isinstance(camera, str) else meta.origin, kind if isinstance(kind, str) else "data", body
+            )
         ]
     raise TypeError(
         f"a sink takes a DetectionEvent, a DetectedFrame, Detections or a dict, or a list of these, not {shown(data)}"

@@ -221,3 +221,4 @@ class MqttCourier:
                 self._changed.wait_for(lambda: said in self._acknowledged or self._broken, 1.0)
         self._client.disconnect()
         self._client.loop_stop()
+        del self._client  # it and this one hold each other, and it closes its sockets when it dies

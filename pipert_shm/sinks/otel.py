@@ -118,7 +118,10 @@ class OtelCourier:
                 self._endpoint, data=self._request(letters), timeout=self._timeout, allow_redirects=False
             )
         except requests.RequestException as error:
-            raise Undelivered(f"{self._place} does not answer: {type(error).__name__}: {error}") from error
+            cause = (
+                getattr(error.args[0], "reason", error) if error.args else error
+            )  # without the address, which may tell secrets
+            raise Undelivered(f"{self._place} does not answer: {type(error).__name__}: {cause}") from error
         if answer.status_code != 200:
             why = f"{self._place} answers {answer.status_code} {answer.reason}: {shown(answer.content[:200])}"
             if answer.status_code in REFUSALS:

@@ -99,7 +99,7 @@ class PostgresSink(Sink):
                 **secret,
             )
         except psycopg.Error as error:
-            raise Undelivered(f"can't connect to PostgreSQL: {error}") from error
+            raise Undelivered(f"can't connect to PostgreSQL: {_line_of(error)}") from error
         try:
             return PostgresCourier(connection, Identifier(*self._table))
         except BaseException:
@@ -141,13 +141,18 @@ class PostgresCourier:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 cursor.executemany(self._insert, [_row_of(letter) for letter in letters])
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
-            raise Refused(f"PostgreSQL does not take the message: {error}") from error
+            raise Refused(f"PostgreSQL does not take the message: {_line_of(error)}") from error
         except psycopg.Error as error:
-            raise Undelivered(f"PostgreSQL: {error}") from error
+            raise Undelivered(f"PostgreSQL: {_line_of(error)}") from error
 
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
+
+
+def _line_of(error: psycopg.Error) -> str:
+    """Its text, in one line."""
+    return " ".join(str(error).split())
 
 
 def _index_of(table: Identifier) -> Identifier:

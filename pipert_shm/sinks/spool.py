@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pipert_shm.errors import PipertError, describe, without_numbers
 from pipert_shm.sinks.letter import Letter
@@ -101,15 +102,14 @@ class Spool:
     # ---- what an earlier run has left ------------------------------------------------------------
 
     def _find(self) -> list[_File]:
-        firsts = firsts_in(self.path)
-        files = []
-        for first, following in zip(firsts, [*firsts[1:], None], strict=True):
-            size = path_of(self.path, first).stat().st_size
-            if not size:
-                path_of(self.path, first).unlink()
-                continue
-            last = following - 1 if following is not None else self._last_of(first, size)
-            files.append(_File(first, last, size))
+        sizes = {first: path_of(self.path, first).stat().st_size for first in firsts_in(self.path)}
+        for first in [first for first, size in sizes.items() if not size]:
+            path_of(self.path, first).unlink()
+            del sizes[first]
+        files = [_File(first, following - 1, sizes[first]) for first, following in pairwise(sizes)]
+        if sizes:
+            first, size = sizes.popitem()
+            files.append(_File(first, self._last_of(first, size), size))
         return files
 
     def _last_of(self, first: int, size: int) -> int:
@@ -375,5 +375,7 @@ class Spool:
             if self._is_dirty:
                 self._sync()
         finally:
+            for fd in self._unsynced:
+                os.close(fd)
             os.close(self._acked_fd)
             os.close(self._lock_fd)

@@ -14,6 +14,7 @@ from pipert_shm.routine import MiddleRoutine, writable
 from pipert_shm.video.detection import NOT_FINITE, DetectedFrame, finite
 from pipert_shm.video.drawing import draw
 from pipert_shm.video.formats import converted, eight_bits, format_of, is_planar, size_of
+from pipert_shm.video.marks import draw_zones
 
 if TYPE_CHECKING:
     import supervision
@@ -32,6 +33,8 @@ class Annotator(MiddleRoutine):
     A frame in BGR is copied only if another routine holds it, too (see `writable`). One in another format, or with 16 bits a
     channel, becomes BGR with 8 bits, straight in shared memory. Several cameras may be wired to one annotator.
     Each camera gets copies of the given annotators, so that traces and heat maps are not mixed.
+
+    Zones and lines, with their counts, and a heat map are drawn, too, where a `Zones` has told of them.
 
     A detection whose box has NaN or infinity is sent on, but not drawn. The counter `not_finite` counts these.
 
@@ -91,6 +94,7 @@ class Annotator(MiddleRoutine):
                 scene = annotator.annotate(scene, found)
         else:
             draw(scene, drawn)
+        draw_zones(scene, data.additional_data)
         return data.changed(frame=scene)
 
     def _scene(self, frame: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Destinations that write detections: lines of JSON, or rows of a database."""
+"""Destinations that write detections and events: lines of JSON, or rows of a database."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from pipert_shm.video.opencv import VideoError
 
 _MOST_ITEMS = 1_000  # an array or container in `additional_data` with more items is written as a text
 _MOST_LEVELS = 32
+_EVENT_COLUMNS = (
+    *("id", "phase", "rule", "kind", "camera", "sequence", "time", "started", "zone", "label", "track_id", "score"),
+    *("left", "top", "right", "bottom", "count", "more"),
+)
 _COLUMNS = 'origin, sequence, capture_time, "left", top, "right", bottom, score, label, track_id, pts, additional_data, more'
 
 
@@ -104,16 +108,33 @@ def _more_rows(found: Detections) -> Iterable[str | None]:
     return [json.dumps({name: column[row] for name, column in columns.items()}) for row in range(len(found))]
 
 
+@runtime_checkable
+class Event(Protocol):
+    """An event of a rule, such as a `DetectionEvent`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as values that JSON knows."""
+
+
+def events_in(data: object) -> list[dict[str, Any]] | None:
+    """Returns the events of a payload that is one or a list of them; None of another payload."""
+    events = data if isinstance(data, list | tuple) else [data]
+    if not all(isinstance(event, Event) for event in events):
+        return None
+    return [jsonable(event.to_dict()) for event in events if isinstance(event, Event)]
+
+
 def _cannot_add(path: Path, what: str, error: Exception) -> VideoError:
     cause = getattr(error, "strerror", None) or describe(error)
     return VideoError(str(path), f"can't add {what} to {str(path)!r}: {cause}; check that the disk has room, and the values")
 
 
 class JsonLinesWriter(DestinationRoutine):
-    """Appends a line of JSON for each `DetectedFrame` or `Detections` to a text file. Others may read it meanwhile.
+    """Appends a line of JSON for each `DetectedFrame`, `Detections` or event to a text file. Others may read it meanwhile.
 
-    A line is `{"origin": "camera", "sequence": 0, "capture_time": 1764000000.0, "boxes": [[left, top, right, bottom], …]}`:
-    seconds since the epoch, and pixels. It also has
+    The line of an event is what its `to_dict()` says. Of a list of events each has a line. The line of detections is
+    `{"origin": "camera", "sequence": 0, "capture_time": 1764000000.0, "boxes": [[left, top, right, bottom], …]}`: seconds since
+    the epoch, and pixels. It also has
 
     - `pts`, seconds, if the origin knows the frame's position in its video;
     - `scores`, `labels` and `track_ids`, lists with an item for each box, if the detections have them (a score of NaN is null);
@@ -144,16 +165,20 @@ class JsonLinesWriter(DestinationRoutine):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = Appender(self.path)
 
-    def main_logic(self, data: DetectedFrame | Detections) -> None:
-        """Writes one line. If that fails, no part of the line is left in the file.
+    def main_logic(self, data: DetectedFrame | Detections | Event | Sequence[Event]) -> None:
+        """Writes one line, or of a list of events one for each. If that fails, no part of them is left in the file.
 
-        :raises TypeError: when the payload is neither a `DetectedFrame` nor `Detections`.
-        :raises VideoError: when the line can't be written, for example on a full disk.
+        :raises TypeError: when the payload is neither a `DetectedFrame` nor `Detections` nor events.
+        :raises VideoError: when a line can't be written, for example on a full disk.
         """
         assert self._file is not None, "setup() comes first"
-        line = line_of(self.meta, finite(self, found_in(data)), data)
+        lines = events_in(data)
+        if lines is None:
+            lines = [line_of(self.meta, finite(self, found_in(data)), data)]
+        if not lines:
+            return
         try:
-            self._file.append(json.dumps(line, allow_nan=False).encode() + b"\n")
+            self._file.append("".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines).encode())
         except (OSError, TypeError, ValueError) as error:
             raise _cannot_add(self.path, "a line", error) from error
 
@@ -165,13 +190,17 @@ class JsonLinesWriter(DestinationRoutine):
 
 
 class SqliteWriter(DestinationRoutine):
-    """Adds a row for each detection to the table `detections` of an SQLite database. Others may read it meanwhile.
+    """Adds a row for each detection or event to a table of an SQLite database. Others may read it meanwhile.
 
-    The columns are origin, sequence, capture_time (seconds since the epoch), left, top, right, bottom (pixels), score, label,
-    track_id, pts (seconds), additional_data and more. The last six are NULL if the detections, the origin or the payload don't
-    have them. additional_data is JSON, as in `JsonLinesWriter`, and stands in each row of its frame. more is a JSON object with
-    the detection's keypoints, corners, outlines and data. A frame without detections has no row. The rows of one frame are
-    written in one transaction. A table of an earlier version gets the columns that it lacks.
+    Events stand in the table `events`. Its columns are those of a `DetectionEvent`, with left, top, right and bottom for its
+    box, and more as JSON. An event that comes again, with the same id and phase, takes the place of its row.
+
+    Detections stand in the table `detections`. Its columns are origin, sequence, capture_time (seconds since the epoch), left,
+    top, right, bottom (pixels), score, label, track_id, pts (seconds), additional_data and more. The last six are NULL if the
+    detections, the origin or the payload don't have them. additional_data is JSON, as in `JsonLinesWriter`, and stands in each
+    row of its frame. more is a JSON object with the detection's keypoints, corners, outlines and data. A frame
+    without detections has no row. The rows of one frame are written in one transaction. A table of an earlier version gets the
+    columns that it lacks.
 
     A detection whose box has NaN or infinity is left out. The counter `not_finite` counts these.
 
@@ -202,6 +231,13 @@ class SqliteWriter(DestinationRoutine):
                 score REAL, label TEXT, track_id INTEGER, pts REAL, additional_data TEXT, more TEXT
             );
             CREATE INDEX IF NOT EXISTS detections_by_time ON detections (capture_time);
+            CREATE TABLE IF NOT EXISTS events (
+                id TEXT NOT NULL, phase TEXT NOT NULL, rule TEXT NOT NULL, kind TEXT NOT NULL, camera TEXT NOT NULL,
+                sequence INTEGER NOT NULL, time REAL NOT NULL, started REAL NOT NULL, zone TEXT, label TEXT,
+                track_id INTEGER, score REAL, "left" REAL, top REAL, "right" REAL, bottom REAL, count INTEGER, more TEXT,
+                PRIMARY KEY (id, phase)
+            );
+            CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
             """
         )
         there = [column[1] for column in self._database.execute("PRAGMA table_info (detections)")]
@@ -209,17 +245,21 @@ class SqliteWriter(DestinationRoutine):
             if column not in there:
                 self._database.execute(f"ALTER TABLE detections ADD COLUMN {column} {kind}")
 
-    def main_logic(self, data: DetectedFrame | Detections) -> None:
-        """Adds the rows of one frame, all or none.
+    def main_logic(self, data: DetectedFrame | Detections | Event | Sequence[Event]) -> None:
+        """Adds the rows of one message, all or none.
 
-        :raises TypeError: when the payload is neither a `DetectedFrame` nor `Detections`.
+        :raises TypeError: when the payload is neither a `DetectedFrame` nor `Detections` nor events.
         :raises VideoError: when the rows can't be written: the disk is full, another program has locked the database, or SQLite
             does not take a value.
         """
         assert self._database is not None, "setup() comes first"
-        found = finite(self, found_in(data))
-        if not len(found):
+        events = events_in(data)
+        if events is not None:
+            places = ", ".join("?" * len(_EVENT_COLUMNS))
+            columns = ", ".join(f'"{column}"' for column in _EVENT_COLUMNS)
+            self._add(f"INSERT OR REPLACE INTO events ({columns}) VALUES ({places})", [_row_of(event) for event in events])
             return
+        found = finite(self, found_in(data))
         message = (self.meta.origin, self.meta.sequence, self.meta.capture_time)
         rows = zip(
             found.boxes.tolist(),
@@ -230,12 +270,18 @@ class SqliteWriter(DestinationRoutine):
             strict=False,
         )
         rest = (self.meta.pts, additional_json(data))
+        self._add(
+            f"INSERT INTO detections ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(*message, *box, score, label, track, *rest, more) for box, score, label, track, more in rows],
+        )
+
+    def _add(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        assert self._database is not None
+        if not rows:
+            return
         try:
             with self._database:
-                self._database.executemany(
-                    f"INSERT INTO detections ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [(*message, *box, score, label, track, *rest, more) for box, score, label, track, more in rows],
-                )
+                self._database.executemany(statement, rows)
         except (sqlite3.Error, ValueError, OverflowError) as error:
             raise _cannot_add(self.path, "rows", error) from error
 
@@ -244,3 +290,10 @@ class SqliteWriter(DestinationRoutine):
         if self._database is not None:
             self._database.close()
             self._database = None
+
+
+def _row_of(event: dict[str, Any]) -> tuple[Any, ...]:
+    box = dict(zip(("left", "top", "right", "bottom"), event.get("box") or (), strict=False))
+    more = {"more": json.dumps(event["more"], allow_nan=False)} if "more" in event else {}
+    values = event | box | more
+    return tuple(values.get(column) for column in _EVENT_COLUMNS)

@@ -105,7 +105,7 @@ class PyAVMovie:
         self._gap = round(TICKS / fps)
         self._encoded = 0
         self.file = NewFile(path)
-        self._file = _File(self.file)
+        self._file = GrowingFile(self.file)
         flushing = {"flush_packets": "1"} | _IN_PIECES.get(path.suffix.lower(), {})
         try:
             # A file object of ours reports errors of the disk, and takes any name: FFmpeg takes a:b.mp4 for an address.
@@ -153,16 +153,16 @@ class PyAVMovie:
             self.file.close()
 
 
-_MP4 = {
+MP4 = {
     "movflags": "hybrid_fragmented",
     "frag_duration": str(round(PIECE_S * 1e6)),
     "frag_size": str(PIECE_BYTES),
 }
 _MATROSKA = {"cluster_time_limit": str(round(PIECE_S * 1e3)), "cluster_size_limit": str(PIECE_BYTES)}
-_IN_PIECES = {".mp4": _MP4, ".mov": _MP4, ".m4v": _MP4, ".mkv": _MATROSKA}  # for formats that would hold frames back
+_IN_PIECES = {".mp4": MP4, ".mov": MP4, ".m4v": MP4, ".mkv": _MATROSKA}  # for formats that would hold frames back
 
 
-class _File:
+class GrowingFile:
     """The file object that PyAV writes to. When the disk is full, it can be cut back to its last whole piece."""
 
     def __init__(self, file: NewFile) -> None:
@@ -172,6 +172,7 @@ class _File:
         self._failed = False
 
     def write(self, data: bytes) -> int:
+        """Writes all of the data."""
         try:
             write_all(self._fd, data)
         except OSError:
@@ -180,9 +181,11 @@ class _File:
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Says where the next write goes."""
         return os.lseek(self._fd, offset, whence)
 
     def tell(self) -> int:
+        """Where the next write goes."""
         return os.lseek(self._fd, 0, os.SEEK_CUR)
 
     def note_whole(self) -> None:

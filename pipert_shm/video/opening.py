@@ -18,6 +18,7 @@ from pipert_shm.video.fit import Wanted
 from pipert_shm.video.opencv import VideoError, is_utf8
 
 if TYPE_CHECKING:
+    from pipert_shm.video.footage.footage import Footage
     from pipert_shm.video.idle import Idling
 
 Backend = Literal["auto", "opencv", "pyav", "gstreamer"]
@@ -38,6 +39,7 @@ class Opening:
         transport: of RTSP.
         timeout: seconds of silence after which a stream is given up.
         fps: pictures a second of a folder.
+        keeps: whether its packets are kept.
     """
 
     source: Source
@@ -48,6 +50,7 @@ class Opening:
     transport: Transport
     timeout: float
     fps: float | None
+    keeps: bool = False
 
     def check(self) -> None:
         """Checks what can be known before the video is opened.
@@ -64,6 +67,7 @@ class Opening:
         self.wanted.check()
         self.decoding.check()
         needed = [f"{name}={getattr(self.decoding, name)!r}" for name in self.decoding.given]
+        needed += ["footage"] * self.keeps
         if self.is_for_gstreamer:
             self._check_gstreamer(needed)
             return
@@ -98,12 +102,17 @@ class Opening:
         import pipert_shm.video.gstreamer  # noqa: F401  (a missing package is an error now)
 
     def open(
-        self, logger: logging.Logger, needless: Callable[[float], bool] | None = None, idling: Idling | None = None
+        self,
+        logger: logging.Logger,
+        needless: Callable[[float], bool] | None = None,
+        idling: Idling | None = None,
+        footage: Footage | None = None,
     ) -> Capture:
         """Opens it.
 
         :param needless: as for `PyAVCapture`.
         :param idling: as for `PyAVCapture`.
+        :param footage: as for `PyAVCapture`.
         :raises VideoError: when it can't be opened.
         """
         if is_folder(self.source):
@@ -111,7 +120,7 @@ class Opening:
         if self.is_for_gstreamer:
             return self._open_by_gstreamer(logger)
         if self._is_for_pyav(logger):
-            return self._open_by_pyav(logger, needless, idling)
+            return self._open_by_pyav(logger, needless, idling, footage)
         capture = OpenCVCapture(self.source, self.wanted, timeout=self.timeout, live=self.live)
         if not self._is_interlaced(capture):
             return capture
@@ -143,7 +152,13 @@ class Opening:
         logger.info("the name %r is not UTF-8, which OpenCV can't open: it is read by PyAV", shown(self.source))
         return True
 
-    def _open_by_pyav(self, logger: logging.Logger, needless: Callable[[float], bool] | None, idling: Idling | None) -> Capture:
+    def _open_by_pyav(
+        self,
+        logger: logging.Logger,
+        needless: Callable[[float], bool] | None,
+        idling: Idling | None,
+        footage: Footage | None = None,
+    ) -> Capture:
         from pipert_shm.video.pyav import PyAVCapture
 
         assert not isinstance(self.source, int), "`check` has seen to that"
@@ -156,6 +171,7 @@ class Opening:
             decoding=self.decoding,
             needless=needless,
             idling=idling,
+            footage=footage,
             logger=logger,
         )
 

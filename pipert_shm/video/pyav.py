@@ -22,6 +22,7 @@ try:
 except ImportError as error:
     raise ImportError(f"PyAV does not load ({error}): {to_install('pyav')}") from error
 
+from pipert_shm.video.footage.footage import Footage
 from pipert_shm.video.hardware import accelerator
 from pipert_shm.video.idle import Idling
 from pipert_shm.video.packets import (
@@ -52,6 +53,7 @@ class PyAVCapture:
     :param transport: `tcp` or `udp`, for RTSP.
     :param needless: whether the picture at this position (s) is not wanted. One that no other needs is not decoded then.
     :param idling: says when key frames will do.
+    :param footage: keeps the packets, all of them, before any is left out.
     :raises VideoError: when the source can't be opened; the error says why.
     """
 
@@ -67,6 +69,7 @@ class PyAVCapture:
         decoding: Decoding = DEFAULTS,
         needless: Callable[[float], bool] | None = None,
         idling: Idling | None = None,
+        footage: Footage | None = None,
         logger: logging.Logger = LOGGER,
     ) -> None:
         self._source = source
@@ -95,6 +98,9 @@ class PyAVCapture:
             JoinedPackets(self._container, stream, name, transport, logger) if in_pieces else Packets(self._container, stream)
         )
         self._idling = idling
+        self._footage = footage
+        if footage is not None:
+            footage.begin(stream)
         is_idle = None if idling is None else idling.is_idle
         self._chooser = Chooser(stream, decoding.skip_frame, needless if stands else None, is_idle)
         self._drained = self._told_of_none = False
@@ -162,6 +168,8 @@ class PyAVCapture:
             if self.stopped:
                 return
             at = self._position(packet.pts, number) or at
+            if self._footage is not None:
+                self._footage.keep(packet, self._packets.came_ns, self._packets.wall_clock(packet.pts))
             choice = self._chooser.choose(packet, at) if packet.size else Choice((packet,))
             self._note_choice(choice, at)
             if choice.repeats:

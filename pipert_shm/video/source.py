@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,10 +18,10 @@ from pipert_shm.errors import shown as quoted
 from pipert_shm.events import events
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_number
-from pipert_shm.routine import SourceRoutine
 from pipert_shm.video.capture import Capture, Source, is_device, is_folder, is_pipeline, shown
 from pipert_shm.video.decoding import Decoding, SkipFrame, SkipLoopFilter
 from pipert_shm.video.fit import Wanted
+from pipert_shm.video.footage.source import FOOTAGE_COUNTERS, KeepsFootage
 from pipert_shm.video.formats import shape_of
 from pipert_shm.video.hops import note_grab
 from pipert_shm.video.live import LiveReader
@@ -42,7 +42,7 @@ def is_live(source: Source) -> bool:
     return "://" in str(source) and not str(source).startswith("file://")
 
 
-class VideoSource(SourceRoutine):
+class VideoSource(KeepsFootage):
     """Sends the frames of a video, decoded straight into shared memory: BGR in (height, width, 3) uint8 unless told otherwise.
 
     **Files and folders of images** are read as fast as the wires take the frames, or at their own speed (`realtime`). The
@@ -62,7 +62,9 @@ class VideoSource(SourceRoutine):
     from there to shared memory. OpenCV and GStreamer don't tell the first two apart: there both are `capture`.
 
     Counters are `connected` (0 or 1), `reconnects`, `idle` (0 or 1), and the frames that were `late`, `damaged` or `skipped`
-    (by `fps`, too, and those that were not decoded).
+    (by `fps`, too, and those that were not decoded). With `footage` they are also `clips` and `segments` (files that were
+    written), `cut_clips` (those of the clips that lack something), `lost_clips`, and `unrecorded` (packets that are missing in
+    the continuous recording).
 
     :param source: a file's path, a folder of images, a stream's URL, a camera's number or device file, or a pipeline of
         GStreamer's that ends in an appsink, such as `v4l2src ! video/x-raw,format=NV12 ! appsink`.
@@ -92,7 +94,10 @@ class VideoSource(SourceRoutine):
     :param idle: seconds. When nothing has moved in the picture for so long, only key frames are decoded and sent, until
         something moves in one of them, or the event `ACTIVE` comes: `pipe.notify_event("ACTIVE", specific_routine="gate")`.
         Then it goes on at once with all frames.
-    :raises TypeError: when the source is no path, URL or number.
+    :param footage: keeps the packets as the camera sends them, and writes clips of events (`record_clip`) and continuous
+        recordings to files: `{"directory": "/var/lib/footage", "clips": {"before": 5, "after": 5}, "continuous": {"days": 7}}`.
+        See docs/how-to/footage.md. For PyAV only.
+    :raises TypeError: when the source is no path, URL or number, or footage no dict.
     :raises ValueError: when an option is out of range, or does not go with the others.
     :raises ImportError: when the backend is not installed; the error says what to install.
 
@@ -103,7 +108,7 @@ class VideoSource(SourceRoutine):
     A source belongs to one pipe. Only its own thread may call `main_logic`.
     """
 
-    counter_names = ("connected", "reconnects", "skipped", "late", "damaged", "idle")
+    counter_names = ("connected", "reconnects", "skipped", "late", "damaged", "idle", *FOOTAGE_COUNTERS)
 
     # longer than 40 lines: the options take half of them
     def __init__(
@@ -129,19 +134,24 @@ class VideoSource(SourceRoutine):
         low_delay: bool | None = None,
         hwaccel: str | None = None,
         idle: float | None = None,
+        footage: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(source, bool) or not isinstance(source, int | str | os.PathLike):
             raise TypeError(f"source must be a path, a URL, or a camera's number, not {quoted(source)}")
-        super().__init__(name)
+        super().__init__(name, footage)
         self.source = source
         self.live = is_live(source) if live is None else live
         self._wanted = Wanted(format, bits, roi, size)
         decoding = Decoding(threads, skip_frame, skip_loop_filter, low_delay, hwaccel, idle)
-        self._opening = Opening(source, self.live, backend, self._wanted, decoding, transport, timeout, fps)
+        self._opening = Opening(
+            source, self.live, backend, self._wanted, decoding, transport, timeout, fps, footage is not None
+        )
         self._opening.check()
         if self.live and (loop or realtime):
             what = "loop" if loop else "realtime"
             raise ValueError(f"{what} is for files, and {shown(source)!r} is a live stream; live=False?")
+        if footage is not None and not (self.live or realtime):
+            raise ValueError(f"footage is kept of live streams, and of files with realtime=True, not of {shown(source)!r}")
         if fps is not None and not (is_number(fps) and 0 < fps < float("inf")):
             raise ValueError(f"fps must be positive, or None for all frames, not {fps!r}")
         self._loop = loop
@@ -169,6 +179,7 @@ class VideoSource(SourceRoutine):
             from pipert_shm.video.idle import Idling  # heavy: it needs PyAV
 
             self._idling = Idling(shown(self.source), self._idle)
+        self._begin_footage()
         if not self.live:
             self._begin()
             return
@@ -213,6 +224,7 @@ class VideoSource(SourceRoutine):
             self._capture.close()
             self._capture = None
             self.counters["connected"] = 0
+        self._end_footage()
 
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames | None:
         if not look:
@@ -227,7 +239,7 @@ class VideoSource(SourceRoutine):
         return self._wanted.format
 
     def _open(self, needless: Callable[[float], bool] | None = None) -> Capture:
-        return self._opening.open(self._logger, needless, self._idling)
+        return self._opening.open(self._logger, needless, self._idling, self._footage)
 
     def _connect(self) -> Capture:
         capture = self._open(self._nobody_waits)

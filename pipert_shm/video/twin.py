@@ -6,6 +6,8 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +15,11 @@ from pipert_shm.data import Format
 from pipert_shm.errors import EndOfStream, NoFreeSlot
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import is_number
-from pipert_shm.routine import SourceRoutine
 from pipert_shm.shm.counters import Counters
 from pipert_shm.video.capture import Capture, Source, shown
 from pipert_shm.video.decoding import Decoding
 from pipert_shm.video.fit import Wanted
+from pipert_shm.video.footage.source import FOOTAGE_COUNTERS, KeepsFootage
 from pipert_shm.video.formats import shape_of
 from pipert_shm.video.hops import NoteSpan
 from pipert_shm.video.live import Live, LiveReader
@@ -25,6 +27,9 @@ from pipert_shm.video.opening import Backend, Opening, Transport
 from pipert_shm.video.pairing import MAIN, NAMES, SIDES, SUB, Pair, Pairs, Stamp
 from pipert_shm.video.source import PATIENCE, is_live
 from pipert_shm.video.twin_frame import TwinFrame
+
+if TYPE_CHECKING:
+    from pipert_shm.video.footage.footage import Footage
 
 ALIGNMENT = 64
 """Bytes: the second picture in a slot begins at a multiple of these, as an array of its own would."""
@@ -73,8 +78,10 @@ class _Stream(LiveReader):
         reconnect: bool,
         after: threading.Thread | None,
         note: NoteSpan,
+        footage: Footage | None,
     ) -> None:
         self._side = side
+        self._footage = footage
         self._opening = opening
         self._pairs = pairs
         self._left_out = 0
@@ -91,7 +98,7 @@ class _Stream(LiveReader):
         )
 
     def _open(self) -> Capture:
-        return self._opening.open(self._logger, self._is_needless)
+        return self._opening.open(self._logger, self._is_needless, footage=self._footage)
 
     def _is_needless(self, at: float) -> bool:
         """Whether the picture at this position will have no partner."""
@@ -126,7 +133,7 @@ class _Stream(LiveReader):
         self._pairs.settle(self._side, out, live)
 
 
-class TwinSource(SourceRoutine):
+class TwinSource(KeepsFootage):
     """Sends pictures of two live streams of one camera in step: a small one to look at, and a large one of the same moment.
 
     Each message is a `TwinFrame`. Detectors take the small picture of it; `ToMain` goes over to the large one. Both are decoded
@@ -155,13 +162,17 @@ class TwinSource(SourceRoutine):
     :param fps: the most pairs a second.
     :param backend: the decoder, as for `VideoSource`; so are `transport`, `timeout` (s) and `hwaccel`.
     :param reconnect: False makes a stream that can't be opened an error, and ends the source when one of them is lost.
+    :param footage: keeps the packets of the main stream, as for `VideoSource`.
     :raises ValueError: when an option is out of range, or does not go with the others.
     :raises ImportError: when the backend is not installed; the error says what to install.
 
     >>> gate = TwinSource("rtsp://10.0.0.5/main", "rtsp://10.0.0.5/sub", "gate", main_format="i420", fps=10)
     """
 
-    counter_names = ("connected_main", "connected_sub", "reconnects", "skipped", "late", "damaged", "unpaired")
+    counter_names = (
+        *("connected_main", "connected_sub", "reconnects", "skipped", "late", "damaged", "unpaired"),
+        *FOOTAGE_COUNTERS,
+    )
 
     # longer than 40 lines: the options take half of them
     def __init__(
@@ -181,8 +192,9 @@ class TwinSource(SourceRoutine):
         reconnect: bool = True,
         timeout: float = 5.0,
         hwaccel: str | None = None,
+        footage: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, footage)
         if tolerance is not None and not (is_number(tolerance) and 0 < tolerance < float("inf")):
             raise ValueError(f"tolerance must be more than 0 seconds, or None, not {tolerance!r}")
         if fps is not None and not (is_number(fps) and 0 < fps < float("inf")):
@@ -195,7 +207,7 @@ class TwinSource(SourceRoutine):
             if not is_live(source):
                 raise ValueError(f"a TwinSource reads live streams, and {shown(source)!r} is none: a VideoSource reads files")
             decoding = Decoding(hwaccel=hwaccel)
-            self._openings.append(Opening(source, True, backend, its, decoding, transport, timeout, None))
+            self._openings.append(Opening(source, True, backend, its, decoding, transport, timeout, None, footage is not None))
             self._openings[-1].check()
         self._formats = main_format, sub_format
         self._tolerance = tolerance
@@ -217,6 +229,7 @@ class TwinSource(SourceRoutine):
         self._pairs = Pairs(self.counters, self._tolerance)
         self._has_sent = self._is_lost = self._warned = False
         self._unpaired = self.counters["unpaired"]
+        self._begin_footage()
         for side in SIDES:
             counters = _SideCounters(side, self.counters, self._pairs.changed)
             counters["connected"] = 0
@@ -229,6 +242,7 @@ class TwinSource(SourceRoutine):
                 reconnect=self._reconnect,
                 after=self._reading_still[side],
                 note=self._note_span,
+                footage=self._footage if side == MAIN else None,
             )
             self._streams.append(stream)
         for stream in [] if self._reconnect else self._streams:
@@ -260,6 +274,7 @@ class TwinSource(SourceRoutine):
         self._streams = []
         with self._pairs.changed:
             self._pairs.clear()
+        self._end_footage()
 
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames | None:
         if not look:

@@ -1,1 +1,1 @@
-"""What is kept of a camera's encoded packets? Clips with what came before, and continuous recording."""
+"""What is kept of a camera's encoded packets? Clips of events, and all of it in files of a minute; nothing is encoded anew."""

@@ -6,16 +6,17 @@ from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.scalarstring import LiteralScalarString, SingleQuotedScalarString
 
 _OF_1_1 = {"y", "n", "yes", "no", "on", "off"}  # which is a boolean for some readers
 
 
 def yaml_of(*documents: Any) -> str:
-    r"""The documents, one after the other, with keys in their order.
+    r"""The documents, one after the other, with keys in their order. Numbers of a list stand in one line.
 
-    >>> print(yaml_of({"b": 1, "a": {"x": "on", "text": "1\n2\n"}}), end="")
-    b: 1
+    >>> print(yaml_of({"b": [1, 2], "a": {"x": "on", "text": "1\n2\n"}}), end="")
+    b: [1, 2]
     a:
       x: 'on'
       text: |
@@ -34,7 +35,10 @@ def _quoted(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _quoted(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_quoted(item) for item in value]
+        items = CommentedSeq(_quoted(item) for item in value)
+        if all(isinstance(item, int | float) for item in value):
+            items.fa.set_flow_style()
+        return items
     if isinstance(value, str) and "\n" in value:
         return LiteralScalarString(value)
     return SingleQuotedScalarString(value) if isinstance(value, str) and value.lower() in _OF_1_1 else value
