@@ -77,10 +77,10 @@ def test_a_row_for_each_find_can_be_read_meanwhile(tmp_path: Path) -> None:
     rows = rows_of(writer.path)
     writer.cleanup()
     assert [(*row[:2], *row[3:]) for row in rows] == [
-        ("camera", 0, 1.0, 2.0, 3.0, 4.5, None, None, None, None, None),
-        ("camera", 0, 5.0, 6.0, 7.0, 8.0, None, None, None, None, None),
-        ("camera", 1, 1.0, 2.0, 3.0, 4.5, 0.5, "dog", 7, 0.04, None),
-        ("camera", 1, 5.0, 6.0, 7.0, 8.0, 0.25, "cat", -1, 0.04, None),
+        ("camera", 0, 1.0, 2.0, 3.0, 4.5, None, None, None, None, None, None),
+        ("camera", 0, 5.0, 6.0, 7.0, 8.0, None, None, None, None, None, None),
+        ("camera", 1, 1.0, 2.0, 3.0, 4.5, 0.5, "dog", 7, 0.04, None, None),
+        ("camera", 1, 5.0, 6.0, 7.0, 8.0, 0.25, "cat", -1, 0.04, None, None),
     ]
     assert all(isinstance(row[2], float) for row in rows)
 
@@ -106,8 +106,8 @@ def test_a_table_of_an_earlier_version_gets_the_columns_that_it_lacks(tmp_path: 
     for _ in range(2):
         run(SqliteWriter(tmp_path / "db"), PLAIN)
     rows = rows_of(tmp_path / "db")
-    assert rows[0] == ("door", 3, 1.5, 1.0, 2.0, 3.0, 4.0, *[None] * 5)
-    assert [(*row[:2], *row[3:]) for row in rows[1:]] == [("camera", 0, *box, *[None] * 5) for box in BOXES] * 2
+    assert rows[0] == ("door", 3, 1.5, 1.0, 2.0, 3.0, 4.0, *[None] * 6)
+    assert [(*row[:2], *row[3:]) for row in rows[1:]] == [("camera", 0, *box, *[None] * 6) for box in BOXES] * 2
 
 
 def test_the_rows_are_those_of_one_loop(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_additional_data_is_written_with_the_finds(tmp_path: Path) -> None:
         run(writer, with_more(FULL, **more), with_more(Detections([]), **more), DetectedFrame(grey(0), FULL))
     said = [strictly(line) for line in lines.path.read_text().splitlines()]
     assert [line.get("additional_data") for line in said] == [as_json, as_json, None]
-    written = [row[-1] for row in rows_of(rows.path)]
+    written = [row[-2] for row in rows_of(rows.path)]
     assert [None if value is None else strictly(value) for value in written] == [as_json, as_json, None, None]
 
 

@@ -148,13 +148,15 @@ class Detections:
             )
         return column
 
-    def __getattr__(self, name: str) -> Any:
-        # A pickle of an earlier version has not set what came later.
-        if name in ("keypoints", "corners", "masks"):
-            return None
-        if name == "data":
-            return {}
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # A pickle of an earlier version has not set what came later.
+            if name in ("keypoints", "corners", "masks"):
+                return None
+            if name == "data":
+                return {}
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __len__(self) -> int:
         return len(self.boxes)

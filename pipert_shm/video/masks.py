@@ -49,12 +49,12 @@ def pasted(mask: np.ndarray, box: np.ndarray, shape: tuple[int, int]) -> np.ndar
 
 
 def side_for(boxes: np.ndarray) -> int:
-    """How many pixels a side masks have, so that none of these boxes loses detail: at most `SIDE`.
+    """How many pixels a side masks have, so that none of these boxes loses detail: two for each of its own, at most `SIDE`.
 
     :param boxes: (n, 4), in pixels of the masks' own pictures.
     """
     sides = (boxes[:, 2:] - boxes[:, :2])[np.isfinite(boxes).all(axis=1)]
-    return max(8, min(SIDE, math.ceil(float(sides.max(initial=0)))))
+    return max(8, min(SIDE, math.ceil(2 * float(sides.max(initial=0)))))
 
 
 def from_whole(masks: np.ndarray, boxes: np.ndarray) -> np.ndarray:

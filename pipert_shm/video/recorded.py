@@ -216,7 +216,8 @@ class _Plain:
 
     def _detections(self, value: Detections, depth: int) -> Any:
         fields: list[Any] = [value.boxes, value.scores, value.class_ids, value.names, value.track_ids]
-        later = [value.keypoints, value.corners, value.masks, value.data]  # which earlier versions don't read
+        more = {name: column.tolist() if column.dtype.kind in "US" else column for name, column in value.data.items()}
+        later = [value.keypoints, value.corners, value.masks, more]  # which earlier versions don't read
         if value.data or any(column is not None for column in later[:3]):
             fields += later
         return {"$Detections": [self.of(field, depth) for field in fields]}

@@ -167,10 +167,10 @@ class _Network:
                 raise self.unknown(
                     "its metadata do not tell how many keypoints there are (kpt_shape): YoloPoseHead(names, keypoints=(17, 3))"
                 )
-            form = self._form(len(names), points[0] * points[1])
+            form = self._form(len(names), points[0] * points[1], newer=True)
             return self._chosen(YoloPoseHead, f"{why}{_of(form)}", keypoints=tuple(points), form=form)
         kind, more = {"detect": (YoloHead, 0), "obb": (YoloObbHead, 1), "segment": (YoloSegmentHead, self._prototypes())}[task]
-        form = self._form(len(names), more)
+        form = self._form(len(names), more, newer=True)
         return self._chosen(kind, f"{why}{_of(form)}", form=form)
 
     def by_shape(self) -> Choice | None:
@@ -202,9 +202,10 @@ class _Network:
         found = [shape[1] for shape in self._shapes if len(shape) == 4]
         return found[0] if len(found) == 1 and isinstance(found[0], int) else 0
 
-    def _form(self, classes: int, more: int) -> Form:
+    def _form(self, classes: int, more: int, *, newer: bool = False) -> Form:
         """The form that the shape of the boxes' output has.
 
+        :param newer: whether it is not of version 5, whose exports tell no task.
         :raises UnknownModel: when it has none, or may have two.
         """
         rows = next((shape for shape in self._shapes if len(shape) == 3), ())
@@ -212,7 +213,7 @@ class _Network:
             raise self.unknown("it has no output (batch, rows, columns)")
         forms: dict[Form, bool] = {
             "v8": rows[1] == 4 + classes + more,
-            "v5": rows[2] == 5 + classes + more,
+            "v5": rows[2] == 5 + classes + more and not newer,
             "end-to-end": rows[2] == 6 + more,
         }
         fitting = [form for form, fits in forms.items() if fits]
