@@ -65,8 +65,16 @@ def _tracing(settings: Settings) -> Section:
     return tracing(settings)
 
 
+def _footage(settings: Settings) -> Section:
+    """Likewise for recording."""
+    from .footage import footage
+
+    return footage(settings)
+
+
 ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
     "tracing": _tracing,
+    "footage": _footage,
     "cameras": _cameras(),
     **{f"cameras-{part}": _cameras(part) for part in CAMERA_PARTS},
     "hosts": _hosts(),
@@ -74,7 +82,12 @@ ON_REQUEST: dict[str, Callable[[Settings], Section]] = {
 }
 """Sections that run only when they are named."""
 
-NEEDED = {"cameras": ("av", "aio_rtsp_toolkit"), "hosts": ("av", "zenoh"), "tracing": ("perfetto",)}
+NEEDED = {
+    "cameras": ("av", "aio_rtsp_toolkit"),
+    "footage": ("av", "aio_rtsp_toolkit"),
+    "hosts": ("av", "zenoh"),
+    "tracing": ("perfetto",),
+}
 """Packages that these take."""
 
 QUICK = Settings(rounds=3, seconds=0.5, full=False)

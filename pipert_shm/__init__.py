@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from pipert_shm.sinks.sink import Sink
     from pipert_shm.sinks.spool import SinkError
     from pipert_shm.sinks.webhook import WebhookSink
+    from pipert_shm.streaming.routines import HlsWriter, RtspPush, WhipPush
     from pipert_shm.trace.recording import TraceReport
     from pipert_shm.video.annotation import Annotator
     from pipert_shm.video.capture import VideoInfo
@@ -100,12 +101,16 @@ if TYPE_CHECKING:
     from pipert_shm.video.detection_output import JsonLinesWriter, SqliteWriter
     from pipert_shm.video.detector import Detector
     from pipert_shm.video.image import Convert, Crop, CvtColor, Resize
+    from pipert_shm.video.models.cascade import Cascade
     from pipert_shm.video.models.centerface import CenterFaceHead
     from pipert_shm.video.models.choosing import UnknownModel, head_for
     from pipert_shm.video.models.classification import ClassificationHead
     from pipert_shm.video.models.detr import DetrHead, RtDetrHead
     from pipert_shm.video.models.dnn import DnnDetector
     from pipert_shm.video.models.preprocessing import Preprocessing
+    from pipert_shm.video.models.tiles import Tiles
+    from pipert_shm.video.models.torch_detector import TorchDetector
+    from pipert_shm.video.models.torchvision_head import TorchvisionHead
     from pipert_shm.video.models.yolo import YoloHead
     from pipert_shm.video.models.yolo_tasks import YoloObbHead, YoloPoseHead, YoloSegmentHead
     from pipert_shm.video.opencv import VideoError
@@ -139,6 +144,7 @@ __all__ = [
     "AttachedSource",
     "BasicTransmitter",
     "BatchRoutine",
+    "Cascade",
     "CenterFaceHead",
     "ClassificationHead",
     "ConfigError",
@@ -167,6 +173,7 @@ __all__ = [
     "FrameData",
     "FunctionalMiddleRoutine",
     "HaarDetector",
+    "HlsWriter",
     "HogPeopleDetector",
     "Hop",
     "HostsError",
@@ -209,6 +216,7 @@ __all__ = [
     "RoutineError",
     "RoutineStatistics",
     "RtDetrHead",
+    "RtspPush",
     "SharedMemoryFull",
     "SharedMemoryTransmitter",
     "Sink",
@@ -217,7 +225,10 @@ __all__ = [
     "SourceRoutine",
     "SqliteWriter",
     "Tap",
+    "Tiles",
     "ToMain",
+    "TorchDetector",
+    "TorchvisionHead",
     "TraceReport",
     "Tracker",
     "TwinFrame",
@@ -233,6 +244,7 @@ __all__ = [
     "VideoSource",
     "VideoWriter",
     "WebhookSink",
+    "WhipPush",
     "Wire",
     "WireStatistics",
     "WiresValidation",
@@ -267,7 +279,11 @@ _LAZY = {
     "PipelineFile": "pipert_shm.pipeline_file.loading",
     "apply_pipeline": "pipert_shm.applying.apply",
     "RPCPipeWrapper": "pipert_shm.bridges.rpc",
+    "HlsWriter": "pipert_shm.streaming.routines",
+    "RtspPush": "pipert_shm.streaming.routines",
+    "WhipPush": "pipert_shm.streaming.routines",
     "Annotator": "pipert_shm.video.annotation",
+    "Cascade": "pipert_shm.video.models.cascade",
     "CenterFaceHead": "pipert_shm.video.models.centerface",
     "Convert": "pipert_shm.video.image",
     "Crop": "pipert_shm.video.image",
@@ -293,6 +309,9 @@ _LAZY = {
     "SnapshotWriter": "pipert_shm.video.output",
     "SqliteWriter": "pipert_shm.video.detection_output",
     "ToMain": "pipert_shm.video.twin_frame",
+    "Tiles": "pipert_shm.video.models.tiles",
+    "TorchDetector": "pipert_shm.video.models.torch_detector",
+    "TorchvisionHead": "pipert_shm.video.models.torchvision_head",
     "TraceReport": "pipert_shm.trace.recording",
     "Courier": "pipert_shm.sinks.courier",
     "KafkaSink": "pipert_shm.sinks.kafka",

@@ -11,7 +11,8 @@ from pipert_shm.routine import FPSRoutine, MiddleRoutine, Routine
 
 
 class FunctionalMiddleRoutine(MiddleRoutine):
-    """A middle routine made of a function: its result is sent, and None sends nothing.
+    """A middle routine made of a function: its result is sent, and None sends nothing. Detections of other libraries are sent
+    as in `from_callable`.
 
     :param func: takes the payload, and `self.meta` if it has a parameter `meta`. It may be a lambda, since flows are forked.
         None: set `logic` before `build()`.
@@ -40,7 +41,8 @@ class FunctionalMiddleRoutine(MiddleRoutine):
         assert self.logic is not None  # build() has seen to that
         if self._asked is not self.logic:
             self._asked, self._takes_meta = self.logic, takes_meta(self.logic)
-        return self.logic(data, meta=self.meta) if self._takes_meta else self.logic(data)
+        result = self.logic(data, meta=self.meta) if self._takes_meta else self.logic(data)
+        return _sendable(result, data) if _is_found(result) else result
 
 
 def from_callable(func: Callable[..., Any], name: str | None = None) -> FPSRoutine:
@@ -49,6 +51,9 @@ def from_callable(func: Callable[..., Any], name: str | None = None) -> FPSRouti
     Its role is inferred from its wires. A source is called with no argument, or with None if it needs one, and raises
     `EndOfStream` at its end; others are called with the payload. A function with a parameter `meta` behind that gets the `meta`
     of the message in hand: its origin, times and `format`, which it may set, too.
+
+    A function may be another library's model: what `supervision`, Ultralytics or `inference-models` found is sent as a
+    `DetectedFrame`, with the frame that the function was given; if it was given none, as `Detections`.
 
     :param name: by default the function's name; for a lambda, `FPSRoutine` and a number.
     :raises RoutineError: when it can't be called, or is `async def` or a generator function.
@@ -70,8 +75,40 @@ def from_callable(func: Callable[..., Any], name: str | None = None) -> FPSRouti
     if isinstance(routine, _WithMeta):
         routine.function = func
     else:
-        setattr(routine, "main_logic", func)  # noqa: B010 - a plain assignment would not pass the type checker
+        setattr(routine, "main_logic", _sending(func))  # noqa: B010 - a plain assignment would not pass the type checker
     return routine
+
+
+def _sending(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which returns what can be sent."""
+
+    def main_logic(*data: Any) -> Any:
+        result = function(*data)
+        return _sendable(result, *data) if _is_found(result) else result
+
+    setattr(main_logic, "__wrapped__", function)  # noqa: B010 - as above; its signature is that of the function
+    return main_logic
+
+
+def _is_found(result: Any) -> bool:
+    """Whether another library has found something: see `pipert_shm.video.models.foreign`."""
+    kind = type(result[0] if type(result) is list and result else result)
+    known = _IS_FOUND.get(kind)
+    if known is None:
+        library = kind.__module__.partition(".")[0]
+        known = (library, kind.__name__) in _FOUND or (library == "inference_models" and hasattr(kind, "to_supervision"))
+        _IS_FOUND[kind] = known
+    return known
+
+
+_IS_FOUND: dict[type[Any], bool] = {}
+_FOUND = {("supervision", "Detections"), ("supervision", "KeyPoints"), ("ultralytics", "Results")}
+
+
+def _sendable(result: Any, data: Any = None) -> Any:
+    from pipert_shm.video.models.foreign import as_payload
+
+    return as_payload(result, data)
 
 
 class _WithMeta(FPSRoutine):
@@ -95,7 +132,8 @@ class _Call:
         self.__signature__ = told.replace(parameters=[each for each in told.parameters.values() if each.name != "meta"])
 
     def __call__(self, *data: Any) -> Any:
-        return self._function(*data, meta=self._routine.meta)
+        result = self._function(*data, meta=self._routine.meta)
+        return _sendable(result, *data) if _is_found(result) else result
 
 
 def takes_meta(function: Callable[..., Any]) -> bool:

@@ -106,7 +106,7 @@ def main() -> None:
         refuse(its)
         assert its.roll_out().changes == {"edge-1": ["+ pipe yard@edge-1"], "gpu-1": ["+ pipe yard@gpu-1"]}
         assert its.states() == {"edge-1": ["running"], "gpu-1": ["running"]}
-        late = {"pipe": "yard", "revision": "late", "text": "", "remotes": [], "replaces": "what ran before that"}
+        late = {"pipe": "yard", "revision": "late", "text": "", "remotes": [], "by": "", "replaces": "what ran before that"}
         with pytest.raises(RemoteRefusal, match="at the same time"):
             edge._apply(late)
         answering = [thread for thread in threading.enumerate() if thread.name.startswith("answer-")]

@@ -5,13 +5,28 @@ It is a script, since a process that has had a session of Zenoh can't fork flows
 
 from __future__ import annotations
 
+import os
 import sys
 from itertools import islice
+from typing import NoReturn
 
 import pytest
 
 import pipert_shm
-from pipert_shm import PayloadError, PipeStateError, RemoteRefusal
+from pipert_shm import HostsError, PayloadError, PipeStateError, RemoteRefusal
+from pipert_shm.hosts import RemoteReceiver, RemoteSender
+
+
+def fork(hub: str) -> NoReturn:
+    """What a flow's process does: it ends with status 0 if the ends of a wire between hosts refuse."""
+    status = 1
+    try:
+        for end in RemoteSender("gate", connect=hub).setup, RemoteReceiver("gate", connect=hub).main_logic:
+            with pytest.raises(HostsError, match=r"forked from one that has had a session of Zenoh \(a RemotePipe, say\)"):
+                end()
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def main(name: str, hub: str) -> None:
@@ -37,7 +52,12 @@ def main(name: str, hub: str) -> None:
             edge.tap("cuont")
         with pytest.raises(PipeStateError, match="by a wire, in a file with a section `hosts`"):
             edge.source("count")
-        print("what can't be is refused by name")
+        print("what can't be is refused by name", flush=True)
+        child = os.fork()
+        if not child:
+            fork(hub)
+        assert os.waitpid(child, 0)[1] == 0
+        print("a fork of this process opens no session, and says so")
     with pytest.raises(RemoteRefusal, match=r"runs no part of a pipe 'yord'; it runs: yard"):
         pipert_shm.attach("yord@edge-1", hub=hub)
     with pytest.raises(RemoteRefusal, match=r"host edge-9: it did not answer"):

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from conftest import RunCli, StartCli
+from pipert_shm import PipeStateError
+from pipert_shm.cli.run_on_hosts import OnHosts
 from streams import free_port
+from test_cli_run import read_until
 from waiting import eventually
 from yards import Yard
 
@@ -31,32 +34,31 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     hub, edge, gpu = yard.hub(), yard.agent("edge-1"), yard.agent("gpu-1", "--label", "gpu=true")
     yard.await_there(edge, gpu)
     port = free_port()
-    here = yard.start("run", yard.file, "--api", f"127.0.0.1:{port}")
+    here = yard.start("run", yard.file, "--watch", "--api", f"127.0.0.1:{port}")
     yard.await_lines(2)
-    again = yard.run("run", yard.file)
-    assert (again.returncode, again.stderr.count("already: `pipert-shm apply`")) == (1, 1), again
+    with pytest.raises(PipeStateError, match="already: `pipert-shm apply`"):
+        OnHosts(yard.file).load()
 
-    yard.write(("by: 2", "by: 3"))
-    changed = yard.run("apply", yard.file)
-    assert changed.stdout == "gpu-1: ~ flow 'detect' gets a new process: routines.times.parameters.by: 2 -> 3\n", changed
+    yard.write(("by: 2", "by: 3"))  # and so it is applied, by `pipert-shm apply` in a process beside
+    read_until(here.stderr, "gpu-1: ~ flow 'detect' gets a new process: routines.times.parameters.by: 2 -> 3\n")
     yard.await_lines(3)
 
     yard.write(("by: 2", "by: 4"), (str(yard.out), str(yard.directory / "lacking" / "out.txt")))
-    refused = yard.run("apply", yard.file)
-    assert (refused.returncode, refused.stderr.count("yard.yaml:6: routines.log: ")) == (1, 1), refused
+    read_until(here.stderr, "yard.yaml changed, and is not applied:\n")
+    read_until(here.stderr, "yard.yaml:6: routines.log: ")
     yard.await_lines(3)
     assert "by: 3" in json.loads((yard.directory / "gpu-1" / f"{yard.pipe}.json").read_text())["now"]["text"], "it was put back"
+    refused = yard.run("apply", yard.copied("other.yaml"))
+    assert f"pipe.name: host edge-1 runs a pipe {yard.pipe!r} of another file, desk:{yard.file}: give this" in refused.stderr
 
     eventually(lambda: routines_elsewhere(port) == {"edge-1": ["count@edge-1"], "gpu-1": ["times@gpu-1"]}, "them over HTTP")
-    script = Path(__file__).with_name("remote_attached.py")
-    attached = subprocess.run(
-        [sys.executable, script, f"{yard.pipe}@edge-1", yard.hub_address], capture_output=True, text=True, timeout=60
-    )
+    attached = yard.run_script("remote_attached.py", f"{yard.pipe}@edge-1", yard.hub_address)
     assert attached.returncode == 0, attached.stderr
     assert attached.stdout.splitlines() == [
         "frames come in order",
         "counters are those of the host",
         "what can't be is refused by name",
+        "a fork of this process opens no session, and says so",
     ]
 
     pids = yard.pid("edge-1"), yard.pid("gpu-1")
@@ -77,6 +79,9 @@ def test_a_file_for_several_hosts_runs_on_them_and_goes_on_without_hub_or_agents
     assert list((yard.directory / "gpu-1").glob("*.json")) == [], "and forgotten"
     here.send_signal(signal.SIGINT)
     assert here.wait(30) == 130
+
+    program = yard.run_script("program_on_hosts.py", yard.hub_address, f"{yard.pipe}-program")
+    assert (program.returncode, program.stdout) == (0, "True\n"), program
 
 
 def hosts_over_http(port: int) -> list[dict[str, Any]]:

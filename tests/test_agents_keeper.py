@@ -26,7 +26,7 @@ class Changing(Keeper):
 
     changed_to: Told | None = None
 
-    def change(self, told: Told) -> list[str]:
+    def _ask_to_be(self, told: Told) -> list[str]:
         self.changed_to = told
         return []
 

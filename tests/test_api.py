@@ -171,6 +171,10 @@ def test_the_schema_describes_every_route_once_per_method(served: Served) -> Non
         "/events",
         "/routines/{routine}/preview.jpg",
         "/routines/{routine}/preview",
+        "/routines/{routine}/hls/index.m3u8",
+        "/routines/{routine}/hls/{file}",
+        "/routines/{routine}/webrtc",
+        "/routines/{routine}/webrtc/{session}",
         "/trace",
     ]
     by_both = {path for path, methods in paths.items() if methods.keys() == {"get", "post"}}

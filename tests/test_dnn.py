@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +18,13 @@ from onnx import TensorProto, numpy_helper
 from media import Beginning, carphone, centerface, frames_of
 from pipert_shm import START_EVENT_NAME, Pipe, Wire
 from pipert_shm.video import CenterFaceHead, DetectedFrame, Detections, DnnDetector, YoloHead
-from pipert_shm.video.models.network import Choice, wanted_providers
+from pipert_shm.video.models.by_onnxruntime import wanted_providers
+from pipert_shm.video.models.choice import Choice
 from routines import Record, received
 from test_detection import as_lists, digest
 
-Backend = Literal["opencv", "onnxruntime"]
-BACKENDS: list[Backend] = ["opencv", "onnxruntime"]
+Backend = Literal["onnxruntime", "opencv", "openvino"]
+BACKENDS: list[Backend] = ["onnxruntime", "opencv", "openvino"]
 SIZE = (64, 64)
 
 # Three boxes as centre and size, in pixels of the input; the second overlaps the first.
@@ -107,8 +109,9 @@ def test_the_pixels_that_the_network_gets_are_those_of_the_frame(tmp_path: Path)
     got: list[np.ndarray] = []
     detector = DnnDetector(network(tmp_path / "yolo.onnx", 8), YoloHead(["red", "blue"]), size=SIZE)
     detector.setup()
-    run = detector._run
-    detector._run = lambda blob: got.append(blob) or run(blob)  # type: ignore[func-returns-value]
+    run = detector._network.runtime.run
+    taken = replace(detector._network.runtime, run=lambda blob, more: got.append(blob.copy()) or run(blob, more))  # type: ignore[func-returns-value]
+    detector._network.runtime = taken
     frame = np.random.default_rng(1).integers(0, 256, (32, 64, 3), np.uint8)
     detector.detect([frame])
     grey = np.full((16, 64, 3), 114)
@@ -266,7 +269,10 @@ def test_without_onnxruntime_what_opencv_refuses_says_how_to_get_it(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({}, {"opencv", "cpu"}),
+        ({}, {"onnxruntime", "cpu"}),
+        ({"backend": "opencv"}, {"opencv", "cpu"}),
+        ({"backend": "openvino"}, {"openvino", "cpu"}),
+        ({"backend": "openvino", "device": "cpu", "threads": 1}, {"openvino", "cpu"}),
         ({"backend": "onnxruntime"}, {"onnxruntime", "cpu"}),
         ({"backend": "onnxruntime", "device": "cpu"}, {"onnxruntime", "cpu"}),
         ({"providers": ["CPUExecutionProvider"]}, {"onnxruntime", "cpu"}),
@@ -486,7 +492,7 @@ def test_without_onnxruntime_it_says_how_to_get_it(tmp_path: Path, monkeypatch: 
         ({"size": (0, 64)}, r"size is a width and a height of at least 1 pixel, such as \(640, 640\), not \(0, 64\)"),
         ({"size": 640}, "not 640"),
         ({"size": (640, 640, 3)}, "size is a width and a height"),
-        ({"backend": "cuda"}, "one of auto, opencv, onnxruntime, not 'cuda'"),
+        ({"backend": "cuda"}, "one of auto, onnxruntime, opencv, openvino, not 'cuda'"),
         ({"device": "gpu"}, "device must be 'cpu', 'cuda' or 'tensorrt', the latter two as 'cuda:1' too, not 'gpu'"),
         ({"device": 0}, "device must be"),
         ({"device": "tensorrt", "backend": "opencv"}, "device='tensorrt' is for backend='onnxruntime'"),

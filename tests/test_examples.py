@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from conftest import PACKAGE_ROOT, RunScript
+from filmed import film
 from media import bikes, carphone, centerface, excerpt, frames_of
 from pipert_shm.video import CenterFaceHead, DnnDetector, MotionDetector, VideoInfo, VideoWriter, open_video
 from serving import greeting
@@ -125,6 +126,16 @@ def test_mqtt_events_come_to_the_broker(tmp_path: Path) -> None:
         broker.kill()
 
 
+def test_clips(tmp_path: Path) -> None:
+    clip = film(tmp_path / "clip.mp4", count=90)
+    with started("clips", "--video", clip, directory=tmp_path) as process:
+        out, err = process.communicate(timeout=100)
+    (line,) = out.splitlines()
+    assert (process.returncode, err.count("is cut: the camera was stopped")) == (0, 1), "it moves when the film ends"
+    assert re.fullmatch(r"out/camera/clips/.*_motion-\d+\.mp4: [23]\.\d s, the camera was stopped", line)
+    assert VideoInfo.of(tmp_path / line.split(":")[0]).frames > 60
+
+
 def test_people_are_counted_as_in_one_process(tmp_path: Path) -> None:
     short = excerpt(bikes(), range(56, 76), tmp_path / "clip.avi")
     counted = run("people", "--video", short, "--line", "0.25", directory=tmp_path)
@@ -136,6 +147,19 @@ def test_people_are_counted_as_in_one_process(tmp_path: Path) -> None:
     alone = list(frames_of(video))
     assert len(frames) == len(alone) == 20
     assert all(np.array_equal(one, other) for one, other in zip(frames, alone, strict=True)), "to the last bit"
+
+
+def test_zones_tell_who_comes_and_each_stay_has_an_end(tmp_path: Path) -> None:
+    clip = excerpt(bikes(), range(60), tmp_path / "clip.avi")
+    lines = run("zones", "--video", clip, directory=tmp_path)
+    told = [re.fullmatch(r" *[\d.]+ s  (\w+) \((\w+)\): track (\d+)", line) for line in lines]
+    stays = [one.groups()[1:] for one in told if one is not None and one[1] == "stays"]
+    assert {one[1] for one in told if one is not None} == {"comes", "passes", "stays"}
+    assert stays
+    assert sorted(track for phase, track in stays if phase == "start") == sorted(
+        track for phase, track in stays if phase == "end"
+    )
+    assert VideoInfo.of(tmp_path / "out" / "zones.mp4").frames == 60
 
 
 def test_faces(tmp_path: Path) -> None:
@@ -160,6 +184,14 @@ def test_faces(tmp_path: Path) -> None:
         face = difference[top:bottom, left:right].mean()
         difference[top:bottom, left:right] = 0
         assert face > 3 * difference.mean(), "the face is changed, and nothing else"
+
+
+def test_faces_in_what_moves(tmp_path: Path) -> None:
+    clip = excerpt(carphone(), range(12), tmp_path / "clip.avi")
+    (said,) = run("cascade", "--video", clip, directory=tmp_path)
+    match = re.fullmatch(r"(\d+) moving parts, (\d+) faces in them, in out/cascade.jsonl", said)
+    assert match is not None, said
+    assert int(match[1]) >= int(match[2]) > 0
 
 
 def test_four_cameras(tmp_path: Path) -> None:
@@ -283,6 +315,16 @@ def test_a_late_detection_is_moved_to_where_things_are_now(monkeypatch: pytest.M
     assert tracked is not None
     assert np.abs(tracked.detections.boxes - [[50, 40, 90, 80]]).max() < 1.5
     assert (tracker.corrections, tracker.lag) == (1, 7)
+
+
+def test_a_video_is_streamed_as_hls(tmp_path: Path) -> None:
+    clip = excerpt(bikes(), range(60), tmp_path / "clip.avi")
+    (told,) = run("stream_out", "--video", clip, "--to", "out", directory=tmp_path)
+    found = re.fullmatch(r"sent (\d+) frames to out; \d+ skipped, 0 lost", told)
+    assert found, told
+    played = list(frames_of(tmp_path / "out" / "index.m3u8"))
+    assert 1 <= len(played) <= int(found[1])
+    assert played[0].shape == (272, 640, 3)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

@@ -16,11 +16,11 @@ import pytest
 from hosts_ends import COUNT, OPEN, SKIPPED, WRONG, at_rest, kill, receiving, sending
 from pipert_shm import DetectedFrame, Detections, Meta, PayloadError
 from pipert_shm.hosts import RemoteReceiver, RemoteSender
-from pipert_shm.hosts.carrier import Pieces
 from pipert_shm.hosts.choosing import LADDER, CodecChoice, LadderCodec
 from pipert_shm.hosts.decoding import Decoder
 from pipert_shm.hosts.encoding import MOST_FILMS, ArrayCodec, Encoder, FilmBody
 from pipert_shm.hosts.payloads import PIECE
+from pipert_shm.hosts.pieces import Pieces
 from pipert_shm.video.films import GROUP, FilmCodec, usual_rate
 from pipert_shm.video.formats import converted
 from streams import free_port

@@ -173,7 +173,7 @@ def test_if_the_own_part_can_not_be_built_the_others_are_put_back_and_the_pipe_i
 ) -> None:
     brought: list[Divided] = []
 
-    def bring(path: str, text: str) -> Divided:
+    def bring(path: str, text: str, made_by: str) -> Divided:
         file = PipelineFile(path, text)
         placement = {name: {"gpu-1" if flow.host else "desk": flow.replicas} for name, flow in file.settings.flows.items()}
         part = split(file, placement, "desk")["desk"]

@@ -74,6 +74,10 @@ def test_each_host_gets_its_flows_and_both_ends_of_the_wires_that_cross() -> Non
     assert sender["key"] == receiver["key"]
     assert (sender["codec"], sender["window"], sender["max_age"], sender["policy"]) == ("jpeg", 4, 0.5, "drop_oldest")
     assert parts["gpu-1"].data["routines"]["tracker-to-writer@desk"]["parameters"]["policy"] == "block", "as the pipe says"
+    assert "bit_rate" not in sender
+    film = parts_of(ONE, YARD.replace("codec: jpeg", "codec: h264, bit_rate: 2000000"))["edge-1"]
+    assert film.data["routines"]["camera-to-detector@gpu-1"]["parameters"]["bit_rate"] == 2_000_000
+    read(film)
 
 
 def test_what_is_of_the_whole_pipe_goes_to_each_host() -> None:
@@ -101,21 +105,25 @@ def test_wires_within_a_host_stay_what_they_are() -> None:
     assert part.data["flows"]["detect"]["replicas"] == 3
 
 
-def test_replicas_that_are_spread_each_get_their_share() -> None:
+def test_replicas_that_are_spread_are_sent_to_by_who_has_least_to_do() -> None:
     parts = parts_of(TWO)
     assert [parts[host].data["flows"]["detect"]["replicas"] for host in ("gpu-1", "gpu-2")] == [2, 1]
-    edge = parts["edge-1"].data["routines"]
-    shares = {name: its["parameters"] for name, its in edge.items() if its["class"].endswith(".Share")}
-    assert shares == {
-        "camera-to-detector@gpu-1-share": {"of": 3, "numbers": [0, 1]},
-        "camera-to-detector@gpu-2-share": {"of": 3, "numbers": [2]},
-    }
-    assert ("camera", "camera-to-detector@gpu-1-share") in pairs(parts["edge-1"])
+    sender = "camera-to-detector@gpu-1+gpu-2"
+    edge = parts["edge-1"]
+    assert edge.data["flows"][sender] == {"routines": [sender], "auto_wire": False, "replicas": 2}
+    told = edge.data["routines"][sender]
+    receivers = {host: parts[host].data["routines"]["detector-from-camera@edge-1"] for host in ("gpu-1", "gpu-2")}
+    assert told["class"] == "pipert_shm.hosts.SharedSender"
+    assert told["parameters"]["ends"] == [{"key": its["parameters"]["key"], "peer": host} for host, its in receivers.items()]
+    assert (told["parameters"]["codec"], told["parameters"]["window"], told["parameters"]["max_age"]) == ("jpeg", 4, 0.5)
+    assert ("camera", sender) in pairs(edge)
+    assert edge.remotes.count(sender) == 1
     assert {name for name in parts["desk"].data["routines"] if "tracker" in name} == {
         "writer-from-tracker@gpu-1",
         "writer-from-tracker@gpu-2",
     }
-    read(parts["edge-1"])
+    made = PipelineFile(Path("edge.yaml"), reachable(edge.text, edge.remotes, Hub(connect="tcp/a:1"))).make_routines([sender])
+    assert made[sender].replicable
 
 
 def test_a_source_on_one_of_their_hosts_gives_that_host_its_share_too() -> None:
@@ -138,6 +146,8 @@ def test_a_field_of_a_part_is_told_as_one_of_the_file() -> None:
     [
         ("policy: drop_oldest", "policy: drop_newest", 15, "between hosts it is drop_oldest or block, not drop_newest"),
         ("codec: jpeg", "codec: jpg", 15, "there is no codec 'jpg'"),
+        ("codec: jpeg", "codec: jpeg, bit_rate: 2000000", 15, "is for codec h264, h265, auto; this wire's is jpeg"),
+        ("codec: jpeg", "codec: h264, bit_rate: 9", 15, "greater than or equal to 10000"),
         ("  tracker: {", "  camera-to-writer@desk: {class: a.B}\n  tracker: {", 8, "is in no flow"),
         ("replicas: 3", "replicas: 3, ordered: true", 12, "can't be ordered"),
         ("window: 4", "window: 65", 15, "less than or equal to 64"),

@@ -192,11 +192,9 @@ def test_a_file_without_cameras_is_refused(tmp_path: Path, text: str) -> None:
         import_frigate(path)
 
 
-def test_the_command_writes_a_file_that_can_be_run(
-    config: Path, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_a_file_that_can_be_run(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "yard.yaml"
-    assert main(["import", str(config), "-o", str(out), "--model", str(model)]) == 0
+    assert main(["import", str(config), "-o", str(out), "--model", "yolo.onnx"]) == 0
     assert "left out: birdseye" in capsys.readouterr().err
     assert "# - birdseye: " in out.read_text()
     pipe = PipelineFile(out).make_pipe()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -86,14 +88,19 @@ class Yard:
         (self.code / "steps.py").write_text(STEPS)
         self.states: set[Path] = set()
         self.parts: set[int] = set()
+        self.agents: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Yard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for state in self.states:
-            if (lock := state / f"{self.pipe}.lock").exists():
-                self.kill(lock)
+        for agent in self.agents:
+            agent.kill()
+            agent.wait()
+        for lock in {lock for state in self.states for lock in state.glob(f"{self.pipe}*.lock")}:
+            with suppress(ValueError):
+                self.parts.add(int(lock.read_text()))
+            self.kill(lock)
         for pid in self.parts:  # orphans of agents that were killed come to the tests' own process
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
@@ -106,6 +113,22 @@ class Yard:
             text = text.replace(old, new)
         self.file.write_text(text)
 
+    def copied(self, name: str) -> Path:
+        """The same file under another name."""
+        return Path(shutil.copy(self.file, self.directory / name))
+
+    def run_script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a script of the tests, which finds the code."""
+        script, path = Path(__file__).with_name(name), os.pathsep.join((str(self.code), os.environ.get("PYTHONPATH", "")))
+        return subprocess.run(
+            [sys.executable, script, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+
     def hub(self) -> subprocess.Popen[str]:
         """Starts a hub."""
         return self._start("hub", "--listen", self.hub_address)
@@ -114,7 +137,9 @@ class Yard:
         """Starts an agent."""
         path = self.directory / (state or name)
         self.states.add(path)
-        return self._start("agent", "--name", name, "--hub", self.hub_address, "--state", path, *options, cwd=code or self.code)
+        way = ("--hub", self.hub_address, "--state", path)
+        self.agents.append(self._start("agent", "--name", name, *way, *options, cwd=code or self.code))
+        return self.agents[-1]
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
         """Starts another command, which finds the code and the hub."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import platform
@@ -15,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from pipert_shm.agents.answering import QUEUED, Answering
 from pipert_shm.agents.asking import Handler, Question, answered
 from pipert_shm.agents.code import sources_of
 from pipert_shm.agents.keeper import COMMAND, Keeper
@@ -25,8 +27,6 @@ from pipert_shm.errors import HostsError, RemoteRefusal
 from pipert_shm.hosts.access import check_host_name
 from pipert_shm.hosts.session import LEASE_S, Hub, load_zenoh
 
-AT_ONCE = 96  # questions that are answered side by side, each on a thread; up to 64 of them wait for taps
-QUEUED = 256  # that wait
 LOOK_S = 1.0  # that the hub has to say who is called like us
 DOUBLE_S = LEASE_S + 1  # after which another one of the same name is alive, and no remains
 
@@ -66,9 +66,7 @@ class Agent:
         self._growing = threading.RLock()  # one change of what is kept at a time
         self._keepers: dict[str, Keeper] = {}
         self._declared: list[Any] = []
-        self._counting = threading.Lock()
-        self._answering: list[threading.Thread] = []
-        self._idle = 0  # of them, those that wait for a question
+        self._answering: Answering | None = None
         self._handlers: dict[str, Handler] = {
             "about": lambda question: (self.about(), b""),
             "prepare": lambda question: (self._prepare(question), b""),
@@ -82,7 +80,9 @@ class Agent:
         for line in unreadable:
             logger.error("%s", line)
         for its in kept:
-            self._keepers[its.pipe] = self._keeper(its)
+            settled = self._settled(its) if its.is_trial else its
+            if settled is not None:
+                self._keepers[its.pipe] = self._keeper(settled)
         for keeper in self._keepers.values():
             keeper.begin()
         self._link = Link(hub, self._connected, logger)
@@ -92,6 +92,22 @@ class Agent:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _settled(self, trial: Kept) -> Kept | None:
+        """What is kept of a pipe that an agent before this one was bringing somewhere when it died: what there was before."""
+        before = trial.put_back()
+        self._logger.warning(
+            "pipe %s was being changed when the agent before died: it %s",
+            trial.pipe,
+            "is ended" if before is None else "goes back",
+        )
+        if before is None or before.has_ended:
+            self._keeper(trial).end_left()
+        if before is None:
+            self._store.forget(trial.pipe)
+        else:
+            self._store.save(before)
+        return before
 
     # ---- its end ---------------------------------------------------------------------------------
 
@@ -117,9 +133,8 @@ class Agent:
             with suppress(Exception):  # the session has ended
                 declared.undeclare()
         self._link.close()
-        deadline = time.monotonic() + CLOSING_S
-        for thread in self._answering:  # one that waits in Zenoh at the end of the process would abort it
-            thread.join(max(deadline - time.monotonic(), 0))
+        if self._answering is not None:
+            self._answering.close(time.monotonic() + CLOSING_S)
         keepers = list(self._keepers.values())
         if and_pipes:
             with ThreadPoolExecutor(max(len(keepers), 1)) as pool:
@@ -153,7 +168,7 @@ class Agent:
         queryable = session.declare_queryable(key, zenoh.handlers.FifoChannel(QUEUED))
         self._declared.append(queryable)
         self._logger.info("host %s is there", self.name)
-        self._answer_beside(queryable.handler)
+        self._answering = Answering(queryable.handler, self._answer, self._refuse_to_answer)
         self._watch(session)
 
     def _watch(self, session: Any) -> None:
@@ -173,26 +188,6 @@ class Agent:
                     self._over.wait(0.2)
                 elif (life := str(sample.key_expr).rpartition("/")[2]) != self._life:
                     (others.add if sample.kind == zenoh.SampleKind.PUT else others.discard)(life)
-
-    def _answer_beside(self, asked: Any) -> None:
-        """Answers on one more thread. It is a daemon, since an answer may take minutes, which the end does not wait for."""
-        name = f"answer-{len(self._answering)}"
-        thread = threading.Thread(target=self._answer_all, args=(asked,), name=name, daemon=True)
-        self._answering.append(thread)
-        self._idle += 1
-        thread.start()
-
-    def _answer_all(self, asked: Any) -> None:
-        with suppress(load_zenoh().ZError):  # at the end the channel is closed
-            while True:
-                query = asked.recv()
-                with self._counting:
-                    self._idle -= 1
-                    if not self._idle and len(self._answering) < AT_ONCE:  # somebody has to hear the next question
-                        self._answer_beside(asked)
-                self._answer(query)
-                with self._counting:
-                    self._idle += 1
 
     def _is_double(self, session: Any, patience: float, *, is_new: bool = False) -> bool:
         """Whether another agent of this name is alive; then this one ends, if it is the newer one."""
@@ -221,6 +216,10 @@ class Agent:
                 query.reply(query.key_expr, body, attachment=head)
             except Exception as error:  # the one who asked is gone
                 self._logger.debug("not answered: %s", error)
+
+    def _refuse_to_answer(self, query: Any, why: str) -> None:
+        with query, suppress(Exception):  # the one who asks may be gone
+            query.reply(query.key_expr, b"", attachment=json.dumps({"error": why}).encode())
 
     # ---- what it answers -------------------------------------------------------------------------
 
@@ -271,9 +270,10 @@ class Agent:
                 (keeper or self._keeper(Kept(question["pipe"], told))).check(told.text, told.remotes)
         return {"changes": changes, "code": sources_of(question["modules"], os.getcwd())}
 
-    def _apply(self, question: Question) -> list[str]:
+    def _apply(self, question: Question, *, for_good: bool = False) -> list[str]:
         """Brings a pipe to what it is told, or leaves it as it was; what was done, a line each.
 
+        :param for_good: whether it is brought there in any case: what was applied is put back.
         :raises PipertError: when that can't be.
         """
         told, pipe = _told_by(question), str(question["pipe"])
@@ -283,14 +283,15 @@ class Agent:
                 return []  # the answer to the same question was lost
             self._check_replaced(question, keeper)
             if keeper is not None and keeper.state == "running":
-                return keeper.change(told)
+                return keeper.change(told, for_good=for_good)
             if keeper is not None:
                 keeper.end()
             fresh = self._keeper(Kept(pipe, told) if keeper is None else keeper.kept.changed(told))
             try:
-                self._store.save(fresh.kept)
+                self._store.save(fresh.kept if for_good else fresh.kept.tried())
                 self._keepers[pipe] = fresh
                 fresh.start()
+                self._settle(fresh)
             except BaseException:
                 self._put_back(keeper, fresh)
                 raise
@@ -302,6 +303,15 @@ class Agent:
         now = None if keeper is None else keeper.kept.now.revision
         if "replaces" in question and now not in (question["replaces"], question["revision"]):
             raise RemoteRefusal("another file was applied to this pipe at the same time: say it again")
+
+    @staticmethod
+    def _settle(fresh: Keeper) -> None:
+        """Keeps for good what runs, or ends it."""
+        try:
+            fresh.settle()
+        except BaseException:
+            fresh.end()
+            raise
 
     def _put_back(self, before: Keeper | None, fresh: Keeper) -> None:
         """Makes what could not be started as it was before."""
@@ -327,7 +337,18 @@ class Agent:
             before = keeper.kept.before
             if before is None:
                 return self._remove(question)
-            return self._apply({"pipe": pipe, **asdict(before)})
+            if keeper.kept.before_had_ended:
+                return self._put_back_to_end(keeper)
+            return self._apply({"pipe": pipe, **asdict(before)}, for_good=True)
+
+    def _put_back_to_end(self, keeper: Keeper) -> list[str]:
+        """Puts back an `apply` to a pipe that had come to its end before: it is at its end again, and not started anew."""
+        before = keeper.kept.put_back()
+        assert before is not None
+        keeper.end()
+        self._store.save(before)
+        self._keepers[before.pipe] = self._keeper(before)
+        return [f"- pipe {keeper.name}, which had come to its end before"]
 
     def _remove(self, question: Question) -> list[str]:
         """Ends a pipe, and forgets it."""
@@ -345,4 +366,5 @@ class Agent:
 
 
 def _told_by(question: Question) -> Told:
-    return Told(str(question["revision"]), str(question["text"]), tuple(map(str, question["remotes"])))
+    remotes = tuple(map(str, question["remotes"]))
+    return Told(str(question["revision"]), str(question["text"]), remotes, str(question["by"]))

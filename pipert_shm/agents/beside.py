@@ -58,15 +58,16 @@ class Brought:
         return lines
 
 
-def bring(path: str, text: str) -> Brought:
+def bring(path: str, text: str, made_by: str | None = None) -> Brought:
     """Has the other hosts apply a file, or leaves all as it is.
 
     :param path: what errors call the file; code is looked for beside it.
     :param text: its content.
+    :param made_by: the path of the program that it stands for, if that is none of a file.
     :raises ConfigError: when a host can't, and all are as they were before.
     :raises PipertError: when the hub can't be reached, or a package is missing.
     """
-    return Brought(path, text, **_asked("bring", path, text))
+    return Brought(path, text, **_asked("bring", path, text, made_by=made_by))
 
 
 def _asked(what: str, path: str, text: str, **more: Any) -> Any:
@@ -109,7 +110,7 @@ def main() -> None:
 
 
 def _bring(file: PipelineFile, asker: Asker, question: Mapping[str, Any]) -> dict[str, Any]:
-    rollout = roll_out(file, asker)
+    rollout = roll_out(file, asker, made_by=question["made_by"])
     if rollout.here is None:
         finish(asker, rollout)
     return {

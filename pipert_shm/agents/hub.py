@@ -12,7 +12,7 @@ import watchfiles
 
 from pipert_shm.errors import HostsError
 from pipert_shm.hosts.authority import HOSTS, Authority
-from pipert_shm.hosts.session import Hub, configured, load_zenoh, text_of
+from pipert_shm.hosts.session import ROUTING, Hub, configured, load_zenoh, text_of
 
 LATE_MS = 1000  # after so long without an event it looks all the same: for what changed before it began to
 CLOSING_S = 2.0  # that the end waits for the session, which hangs sometimes where links are bad
@@ -31,7 +31,7 @@ class Router:
         zenoh = load_zenoh()
         hub.identify()
         try:
-            self._session = zenoh.open(configured(hub, {"access_control": rights} if rights else {}))
+            self._session = zenoh.open(configured(hub, ROUTING | ({"access_control": rights} if rights else {})))
         except zenoh.ZError as error:
             raise HostsError(f"can't listen at {hub.listen!r}: {text_of(error)}") from error
         logger.info("the hub listens at %s", hub.listen)

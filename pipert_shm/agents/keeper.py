@@ -52,6 +52,7 @@ class Keeper:
         self._faults: list[tuple[str, str]] = []
         self._store, self._hub, self._logger, self._command = store, hub, logger, command
         self._changed = threading.Condition()
+        self._one_change = threading.Lock()  # of what is kept, and of the running pipe
         self._is_over = False
         self._is_new = False  # so that a first start that fails is the last
         self._thread: threading.Thread | None = None
@@ -93,7 +94,7 @@ class Keeper:
     def _take_over(self) -> None:
         """Brings a pipe that ran already, though nothing was kept of it, to what it is told."""
         try:
-            self.change(self.kept.now)
+            self._ask_to_be(self.kept.now)
         except BaseException:
             self.leave()
             raise
@@ -130,15 +131,61 @@ class Keeper:
             answer = pipe.relay(KIND, self._question(told, dry_run=True), timeout=START_S)
         return [str(line) for line in json.loads(answer)["changes"]]
 
-    def change(self, told: Told) -> list[str]:
+    def change(self, told: Told, *, for_good: bool = False) -> list[str]:
         """Brings the running pipe to another pipeline, or leaves it as it is. Returns what was done, a line each.
 
+        If this agent dies meanwhile, the next one brings the pipe back to what it was.
+
+        :param for_good: whether it is brought there in any case, now or later: what was applied is put back.
         :raises PipertError: when that can't be.
         """
+        with self._one_change:
+            before, after = self.kept, self.kept.changed(told)
+            self._store.save(after if for_good else after.tried())
+            self.kept = after if for_good else before
+            try:
+                lines = self._ask_to_be(told)
+                self._store.save(after)
+            except BaseException as error:
+                with suppress(OSError):  # else it is a trial, and so the same
+                    self._store.save(self.kept)
+                if for_good or not isinstance(error, ConfigError):  # it may have done it all the same
+                    self._mend_beside()
+                raise
+            self.kept = after
+        return lines
+
+    def settle(self) -> None:
+        """Keeps for good what was a trial."""
+        with self._one_change:
+            self._store.save(self.kept)
+
+    def _ask_to_be(self, told: Told) -> list[str]:
         with self._attached() as pipe:
             answer = pipe.relay(KIND, self._question(told, dry_run=False), timeout=2 * START_S)
-        self._keep_in_mind(self.kept.changed(told))
         return [str(line) for line in json.loads(answer)["changes"]]
+
+    def _mend_beside(self) -> None:
+        threading.Thread(target=self._mend, name=f"mend-{self.kept.pipe}", daemon=True).start()
+
+    def _mend(self) -> None:
+        """Brings a running pipe to what is kept of it: an agent may have died in a change, or the hub may have moved."""
+        wait = SHORTEST_S
+        while not self._is_over:
+            try:
+                with self._one_change:
+                    if self.state != "running":
+                        return  # its start takes what is kept
+                    lines = self._ask_to_be(self.kept.now)
+            except Exception as error:  # such as one that is not up yet
+                self._logger.warning("pipe %s can't be brought to what is kept of it yet: %s", self.name, describe(error))
+            else:
+                if lines:
+                    self._logger.warning("pipe %s was brought to what is kept of it: %s", self.name, "; ".join(lines))
+                return
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_over, wait)
+            wait = min(2 * wait, LONGEST_S)
 
     def end(self) -> None:
         """Ends it, and waits until it has ended. What is kept on disk stays."""
@@ -154,6 +201,13 @@ class Keeper:
                 self._thread.join(END_S)
         self._set("stopped")
 
+    def end_left(self) -> None:
+        """Ends a process that an agent before this one has left, and waits until nothing of it is left."""
+        began = time.monotonic()
+        while self._runs():
+            self._signal(signal.SIGKILL if time.monotonic() - began > END_S else signal.SIGTERM)
+            time.sleep(0.1)
+
     def leave(self) -> None:
         """Lets it run, and no longer looks after it."""
         with self._changed:
@@ -162,7 +216,13 @@ class Keeper:
 
     def about(self) -> dict[str, Any]:
         """What it does, for people."""
-        return {"name": self.name, "state": self.state, "error": self.error, "revision": self.kept.now.revision}
+        return {
+            "name": self.name,
+            "state": self.state,
+            "error": self.error,
+            "revision": self.kept.now.revision,
+            "by": self.kept.now.by,
+        }
 
     # ---- the process -----------------------------------------------------------------------------
 
@@ -183,9 +243,10 @@ class Keeper:
             return str(json.loads(self._store.path(self.kept.pipe, "outcome").read_text(encoding="utf-8"))["pipe_id"])
         return self.name
 
-    def _keep_in_mind(self, kept: Kept) -> None:
-        self.kept = kept
-        self._store.save(kept)
+    def _keep_end_in_mind(self) -> None:
+        with self._one_change:
+            self.kept = self.kept.ended()
+            self._store.save(self.kept)
 
     def _set(self, state: State, error: str = "") -> None:
         with self._changed:
@@ -216,6 +277,8 @@ class Keeper:
         if self._runs():
             self._logger.info("pipe %s runs", self.name)
             self._set("running")
+            if not self._is_new:
+                self._mend_beside()
         else:
             self._set("starting")
             process = self._launched()
@@ -233,6 +296,7 @@ class Keeper:
         outcome.unlink(missing_ok=True)
         lock = os.open(self._store.path(self.kept.pipe, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
+        os.ftruncate(lock, 0)  # the number there may be another process's by now
         ready, theirs = os.pipe2(os.O_CLOEXEC)
         with open(ready, "rb") as end:
             try:
@@ -242,6 +306,7 @@ class Keeper:
                     pass_fds=(lock, theirs),
                     start_new_session=True,
                 )
+                os.pwrite(lock, str(process.pid).encode(), 0)  # at once: this agent may die before the process says it
             finally:
                 os.close(lock)
                 os.close(theirs)
@@ -282,7 +347,7 @@ class Keeper:
         if state == "ended":
             self._logger.info("pipe %s has come to its end", self.name)
             try:
-                self._keep_in_mind(self.kept.ended())
+                self._keep_end_in_mind()
             except OSError as error:
                 self._logger.error("that pipe %s has ended can't be kept, so the next agent starts it: %s", self.name, error)
             self._set("ended")

@@ -19,11 +19,13 @@ class Told:
         revision: what tells it from others.
         text: the pipeline's file, without the way to the hub.
         remotes: the routines that need that way.
+        by: whose file it is part of: `HOST:PATH`.
     """
 
     revision: str
     text: str
     remotes: tuple[str, ...]
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +36,28 @@ class Kept:
         now: what it runs.
         before: what it ran before; None if nothing.
         has_ended: whether it has come to its end, and is not to be started again.
+        before_had_ended: whether what it ran before had come to its end.
+        is_trial: whether it is being brought from `before` to `now`, and nobody knows yet whether that works.
     """
 
     pipe: str
     now: Told
     before: Told | None = None
     has_ended: bool = False
+    before_had_ended: bool = False
+    is_trial: bool = False
 
     def changed(self, told: Told) -> Kept:
         """With another pipeline."""
-        return Kept(self.pipe, told, self.now)
+        return Kept(self.pipe, told, self.now, before_had_ended=self.has_ended)
+
+    def tried(self) -> Kept:
+        """The same, before anybody knows whether it works."""
+        return replace(self, is_trial=True)
+
+    def put_back(self) -> Kept | None:
+        """What was there before; None if nothing was."""
+        return None if self.before is None else Kept(self.pipe, self.before, has_ended=self.before_had_ended)
 
     def ended(self) -> Kept:
         """At its end."""
@@ -110,8 +124,9 @@ class Store:
 
 def _kept(data: dict[str, Any]) -> Kept:
     before = data["before"]
-    return Kept(data["pipe"], _told(data["now"]), None if before is None else _told(before), bool(data["has_ended"]))
+    marks = (bool(data[name]) for name in ("has_ended", "before_had_ended", "is_trial"))
+    return Kept(data["pipe"], _told(data["now"]), None if before is None else _told(before), *marks)
 
 
 def _told(data: dict[str, Any]) -> Told:
-    return Told(str(data["revision"]), str(data["text"]), tuple(data["remotes"]))
+    return Told(str(data["revision"]), str(data["text"]), tuple(data["remotes"]), str(data["by"]))

@@ -94,7 +94,7 @@ def bring(whole: Blueprint, settings: dict[str, Any], hosts: dict[str, str], log
     try:
         file = PipelineFile(path, written(data))
         _check_twins(file, whole)
-        brought = bring_beside(path, written(data))
+        brought = bring_beside(path, written(data), os.path.realpath(sys.argv[0]))
     except ConfigError as error:
         raise ConfigError([_fault(fault.field, fault.message) for fault in error.faults]) from None
     for line in brought.lines:

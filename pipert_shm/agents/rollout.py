@@ -61,6 +61,8 @@ def roll_out(
     *,
     dry_run: bool = False,
     reachable_only: bool = False,
+    take_over: bool = False,
+    made_by: str | None = None,
     check_here: Callable[[Rollout], object] = lambda rollout: None,
 ) -> Rollout:
     """Has each host apply its part. If one fails, all are put back.
@@ -69,6 +71,8 @@ def roll_out(
 
     :param dry_run: only look what would change.
     :param reachable_only: leave out hosts that can't be reached. By default nothing is done then.
+    :param take_over: whether hosts may run parts of another file whose pipe has this name; this one takes its place.
+    :param made_by: the path of the program that the file stands for; by default that of the file.
     :param check_here: is called when all hosts could apply their parts, and none has; what it raises ends it.
     :raises ConfigError: when the file has faults, a host can't be reached, its version or code differs, or it refuses. It lists
         all of that. Nothing was changed, or all was put back; where a host could not be put back, it says so.
@@ -83,14 +87,17 @@ def roll_out(
         _refuse(_unreachable(file, placement, result.missing, about))
     for host in result.missing:
         del parts[host]
-    revision = secrets.token_hex(8)
+    by = f"{here}:{made_by or file.real_path}"
+    if not take_over:
+        _refuse(_of_others(file, about, by))
+    told = {"pipe": file.pipe_name, "revision": secrets.token_hex(8), "by": by}
     result.leaving = sorted(host for host, its in about.items() if file.pipe_name in its["pipes"] and host not in parts)
-    result.changes = _prepared(file, asker, parts, result.here, revision, check=dry_run)
+    result.changes = _prepared(file, asker, parts, result.here, told, check=dry_run)
     result.changes |= {host: [f"- pipe {about[host]['pipes'][file.pipe_name]['name']}"] for host in result.leaving}
     check_here(result)
     if not dry_run:
         replaced = {host: about[host]["pipes"].get(file.pipe_name, {}).get("revision") for host in parts}
-        _apply(file, asker, parts, result, revision, replaced)
+        _apply(file, asker, parts, result, told, replaced)
     return result
 
 
@@ -178,12 +185,28 @@ def _unreachable(
     ]
 
 
-def _told(file: PipelineFile, part: Part, revision: str) -> dict[str, Any]:
-    return {"pipe": file.pipe_name, "revision": revision, "text": part.text, "remotes": part.remotes}
+def _of_others(file: PipelineFile, about: Mapping[str, dict[str, Any]], by: str) -> list[Fault]:
+    """What says that a pipe of this name runs from another file: to change it or to end it would be to break that."""
+    name = file.pipe_name
+    others = {host: its["pipes"][name]["by"] for host, its in about.items() if name in its["pipes"]}
+    return [
+        file.fault(
+            ("pipe", "name"),
+            f"host {host} runs a pipe {name!r} of another file, {other}: give this one another name; or, where it takes "
+            f"the place of that one, say `pipert-shm apply --take-over`, or end that one: `pipert-shm ctl '{name}@*' kill`",
+        )
+        for host, other in sorted(others.items())
+        if other != by
+    ]
+
+
+def _of_part(told: Mapping[str, str], part: Part) -> dict[str, Any]:
+    """What a host is told of its part."""
+    return {**told, "text": part.text, "remotes": part.remotes}
 
 
 def _prepared(
-    file: PipelineFile, asker: Asker, parts: Mapping[str, Part], here: Part | None, revision: str, *, check: bool
+    file: PipelineFile, asker: Asker, parts: Mapping[str, Part], here: Part | None, told: Mapping[str, str], *, check: bool
 ) -> dict[str, list[str]]:
     """What each host would do.
 
@@ -194,7 +217,7 @@ def _prepared(
     for host, part in parts.items():
         flows = {name: flow["routines"] for name, flow in part.data["flows"].items()}
         more = {"version": version(), "modules": modules[host], "flows": flows, "check": check}
-        questions[host] = {"kind": "prepare", **_told(file, part, revision), **more}
+        questions[host] = {"kind": "prepare", **_of_part(told, part), **more}
     answers = asker.ask_again(questions, PREPARE_S)
     faults = _faults(file, parts, answers)
     code = {host: answer.value["code"] for host, answer in answers.items() if not answer.error}
@@ -216,7 +239,7 @@ def _apply(
     asker: Asker,
     parts: Mapping[str, Part],
     result: Rollout,
-    revision: str,
+    told: Mapping[str, str],
     replaced: Mapping[str, str | None],
 ) -> None:
     """Has each host apply its part, and notes it in the result.
@@ -225,11 +248,11 @@ def _apply(
     :raises ConfigError: when one can't. All were put back, or it says which could not be.
     """
     answers = asker.ask_again(
-        {host: {"kind": "apply", "replaces": replaced[host], **_told(file, part, revision)} for host, part in parts.items()},
+        {host: {"kind": "apply", "replaces": replaced[host], **_of_part(told, part)} for host, part in parts.items()},
         APPLY_S,
     )
     faults = _faults(file, parts, answers)
-    result.done = dict.fromkeys(answers, revision)
+    result.done = dict.fromkeys(answers, told["revision"])
     if faults:
         failures = take_back(asker, result)
         after = (

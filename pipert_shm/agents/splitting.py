@@ -19,17 +19,19 @@ from ruamel.yaml import YAML
 from pipert_shm.agents.names import pipe_on
 from pipert_shm.agents.placing import Shares, numbers_of
 from pipert_shm.errors import ConfigError, Fault
-from pipert_shm.hosts.payloads import CODECS
 from pipert_shm.hosts.session import Hub
-from pipert_shm.limits import Policy
-from pipert_shm.pipeline_file.loading import PipelineFile
+from pipert_shm.limits import FILM_CODECS, Policy
+from pipert_shm.pipeline_file.loading import ACROSS_HOSTS, PipelineFile
 from pipert_shm.pipeline_file.objects import told_of_setting
 from pipert_shm.pipeline_file.reader import Where, YamlFile, listed
 from pipert_shm.pipeline_file.schema import HostsSettings, WireSettings
 
-SENDER, RECEIVER, SHARE = (f"pipert_shm.hosts.{name}" for name in ("RemoteSender", "RemoteReceiver", "Share"))
+SENDER, RECEIVER, SHARE, SHARED_SENDER = (
+    f"pipert_shm.hosts.{name}" for name in ("RemoteSender", "RemoteReceiver", "Share", "SharedSender")
+)
 ACROSS: tuple[Policy, ...] = ("drop_oldest", "block")  # policies that a wire between hosts may have
 _OF_WIRES = ("policy", "capacity", "timeout", "max_age", "data_transmitter")
+Group = tuple[str, str, list[str]]  # a host; a flow, if its replicas are spread over several hosts; its routines
 _PART = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -134,6 +136,15 @@ def split(file: PipelineFile, placement: Mapping[str, Shares], here: str) -> dic
     return splitter.parts
 
 
+def _key_of(*names: str) -> str:
+    """The key of a wire. No two lists of names have the same, so a dot in a name is another character there.
+
+    >>> _key_of("edge-1", "yard", "camera", "gpu", "detector"), _key_of("a", "b.c"), _key_of("a.b", "c")
+    ('edge-1.yard.camera.gpu.detector', 'a.b%2Ec', 'a%2Eb.c')
+    """
+    return ".".join(name.replace("%", "%25").replace(".", "%2E") for name in names)
+
+
 class _Splitter:
     """One division of a file."""
 
@@ -206,7 +217,12 @@ class _Splitter:
         crosses = False
         for host in self._placement[self._flow_of[wire.source]]:
             near: list[str] = []
-            for there, flow, destinations in self._groups(wire, host):
+            groups = list(self._groups(wire, host))
+            spread = self._spread(groups, host)
+            for flow, group in spread.items():
+                crosses = True
+                self._cross_shared(number, host, {there: names for there, its, names in group if its == flow})
+            for there, flow, destinations in [one for one in groups if one[1] not in spread]:
                 share = self._share(flow, there)
                 if there != host:
                     crosses = True
@@ -223,7 +239,7 @@ class _Splitter:
         if crosses:
             self._check(number, wire)
 
-    def _groups(self, wire: WireSettings, host: str) -> Iterator[tuple[str, str, list[str]]]:
+    def _groups(self, wire: WireSettings, host: str) -> Iterator[Group]:
         """To which hosts a wire goes: each with the destinations, and their flow if its replicas are spread."""
         groups: dict[tuple[str, str], list[str]] = {}
         own = self._flow_of[wire.source]
@@ -237,6 +253,15 @@ class _Splitter:
                 groups.setdefault((there, flow if len(shares) > 1 else ""), []).append(destination)
         for (there, flow), destinations in groups.items():
             yield there, flow, destinations
+
+    @staticmethod
+    def _spread(groups: list[Group], host: str) -> dict[str, list[Group]]:
+        """The flows whose replicas are spread over other hosts only: each message goes to the one that has least to do.
+
+        Where this host has some, too, it gets its share by number, since it gives no credit.
+        """
+        near = {flow for there, flow, _ in groups if there == host}
+        return {flow: [one for one in groups if one[1] == flow] for _, flow, _ in groups if flow and flow not in near}
 
     def _share(self, flow: str, host: str) -> dict[str, Any]:
         """The parameters of the `Share` before a host's replicas; none where all messages go there."""
@@ -252,15 +277,25 @@ class _Splitter:
         part.data["wires"].append({"source": source, "destinations": destinations, **options})
         part.wires.append(number)
 
+    def _cross_shared(self, number: int, host: str, groups: dict[str, list[str]]) -> None:
+        """Makes the ends of a wire to several hosts, each message of which goes to one of them."""
+        first = next(iter(groups.values()))[0]
+        source = self._settings.wires[number].source
+        name = f"{source}-to-{first}@{'+'.join(groups)}"
+        ends = []
+        for there, destinations in groups.items():
+            sending = self._receive(number, host, there, destinations)
+            ends.append({"key": sending.pop("key"), "peer": sending.pop("peer")})
+        self._add(host, number, name, (name, SHARED_SENDER, {**sending, "ends": ends}))
+        self.parts[host].data["flows"][name]["replicas"] = len(ends)
+        self._wire(host, number, source, [name])
+        self.parts[host].remotes.append(name)
+
     def _cross(self, number: int, host: str, there: str, destinations: list[str], share: dict[str, Any]) -> None:
         """Makes both ends of a wire between two hosts."""
-        wire = self._settings.wires[number]
-        first = destinations[0]
-        key = ".".join((host, self._file.pipe_name, wire.source, there, first))
-        ends = {"key": key} | ({} if wire.max_age is None else {"max_age": wire.max_age})
-        sending: dict[str, Any] = {**ends, "host": host, "peer": there, "policy": self._policy(wire)}
-        sending |= {name: value for name in ("codec", "window") if (value := getattr(wire, name)) is not None}
-        sender, receiver = f"{wire.source}-to-{first}@{there}", f"{first}-from-{wire.source}@{host}"
+        wire, first = self._settings.wires[number], destinations[0]
+        sending = self._receive(number, host, there, destinations)
+        sender = f"{wire.source}-to-{first}@{there}"
         if share:
             shared = f"{sender}-share"
             self._add(host, number, sender, (shared, SHARE, share), (sender, SENDER, sending))
@@ -268,10 +303,20 @@ class _Splitter:
         else:
             self._add(host, number, sender, (sender, SENDER, sending))
             self._wire(host, number, wire.source, [sender])
+        self.parts[host].remotes.append(sender)
+
+    def _receive(self, number: int, host: str, there: str, destinations: list[str]) -> dict[str, Any]:
+        """Makes the receiving end of a wire between two hosts; the parameters of the sending one."""
+        wire, first = self._settings.wires[number], destinations[0]
+        key = _key_of(host, self._file.pipe_name, wire.source, there, first)
+        ends = {"key": key} | ({} if wire.max_age is None else {"max_age": wire.max_age})
+        sending: dict[str, Any] = {**ends, "host": host, "peer": there, "policy": self._policy(wire)}
+        sending |= {name: value for name in ACROSS_HOSTS if (value := getattr(wire, name)) is not None}
+        receiver = f"{first}-from-{wire.source}@{host}"
         self._add(there, number, receiver, (receiver, RECEIVER, {**ends, "host": there, "peer": host}))
         self._wire(there, number, receiver, destinations)
-        self.parts[host].remotes.append(sender)
         self.parts[there].remotes.append(receiver)
+        return sending
 
     def _policy(self, wire: WireSettings) -> str:
         return wire.policy or self._settings.pipe.policy or "drop_oldest"
@@ -281,7 +326,14 @@ class _Splitter:
         policy = self._policy(wire)
         if policy not in ACROSS:
             self._fault(("wires", number, "policy"), f"between hosts it is drop_oldest or block, not {policy}")
-        if wire.codec is not None and wire.codec not in CODECS:
+        if wire.codec is None:
+            return
+        from pipert_shm.hosts.payloads import CODECS  # with OpenCV
+
+        if wire.codec not in CODECS:
             self._fault(
                 ("wires", number, "codec"), f"there is no codec {wire.codec!r}; {listed('there are', CODECS, wire.codec)}"
             )
+        if wire.bit_rate is not None and (wire.codec or "none") not in FILM_CODECS:
+            of = f"is for codec {', '.join(FILM_CODECS)}; this wire's is {wire.codec or 'none'}"
+            self._fault(("wires", number, "bit_rate"), of)

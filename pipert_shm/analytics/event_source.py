@@ -12,7 +12,8 @@ from pipert_shm.analytics.kept import Kept, Tallies
 from pipert_shm.analytics.rules import Rule, read_rules
 from pipert_shm.analytics.seen_time import CLOCKS, Clock, SeenTime
 from pipert_shm.analytics.sights import sight_of
-from pipert_shm.analytics.watching import FORGOTTEN, NO_ZONE, RESTART, RULES, Moment, Watch, ended_of, watch_of
+from pipert_shm.analytics.watching import END, FORGOTTEN, NO_ZONE, RESTART, RULES, Moment, Watch, ended_of, watch_of
+from pipert_shm.data import Meta
 from pipert_shm.errors import PipeStateError, UnknownEvent
 from pipert_shm.graph.needs import OwnFrames
 from pipert_shm.limits import check_choice, check_flag, check_seconds
@@ -60,6 +61,7 @@ class EventSource(MiddleRoutine):
 
     Time is that of the frames. While a camera stalls, nothing begins, and nothing ends. What lasts and has no end yet when the
     flow's process dies, or the routine is stopped, is ended with the camera's next frame: `more["ended_by"]` is `restart` then.
+    When all cameras have come to their ends, all that lasts is ended: `more["ended_by"]` is `end`.
 
     :param rules: the rules, at least one.
     :param clips: whether each event is told to those that keep footage, too: `record_clip`, with the parameter `event`.
@@ -116,6 +118,7 @@ class EventSource(MiddleRoutine):
         self._open: dict[str, DetectionEvent] = {}  # what has begun and has not ended, by id
         self._orphans: dict[str, list[DetectionEvent]] = {}  # what an earlier run has begun, by camera
         self._pending: list[DetectionEvent] = []  # the ends of what a camera that is forgotten has begun
+        self._last: Meta | None = None
         self._is_kept = True  # whether what is open was written
 
     def setup(self) -> None:
@@ -142,7 +145,7 @@ class EventSource(MiddleRoutine):
             raise TypeError(f"a DetectedFrame is needed, not a {type(data).__name__}: wire a detector before {self.name!r}")
         if not self._is_kept:
             self._keep()  # without what the last call ended: that is sent by now
-        meta = self.meta
+        self._last = meta = self.meta
         camera = self._cameras[meta.origin]
         now = camera.seen.look(meta)
         moment = Moment(meta.origin, meta.sequence, meta.capture_time, now, meta.pts)
@@ -155,6 +158,21 @@ class EventSource(MiddleRoutine):
             return None
         self._note(told)
         return told
+
+    def _at_end(self) -> list[DetectionEvent] | None:
+        """Ends what has begun: all cameras have ended, so nothing comes any more. Called after the last message."""
+        if self._last is None:
+            return None
+        told, self._pending = self._pending, []
+        for name in self._cameras:
+            camera = self._cameras[name]
+            for watch in camera.watches.values():
+                assert camera.moment is not None
+                told += watch.close(camera.moment, END)
+        self.meta = self._last
+        if told:
+            self._note(told)
+        return told or None
 
     def cleanup(self) -> None:
         """Remembers what has begun and not ended, for the next run."""

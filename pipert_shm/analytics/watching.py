@@ -12,7 +12,13 @@ from pipert_shm.analytics.event import DetectionEvent, Phase
 from pipert_shm.analytics.rules import Rule
 
 MOST_OBJECTS = 4_096  # that a rule knows of a camera
-RULES, NO_ZONE, FORGOTTEN, RESTART = "rules", "zone", "forgotten", "restart"  # what may end an event before its time
+RULES, NO_ZONE, FORGOTTEN, RESTART, END = (
+    "rules",
+    "zone",
+    "forgotten",
+    "restart",
+    "end",
+)  # what may end an event before its time
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,11 +89,7 @@ def create_app(
     )
     app.state.pipe = pipe
     app.state.has_token = token is not None
-    app.state.journal = Journal(pipe)
-    app.state.previews = Previews(pipe)
-    app.state.streams = Streams(pipe)
-    app.state.hls, app.state.peers = Sessions(app.state.streams), Peers(app.state.streams)
-    app.state.elsewhere = None
+    _add_state(app, pipe)
     _add_routes(app, dashboard)
     app.add_exception_handler(PipertError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_as_told)
@@ -109,6 +105,14 @@ def create_app(
             expose_headers=["Location"],
         )
     return app
+
+
+def _add_state(app: FastAPI, pipe: Pipe) -> None:
+    app.state.journal = Journal(pipe)
+    app.state.previews = Previews(pipe)
+    app.state.streams = streams = Streams(pipe)
+    app.state.hls, app.state.peers = Sessions(streams), Peers(streams)
+    app.state.elsewhere = None
 
 
 def _add_routes(app: FastAPI, dashboard: bool) -> None:

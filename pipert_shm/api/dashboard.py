@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI
 
-from pipert_shm.api import elsewhere
+from pipert_shm.api import elsewhere, preview_panel
 from pipert_shm.api.diagnosis import Diagnosis, panel_of
 from pipert_shm.api.elsewhere import Elsewhere
 from pipert_shm.api.graph import COLOURS, draw
@@ -29,6 +29,8 @@ from pipert_shm.shm.listing import list_pipe
 
 try:
     from nicegui import run, ui
+
+    from pipert_shm.api import zone_page
 except ImportError as error:
     raise ImportError(f"the dashboard needs NiceGUI: {to_install('dashboard')}") from error
 
@@ -59,17 +61,10 @@ body { background: #020617; color: #e2e8f0; }
 .news li { margin: 6px 0; }
 .why { margin: 0; padding: 0 0 0 14px; max-height: 320px; overflow: auto; }
 .why li { margin: 6px 0; }
-.preview img { width: 100%; border-radius: 8px; display: block; background: #000; }
 .upright { display: none; }
 .rings { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 10px 24px; }
 @media (max-width: 700px) { .upright { display: block; } .along { display: none; } .top { grid-template-columns: 1fr; } }
 """
-
-# An image that fetches its next self when it is there, twice a second, and not while nobody sees the page.
-_PREVIEW = """<img alt="preview of {name}" data-src="{address}" src="{address}"
-onload="this.style.display='block';clearTimeout(this.t);this.t=setTimeout(()=>(function f(i){{document.hidden?
-setTimeout(()=>f(i),1000):i.src=i.dataset.src+'?'+Date.now()}})(this),500)"
-onerror="this.style.display='none';clearTimeout(this.t);this.t=setTimeout(()=>{{this.src=this.dataset.src+'?'+Date.now()}},5000)">"""
 
 # Says which recent latency p50 and p99 are of: see Motion.latency.
 SINCE_CAPTURE, SINCE_SENT = "age on arrival, since capture", "from sent to received"
@@ -88,6 +83,7 @@ def add_dashboard(app: FastAPI) -> None:
         except PipeStateError as error:
             ui.label(f"{error}; then load this page again").classes("state")
 
+    zone_page.add_zone_page(pipe)
     run.process_pool_start_method = "fork"  # the pool is never used, and Python 3.14's way would start a process for it
     ui.run_with(app, title="pipert_shm", dark=True, show_welcome_message=False, favicon="🎞")
 
@@ -103,7 +99,9 @@ class Page:
         self._diagnosis = Diagnosis(pipe)
         self._cards: dict[str, Card] = {}
         journal.start()
-        ui.add_css(_STYLE)
+        preview_panel.get_ready()
+        ui.add_css(_STYLE + preview_panel.STYLE)
+        ui.add_head_html(preview_panel.SCRIPT)
         self._head()
         with ui.element("div").classes("top"):
             with ui.element("div").classes("panel"):
@@ -208,6 +206,8 @@ class Card:
                 self._button("start", lambda: page.notify(START_EVENT_NAME, name))
                 self._button("stop", lambda: page.notify(STOP_EVENT_NAME, name))
                 self._button("fps", partial(self._ask, UPDATE_FPS_NAME, [inspect.Parameter("fps", _ANY)]))
+                if zone_page.has_zones(pipe, name):
+                    self._button("draw zones", lambda: ui.navigate.to(f"/zones/{quote(name, safe='')}", new_tab=True))
                 for event, signatures in session.audience.handlers[name].items():
                     if event not in LIFECYCLE_EVENTS:
                         wanted = {parameter.name: parameter for one in signatures for parameter in one.parameters.values()}
@@ -242,8 +242,7 @@ class Card:
         colour = COLOURS.get(routine.state, "#64748b")
         latency = motion.latency(routine)
         if self._sends and routine.state == "running" and not self._preview.content:
-            address = f"routines/{quote(self._name, safe='')}/preview.jpg"
-            self._preview.set_content(_PREVIEW.format(name=escape(self._name), address=escape(address)))
+            self._preview.set_content(preview_panel.panel_of(self._name))
         self._box.style(f"border-left: 8px solid {colour}")
         self._state.set_text(routine.state)
         self._state.style(f"color: {colour}")

@@ -112,6 +112,7 @@ async def hls_playlist(request: Request, routine: RoutineName) -> Response:
         if session.pusher.over or time.monotonic() >= until:
             raise HTTPException(504, f"routine {routine!r} sent no frames for a segment within {FIRST_S:g} s")
         await asyncio.sleep(0.05)
+        session.asked_at = time.monotonic()  # one who waits is there
     return Response(playlist, media_type="application/vnd.apple.mpegurl", headers=_FRESH)
 
 

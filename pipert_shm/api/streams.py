@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from fastapi import HTTPException, Query
+from pydantic import BeforeValidator
 
 from pipert_shm.api.preview import picture_of
 from pipert_shm.data import Format, FrameData, Meta
@@ -28,6 +29,7 @@ NEWS_S = 1.0  # how long a routine that sends nothing is waited for, before the 
 
 Width = Annotated[
     Literal[320, 640, 960, 1280, 1920],
+    BeforeValidator(int),  # a query is text
     Query(description="The most pixels in a row. All who watch a routine at one width share an encoder."),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -32,6 +33,14 @@ SDP = "application/sdp"
 def webrtc_is_installed() -> bool:
     """Whether the extra `webrtc` is there."""
     return find_spec("aiortc") is not None
+
+
+def load() -> None:
+    """Imports aiortc, which takes half a second: for a thread of its own.
+
+    :raises ImportError: when it is broken.
+    """
+    import_module("pipert_shm.streaming.webrtc")
 
 
 class Peers:
@@ -66,6 +75,7 @@ class Peers:
             raise HTTPException(422, "the offer has no video in H.264, which is all that is sent")
         self._opening += 1
         try:
+            await asyncio.to_thread(load)
             broadcast = await asyncio.to_thread(self._streams.broadcast, routine, width)
             await require_pictures(broadcast)
             return await self._answered(broadcast, offer)

@@ -40,6 +40,9 @@ def apply(
     reachable_only: Annotated[
         bool, typer.Option("--reachable-only", help="Leave out hosts that can't be reached. By default nothing is done then.")
     ] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the place of another file whose pipe has this name on other hosts.")
+    ] = False,
 ) -> None:
     """Bring a running pipe to what its file says now.
 
@@ -53,9 +56,10 @@ def apply(
     if several is not None and to is None:
         from pipert_shm.cli.several import apply_to_hosts
 
-        told = apply_to_hosts(several, dry_run=dry_run, reachable_only=reachable_only)
-    elif several is not None or reachable_only:
-        raise typer.BadParameter("--to is for files of one host, and --reachable-only for those with a section `hosts`")
+        told = apply_to_hosts(several, dry_run=dry_run, reachable_only=reachable_only, take_over=take_over)
+    elif several is not None or reachable_only or take_over:
+        several_only = "--reachable-only and --take-over for those with a section `hosts`"
+        raise typer.BadParameter(f"--to is for files of one host, and {several_only}")
     else:
         told = apply_file(file, to, dry_run=dry_run, token=token)
     if as_json:
@@ -70,13 +74,19 @@ def for_several_hosts(path: Path) -> Any:
     :raises ConfigError: when it has a section `hosts`, and faults.
     """
     from pipert_shm.pipeline_file.loading import PipelineFile
+
+    return PipelineFile(path) if names_hosts(path) else None
+
+
+def names_hosts(path: Path) -> bool:
+    """Whether a file has a section `hosts`."""
     from pipert_shm.pipeline_file.reader import YamlFile
 
     try:
         data = YamlFile(path).data
     except ConfigError:
-        return None  # who loads it says what is wrong
-    return PipelineFile(path) if isinstance(data, dict) and "hosts" in data else None
+        return False  # who loads it says what is wrong
+    return isinstance(data, dict) and "hosts" in data
 
 
 def apply_file(path: Path, to: str | None, *, dry_run: bool, token: str | None) -> dict[str, Any]:

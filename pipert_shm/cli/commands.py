@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 import pipert_shm
 from pipert_shm.cli import importing
-from pipert_shm.cli.apply import EXAMPLES, apply, for_several_hosts
+from pipert_shm.cli.apply import EXAMPLES, apply, names_hosts
 from pipert_shm.cli.footage import EXAMPLES as FOOTAGE_EXAMPLES
 from pipert_shm.cli.footage import footage
 from pipert_shm.cli.hosting import hosting
@@ -131,10 +131,10 @@ def run(
     """
     from pipert_shm.cli.run import load, run, run_watched
 
-    if file.suffix in (".yaml", ".yml") and (several := for_several_hosts(file)) is not None:
-        from pipert_shm.cli.several import run_on_hosts
+    if file.suffix in (".yaml", ".yml") and names_hosts(file):
+        from pipert_shm.cli.run_on_hosts import run_on_hosts
 
-        return run_on_hosts(several, api, check=check, watch=watch)
+        return run_on_hosts(file, api, check=check, watch=watch)
     if check:
         if watch:
             raise typer.BadParameter("give either --check or --watch")

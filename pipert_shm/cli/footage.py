@@ -31,7 +31,7 @@ def _time(text: str) -> float:
 
 
 def footage(
-    directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="DIR", help="As in `footage`.")],
+    directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="DIR", help="The footage.")],
     camera: Annotated[str | None, typer.Option(metavar="NAME", help="Only this camera.")] = None,
     begin: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="From this time on; local, or with its zone.")
@@ -45,8 +45,7 @@ def footage(
     """Show what cameras have recorded continuously, or copy a part of it to a file.
 
     Reads the names of files, and so can be used while cameras record. A copy begins with the key frame before its time and is
-    not encoded anew. Where the camera sent nothing, it has a gap. Where the size of the pictures changes, a further file
-    begins.
+    not encoded anew. Where the camera sent nothing, it has a gap; where the pictures' size changes, a further file begins.
     """
     from pipert_shm.video.footage.shelf import camera_of, cameras, segments
 

@@ -1,4 +1,4 @@
-"""The commands that look at pipes: `pipert-shm ls`, `view` and `trace`.
+"""The commands that look at pipes: `pipert-shm ls`, `view`, `stream` and `trace`.
 
 What a command needs is imported by it, so that `--help` costs nothing.
 """
@@ -40,6 +40,45 @@ def _view(
     from pipert_shm.cli.view import view
 
     view(target, way, port)
+
+
+@looking.command(
+    "stream",
+    epilog=examples(
+        "pipert-shm stream yard camera rtsp://media.example:8554/yard    to a server, by RTSP",
+        "pipert-shm stream yard detector https://media.example/yard/whip --width 1280    by WHIP",
+        "pipert-shm stream yard detector /srv/www/yard                   as HLS, into a directory",
+    ),
+)
+def _stream(
+    pipe: Annotated[str, typer.Argument(metavar="PIPE", help="A running pipe's name or id.")],
+    routine: Annotated[str, typer.Argument(metavar="ROUTINE", help="A routine of it that sends frames.")],
+    where: Annotated[str, typer.Argument(metavar="rtsp://…|https://…|DIRECTORY", help="Where to; https:// is for WHIP.")],
+    width: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="The most in a row; wider frames are scaled down.")
+    ] = None,
+    fps: Annotated[float, typer.Option(metavar="FPS", help="The most frames a second.")] = 30.0,
+    bit_rate: Annotated[int | None, typer.Option(metavar="BITS", help="Bits a second; by default what suits the size.")] = None,
+    token: Annotated[str | None, typer.Option(envvar="PIPERT_WHIP_TOKEN", help="The bearer token, for WHIP.")] = None,
+) -> None:
+    """Stream what a routine of a running pipe sends, with the boxes of its detections, as H.264.
+
+    To a server that takes it by RTSP or WHIP, or as HLS into a directory. The pipe does not wait for it. A server that is not
+    there, or is lost, is tried again. It ends with the pipe, or at Ctrl-C. RTSP and HLS need the extra `pyav`, WHIP needs
+    `webrtc`.
+    """
+    from pipert_shm.cli.stream import stream
+    from pipert_shm.streaming.encoding import StreamSettings
+    from pipert_shm.streaming.routines import check_where
+    from pipert_shm.web.addresses import check_token
+
+    try:
+        check_where(where)
+        check_token(token)
+        settings = StreamSettings(width, fps, bit_rate)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    stream(pipe, routine, where, token, settings)
 
 
 @looking.command("ls", epilog=examples("pipert-shm ls", "pipert-shm ls yard", "pipert-shm ls yard gate --json | jq '.[].file'"))

@@ -7,9 +7,7 @@ import logging
 import os
 import signal
 import sys
-import sysconfig
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,30 +15,18 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import NoReturn
 
+from pipert_shm.cli.watching import Address, Elsewhere, Loaded, Watch, files_of, own_modules, report
 from pipert_shm.control.log_output import TERMINAL_FORMAT
-from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError, PipeStateError
+from pipert_shm.errors import ConfigError, Fault, PipeFailed, PipertError
 from pipert_shm.events import KILL_EVENT_NAME, START_EVENT_NAME
 from pipert_shm.pipe import Pipe
 from pipert_shm.pipeline_file.loading import load_pipeline
 from pipert_shm.pipeline_file.objects import told
 from pipert_shm.pipeline_file.schema import LoggingSettings
 from pipert_shm.statistics import losses
-from pipert_shm.system.streams import flush_output, say
+from pipert_shm.system.streams import flush_output
 
-LATE_MS = 1000  # after so long without an event --watch looks all the same: for what changed before it began
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
-Address = tuple[str, int]
-Files = dict[Path, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a file defines. `api`: where the HTTP control is to listen."""
-
-    pipe: Pipe
-    api: Address | None
-    logging: LoggingSettings
 
 
 def load(path: Path, text: str | None = None) -> Loaded:
@@ -95,56 +81,66 @@ def _import(path: Path) -> ModuleType:
     return module
 
 
+def run_loaded(elsewhere: Elsewhere, api: Address | None = None) -> int:
+    """Runs this host's part of a file for several hosts, as `run` does; at once 0 if it has none."""
+    with _signals() as came:
+        try:
+            loaded = elsewhere.load()
+            if loaded is not None:
+                came.pipe = loaded.pipe
+                _run(loaded, api, elsewhere.started, elsewhere.hosts)
+        except BaseException:
+            elsewhere.failed()
+            raise
+    return came.status
+
+
 def run(
     path: Path,
     api: Address | None = None,
     on_started: Callable[[Pipe], None] | None = None,
-    *,
-    text: str | None = None,
-    hosts: Sequence[str] = (),
 ) -> int:
     """Runs a file's pipe until it has ended, was killed, or a signal came.
 
     :param api: where the HTTP control listens, in place of what the file says.
     :param on_started: called when the pipe has been started; if it raises, the pipe ends.
-    :param text: the file's content, in place of what is on the disk.
-    :param hosts: others that run parts of it, which the HTTP control shows, too.
     :returns: 0, or 128 and the number of the signal (SIGINT, SIGTERM, SIGHUP or SIGQUIT) at which the pipe was killed.
     :raises PipeFailed: when a routine failed for good or a flow's process died.
     :raises PipertError, ValueError, OSError: when the file, the address or the machine does not fit.
     """
     with _signals() as came:
-        loaded = load(path, text)
+        loaded = load(path)
         came.pipe = loaded.pipe
-        _run(loaded, api, on_started, (str(path), hosts))
+        _run(loaded, api, on_started)
     return came.status
 
 
-def run_watched(path: Path, api: Address | None = None) -> int:
+def run_watched(path: Path, api: Address | None = None, elsewhere: Elsewhere | None = None) -> int:
     """Runs a file's pipe, afresh in a new interpreter whenever its code has changed, until a signal comes.
 
     A change of a `.yaml` file is applied to the pipe that runs, and starts it afresh only where that can't be.
 
+    :param elsewhere: of a file for several hosts.
     Looked at are the file, and every `.py` file beside it or beside a module that it imports, other than installed ones.
 
     :returns: 128 and the number of the signal.
     """
     path = path.resolve()
-    before = _files(path, {path.parent})
+    before = files_of(path, {path.parent})
     with _signals() as came:
         loaded = None
         try:
-            loaded = load(path)
-            came.pipe = loaded.pipe
+            loaded = load(path) if elsewhere is None else elsewhere.load()
+            came.pipe = loaded.pipe if loaded else None
         except Exception as error:
-            _report(error)
-        directories = {path.parent} | {Path(module).resolve().parent for module in _own_modules()}
-        watch = _Watch(path, {**_files(path, directories), **before}, directories, loaded.pipe if loaded else None)
+            _failed(error, elsewhere)
+        directories = {path.parent} | {Path(module).resolve().parent for module in own_modules()}
+        watch = Watch(path, {**files_of(path, directories), **before}, directories, came.pipe, elsewhere)
         try:
             if loaded:
-                _run(loaded, api)
+                _run(loaded, api, elsewhere.started if elsewhere else None, elsewhere.hosts if elsewhere else ())
         except Exception as error:
-            _report(error)
+            _failed(error, elsewhere)
         if not came.numbers:
             watch.wait()
     if came.numbers:
@@ -152,26 +148,38 @@ def run_watched(path: Path, api: Address | None = None) -> int:
     _start_afresh()
 
 
+def _failed(error: Exception, elsewhere: Elsewhere | None) -> None:
+    """Tells of a failure while a file is watched."""
+    report(error)
+    try:
+        if elsewhere is not None:
+            elsewhere.failed()
+    except PipertError as other:
+        report(other)
+
+
 def _run(
-    loaded: Loaded,
-    api: Address | None,
-    on_started: Callable[[Pipe], None] | None = None,
-    elsewhere: tuple[str, Sequence[str]] = ("", ()),
+    loaded: Loaded, api: Address | None, on_started: Callable[[Pipe], None] | None = None, hosts: Sequence[str] = ()
 ) -> None:
+    """Runs a pipe to its end.
+
+    :param hosts: others that run parts of it, which the HTTP control shows, too.
+    """
     pipe, address = loaded.pipe, api or loaded.api
     _configure(loaded.logging)
     wrapper = None
     if address:
         from pipert_shm.api import APIWrapper
-        from pipert_shm.api.elsewhere import Elsewhere
         from pipert_shm.api.front import dashboard_is_installed
 
         try:
             wrapper = APIWrapper(*address, pipe, token=os.environ.get("PIPERT_TOKEN"), dashboard=dashboard_is_installed())
         except ValueError as error:  # the address is not one that it may listen on
             raise PipertError(f"{error} (the token comes from the environment variable PIPERT_TOKEN)") from None
-        if elsewhere[1]:
-            wrapper.follow_hosts(Elsewhere(*elsewhere))
+        if hosts:
+            from pipert_shm.api.elsewhere import Elsewhere
+
+            wrapper.follow_hosts(Elsewhere(pipe._made_from, hosts))
     with pipe:  # leaving it waits for its end, in which a signal kills it
         pipe.build()
         pipe.notify_event(START_EVENT_NAME)
@@ -255,116 +263,6 @@ def _signals() -> Iterator[_Came]:
             signal.signal(number, signal.SIG_IGN if came.numbers else handler)
 
 
-# ---- watching ------------------------------------------------------------------------------------
-
-
-class _Watch:
-    """A thread that applies the pipeline's file when that alone has changed, and kills the pipe when code has.
-
-    :param before: the files as they were when they were loaded.
-    """
-
-    def __init__(self, path: Path, before: Files, directories: set[Path], pipe: Pipe | None) -> None:
-        self._path = path
-        self._before = before
-        self._directories = directories
-        self._pipe = pipe
-        self._changed = threading.Event()
-        threading.Thread(target=self._look, name="run-watch", daemon=True).start()
-
-    def _look(self) -> None:
-        while True:
-            try:
-                now = self._changed_files()
-            except (OSError, RuntimeError) as error:  # the system has no more inotify watches, say
-                _say(f"can't watch the files: {error}; WATCHFILES_FORCE_POLLING=1 looks at them again and again instead")
-                return
-            files = {path for path in now.keys() | self._before.keys() if now.get(path) != self._before.get(path)}
-            if files != {self._path} or not self._is_applied():
-                break
-            self._before = now
-        _say(f"{', '.join(sorted(path.name for path in files))} changed: starting afresh")
-        self._changed.set()
-        if self._pipe:
-            self._pipe.notify_event(KILL_EVENT_NAME)
-
-    def _is_applied(self) -> bool:
-        """Brings the pipe to what its file says now. If that can't be, the pipe goes on as it is, and the reason is told.
-
-        :returns: False when the file asks for what only a fresh start can do, or no pipe runs.
-        """
-        from pipert_shm.applying.apply import apply_pipeline
-
-        if self._pipe is None or self._path.suffix == ".py":
-            return False
-        try:
-            if apply_pipeline(self._pipe, self._path, dry_run=True).difference.refused:
-                return False
-            _say(f"{self._path.name} changed: applied\n{apply_pipeline(self._pipe, self._path)}")
-        except PipeStateError:  # it is not built yet, or has ended
-            return False
-        except PipertError as error:
-            _say(f"{self._path.name} changed, and is not applied:\n{error}")
-        except Exception as error:  # of code that the file names; whatever it is, the next change is looked at
-            _say(f"{self._path.name} changed, and is not applied:")
-            _report(error)
-        return True
-
-    def _changed_files(self) -> Files:
-        """Waits for a change; the files as they are then."""
-        from watchfiles import watch  # only --watch needs it
-
-        directories = [directory for directory in self._directories if directory.is_dir()]
-        for _ in watch(*directories, watch_filter=self._counts, recursive=False, rust_timeout=LATE_MS, yield_on_timeout=True):
-            now = _files(self._path, self._directories)
-            if now != self._before:
-                return now
-        raise AssertionError("a watch without an end")
-
-    def _counts(self, change: object, file: str) -> bool:
-        return file == str(self._path) or file.endswith(".py")
-
-    def wait(self) -> None:
-        """Until a file has changed."""
-        if not self._changed.is_set():
-            _say(f"{self._path.name} has ended; waiting for a change")
-        self._changed.wait()
-
-
-def _files(path: Path, directories: set[Path]) -> Files:
-    """The file, and the Python files in the directories, and when each was written."""
-    found = {}
-    for file in {path, *(file for directory in directories for file in directory.glob("*.py"))}:
-        try:
-            found[file] = file.stat().st_mtime_ns
-        except FileNotFoundError:
-            continue  # an editor is about to put another one in its place
-    return found
-
-
-def _own_modules() -> list[str]:
-    """Files of the modules that are loaded, but for those of Python and of installed packages."""
-    installed = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
-    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    return [
-        file
-        for file in files
-        if file and not file.startswith(installed) and not {"site-packages", "dist-packages"} & set(Path(file).parts)
-    ]
-
-
 def _start_afresh() -> NoReturn:
     flush_output()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def _report(error: Exception) -> None:
-    if isinstance(error, PipertError):
-        _say(str(error))
-    else:
-        say("".join(traceback.format_exception(error)).rstrip())
-
-
-def _say(text: str) -> None:
-    for line in text.splitlines():
-        say(f"pipert-shm: {line}")

@@ -1,15 +1,13 @@
-"""Files whose flows are for several hosts: `pipert-shm run` and `apply` of them."""
+"""Files whose flows are for several hosts: `pipert-shm apply` of them, and the check of `pipert-shm run`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from pipert_shm.errors import ConfigError, PipeStateError
+from pipert_shm.errors import ConfigError
 from pipert_shm.pipeline_file.loading import PipelineFile
 from pipert_shm.system.streams import say
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 APPLY_S = 600.0  # that the pipe of this host may take
 
 
-def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool) -> dict[str, Any]:
+def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool, take_over: bool) -> dict[str, Any]:
     """Has all hosts apply a file: the pipe of this host, which runs already, and the agents of the others. All, or none.
 
     :raises ConfigError, NotApplied: when a host can't, and all are as they were before.
@@ -39,7 +37,9 @@ def apply_to_hosts(file: PipelineFile, *, dry_run: bool, reachable_only: bool) -
         def check_here(rollout: Rollout) -> None:
             own[:] = _applied_here(file, rollout, dry_run=True)
 
-        rollout = roll_out(file, asker, dry_run=dry_run, reachable_only=reachable_only, check_here=check_here)
+        rollout = roll_out(
+            file, asker, dry_run=dry_run, reachable_only=reachable_only, take_over=take_over, check_here=check_here
+        )
         if dry_run:
             return _told(file, rollout, own, dry_run=True)
         try:
@@ -86,75 +86,6 @@ def _told(file: PipelineFile, rollout: Rollout, own: list[str], *, dry_run: bool
 
     by_host = {host: lines for host, lines in sorted(rollout.changes.items()) if lines}
     return {"dry_run": dry_run, "changes": lines_of(rollout, own), "here": own, "hosts": by_host, "missing": rollout.missing}
-
-
-# ---- run -----------------------------------------------------------------------------------------
-
-
-def run_on_hosts(file: PipelineFile, api: tuple[str, int] | None, *, check: bool, watch: bool) -> int:
-    """Has the other hosts apply a file, and runs the part of this host, if it has one. The others go on when that ends.
-
-    :param check: only look whether the file can be divided.
-    :param watch: is refused.
-    :raises ConfigError: when a host can't, and all are as they were before.
-    :raises PipeStateError: when a pipe of this host runs from the file already: each wire has one receiver.
-    :raises PipertError: as `run` does. What fails before all routines run is put back on the other hosts.
-    """
-    from pipert_shm.agents.beside import bring
-    from pipert_shm.applying.apply import await_setup
-    from pipert_shm.cli.run import run
-    from pipert_shm.pipe import Pipe
-
-    if watch:
-        raise typer.BadParameter("--watch is for files of one host; say `pipert-shm apply` after a change")
-    if check:
-        check_for_hosts(file)
-        say(f"{file.path} is fit to be divided among its hosts, which check their parts: see `pipert-shm apply --dry-run`")
-        return 0
-    _require_no_other(file)
-    brought = bring(str(file.path), file.path.read_text(encoding="utf-8"))
-    _say_all(brought.lines)
-    if brought.text is None:
-        say("pipert-shm: no flow is for this host: all is done")
-        return 0
-    is_up = False
-
-    def started(pipe: Pipe) -> None:
-        nonlocal is_up
-        await_setup(pipe)
-        is_up = True
-        _say_all(brought.finish())
-
-    try:
-        return run(file.path, api, started, text=brought.text, hosts=list(brought.done))
-    except BaseException as error:
-        if not is_up:
-            brought.take_back()
-        if isinstance(error, ConfigError):
-            raise ConfigError([file.fault(_place_of(one.field), one.message) for one in error.faults]) from None
-        raise
-
-
-def _say_all(lines: Iterable[str]) -> None:
-    for line in lines:
-        say(f"pipert-shm: {line}")
-
-
-def _place_of(field: str) -> tuple[str | int, ...]:
-    """The field of the whole file that a field of a part comes from: as `Part.place_of`, but without its wires."""
-    from pipert_shm.agents.splitting import Part
-
-    return Part("", {}).place_of(field)
-
-
-def _require_no_other(file: PipelineFile) -> None:
-    from pipert_shm.shm.finding import made_from
-
-    if runs := made_from(file.real_path):
-        raise PipeStateError(
-            f"pipe {runs[0].name!r} ({runs[0].pipe_id}) runs from {file.path} already: `pipert-shm apply` brings it and all "
-            f"hosts to what the file says; `pipert-shm ctl {runs[0].pipe_id} kill` ends it"
-        )
 
 
 def check_for_hosts(file: PipelineFile) -> None:

@@ -326,6 +326,12 @@ def _flows(pipe: dict[str, Any]) -> Table:
     return table
 
 
+def _counted(counters: dict[str, int]) -> dict[str, int]:
+    """The counters that say something to people: not those from which an end of a wire between hosts goes on when restarted."""
+    internal = ("stream", "place") if "connected" in counters else ()
+    return {name: count for name, count in counters.items() if name not in internal}
+
+
 def _routines(pipe: dict[str, Any]) -> Table:
     table = _table("routine", "flow", "state", ">in/s", ">out/s", ">busy", ">errors", ">age p50", "counters")
     for routine in pipe["routines"]:
@@ -338,7 +344,7 @@ def _routines(pipe: dict[str, Any]) -> Table:
             _percent(routine["busy_percent"]),
             _bad(routine["errors"]),
             _ms(routine["age"]["p50_us"]),
-            ", ".join(f"{name} {count}" for name, count in routine["counters"].items() if count),
+            ", ".join(f"{name} {count}" for name, count in _counted(routine["counters"]).items() if count),
         )
     return table
 

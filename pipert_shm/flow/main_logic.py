@@ -102,6 +102,7 @@ class MainLogic:
                     control.obey()
             return State.STOPPED, ""
         except EndOfStream:
+            self.say_last()
             return State.ENDED, ""
         except SharedMemoryFull as error:
             self._context.logger.error("%s: %s", self._context.failures.who, error)
@@ -126,6 +127,26 @@ class MainLogic:
                 self._send(self._outbox.flush)
         timer.cancel()
         timer.join()
+
+    def say_last(self) -> None:
+        """Sends what a routine of ours has to say at the end of its stream (`_at_end`), such as the end of what has begun."""
+        ask = getattr(self._routine, "_at_end", None)
+        if ask is None:
+            return
+        self._routine.meta = Meta(self._context.names, self._origin, 0)
+        try:
+            result = self.call_user(ask)
+            if result is not None:
+                self._hand.append(result)
+                self._send(self._outbox.send, self._hand, self._routine.meta, 0)
+        except Stopping:
+            pass  # it goes on below
+        except Exception as error:
+            self._report_error([self._routine.meta], error)
+        while self._outbox.unsent and self._control.state is RUNNING:
+            self._control.obey()
+            with suppress(Stopping, SharedMemoryFull):
+                self._send(self._outbox.flush)
 
     def let_go(self) -> None:
         """Drops what was gathered, and what waits to be sent: the routine has ended, or is to be killed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -13,21 +12,17 @@ from pipert_shm.binding import now_ns
 from pipert_shm.errors import HostsError, describe
 from pipert_shm.hosts.access import key_of
 from pipert_shm.hosts.certificates import warn_of_end
-from pipert_shm.hosts.session import LEASE_S, LONGEST_WAIT, SHORTEST_WAIT, configured, load_zenoh, text_of
+from pipert_shm.hosts.memory import keep_freed_memory
+from pipert_shm.hosts.pieces import MOST_PIECE, Body, Pieces, TooLarge, told_of_piece
+from pipert_shm.hosts.session import LONGEST_WAIT, ROUTING, SHORTEST_WAIT, configured, load_zenoh, text_of
 from pipert_shm.hosts.session import Hub as Hub
 
 FAREWELL = 1.0  # seconds that the end waits for a thread
 LONGEST_CLOSE = 12.0  # seconds that Zenoh takes to close a session whose link is cut, at the most
 LONGEST_END = 20  # digits of an end's token
-QUEUED = 128  # samples that Zenoh keeps for us
-_PIECE = struct.Struct("<IHH")  # the number of a message, the place of this piece in it, and how many there are
-SETTINGS = {
-    "transport/link/tx/queue/size/data": 8,
-    "transport/link/rx/buffer_size": 1 << 20,
-    "transport/link/tx/queue/congestion_control/block/wait_before_close": int(LEASE_S * 1e6),
-}
-"""Of the sessions of wires. More room than Zenoh gives by itself: a large message takes fewer turns of its threads, and a third
-less processor time. And a `put()` that a cut holds up waits for as long as it takes to notice that, not for 5 s."""
+QUEUED = 32  # samples that Zenoh keeps for us, each of two pieces at the most
+SETTINGS = ROUTING | {"transport/link/rx/max_message_size": 2 * MOST_PIECE}
+"""Of the sessions of wires. No sender sends larger pieces, so nobody makes this end keep more."""
 
 Role = Literal["sender", "receiver"]
 
@@ -36,8 +31,15 @@ class Heard(NamedTuple):
     """What came from the other end: a head, and a body in pieces."""
 
     head: bytes
-    body: Sequence[bytes]
+    body: Body
     arrived_ns: int
+
+
+class Refused(NamedTuple):
+    """Something came that no end of ours sends, or that is too large; `why`, for people."""
+
+    why: str
+    is_too_large: bool
 
 
 class Presence(NamedTuple):
@@ -47,7 +49,7 @@ class Presence(NamedTuple):
     is_there: bool
 
 
-Listener = Callable[[Heard | Presence], None]
+Listener = Callable[[Heard | Refused | Presence], None]
 
 
 _closing: list[threading.Thread] = []  # those that close sessions of this process
@@ -59,12 +61,16 @@ class Carrier:
     :param key: of the wire; both ends have the same.
     :param end: this end's token.
     :param listener: called on other threads.
+    :param pieces: puts together what comes.
     :raises ImportError: when Zenoh is not installed.
     :raises HostsError: when the files of `hub` can't be read, or nobody can listen at its address.
     """
 
-    def __init__(self, hub: Hub, key: str, role: Role, end: int, listener: Listener, logger: logging.Logger) -> None:
+    def __init__(
+        self, hub: Hub, key: str, role: Role, end: int, listener: Listener, pieces: Pieces, logger: logging.Logger
+    ) -> None:
         zenoh = load_zenoh()
+        keep_freed_memory()
         identity = hub.identify()
         warn_of_end(identity, logger)
         me, peer = hub.ends(identity)
@@ -72,7 +78,7 @@ class Carrier:
         self._said, self._heard = key_of(me, peer, "wire", key, role), key_of(peer, me, "wire", key, other)
         self._zenoh: Any = zenoh
         self._hub, self._role, self._end = hub, role, end
-        self._listener, self._logger = listener, logger
+        self._listener, self._pieces, self._logger = listener, pieces, logger
         self._closing = threading.Event()
         self._session: Any = None
         self._declared: list[Any] = []
@@ -134,14 +140,18 @@ class Carrier:
         self._start("watch", self._watch, others.handler)
 
     def _hear(self, handler: Any) -> None:
-        whole = Pieces()
         with suppress(self._zenoh.ZError):  # at the end
             while True:
                 sample = handler.recv()
                 told = b"" if sample.attachment is None else sample.attachment.to_bytes()
-                heard = whole.add(told, sample.payload.to_bytes())
+                try:
+                    heard = self._pieces.add(told, sample.payload.to_bytes())
+                except ValueError as error:
+                    self._listener(Refused(str(error), isinstance(error, TooLarge)))
+                    continue
                 if heard is not None:
                     self._listener(Heard(*heard, now_ns()))
+                del sample, heard  # while it waits for the next one
 
     def _watch(self, handler: Any) -> None:
         with suppress(self._zenoh.ZError):
@@ -164,10 +174,12 @@ class Carrier:
         if self._publisher is None:
             return
         self._sent = (self._sent + 1) & 0xFFFFFFFF
+        place = 0
         try:
-            for place, piece in enumerate(pieces):
-                told = _PIECE.pack(self._sent, place, count) + (b"" if place else head)
-                self._publisher.put(piece, attachment=told)
+            for piece in pieces:
+                self._publisher.put(piece, attachment=told_of_piece(self._sent, place, count, head))
+                place += 1
+                del piece  # its memory is for the next one, and is in the processor's cache
         except self._zenoh.ZError as error:
             self._logger.debug("not sent: %s", describe(error))  # the protocol sends it again, or counts it
 
@@ -199,30 +211,3 @@ class Carrier:
                 self._session.close()
         for thread in self._threads:
             thread.join(FAREWELL)
-
-
-class Pieces:
-    """Puts messages together again. One of which a piece is missing is left out, as if the link had lost it whole."""
-
-    def __init__(self) -> None:
-        self._head = b""
-        self._number = -1
-        self._pieces: list[bytes] = []
-
-    def add(self, told: bytes, piece: bytes) -> tuple[bytes, Sequence[bytes]] | None:
-        """Takes a piece; returns the head and the pieces of the message that it ends."""
-        if len(told) < _PIECE.size:
-            return told, ()  # of another program, which `unpack` tells
-        number, place, count = _PIECE.unpack_from(told)
-        if count == 1:
-            return told[_PIECE.size :], (piece,)
-        if place == 0:
-            self._number, self._head, self._pieces = number, told[_PIECE.size :], []
-        elif number != self._number or place != len(self._pieces):
-            self._pieces = []
-            return None
-        self._pieces.append(piece)
-        if len(self._pieces) < count:
-            return None
-        pieces, self._pieces = self._pieces, []
-        return self._head, pieces

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pipert_shm.hosts.carrier import FAREWELL, Carrier, Heard, Hub, Presence, Role
+from pipert_shm.hosts.carrier import FAREWELL, Carrier, Heard, Hub, Presence, Refused, Role
 from pipert_shm.hosts.messages import Bye, Said, pack, unpack
+from pipert_shm.hosts.pieces import LARGEST_MESSAGE, Landing, Pieces, size_of
 
 RESTART_S = 0.7  # within which a flow that died is there again; what is not, is unreachable
 TOKEN_BITS = 62
 
 Tell = Callable[[str], None]
+
+
+def name_of_end(routine: str) -> str:
+    """How an end is called in the log of the other one."""
+    return f"{routine!r} of {socket.gethostname()} (process {os.getpid()})"
 
 
 def new_token() -> int:
@@ -33,21 +40,36 @@ class Line(ABC):
     :param tell: called with `died`, `unreachable` or `ended` when the other end is gone; and with `returned` when one is there
         again that was told to be unreachable.
     :param end: this end's token; 0 for one drawn at random.
+    :param most: bytes of a message that comes.
+
+    Attributes:
+        landing: where the arrays of a message that is coming may go.
+        damaged: messages that were left out, as they could not be read, or no end of this version sends them.
+        too_large: those that were left out for their size.
     """
 
-    def __init__(self, hub: Hub, key: str, role: Role, tell: Tell, logger: logging.Logger, end: int = 0) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        key: str,
+        role: Role,
+        tell: Tell,
+        logger: logging.Logger,
+        end: int = 0,
+        most: int = LARGEST_MESSAGE,
+    ) -> None:
         self.end = end or new_token()
         self.changed = threading.Condition()
         self._tell, self._logger, self._key = tell, logger, key
-        self._inbox: deque[Heard | Presence] = deque()
-        self._poked = self._closing = self._sending = False
+        self._has_heard = self._poked = self._closing = self._sending = False
         self._present: set[int] = set()
         self._parting: set[int] = set()
         self._gone: tuple[int, float] | None = None  # whose loss is to be told, unless another comes by then
         self._is_lost = False  # whether it was told to be unreachable, and none is there since
         self._news: list[str] = []
-        self._damaged = 0
-        self.carrier = Carrier(hub, key, role, self.end, self._listen, logger)
+        self.damaged = self.too_large = 0
+        self.landing = Landing(self.changed)
+        self.carrier = Carrier(hub, key, role, self.end, self._listen, Pieces(most, self.landing), logger)
         self._thread = threading.Thread(target=self._run, name="hosts-line", daemon=True)
         self._thread.start()
 
@@ -63,6 +85,9 @@ class Line(ABC):
 
     def appeared(self, now: float) -> None:  # noqa: B027
         """Another process is at the other end."""
+
+    def left(self, end: int, now: float) -> None:  # noqa: B027
+        """One of several processes at the other end is gone."""
 
     def vanished(self) -> None:  # noqa: B027
         """Nobody is at the other end."""
@@ -108,18 +133,17 @@ class Line(ABC):
 
     # ---- the threads -------------------------------------------------------------------------------
 
-    def _listen(self, event: Heard | Presence) -> None:
+    def _listen(self, event: Heard | Refused | Presence) -> None:
         with self.changed:
-            self._inbox.append(event)
+            self._take(event)
+            self._has_heard = True
             self.changed.notify_all()
 
     def _run(self) -> None:
         while not self._closing:
             with self.changed:
-                self.changed.wait_for(lambda: self._inbox or self._poked or self._closing, self._patience())
-                self._poked = False
-                while self._inbox:
-                    self._take(self._inbox.popleft())
+                self.changed.wait_for(lambda: self._has_heard or self._poked or self._closing, self._patience())
+                self._has_heard = self._poked = False
                 now = time.monotonic()
                 if self._gone is not None and now >= self._gone[1]:
                     self._gone = None
@@ -141,18 +165,17 @@ class Line(ABC):
         times = [at for at in (self.deadline(), self._gone[1] if self._gone else None) if at is not None]
         return max(min(times) - time.monotonic(), 0) if times else None
 
-    def _take(self, event: Heard | Presence) -> None:
+    def _take(self, event: Heard | Refused | Presence) -> None:
         if isinstance(event, Presence):
             self._note_presence(event.end, event.is_there)
             return
+        if isinstance(event, Refused):
+            self._note_damage(event.why, is_too_large=event.is_too_large)
+            return
         try:
-            said = unpack(event.head, event.body)
+            said = unpack(event.head, event.body, size_of(event.body))
         except ValueError as error:
-            self._damaged += 1
-            if self._damaged.bit_count() == 1:  # the first, the second, the fourth, and so on: another version may send many
-                self._logger.warning(
-                    "the wire %r between hosts carries %s; it is left out (%d so far)", self._key, error, self._damaged
-                )
+            self._note_damage(str(error), is_too_large=False)
             return
         if isinstance(said, Bye):
             if self._gone is not None and self._gone[0] == said.end:
@@ -162,6 +185,13 @@ class Line(ABC):
                 self._parting.add(said.end)
         else:
             self.hear(said, event.arrived_ns)
+
+    def _note_damage(self, what: str, *, is_too_large: bool) -> None:
+        self.too_large += is_too_large
+        self.damaged += not is_too_large
+        count = self.too_large if is_too_large else self.damaged
+        if count.bit_count() == 1:  # the first, the second, the fourth, and so on: another version may send many
+            self._logger.warning("the wire %r between hosts carries %s; it is left out (%d so far)", self._key, what, count)
 
     def _note_presence(self, end: int, is_there: bool) -> None:
         if is_there == (end in self._present):
@@ -179,6 +209,7 @@ class Line(ABC):
             return
         self._present.discard(end)
         if self._present:
+            self.left(end, time.monotonic())
             return
         self.vanished()
         if end in self._parting:

@@ -6,14 +6,14 @@ import struct
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-VERSION = 2
+VERSION = 3
 MOST_NUMBER = 1 << 37  # of a message: what a receiver keeps of its place has 38 bits for those after it
 UNKNOWN_NS = (1 << 63) - 1  # uncertainty of a capture time where the clocks were never compared
 MOST_NS = 1 << 62  # of a stamp, either way: differences of two still fit into 64 bits
 EPOCH_BITS = 20  # of a sender's token: its stream, and then which process of the sender it is
 
 _HELLO = struct.Struct("<BBQIQB?q")
-_MESSAGE = struct.Struct("<BBQIQQqB?q?qQ")
+_MESSAGE = struct.Struct("<BBQIQQqB?q?qQQ")
 _ACK = struct.Struct("<BBQQIQQ??Bqqq")
 _BYE = struct.Struct("<BBQ")
 _REFRESH = struct.Struct("<BBQ")
@@ -61,6 +61,8 @@ class Message:
         captured_ns: when it was captured, by the sender's clock.
         offset: of the clocks, as the sender knows it; None before the first answer.
         body: the payload, which the protocol does not look at.
+        receiver: which process it is for; it is the one that answered last.
+        size: bytes of the body, as the receiver found it.
     """
 
     stream: int
@@ -73,6 +75,8 @@ class Message:
     captured_ns: int
     offset: Offset | None
     body: Any
+    receiver: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class Ack:
         room: messages that the receiver keeps at the most.
         echo_ns: the stamp of what it answers; 0 for none.
         arrived_ns, sent_ns: when that arrived, and when this was sent, by the receiver's clock.
+        name: of the receiver, for people; in an answer.
     """
 
     receiver: int
@@ -102,6 +107,7 @@ class Ack:
     echo_ns: int
     arrived_ns: int
     sent_ns: int
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,10 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A receiver does not listen to the sender of this stream, since it listens to another one. `name` is of that."""
+    """A receiver does not listen to the sender of this stream, since it listens to another one. `name` is of that.
+
+    From a sender to a receiver it says the same: it does not send to the one with this token.
+    """
 
     stream: int
     name: str
@@ -138,10 +147,11 @@ def pack(said: Said) -> bytes:
         case Message():
             numbers = said.stream, said.epoch, said.base, said.number, said.captured_ns, said.window, said.is_lossless
             offset = (False, 0, 0) if said.offset is None else (True, said.offset.ns, said.offset.uncertainty_ns)
-            return _MESSAGE.pack(VERSION, MESSAGE, *numbers, said.sent_ns, *offset)
+            return _MESSAGE.pack(VERSION, MESSAGE, *numbers, said.sent_ns, *offset, said.receiver)
         case Ack():
             state = said.receiver, said.stream, said.epoch, said.accepted, said.consumed, said.has_gap, said.is_answer
-            return _ACK.pack(VERSION, ACK, *state, said.room, said.echo_ns, said.arrived_ns, said.sent_ns)
+            stamps = said.echo_ns, said.arrived_ns, said.sent_ns
+            return _ACK.pack(VERSION, ACK, *state, said.room, *stamps) + said.name.encode()
         case Bye():
             return _BYE.pack(VERSION, BYE, said.end)
         case Refresh():
@@ -150,18 +160,19 @@ def pack(said: Said) -> bytes:
             return _TAKEN.pack(VERSION, TAKEN, said.stream) + said.name.encode()
 
 
-def unpack(data: bytes, body: Any = None) -> Said:
+def unpack(data: bytes, body: Any = None, size: int = 0) -> Said:
     """What `pack` made bytes of.
 
     :param body: of a message.
+    :param size: its bytes.
     :raises ValueError: when they are no such bytes, are of another version, or have numbers in them that no end says.
     """
-    said = _unpacked(data, body)
+    said = _unpacked(data, body, size)
     _check(said)
     return said
 
 
-def _unpacked(data: bytes, body: Any) -> Said:
+def _unpacked(data: bytes, body: Any, size: int) -> Said:
     if len(data) < 2 or data[0] != VERSION:
         raise ValueError(f"{len(data)} bytes of another program, or of another version of this one")
     try:
@@ -169,9 +180,10 @@ def _unpacked(data: bytes, body: Any) -> Said:
             case 1:
                 return _hello(data)
             case 2:
-                return _message(data, body)
+                return _message(data, body, size)
             case 3:
-                return Ack(*_ACK.unpack(data)[2:])
+                fields: tuple[Any, ...] = (*_ACK.unpack_from(data)[2:], _text(data, _ACK.size))
+                return Ack(*fields)
             case 4:
                 return Bye(*_BYE.unpack(data)[2:])
             case 5:
@@ -211,7 +223,7 @@ def _text(data: bytes, at: int) -> str:
     return data[at:].decode(errors="backslashreplace")
 
 
-def _message(data: bytes, body: Any) -> Message:
-    stream, epoch, base, number, captured, window, is_lossless, sent, known, ns, uncertainty = _MESSAGE.unpack(data)[2:]
-    offset = Offset(ns, uncertainty) if known else None
-    return Message(stream, epoch, base, number, window, is_lossless, sent, captured, offset, body)
+def _message(data: bytes, body: Any, size: int) -> Message:
+    stream, epoch, base, number, captured, window, is_lossless, sent, *offset, receiver = _MESSAGE.unpack(data)[2:]
+    known = Offset(*offset[1:]) if offset[0] else None
+    return Message(stream, epoch, base, number, window, is_lossless, sent, captured, known, body, receiver, size)

@@ -31,6 +31,7 @@ _PLAIN, _ZSTANDARD = b"\0", b"\1"
 _LENGTH = 4  # bytes of the head's length
 
 Bytes: TypeAlias = bytes | memoryview
+Layout: TypeAlias = tuple[tuple[int, ...], np.dtype[Any]]
 Loan = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]
 
 
@@ -127,22 +128,37 @@ def _cut(parts: Iterable[Bytes]) -> Iterator[bytes]:
 
 def compressed(whole: Whole) -> Whole:
     """The same bytes, compressed by Zstandard."""
-    done: bytes = _ZSTANDARD + _zstandard().compress(b"".join(whole.pieces), 3)
-    return Whole(len(done), 1, iter((done,)))
+    parts = _ZSTANDARD, _zstandard().compress(b"".join(whole.pieces), 3)
+    size = sum(map(len, parts))
+    return Whole(size, -(-size // PIECE), _cut(parts))
+
+
+def _unpacked(data: bytes, most: int) -> bytes:
+    """What Zstandard made smaller. It gets memory for as much as the data says of itself, and unpacks no more than that."""
+    zstandard = _zstandard()
+    try:
+        size: int = zstandard.frame_content_size(data)
+        if not 0 < size <= most:
+            says = "says" if size < 0 else f"says {size:,}"
+            raise ValueError(f"no payload: it {says} for its bytes when unpacked, and {most:,} are the most")
+        whole: bytes = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise ValueError(f"no payload: {str(error) or 'there is no memory for it'}") from error
+    return whole
 
 
 class Reading:
-    """Reads a message that came in pieces. It copies only what lies in two of them."""
+    """Reads a message that came in pieces. It copies only what lies in two of them.
 
-    def __init__(self, pieces: Iterable[Bytes]) -> None:
+    :param most: bytes that it may have when it is unpacked.
+    :raises ValueError: when it would have more, or is damaged.
+    """
+
+    def __init__(self, pieces: Iterable[Bytes], most: int) -> None:
         self._pieces = iter(pieces)
         self._rest = memoryview(b"")
         if bytes(self.read(1)) == _ZSTANDARD:
-            zstandard = _zstandard()
-            try:
-                whole = zstandard.decompress(b"".join([self._rest, *self._pieces]))
-            except (zstandard.ZstdError, MemoryError) as error:
-                raise ValueError(f"no payload: {str(error) or 'it says that it is larger than the memory'}") from error
+            whole = _unpacked(b"".join([self._rest, *self._pieces]), most)
             self._rest, self._pieces = memoryview(whole)[1:], iter(())
 
     def _next(self) -> bool:
@@ -202,6 +218,31 @@ class Reading:
         return told, bytes(self.read(told["plain"]))
 
 
+def raw_arrays(first: bytes, most: int) -> tuple[dict[str, Any], bytes, int, list[Layout]] | None:
+    """What a message of several pieces tells, if all its arrays come as they are; else None.
+
+    :param first: its first piece.
+    :param most: bytes that the arrays can have together.
+    :return: its head, its plain values, the byte of the piece at which the arrays begin, and their layouts. None where it does
+        not fit together, too: `Reading` tells why.
+    """
+    if first[:1] != _PLAIN:
+        return None
+    try:
+        begin = 1 + _LENGTH + int.from_bytes(first[1 : 1 + _LENGTH], "little")
+        told = json.loads(first[1 + _LENGTH : begin])
+        end = begin + told["plain"]
+        described = told["arrays"]
+        if not begin <= end <= len(first) or not described or any(each[2] != "none" for each in described):
+            return None
+        if sum(each[3] for each in described) > most:
+            return None
+        layouts = [checked_layout(dtype, shape, codec, length, most) for dtype, shape, codec, length, _ in described]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError):
+        return None
+    return told, first[begin:end], end, [(sides, kind) for kind, sides in layouts]
+
+
 def apply_told(told: dict[str, Any], meta: Meta) -> None:
     """Sets what the sender knew of the message.
 
@@ -213,15 +254,18 @@ def apply_told(told: dict[str, Any], meta: Meta) -> None:
         meta.describe(format, rows)
 
 
-def checked_layout(dtype: Any, shape: Any, length: Any, codec: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def checked_layout(dtype: Any, shape: Any, codec: str, length: Any, most: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """The dtype and shape of an array that a head tells of.
 
-    :raises ValueError: when there is no such array, a raw one has another length, or one of a film is larger than its pictures
-        can be: its memory is asked for before the film is decoded.
+    :param most: bytes that an array may have: its memory is asked for before its bytes are there.
+    :raises ValueError: when there is no such array, it is too large, a raw one has another length, or one of a film is larger
+        than its pictures can be.
     """
     kind, sides = np.dtype(str(dtype)), tuple(map(int, shape))
     if kind.kind not in KINDS or min(sides, default=0) < 0:
         raise ValueError(f"an array {sides} of dtype {kind}")
+    if math.prod(sides) * kind.itemsize > most:
+        raise ValueError(f"an array {sides} of {kind}, of which {most:,} bytes are the most")
     if codec == "none" and length != math.prod(sides) * kind.itemsize:
         raise ValueError(f"{length} bytes for an array {sides} of {kind}")
     if codec in DECODERS and not (len(sides) in (2, 3) and max(sides) <= LARGEST and sides[2:] in ((), (1,), (3,))):

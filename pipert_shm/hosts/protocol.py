@@ -13,6 +13,7 @@ a sender is started anew, in a new epoch of its stream. csrc/model/credit.pml is
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -185,6 +186,7 @@ class Sender:
                 held.captured_ns,
                 None if offset is None else Offset(offset.ns, min(offset.uncertainty_ns + held.uncertainty_ns, UNKNOWN_NS)),
                 held.body,
+                self._receiver or 0,
             )
 
 
@@ -205,10 +207,11 @@ class Receiver:
     :param stream, number: what the process before was at: the stream, and the number after the last message that was handed
         over; 0 and 0 for none.
     :param room: the most messages that it keeps.
+    :param most: the most bytes that those have together, where it is not one alone.
     """
 
-    def __init__(self, receiver: int, stream: int = 0, number: int = 0, *, room: int = 64) -> None:
-        self.receiver, self.stream, self.room = receiver, stream, room
+    def __init__(self, receiver: int, stream: int = 0, number: int = 0, *, room: int = 64, most: float = math.inf) -> None:
+        self.receiver, self.stream, self.room, self._most = receiver, stream, room, most
         self.epoch = 0
         self.accepted = self.consumed = number
         self.waiting: deque[Waiting] = deque()
@@ -277,17 +280,23 @@ class Receiver:
                     self._gap_told = self._gap = True
                     self._owed.append(False)
                 return
-            if len(self.waiting) >= self.room:
+            if self._is_full(message, self.room):
                 self.crowded += 1
                 return  # it comes again
         else:
             self.missed += message.number - self.accepted
-            while len(self.waiting) >= min(self.room, self._window):
+            while self._is_full(message, min(self.room, self._window)):
                 self.waiting.popleft()
                 self.crowded += 1
         self.accepted = message.number + 1
         self._gap_told = False
         self.waiting.append(Waiting(message.stream, message.number, message, arrived_ns))
+
+    def _is_full(self, message: Message, room: int) -> bool:
+        """Whether there is no room for one more message, with what waits."""
+        if not self.waiting:
+            return False
+        return len(self.waiting) >= room or sum(each.message.size for each in self.waiting) + message.size > self._most
 
     def peek(self) -> Waiting | None:
         """The message that is next; None when there is none."""

@@ -5,13 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from pipert_shm.binding import now_ns
+from pipert_shm.errors import NoFreeSlot, SharedMemoryFull
 from pipert_shm.hosts.carrier import Hub
 from pipert_shm.hosts.decoding import Decoder
-from pipert_shm.hosts.line import Line, Tell
+from pipert_shm.hosts.line import Line, Tell, name_of_end
 from pipert_shm.hosts.messages import EPOCH_BITS, UNKNOWN_NS, Hello, Message, Refresh, Said, Taken
+from pipert_shm.hosts.payloads import Layout
+from pipert_shm.hosts.pieces import LARGEST_MESSAGE
 from pipert_shm.hosts.place import Place
 from pipert_shm.hosts.protocol import Receiver, Waiting
 from pipert_shm.hosts.remote import Remote
@@ -21,6 +27,8 @@ from pipert_shm.routine import SourceRoutine
 from pipert_shm.shm.slots import Stopping
 
 REST = 0.5  # seconds after which a call returns without a message
+LEAST_MESSAGE = 1 << 16  # bytes
+KEPT = 4  # times the largest message that all which waits may have
 ASK_AGAIN = 0.5  # seconds after which a key frame is asked for again
 
 
@@ -35,19 +43,34 @@ class Resuming(Protocol):
 class ReceiverLine(Line):
     """The receiving end."""
 
-    def __init__(self, hub: Hub, key: str, place: tuple[int, int], room: int, tell: Tell, logger: logging.Logger) -> None:
-        self._place, self._room = place, room
+    def __init__(
+        self, hub: Hub, key: str, name: str, place: tuple[int, int], room: int, most: int, tell: Tell, logger: logging.Logger
+    ) -> None:
+        self._place, self._room, self._most = place, room, most
+        self._name = name_of_end(name)
+        self._taken_by: str | None = None  # another receiver, to which the sender sends
         self.machine: Receiver | None = None
         self._sender = ""  # its name
         self._others: dict[int, Taken] = {}  # senders that are not heard, by stream
         self._owed: list[Said] = []
         self._asked_at = -ASK_AGAIN
-        super().__init__(hub, key, "receiver", tell, logger)
+        super().__init__(hub, key, "receiver", tell, logger, most=most)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a sender sends to this end."""
+        return self.machine is not None and self.machine.epoch > 0 and self._taken_by is None
 
     def hear(self, said: Said, arrived_ns: int) -> None:
         """Takes what the sender says."""
         if self.machine is None:
-            self.machine = Receiver(self.end, *self._place, room=self._room)
+            self.machine = Receiver(self.end, *self._place, room=self._room, most=KEPT * self._most)
+        if isinstance(said, Taken) and said.stream == self.end:
+            self._note_taken(said.name)
+        if isinstance(said, Message):
+            if said.receiver != self.end and self._taken_by is not None:
+                return  # it is for the other receiver
+            self._taken_by = None if said.receiver == self.end else self._taken_by
         if isinstance(said, Hello):
             if self._is_taken(said.stream, self.machine):
                 self._refuse(said)
@@ -56,6 +79,16 @@ class ReceiverLine(Line):
             self._others.pop(said.stream, None)
         if isinstance(said, Hello | Message):
             self.machine.hear(said, arrived_ns)
+
+    def _note_taken(self, other: str) -> None:
+        if other != self._taken_by:
+            self._taken_by = other
+            self._logger.error(
+                "the wire %r between hosts has two receivers: %s gets nothing while %s is there; give it another key",
+                self._key,
+                self._name,
+                other,
+            )
 
     def _is_taken(self, stream: int, machine: Receiver) -> bool:
         """Whether a sender of another stream is there, and heard."""
@@ -80,7 +113,7 @@ class ReceiverLine(Line):
         yield from ((said, ()) for said in owed)
         if self.machine is not None:
             for ack in self.machine.say(now_ns()):
-                yield ack, ()
+                yield replace(ack, name=self._name) if ack.is_answer else ack, ()
 
     def ask_for_key_frame(self) -> None:
         """Asks the sender, at most each half second. With `changed` in hand."""
@@ -106,12 +139,25 @@ class RemoteReceiver(Remote, SourceRoutine):
     :param peer: the name of the host that the sender is on.
     :param room: the most messages that it keeps, and so the most that a sender may have under way.
     :param max_age: seconds since its capture after which a message is not delivered.
+    :param max_message: bytes of the largest message that it takes, also when it is unpacked. Larger ones are left out, and
+        counted as `too_large`. All that it keeps has four times as many, at the most.
     :raises ValueError: when a setting is wrong.
 
     >>> receiver = RemoteReceiver("gate", listen="tcp/0.0.0.0:7447", max_age=0.5)
     """
 
-    counter_names = ("connected", "repeated", "missed", "too_old", "unreadable", "clock_uncertainty_us", "stream", "place")
+    counter_names = (
+        "connected",
+        "repeated",
+        "missed",
+        "too_old",
+        "unreadable",
+        "clock_uncertainty_us",
+        "stream",
+        "place",
+        "damaged",
+        "too_large",
+    )
 
     def __init__(
         self,
@@ -127,13 +173,16 @@ class RemoteReceiver(Remote, SourceRoutine):
         peer: str | None = None,
         room: int = MOST,
         max_age: float | None = None,
+        max_message: int = LARGEST_MESSAGE,
     ) -> None:
         super().__init__(name, key, Hub(connect, listen, ca, certificate, key_file, host, peer))
         check_count("room", room)
+        check_count("max_message", max_message, LEAST_MESSAGE)
         if max_age is not None:
             check_seconds("max_age", max_age, positive=True)
         self._room = room
         self._max_age = max_age
+        self._max_message = max_message
         self._line: ReceiverLine | None = None
         self._place = Place()
         self._has_run = False  # in this process
@@ -144,8 +193,8 @@ class RemoteReceiver(Remote, SourceRoutine):
         The connection is opened by the first `main_logic`: not before that is what an earlier run left unsent in every queue.
         """
         self._stopping = False
-        self._decoder = Decoder()
-        self._repeated = self.counters["repeated"]
+        self._decoder = Decoder(self._max_message)
+        self._base = tuple(self.counters[name] for name in ("repeated", "damaged", "too_large"))
         if self._has_run:
             return
         self._has_run = True
@@ -159,7 +208,9 @@ class RemoteReceiver(Remote, SourceRoutine):
         """Connects, and goes on after the last message that was handed over."""
         number = self._place.number
         place = (0, 0) if number is None else (self.counters["stream"], number)
-        self._line = line = ReceiverLine(self._hub, self.key, place, self._room, self._tell, self._logger)
+        self._line = line = ReceiverLine(
+            self._hub, self.key, self.name, place, self._room, self._max_message, self._tell, self._logger
+        )
         return line
 
     def _put(self, place: Place) -> None:
@@ -183,12 +234,13 @@ class RemoteReceiver(Remote, SourceRoutine):
             if line.machine is not None:
                 line.machine.done()
                 line.poke()
-            line.changed.wait_for(lambda: self._stopping or (line.machine is not None and line.machine.waiting), REST)
+        self._await(line)
+        with line.changed:
             machine = line.machine
             waiting = None if machine is None else machine.peek()
             passed = None if machine is None or machine.waiting else (machine.stream, machine.consumed)
         if machine is not None:
-            self._count(machine)
+            self._count(line, machine)
         if passed is not None and passed[0] == self.counters["stream"]:
             self._pass(passed[1])
         if machine is None or waiting is None:
@@ -211,6 +263,33 @@ class RemoteReceiver(Remote, SourceRoutine):
                     if machine.peek() is waiting:
                         self._note_taken(waiting, machine, is_sent=payload is not None)
         return payload
+
+    def _await(self, line: ReceiverLine) -> None:
+        """Waits for a message, for half a second at the most, and lends memory to one that is on its way."""
+
+        def is_here() -> bool:
+            return self._stopping or (line.machine is not None and bool(line.machine.waiting))
+
+        until = time.monotonic() + REST
+        while True:
+            with line.changed:
+                left = max(until - time.monotonic(), 0)
+                line.changed.wait_for(lambda: is_here() or line.landing.wanted is not None, left)
+                wanted = line.landing.wanted
+                if wanted is None or is_here():
+                    return
+            rooms = self._rooms_for(wanted)
+            with line.changed:
+                line.landing.give(wanted, rooms)
+
+    def _rooms_for(self, wanted: list[Layout]) -> list[np.ndarray] | None:
+        """Memory for arrays that are on their way; None if there is none yet: they get it when they are here."""
+        if self._runtime is None:
+            return [np.empty(*layout) for layout in wanted]
+        try:
+            return [self._runtime.loan(*layout, wait=False) for layout in wanted]
+        except (NoFreeSlot, SharedMemoryFull):
+            return None
 
     def _pass(self, number: int) -> None:
         """Messages before this number will not come, and nothing has come after them yet."""
@@ -244,9 +323,11 @@ class RemoteReceiver(Remote, SourceRoutine):
         self.meta.captured_ns, self.meta.uncertainty_ns = captured_ns, uncertainty_ns
         return payload
 
-    def _count(self, machine: Receiver) -> None:
-        self.counters["connected"] = machine.epoch > 0
-        self.counters["repeated"] = self._repeated + machine.repeated
+    def _count(self, line: ReceiverLine, machine: Receiver) -> None:
+        self.counters["connected"] = line.is_connected
+        found = machine.repeated, line.damaged, line.too_large
+        for name, base, more in zip(("repeated", "damaged", "too_large"), self._base, found, strict=True):
+            self.counters[name] = base + more
 
     def cleanup(self) -> None:
         """Disconnects."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import secrets
-import socket
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -17,20 +15,20 @@ from pipert_shm.hosts.carrier import Hub
 from pipert_shm.hosts.choosing import CodecChoice
 from pipert_shm.hosts.clocks import ClockOffset
 from pipert_shm.hosts.encoding import CODEC_NUMBERS, ArrayCodec, Encoder, FilmBody
-from pipert_shm.hosts.line import Line, Tell
+from pipert_shm.hosts.line import Line, Tell, name_of_end
 from pipert_shm.hosts.messages import EPOCH_BITS, Ack, Message, Refresh, Said, Taken, pack
 from pipert_shm.hosts.payloads import CODECS, Codec, Whole, check_codec
 from pipert_shm.hosts.protocol import Sender
 from pipert_shm.hosts.remote import Remote
 from pipert_shm.hosts.window import MOST, AutoWindow
-from pipert_shm.limits import check_choice, check_count, check_seconds
+from pipert_shm.limits import FILM_CODECS, LEAST_BIT_RATE, check_choice, check_count, check_seconds
 from pipert_shm.routine import DestinationRoutine
 from pipert_shm.shm.slots import Stopping
 
 RemotePolicy = Literal["drop_oldest", "block"]
 PATIENCE = 1.0  # seconds that a message waits for its turn before it is dropped, where the policy drops and there is no max_age
 FLUSH_S = 2.0  # that the end waits for acknowledgements: with the time to disconnect it is shorter than a pipe's grace period
-LEAST_BIT_RATE = 10_000
+MOST_OTHERS = 16  # receivers that are not served, and are remembered
 
 
 @runtime_checkable
@@ -53,8 +51,11 @@ class SenderLine(Line):
         self.machine = machine
         self.choice: CodecChoice | None = None
         self.sent_bytes = 0
-        self._name = f"{name!r} of {socket.gethostname()} (process {os.getpid()})"
+        self._name = name_of_end(name)
         self._taken_by: str | None = None
+        self._served = ""  # the name of the receiver
+        self._others: dict[int, str] = {}  # receivers that are not served, by token
+        self._owed: list[Said] = []
         self._refreshes = 0
         self._seen: tuple[int | None, int, int] = (None, 0, 0)
         self._sizes: dict[int, int] = {}  # of messages under way, by number
@@ -73,6 +74,12 @@ class SenderLine(Line):
             self._note_taken(said.name)
         if not isinstance(said, Ack):
             return
+        if self._is_another(said):
+            self._refuse(said)
+            return
+        if said.is_answer:
+            self._served = said.name
+            self._others.pop(said.receiver, None)
         if said.echo_ns and said.epoch == self.machine.epoch and said.stream == self.machine.stream:
             trip = self.clocks.note(sent=said.echo_ns, arrived=said.arrived_ns, answered=said.sent_ns, back=arrived_ns)
             self.auto.note_round_trip(trip / 1e9)
@@ -80,6 +87,26 @@ class SenderLine(Line):
                 self.machine.window = self.auto.size
             self._note_delivered(said, trip)
         self.machine.hear(said, time.monotonic())
+
+    def _is_another(self, ack: Ack) -> bool:
+        """Whether it comes from a second receiver, while the first one is there."""
+        served = self.machine.receiver
+        return served is not None and ack.receiver != served and served in self.present
+
+    def _refuse(self, ack: Ack) -> None:
+        if not ack.is_answer:
+            return
+        if ack.receiver not in self._others:
+            while len(self._others) >= MOST_OTHERS:
+                del self._others[next(iter(self._others))]
+            self._logger.error(
+                "the wire %r between hosts has two receivers: %s gets nothing while %s is there; give it another key",
+                self._key,
+                ack.name,
+                self._served,
+            )
+        self._others[ack.receiver] = ack.name
+        self._owed.append(Taken(ack.receiver, self._served))
 
     def _note_taken(self, other: str) -> None:
         if other != self._taken_by:
@@ -108,6 +135,8 @@ class SenderLine(Line):
 
     def say(self) -> Iterable[tuple[Said, Any]]:
         """Yields what the protocol says, each dated when it goes."""
+        owed, self._owed = self._owed, []
+        yield from ((said, ()) for said in owed)
         now = now_ns()
         for said in self.machine.say(now, self.clocks.offset(now)):
             if isinstance(said, Message):
@@ -151,9 +180,11 @@ class SenderLine(Line):
     def _copied(self, whole: Whole, held: list[Any]) -> Iterator[Any]:
         for piece in whole.pieces:
             (copy,) = self.carrier.hold((piece,))
+            del piece  # the next one gets its memory, while that is in the processor's cache
             if self.machine.is_lossless:
                 held.append(copy)
             yield copy
+            del copy
 
     def _note_sent(self, message: Message, size: int) -> None:
         self.sent_bytes += size
@@ -168,8 +199,16 @@ class SenderLine(Line):
         self.clocks.clear()
         self.machine.appear(now)
 
+    def left(self, end: int, now: float) -> None:
+        """Another receiver is there still."""
+        self._others.pop(end, None)
+        if end == self.machine.receiver:
+            self.machine.vanish()
+            self.appeared(now)
+
     def vanished(self) -> None:
         """None is."""
+        self._others.clear()
         self.machine.vanish()
 
     def deadline(self) -> float | None:
@@ -192,7 +231,7 @@ class RemoteSender(Remote, DestinationRoutine):
 
     Payloads are arrays, `Detections`, `DetectedFrame`, and plain values in lists, tuples and dicts. They are not pickled.
 
-    :param key: of the wire. Each wire has one sender and one receiver.
+    :param key: of the wire. Each wire has one sender and one receiver; a second one is named in the log, and gets nothing.
     :param connect: address of the other end or of a hub: `tcp/HOST:PORT`, or `tls/HOST:PORT` with the three files.
     :param listen: in its place, the address where this end listens.
     :param ca: file with the certificate of the authority that both trust.
@@ -225,6 +264,7 @@ class RemoteSender(Remote, DestinationRoutine):
         "codec_changes",
         "key_frames",
         "link_kbit_s",
+        "damaged",
     )
 
     def __init__(
@@ -257,7 +297,7 @@ class RemoteSender(Remote, DestinationRoutine):
         check_codec(codec)
         if bit_rate is not None:
             check_count("bit_rate", bit_rate, LEAST_BIT_RATE)
-            if codec not in ("h264", "h265", "auto"):
+            if codec not in FILM_CODECS:
                 raise ValueError(f"bit_rate is for codec h264, h265 or auto, and this one is {codec!r}: leave it away")
         self._is_lossless = policy == "block"
         self._window = None if window == "auto" else window
@@ -280,6 +320,7 @@ class RemoteSender(Remote, DestinationRoutine):
             self.counters["sent"] = max(self.counters["sent"], self._runtime.kept())
         machine = Sender(stream, epoch, self.counters["sent"], is_lossless=self._is_lossless)
         self._base = self.counters["resent"], self.counters["sent_bytes"], self.counters["key_frames"]
+        self._damaged = self.counters["damaged"]
         self._encoder = Encoder(self._bit_rate, self._logger)
         self._line = SenderLine(self._hub, self.key, self.name, machine, self._window, self._tell, self._logger)
         self._choice = self._line.choice = CodecChoice() if self._codec == "auto" else None
@@ -369,6 +410,7 @@ class RemoteSender(Remote, DestinationRoutine):
         if self._choice is not None and math.isfinite(self._choice.link):
             self.counters["link_kbit_s"] = int(self._choice.link / 125)
         self.counters["window"] = machine.window
+        self.counters["damaged"] = self._damaged + line.damaged
         self.counters["round_trip_us"] = int(line.auto.round_trip * 1e6)
 
     def cleanup(self) -> None:

@@ -49,7 +49,7 @@ from pipert_shm.routine import Routine
 from pipert_shm.transmitters import DataTransmitter
 from pipert_shm.wire import Wire
 
-ACROSS_HOSTS = ("codec", "window")  # settings of wires between hosts
+ACROSS_HOSTS = ("codec", "window", "bit_rate")  # settings of wires between hosts
 
 _SECTIONS: dict[str | int, type[Section]] = {
     "routines": RoutineSettings,

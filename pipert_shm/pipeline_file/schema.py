@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from pipert_shm.graph.model import RestartPolicy
 from pipert_shm.graph.process_settings import LEAST_NICENESS, MOST_NICENESS
-from pipert_shm.limits import LARGEST_CAPACITY, MOST_UNDER_WAY, Policy
+from pipert_shm.limits import LARGEST_CAPACITY, LEAST_BIT_RATE, MOST_UNDER_WAY, Policy
 
 Capacity = Annotated[int, Field(ge=1, le=LARGEST_CAPACITY)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -108,6 +108,8 @@ class WireSettings(Section):
     """How payloads travel where the wire goes to another host. By default `none`."""
     window: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_UNDER_WAY)] | None = None
     """The most messages under way to another host. By default auto: what the rate and the round trip ask for."""
+    bit_rate: Annotated[int, Field(ge=LEAST_BIT_RATE)] | None = None
+    """Bits a second of each camera's film to another host, for codec h264, h265 or auto. By default what suits its size."""
 
 
 class PipeSettings(Section):

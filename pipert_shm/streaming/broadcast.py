@@ -21,6 +21,7 @@ LINGER_S = 3.0  # frames are taken for so long after the last watcher has left
 LOOK_S = 0.5  # between two looks whether anybody watches
 AGAIN_S = 0.5  # a feed that has ended is opened again after so long
 KEYS_APART_S = 0.25  # between two key frames that watchers ask for
+GATHER_S = 0.02  # that the frames of several cameras are waited for, to be in one picture
 MOST_PACKETS = 60  # that wait for one watcher: two seconds
 
 
@@ -211,8 +212,8 @@ class Broadcast:
             try:
                 self._stream()
             except Exception as error:  # of the feed's own code, too
-                problem = describe(error)
                 expected = isinstance(error, UnknownTarget | PipeStateError)
+                problem = str(error) if expected else describe(error)
                 self.logger.log(logging.INFO if expected else logging.ERROR, "stream %s ends: %s", self.name, problem)
             with self._lock:
                 if self._watchers and not problem and not self._closed.is_set():
@@ -259,11 +260,12 @@ class Broadcast:
             if not self._watchers:
                 self.unwatched += 1
                 mosaic.note(shown.origin)
+                del shown
                 continue
-            picture = self._chosen(shown, limiter, mosaic)
-            del shown
+            picture = self._chosen(shown, limiter, mosaic, feed)
             if picture is not None:
                 self._encode(picture, encoder)
+            del shown, picture  # or a slot would be held until the next frame comes
 
     def _has_ended(self) -> bool:
         now = time.monotonic()
@@ -271,7 +273,7 @@ class Broadcast:
             self._watched_at = now
         return self._closed.is_set() or now - self._watched_at >= LINGER_S
 
-    def _chosen(self, shown: Shown, limiter: Limiter, mosaic: Mosaic) -> Shown | None:
+    def _chosen(self, shown: Shown, limiter: Limiter, mosaic: Mosaic, feed: Feed) -> Shown | None:
         """What is to be encoded after a frame; None when it is left out."""
         several = mosaic.note(shown.origin)
         if several:
@@ -280,7 +282,22 @@ class Broadcast:
         if not limiter.lets(shown.at_ns):
             self.skipped += 1
             return None
-        return shown._replace(frame=mosaic.picture(), format="bgr") if several else shown
+        if not several:
+            return shown
+        self._gather(feed, mosaic, {shown.origin})
+        return shown._replace(frame=mosaic.picture(), format="bgr")
+
+    def _gather(self, feed: Feed, mosaic: Mosaic, seen: set[str]) -> None:
+        """Takes the frames of the other cameras, too, which come at the same time and would be missed while one is encoded."""
+        until = time.monotonic() + GATHER_S
+        while len(seen) < len(mosaic) and (left := until - time.monotonic()) > 0:
+            try:
+                shown = feed.read(left)
+                check_shown(shown)
+            except (TimeoutError, StopIteration, ValueError):
+                return  # an end, or what is no picture, is met at the next read
+            mosaic.put(shown.origin, shown.frame, shown.format)
+            seen.add(shown.origin)
 
     def _encode(self, shown: Shown, encoder: StreamEncoder) -> None:
         now = now_ns()

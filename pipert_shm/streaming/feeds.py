@@ -33,7 +33,9 @@ class TapFeed:
 
 
 class NewestFrame:
-    """A place for one frame: a newer one takes the place of one that nobody has read, so that who puts it never waits.
+    """A place for one frame of each camera: a newer one takes the place of one that nobody has read, so that no put waits.
+
+    A frame is copied where the reader is busy with another one. So no more than one slot of shared memory is held.
 
     Attributes:
         replaced: how many frames were replaced before somebody read them.
@@ -43,8 +45,8 @@ class NewestFrame:
     def __init__(self) -> None:
         self.replaced = self.refused = 0
         self._changed = threading.Condition()
-        self._shown: Shown | None = None
-        self._is_open = False
+        self._shown: dict[str, Shown] = {}
+        self._is_open = self._is_awaited = False
 
     def open(self) -> NewestFrame:
         """Begins to take frames; returns itself, as a feed."""
@@ -57,17 +59,19 @@ class NewestFrame:
             if not self._is_open:
                 self.refused += 1
                 return
-            self.replaced += self._shown is not None
-            self._shown = shown
+            self.replaced += shown.origin in self._shown
+            is_next = self._is_awaited and self._shown.keys() <= {shown.origin}
+            self._shown[shown.origin] = shown if is_next else shown._replace(frame=shown.frame.copy())
             self._changed.notify()
 
     def read(self, timeout: float) -> Shown:
         """See `Feed.read`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._shown is not None or not self._is_open, timeout)
-            shown, self._shown = self._shown, None
-        if shown is not None:
-            return shown
+            self._is_awaited = True
+            self._changed.wait_for(lambda: self._shown or not self._is_open, timeout)
+            self._is_awaited = False
+            if self._shown:
+                return self._shown.pop(next(iter(self._shown)))
         if not self._is_open:
             raise StopIteration
         raise TimeoutError
@@ -75,5 +79,5 @@ class NewestFrame:
     def close(self) -> None:
         """Takes no more frames, and gives the last one back."""
         with self._changed:
-            self._is_open, self._shown = False, None
+            self._is_open, self._shown = False, {}
             self._changed.notify()

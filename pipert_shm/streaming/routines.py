@@ -247,19 +247,30 @@ class HlsWriter(StreamRoutine):
         return HlsSender(DirectoryStore(Path(where)))
 
 
-def sender_to(where: str, token: str | None) -> Sender:
-    """Who sends to an address of any kind: `rtsp://…`, `https://…` for WHIP, or a directory for HLS.
+def check_where(where: str) -> None:
+    """Checks where a stream is to go: `rtsp://…`, `https://…` for WHIP, or a directory for HLS.
 
     :raises ImportError: when an extra is missing.
-    :raises OSError: when the directory can't be made.
     :raises ValueError: when it is no such address.
     """
     check_encoder()
     if where.startswith(("rtsp://", "rtsps://")):
+        check_rtsp(where)
+    elif where.startswith(("http://", "https://")):
+        check_whip(where)
+        check_webrtc()
+    elif "://" in where:
+        raise ValueError(f"a stream goes to rtsp://…, https://… (by WHIP) or a directory (as HLS), not to {told(where)}")
+
+
+def sender_to(where: str, token: str | None) -> Sender:
+    """Who sends to an address that was checked.
+
+    :raises OSError: when the directory can't be made.
+    :raises ValueError: when the token can't be shown in a header.
+    """
+    if where.startswith(("rtsp://", "rtsps://")):
         return RtspSender(where)
     if where.startswith(("http://", "https://")):
-        check_webrtc()
         return WhipSender(where, token)
-    if "://" in where:
-        raise ValueError(f"a stream goes to rtsp://…, https://… (by WHIP) or a directory (as HLS), not to {told(where)}")
     return HlsSender(DirectoryStore(Path(where)))

@@ -233,6 +233,7 @@ class InlineRunner(Runner):
             except Stopping:
                 return False  # there is no slot for what it sends: it goes on with that
             except EndOfStream:
+                self._logic.say_last()
                 self.end(State.ENDED)
                 return True
             finally:

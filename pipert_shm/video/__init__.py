@@ -20,6 +20,8 @@ from pipert_shm.video.models.detr import DetrHead, RtDetrHead
 from pipert_shm.video.models.dnn import DnnDetector
 from pipert_shm.video.models.head import Head
 from pipert_shm.video.models.preprocessing import Placement, Preprocessing
+from pipert_shm.video.models.torch_detector import TorchDetector
+from pipert_shm.video.models.torchvision_head import TorchvisionHead
 from pipert_shm.video.models.yolo import YoloHead
 from pipert_shm.video.models.yolo_tasks import YoloObbHead, YoloPoseHead, YoloSegmentHead
 from pipert_shm.video.opencv import VideoError
@@ -66,6 +68,8 @@ __all__ = [
     "SqliteWriter",
     "TensorInfo",
     "ToMain",
+    "TorchDetector",
+    "TorchvisionHead",
     "Tracker",
     "TwinFrame",
     "TwinSource",

@@ -177,6 +177,7 @@ class FilmDecoder:
         self.codec = codec
         self._av = av
         self._context = av.CodecContext.create(DECODERS[codec], "r")
+        self._context.options = {"max_pixels": str(LARGEST * LARGEST)}  # whatever the data says of itself
         self._context.thread_type = "SLICE"  # threads that take a picture each would delay them
         self._context.flags |= av.codec.context.Flags.low_delay
         self._next: int | None = None  # the number that can be decoded without a key frame

@@ -41,7 +41,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
     :raises OSError: when it can't be written.
     """
-    part = path.with_name(path.name + PART)
+    part = path.with_name(f"{path.name}.new{PART}")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
         try:
@@ -104,6 +104,7 @@ class Clip:
         self._pictures: list[Kept] | None = []  # from the last key frame on, up to what it is about
         self._thumbnail: str | None = None
         self._came_ns = 0
+        self._is_named = False
 
     @property
     def limit_ns(self) -> int:
@@ -129,6 +130,8 @@ class Clip:
 
         :param lost: how many before them are gone, since memory did not suffice.
         """
+        if not self._is_named:
+            self._name()
         if lost:
             self._note_cut("memory did not suffice for all packets: footage.memory_mb")
             self._end_file()
@@ -137,13 +140,21 @@ class Clip:
                 if packet.came_ns > self.limit_ns:
                     self.finish()
                     return
-                self._picture(packet)
                 self._write(packet)
+                self._picture(packet)
         except OSError as error:
             self.fail(error)
             return
         if now_ns() > self.deadline_ns:
             self.finish()
+
+    def _name(self) -> None:
+        """Takes a name that no other clip has: one that was cut by a restart may be of the same event."""
+        self._is_named = True
+        wanted, number = self.path, 0
+        while any(path.exists() for path in (self.path, self._json(), self._json(PART))):
+            number += 1
+            self.path = wanted.with_stem(f"{wanted.stem}-{number}")
 
     def _write(self, packet: Kept) -> None:
         if self._file is not None and not self._file.takes(packet):
@@ -251,6 +262,7 @@ class Clip:
 
     def _tell_end(self) -> None:
         if not self.files:
+            self._note_cut("no packets of that time were there")
             self._unmake()
             return
         self._tell()

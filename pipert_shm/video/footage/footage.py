@@ -162,6 +162,11 @@ class Footage:
             self._has_work = self._is_due = True
             self._changed.notify()
 
+    @property
+    def bytes_kept(self) -> int:
+        """How many bytes of packets are in memory."""
+        return self._roll.bytes
+
     def close(self) -> None:
         """Ends all files, as far as the disk lets it within ten seconds."""
         with self._changed:

@@ -142,8 +142,9 @@ class PacketFile:
         dts = self._times.of(pts) if packet.dts is None else packet.dts - self._zero
         if self._last_dts is not None:
             dts = max(dts, self._last_dts + 1)
-        if dts > pts:
+        if dts - pts > self._run.step // 2:
             return False
+        pts = max(pts, dts)  # two pictures have the same stamp
         made = av.Packet(packet.data)
         made.stream, made.time_base, made.is_keyframe = self._stream, Fraction(1, TICKS), packet.is_key
         made.pts, made.dts = pts, dts

@@ -63,16 +63,17 @@ class Retention:
         if limits.days is not None:
             removed += self._remove_old(places, limits.days * DAY_S)
         if limits.gb is not None:
-            removed += self._remove_beyond(places, limits.gb)
+            removed += self._remove_beyond([[place] for place in places], limits.gb)
         return removed
 
     def _keep_in_all(self, gb: float) -> int:
         """What all cameras may have: the continuous recording goes first, then clips."""
-        places = []
+        at_once: list[list[Path]] = []
         for kind in ALL, CLIPS:
             of_all = [place for folder in cameras(self._settings.directory) for place in _places(folder, kind)]
-            places += sorted(of_all, key=lambda place: _name(place, kind))
-        return self._remove_beyond(places, gb)
+            of_all.sort(key=_name)
+            at_once += (list(places) for _, places in groupby(of_all, key=_name))
+        return self._remove_beyond(at_once, gb)
 
     def _remove_old(self, places: list[Path], seconds: float) -> int:
         removed, left = 0, OLD_AT_ONCE
@@ -92,18 +93,24 @@ class Retention:
             _leave(place)
         return removed
 
-    def _remove_beyond(self, places: list[Path], gb: float) -> int:
-        over = sum(map(self._size_of, places)) - gb * GB
+    def _remove_beyond(self, at_once: list[list[Path]], gb: float) -> int:
+        """Removes the oldest.
+
+        :param at_once: folders, oldest first; those of the same hour together.
+        """
+        over = sum(self._size_of(place) for places in at_once for place in places) - gb * GB
         removed = 0
-        for place in places:
+        for places in at_once:
             if over <= 0:
                 break
-            for group in self._groups(place):
+            groups = [group for place in places for group in self._groups(place)]
+            for group in sorted(groups, key=lambda group: group[0].name):
                 if over <= 0:
                     break
                 over -= sum(map(_length, group))
                 removed += _unlink(group)
-            _leave(place)
+            for place in places:
+                _leave(place)
         return removed
 
     def _remove(self, place: Path) -> int:
@@ -138,8 +145,9 @@ def _places(folder: Path, kind: str) -> list[Path]:
     return sorted(place for place in places if _end_of(place) is not None)
 
 
-def _name(place: Path, kind: str) -> tuple[str, ...]:
-    return place.parts[-2:] if kind == ALL else place.parts[-1:]
+def _name(place: Path) -> tuple[str, ...]:
+    """Which day, or day and hour, a folder is for."""
+    return place.parts[-2:] if len(place.name) == 2 else place.parts[-1:]
 
 
 def _end_of(place: Path) -> float | None:

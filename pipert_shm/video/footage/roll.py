@@ -35,6 +35,11 @@ class Roll:
         """Number of the first packet that is there."""
         return self.end - len(self._packets)
 
+    @property
+    def bytes(self) -> int:
+        """How many bytes the packets have."""
+        return self._bytes
+
     def __getitem__(self, number: int) -> Kept:
         return self._packets[number - self.begin]
 

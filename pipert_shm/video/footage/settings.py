@@ -72,6 +72,7 @@ class FootageSettings:
         clips: None for no clips.
         continuous: None for no continuous recording.
         gb: gigabytes (10⁹ bytes) that all cameras may have in this directory; None for no limit.
+        camera: whose footage it is, for a source that reads another stream of that camera; None: the source's own.
         memory_mb: megabytes of packets that are kept in memory at most.
     """
 
@@ -79,6 +80,7 @@ class FootageSettings:
     clips: ClipSettings | None = ClipSettings()
     continuous: ContinuousSettings | None = None
     gb: float | None = None
+    camera: str | None = None
     memory_mb: float = MEMORY_MB
 
     @property
@@ -92,10 +94,13 @@ class FootageSettings:
 
         :raises TypeError, ValueError: when something is not what it should be; the error names the key.
         """
-        values = _mapping("footage", given, ("directory", "clips", "continuous", "gb", "memory_mb"))
+        values = _mapping("footage", given, ("directory", "clips", "continuous", "gb", "camera", "memory_mb"))
         directory = values.get("directory")
         if not isinstance(directory, str | os.PathLike) or not os.fspath(directory):
             raise ValueError(f"footage needs a directory, such as {_DIRECTORY}, not {shown(directory)}")
+        camera = values.get("camera")
+        if camera is not None and (not isinstance(camera, str) or not camera):
+            raise TypeError(f"footage.camera must be the name of the camera's other routine, not {shown(camera)}")
         clips = continuous = None
         if (wanted := values.get("clips", True)) is not False:
             clips = _clips({} if wanted is True else wanted)
@@ -108,6 +113,7 @@ class FootageSettings:
             clips,
             continuous,
             _number("footage.gb", values.get("gb"), 0.001, 1e6) if values.get("gb") is not None else None,
+            camera,
             _number("footage.memory_mb", values.get("memory_mb", MEMORY_MB), 1, 1e5),
         )
 

@@ -28,12 +28,18 @@ class KeepsFootage(SourceRoutine):
         self._footage_settings = None if footage is None else FootageSettings.of(footage)
         self._footage: Footage | None = None
 
+    @property
+    def _footage_camera(self) -> str:
+        """Whose footage it keeps."""
+        settings = self._footage_settings
+        return self.name if settings is None or settings.camera is None else settings.camera
+
     def _begin_footage(self) -> None:
         """:raises OSError: when the directory can't be made or written to."""
         if self._footage_settings is not None:
             from pipert_shm.video.footage.footage import Footage  # heavy: it needs PyAV
 
-            self._footage = Footage(self._footage_settings, self.name, self.counters, self._logger)
+            self._footage = Footage(self._footage_settings, self._footage_camera, self.counters, self._logger)
 
     def _end_footage(self) -> None:
         if self._footage is not None:
@@ -56,7 +62,7 @@ class KeepsFootage(SourceRoutine):
         if event is not None and not isinstance(event, Mapping):
             raise TypeError(f"the parameter event must be a dict, as DetectionEvent.to_dict() gives it, not {shown(event)}")
         told = {} if event is None else dict(event)
-        if told.get("camera", self.name) != self.name:
+        if told.get("camera", self._footage_camera) != self._footage_camera:
             return
         if self._footage is None:
             why = "it does not run" if self._footage_settings is not None else "give it footage={'directory': …}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -47,6 +47,30 @@ class Head(Protocol):
         """
 
 
+class BriefHead(Protocol):
+    """A head of a user's that leaves out what it does not need."""
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...  # noqa: D102  # as a Head's
+
+    def __call__(self, outputs: Sequence[np.ndarray], size: tuple[int, int]) -> list[Detections]:
+        """Returns the detections in each image of the batch, in pixels of the network's input."""
+
+
+class EarlierHead(Protocol):
+    """A head as it was before heads told of their preprocessing: it has a `scale`, and takes the outputs alone."""
+
+    @property
+    def scale(self) -> float: ...  # noqa: D102  # factor for the pixels
+
+    def __call__(self, outputs: Sequence[np.ndarray]) -> list[Detections]:
+        """Returns the detections in each image of the batch, in pixels of the network's input."""
+
+
+AnyHead: TypeAlias = BriefHead | EarlierHead
+"""What detectors take as a head: `as_head` makes a whole one of it."""
+
+
 class PlainHead:
     """Base class of heads whose networks take pictures and nothing else."""
 
@@ -55,8 +79,8 @@ class PlainHead:
         return {}
 
 
-class _EarlierHead(PlainHead):
-    """A head as it was before heads told of their preprocessing: it has a `scale`, and takes the outputs alone."""
+class _OfEarlier(PlainHead):
+    """What is made of an `EarlierHead`."""
 
     def __init__(self, head: Any) -> None:
         self._head = head
@@ -68,8 +92,8 @@ class _EarlierHead(PlainHead):
         return found
 
 
-class _BriefHead(PlainHead):
-    """A head of a user's without names, or without `more_inputs`."""
+class _OfBrief(PlainHead):
+    """What is made of a `BriefHead`."""
 
     def __init__(self, head: Any) -> None:
         self._head = head
@@ -97,10 +121,10 @@ def as_head(head: Any) -> Head:
             f"preprocessing, not {shown(head)}"
         )
     if not hasattr(head, "preprocessing"):
-        return _EarlierHead(head)
+        return _OfEarlier(head)
     if not isinstance(head.preprocessing, Preprocessing):
         raise TypeError(f"a head's preprocessing is a pipert_shm.video.Preprocessing, not {shown(head.preprocessing)}")
-    whole: Head = head if hasattr(head, "names") and hasattr(head, "more_inputs") else _BriefHead(head)
+    whole: Head = head if hasattr(head, "names") and hasattr(head, "more_inputs") else _OfBrief(head)
     return whole
 
 

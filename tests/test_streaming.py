@@ -1,0 +1,313 @@
+"""A stream without a pipe: the pictures that are made of frames, the encoder, and a broadcast's watchers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from pipert_shm.data import Format
+from pipert_shm.display.pictures import Mosaic
+from pipert_shm.errors import PipeStateError, UnknownTarget
+from pipert_shm.streaming import HlsWriter, RtspPush, WhipPush, broadcast
+from pipert_shm.streaming.broadcast import MOST_PACKETS, Broadcast, Watcher
+from pipert_shm.streaming.encoding import Encoded, Limiter, StreamEncoder, StreamSettings
+from pipert_shm.streaming.feeds import NewestFrame
+from pipert_shm.streaming.pictures import Shown, fitted, stream_size
+from pipert_shm.video.formats import converted
+from stream_ends import number_of, numbered
+from waiting import PATIENCE, eventually
+
+LOGGER = logging.getLogger("test")
+MS = 1_000_000
+RED = (0, 0, 255)
+
+
+def decoded(packets: list[Encoded]) -> list[av.VideoFrame]:
+    context = av.CodecContext.create("h264", "r")
+    assert isinstance(context, av.VideoCodecContext)
+    frames = [frame for packet in packets for frame in context.decode(av.Packet(packet.data))]
+    return [*frames, *context.decode(None)]
+
+
+# ---- pictures ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["i420", "nv12"])
+def test_a_planar_frame_of_the_right_size_is_encoded_where_it_lies(format: Format) -> None:
+    frame = numbered(3)
+    assert np.shares_memory(fitted(frame, format, (320, 240), format), frame)
+
+
+@pytest.mark.parametrize("format", ["bgr", "rgb", "gray", "i420", "nv12", None])
+@pytest.mark.parametrize("size", [(64, 48), (32, 48), (128, 96)])
+def test_a_frame_of_any_format_is_fitted_into_any_size(format: Format | None, size: tuple[int, int]) -> None:
+    picture = np.full((48, 64, 3), RED, np.uint8)
+    frame = cv2.cvtColor(picture, cv2.COLOR_BGR2BGRA) if format is None else converted(picture, "bgr", format)
+    found = converted(fitted(frame, format, size, "i420"), "i420", "bgr")
+    assert found.shape == (size[1], size[0], 3)
+    middle = found[size[1] // 2, size[0] // 2].astype(int)
+    assert np.abs(middle - ((76,) * 3 if format == "gray" else RED)).max() <= 6
+    assert (found[0, 0].max() <= 6) == (size == (32, 48))  # black above a wider picture
+
+
+def test_sixteen_bits_are_shown_by_their_upper_ones() -> None:
+    found = fitted(np.full((48, 64), 0x9A12, np.uint16), "gray", (64, 48), "i420")
+    assert int(converted(found, "i420", "bgr")[24, 32, 0]) in range(0x9A - 2, 0x9A + 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "widest", "size"),
+    [
+        ((1080, 1920, 3), 1280, (1280, 720)),
+        ((99, 101, 3), None, (100, 98)),
+        ((1080, 1920, 3), None, (1920, 1080)),
+        ((8, 8), 640, (32, 32)),
+    ],
+)
+def test_a_stream_has_the_size_of_its_first_frame(shape: tuple[int, ...], widest: int | None, size: tuple[int, int]) -> None:
+    assert stream_size(np.zeros(shape, np.uint8), "gray" if len(shape) == 2 else "bgr", widest) == size
+
+
+# ---- encoding ----------------------------------------------------------------------------------------
+
+
+def test_packets_have_the_times_of_capture_and_key_frames_when_they_are_asked_for() -> None:
+    encoder = StreamEncoder(StreamSettings())
+    times = [0, 40, 80, 500, 400, 60_000, 60_040]  # ms: a late one, one back in time, a jump
+    packets = [
+        encoder.encode(Shown(numbered(number), "i420", at * MS, "gate"), key=number == 3) for number, at in enumerate(times)
+    ]
+    assert [round(packet.pts / 90) for packet in packets] == [0, 40, 80, 500, 500, 533, 573]
+    assert [packet.is_key for packet in packets] == [True, False, False, True, False, False, False]
+    assert [number_of(frame) for frame in decoded(packets)] == list(range(7))
+    assert [number_of(frame) for frame in decoded(packets[3:])] == [3, 4, 5, 6]
+
+
+def test_there_is_a_key_frame_each_two_seconds_and_the_size_stays() -> None:
+    encoder = StreamEncoder(StreamSettings(width=160))
+    packets = [
+        encoder.encode(
+            Shown(np.full((240 + 240 * (number % 2), 640, 3), 90, np.uint8), "bgr", number * 200 * MS, ""), key=False
+        )
+        for number in range(21)
+    ]
+    assert [number for number, packet in enumerate(packets) if packet.is_key] == [0, 10, 20]
+    assert {(frame.width, frame.height) for frame in decoded(packets)} == {(160, 60)}
+
+
+def test_players_are_told_the_colours() -> None:
+    frame = decoded([StreamEncoder(StreamSettings()).encode(Shown(numbered(1), "i420", 0, ""), key=True)])[0]
+    assert (frame.colorspace, frame.color_range) == (6, 1)
+
+
+@pytest.mark.parametrize(("offered", "fps", "kept"), [(30, 30, 300), (30, 10, 100), (25, 30, 250), (100, 24, 240)])
+def test_no_more_than_fps_are_kept_and_no_fewer(offered: int, fps: float, kept: int) -> None:
+    limiter = Limiter(fps)
+    assert abs(sum(limiter.lets(round(number * 1e9 / offered)) for number in range(10 * offered)) - kept) <= 1
+    assert limiter.lets(10**15)  # a jump of the clock
+    assert limiter.lets(0)
+
+
+# ---- what is refused -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: RtspPush("http://there/x"), "url must be one such as rtsp://"),
+        (lambda: RtspPush(5), "url must be one such as rtsp://"),  # type: ignore[arg-type]
+        (lambda: WhipPush("rtsp://there/x"), "url must be one such as https://"),
+        (lambda: HlsWriter("/tmp/x", width=5), "width must be a number of pixels from 32"),
+        (lambda: HlsWriter("/tmp/x", fps=0), "fps must be a number from 1 to 240"),
+        (lambda: RtspPush("rtsp://there/x", bit_rate=10), "bit_rate must be a number of bits a second from 50,000"),
+    ],
+)
+def test_bad_parameters_are_refused_at_once(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_a_payload_that_is_no_picture_is_an_error_of_its_own() -> None:
+    push = RtspPush("rtsp://127.0.0.1:9/x")
+    push.setup()
+    with pytest.raises(TypeError, match="a frame is needed"):
+        push.main_logic({"a": 1})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="can't be streamed"):
+        push.main_logic(np.zeros((4, 4), np.float32))
+    push.cleanup()
+
+
+# ---- broadcasts ----------------------------------------------------------------------------------------
+
+
+class Camera:
+    """Puts numbered frames, 50 a second, into a feed, on a thread of its own."""
+
+    def __init__(self, origins: tuple[str, ...] = ("gate",)) -> None:
+        self.newest = NewestFrame()
+        self.opened = 0
+        self._origins = origins
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def open(self) -> NewestFrame:
+        self.opened += 1
+        return self.newest.open()
+
+    def _work(self) -> None:
+        number = 0
+        while not self._over.wait(0.02):
+            for origin in self._origins:
+                self.newest.put(Shown(numbered(number), "i420", time.monotonic_ns(), origin))
+            number += 1
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def camera() -> Iterator[Camera]:
+    one = Camera()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def stream(camera: Camera) -> Iterator[Broadcast]:
+    one = Broadcast("gate", camera.open, StreamSettings(fps=100), LOGGER)
+    yield one
+    one.close(PATIENCE)
+
+
+def taken(watcher: Watcher, count: int) -> list[Encoded]:
+    packets = [watcher.take(PATIENCE) for _ in range(count)]
+    assert all(packets)
+    return [packet for packet in packets if packet is not None]
+
+
+def test_all_watchers_get_the_same_packets_of_one_encoder(stream: Broadcast) -> None:
+    watchers = [stream.watch() for _ in range(5)]
+    packets = [taken(watcher, 10) for watcher in watchers]
+    assert all(found[0].is_key for found in packets)
+    assert all(found[-5].data in [packet.data for packet in packets[0]] for found in packets)
+    assert stream.encoded < 5 * 10
+    numbers = [number_of(frame) for frame in decoded(packets[0])]
+    assert len(numbers) == 10
+    assert len(set(numbers)) >= 8
+
+
+def test_nothing_is_encoded_and_no_frame_taken_when_nobody_watches(
+    camera: Camera, stream: Broadcast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcast, "LINGER_S", 0.1)
+    watcher = stream.watch()
+    taken(watcher, 3)
+    watcher.close()
+    eventually(lambda: stream._thread is None, "an end of its thread")
+    encoded = stream.encoded
+    refused = camera.newest.refused
+    eventually(lambda: camera.newest.refused > refused + 3, "frames that nobody takes")
+    assert stream.encoded == encoded
+    assert taken(stream.watch(), 2)[0].is_key
+
+
+def test_one_who_comes_late_begins_with_a_key_frame_at_once(stream: Broadcast) -> None:
+    first = stream.watch()
+    taken(first, 20)
+    began = time.monotonic()
+    late = stream.watch()
+    assert taken(late, 1)[0].is_key
+    assert time.monotonic() - began < 1.5  # they come by themselves each 2 s
+
+
+def test_a_slow_watcher_loses_packets_up_to_a_key_frame_and_the_others_none(stream: Broadcast) -> None:
+    slow, quick = stream.watch(), stream.watch()
+    seen = [quick.take(PATIENCE) for _ in range(MOST_PACKETS + 20)]
+    eventually(lambda: slow.lost >= MOST_PACKETS, "a slow watcher")
+    assert all(seen)
+    assert quick.lost == 0
+    rest = taken(slow, 5)
+    assert rest[0].is_key
+    assert len(decoded(rest)) == 5
+
+
+def test_watchers_are_told_of_the_end(stream: Broadcast) -> None:
+    watcher = stream.watch()
+    taken(watcher, 1)
+    stream.close(PATIENCE)
+    eventually(lambda: watcher.over, "the end")
+    assert stream.watch().over
+
+
+def test_a_feed_that_ends_is_opened_again_and_the_stream_goes_on(camera: Camera, stream: Broadcast) -> None:
+    watcher = stream.watch()
+    before = taken(watcher, 3)
+    camera.newest.close()
+    eventually(lambda: camera.opened == 2, "a second feed")
+    after = taken(watcher, 5)
+    assert len(decoded([*before, *after])) == 8
+
+
+@pytest.mark.parametrize("error", [UnknownTarget("routine", "gone", []), PipeStateError("it sends nothing")])
+def test_what_keeps_a_feed_from_being_opened_is_told(error: Exception) -> None:
+    def refuse() -> NewestFrame:
+        raise error
+
+    stream = Broadcast("gate", refuse, StreamSettings(), LOGGER)
+    watcher = stream.watch()
+    assert watcher.take(PATIENCE) is None
+    assert watcher.problem == str(error)
+
+
+def test_several_cameras_are_tiles_of_one_picture_and_none_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    put: list[str] = []
+    put_it = Mosaic.put
+
+    def note(mosaic: Mosaic, origin: str, frame: np.ndarray, format: str | None) -> None:
+        put.append(origin)
+        put_it(mosaic, origin, frame, format)
+
+    monkeypatch.setattr(Mosaic, "put", note)
+    camera = Camera(("a", "b", "c"))
+    stream = Broadcast("all", camera.open, StreamSettings(), LOGGER)
+    try:
+        watcher = stream.watch()
+        taken(watcher, 20)
+    finally:
+        camera.close()
+        stream.close(PATIENCE)
+    assert min(map(put.count, "abc")) > 10
+
+
+def test_the_newest_frame_is_copied_only_where_the_reader_is_busy() -> None:
+    place, frame = NewestFrame(), numbered(1)
+    place.put(Shown(frame, "i420", 0, ""))
+    assert place.refused == 1
+    place.open()
+    place.put(Shown(frame, "i420", 0, ""))
+    place.put(Shown(frame, "i420", 0, ""))
+    assert place.replaced == 1
+    place.put(Shown(frame, "i420", 0, "another camera"))
+    assert place.read(0).origin == ""
+    assert not np.shares_memory(place.read(0).frame, frame)
+    got: list[Shown] = []
+    reader = threading.Thread(target=lambda: got.append(place.read(PATIENCE)))
+    reader.start()
+    eventually(lambda: place._is_awaited, "a reader")
+    place.put(Shown(frame, "i420", 0, ""))
+    reader.join()
+    assert got[0].frame is frame
+    with pytest.raises(TimeoutError):
+        place.read(0)
+    place.close()
+    with pytest.raises(StopIteration):
+        place.read(0)
