@@ -114,6 +114,7 @@ def postgres(directory: Path) -> tuple[Program, str]:
     if made.returncode:
         pytest.skip(f"initdb can't run here: {made.stderr}")
     small = ["max_connections=8", "shared_buffers=1MB", "fsync=off", "autovacuum=off", "listen_addresses=127.0.0.1"]
+    small.append("dynamic_shared_memory_type=mmap")  # else a crash leaves a segment in /dev/shm
     options = [part for setting in small for part in ("-c", setting)]
     command: list[str | Path] = [*as_user, needed("postgres"), "-D", data, "-p", str(port), "-k", str(directory), *options]
     program = Program(command, lambda: listens(port), signal.SIGQUIT)  # an immediate shutdown, as by a crash
