@@ -111,7 +111,6 @@ def test_motion(tmp_path: Path) -> None:
     database.close()
 
 
-<<<<<<< HEAD
 def test_clips(tmp_path: Path) -> None:
     clip = film(tmp_path / "clip.mp4", count=90)
     with started("clips", "--video", clip, directory=tmp_path) as process:
@@ -122,8 +121,6 @@ def test_clips(tmp_path: Path) -> None:
     assert VideoInfo.of(tmp_path / line.split(":")[0]).frames > 60
 
 
-=======
->>>>>>> part-si
 def test_mqtt_events_come_to_the_broker(tmp_path: Path) -> None:
     clip = excerpt(bikes(), range(60), tmp_path / "clip.avi")
     broker, port = mosquitto(tmp_path)
@@ -137,19 +134,6 @@ def test_mqtt_events_come_to_the_broker(tmp_path: Path) -> None:
     finally:
         subscriber.close()
         broker.kill()
-<<<<<<< HEAD
-=======
-
-
-def test_clips(tmp_path: Path) -> None:
-    clip = film(tmp_path / "clip.mp4", count=90)
-    with started("clips", "--video", clip, directory=tmp_path) as process:
-        out, err = process.communicate(timeout=100)
-    (line,) = out.splitlines()
-    assert (process.returncode, err.count("is cut: the camera was stopped")) == (0, 1), "it moves when the film ends"
-    assert re.fullmatch(r"out/camera/clips/.*_motion-\d+\.mp4: [23]\.\d s, the camera was stopped", line)
-    assert VideoInfo.of(tmp_path / line.split(":")[0]).frames > 60
->>>>>>> part-si
 
 
 def test_people_are_counted_as_in_one_process(tmp_path: Path) -> None:
@@ -209,7 +193,7 @@ def test_runtimes(tmp_path: Path) -> None:
 
 
 def test_faces_in_what_moves(tmp_path: Path) -> None:
-    clip = excerpt(carphone(), range(12), tmp_path / "clip.avi")
+    clip = excerpt(carphone(), range(30, 60), tmp_path / "clip.avi")
     (said,) = run("cascade", "--video", clip, directory=tmp_path)
     match = re.fullmatch(r"(\d+) moving parts, (\d+) faces in them, in out/cascade.jsonl", said)
     assert match is not None, said
