@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from pipert_shm.sinks.sink import Sink
     from pipert_shm.sinks.spool import SinkError
     from pipert_shm.sinks.webhook import WebhookSink
+    from pipert_shm.streaming.pushing import StreamingError
     from pipert_shm.streaming.routines import HlsWriter, RtspPush, WhipPush
     from pipert_shm.trace.recording import TraceReport
     from pipert_shm.video.annotation import Annotator
@@ -224,6 +225,7 @@ __all__ = [
     "SnapshotWriter",
     "SourceRoutine",
     "SqliteWriter",
+    "StreamingError",
     "Tap",
     "Tiles",
     "ToMain",
@@ -323,6 +325,7 @@ _LAZY = {
     "LetterRefused": "pipert_shm.sinks.courier",
     "Sink": "pipert_shm.sinks.sink",
     "SinkError": "pipert_shm.sinks.spool",
+    "StreamingError": "pipert_shm.streaming.pushing",
     "Undelivered": "pipert_shm.sinks.courier",
     "WebhookSink": "pipert_shm.sinks.webhook",
     "Tracker": "pipert_shm.video.tracking",

@@ -146,6 +146,7 @@ class Pipe:
     _pipeline_file: object = None  # the `PipelineFile` that it was made from, and is like now
     _made_from: str = ""  # the real path of the file that it was made from
 
+    # longer than 40 lines: its parameters, and their checks
     def __init__(
         self,
         network: QueueNetwork | None = None,

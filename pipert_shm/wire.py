@@ -79,6 +79,7 @@ class Wire(HtmlRepr):
     (Wire('camera' -> 'disk', policy='block', capacity=8), Wire('camera' -> 'screen', max_age=0.5))
     """
 
+    # longer than 40 lines: its parameters, and their checks
     def __init__(
         self,
         source: Routine,

@@ -36,6 +36,7 @@ ATTACH_S = 10.0  # that a pipe which was found running may still take until othe
 END_S = 60.0  # that it may take to end before it is killed
 
 
+# longer than 300 lines: one state of one host, under one lock; what it takes is in modules beside it
 class Keeper:
     """One pipe. Any thread.
 
