@@ -44,7 +44,7 @@ class Detections:
         data: further columns by name, each with a row for each detection: an array of numbers or texts.
 
     :raises ValueError: when a shape does not fit, an id is not a whole number, a class has no name, or a column has objects in
-    it.
+        it.
     :raises TypeError: when the names are a text, a set, or a mapping whose keys are not class ids.
 
     >>> found = Detections([[10, 20, 50, 90]], scores=[0.5], class_ids=[0], names=("person",))
