@@ -304,7 +304,7 @@ def test_all_cameras_together_have_a_limit_and_clips_go_with_all_that_is_beside_
     ("given", "message"),
     [
         ({}, "footage needs a directory, such as"),
-        ({"directory": "a", "clip": {}}, "footage has no key 'clip': there are directory, clips, continuous, gb, memory_mb"),
+        ({"directory": "a", "clip": {}}, "footage has no key 'clip': there are directory, clips, continuous, gb, camera, mem"),
         ({"directory": "a", "clips": {"pre": 3}}, "footage.clips has no key 'pre': there are before, after, longest, days, gb"),
         ({"directory": "a", "clips": {"before": "3"}}, "footage.clips.before must be a number from 0 to 600, not '3'"),
         ({"directory": "a", "clips": {"before": 9, "longest": 9}}, "footage.clips.longest is 9 s, less than before and after"),

@@ -250,6 +250,10 @@ class Clip:
         except OSError as error:
             self.fail(error)
 
+    def give_up(self, packets: int) -> None:
+        """Ends it after a fault, which has cost so many packets at most."""
+        self.fail(OSError(f"recording failed, {packets} packets from its end on"))
+
     def fail(self, error: OSError) -> None:
         """Ends it, as far as the disk lets it."""
         self.is_over = True
@@ -257,7 +261,7 @@ class Clip:
         for step in self._end_file, self._tell_end:
             try:
                 step()
-            except OSError as another:
+            except Exception as another:
                 self._logger.debug("clip %s: %s", self.path, another)
 
     def _tell_end(self) -> None:

@@ -65,6 +65,11 @@ class Continuous:
                 self._fail(error)
                 self.unrecorded += 1
 
+    def give_up(self, packets: int) -> None:
+        """Ends the file at hand after a fault, which has cost so many packets at most."""
+        self.unrecorded += packets
+        self.finish()
+
     def _write(self, packet: Kept) -> None:
         if self._file is not None and self._ends_before(packet):
             self.finish()

@@ -19,6 +19,7 @@ from pipert_shm.binding import now_ns
 from pipert_shm.errors import shown as quoted
 from pipert_shm.limits import is_number
 from pipert_shm.shm.counters import Counters
+from pipert_shm.video.detection_output import jsonable
 from pipert_shm.video.files import locked
 from pipert_shm.video.footage.clip import Clip, at_ns
 from pipert_shm.video.footage.continuous import Continuous
@@ -26,7 +27,7 @@ from pipert_shm.video.footage.kept import CODECS, Keeping
 from pipert_shm.video.footage.leftovers import tidy
 from pipert_shm.video.footage.retention import Retention
 from pipert_shm.video.footage.roll import Roll
-from pipert_shm.video.footage.settings import MB, FootageSettings
+from pipert_shm.video.footage.settings import LATEST, MB, FootageSettings
 from pipert_shm.video.footage.shelf import folder_of
 
 PERIOD_NS = 500_000_000
@@ -145,9 +146,12 @@ class Footage:
         phase = event.get("phase", "instant")
         if phase not in ("start", "end", "instant"):
             raise ValueError(f"an event's phase is one of start, end, instant, not {quoted(phase)}")
-        at = _time("time", event.get("time", time.time()))
-        started = _time("started", event.get("started", at))
-        told = {"id": uuid4().hex[:12], "time": at, **event}
+        now = time.time()
+        at = _time("time", event.get("time", now))
+        if at > now + LATEST:  # by a clock that has stepped, or another machine's: it counts as now, or its clip would not end
+            at = now
+        started = min(_time("started", event.get("started", at)), at)
+        told = {"id": uuid4().hex[:12], "time": at, **{str(key): jsonable(value) for key, value in event.items()}}
         end_ns = None if phase == "start" else at_ns(at + after)
         begin_ns = at_ns(max((started if phase == "end" else at) - before, at - usual.longest + after))
         about_ns = at_ns(max(started, at - usual.longest) if phase == "end" else at)
@@ -222,7 +226,11 @@ class Footage:
             self._roll.unread = self._roll.end if writers else None
             crowded_out = 0 if writers else self._roll.crowded_out
         for writer, packets, lost in work:
-            writer.write(packets, lost)
+            try:
+                writer.write(packets, lost)
+            except Exception:  # damaged packets, for example: it costs this file, and not the others
+                self._logger.exception("recording failed; it goes on with the next key frame")
+                writer.give_up(len(packets))
         self._tell_of_memory(crowded_out)
         self._count()
 

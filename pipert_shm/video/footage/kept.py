@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -56,7 +57,9 @@ class Form:
         """
         form = Form(self.template, sets)
         decoder = form.decoder()
-        frames = decoder.decode(av.Packet(packet)) or decoder.decode(None)
+        frames: list[av.VideoFrame] = []
+        with suppress(av.error.FFmpegError):  # it is damaged, and has the size that is known
+            frames = decoder.decode(av.Packet(packet)) or decoder.decode(None)
         if frames:
             form.size = frames[0].width, frames[0].height
             form.template.codec_context.width, form.template.codec_context.height = form.size
@@ -128,6 +131,11 @@ BREAK_S = 10.0
 is no break: a stream that was held up sends the rest later."""
 
 
+LARGEST = 1 << 56
+FARTHEST = 3600 * TICKS
+"""Ticks between the stamps of a packet from which on these are damaged. An MP4 file has 31 bits for them."""
+
+
 class Keeping:
     """Makes what is kept of the packets of one connection. One thread at a time.
 
@@ -148,7 +156,7 @@ class Keeping:
         return self._run.form.codec
 
     def of(self, packet: av.Packet[Any], came_ns: int, clock: float | None) -> Kept | None:
-        """What is kept of a packet; None of one that has no stamp.
+        """What is kept of a packet; None of one that has no stamp, or a damaged one.
 
         :param came_ns: when it came.
         :param clock: when it was captured by the camera's clock.
@@ -158,6 +166,8 @@ class Keeping:
         ratio = self._base * TICKS
         pts = int(packet.pts * ratio)
         dts = None if packet.dts is None else int(packet.dts * ratio)
+        if abs(pts) > LARGEST or (dts is not None and not abs(pts - dts) < FARTHEST):
+            return None  # FFmpeg's writer breaks down on such stamps, and the process with it
         data = bytes(packet)
         if packet.is_keyframe:
             self._look(data)

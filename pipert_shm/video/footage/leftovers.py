@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+from pipert_shm.errors import describe
 from pipert_shm.video.files import locked
 from pipert_shm.video.footage.clip import description, write_whole
 from pipert_shm.video.footage.packet_file import PART, PacketFile
@@ -32,13 +33,13 @@ def tidy(folder: Path, logger: logging.Logger) -> int:
                 told.append(part)
             elif not _is_used(part):
                 mended += _mend(folder, part, logger)
-        except (OSError, VideoError) as error:
-            logger.warning("%s, which a killed process has left, stays as it is: %s", part, error)
+        except Exception as error:  # damaged files make libraries raise anything, and must not end what records
+            logger.warning("%s, which a killed process has left, stays as it is: %s", part, describe(error))
     for part in told:
         try:
             _tell(part, logger)
-        except (OSError, ValueError) as error:
-            logger.warning("%s, which a killed process has left, stays as it is: %s", part, error)
+        except Exception as error:  # likewise
+            logger.warning("%s, which a killed process has left, stays as it is: %s", part, describe(error))
     return mended
 
 
@@ -56,10 +57,16 @@ def _mend(folder: Path, part: Path, logger: logging.Logger) -> int:
         part.unlink()
         return 0
     path = part.with_name(re.sub(r"\.mp4(-\d+)?\.part$", r"\1.mp4", part.name))
+    target = part.with_name(f"{part.name}.mp4")
     try:
-        file = mend(part, part.with_name(f"{part.name}.mp4"))
-    except VideoError:
+        file = mend(part, target)
+    except VideoError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # too many open files, for example: it may be read another time
         file = None  # it has not even a beginning
+    except BaseException:
+        target.unlink(missing_ok=True)  # as far as it got: else each start would leave another one on a full disk
+        raise
     if file is not None:
         _name(folder, file, path)
     part.unlink()

@@ -188,7 +188,9 @@ class PacketFile:
             except OSError as error:
                 failure = failure or error
             # Not by a name that is claimed first, as videos are: a kill in between would leave an empty file that looks whole.
-            self.path = free_name(path or self.path)
+            wanted = path or self.path
+            wanted.parent.mkdir(parents=True, exist_ok=True)  # another hour than it was begun in, or the clock has stepped
+            self.path = free_name(wanted)
             self.part.rename(self.path)
         finally:
             self._new.close()

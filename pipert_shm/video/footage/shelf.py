@@ -19,7 +19,7 @@ CLIPS, ALL = "clips", "all"
 SUFFIX = ".mp4"
 
 _SEGMENT = re.compile(r"(\d\d-\d\d-\d\d\.\d{3})\+(\d+\.\d{3})(?:-\d+)?\.mp4")
-_LONGEST_ID = 80  # characters of an event's id in a file's name
+_LONGEST_ID = 80  # bytes of an event's id in a file's name
 _TIME = "%H-%M-%S"
 
 
@@ -35,7 +35,7 @@ def camera_of(folder: Path) -> str:
 
 def clip_path(folder: Path, time: float, id: str) -> Path:
     """The file for a clip that is about this time (seconds since the epoch)."""
-    safe = re.sub(r"[^\w.-]", "-", id)[:_LONGEST_ID]
+    safe = re.sub(r"[^\w.-]", "-", id[:_LONGEST_ID]).encode()[:_LONGEST_ID].decode(errors="ignore")
     return folder / CLIPS / f"{_utc(time):%Y-%m-%d}" / f"{_clock(time)}_{safe}{SUFFIX}"
 
 
