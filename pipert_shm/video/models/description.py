@@ -167,8 +167,8 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"there is no model {str(path)!r}; check the path")
     if Path(path).suffix in _OF_PYTORCH:
         raise ValueError(
-            f"the model {str(path)!r} is a file of PyTorch's: export it to ONNX, such as by `yolo export model={Path(path).name} "
-            "format=onnx`, or use TorchDetector"
+            f"the model {str(path)!r} is a file of PyTorch's: export it to ONNX, such as by `yolo export "
+            f"model={Path(path).name} format=onnx`, or use TorchDetector"
         )
 
 
