@@ -76,3 +76,11 @@ def test_a_file_that_is_no_network_is_told(tmp_path: Path, capsys: pytest.Captur
     assert "onnxruntime can't read the model" in capsys.readouterr().err
     assert main(["model", str(tmp_path / "y.onnx")]) == 2
     assert main(["model", str(tmp_path / "x.onnx"), "--size", "big"]) in (1, 2)
+
+
+def test_a_network_that_no_detector_runs_gets_no_lines_to_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnx.load(constant(tmp_path / "last.onnx", FINDS[None], size=(64, 3)))
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64  # (batch, height, width, 3)
+    onnx.save(model, tmp_path / "last.onnx")
+    assert main(["model", str(tmp_path / "last.onnx"), "--names", "a, b"]) == 1
+    assert "it must take three channels, (batch, 3, height, width)" in capsys.readouterr().err

@@ -249,6 +249,21 @@ def test_a_network_that_opencv_refuses_is_run_by_onnxruntime(tmp_path: Path, cap
         DnnDetector(model, YoloHead(["red", "blue"]), size=SIZE, backend="opencv").setup()
 
 
+def test_a_network_that_takes_other_pictures_is_not_left_to_opencv(tmp_path: Path) -> None:
+    """OpenCV would run it on pictures whose axes mean something else."""
+    model = onnx.load(constant(tmp_path / "last.onnx", FINDS[None], size=(64, 3)))
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64  # (batch, height, width, 3), as TensorFlow has it
+    onnx.save(model, tmp_path / "last.onnx")
+    with pytest.raises(ValueError, match=r"it must take three channels, \(batch, 3, height, width\)$"):
+        DnnDetector(tmp_path / "last.onnx", YoloHead(["red", "blue"])).setup()
+
+
+def test_a_file_of_pytorch_is_told_what_to_do_with_it(tmp_path: Path) -> None:
+    (tmp_path / "yolo11n.pt").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"export it to ONNX, such as by `yolo export model=yolo11n.pt format=onnx`"):
+        DnnDetector(tmp_path / "yolo11n.pt").setup()
+
+
 def refused_by_opencv(path: Path) -> Path:
     """With an operator that OpenCV does not know."""
     model = onnx.load(constant(path, FINDS[None]))

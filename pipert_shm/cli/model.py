@@ -79,12 +79,15 @@ def _tried(file: Path, size: tuple[int, int] | None) -> ModelDescription:
     import numpy as np
 
     from pipert_shm.video.models.choosing import extra_inputs
-    from pipert_shm.video.models.description import ModelDescription, open_session
+    from pipert_shm.video.models.description import ModelDescription, check_file, open_session
+    from pipert_shm.video.models.runtime import check_input
 
     try:
+        check_file(file)
         session = open_session(file)
         description = ModelDescription.of_session(session, file)
         if description.picture is None:
+            check_input(description, file, {each.name: np.empty(0) for each in description.inputs[1:]})
             return description
         description = description.with_size(size or description.size or (SIDE, SIDE))
         assert description.picture is not None, "as before"

@@ -15,6 +15,7 @@ import numpy as np
 from pipert_shm.extras import to_install
 
 _TYPES = {"float": "float32", "double": "float64"}
+_OF_PYTORCH = (".pt", ".pth", ".pt2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +153,23 @@ def describe_model(path: str | os.PathLike[str]) -> ModelDescription:
     :raises ValueError: when the file can't be read.
     :raises ImportError: when onnxruntime is not installed.
     """
+    check_file(path)
+    return ModelDescription.of_session(open_session(path), path)
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Checks that there is such a file, and that its name is not that of PyTorch's files.
+
+    :raises FileNotFoundError: when there is no such file.
+    :raises ValueError: when it is a file of PyTorch's.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no model {str(path)!r}; check the path")
-    return ModelDescription.of_session(open_session(path), path)
+    if Path(path).suffix in _OF_PYTORCH:
+        raise ValueError(
+            f"the model {str(path)!r} is a file of PyTorch's: export it to ONNX, such as by `yolo export "
+            f"model={Path(path).name} format=onnx`, or use TorchDetector"
+        )
 
 
 def open_session(path: str | os.PathLike[str]) -> Any:

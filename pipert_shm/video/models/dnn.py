@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipert_shm.errors import shown
 from pipert_shm.video.models.choice import Backend, Choice, Providers
-from pipert_shm.video.models.description import describe_model
+from pipert_shm.video.models.description import check_file, describe_model
 from pipert_shm.video.models.head import AnyHead, Head
 from pipert_shm.video.models.network_detector import NetworkDetector
 from pipert_shm.video.models.runtime import Runtime, Size, Wanted, load
@@ -87,8 +87,7 @@ class DnnDetector(NetworkDetector):
         self._choice = Choice(backend, device, providers, cache_dir, threads)
 
     def _load(self) -> Runtime:
-        if not self._model.is_file():
-            raise FileNotFoundError(f"there is no model {str(self._model)!r}; check the path")
+        check_file(self._model)
         more = None if self._head is None else self._head.more_inputs
         return load(Wanted(self._model, self._size, self.batch_size, self._choice, more))
 
