@@ -83,7 +83,7 @@ def test_a_program_goes_on_and_waits_for_the_pipe_that_a_client_starts_and_kills
     assert len(end.lines) == (2 if last else 1)
 
 
-@pytest.mark.parametrize("last", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("last", [ENDS["wait"], ENDS["the last line"]], ids=["wait", "the last line"])
 def test_ctrl_c_ends_pipe_server_and_program(start_script: StartScript, client: httpx.Client, last: str) -> None:
     script = started(start_script, client, TELLS_OF_JOIN + last)
     script.wait_for_line("joins")

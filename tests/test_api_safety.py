@@ -304,7 +304,7 @@ def test_the_server_does_what_its_schema_says(served: Served, mode: GenerationMo
         assert isinstance(found, Ok), found
         operation = found.ok()
 
-        @settings(max_examples=4, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+        @settings(max_examples=2, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(mode))
         def check(case: schemathesis.Case[Any]) -> None:
             case.call_and_validate(timeout=PATIENCE, excluded_checks=[positive_data_acceptance, negative_data_rejection])

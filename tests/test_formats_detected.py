@@ -113,7 +113,7 @@ def motion(clip: Path, count: int, format: Format, size: tuple[int, int] | None)
 
 
 @pytest.mark.parametrize("is_small", [False, True], ids=["whole", "small"])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["bgr", "gray", "nv12"])
 @pytest.mark.parametrize(("clip", "count", "half", "least"), [(bikes, 25, (320, 136), 10), (vtest, 15, (384, 288), 10)])
 def test_motion_in_a_pipe_is_that_of_a_plain_loop(
     tmp_path: Path, clip: Callable[[], Path], count: int, half: tuple[int, int], least: int, format: Format, is_small: bool
@@ -179,7 +179,7 @@ def test_faces_in_a_pipe_are_those_of_a_plain_loop(tmp_path: Path, format: Forma
 
 
 @needs_hog
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["bgr", "i420"])
 def test_people_in_a_pipe_are_those_of_a_plain_loop(tmp_path: Path, format: Format) -> None:
     hog = cv2.HOGDescriptor()
     hog.setSVMDetector(np.array(cv2.HOGDescriptor.getDefaultPeopleDetector(), np.float32))
@@ -230,7 +230,7 @@ def as_the_network_gets_it(frame: np.ndarray, format: Format, size: tuple[int, i
     return whole, across, down
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["rgb", "i420"])
 def test_a_network_in_a_pipe_finds_what_a_plain_loop_finds(tmp_path: Path, format: Format) -> None:
     size = (192, 160)  # of 176x144: planes are scaled to 192x156, and others to 192x157
     loaded, head, expected = cv2.dnn.readNetFromONNX(str(centerface())), CenterFaceHead(), []

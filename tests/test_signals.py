@@ -54,6 +54,7 @@ NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 ALONE: list[str] = []
 API = ["--api", "127.0.0.1:0"]
 WAYS = [*((number, ALONE) for number in NUMBERS), (signal.SIGTERM, API)]
+USUAL = [(signal.SIGINT, ALONE), (signal.SIGTERM, API)]
 
 
 def begin(
@@ -96,7 +97,7 @@ def test_a_signal_to_the_program(start_cli: StartCli, tmp_path: Path, number: si
     expect_end(process, 128 + number, mine)
 
 
-@pytest.mark.parametrize(("number", "options"), WAYS)
+@pytest.mark.parametrize(("number", "options"), USUAL)
 def test_a_signal_to_the_whole_group(start_cli: StartCli, tmp_path: Path, number: signal.Signals, options: list[str]) -> None:
     process = begin(start_cli, tmp_path, *options)
     mine = segments(process)
@@ -104,7 +105,7 @@ def test_a_signal_to_the_whole_group(start_cli: StartCli, tmp_path: Path, number
     expect_end(process, 128 + number, mine)
 
 
-@pytest.mark.parametrize(("second", "options"), WAYS)
+@pytest.mark.parametrize(("second", "options"), USUAL)
 def test_a_second_signal_while_it_ends(start_cli: StartCli, tmp_path: Path, second: signal.Signals, options: list[str]) -> None:
     process = begin(start_cli, tmp_path, *options, slow=0.5)
     process.send_signal(signal.SIGTERM)
