@@ -17,7 +17,7 @@ class MadeWith:
 
     _made_with: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
 
-    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+    def __new__(cls, /, *arguments: Any, **named: Any) -> Self:
         """Notes it."""
         made = super().__new__(cls)
         made._made_with = arguments, named

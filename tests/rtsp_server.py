@@ -47,7 +47,8 @@ class RtspServer:
     ) -> None:
         self._codec = codec
         self._pictures = list(zip(payloads(codec, packets, mtu, even=even), (packet.pts for packet in packets), strict=True))
-        self._span = max(packet.pts for packet in packets) + 3000
+        stamps = [packet.pts for packet in packets]
+        self._span = max(stamps) - min(stamps) + 3000
         self._fps = fps
         self._clock = clock
         self._loss = loss

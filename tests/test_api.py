@@ -364,7 +364,7 @@ def test_a_pipe_that_has_ended_or_is_not_built_is_a_conflict() -> None:
             schema = client.get("/openapi.json").json()["paths"]
             for path, operations in schema.items():
                 body = BODIES.get(path.rpartition("/")[2])
-                there = path.format(routine="numbers", event="scale", flow="first")
+                there = path.format(routine="numbers", event="scale", flow="first", file="index.m3u8", watcher="1", session="1")
                 for method, operation in operations.items():
                     response = client.request(method, there, json=body)
                     assert str(response.status_code) in operation["responses"], (method, path)

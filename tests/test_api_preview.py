@@ -352,7 +352,7 @@ def test_boxes_are_drawn_on_a_copy() -> None:
     frame.flags.writeable = False
     picture = picture_of(DetectedFrame(frame, Detections([[100, 200, 300, 400]])))
     rows, columns = np.nonzero(picture.any(axis=2))
-    assert [int(edge) for edge in (rows.min(), rows.max(), columns.min(), columns.max())] == [99, 201, 49, 151]
+    assert [int(edge) for edge in (rows.min(), rows.max(), columns.min(), columns.max())] == [99, 200, 49, 150]
     assert not frame.any()
     small = np.zeros((100, 100, 3), np.uint8)
     assert picture_of(DetectedFrame(small, Detections([[10, 10, 20, 20]]))).any()

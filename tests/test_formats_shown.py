@@ -154,7 +154,7 @@ def test_boxes_of_a_preview_are_where_they_belong(format: Format) -> None:
     payload = DetectedFrame(frame, Detections([[100, 200, 300, 400]]))
     picture = picture_of(payload, told(format, frame))
     rows, columns = np.nonzero(picture.max(axis=2) if picture.ndim == 3 else picture)
-    assert [int(edge) for edge in (rows.min(), rows.max(), columns.min(), columns.max())] == [99, 201, 49, 151]
+    assert [int(edge) for edge in (rows.min(), rows.max(), columns.min(), columns.max())] == [99, 200, 49, 150]
     assert decoded(as_jpeg(payload, told(format, frame))).shape == (360, 640, 3)
 
 
