@@ -129,7 +129,7 @@ def plan_routine(number: int, routine: Routine, flow: str, edges: Iterable[EdgeP
     """
     ins = [edge for edge in edges if edge.receiver == number]
     outs = [edge for edge in edges if edge.sender == number]
-    if not ins and not outs:
+    if not ins and not outs and not routine.works_alone:
         raise FloatingRoutine(routine.name, f"in flow {flow!r} it is wired to no other routine")
     role = Role.SOURCE if not ins else Role.MIDDLE if outs else Role.DESTINATION
     if routine.role is Role.SOURCE and ins:

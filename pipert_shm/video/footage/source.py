@@ -27,6 +27,7 @@ class KeepsFootage(SourceRoutine):
         super().__init__(name)
         self._footage_settings = None if footage is None else FootageSettings.of(footage)
         self._footage: Footage | None = None
+        self.works_alone = footage is not None  # a camera may only be recorded
 
     @property
     def _footage_camera(self) -> str:
