@@ -123,9 +123,7 @@ class Routine(MadeWith, InHand, Traced, HtmlRepr):
             logged, it is killed and restarted. None: never. Set it on the class or in `__init__`.
         max_errors: exceptions in a row after which the flow is restarted. None: never. Set it likewise.
         join: makes `main_logic` get one message of each input, that belong together. Set it likewise.
-        replicable: whether its flow may have replicas. Set it to False for a routine that must see every frame of a camera,
-            since each replica sees a part of them.
-        works_alone: whether it may have no wire at all, since it does something besides sending. Set it likewise.
+        replicable: whether its flow may have replicas. Set it to False for a routine that must see each frame of a camera.
         counter_names: the names of the routine's own counters, at most 16. Set it on the class.
         logger: for log records; it is a child of the pipe's logger, named `Pipe.Flow.Routine`. In `__init__` it is not yet.
         counters: the routine's own counters, all 0 at first: `self.counters["faces"] += 3`. Others read them in
@@ -139,7 +137,7 @@ class Routine(MadeWith, InHand, Traced, HtmlRepr):
     max_errors: int | None = None
     join: Join | None = None
     replicable: bool = True
-    works_alone: bool = False
+    works_alone: bool = False  # whether it may have no wire at all, since it does something besides sending
     counter_names: ClassVar[tuple[str, ...]] = ()
     logger = _OwnLogger()  # gives `_logger`, which is set anew in the pipe, and again in the flow's process
     _counters: ClassVar[defaultdict[str, int]] = defaultdict(int)
