@@ -40,16 +40,19 @@ class Asked:
 
 
 def test_what_it_says_of_itself_waits_for_no_other_answer() -> None:
-    asked, may_end, told, refused = Asked(), threading.Event(), [], []
+    asked, may_end, begun, told, refused = Asked(), threading.Event(), [], [], []
 
     def answer(question: Any) -> None:
         if question.kind == "trace":
+            begun.append(question)
             may_end.wait(30)
         told.append(question.kind)
 
     answering = Answering(asked, answer, lambda question, why: refused.append(why))
-    for _ in range(AT_ONCE + QUEUED + 3):
-        asked.put(Question("trace"))
+    for count in (AT_ONCE, QUEUED + 3):
+        for _ in range(count):
+            asked.put(Question("trace"))
+        eventually(lambda: len(begun) == AT_ONCE, "all threads at work")
     asked.put(Question("about"))
     eventually(lambda: told == ["about"], "what it says of itself")
     assert refused == [f"{AT_ONCE + QUEUED} questions are there already: ask again later"] * 3
@@ -69,5 +72,30 @@ def test_a_question_that_is_none_is_answered_like_any_other(payload: bytes) -> N
     answering = Answering(asked, told.append, lambda question, why: None)
     asked.put(question)
     eventually(lambda: told == [question], "its answer")
+    asked.put(None)
+    answering.close(time.monotonic() + 10)
+
+
+def test_a_question_that_is_none_does_not_make_it_deaf() -> None:
+    class Nested(Question):
+        def to_bytes(self) -> bytes:
+            return b"[" * 200_000
+
+    class Broken(Question):
+        @property
+        def is_told(self) -> bool:
+            raise load_zenoh().ZError("the one who asked is gone")
+
+    asked, told = Asked(), []
+
+    def answer(question: Any) -> None:
+        if isinstance(question, Broken):
+            assert question.is_told
+        told.append(question.kind)
+
+    answering = Answering(asked, answer, lambda question, why: None)
+    for question in (Nested("nested"), Broken("about"), Question("about")):
+        asked.put(question)
+    eventually(lambda: sorted(told) == ["about", "nested"], "the last question, and the one that is none")
     asked.put(None)
     answering.close(time.monotonic() + 10)

@@ -141,6 +141,17 @@ def test_pieces_that_no_sender_sends_are_refused(told: bytes, piece: bytes) -> N
         Pieces().add(told, piece)
 
 
+@pytest.mark.parametrize("shape", [[1] * 70, [0, 2**40, 2**40]])
+def test_arrays_of_a_shape_that_none_has_are_lent_no_memory_and_refused_when_they_are_here(shape: list[int]) -> None:
+    receiver = RemoteReceiver("key", listen="tcp/127.0.0.1:1")
+    size = int(0 not in shape)
+    layout = (tuple(shape), np.dtype(np.uint8))
+    assert receiver._rooms_for([layout]) is None
+    whole = joined(TOLD, b"", [Array("|u1", layout[0], "none", bytes(size))])
+    with pytest.raises(ValueError, match=r"dimension|too big"):
+        Decoder().decode(list(whole.pieces), META, np.empty)
+
+
 def test_a_head_that_tells_of_huge_arrays_gets_no_memory() -> None:
     giver = Giver()
     first = pieces_of(np.zeros(1))[0].replace(b"[1]", b"[99999999999]").replace(b",8,", b",799999999992,")

@@ -16,8 +16,9 @@ import pytest
 
 from pipert_shm import DetectedFrame, Detections, Pipe, SourceRoutine
 from pipert_shm.api import hls, streams, webrtc
-from pipert_shm.api.streams import shown_of
+from pipert_shm.api.streams import Streams, shown_of
 from pipert_shm.data import Meta
+from pipert_shm.errors import PipertError
 from pipert_shm.streaming import broadcast
 from routines import Forward, Sink, chain
 from serving import Served, serving
@@ -153,6 +154,13 @@ def test_what_can_not_be_watched_is_refused(served: Served, monkeypatch: pytest.
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert len(state_of(served).peers) == 0
     eventually(lambda: not any(stream.watchers for stream in state_of(served).streams.all), "no watcher")
+
+
+def test_names_of_no_routine_leave_nothing_in_memory() -> None:
+    sessions = hls.Sessions(Streams(Pipe()))
+    with pytest.raises(PipertError):
+        asyncio.run(sessions.opened("nobody"))
+    assert not sessions._openings
 
 
 def test_without_the_extras_the_answer_says_what_to_install(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,14 @@ def test_presses_make_a_zone_move_its_points_add_and_remove_some() -> None:
     assert len(points_of(drawing)) == 3
 
 
+def test_a_mouse_that_let_go_beside_the_picture_holds_no_point_of_another_shape() -> None:
+    for then in (lambda drawing: drawing.begin("line"), lambda drawing: drawing.choose("zone 1"), Drawing.remove):
+        drawing = drawn(*SQUARE, SQUARE[0])
+        drawing.press(*SQUARE[3])
+        then(drawing)
+        assert not drawing.move(0.5, 0.5)
+
+
 def test_names_and_what_is_not_finished() -> None:
     drawing = drawn(*SQUARE[:2])
     assert drawing.begin("line") == "line 1"

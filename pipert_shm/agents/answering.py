@@ -49,23 +49,28 @@ class Answering:
 
     def _start(self, name: str, run: Callable[[], None]) -> None:
         thread = threading.Thread(target=run, name=name, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _hear(self) -> None:
-        with suppress(load_zenoh().ZError):  # at the end the channel is closed
-            while True:
-                query = self._asked.recv()
+        while (query := self._next()) is not None:
+            with suppress(Exception):  # whatever a question does, the next one is heard
                 if _kind_of(query) == ABOUT:
                     self._answer(query)
                 else:
                     self._hand_over(query)
 
+    def _next(self) -> Any:
+        with suppress(load_zenoh().ZError):  # at the end the channel is closed
+            return self._asked.recv()
+        return None
+
     def _hand_over(self, query: Any) -> None:
         with self._counting:
             if not self._free > 0 and len(self._threads) <= AT_ONCE:
-                self._free += 1
-                self._start(f"answer-{len(self._threads)}", self._work)
+                with suppress(RuntimeError):  # the system has no room for a thread: one that is there answers
+                    self._start(f"answer-{len(self._threads)}", self._work)
+                    self._free += 1
             try:
                 self._waiting.put_nowait(query)
             except queue.Full:
@@ -83,5 +88,5 @@ class Answering:
 def _kind_of(query: Any) -> str:
     try:
         return str(json.loads(query.payload.to_bytes())["kind"])
-    except (AttributeError, KeyError, TypeError, ValueError):  # who answers it says what is wrong
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # who answers it says what is wrong
         return ""

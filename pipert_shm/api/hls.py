@@ -62,10 +62,13 @@ class Sessions:
         :raises HTTPException: when the routine sends no pictures.
         :raises PipertError: as `Streams.broadcast` does.
         """
+        session = self.get(routine)
+        if session is not None:
+            return session
+        broadcast = await asyncio.to_thread(self._streams.broadcast, routine, WIDTH)  # first: no lock stays of an unknown name
         async with self._openings.setdefault(routine, asyncio.Lock()):
             session = self.get(routine)
             if session is None:
-                broadcast = await asyncio.to_thread(self._streams.broadcast, routine, WIDTH)
                 await require_pictures(broadcast)
                 session = Session(broadcast)
                 task = asyncio.create_task(session.last(), name=f"hls-{routine}")

@@ -129,10 +129,12 @@ class Drawing:
         """Removes the chosen one."""
         if self.chosen is not None:
             del self.shapes[self.chosen]
+        self.release()
         self.chosen, self.is_growing = None, False
 
     def drop_unfinished(self) -> None:
         """Ends what is being drawn: with too few points it is nothing."""
+        self.release()  # beside the picture nobody hears that the mouse lets go
         if self.chosen is not None and len(self.shapes[self.chosen].points) < self.shapes[self.chosen].least:
             self.remove()
         self.is_growing = False

@@ -286,11 +286,13 @@ class RemoteReceiver(Remote, SourceRoutine):
 
     def _rooms_for(self, wanted: list[Layout]) -> list[np.ndarray] | None:
         """Memory for arrays that are on their way; None if there is none yet: they get it when they are here."""
-        if self._runtime is None:
-            return [np.empty(*layout) for layout in wanted]
         try:
+            if self._runtime is None:
+                return [np.empty(*layout) for layout in wanted]
             return [self._runtime.loan(*layout, wait=False) for layout in wanted]
         except (NoFreeSlot, SharedMemoryFull):
+            return None
+        except ValueError:  # no array can have that shape: the message is refused once it is here
             return None
 
     def _pass(self, number: int) -> None:
