@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import av
 import cv2
@@ -20,6 +21,8 @@ from pipert_shm.streaming.broadcast import MOST_PACKETS, Broadcast, Watcher
 from pipert_shm.streaming.encoding import Encoded, Limiter, StreamEncoder, StreamSettings
 from pipert_shm.streaming.feeds import NewestFrame
 from pipert_shm.streaming.pictures import Shown, fitted, stream_size
+from pipert_shm.streaming.pushing import StreamingError
+from pipert_shm.streaming.whip import WhipSender
 from pipert_shm.video.formats import converted
 from stream_ends import number_of, numbered
 from waiting import PATIENCE, eventually
@@ -325,3 +328,34 @@ def test_the_newest_frame_is_copied_only_where_the_reader_is_busy() -> None:
     place.close()
     with pytest.raises(StopIteration):
         place.read(0)
+
+
+def test_a_token_goes_to_no_other_server() -> None:
+    sender = WhipSender("https://media.example/gate/whip", "secret")
+    assert sender._own("https://media.example/session/1") == "https://media.example/session/1"
+    assert sender._own("https://other.example/session/1") == ""
+    assert sender._own("http://media.example/session/1") == ""
+
+
+def test_a_redirection_is_not_followed_with_the_token() -> None:
+    asked = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(StreamingError, match="give the address that it points to: /elsewhere"):
+            WhipSender(f"http://127.0.0.1:{server.server_port}/whip", "secret")._post(b"v=0")
+        thread.join()
+    assert asked == ["/whip"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -103,7 +104,8 @@ class StreamRoutine(DestinationRoutine):
         self.counters["connected"] = 0
 
     def _opened(self, origin: str) -> _Outlet:
-        where = self._where.replace(ORIGIN, origin)
+        is_url = "://" in self._where
+        where = self._where.replace(ORIGIN, quote(origin, safe="") if is_url else origin)
         name = f"{self.name}-{origin}" if origin else self.name
         outlet = _Outlet(self, name, self._settings, self._sender(where), where)
         self._open.append(outlet)

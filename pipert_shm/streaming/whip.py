@@ -36,6 +36,16 @@ def check_webrtc() -> None:
         raise ImportError(f"aiortc is not installed ({error}): {to_install('webrtc')}") from error
 
 
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: the token is for the server that was named, and for no other one."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Gives none, so that the answer is an error that names where it points."""
+
+
+_OPENER = urllib.request.build_opener(_StayHere)
+
+
 class WhipSender:
     """Sends to one endpoint. See `Sender`.
 
@@ -94,21 +104,28 @@ class WhipSender:
         headers = {**self._headers, "Content-Type": "application/sdp", "Accept": "application/sdp"}
         request = urllib.request.Request(self._url, offer, headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
+            with _OPENER.open(request, timeout=PATIENCE_S) as response:
                 answer = response.read(LONGEST_ANSWER).decode()
                 location = response.headers.get("Location", "")
-                return answer, urljoin(response.url, location) if location else ""
+                return answer, self._own(urljoin(self._url, location)) if location else ""
         except urllib.error.HTTPError as error:
             with error:
                 advice = "; check the token" if error.code in (401, 403) else ""
+                if error.code // 100 == 3:
+                    advice = f"; give the address that it points to: {error.headers.get('Location')}"
                 raise StreamingError(f"the server refuses the offer: {error.code} {error.reason}{advice}") from error
         except (OSError, HTTPException, UnicodeDecodeError) as error:
             raise StreamingError(f"the server does not answer the offer: {describe(error)}") from error
 
+    def _own(self, resource: str) -> str:
+        """The address, if it is one of the same server; else none, since it would get the token."""
+        named, own = urlsplit(resource), urlsplit(self._url)
+        return resource if (named.scheme, named.netloc) == (own.scheme, own.netloc) else ""
+
     def _take_leave(self, resource: str) -> None:
         request = urllib.request.Request(resource, headers=self._headers, method="DELETE")
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE_S):
+            with _OPENER.open(request, timeout=PATIENCE_S):
                 pass
         except (OSError, HTTPException):
             pass  # it sees that the connection has ended
