@@ -64,7 +64,8 @@ def _path_of(routine: Routine) -> str:
     logic = vars(routine).get("main_logic") or vars(routine).get("function")
     if callable(logic):
         raise RoutineError(
-            routine.name, f"it is made of {shown(logic)}, and functions don't travel: write a class, in a module"
+            routine.name,
+            f"it is made of {shown(inspect.unwrap(logic))}, and functions don't travel: write a class, in a module",
         )
     try:
         found = pkgutil.resolve_name(path)

@@ -21,7 +21,7 @@ from pipert_shm.limits import is_number
 from pipert_shm.video.capture import Capture, Source, is_device, is_folder, is_pipeline, shown
 from pipert_shm.video.decoding import Decoding, SkipFrame, SkipLoopFilter
 from pipert_shm.video.fit import Wanted
-from pipert_shm.video.footage.source import FOOTAGE_COUNTERS, KeepsFootage
+from pipert_shm.video.footage.source import KeepsFootage
 from pipert_shm.video.formats import shape_of
 from pipert_shm.video.hops import note_grab
 from pipert_shm.video.live import LiveReader
@@ -108,7 +108,7 @@ class VideoSource(KeepsFootage):
     A source belongs to one pipe. Only its own thread may call `main_logic`.
     """
 
-    counter_names = ("connected", "reconnects", "skipped", "late", "damaged", "idle", *FOOTAGE_COUNTERS)
+    counter_names = ("connected", "reconnects", "skipped", "late", "damaged", "idle")
 
     # longer than 40 lines: the options take half of them
     def __init__(

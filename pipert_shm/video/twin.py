@@ -19,7 +19,7 @@ from pipert_shm.shm.counters import Counters
 from pipert_shm.video.capture import Capture, Source, shown
 from pipert_shm.video.decoding import Decoding
 from pipert_shm.video.fit import Wanted
-from pipert_shm.video.footage.source import FOOTAGE_COUNTERS, KeepsFootage
+from pipert_shm.video.footage.source import KeepsFootage
 from pipert_shm.video.formats import shape_of
 from pipert_shm.video.hops import NoteSpan
 from pipert_shm.video.live import Live, LiveReader
@@ -169,10 +169,7 @@ class TwinSource(KeepsFootage):
     >>> gate = TwinSource("rtsp://10.0.0.5/main", "rtsp://10.0.0.5/sub", "gate", main_format="i420", fps=10)
     """
 
-    counter_names = (
-        *("connected_main", "connected_sub", "reconnects", "skipped", "late", "damaged", "unpaired"),
-        *FOOTAGE_COUNTERS,
-    )
+    counter_names = (*("connected_main", "connected_sub", "reconnects", "skipped", "late", "damaged", "unpaired"),)
 
     # longer than 40 lines: the options take half of them
     def __init__(

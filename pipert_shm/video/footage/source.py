@@ -24,6 +24,8 @@ class KeepsFootage(SourceRoutine):
     """
 
     def __init__(self, name: str | None, footage: Mapping[str, Any] | None) -> None:
+        if footage is not None:
+            vars(self)["counter_names"] = (*self.counter_names, *FOOTAGE_COUNTERS)
         super().__init__(name)
         self._footage_settings = None if footage is None else FootageSettings.of(footage)
         self._footage: Footage | None = None

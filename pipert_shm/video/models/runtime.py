@@ -22,7 +22,7 @@ Run: TypeAlias = Callable[[np.ndarray, More], Outputs]
 USUAL_SIZE = (640, 640)  # of a network that takes any, and says nothing
 
 
-class WrongChannels(ValueError):
+class _WrongChannels(ValueError):
     """The network does not take pictures as (batch, 3, height, width)."""
 
 
@@ -113,7 +113,7 @@ def _first_that_can(
             raise ValueError(f"{error}; onnxruntime may: {to_install('onnx')}") from error
     try:
         return by_onnxruntime(wanted)
-    except WrongChannels:  # OpenCV does not look at them, and might find anything
+    except _WrongChannels:  # OpenCV does not look at them, and might find anything
         raise
     except ValueError as error:
         refusal = error
@@ -160,7 +160,7 @@ def check_input(description: ModelDescription, model: Path, more: More, *, any_b
         )
     batch, channels, *_ = images[0].shape
     if isinstance(channels, int) and channels != 3:
-        raise WrongChannels(f"the model {str(model)!r} takes {shapes}; it must take three channels, (batch, 3, height, width)")
+        raise _WrongChannels(f"the model {str(model)!r} takes {shapes}; it must take three channels, (batch, 3, height, width)")
     if isinstance(batch, int) and batch != 1 and not any_batch:
         raise ValueError(f"the model {str(model)!r} takes batches of {batch} only; export it with a free batch axis, or of 1")
     return images[0]
