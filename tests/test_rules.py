@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipert_shm import DetectionEvent, EventSource, Zones
 from pipert_shm.analytics import event_source, watching
+from pipert_shm.analytics.kept import Tallies
 from pipert_shm.testing import RoutineHarness
 from pipert_shm.video import DetectedFrame, Detections
 from walking import FRAME, at, seen
@@ -334,3 +337,25 @@ def test_each_start_has_one_end_and_no_id_comes_twice(rules: Any, steps: Any, ot
                 begun[event.id].camera,
                 begun[event.id].track_id,
             )
+
+
+def test_odd_names_break_neither_metrics_nor_frames() -> None:
+    for name in ("a\0b", "\ud800", ""):
+        with pytest.raises(TypeError, match="a name is a text in Unicode that is not empty, without NUL"):
+            Zones("zones", zones={"yard": {name: {"polygon": [[0, 0], [1, 0], [1, 1]]}}})
+        with pytest.raises(ValueError, match="rule 0: its name must be a text in Unicode that is not empty"):
+            EventSource("events", rules=[{"name": name, "kind": "enter"}])
+    tallies = Tallies(2)  # the labels of a model may be anything
+    assert tallies.add(("entered", "a\0b", "\ud800"))
+    assert dict(tallies) == {("entered", "a\ufffdb", "\\ud800"): 1}
+
+
+def test_more_than_can_be_kept_over_a_death_is_counted_and_a_score_that_is_none_is_left_out() -> None:
+    events = EventSource("events", rules=[{"name": "n" * 30_000, "kind": "dwell", "seconds": 0.001}])
+    found = Detections([[0, 0, 9, 9]] * 40, scores=[float("nan")] * 40, track_ids=list(range(40)))
+    with RoutineHarness(events) as harness:
+        harness.send(DetectedFrame(np.zeros((48, 64, 3), np.uint8), found), origin="yard")
+        time.sleep(0.002)
+        sent = harness.send(DetectedFrame(np.zeros((48, 64, 3), np.uint8), found), origin="yard")
+        assert [event.score for event in sent or ()] == [None] * 40
+        assert events.counters["not_kept"] == 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from pipert_shm import Letter, SinkError
-from pipert_shm.sinks.settings import SpoolSettings, read_secret
+from pipert_shm.sinks.home_assistant import HomeAssistant
+from pipert_shm.sinks.settings import SpoolSettings, read_headers, read_secret
 from pipert_shm.sinks.spool import Spool
 
 LOGGER = logging.getLogger("spool")
@@ -189,3 +191,39 @@ def test_secrets_stand_where_they_are_said_to(tmp_path: Path, monkeypatch: pytes
     assert [read_secret("password", secret) for secret in given] == ["one", "two", "three", None]
     with pytest.raises(ValueError, match="password: the environment variable SINK_NOTHING is not set"):
         read_secret("password", {"env": "SINK_NOTHING"})
+
+
+def test_more_at_once_than_a_spool_takes_stays_in_bounds_and_the_last_ones_are_kept(tmp_path: Path) -> None:
+    with opened(tmp_path, max_bytes=1 << 16, max_messages=150) as spool:
+        assert spool.append([letter(number) for number in range(1, 1001)]) == (850, 0)
+        assert spool.waiting == 150
+    with opened(tmp_path / "bytes", max_bytes=1 << 16) as spool:
+        dropped, _ = spool.append([letter(number, 2000) for number in range(1, 101)])
+        assert sum(path.stat().st_size for path in files(tmp_path / "bytes")) <= 1 << 16
+        assert [each.body for each in spool.read(1000)][-1] == letter(100, 2000).body
+        assert 0 < dropped < 100
+        assert spool.append([letter(101)])[1] == 0
+
+
+def test_a_value_that_no_header_can_have_is_told_at_the_start_without_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "Bearer secret\n")
+    assert read_headers({"Authorization": {"env": "TOKEN"}, "X-Empty": ""}) == {"Authorization": "Bearer secret", "X-Empty": ""}
+    for value in (" secret", "sec\rret", "sécret"):
+        with pytest.raises(ValueError, match="headers: X-Key: its value has a blank at an end, a line's end, or") as told:
+            read_headers({"X-Key": value})
+        assert value not in str(told.value)
+
+
+def test_a_time_that_is_no_number_of_seconds_is_the_spools() -> None:
+    for given in (10**400, -1, float("nan"), True, "1"):
+        assert Letter("1", "yard", "data", {"time": given, "capture_time": 7}, time=3.0).captured == 7.0
+        assert Letter("1", "yard", "data", {"time": given}, time=3.0).captured == 3.0
+
+
+def test_home_assistant_takes_no_two_rules_for_one() -> None:
+    entities = HomeAssistant("homeassistant", "pipert")
+    told = [
+        json.loads(entities.of(Letter("1", camera, "dwell", {"rule": rule, "phase": "start", "id": "1"}))[0].payload)
+        for camera, rule in (("yard", "gate_in"), ("yard_gate", "in"))
+    ]
+    assert told[0]["unique_id"] != told[1]["unique_id"]

@@ -179,6 +179,11 @@ def _mapping(what: str, given: object, form: str) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
         raise TypeError(f"{what}: {form} is needed, not {shown(given)}")
     for name in given:
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"{what}: a name is a text that is not empty, not {shown(name)}")
+        if not is_name(name):
+            raise TypeError(f"{what}: a name is a text in Unicode that is not empty, without NUL, not {shown(name)}")
     return given
+
+
+def is_name(name: object) -> bool:
+    """Whether it is a text that is not empty, and that files, metrics and JSON can tell."""
+    return isinstance(name, str) and bool(name) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in name)

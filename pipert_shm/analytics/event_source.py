@@ -249,8 +249,10 @@ class EventSource(MiddleRoutine):
     def _keep(self, besides: Iterable[DetectionEvent] = ()) -> None:
         """Writes down what has begun and has not ended, for the flow's next process."""
         events = [*besides, *self._open.values()]
-        self.counters[NOT_KEPT] += max(0, len(events) - MOST_OPEN)
-        self._kept.write([event.to_dict() for event in events[-MOST_OPEN:]])
+        values = [event.to_dict() for event in events[-MOST_OPEN:]]
+        while not self._kept.takes(values):
+            values = values[(len(values) + 1) // 2 :]
+        self.counters[NOT_KEPT] += len(events) - len(values)
         self._is_kept = not besides
 
     def _ask_for_clip(self, event: DetectionEvent) -> None:

@@ -51,14 +51,20 @@ class Kept:
 
         :raises ValueError: when it takes more room than there is.
         """
+        if not self.takes(value):
+            raise ValueError(f"{len(json.dumps(value)):,} bytes are to be kept; there is room for {self.most:,}")
+
+    def takes(self, value: Any) -> bool:
+        """Replaces the value; False where there is no room for it, and then all is as it was."""
         text = json.dumps(value).encode()
         if len(text) > self.most:
-            raise ValueError(f"{len(text):,} bytes are to be kept; there is room for {self.most:,}")
+            return False
         version = self.version + 1
         at = self._place(version)
         _PART.pack_into(self._memory, at, len(text), zlib.crc32(text))
         self._memory[at + _PART.size : at + _PART.size + len(text)] = text
         _HEAD.pack_into(self._memory, 0, version)
+        return True
 
     def read(self) -> Any:
         """The value; None before the first write."""
@@ -122,7 +128,7 @@ class Tallies:
             self._places = {known: place * _ROW_BYTES for place, (known, _) in enumerate(self)}
         if name in self._places:
             return self._places[name]
-        text = "\0".join(name).encode()
+        text = "\0".join(part.replace("\0", "\ufffd") for part in name).encode("utf-8", "backslashreplace")
         if len(self._places) == self._rows or len(text) > _NAME:
             return None
         at = self._places[name] = len(self._places) * _ROW_BYTES

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from pipert_shm.analytics.areas import check_keys, read_labels
+from pipert_shm.analytics.areas import check_keys, is_name, read_labels
 from pipert_shm.analytics.event import EventKind
 from pipert_shm.errors import shown
 from pipert_shm.limits import check_choice, check_seconds, is_count, is_number
@@ -95,8 +95,8 @@ def _rule(number: int, given: object) -> Rule:
     if not isinstance(given, Mapping):
         raise TypeError(f"rule {number}: a mapping with name and kind is needed, not {shown(given)}")
     name = given.get("name")
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"rule {number}: its name must be a text that is not empty, not {shown(name)}")
+    if not is_name(name):
+        raise ValueError(f"rule {number}: its name must be a text in Unicode that is not empty, without NUL, not {shown(name)}")
     check_choice(f"kind of rule {name!r}", given.get("kind"), KINDS)
     kind: EventKind = given["kind"]
     where = f"rule {name!r} ({kind})"

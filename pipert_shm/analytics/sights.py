@@ -45,6 +45,6 @@ def _object(found: Detections, labels: list[str], row: int) -> Object:
     return Object(
         None if found.track_ids is None else int(found.track_ids[row]),
         labels[row] or None,
-        None if found.scores is None else round(float(found.scores[row]), 4),
+        None if found.scores is None or not np.isfinite(found.scores[row]) else round(float(found.scores[row]), 4),
         (left, top, right, bottom),
     )

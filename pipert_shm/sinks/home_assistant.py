@@ -120,7 +120,7 @@ class HomeAssistant:
         unique = f"{base}_{camera}_{rule}{suffix.replace(' ', '_')}"
         config = {
             "name": f"{letter.body['rule']}{suffix}",
-            "unique_id": unique,
+            "unique_id": f"{base}/{camera}/{rule}{suffix.replace(' ', '_')}",  # yard, gate_in is not yard_gate, in
             "object_id": unique,
             "availability_topic": f"{self._base}/status",
             "device": {"identifiers": [f"{base}_{camera}"], "name": letter.camera, "manufacturer": "pipert_shm"},

@@ -43,8 +43,8 @@ class Letter:
     def captured(self) -> float:
         """When the frame was captured that it tells of, seconds since the epoch; or else when the spool took it."""
         times = (self.body.get("time"), self.body.get("capture_time"))
-        known = (float(time) for time in times if isinstance(time, int | float) and is_number(time))
-        return next((time for time in known if 0 <= time < LAST_TIME), self.time)
+        known = (time for time in times if isinstance(time, int | float) and is_number(time) and 0 <= time < LAST_TIME)
+        return float(next(known, self.time))
 
     def to_json(self) -> bytes:
         """Returns the body as JSON, in ASCII."""

@@ -13,7 +13,7 @@ from pipert_shm.sinks.address import Address
 from pipert_shm.sinks.courier import LetterRefused, Undelivered
 from pipert_shm.sinks.letter import Letter
 from pipert_shm.sinks.sender import MOST_TRIES
-from pipert_shm.sinks.settings import Secret, check_secret, read_secret
+from pipert_shm.sinks.settings import Secret, check_secret, read_headers
 from pipert_shm.sinks.sink import Sink
 from pipert_shm.sinks.webhook import asked_pause
 
@@ -80,7 +80,7 @@ class OtelLogsSink(Sink):
             import requests  # noqa: F401
         except ModuleNotFoundError as error:
             raise ImportError(f"OpenTelemetry is not installed ({error}): {to_install('telemetry')}") from error
-        self._sent_headers = {header: read_secret(header, value) or "" for header, value in self._headers.items()}
+        self._sent_headers = read_headers(self._headers)
         super().setup()
 
     def connect(self) -> OtelCourier:

@@ -132,7 +132,7 @@ class Sender:
         except Undelivered as error:
             self._deal_with(error.arrived, {})
             raise
-        except (LetterRefused, ValueError, TypeError) as error:  # the last two: a letter that a library can't encode
+        except (LetterRefused, ValueError, TypeError, OverflowError) as error:  # the last three: a library can't encode it
             if len(letters) > 1:
                 self._singly = len(letters)
                 return

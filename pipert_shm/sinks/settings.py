@@ -89,6 +89,19 @@ def check_secret(what: str, value: Secret | None) -> None:
         raise TypeError(f"{what}: {next(iter(value))} is a text, not {shown(place)}")
 
 
+def read_headers(headers: Mapping[str, Secret]) -> dict[str, str]:
+    """Returns headers of requests with their values, wherever these stand.
+
+    :raises ValueError: when a variable is not set, or a value is none of a header: libraries would tell it in their errors.
+    :raises OSError: when a file can't be read.
+    """
+    found = {header: (read_secret(f"headers: {header}", value) or "").rstrip("\r\n") for header, value in headers.items()}
+    for header, value in found.items():
+        if not (value.isascii() and value == value.strip() and (value.isprintable() or not value)):
+            raise ValueError(f"headers: {header}: its value has a blank at an end, a line's end, or a character beyond ASCII")
+    return found
+
+
 def read_secret(what: str, value: Secret | None) -> str | None:
     """Returns the secret, read from where it stands; a line's end behind it is no part of it.
 

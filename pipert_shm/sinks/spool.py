@@ -20,6 +20,7 @@ from pipert_shm.video.files import locked, write_all
 LOCK_PATIENCE = 3.0  # seconds in which a flow that is being replaced lets go of the spool
 MOST_WARNINGS = 100
 SYNC_PAUSE = 1.0  # seconds
+LONGEST_HEAD = 64  # bytes of a line before a letter's content
 BATCH_BYTES = 1 << 20  # that are read at once, unless one letter is larger
 
 
@@ -114,7 +115,8 @@ class Spool:
 
         :raises SinkError: when one is too large, or the disk is full; none is taken then.
         """
-        contents = [content_of(letter) for letter in letters]
+        contents = self._fitting([content_of(letter) for letter in letters])
+        beyond = len(letters) - len(contents)
         if too_large := [len(content) for content in contents if len(content) > self.settings.largest]:
             raise SinkError(
                 f"a message of {too_large[0]:,} bytes is not sent: the spool takes {self.settings.largest:,} bytes at most (an "
@@ -135,7 +137,19 @@ class Spool:
             self._is_dirty = True
             self.changed()
             self._condition.notify_all()
-            return dropped, 0
+            return dropped + beyond, 0
+
+    def _fitting(self, contents: list[bytes]) -> list[bytes]:
+        """Of more than a whole spool takes, the last ones, if the oldest make room."""
+        limits = self.settings
+        if limits.when_full == "drop_newest":
+            return contents
+        fitting, left = contents[-limits.max_messages :], limits.max_bytes
+        for place in range(len(fitting) - 1, -1, -1):
+            left -= len(fitting[place]) + LONGEST_HEAD
+            if left < 0:
+                return fitting[place + 1 :] or fitting[-1:]
+        return fitting
 
     def _make_room(self, count: int, size: int) -> int | None:
         """Drops old letters until there is room; returns how many, or None if the new ones are to be dropped."""

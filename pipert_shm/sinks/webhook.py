@@ -21,7 +21,7 @@ from pipert_shm.sinks.address import Address
 from pipert_shm.sinks.courier import LetterRefused, Undelivered
 from pipert_shm.sinks.letter import Letter
 from pipert_shm.sinks.sender import MOST_TRIES
-from pipert_shm.sinks.settings import Secret, check_secret, read_secret
+from pipert_shm.sinks.settings import Secret, check_secret, read_headers, read_secret
 from pipert_shm.sinks.sink import Sink
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class WebhookSink(Sink):
         if secret is not None:
             signature(secret, "", 0, b"")  # whether it is one
         self._signed_by = secret
-        self._sent_headers = {header: read_secret(header, value) or "" for header, value in self._headers.items()}
+        self._sent_headers = read_headers(self._headers)
         super().setup()
 
     def connect(self) -> WebhookCourier:
