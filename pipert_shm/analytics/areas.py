@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from pipert_shm.errors import shown, suggestion
 from pipert_shm.limits import check_choice, is_number
@@ -184,6 +184,6 @@ def _mapping(what: str, given: object, form: str) -> Mapping[str, Any]:
     return given
 
 
-def is_name(name: object) -> bool:
+def is_name(name: object) -> TypeGuard[str]:
     """Whether it is a text that is not empty, and that files, metrics and JSON can tell."""
     return isinstance(name, str) and bool(name) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in name)
