@@ -10,25 +10,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from pipert_shm import DestinationRoutine, MotionDetector, Pipe, PipertError, VideoSource, Wire
+from pipert_shm import EventSource, MotionDetector, Pipe, PipertError, VideoSource, Wire
 from pipert_shm.video import packaged_clip
-
-
-class Clips(DestinationRoutine):
-    """Asks for a clip when something begins to move, and ends it when nothing has moved for a second."""
-
-    def main_logic(self, data: Any) -> None:
-        now = self.meta.capture_time
-        if len(data.detections):
-            if not hasattr(self, "event"):
-                self.event = {"id": f"motion-{self.meta.sequence}", "camera": self.meta.origin, "started": now}
-                self.notify_event("record_clip", event={**self.event, "phase": "start", "time": now})
-            self.last = now
-        elif hasattr(self, "event") and now - self.last > 1:
-            self.notify_event("record_clip", event={**self.event, "phase": "end", "time": self.last})
-            del self.event
 
 
 def main() -> None:
@@ -39,10 +23,12 @@ def main() -> None:
     source = chosen.video or str(packaged_clip())
     footage = {"directory": chosen.out, "clips": {"before": 1, "after": 1, "longest": 60}}
     camera = VideoSource(source, "camera", realtime="://" not in source, footage=footage)
-    detector, clips = MotionDetector("detector"), Clips("clips")
+    detector = MotionDetector("detector")
+    moves = {"name": "motion", "kind": "count", "at_least": 1, "clear": 1}  # until nothing has moved for a second
+    events = EventSource("events", rules=[moves], clips=True)
     with Pipe() as pipe:
         pipe.create_flow("camera", False, camera)
-        pipe.create_flow("detect", True, detector, clips)
+        pipe.create_flow("detect", True, detector, events)
         pipe.link(Wire(camera, detector))
         pipe.build()
         pipe.notify_event("start")  # leaving the block waits for the end

@@ -68,6 +68,8 @@ class KeepsFootage(SourceRoutine):
         if told.get("camera", self._footage_camera) != self._footage_camera:
             return
         if self._footage is None:
+            if self._footage_settings is not None and told.get("phase") == "end":
+                return  # its clip ended with the camera, which said so
             why = "it does not run" if self._footage_settings is not None else "give it footage={'directory': …}"
             self._logger.warning("there is no clip of %s, since nothing is kept: %s", shown(told.get("id", "now")), why)
             return
