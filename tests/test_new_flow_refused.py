@@ -25,7 +25,7 @@ from pipert_shm import (
 )
 from pipert_shm.transmitters import BasicTransmitter
 from routines import Forward, Frames, Sink
-from waiting import Board
+from waiting import Board, at_rest
 
 LINKS, NEWCOMERS = 32, 16
 
@@ -202,7 +202,7 @@ def test_replicas_that_do_not_fit_change_nothing(what: str, error: type[Exceptio
     pipe.link(Wire(camera, worker), Wire(packer, preview))
     with running(pipe):
         await_motion(pipe)
-        before = all_of(pipe)
+        before = at_rest(lambda: all_of(pipe))
         new, other = Forward("new"), Forward("other")
         if what == "source":
             pipe.create_flow("new", False, Frames("source", None), replicas=2)

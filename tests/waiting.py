@@ -5,8 +5,11 @@ from __future__ import annotations
 import mmap
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 PATIENCE = 20.0  # seconds after which a condition counts as never met
 
@@ -45,3 +48,14 @@ class Board:
     def wait(self, cell: int, least: int = 1, timeout: float = PATIENCE) -> None:
         """Returns as soon as the cell is at least `least`."""
         eventually(lambda: self[cell] >= least, f"cell {cell} >= {least} (it is {self[cell]})", timeout)
+
+
+def at_rest(look: Callable[[], T], seconds: float = 0.3) -> T:
+    """Returns what is seen when it is the same again after this time."""
+    seen = look()
+    while True:
+        time.sleep(seconds)
+        again = look()
+        if again == seen:
+            return again
+        seen = again
