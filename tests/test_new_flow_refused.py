@@ -87,7 +87,7 @@ def test_a_build_that_fails_changes_nothing(what: str, error: type[Exception], t
     pipe.link(Wire(camera, middle), Wire(middle, preview))
     with running(pipe):
         await_motion(pipe)
-        before = all_of(pipe)
+        before = at_rest(lambda: all_of(pipe))
         new, sink = Forward("new"), Sink("sink")
         new_flow, wires = [new, sink], [Wire(camera, new), Wire(new, sink)]
         if what == "floating":
