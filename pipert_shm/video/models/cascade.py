@@ -11,9 +11,8 @@ from pipert_shm.errors import shown
 from pipert_shm.limits import check_choice, check_count, is_number
 from pipert_shm.video.detection import DetectedFrame, Detections
 from pipert_shm.video.formats import size_of
-from pipert_shm.video.image import known_format
 from pipert_shm.video.models.joining import concatenated
-from pipert_shm.video.models.network_detector import NetworkDetector
+from pipert_shm.video.models.network_detector import NetworkDetector, formats_of
 from pipert_shm.video.models.parts import AnyDetector, LooksInParts, Part, part_around
 from pipert_shm.video.names import class_numbers
 
@@ -99,8 +98,7 @@ class Cascade(LooksInParts):
         """
         if wrong := [data for data in batch if not isinstance(data, DetectedFrame)]:
             raise TypeError(f"a DetectedFrame is needed, not {shown(wrong[0])}: wire a detector before this routine")
-        metas = self.metas if len(self.metas) == len(batch) else [self.meta] * len(batch)  # outside of a flow there is one
-        formats = [known_format(data.frame, meta) for data, meta in zip(batch, metas, strict=True)]
+        formats = formats_of(self, [data.frame for data in batch])
         chosen = [self._chosen(data.detections) for data in batch]
         parts: list[list[Part]] = []
         for number, (data, format) in enumerate(zip(batch, formats, strict=True)):

@@ -117,8 +117,7 @@ class NetworkDetector(BatchRoutine):
 
         :raises ValueError: when an array is no frame, or the head can't read the network's outputs.
         """
-        metas = self.metas if len(self.metas) == len(frames) else [self.meta] * len(frames)  # outside of a flow there is one
-        return self.find(frames, [known_format(frame, meta) for frame, meta in zip(frames, metas, strict=True)])
+        return self.find(frames, formats_of(self, frames))
 
     def find(self, frames: Sequence[np.ndarray], formats: Sequence[Format]) -> list[Detections]:
         """Returns the detections in each frame, whose formats are told. All frames make one batch; they may be crops.
@@ -135,6 +134,15 @@ class NetworkDetector(BatchRoutine):
         frames = [frame_of(data) for data in batch]
         found = self.detect(frames)
         return [detected(data, frame, each) for data, frame, each in zip(batch, frames, found, strict=True)]
+
+
+def formats_of(routine: BatchRoutine, frames: Sequence[np.ndarray]) -> list[Format]:
+    """Returns the formats of the batch's frames, as the messages tell them. Outside of a flow there is one `meta` for all.
+
+    :raises ValueError: when an array is no frame.
+    """
+    metas = routine.metas if len(routine.metas) == len(frames) else [routine.meta] * len(frames)
+    return [known_format(frame, meta) for frame, meta in zip(frames, metas, strict=True)]
 
 
 def _check_told(head: AnyHead | None, *, names: Any, threshold: Any, overlap: Any) -> None:

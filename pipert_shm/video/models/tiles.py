@@ -13,9 +13,9 @@ from pipert_shm.extras import to_install
 from pipert_shm.limits import check_flag, is_count, is_number
 from pipert_shm.video.detection import DetectedFrame, Detections, detected
 from pipert_shm.video.formats import is_planar, size_of
-from pipert_shm.video.image import frame_of, known_format
+from pipert_shm.video.image import frame_of
 from pipert_shm.video.models.joining import concatenated
-from pipert_shm.video.models.network_detector import NetworkDetector
+from pipert_shm.video.models.network_detector import NetworkDetector, formats_of
 from pipert_shm.video.models.parts import AnyDetector, LooksInParts, Part
 
 TILES = "tiles"
@@ -82,8 +82,7 @@ class Tiles(LooksInParts):
     def main_logic(self, batch: Sequence[np.ndarray | FrameData]) -> list[DetectedFrame]:
         """Returns each frame with its detections."""
         frames = [frame_of(data) for data in batch]
-        metas = self.metas if len(self.metas) == len(batch) else [self.meta] * len(batch)  # outside of a flow there is one
-        formats = [known_format(frame, meta) for frame, meta in zip(frames, metas, strict=True)]
+        formats = formats_of(self, frames)
         tiles = [self._tiles(frame, format) for frame, format in zip(frames, formats, strict=True)]
         self.counters[TILES] += sum(map(len, tiles))
         found = [joined(concatenated(its), self._join) for its in self._find(frames, formats, tiles)]
