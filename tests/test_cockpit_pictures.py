@@ -87,7 +87,10 @@ ODD = """
 import logging, sys, types
 import numpy as np
 from pipert_shm import Data, DestinationRoutine, EndOfStream, FrameData, Pipe, SourceRoutine
+from pipert_shm.flow import payload_log
 from pipert_shm.bridges.cockpit import get_socket_logger
+
+payload_log.BETWEEN_PICTURES_NS = 20_000_000_000  # however slow this machine is
 
 class Broken(FrameData):
     def get_frame(self):
@@ -157,8 +160,7 @@ def test_log_data_of_odd_payloads_ends_nothing_and_shows_what_it_can(server: Ser
     assert pages["text"] == [("log", "output = \"input: 'image_base64'\"")]  # once, and not with each message
     assert {kind for kind, _ in pages["unshowable"]} == {"log"}
     for name, shape in (("tall", (320, 35, 3)), ("detailed", (320, 320, 3))):
-        assert {kind for kind, _ in pages[name]} == {"output"}
-        assert len(pages[name]) < 10  # of 60
+        assert [kind for kind, _ in pages[name]] == ["output"]  # of 60
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(pages[name][0][1]), np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None
         assert max(picture.shape) <= max(shape)
