@@ -180,7 +180,7 @@ lock: | $(UV)
 
 # A core of the suite with the oldest versions that pyproject.toml allows, of the package and of its extras; each is used by a test.
 # The tools are as new as these let them be. rerun stays out for its 500 MB. dashboard comes afterwards: it wants a newer uvicorn.
-LOWEST_EXTRAS := demo tracking onnx rpc cockpit pyav recording
+LOWEST_EXTRAS := demo tracking onnx openvino rpc cockpit pyav recording
 LOWEST_TESTS := $(patsubst %,tests/test_%.py,codec payload config yaml_file api_metrics api_docs video_options writer detection dnn record) \
   $(addprefix tests/test_,cli.py::test_help_is_there cli.py::test_wrong_arguments_are_status_2 \
   cli_run.py::test_watch_applies_what_it_can_and_starts_afresh_for_the_rest cockpit.py::test_a_pipe_sends_its_creation_and_its_routines_records \

@@ -395,7 +395,7 @@ import resource, selectors, socket, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
 selector = selectors.DefaultSelector()
 clients, statuses = [], []
-for number in range(1000):
+for number in range(400):
     client = socket.create_connection(("127.0.0.1", {port}), timeout=30)
     client.sendall(b"GET /routines/camera/preview HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
     clients.append(client)
@@ -415,7 +415,7 @@ def is_healthy(served: Served) -> bool:
     return httpx.get(f"http://127.0.0.1:{served.port}/health").status_code == 200
 
 
-def test_a_thousand_preview_clients_that_read_nothing_cost_the_pipe_no_frame(
+def test_hundreds_of_preview_clients_that_read_nothing_cost_the_pipe_no_frame(
     start_script: StartScript, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR, "uvicorn.error")  # a warning for each of them
@@ -425,7 +425,7 @@ def test_a_thousand_preview_clients_that_read_nothing_cost_the_pipe_no_frame(
         assert script.process.stdout is not None
         seen, refused, tried = map(int, script.process.stdout.readline().split())
         assert 0 < seen <= MOST_WATCHERS
-        assert (seen + refused, tried) == (1000, 1000)
+        assert (seen + refused, tried) == (400, 400)
         expect_full_rate(served)
         assert is_healthy(served)
         script.kill()
