@@ -234,8 +234,12 @@ def test_where_there_are_no_packets_footage_is_refused(source: Any, options: dic
 
 def test_an_event_that_nothing_can_be_made_of_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = VideoSource(film(tmp_path / "a.mp4", count=5), "gate")
-    source.record_clip({"id": "1", "camera": "gate"})
-    assert "give it footage=" in caplog.text
+    unused = VideoSource(tmp_path / "a.mp4", "gate", realtime=True, footage={"directory": tmp_path})
+    for phase in "start", "end", "instant":
+        for each in source, unused:
+            each.record_clip({"id": "1", "camera": "gate", "phase": phase})
+    assert caplog.text.count("give it footage=") == caplog.text.count("it does not run") == 1
+    assert unused.counters["lost_clips"] == 2
     with pytest.raises(TypeError, match=r"the parameter event must be a dict"):
         source.record_clip("now")  # type: ignore[arg-type]
     caplog.clear()
