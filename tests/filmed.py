@@ -25,20 +25,20 @@ from rtp_pieces import number_in, pictures
 FPS, GOP, COUNT = 30, 15, 120
 
 OPTIONS = {
-    "libx264": {"preset": "ultrafast", "x264-params": "bframes=2:b-pyramid=normal:scenecut=0:keyint=15"},
-    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:bframes=3:scenecut=0:keyint=15:open-gop=0"},
+    "libx264": {"preset": "ultrafast", "x264-params": "bframes=2:b-pyramid=normal:scenecut=0"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:bframes=3:scenecut=0:open-gop=0"},
     "mjpeg": {},
 }
 
 
-def film(path: Path, codec: str = "libx264", count: int = COUNT, size: tuple[int, int] = (320, 240)) -> Path:
+def film(path: Path, codec: str = "libx264", count: int = COUNT, size: tuple[int, int] = (320, 240), gop: int = GOP) -> Path:
     """Writes a film with a number in each picture."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=FPS, options=OPTIONS[codec])
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        stream.codec_context.gop_size = GOP
+        stream.codec_context.gop_size = gop
         for number, picture in enumerate(pictures(count)):
             scaled = cv2.resize(picture, size).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(scaled, format="bgr24")

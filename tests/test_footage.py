@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import av
@@ -119,6 +121,27 @@ def test_what_lasts_has_a_clip_from_before_its_start_to_after_its_end_and_each_h
     assert counters["cut_clips"] == 1
 
 
+def test_an_event_that_is_told_again_is_no_new_clip_unless_it_goes_on_for_longer(
+    films: dict[str, Path], tmp_path: Path, gate: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with footage(tmp_path, clips={"before": 0.2, "after": 1}) as (kept, counters):
+        began_ns = feed(kept, films["h264"], began_ns=now_ns(), part=range(60))
+        wall = clip.wall(began_ns)
+        kept.record(event(wall + 1.5))
+        kept.record(event(wall + 2.5))
+        feed(kept, films["h264"], began_ns=began_ns, part=range(60, COUNT))
+        eventually(lambda: counters["clips"] == 1, "the clip of both")
+        kept.record(event(wall + 2.5))
+        eventually(lambda: "the event '1' has a clip already" in caplog.text, "the answer")
+        kept.record(event(wall + 3.8), after=0)
+        eventually(lambda: counters["clips"] == 2, "the clip of what came later")
+    spans = [checked(path, films["h264"]) for path in whole(gate)]
+    assert [numbers[0] for numbers in spans] == [30, 105]
+    assert [numbers[-1] / FPS for numbers in spans] == pytest.approx([3.5, 3.8], abs=0.11)
+    assert counters["lost_clips"] == counters["cut_clips"] == 0
+
+
 def test_a_camera_that_comes_back_goes_on_in_the_same_file_or_in_another_one_if_its_pictures_are_others(
     films: dict[str, Path], tmp_path: Path, gate: Path
 ) -> None:
@@ -157,10 +180,13 @@ def test_without_memory_a_clip_begins_later_and_says_so(films: dict[str, Path], 
 
 
 def test_everything_is_recorded_in_files_that_follow_each_other(
-    films: dict[str, Path], tmp_path: Path, gate: Path, capsys: pytest.CaptureFixture[str]
+    films: dict[str, Path], tmp_path: Path, gate: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with footage(tmp_path, clips=False, continuous={"segment": 1}) as (kept, counters):
         began_ns = feed(kept, films["h264"])
+        for _ in range(2):
+            kept.record({"id": "1"})
+    assert caplog.text.count("there is no clip of '1': footage has clips=False") == 1
     assert counters["segments"] == 4
     found = list(segments(gate))
     numbers = [number for segment in found for number in checked(segment.path, films["h264"])]
@@ -297,6 +323,22 @@ def test_all_cameras_together_have_a_limit_and_clips_go_with_all_that_is_beside_
     assert not any(each.exists() for each in beside)
 
 
+def test_cameras_that_remove_at_once_remove_no_more_than_is_too_much(tmp_path: Path) -> None:
+    gates = [tmp_path / f"gate-{number}" for number in range(4)]
+    shelved = [shelve(each, time.time() - 7200 + 60 * number, 100_000) for each in gates for number in range(50)]
+    all_at_once = Barrier(len(gates))
+
+    def keep(gate: Path) -> int:
+        kept = retention_of(gate, gb=0.01)
+        all_at_once.wait()
+        return kept.keep_limits()
+
+    with ThreadPoolExecutor(len(gates)) as pool:
+        removed = list(pool.map(keep, gates))
+    assert sum(path.exists() for path in shelved) == 100
+    assert sum(removed) == 100
+
+
 # ---- settings, and what can't be -----------------------------------------------------------------
 
 
@@ -330,8 +372,11 @@ def test_a_broken_event_is_refused_and_too_many_clips_are_counted(
                 kept.record(wrong)
         feed(kept, films["small"])
         for number in range(5):
-            kept.record({"id": number})
+            kept.record({"id": number, "phase": "start"})
         eventually(lambda: counters["lost_clips"] == 3, "the refusals")
+        kept.record({"id": 4, "phase": "end"})
+        kept.record({"id": 5})
+        eventually(lambda: counters["lost_clips"] == 4, "one more, and none for the end of what was refused")
 
 
 def test_a_file_that_is_not_ours_is_left_alone(gate: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +62,35 @@ def clips_of(folder: Path) -> list[dict[str, Any]]:
     return sorted(told, key=lambda each: float(each["start"]))
 
 
+def stall(pipe: Pipe, server: RtspServer) -> None:
+    """Stops the camera's process in the midst of a group of pictures for longer than a gap between two files."""
+    pid = pipe.statistics().flows["gate"].pid or 0
+    eventually(lambda: len(server.sent_ns) % 15 == 7, "the midst")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        before = len(server.sent_ns)
+        eventually(lambda: len(server.sent_ns) > before + 70, "2.3 s", 30)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: len(server.sent_ns) > before + 120, "what comes then", 30)
+
+
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_packets_of_an_rtsp_camera_are_kept_whatever_is_decoded_of_them(tmp_path: Path, codec: str) -> None:
-    """A camera with B-frames, of which key frames alone are decoded, scaled, and five a second are sent."""
+    """A camera with B-frames, of which key frames alone are decoded, scaled, and five a second are sent; its reader stalls."""
     made = encode(codec, COUNT, "bframes=2:scenecut=0:open-gop=0", gop=15)
     packets = [packet._replace(pts=packet.pts + 900_000) for packet in made]  # FFmpeg takes stamp 0 for none
     settings = {"directory": tmp_path, "clips": {"before": 1, "after": 0.5}, "continuous": {"segment": 1}}
     with RtspServer(codec, packets, clock=time.time() - 10) as server:
-        source = VideoSource(server.url, "gate", skip_frame="nokey", size=(64, 48), fps=5, footage=settings)
+        source = VideoSource(server.url, "gate", skip_frame="nokey", size=(64, 48), fps=5, timeout=20, footage=settings)
         with running(source) as pipe:
             eventually(lambda: counters(pipe)["segments"] >= 2, "two files", 30)
             pipe.notify_event("record_clip", specific_routine="gate")
             pipe.notify_event("record_clip", event={"id": "a", "camera": "door"})
             eventually(lambda: counters(pipe)["clips"] == 1, "the clip", 30)
+            stall(pipe, server)
             pipe.join(to_kill=True)
+            assert counters(pipe)["unrecorded"] == 0
     (told,) = clips_of(tmp_path / "gate")
     assert not told["is_cut"]
     (clip,) = (tmp_path / "gate").glob("clips/*/*.mp4")
@@ -83,11 +98,26 @@ def test_packets_of_an_rtsp_camera_are_kept_whatever_is_decoded_of_them(tmp_path
     assert 1.4 <= seconds <= 4, "as asked, from the key frame before, up to what was written together"
     assert told["wanted_from"] - 2 <= told["start"] <= told["wanted_from"] + 0.3
     assert abs(told["files"][0]["camera_clock"] - told["start"]) < 3, "the camera's clock says about the same"
-    for path in (clip, *(segment.path for segment in segments(tmp_path / "gate"))):
-        numbers = numbers_in(path)
-        assert numbers[0] % 15 == 0
+    recorded = [numbers_in(segment.path) for segment in segments(tmp_path / "gate")]
+    assert all(numbers[0] % 15 == 0 for numbers in recorded)
+    for numbers in numbers_in(clip), list(chain(*recorded)):
         missing = sum((b - a) % COUNT - 1 for a, b in pairwise(numbers))
         assert missing <= 3, "each picture is there, but for those whose turn comes after the last one"
+
+
+def test_a_file_that_is_read_ahead_to_the_next_key_frame_is_recorded_whole_and_at_its_own_pace(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", count=150, gop=75)
+    settings = {"directory": tmp_path, "clips": {"before": 1, "after": 1}, "continuous": True}
+    with running(VideoSource(path, "gate", realtime=True, skip_frame="nokey", footage=settings)) as pipe:
+        eventually(lambda: pipe.statistics().routines["gate"].sent == 1, "the first frame", 30)
+        at = time.time()
+        pipe.notify_event("record_clip", event={"id": "a", "time": at})
+        pipe.join()
+        assert counters(pipe)["unrecorded"] == 0
+    (segment,) = segments(tmp_path / "gate")
+    assert numbers_in(segment.path) == list(range(150))
+    (told,) = clips_of(tmp_path / "gate")
+    assert told["end"] == pytest.approx(at + 1, abs=0.2), "not the next key frame, though that was read"
 
 
 def test_a_camera_that_is_killed_in_the_midst_of_a_clip_goes_on_in_another_file(tmp_path: Path) -> None:
@@ -204,8 +234,12 @@ def test_where_there_are_no_packets_footage_is_refused(source: Any, options: dic
 
 def test_an_event_that_nothing_can_be_made_of_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = VideoSource(film(tmp_path / "a.mp4", count=5), "gate")
-    source.record_clip({"id": "1", "camera": "gate"})
-    assert "give it footage=" in caplog.text
+    unused = VideoSource(tmp_path / "a.mp4", "gate", realtime=True, footage={"directory": tmp_path})
+    for phase in "start", "end", "instant":
+        for each in source, unused:
+            each.record_clip({"id": "1", "camera": "gate", "phase": phase})
+    assert caplog.text.count("give it footage=") == caplog.text.count("it does not run") == 1
+    assert unused.counters["lost_clips"] == 2
     with pytest.raises(TypeError, match=r"the parameter event must be a dict"):
         source.record_clip("now")  # type: ignore[arg-type]
     caplog.clear()

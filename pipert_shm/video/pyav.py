@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
+from pipert_shm.binding import now_ns
 from pipert_shm.extras import to_install
 from pipert_shm.video.capture import MOST_DAMAGED, WHOLE, Address, VideoInfo, address_of, cannot_open, shown
 from pipert_shm.video.decoding import Decoding
@@ -36,6 +38,7 @@ from pipert_shm.video.packets import (
 )
 from pipert_shm.video.skipping import Choice, Chooser
 from pipert_shm.video.swscale import Scaler, bits_of, no_sixteen_bits
+from pipert_shm.video.timing import Playback
 
 LOGGER = logging.getLogger(__name__)
 
@@ -99,6 +102,7 @@ class PyAVCapture:
         )
         self._idling = idling
         self._footage = footage
+        self._playback = None if live or footage is None else Playback()
         if footage is not None:
             footage.begin(stream)
         is_idle = None if idling is None else idling.is_idle
@@ -169,7 +173,7 @@ class PyAVCapture:
                 return
             at = self._position(packet.pts, number) or at
             if self._footage is not None:
-                self._footage.keep(packet, self._packets.came_ns, self._packets.wall_clock(packet.pts))
+                self._footage.keep(packet, self._due_ns(packet, number), self._packets.wall_clock(packet.pts))
             choice = self._chooser.choose(packet, at) if packet.size else Choice((packet,))
             self._note_choice(choice, at)
             if choice.repeats:
@@ -192,6 +196,13 @@ class PyAVCapture:
                         yield frame
                     else:
                         self._repeated = None
+
+    def _due_ns(self, packet: av.Packet[Any], number: int) -> int:
+        """When a packet came. A file is read ahead, up to the next picture that is decoded: its packets come when they play."""
+        if self._playback is None:
+            return self._packets.came_ns
+        left = self._playback.left(self._position(packet.pts if packet.dts is None else packet.dts, number))
+        return now_ns() + round(left * 1e9)
 
     def _note_choice(self, choice: Choice, at: float) -> None:
         """Tells, once, of a stream in which nothing is decoded since it sends no key frame any more."""

@@ -116,9 +116,17 @@ class Clip:
         """When it ends even if no packet comes any more."""
         return self.limit_ns + SILENT_NS
 
-    def end_at(self, end_ns: int) -> None:
-        """Says when it ends."""
-        self._end_ns = end_ns
+    @property
+    def is_of_end(self) -> bool:
+        """Whether it was asked for by the end of what happened."""
+        return self._event.get("phase") == "end"
+
+    def go_on_like(self, asked: Clip) -> None:
+        """Takes the end of a clip that was asked for by the same event: that of the event's end, or the later one."""
+        if asked.is_of_end:
+            self._end_ns = asked._end_ns
+        elif self._end_ns is not None and asked._end_ns is not None:
+            self._end_ns = max(self._end_ns, asked._end_ns)
 
     def place(self, roll: Roll) -> None:
         """Chooses the packet that it begins with, once there is one."""
@@ -257,6 +265,7 @@ class Clip:
     def fail(self, error: OSError) -> None:
         """Ends it, as far as the disk lets it."""
         self.is_over = True
+        self._end_ns = min(self.limit_ns, now_ns())
         self._note_cut(f"it could not be written: {error.strerror or describe(error)}")
         for step in self._end_file, self._tell_end:
             try:

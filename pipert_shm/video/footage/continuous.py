@@ -14,7 +14,8 @@ from pipert_shm.video.footage.roll import Roll
 from pipert_shm.video.footage.shelf import segment_path
 
 GAP_NS = 2_000_000_000
-"""A longer gap between packets begins a new file, so that a file says truly from when to when it is."""
+"""A key frame after a longer gap begins a new file, so that a file says truly from when to when it is. Other packets go on in
+the file at hand: they may only have been read late, and they build on what is in it."""
 
 RETRY_NS = 5_000_000_000
 """After a failure of the disk, the time until the next attempt."""
@@ -91,9 +92,10 @@ class Continuous:
 
     def _ends_before(self, packet: Kept) -> bool:
         assert self._file is not None
-        if not self._file.takes(packet) or packet.came_ns - self._came_ns > GAP_NS:
+        if not self._file.takes(packet):
             return True
-        return packet.is_key and packet.came_ns - self._began_ns >= self._seconds * 1e9
+        is_due = packet.came_ns - self._began_ns >= self._seconds * 1e9
+        return packet.is_key and (is_due or packet.came_ns - self._came_ns > GAP_NS)
 
     def _fail(self, error: OSError) -> None:
         self._retry_ns = now_ns() + RETRY_NS

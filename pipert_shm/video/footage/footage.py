@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,13 @@ MOST_CLIPS = 16
 """Clips of a camera that are written at the same time."""
 
 MOST_ASKED = 256  # events that wait for the thread
+SAME_NS = 100_000_000
+"""An event that is told again after its clip, and goes on for so much longer than that, has another clip."""
+
 FAREWELL = 10.0
 """Seconds that `close` waits for the disk. What is not whole then is made whole at the next start."""
 
-_REMEMBERED = 256  # ids of clips that are over, whose events may go on
+_REMEMBERED = 256  # ids of clips that are over, or were refused: their events may go on, or come again
 
 
 class Footage:
@@ -62,12 +65,14 @@ class Footage:
         self._changed = threading.Condition()
         self._roll = Roll(settings.seconds, round(settings.memory_mb * MB))
         self._keeping: Keeping | None = None
-        self._asked: deque[Clip | tuple[str, int]] = deque()
+        self._asked: deque[tuple[Clip, int]] = deque()  # and until when its event is known to go on
         self._refused = self._crowded_out = self._new_segments = 0
         self._told_of_memory = False
         self._unrecorded_before = counters["unrecorded"]
         self._clips: dict[str, Clip] = {}
-        self._over: deque[str] = deque(maxlen=_REMEMBERED)
+        self._over: OrderedDict[str, int] = OrderedDict()  # ids of clips that are over, and when they ended
+        self._lost: deque[str] = deque(maxlen=_REMEMBERED)
+        self._told_of_no_clips = False
         self._retention = Retention(self._folder, settings, logger)
         self._continuous = (
             None
@@ -139,7 +144,9 @@ class Footage:
         """
         usual = self._settings.clips
         if usual is None:
-            self._logger.warning("there is no clip of %s: footage has clips=False", quoted(event.get("id")))
+            if not self._told_of_no_clips:
+                self._told_of_no_clips = True
+                self._logger.warning("there is no clip of %s: footage has clips=False", quoted(event.get("id")))
             return
         before = usual.before if before is None else _seconds("before", before, usual.longest)
         after = usual.after if after is None else _seconds("after", after, usual.longest)
@@ -158,13 +165,17 @@ class Footage:
         clip = Clip(self._folder, self._camera, told, about_ns, begin_ns, end_ns, usual.longest, self._logger)
         with self._changed:
             if len(self._asked) >= MOST_ASKED:
-                self._refused += 1
+                self._refuse(clip)
                 return
-            self._asked.append(clip if phase != "end" else (clip.id, end_ns or 0))
-            if phase == "end":
-                self._asked.append(clip)  # in case that its start was not heard
+            self._asked.append((clip, at_ns(started) if end_ns is None else end_ns))
             self._has_work = self._is_due = True
             self._changed.notify()
+
+    def _refuse(self, clip: Clip) -> None:
+        """Counts a clip that can't be written: not for the event's end if it was for its start. The lock is held."""
+        if not (clip.is_of_end and clip.id in self._lost):
+            self._lost.append(clip.id)
+            self._refused += 1
 
     @property
     def bytes_kept(self) -> int:
@@ -239,27 +250,42 @@ class Footage:
         with self._changed:
             asked = list(self._asked)
             self._asked.clear()
+        for clip, until_ns in asked:
+            if not self._has_clip(clip, until_ns):
+                self._begin_clip(clip)
+        with self._changed:
             refused, self._refused = self._refused, 0
-        for each in asked:
-            if isinstance(each, tuple):
-                if each[0] in self._clips:
-                    self._clips[each[0]].end_at(each[1])
-            elif each.id in self._clips or each.id in self._over:
-                self._logger.debug("there is a clip of %r already", each.id)
-            elif len(self._clips) >= MOST_CLIPS:
-                refused += 1
-            else:
-                self._clips[each.id] = each
         if refused:
             self._counters["lost_clips"] += refused
             self._logger.warning("%d clips are not recorded: %d are being written already", refused, len(self._clips))
+
+    def _has_clip(self, asked: Clip, until_ns: int) -> bool:
+        """Whether what is told of an event is in a clip that it has already. One that is being written goes on for it."""
+        if (known := self._clips.get(asked.id)) is not None:
+            known.go_on_like(asked)
+            return True
+        over_ns = self._over.get(asked.id)
+        if over_ns is None or (until_ns > over_ns + SAME_NS and not asked.is_of_end):
+            return False
+        self._logger.info("the event %r has a clip already", asked.id)
+        return True
+
+    def _begin_clip(self, clip: Clip) -> None:
+        if len(self._clips) < MOST_CLIPS:
+            self._clips[clip.id] = clip
+            return
+        with self._changed:
+            self._refuse(clip)
 
     def _count(self) -> None:
         """Counts what has ended, and removes what is too old or too much now."""
         over = [clip for clip in self._clips.values() if clip.is_over]
         for clip in over:
             del self._clips[clip.id]
-            self._over.append(clip.id)
+            self._over.pop(clip.id, None)  # one that was over before has begun again
+            self._over[clip.id] = clip.limit_ns
+            if len(self._over) > _REMEMBERED:
+                self._over.popitem(last=False)
             self._counters["clips" if clip.files else "lost_clips"] += 1
             if clip.files:
                 self._retention.note(clip.path)

@@ -6,14 +6,17 @@ recorded, and what was there before goes slowly. See docs/how-to/footage.md.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
+from pipert_shm.video.files import locked
 from pipert_shm.video.footage.packet_file import PART
 from pipert_shm.video.footage.settings import DAY_S, GB, FootageSettings, Limits
 from pipert_shm.video.footage.shelf import ALL, CLIPS, cameras
@@ -49,7 +52,8 @@ class Retention:
             if wanted is not None:
                 removed += self._keep(self._in_order(_places(self._folder, kind)), wanted.kept)
         if settings.gb is not None:
-            removed += self._keep_in_all(settings.gb)
+            with _alone_in(settings.directory) as is_alone:
+                removed += self._keep_in_all(settings.gb) if is_alone else 0
         self._sizes = {place: size for place, size in self._sizes.items() if place.exists()}
         return removed
 
@@ -137,6 +141,16 @@ class Retention:
         except FileNotFoundError:
             return []
         return [[place / name for name in group] for _, group in groupby(names, key=lambda name: name[:_PREFIX])]
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[bool]:
+    """Locks a directory; False if another camera has. Several at once would each remove all that is too much."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield locked(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(fd)
 
 
 def _places(folder: Path, kind: str) -> list[Path]:

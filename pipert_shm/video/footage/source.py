@@ -29,6 +29,7 @@ class KeepsFootage(SourceRoutine):
         super().__init__(name)
         self._footage_settings = None if footage is None else FootageSettings.of(footage)
         self._footage: Footage | None = None
+        self._told_of_no_clip = False
         self.works_alone = footage is not None  # a camera may only be recorded
 
     @property
@@ -67,10 +68,15 @@ class KeepsFootage(SourceRoutine):
         told = {} if event is None else dict(event)
         if told.get("camera", self._footage_camera) != self._footage_camera:
             return
-        if self._footage is None:
-            if self._footage_settings is not None and told.get("phase") == "end":
-                return  # its clip ended with the camera, which said so
-            why = "it does not run" if self._footage_settings is not None else "give it footage={'directory': …}"
-            self._logger.warning("there is no clip of %s, since nothing is kept: %s", shown(told.get("id", "now")), why)
-            return
-        self._footage.record(told, before, after)
+        if self._footage is not None:
+            self._footage.record(told, before, after)
+        elif self._footage_settings is None:
+            self._tell_of_no_clip(told, "give it footage={'directory': …}")
+        elif told.get("phase") != "end":  # else its clip ended with the camera, which said so
+            self.counters["lost_clips"] += 1
+            self._tell_of_no_clip(told, "it does not run")
+
+    def _tell_of_no_clip(self, event: Mapping[str, Any], why: str) -> None:
+        if not self._told_of_no_clip:
+            self._told_of_no_clip = True
+            self._logger.warning("there is no clip of %s, since nothing is kept: %s", shown(event.get("id", "now")), why)
