@@ -46,17 +46,27 @@ def python() -> str:
     return text_of(PACKAGE)
 
 
+@cache
+def lines_of(text: str) -> dict[str, list[str]]:
+    """The lines in which a word stands, by word."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        for word in set(re.findall(r"\w+", line)):
+            found.setdefault(word, []).append(line)
+    return found
+
+
 def defines(text: str, name: str) -> bool:
     """Whether a source text defines a function, a class, a method, a constant, an attribute, or a C struct or enum."""
     first, _, rest = name.removesuffix("()").partition(".")
     if rest:
-        parts = re.split(rf"^class {first}\b", text, flags=re.MULTILINE)[1:]
+        parts = re.split(rf"^class {first}\b", text, flags=re.MULTILINE)[1:] if first in lines_of(text) else []
         return any(defines(re.split(r"^\S", part.split("\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0], rest) for part in parts)
     in_python = rf"^ *(?:async )?(?:def|class) {first}\b|^ *(?:self\.)?{first}(?:: [^=\n]+)?(?: =|$)"
     in_c = rf"^(?!\s|/).*\b{first}\(|^#define {first}\b|\b(?:struct|enum) {first} {{"
     member = rf"^ +{first}\b.*,|^ +[\w ]+[ *]{first}(?:\[.*\])?;"
     pattern = re.compile(f"{in_python}|{in_c}|{member}")
-    return any(pattern.search(line) for line in text.splitlines() if first in line)
+    return any(pattern.search(line) for line in lines_of(text).get(first, ()))
 
 
 def is_ours(span: str) -> bool:
