@@ -169,25 +169,31 @@ def test_home_assistant_finds_what_rules_tell_and_knows_when_the_sink_is_gone(tm
     running.append(everything)
     sink = MqttSink(f"mqtt://127.0.0.1:{port}", "mqtt", home_assistant="homeassistant", spool=tmp_path / "spool")
     begin(sink, running)
-    counted = event("n", rule="crowd", kind="count", count=3, camera="Tür/1")
-    sink.main_logic([event("a"), event("b"), event("a", "end"), counted, event("c", "instant", rule="fence", kind="line")])
-    eventually(lambda: is_empty(sink, 5))
+    counted, other = (
+        event("n", rule="crowd", kind="count", count=count, camera=name) for name, count in (("Tür/1", 3), ("Tür_1", 4))
+    )
+    sink.main_logic(
+        [event("a"), event("b"), event("a", "end"), counted, other, event("c", "instant", rule="fence", kind="line")]
+    )
+    eventually(lambda: is_empty(sink, 6))
     eventually(lambda: bool(everything.of("pipert/yard/rules/fence/event")))
     assert [told["id"] for told in everything.of("pipert/yard/enter")] == ["a", "b", "a"]
     assert [told["active"] for told in everything.of("pipert/yard/rules/gate")] == ["ON", "ON", "ON"]  # b has not ended
     sink.main_logic(event("b", "end"))
-    eventually(lambda: is_empty(sink, 6))
+    eventually(lambda: is_empty(sink, 7))
 
     late = Subscriber(port, client="late")  # as Home Assistant that is started afterwards: it gets what is retained
     running.append(late)
-    eventually(lambda: len(late.got) == 7)
+    eventually(lambda: len(late.got) == 10)
     assert all(retained for _, _, retained in late.got)
     assert late.of("pipert/yard/rules/gate")[0]["active"] == "OFF"
-    assert late.of("pipert/Tür_1/rules/crowd")[0]["count"] == 3
+    counts = {topic: json.loads(payload)["count"] for topic, payload, _ in late.got if topic.endswith("/rules/crowd")}
+    assert counts == {"pipert/Tür_1-cb7b0c02/rules/crowd": 3, "pipert/Tür_1/rules/crowd": 4}
+    assert [told["camera"] for told in everything.of("pipert/Tür_1/count")] == ["Tür_1"]
     (sensor,) = late.of("homeassistant/binary_sensor/pipert_yard/pipert_yard_gate/config")
     assert (sensor["state_topic"], sensor["availability_topic"]) == ("pipert/yard/rules/gate", "pipert/status")
     assert sensor["device"]["name"] == "yard"
-    assert sum("/sensor/" in topic for topic, _, _ in late.got) == sum("/event/" in topic for topic, _, _ in late.got) == 1
+    assert [sum(part in topic for topic, _, _ in late.got) for part in ("/sensor/", "/event/")] == [2, 1]
 
     def status() -> list[bytes]:
         return [payload for topic, payload, _ in late.got if topic == "pipert/status"]
@@ -197,7 +203,7 @@ def test_home_assistant_finds_what_rules_tell_and_knows_when_the_sink_is_gone(tm
     courier._client.socket().shutdown(2)  # as when its host has lost power, but the broker notices at once
     eventually(lambda: status() == [b"online", b"offline"])
     sink.main_logic(event("d"))
-    eventually(lambda: is_empty(sink, 7))
+    eventually(lambda: is_empty(sink, 8))
     eventually(lambda: status()[-1] == b"online")
     sink.cleanup()
     eventually(lambda: status()[-1] == b"offline")
