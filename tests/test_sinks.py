@@ -7,8 +7,12 @@ import hashlib
 import hmac
 import json
 import logging
+import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +115,39 @@ def test_a_webhook_is_signed_and_what_the_server_answers_decides(
     assert last["time"] - before["time"] > 1
     assert sink.counters["refused"] == 1
     assert SECRET not in caplog.text
+
+
+def test_an_answer_that_is_huge_slow_or_broken_off_holds_up_nobody(tmp_path: Path, running: list[Any]) -> None:
+    pytest.importorskip("httpx")
+    pytest.importorskip("requests")
+    ends = (b"x" * (20 << 20), b"drip", b"broken off")  # of the three answers
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        port = server.getsockname()[1]
+        answering = threading.Thread(target=_answer_badly, args=(server, ends * 2))
+        answering.start()
+        for sink in (
+            WebhookSink(f"http://127.0.0.1:{port}", "hook", timeout=0.5, spool=tmp_path / "hook"),
+            OtelLogsSink(f"http://127.0.0.1:{port}/v1/logs", "otel", timeout=0.5, spool=tmp_path / "otel"),
+        ):
+            begin(sink, running)
+            for count in range(1, len(ends) + 1):  # each in a request of its own
+                sink.main_logic({"number": count})
+                eventually(lambda sink=sink, count=count: is_empty(sink, count), timeout=5)  # type: ignore[misc]
+            assert sink.counters["retried"] == 0, "the status has said that they have arrived"
+        answering.join()
+
+
+def _answer_badly(server: socket.socket, ends: Sequence[bytes]) -> None:
+    """Says 200 to each request, on a connection of its own, and then sends something that ends never, or too early."""
+    for end in ends:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + end)
+            while end == b"drip":
+                connection.sendall(b"x")
+                time.sleep(0.05)
 
 
 def test_a_webhook_may_take_lists(tmp_path: Path, web: tuple[int, Path], running: list[Any]) -> None:
@@ -306,10 +343,15 @@ def test_a_redis_stream_is_kept_short_and_a_wrong_password_is_not_told(
         one.main_logic([event(f"e{number}") for number in range(1000)])
     eventually(lambda: is_empty(sink, 1000))
     client = redis.Redis(port=port, password=SECRET)
+    client.set("s:gate:enter", "not a stream")
+    sink.main_logic([event("f"), event("g", camera="gate"), event("h", camera="lawn")])
+    eventually(lambda: is_empty(sink, 1003))
+    assert (sink.counters["refused"], client.xlen("s:lawn:enter")) == (1, 1)
+    assert "WRONGTYPE" in (tmp_path / "spool" / "refused.jsonl").read_text()
     length, (_, newest) = client.xlen("s:yard:enter"), client.xrevrange("s:yard:enter", count=1)[0]
     client.close()
     assert 100 <= length < 400
-    assert (newest[b"key"], newest[b"camera"], json.loads(newest[b"json"])["id"]) == (b"e999-start", b"yard", "e999")
+    assert (newest[b"key"], newest[b"camera"], json.loads(newest[b"json"])["id"]) == (b"f-start", b"yard", "f")
     eventually(lambda: "AuthenticationError" in caplog.text)
     assert SECRET[:-1] not in caplog.text
 
