@@ -49,6 +49,8 @@ PROGRAMS = ("python", "sh", "bash")
 SHOWN = ("", "text", "json", "diff", "ini", "toml", "dockerfile", "html")
 PORTS = r"\b80[89]0\b"  # that pages name; they are replaced where a page has no network of its own
 BROKER = r"mqtt://broker\.example:1883"
+CACHE = r"redis://cache\.example:6379"
+DATABASE = r"postgresql://pipert@db\.example:5432/postgres"
 CAMERA = r"rtsp://camera\.example:8554/(\w+)"
 SHORT = 60  # frames
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
@@ -114,12 +116,33 @@ def _broker(page: Page) -> None:
     page.replaced[BROKER] = f"mqtt://127.0.0.1:{port}"
 
 
+def _cache(page: Page) -> None:
+    import sink_servers
+
+    directory = page.tools / "cache"
+    directory.mkdir()
+    server, port = sink_servers.redis_server(directory)
+    page.on_end.append(server.kill)
+    page.replaced[CACHE] = f"redis://127.0.0.1:{port}"
+
+
+def _database(page: Page) -> None:
+    import sink_servers
+
+    directory = page.tools / "database"
+    directory.mkdir()
+    server, page.replaced[DATABASE] = sink_servers.postgres(directory)
+    page.on_end.append(server.kill)
+
+
 PROVIDED: dict[str, Callable[[Page], None]] = {
-    "clip": _clip, "short clip": _short_clip, "face": _face, "model": _model, "rtsp": _rtsp, "broker": _broker
+    "clip": _clip, "short clip": _short_clip, "face": _face, "model": _model, "rtsp": _rtsp, "broker": _broker,
+    "cache": _cache, "database": _database,
 }  # fmt: skip
 """`clip.mp4`: people on bicycles, 640x272, 250 frames, or its beginning, where a page shows no number of frames; `face.mp4`: a
 man's face; `centerface.onnx`; the cameras rtsp://camera.example:8554/gate and /yard,
-and a small stream of the first, /gate_small; the MQTT broker mqtt://broker.example:1883."""
+and a small stream of the first, /gate_small; the MQTT broker mqtt://broker.example:1883, the Redis server
+redis://cache.example:6379, and the PostgreSQL server postgresql://pipert@db.example:5432/postgres."""
 
 
 # ---- a page --------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pytest
 import pipert_shm
 from conftest import PACKAGE_ROOT, SHM, RunCli, RunScript, StartCli
 from media import bikes
-from pipert_shm.cli.commands import main
+from pipert_shm.cli.commands import ORDER, main
 from test_demo import hollow_clip
 from test_video import FRAMES, frames_of, short_clip
 from waiting import eventually
@@ -177,6 +177,13 @@ def test_wrong_arguments_are_status_2(arguments: list[str], capsys: pytest.Captu
 def test_help_is_there(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert text in capsys.readouterr().out
+
+
+def test_help_lists_the_commands_as_a_user_meets_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    names = re.findall(r"^\W ([a-z]+) ", capsys.readouterr().out.split("Commands")[1], re.MULTILINE)
+    assert names[:3] == ["run", "doctor", "demo"]
+    assert sorted(names) == sorted(ORDER), "each command has a place"
 
 
 def test_help_loads_nothing_heavy(run_script: RunScript) -> None:

@@ -122,6 +122,30 @@ def test_clips(tmp_path: Path) -> None:
     assert VideoInfo.of(tmp_path / line.split(":")[0]).frames > 60
 
 
+def test_webhook_events_come_signed_and_have_a_picture(tmp_path: Path) -> None:
+    clip = film(tmp_path / "clip.mp4", count=90)
+    with started("webhook_events", "--video", clip, directory=tmp_path) as process:
+        out, err = process.communicate(timeout=100)
+    told, sent = out.splitlines()
+    assert (process.returncode, err.count("is cut: the camera was stopped"), err.count("\n")) == (0, 1, 1), err
+    assert sent == "2 events have arrived"
+    assert cv2.imread(str(tmp_path / told.split(": ")[1])) is not None
+
+
+def test_import_frigate_runs_what_was_made(tmp_path: Path) -> None:
+    clip = excerpt(carphone(), range(120), tmp_path / "clip.avi")
+    with started("import_frigate", "--video", clip, "--model", centerface(), directory=tmp_path) as process:
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert out.startswith("left out: birdseye: ")
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    started_ones = sum(event["phase"] == "start" for event in events)
+    assert out.endswith(
+        f"\n{started_ones} things have been seen; their events are in events.jsonl; the pipeline is frigate.yaml\n"
+    )
+    assert "door" in {event["rule"] for event in events}, err
+
+
 def test_mqtt_events_come_to_the_broker(tmp_path: Path) -> None:
     clip = excerpt(bikes(), range(60), tmp_path / "clip.avi")
     broker, port = mosquitto(tmp_path)

@@ -41,16 +41,16 @@ cameras:
       hwaccel_args: preset-vaapi
       inputs:
         - {path: rtsp://127.0.0.1:8554/gate_main, input_args: preset-rtsp-restream, roles: [record, audio]}
-        - {path: rtsp://10.0.0.5/sub, roles: [detect]}
+        - {path: rtsp://10.0.0.5/sub, roles: [detect], hwaccel_args: preset-intel-qsv-h264}
     detect: {width: 640, height: 360, fps: 10}
     motion: {mask: ["0,0,1,0,1,0.1"]}
     zones:
       drive: {coordinates: "320,360,640,360,640,180,320,180", objects: [person], loitering_time: 10}
-      lawn: {coordinates: ["0.1,0.5", "0.4,0.5", "0.4,0.9"], inertia: 5}
+      lawn: {coordinates: ["0.1,0.5", "0.4,0.5", "0.4,0.9"], inertia: 5, filters: {dog: {min_area: 3}}}
     onvif: {host: 10.0.0.5}
   yard:
     ffmpeg: {inputs: [{path: rtsp://10.0.0.6/main, roles: [detect, record]}]}
-    objects: {track: [dog]}
+    objects: {track: [dog], filters: {dog: {mask: '0,0,1,0,1,1'}}}
   off: {enabled: no, ffmpeg: {inputs: []}}
 """
 
@@ -73,7 +73,7 @@ def parameters(made: dict[str, Any], routine: str) -> dict[str, Any]:
 
 
 def test_a_camera_is_read_as_frigate_detects_in_it(made: dict[str, Any]) -> None:
-    assert parameters(made, "gate") == {"source": "rtsp://10.0.0.5/sub", "fps": 10, "size": [640, 360], "hwaccel": "vaapi"}
+    assert parameters(made, "gate") == {"source": "rtsp://10.0.0.5/sub", "fps": 10, "size": [640, 360], "hwaccel": "qsv"}
 
 
 def test_a_stream_is_recorded_as_frigate_keeps_it(made: dict[str, Any]) -> None:
@@ -135,7 +135,10 @@ def test_what_has_no_counterpart_is_listed_with_the_reason(config: Path) -> None
     assert "switched off" in said["cameras.off"]
     assert {
         "cameras.gate.ffmpeg.inputs[0].roles.audio",
+        "cameras.gate.ffmpeg.inputs[0].input_args",
         "cameras.gate.motion",
+        "cameras.yard.objects.filters.dog.mask",
+        "cameras.gate.zones.lawn.filters.dog.min_area",
         "cameras.gate.onvif",
         "detect.stationary",
         "mqtt.topic_prefix",

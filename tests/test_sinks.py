@@ -7,8 +7,12 @@ import hashlib
 import hmac
 import json
 import logging
+import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +117,39 @@ def test_a_webhook_is_signed_and_what_the_server_answers_decides(
     assert SECRET not in caplog.text
 
 
+def test_an_answer_that_is_huge_slow_or_broken_off_holds_up_nobody(tmp_path: Path, running: list[Any]) -> None:
+    pytest.importorskip("httpx")
+    pytest.importorskip("requests")
+    ends = (b"x" * (20 << 20), b"drip", b"broken off")  # of the three answers
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        port = server.getsockname()[1]
+        answering = threading.Thread(target=_answer_badly, args=(server, ends * 2))
+        answering.start()
+        for sink in (
+            WebhookSink(f"http://127.0.0.1:{port}", "hook", timeout=0.5, spool=tmp_path / "hook"),
+            OtelLogsSink(f"http://127.0.0.1:{port}/v1/logs", "otel", timeout=0.5, spool=tmp_path / "otel"),
+        ):
+            begin(sink, running)
+            for count in range(1, len(ends) + 1):  # each in a request of its own
+                sink.main_logic({"number": count})
+                eventually(lambda sink=sink, count=count: is_empty(sink, count), timeout=5)  # type: ignore[misc]
+            assert sink.counters["retried"] == 0, "the status has said that they have arrived"
+        answering.join()
+
+
+def _answer_badly(server: socket.socket, ends: Sequence[bytes]) -> None:
+    """Says 200 to each request, on a connection of its own, and then sends something that ends never, or too early."""
+    for end in ends:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + end)
+            while end == b"drip":
+                connection.sendall(b"x")
+                time.sleep(0.05)
+
+
 def test_a_webhook_may_take_lists(tmp_path: Path, web: tuple[int, Path], running: list[Any]) -> None:
     pytest.importorskip("httpx")
     port, file = web
@@ -169,25 +206,31 @@ def test_home_assistant_finds_what_rules_tell_and_knows_when_the_sink_is_gone(tm
     running.append(everything)
     sink = MqttSink(f"mqtt://127.0.0.1:{port}", "mqtt", home_assistant="homeassistant", spool=tmp_path / "spool")
     begin(sink, running)
-    counted = event("n", rule="crowd", kind="count", count=3, camera="Tür/1")
-    sink.main_logic([event("a"), event("b"), event("a", "end"), counted, event("c", "instant", rule="fence", kind="line")])
-    eventually(lambda: is_empty(sink, 5))
+    counted, other = (
+        event("n", rule="crowd", kind="count", count=count, camera=name) for name, count in (("Tür/1", 3), ("Tür_1", 4))
+    )
+    sink.main_logic(
+        [event("a"), event("b"), event("a", "end"), counted, other, event("c", "instant", rule="fence", kind="line")]
+    )
+    eventually(lambda: is_empty(sink, 6))
     eventually(lambda: bool(everything.of("pipert/yard/rules/fence/event")))
     assert [told["id"] for told in everything.of("pipert/yard/enter")] == ["a", "b", "a"]
     assert [told["active"] for told in everything.of("pipert/yard/rules/gate")] == ["ON", "ON", "ON"]  # b has not ended
     sink.main_logic(event("b", "end"))
-    eventually(lambda: is_empty(sink, 6))
+    eventually(lambda: is_empty(sink, 7))
 
     late = Subscriber(port, client="late")  # as Home Assistant that is started afterwards: it gets what is retained
     running.append(late)
-    eventually(lambda: len(late.got) == 7)
+    eventually(lambda: len(late.got) == 10)
     assert all(retained for _, _, retained in late.got)
     assert late.of("pipert/yard/rules/gate")[0]["active"] == "OFF"
-    assert late.of("pipert/Tür_1/rules/crowd")[0]["count"] == 3
+    counts = {topic: json.loads(payload)["count"] for topic, payload, _ in late.got if topic.endswith("/rules/crowd")}
+    assert counts == {"pipert/Tür_1-cb7b0c02/rules/crowd": 3, "pipert/Tür_1/rules/crowd": 4}
+    assert [told["camera"] for told in everything.of("pipert/Tür_1/count")] == ["Tür_1"]
     (sensor,) = late.of("homeassistant/binary_sensor/pipert_yard/pipert_yard_gate/config")
     assert (sensor["state_topic"], sensor["availability_topic"]) == ("pipert/yard/rules/gate", "pipert/status")
     assert sensor["device"]["name"] == "yard"
-    assert sum("/sensor/" in topic for topic, _, _ in late.got) == sum("/event/" in topic for topic, _, _ in late.got) == 1
+    assert [sum(part in topic for topic, _, _ in late.got) for part in ("/sensor/", "/event/")] == [2, 1]
 
     def status() -> list[bytes]:
         return [payload for topic, payload, _ in late.got if topic == "pipert/status"]
@@ -197,7 +240,7 @@ def test_home_assistant_finds_what_rules_tell_and_knows_when_the_sink_is_gone(tm
     courier._client.socket().shutdown(2)  # as when its host has lost power, but the broker notices at once
     eventually(lambda: status() == [b"online", b"offline"])
     sink.main_logic(event("d"))
-    eventually(lambda: is_empty(sink, 7))
+    eventually(lambda: is_empty(sink, 8))
     eventually(lambda: status()[-1] == b"online")
     sink.cleanup()
     eventually(lambda: status()[-1] == b"offline")
@@ -300,10 +343,15 @@ def test_a_redis_stream_is_kept_short_and_a_wrong_password_is_not_told(
         one.main_logic([event(f"e{number}") for number in range(1000)])
     eventually(lambda: is_empty(sink, 1000))
     client = redis.Redis(port=port, password=SECRET)
+    client.set("s:gate:enter", "not a stream")
+    sink.main_logic([event("f"), event("g", camera="gate"), event("h", camera="lawn")])
+    eventually(lambda: is_empty(sink, 1003))
+    assert (sink.counters["refused"], client.xlen("s:lawn:enter")) == (1, 1)
+    assert "WRONGTYPE" in (tmp_path / "spool" / "refused.jsonl").read_text()
     length, (_, newest) = client.xlen("s:yard:enter"), client.xrevrange("s:yard:enter", count=1)[0]
     client.close()
     assert 100 <= length < 400
-    assert (newest[b"key"], newest[b"camera"], json.loads(newest[b"json"])["id"]) == (b"e999-start", b"yard", "e999")
+    assert (newest[b"key"], newest[b"camera"], json.loads(newest[b"json"])["id"]) == (b"f-start", b"yard", "f")
     eventually(lambda: "AuthenticationError" in caplog.text)
     assert SECRET[:-1] not in caplog.text
 

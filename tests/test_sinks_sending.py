@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,16 +109,22 @@ def test_what_did_not_arrive_is_sent_again_and_what_did_is_not(
     def breaks(letters: Sequence[Letter]) -> None:
         raise ConnectionError("mqtt://me:secret@host has gone")
 
+    def ends(letters: Sequence[Letter]) -> None:
+        raise SystemExit(3)  # as a library may that wants to be the program
+
+    def is_not_trusted(letters: Sequence[Letter]) -> None:
+        raise ssl.SSLCertVerificationError("certificate verify failed")  # a ValueError, but none of a letter
+
     def breaks_off(letters: Sequence[Letter]) -> None:
         sink.arrived += [letter.key for letter in letters[:2]]
         raise Undelivered("it breaks off", arrived=2)
 
-    sink = ScriptedSink(tmp_path, breaks, lost("it is late"), lambda letters: None, breaks_off)
+    sink = ScriptedSink(tmp_path, breaks, ends, *[is_not_trusted] * 6, lost("it is late"), lambda letters: None, breaks_off)
     caplog.set_level(logging.INFO)
     feed_before_sending(sink, running, *"abcdefgh")
     eventually(lambda: sink.counters["waiting"] == 0)
     assert sink.arrived == [f"{name}-start" for name in "abcdefgh"]
-    assert (sink.counters["sent"], sink.counters["retried"], sink.connections) == (8, 3, 4)
+    assert (sink.counters["sent"], sink.counters["retried"], sink.connections) == (8, 10, 11)
     assert "can't deliver: ConnectionError: mqtt://me:***@host has gone; " in caplog.text
     assert "delivers again, after" in caplog.text
     assert is_law_kept(sink.counters)

@@ -27,11 +27,22 @@ from pipert_shm.system.streams import say
 OK, FAILED, UNREADABLE, INTERRUPTED = 0, 1, 2, 130
 EXIT_STATUS = "Exit status: 0 when all went well, 1 when something failed, 2 for wrong arguments, 130 after Ctrl-C."
 
+# As a user meets them: running one, looking at one that runs, changing it, files and networks, many hosts.
+ORDER = (
+    *("run", "doctor", "demo", "ls", "top", "why", "view", "ctl", "apply", "stream", "trace", "footage", "import", "model"),
+    *("agent", "hosts", "hub", "export", "rpc", "bench", "clean"),
+)
+
 QUIET_OPENCV = {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
 
 
 class _Commands(TyperGroup):
     """Makes a command's result the exit status, and of an error a line on stderr."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Returns the names in the order of `ORDER`; one that is not there comes last."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""

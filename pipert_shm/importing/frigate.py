@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipert_shm.errors import ConfigError, Fault, shown
-from pipert_shm.importing.counterparts import why
+from pipert_shm.importing.counterparts import UNKNOWN, why
 from pipert_shm.importing.frigate_streams import VARIABLE, filled, source, streams
 from pipert_shm.importing.frigate_zones import LOST, zones
 from pipert_shm.importing.section import Notes, Section, dotted, leftovers
@@ -69,8 +70,21 @@ def import_frigate(path: Path, model: str | None = None) -> Imported:
         raise ConfigError([Fault(str(path), 0, "cameras", f"none of the cameras can be used: {said}")])
     pipeline = draft.pipeline()
     for each in leftovers(data, notes.taken):
-        notes.leave(each, why(each))
+        for part in _parts(each, data):
+            notes.leave(part, why(part))
     return Imported(pipeline, notes)
+
+
+def _parts(path: tuple[str, ...], data: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A setting that was left out, or where nothing is known of it as a whole, those in it."""
+    value: Any = data
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    if why(path) == UNKNOWN and isinstance(value, dict) and value:
+        for key in value:
+            yield from _parts((*path, str(key)), data)
+    else:
+        yield path
 
 
 @dataclass
@@ -118,11 +132,14 @@ class _Draft:
         labels = objects.texts("track") or _OBJECTS
         self.labels += [label for label in labels if label not in self.labels]
         rule: dict[str, Any] = {"name": name, "kind": "dwell", "cameras": [name], "labels": labels, "seconds": 1, "lost": LOST}
-        scores = []
+        scores, thresholds = [], {}
         for label, each in objects.section("filters").sections():
             scores += [(label, score) for score in [each.number("min_score")] if score is not None]
             if (threshold := each.number("threshold")) is not None and label in labels:
                 rule["min_score"] = min(threshold, rule.get("min_score", threshold))
+                thresholds[label] = threshold
+        if len(set(thresholds.values())) > 1:
+            objects.notes.ask(f"camera {name}: its rule goes by the lowest threshold, {rule['min_score']}, for all of {labels}")
         self.scores += [score for label, score in scores if label in labels]
         self.rules.append(rule)
 
@@ -219,6 +236,8 @@ class _Draft:
         mqtt = self.whole.section("mqtt")
         host = mqtt.text("host")
         if host is None or not mqtt.flag("enabled", True):
+            if mqtt.keys():
+                mqtt.notes.leave(mqtt.path, "it is switched off, or names no host")
             return None
         is_encrypted = mqtt.text("tls_ca_certs") is not None
         port = mqtt.number("port")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipert_shm.errors import shown
+from pipert_shm.importing.counterparts import why
 from pipert_shm.importing.section import Section
 
 _RESTREAM = re.compile(r"rtsp://(?:127\.0\.0\.1|localhost):8554/([^/?#]+)")
@@ -40,6 +41,7 @@ def streams(camera: Section, restreams: Section, environment: Mapping[str, str] 
     ffmpeg = camera.section("ffmpeg")
     inputs = ffmpeg.take("inputs")
     found: dict[str, str] = {}
+    hwaccel = ffmpeg
     for number, given in enumerate(inputs if isinstance(inputs, list) else []):
         path = (*ffmpeg.path, f"inputs[{number}]")
         if not isinstance(given, dict) or "path" not in given:
@@ -53,12 +55,14 @@ def streams(camera: Section, restreams: Section, environment: Mapping[str, str] 
                 found.setdefault(role, url)
             else:
                 camera.notes.leave((*path, f"roles.{role}"), "sound is not listened to" if role == "audio" else "unknown")
-        for key in given.keys() - {"path", "roles", "hwaccel_args", "input_args"}:
-            camera.notes.leave((*path, str(key)), "this has no counterpart")
+        if found.get("detect") == url and "detect" in roles:
+            hwaccel = Section(camera.notes, (path, given)).over(ffmpeg)
+        for key in given.keys() - {"path", "roles", *(["hwaccel_args"] if "detect" in roles else [])}:
+            camera.notes.leave((*path, str(key)), why((*path, str(key))))
     if "detect" not in found:
         camera.notes.leave(camera.path, "no input has the role detect, so there is nothing to look at")
         return None
-    return Streams(found["detect"], found.get("record"), _hwaccel(ffmpeg))
+    return Streams(found["detect"], found.get("record"), _hwaccel(hwaccel))
 
 
 def _url(one: Section, restreams: Section, environment: Mapping[str, str]) -> str:

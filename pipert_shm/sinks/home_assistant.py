@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipert_shm.sinks.letter import Letter
+from pipert_shm.sinks.template import apart
 
 MOST_RULES = 1_000  # of all cameras; for one more, the one that was used least recently is forgotten
 MOST_OPEN = 1_000  # things that last, of a rule
@@ -63,7 +64,7 @@ class HomeAssistant:
         if not isinstance(name, str) or phase not in ("start", "end", "instant"):
             return []
         rule = self._rule(letter.camera, name)
-        topic = f"{self._base}/{_level(letter.camera)}/rules/{_level(name)}"
+        topic = f"{self._base}/{apart(_NO_LEVEL, letter.camera or '_')}/rules/{apart(_NO_LEVEL, name or '_')}"
         lasts, counts = phase != "instant", isinstance(body.get("count"), int)
         entities = []
         if lasts:
@@ -116,7 +117,7 @@ class HomeAssistant:
         return self._entity("event", letter, " event", {"state_topic": f"{topic}/event", "event_types": [letter.kind]})
 
     def _entity(self, component: str, letter: Letter, suffix: str, more: dict[str, Any]) -> Publication:
-        base, camera, rule = _id(self._base), _id(letter.camera), _id(str(letter.body["rule"]))
+        base, camera, rule = (apart(_NO_ID, text) for text in (self._base, letter.camera, str(letter.body["rule"])))
         unique = f"{base}_{camera}_{rule}{suffix.replace(' ', '_')}"
         config = {
             "name": f"{letter.body['rule']}{suffix}",
@@ -132,19 +133,3 @@ class HomeAssistant:
 
 def _encoded(value: object) -> bytes:
     return json.dumps(value, allow_nan=False).encode()
-
-
-def _level(text: str) -> str:
-    return _NO_LEVEL.sub("_", text) or "_"
-
-
-def _id(text: str) -> str:
-    """A text as discovery takes it: letters, digits, `_` and `-`. Two texts that differ stay different.
-
-    >>> _id("gate"), _id("Tür 1")
-    ('gate', 'T_r_1-4ce310cd')
-    """
-    import zlib
-
-    plain = _NO_ID.sub("_", text)
-    return plain if plain == text else f"{plain}-{zlib.crc32(text.encode('utf-8', 'backslashreplace')):08x}"

@@ -40,7 +40,7 @@ class KafkaSink(Sink):
 
     :param servers: `host:9092`, several with commas between.
     :param topic: its name, in which `{camera}`, `{kind}`, `{phase}`, `{rule}`, `{zone}` and `{label}` stand for the message's
-        own. A character that topics can't have becomes `_`.
+        own. A `_` stands for each character that topics can't have, and a check sum follows then.
     :param config: more settings of librdkafka, such as `security.protocol`; each value may stand elsewhere, as `{"env": NAME}`
         or `{"file": PATH}`.
     :param spool, tries, grace: see `Sink`.

@@ -40,7 +40,8 @@ class MqttSink(Sink):
     :param password: a text, `{"env": NAME}` or `{"file": PATH}`.
     :param base: what all topics begin with.
     :param topic: of messages, by default `<base>/{camera}/{kind}`; `{phase}`, `{rule}`, `{zone}` and `{label}` stand for the
-        message's own, too. Characters that a level of a topic can't have become `_`.
+        message's own, too. A `_` stands for each character that a level of a topic can't have, and a check sum follows then, so
+        that the cameras `a/b` and `a_b` have a topic each.
     :param home_assistant: its discovery prefix, which is `homeassistant` unless you have changed it; None: no discovery.
     :param version: of the protocol.
     :param client_id: by which the broker knows this sink: no two clients may have the same. By default it is made of the

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pipert_shm.errors import shown
@@ -15,7 +17,7 @@ from pipert_shm.sinks.letter import Letter
 from pipert_shm.sinks.sender import MOST_TRIES
 from pipert_shm.sinks.settings import Secret, check_secret, read_headers
 from pipert_shm.sinks.sink import Sink
-from pipert_shm.sinks.webhook import asked_pause
+from pipert_shm.sinks.webhook import MOST_READ, asked_pause
 
 if TYPE_CHECKING:
     import requests
@@ -114,25 +116,38 @@ class OtelCourier:
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
         try:
-            answer = self._session.post(
-                self._endpoint, data=self._request(letters), timeout=self._timeout, allow_redirects=False
-            )
+            with self._session.post(
+                self._endpoint, data=self._request(letters), timeout=self._timeout, allow_redirects=False, stream=True
+            ) as answer:
+                said = self._beginning(answer)
         except requests.RequestException as error:
             cause = (
                 getattr(error.args[0], "reason", error) if error.args else error
             )  # without the address, which may tell secrets
             raise Undelivered(f"{self._place} does not answer: {type(error).__name__}: {cause}") from error
         if answer.status_code != 200:
-            why = f"{self._place} answers {answer.status_code} {answer.reason}: {shown(answer.content[:200])}"
+            why = f"{self._place} answers {answer.status_code} {answer.reason}: {shown(said[:200])}"
             if answer.status_code in REFUSALS:
                 raise LetterRefused(why)
             raise Undelivered(why, wait=asked_pause(answer.headers.get("Retry-After")))
         try:
-            partial = ExportLogsServiceResponse.FromString(answer.content).partial_success
+            partial = ExportLogsServiceResponse.FromString(said).partial_success
         except DecodeError:
-            return  # a collector that answers in JSON, for example: it has them
+            return  # a collector that answers in JSON, for example, or more than is read: it has them
         if partial.rejected_log_records:  # it does not say which: they are sent one by one
             raise LetterRefused(f"{self._place} has rejected {partial.rejected_log_records} records: {partial.error_message}")
+
+    def _beginning(self, answer: requests.Response) -> bytes:
+        """Reads what follows the status, which may be endless, slow, or break off."""
+        import requests
+
+        said, until = b"", time.monotonic() + self._timeout
+        with suppress(requests.RequestException):
+            for byte in answer.iter_content(1):  # larger pieces are waited for
+                said += byte
+                if len(said) > MOST_READ or time.monotonic() > until:
+                    break
+        return said
 
     def _request(self, letters: Sequence[Letter]) -> bytes:
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest

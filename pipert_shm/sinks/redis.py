@@ -27,7 +27,8 @@ class RedisSink(Sink):
     """Adds messages to a stream of a Redis server (the extra `redis`).
 
     An entry has the fields `key`, `camera`, `kind` and `json`. A stream keeps about `length` entries, the newest ones. Those
-    that are sent together are added together, or not at all.
+    that are sent together are added together, or not at all. Where something else than a stream has the stream's name, the
+    message counts as refused.
 
     :param url: `redis://host:6379/0`; `rediss://` for TLS. It may have a user.
     :param password: a text, `{"env": NAME}` or `{"file": PATH}`.
@@ -96,8 +97,8 @@ class RedisCourier:
         self._stream = stream
         self._length = length
 
-    def deliver(self, letters: Sequence[Letter]) -> None:
-        """Adds them in one transaction."""
+    def deliver(self, letters: Sequence[Letter]) -> dict[int, str]:
+        """Adds them in one transaction. One whose stream is something else there is refused: the server adds the others."""
         import redis
 
         try:
@@ -106,9 +107,12 @@ class RedisCourier:
                     texts = {"key": letter.key, "camera": letter.camera, "kind": letter.kind}
                     fields: Any = {name: encoded(text) for name, text in texts.items()} | {"json": letter.to_json()}
                     pipeline.xadd(encoded(self._stream.of(letter)), fields, maxlen=self._length, approximate=True)
-                pipeline.execute()
+                answers = pipeline.execute(raise_on_error=False)
         except redis.RedisError as error:
             raise Undelivered(f"{self._place}: {type(error).__name__}: {error}") from error
+        return {
+            place: f"{self._place}: {answer}" for place, answer in enumerate(answers) if isinstance(answer, redis.RedisError)
+        }
 
     def close(self) -> None:
         """Closes the client's connections."""

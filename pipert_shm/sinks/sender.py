@@ -109,7 +109,7 @@ class Sender:
             if self._courier is None:
                 self._courier = self._connect()
             self._deliver(self._courier)
-        except Exception as error:  # of a library or a user's courier: anything
+        except (Exception, SystemExit) as error:  # of a library or a user's courier: anything
             self._fail(error)
 
     def _leave_out(self) -> None:
@@ -132,6 +132,8 @@ class Sender:
         except Undelivered as error:
             self._deal_with(error.arrived, {})
             raise
+        except OSError:
+            raise  # also a certificate that is not trusted, which is a ValueError besides
         except (LetterRefused, ValueError, TypeError, OverflowError) as error:  # the last three: a library can't encode it
             if len(letters) > 1:
                 self._singly = len(letters)
@@ -173,7 +175,7 @@ class Sender:
             "message %s is not sent, after %d tries: %s; it is kept in %s", letter.key, tries, why, self._refused.path
         )
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception | SystemExit) -> None:
         self._hang_up()
         if getattr(error, "arrived", 0):
             self._failures = 0
@@ -208,5 +210,5 @@ class Sender:
                 courier.close()
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception | SystemExit) -> str:
     return text_of(error) if isinstance(error, Undelivered | LetterRefused) else describe(error)

@@ -66,6 +66,7 @@ class Spool:
         self._read_at = (0, 0)  # a file, and an offset in it
         self._unsynced: list[int] = []  # descriptors of files that are full, but not on the disk yet
         self._is_dirty = self._is_closed = False
+        self._note()  # now, so that it has its place on the disk when that is full
         self._remove_acknowledged()
         self._syncing = threading.Thread(target=self._keep_synced, name="spool-sync", daemon=True)
         self._syncing.start()
@@ -183,7 +184,13 @@ class Spool:
         except OSError:
             with suppress(OSError):
                 os.ftruncate(self._write_fd, file.size)
-            raise
+            if not file.size or file.last > self._head:
+                raise
+            os.close(self._write_fd)  # the disk may be full of what was dealt with
+            self._write_fd = -1
+            self._remove_acknowledged()
+            self._write(data)
+            return
         file.size += len(data)
 
     def _end_file(self) -> None:
@@ -290,11 +297,14 @@ class Spool:
     def _pass(self, number: int) -> None:
         self._head = number
         self._read_number = max(self._read_number, number + 1)
+        self._note()
+        self._remove_acknowledged()
+
+    def _note(self) -> None:
         try:
-            os.pwrite(self._acked_fd, summed(b"%20d" % number), 0)
+            os.pwrite(self._acked_fd, summed(b"%20d" % self._head), 0)
         except OSError as error:
             self._warn(f"can't note what was delivered, which the next start sends again: {describe(error)}")
-        self._remove_acknowledged()
 
     def _remove_acknowledged(self) -> None:
         while self._files and self._files[0].last <= self._head and not (len(self._files) == 1 and self._write_fd >= 0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import zlib
 
 from pipert_shm.errors import shown, suggestion
 from pipert_shm.sinks.letter import Letter
@@ -16,12 +17,12 @@ class Template:
     """A text with `{camera}`, `{kind}`, `{phase}`, `{rule}`, `{zone}` or `{label}` in it.
 
     :param what: the parameter that it is, for errors.
-    :param forbidden: a pattern of characters that a field's value may not have; `_` stands for each.
+    :param forbidden: a pattern of characters that a field's value may not have: see `apart`.
     :raises TypeError: when it is no text.
     :raises ValueError: when it is empty, not whole, or has another field.
 
     >>> Template("topic", "pipert/{camera}/{kind}", "[/+#]").of(Letter("1", "gate/left", "enter", {}))
-    'pipert/gate_left/enter'
+    'pipert/gate_left-9ae6b296/enter'
     """
 
     def __init__(self, what: str, text: str, forbidden: str = r"\0") -> None:
@@ -49,4 +50,14 @@ class Template:
 
     def safe(self, value: object) -> str:
         """Returns a field's value without what it may not have."""
-        return self._forbidden.sub("_", value if isinstance(value, str) and value else NONE)
+        return apart(self._forbidden, value if isinstance(value, str) and value else NONE)
+
+
+def apart(forbidden: re.Pattern[str], text: str) -> str:
+    """Returns a text with `_` for each forbidden character, and then a check sum: two texts that differ stay different.
+
+    >>> apart(re.compile("/"), "a/b"), apart(re.compile("/"), "a_b")
+    ('a_b-07f4401c', 'a_b')
+    """
+    plain = forbidden.sub("_", text)
+    return plain if plain == text else f"{plain}-{zlib.crc32(text.encode('utf-8', 'backslashreplace')):08x}"

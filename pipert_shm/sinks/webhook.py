@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _EXAMPLE = "https://hooks.example.org/pipert"
 # What the server says of this one request. Any other status may be gone when the server or the settings are put right.
 REFUSALS = (400, 406, 409, 411, 413, 414, 415, 422, 431)
+MOST_READ = 1 << 16  # bytes of an answer; beyond them the connection is closed
 MOST_SHOWN = 200  # characters of an answer that errors tell
 
 
@@ -127,24 +129,28 @@ class WebhookSink(Sink):
         if library.level == logging.NOTSET:
             library.setLevel(logging.WARNING)  # it logs each request's URL, and that may be a secret
         verify = True if self._ca is None else ssl.create_default_context(cafile=os.fspath(self._ca))
-        client = httpx.Client(headers=self._sent_headers, timeout=self._timeout, verify=verify)
-        return WebhookCourier(client, self._url, self._address.place, self._signed_by, self._batch)
+        headers = {"Accept-Encoding": "identity", **self._sent_headers}
+        client = httpx.Client(headers=headers, timeout=self._timeout, verify=verify)
+        return WebhookCourier(client, self._url, self._address.place, self._signed_by, self._batch, self._timeout)
 
 
 class WebhookCourier:
     """A client of the web server.
 
     :param place: what errors call the server.
-    :param batch: as of `WebhookSink`.
+    :param batch, timeout: as of `WebhookSink`.
     """
 
-    def __init__(self, client: httpx.Client, url: str, place: str, secret: str | None, batch: int | None) -> None:
+    def __init__(
+        self, client: httpx.Client, url: str, place: str, secret: str | None, batch: int | None, timeout: float
+    ) -> None:
         self.most = batch or 1
         self._client = client
         self._url = url
         self._place = place
         self._secret = secret
         self._is_list = batch is not None
+        self._timeout = timeout
 
     def deliver(self, letters: Sequence[Letter]) -> None:
         """Posts them, and judges the answer."""
@@ -157,12 +163,13 @@ class WebhookCourier:
             body = letters[0].to_json()
             key = quote(letters[0].key, safe="")
         try:
-            answer = self._client.post(self._url, content=body, headers=self._headers_of(key, body))
+            with self._client.stream("POST", self._url, content=body, headers=self._headers_of(key, body)) as answer:
+                said = self._beginning(answer)
         except httpx.TransportError as error:
             raise Undelivered(f"{self._place} does not answer: {type(error).__name__}: {error}") from error
         if answer.is_success:
             return
-        why = f"{self._place} answers {answer.status_code} {answer.reason_phrase}: {shown(answer.text[:MOST_SHOWN])}"
+        why = f"{self._place} answers {answer.status_code} {answer.reason_phrase}: {shown(said[:MOST_SHOWN])}"
         if answer.status_code in REFUSALS:
             raise LetterRefused(why)
         if answer.is_redirect:
@@ -170,6 +177,18 @@ class WebhookCourier:
         elif answer.status_code in (401, 403, 404, 405, 407, 410):
             why += "; check the address and what it takes to be let in"
         raise Undelivered(why, wait=asked_pause(answer.headers.get("Retry-After")))
+
+    def _beginning(self, answer: httpx.Response) -> str:
+        """Reads what follows the status, which has decided already: it may be endless, slow, or break off."""
+        import httpx
+
+        said, until = b"", time.monotonic() + self._timeout
+        with suppress(httpx.TransportError):
+            for piece in answer.iter_raw():
+                said += piece
+                if len(said) > MOST_READ or time.monotonic() > until:
+                    break
+        return said[:MOST_READ].decode(errors="replace")
 
     def _headers_of(self, key: str, body: bytes) -> dict[str, str]:
         now = int(time.time())
@@ -200,5 +219,5 @@ def asked_pause(text: str | None) -> float | None:
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
