@@ -22,7 +22,8 @@ def footage(settings: Settings) -> Section:
             KEPT: Way(partial(sink, footage={"directory": directory})),
             RECORDED: Way(partial(sink, footage={"directory": directory, "clips": False, "continuous": {"segment": 2}})),
         }
-        results = measure(studio, ways, HD, 2 * settings.rounds, 8 * settings.seconds)
+        rounds, seconds = (2 * settings.rounds, 8.0) if settings.full else (settings.rounds, 2.0)
+        results = measure(studio, ways, HD, rounds, seconds)
     section.lines += table(list(results.values()))
     section.rows["footage"] = [result.as_json() for result in results.values()]
     section.figures = [
