@@ -187,6 +187,15 @@ def test_a_value_of_the_wrong_kind_is_listed(tmp_path: Path) -> None:
     assert any("MODEL.onnx" in each for each in imported.notes.to_do)
 
 
+@pytest.mark.parametrize(
+    ("version", "said"), [("", False), ("version: 0.15-1", False), ("version: 0.16", True), ("version: 0.17-0", True)]
+)
+def test_from_0_16_on_nothing_is_detected_unless_said(tmp_path: Path, version: str, said: bool) -> None:
+    path = tmp_path / "frigate.yml"
+    path.write_text(f"{version}\ncameras: {{gate: {{ffmpeg: {{inputs: [{{path: 'rtsp://10.0.0.5/sub'}}]}}}}}}")
+    assert any("Frigate does not detect in it" in each for each in import_frigate(path).notes.to_do) == said
+
+
 @pytest.mark.parametrize("text", ["routines: {}", "cameras: 3", "cameras: {gate: {ffmpeg: {inputs: []}}}"])
 def test_a_file_without_cameras_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "frigate.yml"

@@ -53,7 +53,6 @@ WHY: dict[Path, str] = {
     ("timestamp_style",): "nothing is printed into frames",
     ("tls",): "see docs/security.md",
     ("ui",): "the dashboard has no settings in the file",
-    ("version",): "",  # of Frigate's file format, which says nothing about the pipeline
 }
 _ANYWHERE: dict[str, str] = {
     "mask": "no parts of the picture are masked",

@@ -113,7 +113,7 @@ class _Draft:
             return
         parameters, size = source(found, camera)
         footage = self._footage(camera, name)
-        if not camera.section("detect").flag("enabled", True):
+        if not camera.section("detect").flag("enabled", self._detects_by_default()):
             own.notes.ask(f"camera {name}: Frigate does not detect in it; take it off the detector's wire if that is meant")
         self.cameras[name] = parameters
         if footage is not None and found.record in (None, found.detect):
@@ -126,6 +126,10 @@ class _Draft:
         if its_zones:
             self.zones[name] = its_zones
         self.rules += rules
+
+    def _detects_by_default(self) -> bool:
+        """Whether a camera is looked at that says nothing of it. From 0.16 on Frigate does not; it sets this in older files."""
+        return str(self.whole.take("version") or "") < "0.16"
 
     def _objects(self, camera: Section, name: str) -> None:
         objects = camera.section("objects")
