@@ -75,7 +75,8 @@ class WhipSender:
             webrtc.send_by(connection, track)
             resource = await self._offer(connection)
             await _until_connected(connection, push)
-            push.connected()
+            if not push.over:
+                push.connected()
             while not push.over and connection.connectionState == "connected":
                 await asyncio.sleep(LOOK_S)
                 push.note_lost()
