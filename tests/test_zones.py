@@ -10,6 +10,8 @@ import pytest
 
 from media import frames_of, vtest
 from pipert_shm import Annotator, Zones
+from pipert_shm.analytics.areas import Area
+from pipert_shm.analytics.geometry import Polygon, anchors_of
 from pipert_shm.analytics.kept import Kept, Tallies
 from pipert_shm.analytics.movement import MOST_TRACKS, Heat, Sides, Speeds, Stays
 from pipert_shm.api.preview import picture_of
@@ -227,7 +229,27 @@ def test_zones_and_lines_are_drawn() -> None:
         assert not sent.frame.any()
 
 
-# ---- beside supervision --------------------------------------------------------------------------
+# ---- beside OpenCV and supervision ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("anchor", ["bottom_centre", "box"])
+def test_boxes_are_inside_of_any_polygon_as_opencv_says_point_by_point(anchor: str) -> None:
+    rng = np.random.default_rng(7)
+    edges = rng.integers(0, 48, (300, 2))
+    boxes = np.hstack([edges, edges + 2 * rng.integers(0, 8, (300, 2))]).astype(np.float32)  # many lie on edges and corners
+    boxes[0, 2], boxes[1, 1] = np.nan, np.inf
+    inside = 0
+    for corners in range(3, 12):
+        points = tuple((float(x) + 2, float(y)) for x, y in rng.integers(0, 50, (corners, 2)))
+        zone = Polygon(Area(points, None, anchor), (64, 64))
+        expected: np.ndarray = np.isfinite(boxes).all(axis=1)
+        for row in np.flatnonzero(expected):
+            its = anchors_of(boxes[row : row + 1], anchor)[0].tolist()
+            expected[row] = all(cv2.pointPolygonTest(zone.points, point, False) >= 0 for point in its)
+        assert zone.contain(boxes).tolist() == expected.tolist()
+        inside += int(expected.sum())
+    assert inside > 50
+    assert not zone.contain(boxes[:0]).size
 
 
 def test_tracks_of_a_real_clip_are_where_supervision_says() -> None:
