@@ -214,12 +214,11 @@ class YoloHead(PlainHead):
 
     def _likely(self, rows: np.ndarray) -> np.ndarray:
         """The rows that count, of all images: (n, columns)."""
-        return rows[(rows[..., 4] > self.threshold) & (rows[..., 5] != -1)]
+        return np.asarray(rows[(rows[..., 4] > self.threshold) & (rows[..., 5] != -1)])
 
     def _are_boxes(self, boxes: np.ndarray) -> np.ndarray:
         """Which of these can be boxes, (n,) bool."""
-        found: np.ndarray = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
-        return found
+        return np.asarray((boxes[:, 2:] >= boxes[:, :2]).all(axis=1))
 
     def _finds(self, rows: np.ndarray) -> Found:
         likely = self._likely(rows)

@@ -154,8 +154,7 @@ class YoloObbHead(YoloHead):
         return centred
 
     def _are_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        found: np.ndarray = (boxes[:, 2:] >= 0).all(axis=1)
-        return found
+        return np.asarray((boxes[:, 2:] >= 0).all(axis=1))
 
     def _suppressed(self, boxes: np.ndarray, score: np.ndarray, classes: np.ndarray, more: np.ndarray) -> np.ndarray:
         order = np.argsort(-score, kind="stable")
