@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from media import Beginning, carphone, centerface, frames_of
 from pipert_shm import START_EVENT_NAME, Pipe, Wire
-from pipert_shm.video import CenterFaceHead, DetectedFrame, Detections, DnnDetector, YoloHead
+from pipert_shm.video import CenterFaceHead, DetectedFrame, Detections, DnnDetector, YoloHead, YoloObbHead
 from pipert_shm.video.models.by_onnxruntime import wanted_providers
 from pipert_shm.video.models.choice import Choice
 from routines import Record, received
@@ -210,6 +210,34 @@ def test_padding_and_weak_rows_of_finds_make_no_difference(classes: int) -> None
     output[0, 2:] = -1
     (found,) = YoloHead(["a"] * classes)([output])
     assert found.boxes.tolist() == [[10, 10, 50, 50]]
+
+
+def test_a_row_that_makes_no_box_costs_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = np.concatenate([[[30, 30, 29, 40, 0.8, 1], [30, np.nan, 40, 40, 0.7, 0]], FINDS]).astype(np.float32)
+    detector = DnnDetector(constant(tmp_path / "end.onnx", rows[None]), YoloHead(["red", "blue"]), size=SIZE)
+    detector.setup()
+    before = detector.counters["no_box"]
+    for found in (*detector.detect([RED, BLUE]), *detector.detect([BLACK])):
+        assert found.boxes.tolist() == [LEFT, RIGHT]
+        assert found.labels == ["red", "blue"]
+    assert detector.counters["no_box"] - before == 6, "two of each picture"
+    assert caplog.text.count("such are left out, and counted as no_box") == 1
+
+
+@pytest.mark.parametrize("head", [YoloHead(["a", "b", "c"]), YoloObbHead(["a", "b", "c"])])
+def test_a_network_that_tells_no_boxes_is_refused_even_where_it_tells_one_at_a_time(head: YoloHead) -> None:
+    row = [30, 30, -20, 40, 0.9, *[0] * (2 if isinstance(head, YoloObbHead) else 1)]
+    wrong = np.array([[row]], np.float32)
+    right = np.abs(wrong) + np.array([0, 0, 20, 0, *[0] * (len(row) - 4)], np.float32)
+    assert len(head([wrong])[0]) == 0, "one may be an accident"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"four columns are no corners|are no width and height"):
+            head([wrong])
+    assert head.left_out == 1, "what is refused is not left out"
+    for _ in range(3):
+        assert len(head([right])[0]) == 1
+    assert len(head([wrong])[0]) == 0
+    assert head.left_out == 2
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,15 @@ def test_a_video_has_its_own_time() -> None:
 # ---- what is missing -----------------------------------------------------------------------------
 
 
+def test_events_that_the_metrics_have_no_room_for_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    events = EventSource("events", rules=[{"name": name, "kind": "count", "at_least": 1} for name in ("one", "two", "three")])
+    events._tallies = Tallies(1)
+    with RoutineHarness(events) as harness:
+        assert len(harness.send(seen({1: IN})) or ()) == 3
+    assert (events.counters["started"], events.counters["uncounted"]) == (3, 2)
+    assert caplog.text.count("others are counted as uncounted") == 1
+
+
 def test_a_rule_that_lacks_something_costs_only_itself(caplog: pytest.LogCaptureFixture) -> None:
     yard = Yard(rule("enter"), {"name": "typo", "kind": "enter", "zone": "rihgt", "cameras": ["yard"]})
     assert len(yard.run([(0, {1: IN}), (1, {1: IN})])) == 1

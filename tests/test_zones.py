@@ -10,6 +10,8 @@ import pytest
 
 from media import frames_of, vtest
 from pipert_shm import Annotator, Zones
+from pipert_shm.analytics.areas import Area
+from pipert_shm.analytics.geometry import Polygon, anchors_of
 from pipert_shm.analytics.kept import Kept, Tallies
 from pipert_shm.analytics.movement import MOST_TRACKS, Heat, Sides, Speeds, Stays
 from pipert_shm.api.preview import picture_of
@@ -200,6 +202,20 @@ def test_metrics_have_a_bound_and_say_so(caplog: pytest.LogCaptureFixture) -> No
     assert "have room for" in caplog.text
 
 
+def test_long_names_are_counted_under_shorter_ones_that_differ() -> None:
+    tallies = Tallies(3)
+    long = ("entered", "摄" * 120, "gate", "person"), ("entered", "摄" * 121, "gate", "person")
+    for _ in range(2):
+        assert tallies.add(long[0])
+        assert tallies.add(long[1], 2)
+        assert tallies.put(("inside", "a\ud800", "gate" * 40, ""), 5)
+        tallies._places = None  # as in the flow's next process
+    told = dict(tallies)
+    assert list(told.values()) == [2, 4, 5]
+    assert [name[0] for name in told] == ["entered", "entered", "inside"]
+    assert all(name[1].startswith("摄" * 28 + "…") for name in [*told][:2])
+
+
 def test_what_is_kept_is_whole_or_as_before() -> None:
     kept = Kept(20)
     kept.write([1])
@@ -227,7 +243,27 @@ def test_zones_and_lines_are_drawn() -> None:
         assert not sent.frame.any()
 
 
-# ---- beside supervision --------------------------------------------------------------------------
+# ---- beside OpenCV and supervision ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("anchor", ["bottom_centre", "box"])
+def test_boxes_are_inside_of_any_polygon_as_opencv_says_point_by_point(anchor: str) -> None:
+    rng = np.random.default_rng(7)
+    edges = rng.integers(0, 48, (300, 2))
+    boxes = np.hstack([edges, edges + 2 * rng.integers(0, 8, (300, 2))]).astype(np.float32)  # many lie on edges and corners
+    boxes[0, 2], boxes[1, 1] = np.nan, np.inf
+    inside = 0
+    for corners in range(3, 12):
+        points = tuple((float(x) + 2, float(y)) for x, y in rng.integers(0, 50, (corners, 2)))
+        zone = Polygon(Area(points, None, anchor), (64, 64))
+        expected = np.asarray(np.isfinite(boxes).all(axis=1))
+        for row in np.flatnonzero(expected):
+            its = anchors_of(boxes[row : row + 1], anchor)[0].tolist()
+            expected[row] = all(cv2.pointPolygonTest(zone.points, point, False) >= 0 for point in its)
+        assert zone.contain(boxes).tolist() == expected.tolist()
+        inside += int(expected.sum())
+    assert inside > 50
+    assert not zone.contain(boxes[:0]).size
 
 
 def test_tracks_of_a_real_clip_are_where_supervision_says() -> None:

@@ -27,7 +27,7 @@ MOST_OPEN = 500  # events whose start is remembered beyond a process's death
 MOST_KEPT = 1 << 20  # bytes
 MOST_SERIES = 2_048
 STARTED, ENDED, INSTANT = "started", "ended", "instant"
-SILENCED, NOT_KEPT, NO_CLIP, UNWATCHED = "silenced", "not_kept", "no_clip", "unwatched"
+SILENCED, NOT_KEPT, NO_CLIP, UNWATCHED, UNCOUNTED = "silenced", "not_kept", "no_clip", "unwatched", "uncounted"
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class EventSource(MiddleRoutine):
     """
 
     replicable = False
-    counter_names = (STARTED, ENDED, INSTANT, SILENCED, NOT_KEPT, NO_CLIP, UNWATCHED)
+    counter_names = (STARTED, ENDED, INSTANT, SILENCED, NOT_KEPT, NO_CLIP, UNWATCHED, UNCOUNTED)
 
     def __init__(
         self,
@@ -233,7 +233,11 @@ class EventSource(MiddleRoutine):
         changed = False
         for event in told:
             self.counters[{"start": STARTED, "end": ENDED, "instant": INSTANT}[event.phase]] += 1
-            self._tallies.add((event.camera, event.rule, event.kind, event.phase))
+            if not self._tallies.add((event.camera, event.rule, event.kind, event.phase)):
+                if not self.counters[UNCOUNTED]:
+                    text = "the metrics have room for %d combinations of camera, rule and phase: others are counted as %s"
+                    self._logger.warning(text, MOST_SERIES, UNCOUNTED)
+                self.counters[UNCOUNTED] += 1
             if event.phase == "start":
                 self._open[event.id] = event
                 changed = True

@@ -51,12 +51,18 @@ class Polygon:
     def contain(self, boxes: np.ndarray) -> np.ndarray:
         """Which boxes are inside, (n,) bool: all the points that count are, or on the edge. One that is not finite is not."""
         found: np.ndarray = np.isfinite(boxes).all(axis=1)
-        for row in np.flatnonzero(found):
-            for x, y in anchors_of(boxes[row : row + 1], self.area.anchor)[0].tolist():
-                if cv2.pointPolygonTest(self.points, (x, y), False) < 0:
-                    found[row] = False
-                    break
+        found[found] = self._hold(anchors_of(boxes[found], self.area.anchor)).all(axis=1)
         return found
+
+    def _hold(self, points: np.ndarray) -> np.ndarray:
+        """Which points (n, k, 2) are inside or on the edge, (n, k) bool. A ray from inside meets the edge oddly often."""
+        x, y = points.astype(float)[..., None, :].transpose(3, 0, 1, 2)  # (n, k, 1), beside (corners,)
+        x1, y1 = self.points.astype(float).T
+        x2, y2 = np.roll(x1, 1), np.roll(y1, 1)
+        side = (x - x1) * (y2 - y1) - (y - y1) * (x2 - x1)
+        on_edge = (side == 0) & ((x - x1) * (x - x2) <= 0) & ((y - y1) * (y - y2) <= 0)
+        meets = ((y1 > y) != (y2 > y)) & ((side < 0) == (y2 > y1))
+        return np.asarray(on_edge.any(axis=-1) | (meets.sum(axis=-1) % 2 == 1))
 
 
 class Segment:

@@ -84,7 +84,8 @@ class Tallies:
     """Numbers by name, in memory that all processes of a routine share, as `Kept` does. One thread writes; any may read.
 
     A name is a tuple of texts, such as a metric, a camera, a zone and a label. There is room for so many names; what is counted
-    beyond is refused, so that nothing grows without end.
+    beyond is refused, so that nothing grows without end. Of a name that is too long, the longest texts are kept in part, with a
+    checksum of the whole, so that different names stay different.
 
     :param rows: how many names there can be.
 
@@ -128,10 +129,29 @@ class Tallies:
             self._places = {known: place * _ROW_BYTES for place, (known, _) in enumerate(self)}
         if name in self._places:
             return self._places[name]
-        text = "\0".join(part.replace("\0", "\ufffd") for part in name).encode("utf-8", "backslashreplace")
-        if len(self._places) == self._rows or len(text) > _NAME:
+        name = _storable(name)
+        if name in self._places:
+            return self._places[name]
+        if len(self._places) == self._rows:
             return None
+        text = "\0".join(name).encode()
         at = self._places[name] = len(self._places) * _ROW_BYTES
         self._memory[at + _ROW.size : at + _ROW.size + len(text)] = text
         _ROW.pack_into(self._memory, at, 0, len(text))  # from now on it is there for others
         return at
+
+
+def _storable(name: tuple[str, ...]) -> tuple[str, ...]:
+    """The name as a row can hold it, and as it is read again."""
+    parts = [part.replace("\0", "\ufffd").encode("utf-8", "backslashreplace") for part in name]
+    room = _NAME - len(parts) + 1  # without what separates them
+    longest = max(map(len, parts))
+    while sum(min(len(part), longest) for part in parts) > room:
+        longest -= 1
+    return tuple((part if len(part) <= longest else _shortened(part, longest)).decode() for part in parts)
+
+
+def _shortened(text: bytes, length: int) -> bytes:
+    """A UTF-8 text in so many bytes, at least 11: its beginning, and a checksum."""
+    mark = f"…{zlib.crc32(text):08x}".encode()
+    return text[: length - len(mark)].decode("utf-8", "ignore").encode() + mark

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import numpy as np
 
 from pipert_shm.analytics.rules import Rule
@@ -21,30 +23,38 @@ def sight_of(rule: Rule, data: DetectedFrame) -> Sight:
     [4, 7]
     """
     found = data.detections
-    labels, finite = found.labels, np.isfinite(found.boxes).all(axis=1)
-    counting = {
-        row
-        for row in range(len(found))
-        if finite[row]
-        and (rule.labels is None or labels[row] in rule.labels)
-        and (not rule.min_score or found.scores is None or found.scores[row] >= rule.min_score)
-    }
+    labels = found.labels
+    counts = _counting(rule, found, labels)
     if rule.kind == "line":
-        crossed = data.additional_data[ZONES]["lines"][rule.area]["crossed"]
-        return Sight(crossed=[(_object(found, labels, row), way) for row, way in crossed if row in counting])
-    rows = range(len(found)) if rule.area is None else data.additional_data[ZONES]["zones"][rule.area]["rows"]
-    inside = [row for row in rows if row in counting]
+        crossed = [(row, way) for row, way in data.additional_data[ZONES]["lines"][rule.area]["crossed"] if counts[row]]
+        objects = _objects(found, labels, np.array([row for row, _ in crossed], np.int64))
+        return Sight(crossed=[(one, way) for one, (_, way) in zip(objects, crossed, strict=True)])
+    is_inside = np.ones(len(found), bool)
+    if rule.area is not None:
+        is_inside[:] = False
+        is_inside[data.additional_data[ZONES]["zones"][rule.area]["rows"]] = True
     outside: frozenset[int] = frozenset()
     if rule.needs_tracks and found.track_ids is not None:
-        outside = frozenset(found.track_ids[list(counting.difference(inside))].tolist())
-    return Sight([_object(found, labels, row) for row in inside], outside)
+        outside = frozenset(found.track_ids[counts & ~is_inside].tolist())
+    return Sight(_objects(found, labels, np.flatnonzero(counts & is_inside)), outside)
 
 
-def _object(found: Detections, labels: list[str], row: int) -> Object:
-    left, top, right, bottom = found.boxes[row].astype(float).round(1).tolist()
-    return Object(
-        None if found.track_ids is None else int(found.track_ids[row]),
-        labels[row] or None,
-        None if found.scores is None or not np.isfinite(found.scores[row]) else round(float(found.scores[row]), 4),
-        (left, top, right, bottom),
-    )
+def _counting(rule: Rule, found: Detections, labels: list[str]) -> np.ndarray:
+    """Which detections count for the rule, (n,) bool."""
+    counts: np.ndarray = np.isfinite(found.boxes).all(axis=1)
+    if rule.labels is not None:
+        counts &= np.array([label in rule.labels for label in labels], bool)
+    if rule.min_score and found.scores is not None:
+        counts &= found.scores >= rule.min_score
+    return counts
+
+
+def _objects(found: Detections, labels: list[str], rows: np.ndarray) -> list[Object]:
+    boxes = found.boxes[rows].astype(float).round(1).tolist()
+    nothing = [None] * len(rows)
+    tracks = nothing if found.track_ids is None else found.track_ids[rows].tolist()
+    scores = nothing if found.scores is None else found.scores[rows].tolist()
+    return [
+        Object(track, labels[row] or None, None if score is None or not isfinite(score) else round(score, 4), tuple(box))
+        for row, track, score, box in zip(rows.tolist(), tracks, scores, boxes, strict=True)
+    ]

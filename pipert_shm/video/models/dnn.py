@@ -23,7 +23,8 @@ class DnnDetector(NetworkDetector):
 
     `setup()` runs the network once, so that a network that can't be run, or a head that does not fit, fails there. Counters
     say which backend runs it (`onnxruntime`, `opencv` or `openvino`) and on which device (`cpu`, `cuda`, `tensorrt`, `gpu`,
-    `npu` or `other_device`): 1 for the one in use, 0 for the others. The log says so, too.
+    `npu` or `other_device`): 1 for the one in use, 0 for the others. The log says so, too. `no_box` counts the detections of
+    end-to-end networks whose corners make no box: these are left out.
 
     :param model: path of the file.
     :param head: turns the network's outputs into detections: `YoloHead(names)`, `CenterFaceHead()`, or an object of yours. None

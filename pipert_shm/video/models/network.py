@@ -29,6 +29,11 @@ class Network:
         self.letterbox = Letterbox(head.preprocessing, runtime.size)
         self.read(runtime.trial, 1)
 
+    @property
+    def left_out(self) -> int:
+        """How many detections the head has left out so far, since they had no box; 0 of a head that does not count them."""
+        return getattr(self.head, "left_out", 0)
+
     def find(self, frames: Sequence[np.ndarray], formats: Sequence[Format]) -> list[Detections]:
         """Returns the detections in each frame, in pixels of that frame. All frames make one batch; they may be crops.
 

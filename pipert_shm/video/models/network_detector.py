@@ -30,6 +30,8 @@ DEVICES = {
     "gpu": "gpu",
     "npu": "npu",
 }
+DEVICE_COUNTERS = ("onnxruntime", "opencv", "openvino", "torch", "cpu", "cuda", "tensorrt", "gpu", "npu", "other_device")
+NO_BOX = "no_box"
 
 
 class NetworkDetector(BatchRoutine):
@@ -47,7 +49,7 @@ class NetworkDetector(BatchRoutine):
     :raises ValueError: when another argument makes no sense.
     """
 
-    counter_names = ("onnxruntime", "opencv", "openvino", "torch", "cpu", "cuda", "tensorrt", "gpu", "npu", "other_device")
+    counter_names = (*DEVICE_COUNTERS, NO_BOX)
 
     def __init__(
         self,
@@ -108,7 +110,7 @@ class NetworkDetector(BatchRoutine):
     def _tell(self, runtime: Runtime) -> None:
         first = runtime.devices[0]
         device = DEVICES.get(first) or DEVICES.get(first.lower().split(".")[0].split(":")[0], "other_device")
-        for name in NetworkDetector.counter_names:
+        for name in DEVICE_COUNTERS:
             if name in self.counters:  # a subclass may have replaced counter_names
                 self.counters[name] = int(name in (runtime.backend, device))
 
@@ -124,7 +126,14 @@ class NetworkDetector(BatchRoutine):
 
         :raises ValueError: when a frame is not of its format, or the head can't read the network's outputs.
         """
-        return self._network.find(frames, formats)
+        before = self._network.left_out
+        found = self._network.find(frames, formats)
+        if (left_out := self._network.left_out - before) and NO_BOX in self.counters:
+            if not self.counters[NO_BOX]:
+                text = "the network tells a box whose right or bottom edge lies before its left or top one: such are left out, "
+                self._logger.warning(text + "and counted as %s", NO_BOX)
+            self.counters[NO_BOX] += left_out
+        return found
 
     def _own_frames(self, received: int, *, look: bool) -> OwnFrames:
         return OwnFrames(0)

@@ -62,6 +62,10 @@ class YoloHead(PlainHead):
     :raises TypeError: when the names are not a list or dict of names.
     :raises ValueError: when an id has no name, a number is out of range, or there is no such form.
 
+    Attributes:
+        left_out: how many rows of an end-to-end network were left out so far, since their corners make no box, as rounding may
+            do to a very small one.
+
     >>> head = YoloHead({0: "person", 1: "car"}, threshold=0.5)
     >>> YoloHead("coco.names")
     Traceback (most recent call last):
@@ -69,6 +73,7 @@ class YoloHead(PlainHead):
     """
 
     preprocessing = Preprocessing()
+    _no_boxes = "the first four columns are no corners"
 
     def __init__(self, names: Names, *, threshold: float = 0.25, overlap: float = 0.45, form: Form | None = None) -> None:
         self.names = every_name(names, type(self).__name__)
@@ -77,6 +82,8 @@ class YoloHead(PlainHead):
         if form is not None and form not in get_args(Form):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}, not {shown(form)}")
         self.form = form
+        self.left_out = 0
+        self._boxes_seen = self._no_boxes_seen = 0  # of all rows that count, to know a network of another kind by
 
     def __call__(self, outputs: Sequence[np.ndarray], size: tuple[int, int] | None = None) -> list[Detections]:
         """Returns the detections in each image.
@@ -103,7 +110,8 @@ class YoloHead(PlainHead):
         output = np.asarray(outputs[0], np.float32)
         form = self._form_of(output, more)
         if form == "end-to-end":
-            return [self._finds(rows) for rows in self._checked_finds(output)]
+            self._check_finds(output)
+            return [self._finds(rows) for rows in output]
         classes = len(self.names)
         if form == "v8":
             rows = output.transpose(0, 2, 1)
@@ -177,8 +185,11 @@ class YoloHead(PlainHead):
 
     # ---- end to end ------------------------------------------------------------------------------
 
-    def _checked_finds(self, output: np.ndarray) -> np.ndarray:
+    def _check_finds(self, output: np.ndarray) -> None:
         why, ids = self._why_not_finds(output), output[..., 5]
+        are_boxes = self._are_boxes(self._likely(output)[:, :4])
+        self._boxes_seen += int(are_boxes.sum())
+        self._no_boxes_seen += int((~are_boxes).sum())
         if not why and ids.size and ids.max() >= len(self.names):
             why = f"there is a class id {ids.max():.0f}"
         if why:
@@ -186,7 +197,6 @@ class YoloHead(PlainHead):
                 f"the network's output {output.shape} is not one of left, top, right, bottom, score and class id, with "
                 f"{len(self.names)} names: {why}; give the names that it was trained with, or write a head for it"
             )
-        return output
 
     def _why_not_finds(self, output: np.ndarray) -> str:
         """Why these are not rows of a box, score and class id; empty if they may be. Rows with id -1 are padding."""
@@ -196,14 +206,24 @@ class YoloHead(PlainHead):
             return "the sixth column has no class ids"
         if not ((scores >= 0) & (scores <= 1 + SLACK)).all():
             return "the fifth column has no scores from 0 to 1"
-        return self._why_no_boxes(rows[scores > self.threshold, :4])
+        are_boxes = self._are_boxes(self._likely(rows)[:, :4])
+        if are_boxes.all():
+            return ""
+        boxes, others = self._boxes_seen + are_boxes.sum(), self._no_boxes_seen + (~are_boxes).sum()
+        return self._no_boxes if others > boxes + 1 else ""  # one may be an accident, and is left out
 
-    def _why_no_boxes(self, boxes: np.ndarray) -> str:
-        left, top, right, bottom = boxes.T
-        return "" if ((right >= left) & (bottom >= top)).all() else "the first four columns are no corners"
+    def _likely(self, rows: np.ndarray) -> np.ndarray:
+        """The rows that count, of all images: (n, columns)."""
+        return np.asarray(rows[(rows[..., 4] > self.threshold) & (rows[..., 5] != -1)])
+
+    def _are_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Which of these can be boxes, (n,) bool."""
+        return np.asarray((boxes[:, 2:] >= boxes[:, :2]).all(axis=1))
 
     def _finds(self, rows: np.ndarray) -> Found:
-        rows = rows[(rows[:, 4] > self.threshold) & (rows[:, 5] != -1)]
+        likely = self._likely(rows)
+        rows = likely[self._are_boxes(likely[:, :4])]
+        self.left_out += len(likely) - len(rows)
         return Found(rows[:, :4], rows[:, 4], rows[:, 5], rows[:, 6:])
 
     def _counted(self, counts: np.ndarray, boxes: np.ndarray, scores: np.ndarray, ids: np.ndarray) -> Iterable[Found]:
@@ -211,7 +231,9 @@ class YoloHead(PlainHead):
             if not 0 <= count <= len(columns[0]):
                 raise ValueError(f"the network says that it found {count}, and has room for {len(columns[0])}")
             box, score, number = (np.asarray(column[:count], np.float32) for column in columns)
-            yield self._finds(self._checked_finds(np.column_stack([box, score, number])[None])[0])
+            rows = np.column_stack([box, score, number])
+            self._check_finds(rows[None])
+            yield self._finds(rows)
 
 
 def are_counted(outputs: Sequence[np.ndarray]) -> bool:

@@ -134,6 +134,8 @@ class YoloObbHead(YoloHead):
     in Ultralytics' own suppression.
     """
 
+    _no_boxes = "the third and fourth column are no width and height"
+
     def __call__(self, outputs: Sequence[np.ndarray], size: tuple[int, int] | None = None) -> list[Detections]:
         """Returns the detections in each image.
 
@@ -151,8 +153,8 @@ class YoloObbHead(YoloHead):
     def _boxes(self, centred: np.ndarray) -> np.ndarray:
         return centred
 
-    def _why_no_boxes(self, boxes: np.ndarray) -> str:
-        return "" if (boxes[:, 2:] >= 0).all() else "the third and fourth column are no width and height"
+    def _are_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        return np.asarray((boxes[:, 2:] >= 0).all(axis=1))
 
     def _suppressed(self, boxes: np.ndarray, score: np.ndarray, classes: np.ndarray, more: np.ndarray) -> np.ndarray:
         order = np.argsort(-score, kind="stable")
