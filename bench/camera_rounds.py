@@ -10,7 +10,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -221,8 +222,24 @@ def measure(
     return results
 
 
+def measure_together(studio: Studio, ways: Mapping[str, Way], clip: Clip, rounds: int, seconds: float) -> dict[str, Costs]:
+    """What each way costs while all of them run, so that what else the machine does weighs on each alike. One camera a way."""
+    results = {name: Costs(name) for name in ways}
+    for number in range(rounds):
+        try:
+            with ExitStack() as stack:
+                running = [stack.enter_context(Running(way, studio.task(clip, 1))) for way in ways.values()]
+                with ThreadPoolExecutor(len(running)) as pool:  # its threads have ended when the next round forks
+                    costs = list(pool.map(lambda each: each.cost(seconds), running))
+        except (OSError, RuntimeError) as error:
+            return {name: Costs(name, f"round {number + 1} failed: {error}") for name in ways}
+        for name, cost in zip(ways, costs, strict=True):
+            results[name].rounds.append(cost)
+    return results
+
+
 def ratios(of: Costs, to: Costs) -> list[float]:
-    """Round by round, since these ran right after each other. Empty where one is missing."""
+    """Round by round, since these ran right after each other, or together. Empty where one is missing."""
     if not of.rounds or not to.rounds:
         return []
     return [a.cpu_ms / b.cpu_ms for a, b in zip(of.rounds, to.rounds, strict=True)]

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import tempfile
 from functools import partial
+from pathlib import Path
 
 from .camera_clips import FPS, HD
 from .camera_pipes import sink
-from .camera_rounds import Studio, Way, measure, ratios, table
+from .camera_rounds import Studio, Way, measure_together, ratios, table
 from .figures import Figure, Section, Settings
 
 PLAIN, KEPT, RECORDED = "not recorded", "kept in memory, for clips", "recorded continuously"
 
 
 def footage(settings: Settings) -> Section:
-    """One camera to a sink, in turns: as it is, with its packets kept, and recorded."""
+    """A camera for each way, to a sink: as it is, recorded, and, in a full run, with its packets kept."""
     section = Section(f"Footage: a camera of 1080p at {FPS} fps by RTSP, to a sink")
     with Studio() as studio, tempfile.TemporaryDirectory() as directory:
-        ways = {
-            PLAIN: Way(sink),
-            KEPT: Way(partial(sink, footage={"directory": directory})),
-            RECORDED: Way(partial(sink, footage={"directory": directory, "clips": False, "continuous": {"segment": 2}})),
-        }
-        rounds, seconds = (2 * settings.rounds, 8.0) if settings.full else (settings.rounds, 2.0)
-        results = measure(studio, ways, HD, rounds, seconds)
+        all_of_it = {"directory": Path(directory, "all"), "clips": False, "continuous": {"segment": 2}}
+        ways = {PLAIN: Way(sink), RECORDED: Way(partial(sink, footage=all_of_it))}
+        if settings.full:
+            ways[KEPT] = Way(partial(sink, footage={"directory": Path(directory, "clips")}))
+        results = measure_together(studio, ways, HD, settings.rounds, 16 * settings.seconds)
     section.lines += table(list(results.values()))
     section.rows["footage"] = [result.as_json() for result in results.values()]
     section.figures = [
-        Figure.of("camera, CPU per frame: recorded continuously / not", ratios(results[RECORDED], results[PLAIN]), 1.05),
-        Figure.of("camera, CPU per frame: packets kept for clips / not", ratios(results[KEPT], results[PLAIN]), 1.05),
+        Figure.of(f"camera, CPU per frame: {name} / {PLAIN}", ratios(result, results[PLAIN]), 1.05)
+        for name, result in results.items()
+        if name != PLAIN
     ]
     return section

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import cv2
@@ -120,6 +121,21 @@ def test_clips(tmp_path: Path) -> None:
     assert "there is no clip" not in err
     assert re.fullmatch(r"out/camera/clips/.*\.mp4: [23]\.\d s, the camera was stopped", line)
     assert VideoInfo.of(tmp_path / line.split(":")[0]).frames > 60
+
+
+def test_recording_removes_what_is_too_old_or_too_much_and_lists_the_rest(tmp_path: Path) -> None:
+    clip = film(tmp_path / "clip.mp4", count=90)
+    recorded = tmp_path / "out" / "camera" / "all"
+    yesterday = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"
+    for day, size in (("2020-01-02", 1000), (yesterday, 12_000_000)):
+        (recorded / day / "10").mkdir(parents=True)
+        (recorded / day / "10" / "10-15-00.250+60.040.mp4").write_bytes(bytes(size))
+    counted, listed = run("recording", "--video", clip, "--segment", 1, "--gb", 0.01, directory=tmp_path)
+    found = re.fullmatch(r"(\d) files recorded, (\d) kept; 0 packets not recorded", counted)
+    assert found, counted
+    assert found[1] == found[2] > "1", "those of earlier runs are gone: one for its age, one for its size"
+    assert re.fullmatch(rf"camera  .* to .* +3 s +{found[2]} files +\d\.\d MB", listed), listed
+    assert sum(VideoInfo.of(path).frames for path in recorded.glob("*/*/*.mp4")) == 90
 
 
 def test_webhook_events_come_signed_and_have_a_picture(tmp_path: Path) -> None:

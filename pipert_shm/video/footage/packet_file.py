@@ -14,6 +14,8 @@ from pipert_shm.video.files import NewFile, free_name
 from pipert_shm.video.footage.kept import TICKS, Form, Kept, Run
 from pipert_shm.video.movie import MP4, GrowingFile
 
+_BASE = Fraction(1, TICKS)
+
 PART = ".part"
 """What the name of a file ends with that is being written."""
 
@@ -100,7 +102,7 @@ class PacketFile:
         try:
             self._container = av.open(self._file, "w", format="mp4", options=_OPTIONS)
             self._stream = self._container.add_stream_from_template(self._form.template, opaque=True)
-            self._stream.time_base = Fraction(1, TICKS)
+            self._stream.time_base = _BASE
             if self._form.codec == "hevc":
                 self._stream.codec_context.codec_tag = "hvc1"  # else players of one maker's show nothing
         except BaseException:
@@ -146,7 +148,7 @@ class PacketFile:
             return False
         pts = max(pts, dts)  # two pictures have the same stamp
         made = av.Packet(packet.data)
-        made.stream, made.time_base, made.is_keyframe = self._stream, Fraction(1, TICKS), packet.is_key
+        made.stream, made.time_base, made.is_keyframe = self._stream, _BASE, packet.is_key
         made.pts, made.dts = pts, dts
         try:
             self._container.mux_one(made)
