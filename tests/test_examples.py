@@ -241,6 +241,13 @@ def test_faces_in_what_moves(tmp_path: Path) -> None:
     assert int(match[1]) >= int(match[2]) > 0
 
 
+def test_small_faces_are_found_in_tiles(tmp_path: Path) -> None:
+    (said,) = run("tiles", directory=tmp_path)
+    match = re.fullmatch(r"256 faces in 4 frames: (\d+) found in whole frames, (\d+) with tiles", said)
+    assert match is not None, said
+    assert int(match[1]) < 128 < 250 < int(match[2]) <= 256
+
+
 def test_four_cameras(tmp_path: Path) -> None:
     clips = [excerpt(path, range(frames), tmp_path / f"{frames}.avi") for path, frames in ((carphone(), 10), (bikes(), 8))]
     lines = run("multi_camera", "--lossless", *clips, *clips, directory=tmp_path)
