@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import av
 import cv2
@@ -17,14 +16,13 @@ import pytest
 from pipert_shm.data import Format
 from pipert_shm.display.pictures import Mosaic
 from pipert_shm.errors import PipeStateError, UnknownTarget
-from pipert_shm.streaming import HlsWriter, RtspPush, WhipPush, broadcast, routines
+from pipert_shm.streaming import HlsWriter, RtspPush, WhipPush, broadcast
 from pipert_shm.streaming.broadcast import MOST_PACKETS, Broadcast, Watcher
 from pipert_shm.streaming.encoding import Encoded, Limiter, StreamEncoder, StreamSettings
 from pipert_shm.streaming.feeds import NewestFrame
 from pipert_shm.streaming.pictures import Shown, fitted, stream_size
 from pipert_shm.streaming.pushing import StreamingError
 from pipert_shm.streaming.whip import WhipSender
-from pipert_shm.testing import RoutineHarness
 from pipert_shm.video.formats import converted
 from stream_ends import number_of, numbered
 from waiting import PATIENCE, eventually
@@ -305,42 +303,6 @@ def test_several_cameras_are_tiles_of_one_picture_and_those_that_come_together_a
     assert shown.frame.shape == (640 // 320 * 240, 640, 3)
     shown = stream._chosen(Shown(numbered(9), "i420", 0, "a"), Limiter(30), mosaic, Given())  # the others are silent
     assert shown is not None
-
-
-def test_a_frame_that_can_t_be_encoded_costs_itself(caplog: pytest.LogCaptureFixture) -> None:
-    newest = NewestFrame()
-    with caplog.at_level(logging.WARNING):
-        stream = Broadcast("gate", newest.open, StreamSettings(fps=100), LOGGER)
-        watcher = stream.watch()
-        eventually(lambda: newest._is_open, "an open feed")
-        packets: list[Encoded] = []
-        for number in range(4):
-            newest.put(Shown(numbered(number), "i420", number * 80 * MS, "gate"))
-            packets += taken(watcher, 1)
-            newest.put(Shown(np.zeros((7, 5, 3), np.uint8), "i420", (number * 80 + 40) * MS, "gate"))
-            eventually(lambda number=number: stream.refused == number + 1, "a frame that is refused")  # type: ignore[misc]
-        stream.close(PATIENCE)
-    assert [packet.is_key for packet in packets] == [True] * 4
-    assert [number_of(frame) for frame in decoded(packets)] == [0, 1, 2, 3]
-    assert [record.getMessage()[:56] for record in caplog.records] == [
-        "stream gate: a frame of shape (7, 5, 3) can't be encoded"
-    ]
-
-
-def test_more_cameras_than_a_routine_streams_are_lost_and_break_off_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(routines, "MOST_STREAMS", 2)
-    writer = HlsWriter(tmp_path / "{origin}", "hls")
-    with caplog.at_level(logging.WARNING), RoutineHarness(writer) as harness:
-        for origin in ("a", "b", "c", "a", "c", "b"):
-            harness.send(numbered(1), origin=origin, format="i420")
-        assert ([outlet.broadcast.name for outlet in writer._open], writer._leaving) == (["hls-a", "hls-b"], [])
-        assert sum("'c' is not streamed" in record.getMessage() for record in caplog.records) == 1
-        assert writer.counters["lost"] >= 2
-        monkeypatch.setattr(routines, "QUIET_S", 0.0)
-        harness.send(numbered(1), origin="c", format="i420")
-        assert [outlet.broadcast.name for outlet in writer._open] == ["hls-b", "hls-c"]
 
 
 def test_the_newest_frame_is_copied_only_where_the_reader_is_busy() -> None:

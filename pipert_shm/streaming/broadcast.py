@@ -74,7 +74,7 @@ class Watcher:
     def take(self, timeout: float = 0.0) -> Encoded | None:
         """The next packet; None when none comes within so many seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self.over, timeout)
+            self._changed.wait_for(lambda: self.has_news, timeout)
             return self._waiting.popleft() if self._waiting else None
 
     def close(self) -> None:
@@ -133,12 +133,11 @@ class Broadcast:
         encoded: how many frames were encoded.
         skipped: how many were left out, since they came faster than `fps`.
         unwatched: how many came while nobody watched.
-        refused: how many could not be encoded.
     """
 
     def __init__(self, name: str, open_feed: Callable[[], Feed], settings: StreamSettings, logger: logging.Logger) -> None:
         self.name = name
-        self.encoded = self.skipped = self.unwatched = self.refused = 0
+        self.encoded = self.skipped = self.unwatched = 0
         self._open_feed = open_feed
         self._settings = settings
         self.logger = logger
@@ -263,24 +262,16 @@ class Broadcast:
                 mosaic.note(shown.origin)
                 del shown
                 continue
-            try:
-                self._show(shown, encoder, limiter, mosaic, feed)
-            except Exception as error:  # OpenCV's and FFmpeg's have no common class
-                self.refused += 1
-                encoder.begin_anew()
-                self._tell(f"a frame of shape {shown.frame.shape} can't be encoded: {describe(error)}")
-            del shown  # or a slot would be held until the next frame comes
+            picture = self._chosen(shown, limiter, mosaic, feed)
+            if picture is not None:
+                self._encode(picture, encoder)
+            del shown, picture  # or a slot would be held until the next frame comes
 
     def _has_ended(self) -> bool:
         now = time.monotonic()
         if self._watchers:
             self._watched_at = now
         return self._closed.is_set() or now - self._watched_at >= LINGER_S
-
-    def _show(self, shown: Shown, encoder: StreamEncoder, limiter: Limiter, mosaic: Mosaic, feed: Feed) -> None:
-        picture = self._chosen(shown, limiter, mosaic, feed)
-        if picture is not None:
-            self._encode(picture, encoder)
 
     def _chosen(self, shown: Shown, limiter: Limiter, mosaic: Mosaic, feed: Feed) -> Shown | None:
         """What is to be encoded after a frame; None when it is left out."""
@@ -320,7 +311,7 @@ class Broadcast:
 
     def _tell(self, problem: str) -> None:
         if not self._failed:
-            self.logger.warning("stream %s: %s", self.name, problem)
+            self.logger.info("stream %s: %s", self.name, problem)
         self._failed = True
         for watcher in list(self._watchers):
             watcher.tell(problem)

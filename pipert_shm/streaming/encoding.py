@@ -75,7 +75,6 @@ class StreamEncoder:
         self.size: tuple[int, int] | None = None
         self._settings = settings
         self._film: FilmEncoder | None = None
-        self._has_begun = False
         self._pts = self._last_ns = self._key_at = 0
 
     def encode(self, shown: Shown, *, key: bool) -> Encoded:
@@ -85,12 +84,11 @@ class StreamEncoder:
         :raises ValueError: when it is no picture.
         """
         check_shown(shown)
-        if self.size is None or not self._has_begun:
-            self.size = stream_size(shown.frame, shown.format, self._settings.width)
-        if self._film is None:
-            width, height = self.size
-            self._film = FilmEncoder("h264", (height * 3 // 2, width), film_format(shown.format), self._settings.bit_rate)
-        if self._has_begun:
+        if self._film is None or self.size is None:
+            self.size = width, height = stream_size(shown.frame, shown.format, self._settings.width)
+            format = film_format(shown.format)
+            self._film = FilmEncoder("h264", (height * 3 // 2, width), format, self._settings.bit_rate)
+        else:
             gap = (shown.at_ns - self._last_ns) / 1e9
             self._pts += max(1, round(TICKS * (gap if gap <= LONGEST_GAP_S else USUAL_GAP_S)))
         self._last_ns = shown.at_ns
@@ -98,14 +96,9 @@ class StreamEncoder:
         key = key or not film.next or self._pts - self._key_at >= KEY_S * TICKS
         picture = fitted(shown.frame, shown.format, self.size, film.format)
         packet = film.encode(picture, shown.at_ns, key=key)
-        self._has_begun = True
         if packet.is_key:
             self._key_at = self._pts
         return Encoded(packet.data, packet.is_key, self._pts, shown.at_ns)
-
-    def begin_anew(self) -> None:
-        """Takes another encoder for what comes, after one has failed. Size and times go on; the next picture is a key frame."""
-        self._film = None
 
 
 class Limiter:

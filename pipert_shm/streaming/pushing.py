@@ -119,20 +119,13 @@ class Pusher:
         """Whether it has ended."""
         return not self._thread.is_alive()
 
-    def end(self) -> None:
-        """Has it take leave of the other end, and does not wait for that."""
+    def close(self) -> None:
+        """Takes leave of the other end. A thread that waits for a silent one ends by itself; it is waited for a second."""
         self._stopping.set()
         push = self._push
         if push is not None:
             push.watcher.close()
-
-    def close(self, patience: float = FAREWELL_S) -> None:
-        """Takes leave of the other end.
-
-        :param patience: seconds to wait for its thread. One that waits for a silent end ends by itself.
-        """
-        self.end()
-        self._thread.join(patience)
+        self._thread.join(FAREWELL_S)
 
     def _work(self) -> None:
         wait = SHORTEST_WAIT

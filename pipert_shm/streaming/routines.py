@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from abc import abstractmethod
 from pathlib import Path
 from urllib.parse import quote
@@ -26,7 +25,6 @@ from pipert_shm.video.image import frame_of
 
 ORIGIN = "{origin}"  # stands for the camera's name
 MOST_STREAMS = 16  # of one routine
-QUIET_S = 10.0  # without a frame, after which a camera's stream makes room for another one's
 
 
 class _Outlet:
@@ -36,12 +34,6 @@ class _Outlet:
         self.newest = NewestFrame()
         self.broadcast = Broadcast(name, self.newest.open, settings, routine.logger)
         self.pusher = Pusher(self.broadcast, sender, where, routine.logger)
-        self.put_at = 0.0
-
-    def put(self, frame: Shown) -> None:
-        """Hands it a frame."""
-        self.put_at = time.monotonic()
-        self.newest.put(frame)
 
     def counts(self) -> dict[str, int]:
         """What became of its frames so far."""
@@ -49,20 +41,14 @@ class _Outlet:
         return {
             "sent": pusher.sent,
             "skipped": broadcast.skipped + newest.replaced,
-            "lost": pusher.lost + broadcast.unwatched + broadcast.refused + newest.refused,
+            "lost": pusher.lost + broadcast.unwatched + newest.refused,
             "reconnects": max(0, pusher.connections - 1),
         }
 
-    def end(self) -> None:
-        """Has it end, and does not wait for that."""
-        self.pusher.end()
-        self.broadcast.close()
-
-    def close(self, patience: float) -> None:
-        """Ends it. What waits for a silent server is waited for so many seconds."""
-        until = time.monotonic() + patience
-        self.pusher.close(max(0.0, min(FAREWELL_S, until - time.monotonic())))
-        self.broadcast.close(max(0.0, until - time.monotonic()))
+    def close(self) -> None:
+        """Ends it."""
+        self.pusher.close()
+        self.broadcast.close(FAREWELL_S)
 
 
 class StreamRoutine(DestinationRoutine):
@@ -97,8 +83,6 @@ class StreamRoutine(DestinationRoutine):
         check_encoder()
         self._outlets = self.per_origin(self._opened, limit=MOST_STREAMS, close=self._closed)
         self._open: list[_Outlet] = []
-        self._leaving: list[_Outlet] = []
-        self._is_full = False
         self._past: dict[str, int] = {}
 
     def main_logic(self, data: np.ndarray | FrameData) -> None:
@@ -110,19 +94,12 @@ class StreamRoutine(DestinationRoutine):
         frame, meta = frame_of(data), self.meta
         shown = Shown(frame, format_of(frame, meta), meta.captured_ns, meta.origin)
         check_shown(shown)
-        origin = shown.origin if ORIGIN in self._where else ""
-        if self._has_room(origin):
-            self._outlets[origin].put(shown)
-        else:
-            self.counters["lost"] += 1
+        self._outlets[shown.origin if ORIGIN in self._where else ""].newest.put(shown)
         self._count()
 
     def cleanup(self) -> None:
         """Takes leave of the other end. It waits for a silent one for two seconds at most."""
         self._outlets.clear()
-        until = time.monotonic() + 2 * FAREWELL_S
-        for outlet in self._leaving:
-            outlet.close(until - time.monotonic())
         self._count()
         self.counters["connected"] = 0
 
@@ -134,36 +111,19 @@ class StreamRoutine(DestinationRoutine):
         self._open.append(outlet)
         return outlet
 
-    def _has_room(self, origin: str) -> bool:
-        """Whether a camera has a stream or may have one. That of a camera from which nothing comes any more makes room."""
-        if origin in self._outlets or len(self._open) < MOST_STREAMS:
-            return True
-        if time.monotonic() - min(outlet.put_at for outlet in self._open) > QUIET_S:
-            return True
-        if not self._is_full:
-            self._is_full = True
-            self._logger.warning(
-                "%s is not streamed: %d cameras are, and one routine streams no more; give others another routine, or leave "
-                "{origin} away to have all in one picture",
-                told(origin),
-                MOST_STREAMS,
-            )
-        return False
-
     def _closed(self, outlet: _Outlet) -> None:
-        outlet.end()
+        outlet.close()
+        self._count()
         self._open.remove(outlet)
-        self._leaving.append(outlet)
+        for what, count in outlet.counts().items():
+            self._past[what] = self._past.get(what, 0) - count
 
     def _count(self) -> None:
         """Adds to the counters what has come since the last time: a restarted process goes on with them."""
-        gone = [outlet for outlet in self._leaving if outlet.pusher.over]
         for what in ("sent", "skipped", "lost", "reconnects"):
-            now = sum(outlet.counts()[what] for outlet in self._open + self._leaving)
+            now = sum(outlet.counts()[what] for outlet in self._open)
             self.counters[what] += now - self._past.get(what, 0)
-            self._past[what] = now - sum(outlet.counts()[what] for outlet in gone)
-        for outlet in gone:
-            self._leaving.remove(outlet)
+            self._past[what] = now
         self.counters["connected"] = sum(outlet.pusher.connected for outlet in self._open)
 
 
@@ -175,8 +135,7 @@ class RtspPush(StreamRoutine):
     encoded as they are.
 
     Frames of several cameras are in one picture, a tile each with its name. With `{origin}` in the URL each camera has a stream
-    of its own, 16 at most; the frames of further ones are `lost`, unless one of the 16 has sent nothing for ten seconds. It
-    can't have replicas: each would get a part of the frames.
+    of its own, 16 at most. It can't have replicas: each would get a part of the frames.
 
     `counters` says how many frames were `sent`, were `skipped` (they came faster than `fps`, or than they could be encoded) and
     were `lost` (there was no connection, or the server was too slow); how often it has connected again (`reconnects`), and how

@@ -75,8 +75,7 @@ class WhipSender:
             webrtc.send_by(connection, track)
             resource = await self._offer(connection)
             await _until_connected(connection, push)
-            if not push.over:
-                push.connected()
+            push.connected()
             while not push.over and connection.connectionState == "connected":
                 await asyncio.sleep(LOOK_S)
                 push.note_lost()
