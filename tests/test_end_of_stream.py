@@ -57,6 +57,27 @@ def test_a_receiver_ends_when_all_of_its_senders_have(tmp_path: Path) -> None:
     assert sorted(numbers(tmp_path / "r")) == sorted(2 * list(range(5)))
 
 
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_what_last_words_raise_is_an_error_of_the_routine_and_its_run_ends_as_any(error: type[BaseException]) -> None:
+    board = Board()
+
+    class Fails(Forward):
+        def _at_end(self) -> None:
+            raise error("in the last words")
+
+        def cleanup(self) -> None:
+            board.add(CLEANUPS)
+
+    pipe = Pipe(policy="block")
+    chain(pipe, Counting("source", 3), Fails("fails"), Sink("sink"))
+    pipe.build()
+    pipe.notify_event(START_EVENT_NAME)
+    pipe.join()
+    found = pipe.statistics().routines
+    assert state(pipe) == {"ended"}
+    assert (found["fails"].errors, found["sink"].received, board[CLEANUPS]) == (1, 3, 1)
+
+
 @pytest.mark.parametrize("across", [False, True], ids=["within", "across"])
 def test_the_end_from_a_middle_routine(tmp_path: Path, across: bool) -> None:
     class Enough(MiddleRoutine):

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import av
 import cv2
 import numpy as np
 import pytest
 
-from pipert_shm.data import Format
+from pipert_shm.data import Format, Meta
 from pipert_shm.display.pictures import Mosaic
 from pipert_shm.errors import PipeStateError, UnknownTarget
-from pipert_shm.streaming import HlsWriter, RtspPush, WhipPush, broadcast
+from pipert_shm.streaming import HlsWriter, RtspPush, WhipPush, broadcast, routines
 from pipert_shm.streaming.broadcast import MOST_PACKETS, Broadcast, Watcher
 from pipert_shm.streaming.encoding import Encoded, Limiter, StreamEncoder, StreamSettings
 from pipert_shm.streaming.feeds import NewestFrame
+from pipert_shm.streaming.hls import DirectoryStore, HlsSender
 from pipert_shm.streaming.pictures import Shown, fitted, stream_size
-from pipert_shm.streaming.pushing import StreamingError
-from pipert_shm.streaming.whip import WhipSender
+from pipert_shm.streaming.pushing import Push, StreamingError
+from pipert_shm.streaming.whip import WhipSender, _until_connected
+from pipert_shm.video.films import FilmEncoder, Packet
 from pipert_shm.video.formats import converted
 from stream_ends import number_of, numbered
 from waiting import PATIENCE, eventually
+
+if TYPE_CHECKING:
+    from aiortc import RTCPeerConnection
 
 LOGGER = logging.getLogger("test")
 MS = 1_000_000
@@ -277,6 +286,43 @@ def test_what_keeps_a_feed_from_being_opened_is_told(error: Exception) -> None:
     assert watcher.problem == str(error)
 
 
+@pytest.mark.parametrize("bad", ["planar", "encoder"])
+def test_a_frame_that_is_refused_costs_itself_only_and_that_is_said_once(
+    bad: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = FilmEncoder.encode
+
+    def fail(film: FilmEncoder, picture: np.ndarray, captured_ns: int, *, key: bool) -> Packet:
+        if captured_ns in (2 * 40 * MS, 4 * 40 * MS):
+            raise RuntimeError("the encoder has failed")
+        return encode(film, picture, captured_ns, key=key)
+
+    feed = Given(*6 * ("gate",))
+    feed.left = [Shown(numbered(number), "i420", number * 40 * MS, "gate") for number in range(6)]
+    if bad == "encoder":
+        monkeypatch.setattr(FilmEncoder, "encode", fail)
+    else:
+        feed.left[2] = feed.left[2]._replace(frame=np.zeros((361, 320), np.uint8))  # no I420 has so many rows
+        feed.left[4] = feed.left[4]._replace(frame=np.zeros((200, 320, 3), np.float32))
+    stream = Broadcast("gate", lambda: feed, StreamSettings(fps=100), LOGGER)
+    watcher = stream.watch()
+    packets = taken(watcher, 4)
+    assert [number_of(frame) for frame in decoded(packets)] == [0, 1, 3, 5]
+    assert [packet.pts // 90 for packet in packets] == [0, 40, 120, 200]
+    assert [packet.is_key for packet in packets] == [True, False, bad == "encoder", bad == "encoder"]
+    assert (stream.encoded, stream.refused, watcher.over) == (4, 2, False)
+    stream.close(PATIENCE)
+    assert len([record for record in caplog.records if "counted as refused" in record.getMessage()]) == 1
+
+
+def test_a_first_frame_that_is_refused_decides_nothing_of_the_stream() -> None:
+    encoder = StreamEncoder(StreamSettings())
+    with pytest.raises(Exception, match=r"601|reshape|size"):
+        encoder.encode(Shown(np.zeros((601, 640), np.uint8), "i420", 0, ""), key=False)
+    packet = encoder.encode(Shown(numbered(7), "i420", 40 * MS, ""), key=False)
+    assert (encoder.size, packet.is_key, packet.pts) == ((320, 240), True, 0)
+
+
 class Given:
     """A feed of frames that are there already."""
 
@@ -330,11 +376,79 @@ def test_the_newest_frame_is_copied_only_where_the_reader_is_busy() -> None:
         place.read(0)
 
 
+def test_cameras_above_the_limit_wait_for_an_idle_one_and_their_frames_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routines, "MOST_STREAMS", 2)
+    push = HlsWriter(tmp_path / "{origin}", "push")
+    push.setup()
+
+    def show(*cameras: str) -> None:
+        for camera in cameras:
+            push.meta = Meta((camera,), 0, 0)
+            push.main_logic(numbered(1))
+
+    show("a", "b", "c", "a", "b", "c")
+    assert sorted(push._outlets) == ["a", "b"]  # and none takes another's place
+    assert push.counters["lost"] >= 2
+    assert len([record for record in caplog.records if "2 cameras at the most" in record.getMessage()]) == 1
+    monkeypatch.setattr(routines, "IDLE_S", 0.0)
+    lost = push._turned_away
+    show("c")
+    assert (list(push._outlets), push._turned_away) == (["b"], lost + 1)  # it does not wait for the end of the other
+
+    def comes() -> bool:
+        show("c")
+        return "c" in push._outlets
+
+    monkeypatch.setattr(routines, "IDLE_S", 100.0)
+    eventually(comes, "room")
+    push.cleanup()
+    assert push.counters["connected"] == 0
+
+
+def test_hls_goes_on_with_numbers_that_no_file_had_though_the_clock_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "segment-5000000000.m4s").touch()  # of the year 2128
+    store = DirectoryStore(tmp_path)
+    assert store.next == 5_000_000_001
+    sender = HlsSender(store)
+    packet = StreamEncoder(StreamSettings()).encode(Shown(numbered(1), "i420", 0, ""), key=True)
+    for _ in range(2):
+        sender.send(cast(Push, OnePacket(packet)))
+    assert sorted(path.name for path in tmp_path.glob("*.m*")) == [
+        "index.m3u8", *(f"{kind}-{number}.{end}" for kind, end in (("init", "mp4"), ("segment", "m4s"))
+        for number in (5_000_000_001, 5_000_000_002))
+    ]  # fmt: skip
+    assert "#EXT-X-MEDIA-SEQUENCE:5000000002" in (tmp_path / "index.m3u8").read_text()
+
+
+class OnePacket:
+    """A connection that has one packet to send."""
+
+    over = True
+
+    def __init__(self, packet: Encoded) -> None:
+        self.first = lambda: packet
+
+    def connected(self) -> None: ...
+
+    def note_sent(self) -> None: ...
+
+
 def test_a_token_goes_to_no_other_server() -> None:
     sender = WhipSender("https://media.example/gate/whip", "secret")
     assert sender._own("https://media.example/session/1") == "https://media.example/session/1"
     assert sender._own("https://other.example/session/1") == ""
     assert sender._own("http://media.example/session/1") == ""
+
+
+def test_a_whip_connection_that_is_stopped_before_it_stands_is_none() -> None:
+    connection, push = SimpleNamespace(connectionState="connecting"), SimpleNamespace(over=True)
+    assert asyncio.run(_until_connected(cast("RTCPeerConnection", connection), cast(Push, push))) is False
+    push.over, connection.connectionState = False, "connected"
+    assert asyncio.run(_until_connected(cast("RTCPeerConnection", connection), cast(Push, push))) is True
 
 
 def test_a_redirection_is_not_followed_with_the_token() -> None:

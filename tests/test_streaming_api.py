@@ -141,6 +141,7 @@ def test_what_can_not_be_watched_is_refused(served: Served, monkeypatch: pytest.
     for offer, width, said in (
         (b"v=0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\na=rtpmap:96 VP8/90000\r\n", 640, "no video in H.264"),
         (b"a=rtpmap:96 H264/90000", 640, "the offer can't be answered"),
+        (b"m=video 9 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n" * 17, 640, "17 sections (m=); it may have 16"),
         (b"\xff", 640, "not UTF-8"),
         (b"x" * (webrtc.LONGEST_OFFER + 1), 640, "at most 65536 bytes"),
         (b"", 5, "320, 640, 960, 1280 or 1920"),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CONNECT_S = 5.0  # a client that is not connected after so long is given up
 MOST_PEERS = 32
 LONGEST_OFFER = 1 << 16  # bytes
+MOST_SECTIONS = 16  # of an offer: each has a transceiver made, and one is video
 SDP = "application/sdp"
 
 
@@ -73,6 +74,8 @@ class Peers:
             raise HTTPException(503, f"{MOST_PEERS} clients are watching already", {"Retry-After": "5"})
         if "H264/90000" not in offer:
             raise HTTPException(422, "the offer has no video in H.264, which is all that is sent")
+        if (sections := _sections(offer)) > MOST_SECTIONS:
+            raise HTTPException(422, f"the offer has {sections} sections (m=); it may have {MOST_SECTIONS}")
         self._opening += 1
         try:
             await asyncio.to_thread(load)
@@ -191,6 +194,10 @@ async def webrtc_end(request: Request, routine: RoutineName, session: str) -> Re
     if not await peers.remove(session):
         raise HTTPException(404, "there is no such session, or not any more")
     return Response(status_code=200)
+
+
+def _sections(offer: str) -> int:
+    return sum(line.startswith("m=") for line in offer.splitlines())
 
 
 def _with_address(offer: str, address: str) -> str:

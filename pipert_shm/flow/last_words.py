@@ -51,7 +51,7 @@ def say_last(context: Context, calls: Calls, control: Waits) -> None:
             calls._send(outbox.send, [result], routine.meta, 0)
     except (Stopping, SharedMemoryFull):
         pass  # it goes on below
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too: it ends no run here, as it ends none in main_logic
         calls._report_error([routine.meta], error)
     while outbox.unsent and control.state is State.RUNNING:
         control.obey()

@@ -74,7 +74,7 @@ class Watcher:
     def take(self, timeout: float = 0.0) -> Encoded | None:
         """The next packet; None when none comes within so many seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self.has_news, timeout)
+            self._changed.wait_for(lambda: self._waiting or self.over, timeout)  # a problem stays, and must not end each wait
             return self._waiting.popleft() if self._waiting else None
 
     def close(self) -> None:
@@ -133,11 +133,12 @@ class Broadcast:
         encoded: how many frames were encoded.
         skipped: how many were left out, since they came faster than `fps`.
         unwatched: how many came while nobody watched.
+        refused: how many could not be encoded, or were no pictures. Each costs only itself.
     """
 
     def __init__(self, name: str, open_feed: Callable[[], Feed], settings: StreamSettings, logger: logging.Logger) -> None:
         self.name = name
-        self.encoded = self.skipped = self.unwatched = 0
+        self.encoded = self.skipped = self.unwatched = self.refused = 0
         self._open_feed = open_feed
         self._settings = settings
         self.logger = logger
@@ -149,7 +150,6 @@ class Broadcast:
         self._wants_key = False
         self._key_ns = 0
         self._watched_at = 0.0
-        self._failed = False
 
     @property
     def watchers(self) -> int:
@@ -255,17 +255,25 @@ class Broadcast:
             except StopIteration:
                 return
             except ValueError as error:
-                self._tell(str(error))
+                self._refuse(str(error))
                 continue
             if not self._watchers:
                 self.unwatched += 1
                 mosaic.note(shown.origin)
                 del shown
                 continue
-            picture = self._chosen(shown, limiter, mosaic, feed)
-            if picture is not None:
-                self._encode(picture, encoder)
-            del shown, picture  # or a slot would be held until the next frame comes
+            self._show(shown, encoder, limiter, mosaic, feed)
+            del shown  # or a slot would be held until the next frame comes
+
+    def _show(self, shown: Shown, encoder: StreamEncoder, limiter: Limiter, mosaic: Mosaic, feed: Feed) -> None:
+        """Encodes a frame, unless it is left out. One that is refused costs itself only."""
+        picture = self._chosen(shown, limiter, mosaic, feed)
+        if picture is None:
+            return
+        try:
+            self._encode(picture, encoder)
+        except Exception as error:  # of OpenCV, of FFmpeg: whatever they find wrong with it
+            self._refuse(f"a frame of shape {shown.frame.shape} of {shown.origin!r} can't be encoded: {describe(error)}")
 
     def _has_ended(self) -> bool:
         now = time.monotonic()
@@ -277,7 +285,8 @@ class Broadcast:
         """What is to be encoded after a frame; None when it is left out."""
         several = mosaic.note(shown.origin)
         if several:
-            mosaic.put(shown.origin, shown.frame, shown.format)
+            if not self._put(shown, mosaic):
+                return None
             shown = shown._replace(at_ns=now_ns())
         if not limiter.lets(shown.at_ns):
             self.skipped += 1
@@ -294,24 +303,37 @@ class Broadcast:
             try:
                 shown = feed.read(left)
                 check_shown(shown)
-            except (TimeoutError, StopIteration, ValueError):
-                return  # an end, or what is no picture, is met at the next read
-            mosaic.put(shown.origin, shown.frame, shown.format)
+            except (TimeoutError, StopIteration):
+                return  # an end is met at the next read
+            except ValueError as error:
+                self._refuse(str(error))
+                return
+            self._put(shown, mosaic)
             seen.add(shown.origin)
+
+    def _put(self, shown: Shown, mosaic: Mosaic) -> bool:
+        """Puts a frame into its tile. Returns whether it could be."""
+        try:
+            mosaic.put(shown.origin, shown.frame, shown.format)
+        except Exception as error:  # of OpenCV: whatever it finds wrong with it
+            self._refuse(f"a frame of shape {shown.frame.shape} of {shown.origin!r} can't be shown: {describe(error)}")
+            return False
+        return True
 
     def _encode(self, shown: Shown, encoder: StreamEncoder) -> None:
         now = now_ns()
         key = self._wants_key and now - self._key_ns >= KEYS_APART_S * 1e9
+        packet = encoder.encode(shown, key=key)
         if key:
             self._wants_key, self._key_ns = False, now
-        packet = encoder.encode(shown, key=key)
         self.encoded += 1
         for watcher in list(self._watchers):
             watcher.offer(packet)
 
-    def _tell(self, problem: str) -> None:
-        if not self._failed:
-            self.logger.info("stream %s: %s", self.name, problem)
-        self._failed = True
+    def _refuse(self, problem: str) -> None:
+        """Counts a frame that can't be streamed; says so in the log once, and to all watchers."""
+        self.refused += 1
+        if self.refused == 1:
+            self.logger.warning("stream %s: %s; such frames are counted as refused, and said once", self.name, problem)
         for watcher in list(self._watchers):
             watcher.tell(problem)

@@ -82,23 +82,24 @@ class StreamEncoder:
 
         :param key: whether it is to be a key frame. It is one after two seconds in any case.
         :raises ValueError: when it is no picture.
+        :raises Exception: of OpenCV or FFmpeg, when they refuse it. The next frame goes on with the stream, in the same size.
         """
         check_shown(shown)
-        if self._film is None or self.size is None:
-            self.size = width, height = stream_size(shown.frame, shown.format, self._settings.width)
-            format = film_format(shown.format)
-            self._film = FilmEncoder("h264", (height * 3 // 2, width), format, self._settings.bit_rate)
-        else:
+        size = self.size or stream_size(shown.frame, shown.format, self._settings.width)
+        format = film_format(shown.format) if self._film is None else self._film.format
+        picture = fitted(shown.frame, shown.format, size, format)  # first: one that fails here decides nothing of the stream
+        film = self._film or FilmEncoder("h264", (size[1] * 3 // 2, size[0]), format, self._settings.bit_rate)
+        pts = self._pts
+        if self.size is not None:
             gap = (shown.at_ns - self._last_ns) / 1e9
-            self._pts += max(1, round(TICKS * (gap if gap <= LONGEST_GAP_S else USUAL_GAP_S)))
-        self._last_ns = shown.at_ns
-        film = self._film
-        key = key or not film.next or self._pts - self._key_at >= KEY_S * TICKS
-        picture = fitted(shown.frame, shown.format, self.size, film.format)
+            pts += max(1, round(TICKS * (gap if gap <= LONGEST_GAP_S else USUAL_GAP_S)))
+        key = key or not film.next or pts - self._key_at >= KEY_S * TICKS
+        self._film = None  # after an error nothing is known of its state: the next frame begins another, with a key frame
         packet = film.encode(picture, shown.at_ns, key=key)
+        self._film, self.size, self._pts, self._last_ns = film, size, pts, shown.at_ns
         if packet.is_key:
-            self._key_at = self._pts
-        return Encoded(packet.data, packet.is_key, self._pts, shown.at_ns)
+            self._key_at = pts
+        return Encoded(packet.data, packet.is_key, pts, shown.at_ns)
 
 
 class Limiter:

@@ -18,11 +18,17 @@ PLAYLIST = "index.m3u8"
 LISTED = 6  # segments in the playlist
 LATE = 2  # segments that are kept after they have left it, for players that are behind
 SEGMENT_S = 2.0  # as often as there are key frames
-_OWN = re.compile(r"(init|segment)-\d+\.(mp4|m4s)(\.tmp)?")
+_OWN = re.compile(r"(init|segment)-(?P<number>\d{1,18})\.(mp4|m4s)(\.tmp)?")
 
 
 class Store(Protocol):
-    """Where the files of one stream are kept."""
+    """Where the files of one stream are kept.
+
+    Attributes:
+        next: a number that no file of an earlier stream had there.
+    """
+
+    next: int
 
     def put(self, name: str, content: bytes) -> None:
         """Keeps a file, in the place of one of that name.
@@ -36,6 +42,8 @@ class Store(Protocol):
 
 class MemoryStore:
     """Files in memory. Any thread."""
+
+    next = 0
 
     def __init__(self) -> None:
         self._files: dict[str, bytes] = {}
@@ -66,9 +74,12 @@ class DirectoryStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.next = 0
         directory.mkdir(parents=True, exist_ok=True)
         for left in list(directory.iterdir()):
-            if _OWN.fullmatch(left.name) or left.name in (PLAYLIST, f"{PLAYLIST}.tmp"):
+            if found := _OWN.fullmatch(left.name):
+                self.next = max(self.next, int(found["number"]) + 1)
+            if found or left.name in (PLAYLIST, f"{PLAYLIST}.tmp"):
                 left.unlink(missing_ok=True)
 
     def put(self, name: str, content: bytes) -> None:
@@ -100,6 +111,7 @@ class HlsSender:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._kept: OrderedDict[str, None] = OrderedDict()  # the files of this connection and of those before
+        self._next = store.next
         self._failure: OSError | None = None
 
     def send(self, push: Push) -> None:
@@ -108,7 +120,9 @@ class HlsSender:
         :raises OSError: when a file can't be written, as when the disk is full.
         """
         first = push.first()
-        number = time.time_ns() // 1_000_000_000
+        # EXT-X-MEDIA-SEQUENCE must not go back, and what was kept in memory, or removed, tells a new process nothing: the clock
+        # does. It runs faster than the numbers, of which there is one each two seconds. Where it was set back, the files tell.
+        number = self._next = max(time.time_ns() // 1_000_000_000, self._next)
         options = {
             "hls_time": f"{SEGMENT_S - 0.1:g}",  # of a camera whose clock differs a little, too, each key frame begins one
             "hls_list_size": str(LISTED),
@@ -141,6 +155,9 @@ class HlsSender:
             if name == PLAYLIST:
                 return
             self._kept[name] = None
+            found = _OWN.fullmatch(name)
+            if found is not None:
+                self._next = max(self._next, int(found["number"]) + 1)
             while len(self._kept) > 1 + LISTED + LATE:
                 self._drop_oldest()
         except OSError as error:  # FFmpeg would not tell of it

@@ -119,13 +119,20 @@ class Pusher:
         """Whether it has ended."""
         return not self._thread.is_alive()
 
-    def close(self) -> None:
-        """Takes leave of the other end. A thread that waits for a silent one ends by itself; it is waited for a second."""
+    def stop(self) -> None:
+        """Takes leave of the other end, without waiting for that."""
         self._stopping.set()
         push = self._push
         if push is not None:
             push.watcher.close()
-        self._thread.join(FAREWELL_S)
+
+    def close(self, patience: float = FAREWELL_S) -> None:
+        """Takes leave of the other end. A thread that waits for a silent one ends by itself.
+
+        :param patience: seconds to wait for its thread.
+        """
+        self.stop()
+        self._thread.join(max(0.0, patience))
 
     def _work(self) -> None:
         wait = SHORTEST_WAIT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from abc import abstractmethod
 from pathlib import Path
 from urllib.parse import quote
@@ -24,13 +25,15 @@ from pipert_shm.video.formats import format_of
 from pipert_shm.video.image import frame_of
 
 ORIGIN = "{origin}"  # stands for the camera's name
-MOST_STREAMS = 16  # of one routine
+MOST_STREAMS = 64  # of one routine: each has two threads and an encoder
+IDLE_S = 10.0  # a stream without a frame for so long makes room for another camera's
 
 
 class _Outlet:
     """One stream of a routine: the newest frame, its broadcast, and who sends it."""
 
     def __init__(self, routine: DestinationRoutine, name: str, settings: StreamSettings, sender: Sender, where: str) -> None:
+        self.used_at = time.monotonic()
         self.newest = NewestFrame()
         self.broadcast = Broadcast(name, self.newest.open, settings, routine.logger)
         self.pusher = Pusher(self.broadcast, sender, where, routine.logger)
@@ -41,21 +44,32 @@ class _Outlet:
         return {
             "sent": pusher.sent,
             "skipped": broadcast.skipped + newest.replaced,
+            "refused": broadcast.refused,
             "lost": pusher.lost + broadcast.unwatched + newest.refused,
             "reconnects": max(0, pusher.connections - 1),
         }
 
-    def close(self) -> None:
-        """Ends it."""
-        self.pusher.close()
-        self.broadcast.close(FAREWELL_S)
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, after `stop`."""
+        return self.pusher.over
+
+    def stop(self) -> None:
+        """Ends it, without waiting for that."""
+        self.pusher.stop()
+        self.broadcast.close()
+
+    def close(self, until: float) -> None:
+        """Ends it, and waits for that until this time of `time.monotonic`."""
+        self.pusher.close(until - time.monotonic())
+        self.broadcast.close(max(0.0, until - time.monotonic()))
 
 
 class StreamRoutine(DestinationRoutine):
     """Base class of the destinations that stream. A subclass says who sends: `_sender`."""
 
     replicable = False
-    counter_names = ("sent", "skipped", "lost", "reconnects", "connected")
+    counter_names = ("sent", "skipped", "lost", "reconnects", "connected", "refused")
 
     def __init__(
         self,
@@ -81,8 +95,9 @@ class StreamRoutine(DestinationRoutine):
         :raises ImportError: when PyAV, which encodes, is not installed.
         """
         check_encoder()
-        self._outlets = self.per_origin(self._opened, limit=MOST_STREAMS, close=self._closed)
-        self._open: list[_Outlet] = []
+        self._outlets: dict[str, _Outlet] = {}
+        self._leaving: dict[str, _Outlet] = {}
+        self._turned_away = 0  # frames of cameras for whose streams there is no room
         self._past: dict[str, int] = {}
 
     def main_logic(self, data: np.ndarray | FrameData) -> None:
@@ -94,37 +109,70 @@ class StreamRoutine(DestinationRoutine):
         frame, meta = frame_of(data), self.meta
         shown = Shown(frame, format_of(frame, meta), meta.captured_ns, meta.origin)
         check_shown(shown)
-        self._outlets[shown.origin if ORIGIN in self._where else ""].newest.put(shown)
+        outlet = self._outlet(shown.origin if ORIGIN in self._where else "")
+        if outlet is not None:
+            outlet.newest.put(shown)
         self._count()
 
     def cleanup(self) -> None:
         """Takes leave of the other end. It waits for a silent one for two seconds at most."""
-        self._outlets.clear()
+        outlets = [*self._outlets.values(), *self._leaving.values()]
+        for outlet in outlets:
+            outlet.stop()  # all at once: they share the time
+        until = time.monotonic() + 2 * FAREWELL_S
+        for outlet in outlets:
+            outlet.close(until)
         self._count()
+        self._outlets, self._leaving = {}, {}
         self.counters["connected"] = 0
+
+    def _outlet(self, origin: str) -> _Outlet | None:
+        """The stream of a camera; None when there is no room for it."""
+        outlet = self._outlets.get(origin)
+        now = time.monotonic()
+        if outlet is None:
+            if origin in self._leaving or not self._has_room(now):
+                self._turned_away += 1
+                return None
+            outlet = self._outlets[origin] = self._opened(origin)
+        outlet.used_at = now
+        return outlet
+
+    def _has_room(self, now: float) -> bool:
+        """Whether one more stream can begin; one that is idle ends for it, which nothing waits for."""
+        if len(self._outlets) + len(self._leaving) < MOST_STREAMS:
+            return True
+        origin = min(self._outlets, key=lambda origin: self._outlets[origin].used_at, default=None)
+        if not self._leaving and origin is not None and now - self._outlets[origin].used_at >= IDLE_S:
+            leaving = self._leaving[origin] = self._outlets.pop(origin)
+            leaving.stop()
+        elif not self._leaving and not self._turned_away:
+            self.logger.warning(
+                "it streams %d cameras at the most: frames of others are counted as lost; give them a second routine",
+                MOST_STREAMS,
+            )
+        return False
 
     def _opened(self, origin: str) -> _Outlet:
         is_url = "://" in self._where
         where = self._where.replace(ORIGIN, quote(origin, safe="") if is_url else origin)
         name = f"{self.name}-{origin}" if origin else self.name
-        outlet = _Outlet(self, name, self._settings, self._sender(where), where)
-        self._open.append(outlet)
-        return outlet
-
-    def _closed(self, outlet: _Outlet) -> None:
-        outlet.close()
-        self._count()
-        self._open.remove(outlet)
-        for what, count in outlet.counts().items():
-            self._past[what] = self._past.get(what, 0) - count
+        return _Outlet(self, name, self._settings, self._sender(where), where)
 
     def _count(self) -> None:
         """Adds to the counters what has come since the last time: a restarted process goes on with them."""
-        for what in ("sent", "skipped", "lost", "reconnects"):
-            now = sum(outlet.counts()[what] for outlet in self._open)
+        over = {origin: outlet for origin, outlet in self._leaving.items() if outlet.over}
+        outlets = [*self._outlets.values(), *self._leaving.values()]
+        counts = {outlet: outlet.counts() for outlet in outlets}
+        for what in ("sent", "skipped", "lost", "reconnects", "refused"):
+            now = sum(count[what] for count in counts.values()) + (self._turned_away if what == "lost" else 0)
             self.counters[what] += now - self._past.get(what, 0)
             self._past[what] = now
-        self.counters["connected"] = sum(outlet.pusher.connected for outlet in self._open)
+        self.counters["connected"] = sum(outlet.pusher.connected for outlet in outlets)
+        for origin, outlet in over.items():
+            del self._leaving[origin]
+            for what, count in counts[outlet].items():
+                self._past[what] -= count
 
 
 class RtspPush(StreamRoutine):
@@ -135,10 +183,12 @@ class RtspPush(StreamRoutine):
     encoded as they are.
 
     Frames of several cameras are in one picture, a tile each with its name. With `{origin}` in the URL each camera has a stream
-    of its own, 16 at most. It can't have replicas: each would get a part of the frames.
+    of its own, 64 at most. One more camera gets one when another has sent nothing for ten seconds; until then its frames are
+    `lost`. It can't have replicas: each would get a part of the frames.
 
     `counters` says how many frames were `sent`, were `skipped` (they came faster than `fps`, or than they could be encoded) and
-    were `lost` (there was no connection, or the server was too slow); how often it has connected again (`reconnects`), and how
+    were `lost` (there was no connection, or it was too slow) or `refused` (they could not be encoded, which the log says
+    once); how often it has connected again (`reconnects`), and how
     many streams are `connected` now.
 
     >>> RtspPush("rtsp://media.example:8554/{origin}", "push", width=1280).name
@@ -243,7 +293,7 @@ class HlsWriter(StreamRoutine):
         """
         super().setup()
         if ORIGIN not in self._where:
-            DirectoryStore(Path(self._where))
+            Path(self._where).mkdir(parents=True, exist_ok=True)  # what is left there is read, and removed, by the first frame
 
     def _sender(self, where: str) -> Sender:
         return HlsSender(DirectoryStore(Path(where)))

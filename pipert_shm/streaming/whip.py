@@ -74,7 +74,8 @@ class WhipSender:
         try:
             webrtc.send_by(connection, track)
             resource = await self._offer(connection)
-            await _until_connected(connection, push)
+            if not await _until_connected(connection, push):
+                return
             push.connected()
             while not push.over and connection.connectionState == "connected":
                 await asyncio.sleep(LOOK_S)
@@ -131,11 +132,16 @@ class WhipSender:
             pass  # it sees that the connection has ended
 
 
-async def _until_connected(connection: RTCPeerConnection, push: Push) -> None:
-    """:raises StreamingError: when it does not stand in time."""
+async def _until_connected(connection: RTCPeerConnection, push: Push) -> bool:
+    """Whether it stands; not if the stream has ended before.
+
+    :raises StreamingError: when it does not stand in time.
+    """
     for _ in range(round(PATIENCE_S / 0.05)):
-        if connection.connectionState == "connected" or push.over:
-            return
+        if push.over:
+            return False
+        if connection.connectionState == "connected":
+            return True
         if connection.connectionState in ("failed", "closed"):
             break
         await asyncio.sleep(0.05)
