@@ -17,7 +17,7 @@ import processes
 from bench import camera_age, camera_peers, camera_pipes, camera_readers, camera_rounds
 from bench.camera_age import Stall, measure_ages
 from bench.camera_clips import BITS, FPS, Clip, burn, make, number_of, order_of
-from bench.camera_rounds import Costs, Running, Studio, Way, cheapest, measure, ratios
+from bench.camera_rounds import Costs, Running, Studio, Way, cheapest, measure, measure_together, ratios
 from bench.camera_task import EVERY, Board, Task
 from bench.cameras import THIS, _whole_ways, most_cameras
 from bench.figures import Settings
@@ -110,6 +110,15 @@ def test_an_age_is_that_since_this_frame_was_sent() -> None:
     ((now, age),) = board.notes().tolist()
     assert age == now - 700 * 10**6
     board.close()
+
+
+def test_ways_that_run_together_have_their_rounds_in_the_same_time(studio: Studio) -> None:
+    ways = {"one": Way(camera_pipes.sink), "other": Way(camera_pipes.sink)}
+    one, other = measure_together(studio, ways, TINY, 1, SECONDS).values()
+    assert len(ratios(one, other)) == 1
+    assert min(one.cpu_ms, other.cpu_ms) > 0
+    broken = measure_together(studio, {"none": Way(lambda task: None)}, TINY, 1, SECONDS)["none"]
+    assert (broken.rounds, broken.note) == ([], "round 1 failed: it ended by itself, with 0")
 
 
 @pytest.mark.parametrize("way", list(_whole_ways()))
