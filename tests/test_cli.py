@@ -186,6 +186,11 @@ def test_help_lists_the_commands_as_a_user_meets_them(capsys: pytest.CaptureFixt
     assert sorted(names) == sorted(ORDER), "each command has a place"
 
 
+def test_the_package_is_the_command_line() -> None:
+    end = subprocess.run([sys.executable, "-m", "pipert_shm", "--help"], capture_output=True, text=True, check=True)
+    assert " run " in end.stdout
+
+
 def test_help_loads_nothing_heavy(run_script: RunScript) -> None:
     script = run_script(
         """

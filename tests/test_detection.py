@@ -477,3 +477,8 @@ def test_what_can_not_annotate_is_refused_at_the_call(make: Callable[[type], Any
 def test_an_annotator_without_a_detector_before_it_says_so() -> None:
     with pytest.raises(TypeError, match="a DetectedFrame is needed, not a ndarray: wire a detector before the annotator"):
         Annotator().main_logic(np.zeros((4, 4, 3), np.uint8))  # type: ignore[arg-type]
+
+
+def test_tracker_says_what_a_function_returns() -> None:
+    with pytest.raises(TypeError, match=r"not a Detections: .* a function returns DetectedFrame\(frame, detections\)"):
+        Tracker().main_logic(Detections(np.zeros((1, 4))))  # type: ignore[arg-type]

@@ -56,7 +56,14 @@ class Tracker(MiddleRoutine):
         return OwnFrames(0)
 
     def main_logic(self, data: DetectedFrame) -> DetectedFrame:
-        """Returns the same frame; its detections have track ids, (n,) int64. Keypoints, masks and the like stay with them."""
+        """Returns the same frame; its detections have track ids, (n,) int64. Keypoints, masks and the like stay with them.
+
+        :raises TypeError: when the payload is no `DetectedFrame`.
+        """
+        if not isinstance(data, DetectedFrame):
+            kind = type(data).__name__
+            advice = "wire a detector before the tracker; a function returns DetectedFrame(frame, detections)"
+            raise TypeError(f"a DetectedFrame is needed, not a {kind}: {advice}")
         tracked = self._trackers[self.meta.origin].update(data.detections.to_supervision())
         found = Detections.from_supervision(tracked, data.detections.names)
         if found.track_ids is not None:
