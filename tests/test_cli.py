@@ -208,7 +208,7 @@ print([name for name in heavy if name in sys.modules])
 
 def test_a_shell_completes_commands(run_cli: RunCli) -> None:
     environment = {"_PIPERT_SHM_COMPLETE": "complete_bash", "COMP_WORDS": "pipert-shm d", "COMP_CWORD": "1"}
-    assert run_cli(**environment).stdout.split() == ["demo", "doctor"]
+    assert run_cli(**environment).stdout.split() == ["doctor", "demo"]
 
 
 def test_bench_runs_the_benchmarks_of_the_checkout(run_script: RunScript, tmp_path: Path) -> None:
