@@ -78,6 +78,13 @@ def test_a_file_that_is_no_network_is_told(tmp_path: Path, capsys: pytest.Captur
     assert main(["model", str(tmp_path / "x.onnx"), "--size", "big"]) in (1, 2)
 
 
+def test_a_size_that_a_network_does_not_take_is_one_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = ultralytics(tmp_path / "yolo.onnx")
+    assert main(["model", str(model), "--size", "32x48"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()[:1]
+    assert line == f"pipert-shm: {str(model)!r} takes pictures of 64x64 only: leave --size away"
+
+
 def test_a_network_that_no_detector_runs_gets_no_lines_to_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = onnx.load(constant(tmp_path / "last.onnx", FINDS[None], size=(64, 3)))
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64  # (batch, height, width, 3)

@@ -8,6 +8,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -29,6 +30,7 @@ from pipert_shm.video.footage.reading import export, packets_of
 from pipert_shm.video.footage.retention import Retention
 from pipert_shm.video.footage.settings import FootageSettings
 from pipert_shm.video.footage.shelf import clip_path, segment_path, segments
+from pipert_shm.video.pyav import PyAVCapture
 from rtp_pieces import number_in
 from waiting import eventually
 
@@ -402,3 +404,35 @@ def test_a_film_whose_order_is_deeper_than_known_is_told(films: dict[str, Path],
     made = file.end()
     assert made is not None
     assert checked(made, films["h264"]) == list(range(COUNT))
+
+
+class Noted:
+    """Footage that notes when packets came."""
+
+    def __init__(self) -> None:
+        self.came_ns: list[int] = []
+
+    def begin(self, stream: object) -> None: ...
+
+    def keep(self, packet: av.Packet[Any], came_ns: int, wall_clock: float | None) -> None:
+        if packet.size:
+            self.came_ns.append(came_ns)
+
+
+@pytest.mark.parametrize("left_out", [0, 2])
+def test_packets_of_a_file_come_when_its_pictures_are_taken(tmp_path: Path, left_out: int) -> None:
+    """Whoever takes pictures is held up after each, and packets come no earlier. Some pictures between are left out."""
+    noted: Any = Noted()
+    capture = PyAVCapture(film(tmp_path / "a.mp4", count=30), footage=noted)
+    taken, known = [now_ns()], [0]
+    while capture.grab() and all(capture.grab() for _ in range(left_out)):
+        known.append(len(noted.came_ns))
+        capture.retrieve()
+        time.sleep(0.05 * (left_out + 1))
+        taken.append(now_ns())
+    capture.close()
+    assert len(noted.came_ns) == 30
+    assert noted.came_ns == sorted(noted.came_ns)
+    steps = [noted.came_ns[begin:end] for begin, end in pairwise(known)]
+    early = [at - each for at, came in zip(taken, steps, strict=False) for each in came if each < at]
+    assert early == []

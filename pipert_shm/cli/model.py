@@ -89,16 +89,28 @@ def _tried(file: Path, size: tuple[int, int] | None) -> ModelDescription:
         if description.picture is None:
             check_input(description, file, {each.name: np.empty(0) for each in description.inputs[1:]})
             return description
+        fixed = description.picture.shape[:1:-1]
+        if size is not None and all(isinstance(side, int) for side in fixed) and size != fixed:
+            raise ValueError(f"{str(file)!r} takes pictures of {fixed[0]}x{fixed[1]} only: leave --size away")
         description = description.with_size(size or description.size or (SIDE, SIDE))
         assert description.picture is not None, "as before"
         width, height = description.size or (SIDE, SIDE)
         grey = np.full((_batch(description) or 1, 3, height, width), 0.5, description.picture.dtype)
         inputs = {description.picture.name: grey} | extra_inputs(description, len(grey), (width, height))
-        return description.with_outputs(session.run(None, inputs))
+        outputs = _run(session, inputs, f"{str(file)!r} can't be run on pictures of {width}x{height}", size)
+        return description.with_outputs(outputs)
     except ImportError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common class of their own
         raise OSError(str(error)) from error
+
+
+def _run(session: Any, inputs: dict[str, np.ndarray], failure: str, size: tuple[int, int] | None) -> Any:
+    try:
+        return session.run(None, inputs)
+    except Exception as error:  # as above
+        advice = ": give another --size; many networks take multiples of 32 only" if size is not None else ""
+        raise OSError(f"{failure}{advice} ({error})") from error
 
 
 def _batch(description: ModelDescription) -> int | None:

@@ -97,6 +97,7 @@ class StreamRoutine(DestinationRoutine):
         check_encoder()
         self._outlets: dict[str, _Outlet] = {}
         self._leaving: dict[str, _Outlet] = {}
+        self._is_full = False  # which the log has said
         self._turned_away = 0  # frames of cameras for whose streams there is no room
         self._past: dict[str, int] = {}
 
@@ -146,7 +147,8 @@ class StreamRoutine(DestinationRoutine):
         if not self._leaving and origin is not None and now - self._outlets[origin].used_at >= IDLE_S:
             leaving = self._leaving[origin] = self._outlets.pop(origin)
             leaving.stop()
-        elif not self._leaving and not self._turned_away:
+        elif not self._leaving and not self._is_full:
+            self._is_full = True
             self.logger.warning(
                 "it streams %d cameras at the most: frames of others are counted as lost; give them a second routine",
                 MOST_STREAMS,

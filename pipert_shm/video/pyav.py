@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from itertools import islice
@@ -38,9 +39,9 @@ from pipert_shm.video.packets import (
 )
 from pipert_shm.video.skipping import Choice, Chooser
 from pipert_shm.video.swscale import Scaler, bits_of, no_sixteen_bits
-from pipert_shm.video.timing import Playback
 
 LOGGER = logging.getLogger(__name__)
+MOST_AHEAD = 1024  # packets of a file that is recorded, which wait for a picture
 
 KEYLESS = 30.0
 """Seconds of a stream without anything to decode after which the log says so. Some cameras send a key frame each 20 s only."""
@@ -102,7 +103,10 @@ class PyAVCapture:
         )
         self._idling = idling
         self._footage = footage
-        self._playback = None if live or footage is None else Playback()
+        self._ahead: deque[tuple[av.Packet[Any], float | None]] = deque()
+        self._filmed_ns = 0
+        self._is_taken = False
+        self._taken: tuple[int, float | None] | None = None  # the last picture that was taken: since when, and where it stands
         if footage is not None:
             footage.begin(stream)
         is_idle = None if idling is None else idling.is_idle
@@ -173,7 +177,7 @@ class PyAVCapture:
                 return
             at = self._position(packet.pts, number) or at
             if self._footage is not None:
-                self._footage.keep(packet, self._due_ns(packet, number), self._packets.wall_clock(packet.pts))
+                self._film(self._footage, packet, number)
             choice = self._chooser.choose(packet, at) if packet.size else Choice((packet,))
             self._note_choice(choice, at)
             if choice.repeats:
@@ -197,12 +201,27 @@ class PyAVCapture:
                     else:
                         self._repeated = None
 
-    def _due_ns(self, packet: av.Packet[Any], number: int) -> int:
-        """When a packet came. A file is read ahead, up to the next picture that is decoded: its packets come when they play."""
-        if self._playback is None:
-            return self._packets.came_ns
-        left = self._playback.left(self._position(packet.pts if packet.dts is None else packet.dts, number))
-        return now_ns() + round(left * 1e9)
+    def _film(self, footage: Footage, packet: av.Packet[Any], number: int) -> None:
+        """Gives a packet to the footage. Those of a file wait until the decoder, which is ahead, has come to their picture."""
+        if self._live:
+            footage.keep(packet, self._packets.came_ns, self._packets.wall_clock(packet.pts))
+            return
+        self._ahead.append((packet, self._position(packet.pts if packet.dts is None else packet.dts, number)))
+        if len(self._ahead) > MOST_AHEAD:
+            self._film_until(self._ahead[0][1])
+
+    def _film_until(self, end: float | None) -> None:
+        """Gives the footage the packets up to a picture. They come when they play: as long after the last picture that was
+        taken as they stand behind it.
+
+        :param end: where the picture stands, seconds; None for all that are left.
+        """
+        taken_ns, taken = self._taken or (now_ns(), None)
+        while self._footage is not None and self._ahead and (end is None or (self._ahead[0][1] or 0.0) <= end):
+            packet, at = self._ahead.popleft()
+            after = 0.0 if at is None or taken is None else max(0.0, at - taken)
+            self._filmed_ns = max(self._filmed_ns, taken_ns + round(after * 1e9))  # late pictures play faster than they stand
+            self._footage.keep(packet, self._filmed_ns, self._packets.wall_clock(packet.pts))
 
     def _note_choice(self, choice: Choice, at: float) -> None:
         """Tells, once, of a stream in which nothing is decoded since it sends no key frame any more."""
@@ -228,9 +247,12 @@ class PyAVCapture:
     def grab(self) -> bool:
         """See `Capture.grab`."""
         self._packets.waited = self._packets.barren = 0.0
+        if self._is_taken:
+            self._is_taken, self._taken = False, (now_ns(), self.pts)  # it may have waited for room in a wire
         try:
             self._frame = next(self._frames)
         except StopIteration:
+            self._film_until(None)
             return False
         except Barren:
             raise VideoError(
@@ -244,6 +266,7 @@ class PyAVCapture:
             raise VideoError(shown(self._source), f"can't read on in {shown(self._source)!r}: {error.strerror}") from None
         self.pts = self._position(self._frame.pts, self._given + self.left_out)
         self._given += 1
+        self._film_until(self.pts)
         self.damaged = self._undecoded + self._packets.damaged
         self.came_ns, self.waited = self._packets.came_ns, self._packets.waited
         self.wall_clock = self._packets.wall_clock(self._frame.pts)
@@ -254,6 +277,7 @@ class PyAVCapture:
 
     def retrieve(self, out: np.ndarray | None = None) -> np.ndarray:
         """See `Capture.retrieve`."""
+        self._is_taken = True
         return self._scaler.fill(self._frame, out)
 
     def close(self) -> None:

@@ -243,7 +243,8 @@ class _Network:
     def _needed_names(self) -> tuple[str, ...] | dict[int, str]:
         if self._names is None:
             raise self.unknown(
-                "its file tells no class names, whose number says how to read its outputs: give names, such as names=['person']"
+                "its file tells no class names, whose number says how to read its outputs: give names, such as "
+                "names=['person'], or on the command line, --names person"
             )
         return checked_names(self._names)
 

@@ -184,7 +184,7 @@ def open_session(path: str | os.PathLike[str]) -> Any:
     except ModuleNotFoundError as error:
         raise ImportError(f"onnxruntime is not installed ({error}): {to_install('onnx')}") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # errors are raised, so they need not be printed
     try:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common class of their own
