@@ -302,8 +302,8 @@ def test_four_cameras_by_rtsp_until_ctrl_c(tmp_path: Path, streams: dict[str, Pa
         assert np.argmin(apart) == place, f"{apart}: in place {place} is another camera"
         assert apart[place] < 15, "it is a frame of that camera"
     assert process.returncode == 0
-    assert [line for line in err.splitlines() if "is lost" not in line and " INFO Pipe." not in line] == [], (
-        "the clips may have ended"
+    assert [line for line in err.splitlines() if not re.search(r"is lost|comes faster| INFO Pipe\.", line)] == [], (
+        "the clips may have ended, and the machine be slow"
     )
     *cameras, written = out.splitlines()
     counts = [

@@ -87,6 +87,7 @@ class LiveReader:
         self._filled: Live | None = None
         self._grabbed = 0
         self._over = False
+        self._captured_ns = 0
         self._warned = False
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._serve, name="reader", daemon=True)
@@ -206,7 +207,8 @@ class LiveReader:
             damaged, left_out = capture.damaged, capture.left_out
             lag, is_late = lateness.judge(capture.pts, came_ns / 1e9, waited, (now - came_ns) / 1e9)
             self._warn_if_hopeless(lateness, lag)
-            captured_ns = came_ns - round(lag * 1e9)
+            # The lag is estimated, frame by frame; those of a backlog would go back in time where it jumps.
+            captured_ns = self._captured_ns = max(self._captured_ns + 1, came_ns - round(lag * 1e9))
             if not is_late and clock is None:
                 clock = StreamClock()
             pts = capture.pts if clock is None else clock.place(capture.pts, captured_ns)
